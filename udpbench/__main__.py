@@ -1,0 +1,197 @@
+"""``python -m udpbench GROUP=OPTION KEY=VALUE ...``: one cell and its arms; with ``-m``, a grid of cells.
+
+The only file that knows Hydra is running. Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130 interrupted.
+A sweep goes on when a cell fails and ends with status 1.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+if TYPE_CHECKING:
+    from udpbench.pipeline import Cell
+    from udpbench.record import Record
+    from udpbench.stage import Store
+    from udpbench.track import Tracker
+
+INSTALLED = Path(__file__).parent / "conf"
+CONF = INSTALLED if INSTALLED.is_dir() else Path(__file__).parent.parent / "conf"
+FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is read from these
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Build the cell, run it, show it; a failure becomes one line and, once the cell was built, a failed record."""
+    from udpbench.config import ConfigError, build, find_device
+    from udpbench.stage import Store
+    from udpbench.track import Console
+
+    console = Console()
+    try:
+        store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), console, cfg.runtime.batch)
+        _set_threads(cfg.runtime.threads)
+        cell = build(cfg, HydraConfig.get().runtime.choices)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            console.say(f"error: {line}")
+        _fail(2)
+        return
+    _run(cell, store, cfg)
+
+
+def _run(cell: Cell, store: Store, cfg: DictConfig) -> None:
+    from hydra.utils import instantiate
+
+    from udpbench import record
+    from udpbench.cell import failed_record, recipe, run_cell, wanted
+    from udpbench.track import Fanout
+
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    key = recipe(cell)
+    folder = Path(cfg.runtime.out) / "cells" / key
+    path = Path(cfg.runtime.records) / f"{_slug(cell)}-{key}.json"
+    tracker: Tracker = instantiate(cfg.track)
+    console = store.log
+    store.log = Fanout([console, tracker])
+    todo = len(store.missing(wanted(cell)))
+    tracker.start(key, _group(), config, folder)
+    try:
+        console.say(f"udpbench: {_words(cell)} on {store.device}; {todo} stages to do")
+        found = run_cell(cell, store, config)
+        record.write(path, found)
+        _show(cell, store, found, path, folder, tracker if todo else None)
+    except KeyboardInterrupt:
+        tracker.finish("failed")
+        console.say("interrupted; the same command goes on where this one stopped")
+        _fail(130)
+    except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
+        tracker.finish("failed")
+        console.say(f"error: {_reason(error)}")
+        if not isinstance(error, OSError):  # a full or read-only disk would refuse the record, too
+            record.write(path, failed_record(cell, store, config, error))
+            console.say(f"the traceback is in {path}")
+        _fail(2 if isinstance(error, ValueError) else 1)
+
+
+def _reason(error: Exception) -> str:
+    """One line for a person."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return f"cannot write {error.filename or ''}: {error.strerror}; free some space, or write elsewhere with runtime.out=DIR"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _show(cell: Cell, store: Store, found: Record, path: Path, folder: Path, tracker: Tracker | None) -> None:
+    """The table, the contact sheet and, if anything was computed, the tracker's mirror of both."""
+    from rich.console import Console
+
+    from udpbench.cell import draw_sheet
+    from udpbench.record import long_rows
+    from udpbench.table import cell_table
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_sheet(cell, store, folder / "sheet.png")
+    Console(width=None if sys.stdout.isatty() else 110).print(cell_table(found, path))
+    store.log.say(f"pictures: {folder / 'sheet.png'}")
+    if tracker is not None:
+        tracker.image("contact sheet", folder / "sheet.png")
+        tracker.table("scores", long_rows([found]))
+        tracker.finish("ok")
+
+
+def _words(cell: Cell) -> str:
+    names = cell.names
+    return " ".join(
+        f"{k}={names[k]}"
+        for k in ("data", "subject", "protect", "attack", "task", "budget", "victim", "seed")
+        if names[k] != ""
+    )
+
+
+def _slug(cell: Cell) -> str:
+    names = cell.names
+    parts = (
+        names["data"],
+        names["subject"],
+        names["budget"],
+        names["protect"],
+        names["attack"],
+        names["task"],
+        f"s{names['seed']}",
+    )
+    return "-".join(str(p) for p in parts if p != "")
+
+
+def _group() -> str:
+    """The sweep a run belongs to; a single run is its own."""
+    config = HydraConfig.get()
+    return str(config.sweep.dir if config.mode is not None and config.mode.name == "MULTIRUN" else config.run.dir)
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _fail(status: int) -> None:
+    """End a single run with ``status``; in a sweep, note it and let the other cells go on."""
+    config = HydraConfig.get()
+    if config.mode is not None and config.mode.name == "MULTIRUN" and status != 130:
+        folder = Path(config.runtime.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAILED).write_text(str(status))
+        return
+    sys.exit(status)
+
+
+class ExitStatus(Callback):
+    """Ends a sweep with status 1 if a cell failed, whatever launcher and process it ran in: failed cells leave ``FAILED`` behind."""
+
+    def on_multirun_start(self, config: DictConfig, config_name: str | None) -> None:
+        """Forget the failures of an earlier sweep into the same folder."""
+        for marker in Path(config.hydra.sweep.dir).rglob(FAILED):
+            marker.unlink()
+
+    def on_multirun_end(self, config: DictConfig, config_name: str | None) -> None:
+        """Say which cells failed. SystemExit passes through Hydra, which would turn any other exception into a warning."""
+        failed = sorted(Path(config.hydra.sweep.dir).rglob(FAILED))
+        if failed:
+            _say(f"{len(failed)} cells of the sweep failed: {', '.join(str(p.parent) for p in failed)}")
+            sys.exit(1)
+
+
+def run() -> None:
+    """The command: ``main``, with every mistake in the command line told in one line."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra as they are, not printed and turned into status 1
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        said = str(error).partition("Config search path:")[0]
+        _say(f"error: {' '.join(said.split())}")
+        sys.exit(2)
+    except KeyboardInterrupt:  # before the cell was built
+        _say("interrupted; nothing was done yet")
+        sys.exit(130)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    run()

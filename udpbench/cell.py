@@ -1,0 +1,166 @@
+"""Run one cell: do its stages, gather its record, draw its contact sheet."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from udpbench import flags, record, sheet
+from udpbench.images import list_images, read
+from udpbench.pipeline import Arm, Cell, arms, cloak_scores, data_stage, scores, validation_scores
+from udpbench.stage import Stage, Store, hash_of
+
+SHOWN = 8  # pictures per row of the contact sheet
+
+
+def wanted(cell: Cell) -> list[Stage]:
+    """Every stage the cell's record is made of; in the order in which their work is best done (arm by arm)."""
+    found: list[Stage] = []
+    for arm in arms(cell).values():
+        found += [*cloak_scores(cell, arm).values(), *arm.generated.values(), *scores(cell, arm).values()]
+        found += validation_scores(cell, arm).values()
+    return found
+
+
+def recipe(cell: Cell) -> str:
+    """The cell's own key: of all it is made of."""
+    return hash_of([stage.recipe for stage in wanted(cell)])
+
+
+def run_cell(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record:
+    """Do whatever is missing and return the record."""
+    done_before = set(store.computed)
+    stages = wanted(cell)
+    store.do(*stages)
+    computed = set(store.computed) - done_before
+    made = arms(cell)
+    found = empty_record(cell, store, config)
+    found["arms"] = {name: _arm(cell, store, arm) for name, arm in made.items()}
+    found["cloak"] = {
+        name: {k: v for stage in cloak_scores(cell, arm).values() for k, v in _read_scores(store, stage).items()}
+        for name, arm in made.items()
+        if arm.pictures is not None and arm.pictures.name != "data"
+    }
+    found["stages"] = [_cost(store, stage, stage.recipe in computed) for stage in _all(stages) if store.finished(stage)]
+    found["counts"] = _counts(cell, store)
+    found["flags"] = flags.of_record(found)
+    return found
+
+
+def empty_record(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record:
+    """The parts of a record that are known before anything is measured."""
+    return {
+        "schema": record.SCHEMA,
+        "status": "ok",
+        "cell": cell.names,  # type: ignore[typeddict-item]
+        "label": label(cell),
+        "knowledge": knowledge(cell),
+        "arms": {},
+        "cloak": {},
+        "counts": {},
+        "stages": [],
+        "config": dict(config),
+        "provenance": record.provenance(store.device),
+        "flags": [],
+        "error": None,
+    }
+
+
+def failed_record(cell: Cell, store: Store, config: Mapping[str, Any], error: BaseException) -> record.Record:
+    """The record of a cell that did not finish: its traceback in place of scores."""
+    found = empty_record(cell, store, config)
+    found["status"] = "failed"
+    found["error"] = "".join(traceback.format_exception(error))
+    return found
+
+
+def label(cell: Cell) -> str:
+    """Which leaderboard the cell belongs to: the embedded model's numbers never share one with another model's."""
+    return "embedded world (64 px)" if cell.victim.name.startswith("micro") else cell.victim.name
+
+
+def knowledge(cell: Cell) -> dict[str, bool]:
+    """What the owner's model has in common with the thief's."""
+    mine, theirs = (part.thing.identity() for part in (cell.surrogate, cell.victim))
+
+    def same(part: str) -> bool:
+        return mine.get(part, mine.get("hub")) == theirs.get(part, theirs.get("hub"))
+
+    return {"same_vae": same("vae"), "same_unet": same("unet"), "same_prompt": cell.owner_prompt == "data"}
+
+
+def draw_sheet(cell: Cell, store: Store, path: Path) -> None:
+    """The contact sheet: training pictures clean, protected, purified, what was added, and what each arm generated."""
+    made = arms(cell)
+    training: dict[str, list] = {"clean": _some(store, data_stage(cell))}  # whether or not clean is among the arms
+    training |= {name: _some(store, made[name].pictures) for name in ("protected", "purified") if name in made}
+    generated = {name: _some(store, arm.final) for name, arm in made.items()}
+    sheet.write_sheet(path, sheet.cell_rows(training, generated))
+
+
+def _some(store: Store, stage: Stage | None) -> list:
+    assert stage is not None
+    folder = store.path(stage)
+    folder = folder / "train" if stage.name == "data" else folder
+    return [read(path) for path in list_images(folder)[:SHOWN]]
+
+
+def _read_scores(store: Store, stage: Stage) -> dict[str, float]:
+    return json.loads((store.path(stage) / "scores.json").read_text())
+
+
+def _arm(cell: Cell, store: Store, arm: Arm) -> record.Arm:
+    curve: dict[str, dict[str, float]] = {}
+    validation: dict[str, dict[str, float]] = {}
+    for into, stages in ((curve, scores(cell, arm)), (validation, validation_scores(cell, arm))):
+        for (_, share), stage in stages.items():
+            into.setdefault(f"{share:g}", {}).update(_read_scores(store, stage))
+    n = len(list_images(store.path(arm.final)))
+    wants = {name: want for m in cell.metrics.values() for name, want in m.thing.scores.items()}
+    found: record.Arm = {
+        "metrics": {
+            name: {"value": value, "n": n, "owner_wants": wants[name], "primary": name in cell.primary}
+            for name, value in curve["1"].items()
+        },
+        "absent": dict(cell.absent),
+        "recipe": arm.final.recipe,
+        "curve": curve if len(curve) > 1 else {},
+        "images": str(store.path(arm.final)),
+    }
+    if validation:
+        found["curve_validation"] = validation
+    return found
+
+
+def _all(stages: list[Stage]) -> list[Stage]:
+    """The stages and their ancestors, each once, parents first."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.recipe not in found:
+            for parent in stage.parents.values():
+                visit(parent)
+            found[stage.recipe] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())
+
+
+def _cost(store: Store, stage: Stage, computed: bool) -> record.Stage:
+    facts = store.facts(stage)
+    costs = {k: facts[k] for k in ("seconds", "peak_mb", "device")}
+    return {"name": str(stage), "recipe": stage.recipe, "cached": not computed, **costs}  # type: ignore[typeddict-item]
+
+
+def _counts(cell: Cell, store: Store) -> dict[str, int]:
+    """Work the protection and the attack took, as the harness counted it."""
+    total: dict[str, int] = {}
+    for name in ("protected", "purified"):
+        stage = made.pictures if (made := arms(cell).get(name)) else None
+        for k, v in (store.facts(stage)["counts"] if stage and store.finished(stage) else {}).items():
+            total[k] = total.get(k, 0) + v
+    return total

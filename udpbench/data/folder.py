@@ -1,0 +1,169 @@
+"""The user's own pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from udpbench import images
+from udpbench.types import Run
+
+PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
+_SUCH_AS = "such as 'a photo of a {token} dog'"
+# Files that lie beside pictures and are no pictures: captions, notes, and what file managers leave.
+_BESIDE = (".jsonl", ".json", ".txt", ".caption", ".csv", ".md", ".yaml", ".yml", ".ini", ".db")
+
+
+class Folder:
+    """Pictures in a folder: any format, mode and size; each keeps its name (as a PNG).
+
+    The captions are the "text" of ``metadata.jsonl``; pictures without one get ``prompt``. In ``prompt``, ``{token}``
+    stands for the rare word that names the subject; the class prompt is, unless given, the prompt without it.
+    ``reference`` is a folder of further pictures of the same subject, for scores that compare sets; without it there
+    are none. ``size`` crops the centre square and resizes it; None keeps every picture as it is. In ``prompts`` (for
+    generation), ``{instance}`` stands for the instance prompt. Hidden files, subfolders, captions and notes are left
+    alone; any other file that is not a picture is an error.
+    """
+
+    version: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: int | None = None,
+        prompt: str | None = None,
+        class_prompt: str | None = None,
+        reference: str | Path | None = None,
+        token: str = "sks",
+        prompts: Sequence[str] = PROMPTS,
+    ) -> None:
+        if size is not None and size < 1:
+            raise ValueError(f"data folder: size must be at least 1 pixel or null (as they are), given {size}")
+        if not prompts:
+            raise ValueError("data folder: prompts is empty; give at least one prompt to generate with: '{instance}'")
+        if class_prompt is None and prompt is not None and "{token}" not in prompt:
+            raise ValueError(
+                f"data folder: give class_prompt, or put {{token}} where the subject's word stands; given {prompt!r}"
+            )
+        self.path, self.size, self.prompt, self.class_prompt = Path(path).expanduser(), size, prompt, class_prompt
+        self.reference = None if reference is None else Path(reference).expanduser()
+        self.token, self.prompts = token, list(prompts)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Pictures by folder."""
+        return {
+            "train": len(images.list_images(self.path)),
+            "reference": len(images.list_images(self.reference)) if self.reference is not None else 0,
+        }
+
+    def identity(self) -> dict[str, str]:
+        """Digests of everything that is read; folders of other names with the same files are the same."""
+        metadata = self.path / images.METADATA
+        found = {"pictures": images.digest(self._pictures(self.path) + ([metadata] if metadata.is_file() else []))}
+        if self.reference is not None:
+            found["reference"] = images.digest(self._pictures(self.reference))
+        return found
+
+    def __call__(self, out: Path, run: Run) -> None:
+        """Write ``out`` as a data folder: train/, reference/ (if given) and data.json."""
+        pictures = self._pictures(self.path)
+        captions = self._captions(pictures)
+        instance, class_prompt = self._instance_and_class()
+        with run.log.bar("read pictures", len(pictures)) as advance:
+            names = write_pictures(out / "train", ((p.stem, self._read(p)) for p in pictures), advance)
+        rows = {name: {"text": captions[p.name]} for name, p in zip(names, pictures, strict=True)}
+        images.write_metadata(out / "train", rows)
+        if self.reference is not None:
+            write_pictures(out / "reference", ((p.stem, self._read(p)) for p in self._pictures(self.reference)))
+        sets = self.reference is not None
+        write_facts(out, f"folder {self.path.name}", instance, class_prompt, self.prompts, sets)
+
+    def _pictures(self, folder: Path) -> list[Path]:
+        pictures = images.list_images(folder)
+        for path in sorted(folder.iterdir()):
+            known = path in pictures or path.name.startswith(".") or path.is_dir() or path.suffix.lower() in _BESIDE
+            if not known:
+                raise ValueError(
+                    f"data folder: {path} is not a picture; remove it, allowed are {' '.join(images.SUFFIXES)}"
+                )
+        first: dict[str, Path] = {}
+        for path in pictures:
+            if (other := first.setdefault(path.stem, path)) != path:
+                raise ValueError(f"data folder: {other} and {path.name} would both become {path.stem}.png; rename one")
+        return pictures
+
+    def _read(self, path: Path) -> Tensor:
+        picture = images.read(path)
+        return picture if self.size is None else images.fit_square(picture, self.size)
+
+    def _captions(self, pictures: list[Path]) -> dict[str, str]:
+        rows = images.read_metadata(self.path)
+        names = {p.name for p in pictures}
+        for name in rows:
+            if name not in names:
+                raise ValueError(
+                    f"data folder: {self.path / images.METADATA} names {name}, but there is no such picture"
+                )
+        prompt = None if self.prompt is None else self._instance_and_class()[0]
+        captions: dict[str, str] = {}
+        for path in pictures:
+            text = rows.get(path.name, {}).get("text", prompt)
+            if not isinstance(text, str):
+                raise ValueError(f"data folder: {path} has no caption; give prompt, {_SUCH_AS}, or metadata.jsonl")
+            captions[path.name] = text
+        return captions
+
+    def _instance_and_class(self) -> tuple[str, str]:
+        """The prompt that names the subject and the one that names its class.
+
+        Without ``prompt`` all captions must be the same.
+        """
+        prompt = self.prompt
+        if prompt is None:
+            texts = sorted({str(row.get("text")) for row in images.read_metadata(self.path).values()})
+            if len(texts) != 1:
+                raise ValueError(
+                    f"data folder: give prompt, {_SUCH_AS}: {self.path} has {len(texts)} different captions"
+                )
+            if self.class_prompt is None:
+                raise ValueError(f"data folder: give class_prompt, the caption {texts[0]!r} without the subject's word")
+            prompt = texts[0]
+        general = " ".join(prompt.replace("{token}", " ").split()) if self.class_prompt is None else self.class_prompt
+        return prompt.replace("{token}", self.token), general
+
+
+def write_pictures(
+    folder: Path, pictures: Iterable[tuple[str, Tensor]], advance: Callable[[int], None] = lambda n: None
+) -> list[str]:
+    """Write (stem, CHW in [0,1]) as PNGs, one at a time; returns the file names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for stem, picture in pictures:
+        names.append(f"{stem}.png")
+        images.write_png(folder / names[-1], picture)
+        advance(1)
+    return names
+
+
+def write_facts(out: Path, name: str, instance: str, class_prompt: str, prompts: Sequence[str], sets: bool) -> None:
+    """Write data.json of pictures whose truth is not known.
+
+    ``{instance}`` in the prompts becomes the instance prompt.
+    """
+    facts = {
+        "name": name,
+        "instance_prompt": instance,
+        "class_prompt": class_prompt,
+        "prompts": [p.replace("{instance}", instance) for p in prompts],
+        "truth": None,
+        "sets": sets,
+    }
+    beside = out / ".data.json.part"
+    beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(beside, out / "data.json")

@@ -1,0 +1,96 @@
+"""Real photographs that need no download: those that scikit-image carries."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from udpbench import images
+from udpbench.data.folder import PROMPTS, write_facts, write_pictures
+from udpbench.types import Run
+
+# subject: (name in skimage.data, class noun). Public domain or CC0.
+SUBJECTS = {
+    "cat": ("chelsea", "cat"),
+    "coffee": ("coffee", "cup"),
+    "astronaut": ("astronaut", "woman"),
+    "rocket": ("rocket", "rocket"),
+}
+
+
+class Photos:
+    """Crops of ONE photograph, told apart by place, zoom and mirroring.
+
+    Something real to try a cloak on, not a subject. All crops come from the same photograph, also the reference and
+    validation pictures: they overlap the training pictures, and what a model learned about pose or light cannot be told
+    from what it copied. So only scores of pairs (the cloak's visibility, a purified picture against its clean one) and
+    of quality without a reference mean something here; scores that compare sets do not, and data.json says so: "truth":
+    null, "sets": false. The pictures do not depend on the run's seed.
+    """
+
+    version: ClassVar[int] = 1
+    compares_sets: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        subject: str = "cat",
+        size: int = 64,
+        train: int = 6,
+        reference: int = 24,
+        validation: int = 12,
+        token: str = "sks",
+        prompts: Sequence[str] = PROMPTS,
+    ) -> None:
+        if subject not in SUBJECTS:
+            raise ValueError(f"data photos: there is no subject {subject!r}; allowed are {', '.join(SUBJECTS)}")
+        if size < 1 or train < 1 or reference < 0 or validation < 0:
+            given = f"size {size}, train {train}, reference {reference}, validation {validation}"
+            raise ValueError(f"data photos: given {given}; size and train must be at least 1, the others at least 0")
+        if not prompts:
+            raise ValueError(
+                "data photos: prompts is empty; give at least one prompt to generate with, such as '{instance}'"
+            )
+        self.subject, self.size, self.token, self.prompts = subject, size, token, list(prompts)
+        self.counts = {"train": train, "reference": reference, "validation": validation}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Pictures by folder."""
+        return self.counts
+
+    def identity(self) -> dict[str, str]:
+        """Digest of the photograph, which belongs to the installed scikit-image."""
+        return {"photo": hashlib.sha256(images.to_uint8(self._photo()).numpy().tobytes()).hexdigest()}
+
+    def __call__(self, out: Path, run: Run) -> None:
+        """Write ``out`` as a data folder: train/, reference/, validation/ and data.json."""
+        photo, noun = self._photo(), SUBJECTS[self.subject][1]
+        instance = f"a photo of a {self.token} {noun}"
+        for part, count in self.counts.items():
+            if count:
+                names = write_pictures(out / part, ((f"{i:04d}", self._crop(photo, part, i)) for i in range(count)))
+                if part == "train":
+                    images.write_metadata(out / part, {name: {"text": instance} for name in names})
+        write_facts(out, f"photo {self.subject}", instance, f"a photo of a {noun}", self.prompts, sets=False)
+
+    def _photo(self) -> Tensor:
+        """CHW float32 in [0,1]."""
+        import skimage.data
+
+        array = getattr(skimage.data, SUBJECTS[self.subject][0])()
+        return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
+
+    def _crop(self, photo: Tensor, part: str, index: int) -> Tensor:
+        """Square of 65 to 95 % of the shorter side, anywhere, mirrored half of the time, resized to C x size x size."""
+        rng = Run(seed=0).rng("photos", self.subject, part, index)
+        zoom, down, right, mirror = torch.rand(4, generator=rng).tolist()
+        height, width = photo.shape[1:]
+        side = round((0.65 + 0.30 * zoom) * min(height, width))
+        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
+        crop = photo[:, top : top + side, left : left + side]
+        return images.resize((crop.flip(2) if mirror < 0.5 else crop)[None], self.size)[0]

@@ -1,0 +1,128 @@
+"""Is this number to be believed? Each check returns one short sentence, or None where it has nothing to object."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from udpbench.record import Record
+from udpbench.stats import sign, victim
+
+LEARNT = 0.30  # the clean victim must cover this share of the window from untuned to ceiling
+RUINED = 0.30  # an attack may cost clean data this share of the window
+
+
+def window_share(untuned: float, ceiling: float, value: float) -> float:
+    """Where ``value`` lies between untuned (0) and ceiling (1)."""
+    return (value - untuned) / (ceiling - untuned)
+
+
+def did_not_learn(record: Record) -> str | None:
+    """The clean victim covers under 30 % of the window on a primary score, or there is no window."""
+    for metric, wants, at in _primary(record, "untuned", "ceiling", "clean"):
+        if not _has_window(wants, at):
+            return f"no window: ceiling is no better than untuned on {metric}"
+        share = window_share(at["untuned"], at["ceiling"], at["clean"])
+        if share < LEARNT:
+            covers = f"clean covers {share:.0%} of the untuned-ceiling window on {metric}"
+            return f"victim did not learn: {covers} ({LEARNT:.0%} needed)"
+    return None
+
+
+def saturated(record: Record) -> str | None:
+    """The protected victim is worse than one that never trained: more protection could not be seen."""
+    for metric, wants, at in _primary(record, "untuned", "protected"):
+        if sign(wants) * (at["protected"] - at["untuned"]) > 0:
+            return f"protected past the untuned floor (saturated) on {metric}"
+    return None
+
+
+def attack_ruins_clean(record: Record) -> str | None:
+    """The attack costs clean data over 30 % of the window: it is no attack."""
+    for metric, wants, at in _primary(record, "untuned", "ceiling", "clean", "clean_attacked"):
+        if _has_window(wants, at):
+            lost = (at["clean"] - at["clean_attacked"]) / (at["ceiling"] - at["untuned"])
+            if lost > RUINED:
+                return f"attack ruins clean data: it costs {lost:.0%} of the untuned-ceiling window on {metric}"
+    return None
+
+
+def budget_exceeded(record: Record) -> str | None:
+    """The saved PNGs of the protection or of its noise control measure more than the budget."""
+    found = _budget(record)
+    if found is None:
+        return None
+    norm, levels = found
+    for arm in ("protected", "noise"):
+        measured = record["cloak"].get(arm, {}).get(norm)
+        if measured is not None and measured > levels * (1 + 1e-6):
+            return f"budget exceeded: {arm} measures {norm} {measured:.4g} levels, allowed {levels:g}"
+    return None
+
+
+def cross_device(records: Sequence[Record]) -> str | None:
+    """Numbers that are compared were made on different devices."""
+    devices = sorted({stage["device"] for record in records for stage in record["stages"]})
+    return f"cross-device comparison: {', '.join(devices)}" if len(devices) > 1 else None
+
+
+def no_seed_floor(records: Sequence[Record]) -> str | None:
+    """No subject has clean victims of two seeds, so that nothing can be claimed.
+
+    ``records``: those of one condition.
+    """
+    seeds: dict[str, set[int]] = {}
+    for subject, seed in {victim(r) for r in records if "clean" in r["arms"]}:
+        seeds.setdefault(subject, set()).add(seed)
+    return (
+        None if any(len(s) > 1 for s in seeds.values()) else "no seed floor: no subject has clean victims of two seeds"
+    )
+
+
+def few_subjects(records: Sequence[Record]) -> str | None:
+    """Two subjects cannot stand for a population. ``records``: those of one condition."""
+    subjects = {r["cell"]["subject"] for r in records}
+    return f"few subjects: intervals rest on {len(subjects)}" if len(subjects) < 3 else None
+
+
+def dirty_tree(record: Record) -> str | None:
+    """The code was not the commit that the record names."""
+    return "dirty tree: the code differs from the recorded commit" if record["provenance"].get("dirty") else None
+
+
+def of_record(record: Record) -> list[str]:
+    """Every objection to one cell by itself; this is what the record's "flags" hold."""
+    checks = (did_not_learn, saturated, attack_ruins_clean, budget_exceeded, dirty_tree)
+    found = [check(record) for check in checks]
+    return [sentence for sentence in (*found, cross_device([record])) if sentence is not None]
+
+
+def of_group(records: Sequence[Record]) -> list[str]:
+    """Objections to what is said of several victims of one condition together."""
+    found = (no_seed_floor(records), few_subjects(records), cross_device(records))
+    return [sentence for sentence in found if sentence is not None]
+
+
+def _primary(record: Record, *arms: str) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """(metric, owner_wants, arm -> value) of every primary metric that all ``arms`` have."""
+    if any(arm not in record["arms"] for arm in arms):
+        return
+    measured = [record["arms"][arm]["metrics"] for arm in arms]
+    for metric, score in sorted(measured[0].items()):
+        if score["primary"] and all(metric in m for m in measured):
+            yield metric, score["owner_wants"], {arm: m[metric]["value"] for arm, m in zip(arms, measured, strict=True)}
+
+
+def _has_window(wants: str, at: dict[str, float]) -> bool:
+    """A perfect victim is better for the thief than an untuned one."""
+    return sign(wants) * (at["untuned"] - at["ceiling"]) > 0
+
+
+def _budget(record: Record) -> tuple[str, float] | None:
+    """(measured norm, levels) from the resolved config, else from a budget name like linf_8; None for other budgets."""
+    settings = record["config"].get("budget")
+    if isinstance(settings, dict) and "levels" in settings:
+        norm = {"Linf": "linf", "L2": "rms", "RMS": "rms"}.get(str(settings.get("_target_", "")).rpartition(".")[2])
+        return (norm, float(settings["levels"])) if norm else None
+    named = re.fullmatch(r"(linf|rms|l2)_(\d+(?:\.\d+)?)", record["cell"]["budget"])
+    return ("linf" if named[1] == "linf" else "rms", float(named[2])) if named else None

@@ -1,0 +1,261 @@
+"""Pictures on disk and in memory: 8-bit PNG and NCHW float32 in [0,1].
+
+The one listing, the one resize, the one rounding to 8 bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".ppm",
+    ".pgm",
+    ".heic",
+    ".jfif",
+)
+METADATA = "metadata.jsonl"
+# What Pillow raises on broken files, over all its decoders.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures directly in ``folder`` (by suffix; hidden files and subfolders do not count), sorted by name.
+
+    Raises ValueError if the folder is missing or holds no picture.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"images: there is no folder {folder}")
+    found = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
+    )
+    if not found:
+        raise ValueError(f"images: no picture in {folder}; allowed are files ending in {' '.join(SUFFIXES)}")
+    return found
+
+
+def read(path: Path) -> Tensor:
+    """Read a picture as it should look: CHW float32 RGB in [0,1].
+
+    EXIF rotation is applied, transparency is laid over white, CMYK, palette, grey and 16-bit pictures are converted
+    (16-bit grey keeps its precision), of an animation the first frame is taken. Colour profiles are not applied.
+    Raises ValueError naming the file if it is missing, empty, truncated or not an image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"images: there is no file {path}")
+    if not path.stat().st_size:
+        raise ValueError(f"images: {path} is empty")
+    try:
+        with Image.open(path) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"images: {path} is not an image that can be read here; convert it to PNG") from error
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise ValueError(f"images: {path} is truncated or broken: {' '.join(str(error).split())}") from error
+
+
+def _rgb(image: Image.Image) -> Tensor:
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = torch.from_numpy(np.array(image, dtype=np.float32))
+        grey = grey if image.mode == "F" else grey / 65535
+        if not bool(((grey >= 0) & (grey <= 1)).all()):
+            raise ValueError(f"mode {image.mode} with values outside the 16-bit range (integers) or [0,1] (floats)")
+        return grey.expand(3, -1, -1).contiguous()
+    if image.has_transparency_data:
+        rgba = _tensor(image.convert("RGBA"))
+        return rgba[:3] * rgba[3:] + (1 - rgba[3:])
+    return _tensor(image.convert("RGB"))
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Round [0,1] to the 256 levels, clamped; same shape, uint8. The only rounding there is."""
+    return x.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_saved(x: Tensor) -> Tensor:
+    """What reading the PNG of ``x`` would give: float32 in [0,1], multiples of 1/255."""
+    return to_uint8(x).float() / 255
+
+
+def to_pil(x: Tensor) -> Image.Image:
+    """CHW RGB in [0,1] as an 8-bit Pillow image. ValueError for another shape or values that are not finite."""
+    if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
+        raise ValueError(f"images: a picture must be 3 x height x width, given {tuple(x.shape)}")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("images: the picture holds values that are not finite (NaN or infinity)")
+    return Image.fromarray(to_uint8(x).permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """A Pillow image as CHW float32 RGB in [0,1], converted as ``read`` does (without EXIF rotation)."""
+    return _rgb(image)
+
+
+def write_png(path: Path, x: Tensor) -> None:
+    """Write CHW [0,1] as an 8-bit RGB PNG: beside first, then renamed, so that a file under its name is whole."""
+    path = Path(path)
+    image = to_pil(x)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    image.save(beside, format="PNG")
+    os.replace(beside, path)
+
+
+def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Antialiased bicubic resize of NCHW to (height, width), or a square; clamped to [0,1], differentiable."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if x.ndim != 4:
+        raise ValueError(f"images: resize takes N x C x height x width, given {tuple(x.shape)}")
+    if min(height, width) < 1:
+        raise ValueError(f"images: a size must be at least 1 x 1, given {height} x {width}")
+    if tuple(x.shape[-2:]) != (height, width):
+        x = F.interpolate(x, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return x.clamp(0, 1)
+
+
+def fit_square(x: Tensor, size: int) -> Tensor:
+    """The largest centred square of CHW, resized to C x size x size."""
+    height, width = x.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(x[None, :, top : top + side, left : left + side], size)[0]
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """All pictures of a small folder: file name -> CHW float32 in [0,1], sorted by name. Else: ``iterate``."""
+    return {path.name: read(path) for path in list_images(folder)}
+
+
+def iterate(folder: Path, batch: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Batches (names, NCHW) of at most ``batch`` pictures of one size each; sorted by size, then by name.
+
+    Only one batch is in memory at a time.
+    """
+    if batch < 1:
+        raise ValueError(f"images: batch must be >= 1, given {batch}")
+    names: list[str] = []
+    pictures: list[Tensor] = []
+    for _, path in sorted((_header_size(p), p) for p in list_images(folder)):
+        picture = read(path)
+        if pictures and picture.shape != pictures[0].shape:
+            yield names, torch.stack(pictures)
+            names, pictures = [], []
+        names.append(path.name)
+        pictures.append(picture)
+        if len(pictures) == batch:
+            yield names, torch.stack(pictures)
+            names, pictures = [], []
+    if pictures:
+        yield names, torch.stack(pictures)
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    """(height, width) before any EXIF rotation, without decoding; (0, 0) where ``read`` will say what is wrong."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (*_BROKEN, Image.DecompressionBombError):
+        return 0, 0
+
+
+def read_metadata(folder: Path) -> dict[str, dict]:
+    """Rows of ``metadata.jsonl``: file name -> the row's other entries (such as "text"); {} if there is no such file.
+
+    Raises ValueError naming the line if it is not a JSON object with a "file_name", or names a file twice.
+    """
+    path = Path(folder) / METADATA
+    rows: dict[str, dict] = {}
+    if not path.is_file():
+        return rows
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name = row.pop("file_name")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f'images: {path} line {number} must be a JSON object with a "file_name"; it is {line[:80]}'
+            ) from error
+        if name in rows:
+            raise ValueError(f"images: {path} line {number} names {name} a second time")
+        rows[name] = row
+    return rows
+
+
+def write_metadata(folder: Path, rows: dict[str, dict]) -> None:
+    """Write ``metadata.jsonl``: one line per file name, {"file_name": name, ...row}."""
+    text = "".join(json.dumps({"file_name": name, **row}, ensure_ascii=False) + "\n" for name, row in rows.items())
+    path = Path(folder) / METADATA
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) -> list[Tensor]:
+    """Pictures made elsewhere, paired with ``names`` by the name without suffix, each of the size of its image (CHW).
+
+    Returns CHW float32 in [0,1] in the order of ``names``; further pictures in the folder are left alone. Raises
+    ValueError saying which picture is missing, there twice, or of another size.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in list_images(folder):
+        found.setdefault(path.stem, []).append(path)
+    paired = []
+    for name, image in zip(names, images, strict=True):
+        candidates = found.get(Path(name).stem, [])
+        if len(candidates) != 1:
+            raise ValueError(
+                f"images: {folder} must have exactly one picture for {name} (any suffix), it has {len(candidates)}"
+            )
+        picture = read(candidates[0])
+        if picture.shape != image.shape:
+            got, want = (f"{x.shape[1]} x {x.shape[2]}" for x in (picture, image))
+            raise ValueError(f"images: {candidates[0]} is {got} (height x width), it must be {want} as {name} is")
+        paired.append(picture)
+    return paired
+
+
+def digest(paths: list[Path]) -> str:
+    """sha256 over the names and contents of files, in the order of their names; where the files lie does not matter."""
+    total = hashlib.sha256()
+    for path in sorted(paths, key=lambda p: p.name):
+        with path.open("rb") as file:
+            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,259 @@
+"""Train the embedded models: ``python -m udpbench.models.micro.train {vae,judge,decoder,unet,export,measure}``.
+
+Run in this order, the five commands rebuild everything in ``weights/``. Each training keeps a checkpoint in ``--work`` and goes on
+from it when the same command is given again. Nothing is read but the renderer and pictures that scikit-learn and scikit-image ship.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from udpbench.data import renderer
+from udpbench.models.micro import build, pictures
+from udpbench.models.micro.judge import Judge
+from udpbench.task.fit import FitSettings, fit
+from udpbench.types import Log, Run
+
+SEED = 20261122
+
+
+class Lines(Log):
+    """A line now and then, to the log file that is kept beside the weights."""
+
+    def __init__(self, path: Path, every: int = 250) -> None:
+        self.path, self.every, self.sum, self.start = path, every, 0.0, time.time()
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "it") -> Iterator:
+        yield lambda n: None
+
+    def scalar(self, name: str, value: Tensor | float, step: int) -> None:
+        self.sum = self.sum + value
+        if (step + 1) % self.every == 0:
+            self.say(
+                f"{name} step {step + 1} mean {float(self.sum) / self.every:.5f} seconds {time.time() - self.start:.0f}"
+            )
+            self.sum = 0.0
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+        with self.path.open("a") as f:
+            f.write(text + "\n")
+
+
+def reconstruction_loss(got: Tensor, want: Tensor) -> Tensor:
+    """L1 + L1 of the gradients + MSE, in model range."""
+    l1 = (got - want).abs().mean()
+    dx = (got.diff(dim=-1) - want.diff(dim=-1)).abs().mean()
+    dy = (got.diff(dim=-2) - want.diff(dim=-2)).abs().mean()
+    return l1 + 0.5 * (dx + dy) + 2 * F.mse_loss(got, want)
+
+
+def train_vae(work: Path, steps: int, only_decoder: bool) -> None:
+    """The autoencoder; with ``only_decoder`` the latent space stays as it is and the decoder alone goes on learning."""
+    run = Run(SEED, log=Lines(work / ("decoder.log" if only_decoder else "vae.log")))
+    vae = build.autoencoder()
+    if only_decoder:
+        vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
+        vae.requires_grad_(False)
+        for part in (vae.decoder, vae.post_quant_conv):
+            part.requires_grad_(True)
+
+    def loss(step: int) -> Tensor:
+        rng = run.rng("vae", only_decoder, step)
+        x = pictures.autoencoder_batch(16, rng) * 2 - 1
+        posterior = vae.encode(x).latent_dist
+        z = (
+            posterior.mean
+            if only_decoder
+            else posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng)
+        )
+        return reconstruction_loss(vae.decode(z).sample.float(), x) + 1e-4 * posterior.kl().mean() / z[0].numel()
+
+    settings = FitSettings(
+        steps=steps,
+        lr=1e-3 if only_decoder else 2e-3,
+        warmup=100,
+        decay="cosine",
+        dtype="bf16",
+        save_every=250,
+        ema=0.995,
+        weight_decay=0.0,
+    )
+    trained = [p for p in vae.parameters() if p.requires_grad]
+    name = "decoder" if only_decoder else "vae"
+    fit(trained, loss, settings, run, title=name, checkpoint=work / f"{name}.ckpt")
+    torch.save(vae.state_dict(), work / f"{name}.pt")
+    run.log.say(json.dumps(build.measure_vae(vae)))
+
+
+def train_judge(work: Path, steps: int) -> None:
+    """The classifier of the world's attributes, with a head that tells pictures from garbage, calibrated on garbage of its own."""
+    run = Run(SEED, log=Lines(work / "judge.log"))
+    torch.manual_seed(SEED)
+    judge = Judge()
+
+    def loss(step: int) -> Tensor:
+        rng = run.rng("judge", step)
+        truth = renderer.draw(64, rng) if step % 4 else every_combination(64, rng)
+        x = torch.cat([pictures.worn(renderer.render(truth), rng), pictures.garbage(16, rng)])
+        logits = judge(x)
+        real = logits.pop("real").float()
+        told = sum(F.cross_entropy(value[:64].float(), getattr(truth, name)) for name, value in logits.items())
+        return told + F.binary_cross_entropy_with_logits(real, (torch.arange(80) < 64).float())
+
+    settings = FitSettings(
+        steps=steps, lr=1e-3, warmup=100, decay="cosine", dtype="bf16", save_every=250, ema=0.998, weight_decay=0.01
+    )
+    fit(list(judge.parameters()), loss, settings, run, title="judge", checkpoint=work / "judge.ckpt")
+    calibrate(judge, run)
+    torch.save(judge.state_dict(), work / "judge.pt")
+    run.log.say(json.dumps(build.measure_judge(judge)))
+
+
+def every_combination(n: int, rng: torch.Generator) -> renderer.Scenery:
+    """Pictures of the whole world, held-out combinations too: the judge must be able to read the subjects it judges."""
+    s = renderer.draw(n, rng)
+    color = torch.randint(len(renderer.COLORS), (n,), generator=rng)
+    second = (color + torch.randint(1, len(renderer.COLORS), (n,), generator=rng)) % len(renderer.COLORS)
+    return replace(s, shape=torch.randint(len(renderer.SHAPES), (n,), generator=rng), color=color, second=second)
+
+
+@torch.no_grad()
+def calibrate(judge: Judge, run: Run) -> None:
+    """Set the threshold of the last logit so that 99 % of garbage falls under it; pictures of the world must stay above (measured)."""
+    real = judge(pictures.garbage(1024, run.rng("garbage")))["real"]
+    judge.threshold.copy_(real.quantile(0.99))
+
+
+@torch.no_grad()
+def latents(work: Path, n: int, run: Run) -> tuple[Tensor, renderer.Scenery]:
+    """Scaled latents of ``n`` pictures of the pretraining world and their truth; kept in ``work`` so that a resumed training has them."""
+    file = work / "latents.pt"
+    if not file.exists():
+        vae = build.autoencoder()
+        vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
+        vae.eval()
+        truth = renderer.draw(n, run.rng("world"))
+        parts = [truth.take(slice(i, i + 128)) for i in range(0, n, 128)]
+        torch.save(torch.cat([vae.encode(renderer.render(p) * 2 - 1).latent_dist.mean for p in parts]), file)
+    z = torch.load(file, weights_only=True)
+    return z / z.std(), renderer.draw(n, run.rng("world"))
+
+
+def train_unet(work: Path, steps: int) -> None:
+    """UNet and text encoder together, on latents of the pretraining world, one caption in ten empty (for guidance)."""
+    run = Run(SEED, log=Lines(work / "unet.log"))
+    z, truth = latents(work, 16384, run)
+    torch.manual_seed(SEED)
+    words = build.tokenizer(work / "tokenizer")
+    text, unet, alpha_bar = build.text_encoder(words), build.unet(), build.scheduler().alphas_cumprod
+
+    def loss(step: int) -> Tensor:
+        rng = run.rng("unet", step)
+        i = torch.randint(len(z), (32,), generator=rng)
+        said = captions(truth.take(i), rng)
+        tokens = words(said, padding="max_length", max_length=build.MAX_TOKENS, truncation=True, return_tensors="pt")
+        t, noise = torch.randint(1000, (32,), generator=rng), torch.randn(z[i].shape, generator=rng)
+        a = alpha_bar[t].view(-1, 1, 1, 1)
+        told = unet(a.sqrt() * z[i] + (1 - a).sqrt() * noise, t, text(tokens.input_ids)[0]).sample
+        return F.mse_loss(told.float(), noise)
+
+    settings = FitSettings(
+        steps=steps, lr=1e-3, warmup=200, decay="cosine", dtype="bf16", save_every=250, ema=0.998, weight_decay=0.01
+    )
+    fit([*unet.parameters(), *text.parameters()], loss, settings, run, title="unet", checkpoint=work / "unet.ckpt")
+    torch.save({"unet": unet.state_dict(), "text": text.state_dict()}, work / "unet.pt")
+
+
+def captions(truth: renderer.Scenery, rng: torch.Generator) -> list[str]:
+    """Captions of the pretraining world: one in ten empty, one in six with a rare token that means nothing."""
+    said = renderer.captions(truth, rng)
+    dice, which = (
+        torch.rand(len(said), generator=rng),
+        torch.randint(len(build.RARE_TOKENS), (len(said),), generator=rng),
+    )
+    for k, text in enumerate(said):
+        if dice[k] < 0.1:
+            said[k] = ""
+        elif dice[k] < 0.27:
+            said[k] = text.replace("a photo of a ", f"a photo of a {build.RARE_TOKENS[which[k]]} ")
+    return said
+
+
+def measure(work: Path) -> None:
+    """What the exported models can do, as JSON: see build.measure_*; kept beside the weights."""
+    from udpbench.metrics.judge import load_judge
+    from udpbench.models.latent import LatentDiffusion
+
+    model, judge = LatentDiffusion("pkg:micro", "micro"), load_judge(torch.device("cpu"))
+    found = {
+        "autoencoder": build.measure_vae(model.pipe.vae),
+        "judge": build.measure_judge(judge),
+        "judge_after_round_trip": build.measure_judge(judge, lambda x: model.round_trip(x).clamp(0, 1)),
+        "prompts": build.measure_prompts(model, judge),
+    }
+    text = json.dumps(found, indent=1)
+    (build.WEIGHTS / "measured.json").write_text(text + "\n")
+    Lines(work / "measure.log").say(text)
+
+
+def export(work: Path) -> None:
+    """Write ``weights/``: the pipeline folder and the judge in half precision, and the logs of their trainings."""
+    half = torch.float16
+    if (work / "judge.pt").exists():
+        (build.WEIGHTS / "judge").mkdir(parents=True, exist_ok=True)
+        judge = {k: v.to(half) for k, v in torch.load(work / "judge.pt", weights_only=True).items()}
+        save_file(judge, build.WEIGHTS / "judge" / "judge.safetensors")
+    if (work / "unet.pt").exists():
+        vae, unet, words = build.autoencoder(), build.unet(), build.tokenizer(work / "tokenizer")
+        text = build.text_encoder(words)
+        best = work / ("decoder.pt" if (work / "decoder.pt").exists() else "vae.pt")
+        vae.load_state_dict(torch.load(best, weights_only=True))
+        vae.register_to_config(scaling_factor=1 / float(torch.load(work / "latents.pt", weights_only=True).std()))
+        tuned = torch.load(work / "unet.pt", weights_only=True)
+        unet.load_state_dict(tuned["unet"])
+        text.load_state_dict(tuned["text"])
+        build.assemble(vae, unet, text, words).to(dtype=half).save_pretrained(build.WEIGHTS / "pipeline")
+    for log in work.glob("*.log"):
+        shutil.copy(log, build.WEIGHTS / log.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["vae", "judge", "decoder", "unet", "export", "measure"])
+    parser.add_argument("--work", type=Path, default=Path("outputs/micro"), help="checkpoints and logs")
+    parser.add_argument("--steps", type=int, default=0, help="of the training")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.what == "export":
+        export(args.work)
+    elif args.what == "measure":
+        measure(args.work)
+    elif args.steps < 1:
+        parser.error("say how long: --steps N")
+    else:
+        {
+            "vae": lambda: train_vae(args.work, args.steps, only_decoder=False),
+            "decoder": lambda: train_vae(args.work, args.steps, only_decoder=True),
+            "judge": lambda: train_judge(args.work, args.steps),
+            "unet": lambda: train_unet(args.work, args.steps),
+        }[args.what]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""The benchmark on one page: data -> protect -> attack -> train -> generate -> score, as stages over folders.
+
+Each function below names one kind of stage: what it is made of, what it reads, and what work it does. ``arms`` puts them together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from udpbench.images import iterate, read_folder, read_metadata, write_metadata, write_png
+from udpbench.stage import Stage
+from udpbench.types import Owner, Run
+
+ARMS = ("untuned", "ceiling", "clean", "noise", "noise_rms", "protected", "purified", "clean_attacked")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One configured component: its option's name, the settings it was built from, and the object."""
+
+    name: str
+    settings: Mapping[str, Any]
+    thing: Any
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """What of it goes into a recipe: settings, version, and the digests of what it reads from disk (``identity``)."""
+        identity = self.thing.identity() if hasattr(self.thing, "identity") else {}
+        return {"settings": dict(self.settings), "version": getattr(self.thing, "version", 1), "identity": identity}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the benchmark, everything built and checked."""
+
+    data: Part
+    budget: Part
+    protect: Part
+    noise: Part
+    noise_rms: Part
+    attack: Part
+    task: Part
+    surrogate: Part
+    victim: Part
+    attacker: Part
+    seed: int
+    like: Part | None = None  # the protection whose strength protect=noise_rms matches
+    arms: tuple[str, ...] = ARMS
+    owner_prompt: str = "class"  # class | data | empty: what the owner writes as prompt while protecting
+    metrics: Mapping[str, Part] = field(default_factory=dict)
+    cloak_metrics: Mapping[str, Part] = field(default_factory=dict)
+    primary: tuple[str, ...] = ()  # names of scores
+    absent: Mapping[str, str] = field(default_factory=dict)  # metrics that cannot be computed here, and why
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The cell in words, as records and tables show it."""
+        parts = ("protect", "attack", "task", "surrogate", "victim", "attacker")
+        return {
+            "data": self.data.name,
+            "subject": str(getattr(self.data.thing, "subject", "")),
+            "budget": self.budget.thing.name,
+            **{k: getattr(self, k).name for k in parts},
+            "owner_prompt": self.owner_prompt,
+            "seed": self.seed,
+        }
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+
+def data_stage(cell: Cell) -> Stage:
+    """The pictures: ``train``, ``reference``, ``validation``, ``heldout`` folders and ``data.json``."""
+    return Stage("data", cell.data.key, lambda out, parents, run: cell.data.thing(out, run), title="clean")
+
+
+def protect_stage(cell: Cell, protect: Part, like: Stage | None = None) -> Stage:
+    """``protect`` on the training pictures. A control that matches another's strength reads that one's pictures, ``like``."""
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        owner = _owner(parents["data"], cell.owner_prompt, parents.get("like"))
+        surrogate = cell.surrogate.thing.to(run.device) if protect.thing.needs else None
+        made = protect.thing(owner, cell.budget.thing, [surrogate], run)
+        _write_like(out, parents["data"] / "train", owner.names, made)
+
+    parents = {"data": data_stage(cell), **({"like": like} if like else {})}
+    key: dict[str, Any] = {"protect": protect.key, "budget": cell.budget.key}
+    if protect.thing.needs:
+        key |= {"surrogate": cell.surrogate.key, "owner_prompt": cell.owner_prompt}
+    return Stage("protect", key, work, parents, cell.seed, protect.name)
+
+
+def attack_stage(cell: Cell, images: Stage) -> Stage:
+    """The purification attack on a folder of pictures."""
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        folder = _pictures(parents["images"])
+        pictures, captions = read_folder(folder), read_metadata(folder)
+        model = cell.attacker.thing.to(run.device) if cell.attack.thing.needs else None
+        prompts = [captions[name]["text"] for name in pictures]
+        made = cell.attack.thing.purify(list(pictures.values()), list(pictures), prompts, model, run)
+        _write_like(out, folder, list(pictures), made)
+
+    key = {"attack": cell.attack.key} | ({"attacker": cell.attacker.key} if cell.attack.thing.needs else {})
+    return Stage("attack", key, work, {"images": images}, cell.seed, f"{cell.attack.name} on {images.title}")
+
+
+def train_stage(cell: Cell, images: Stage) -> Stage:
+    """The thief's training on a folder of pictures."""
+    task = cell.task.thing
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        task.train(_pictures(parents["images"]), out, cell.victim.thing, run, parents.get("class"))
+
+    parents = {"images": images} | ({"class": class_stage(cell)} if task.prior_weight else {})
+    key = {"task": cell.task.name, "version": task.version, "training": task.training_key(), "victim": cell.victim.key}
+    return Stage("train", key, work, parents, cell.seed, images.title, resumable=True)
+
+
+def class_stage(cell: Cell) -> Stage:
+    """Class pictures for prior preservation, by the untuned victim."""
+    task = cell.task.thing
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        prompt = _facts(parents["data"])["class_prompt"]
+        task.class_pictures(out, cell.victim.thing, prompt, run)
+
+    key = {"task": cell.task.name, "sampling": task.sampling_key(), "n": task.prior_images, "victim": cell.victim.key}
+    return Stage("class", key, work, {"data": data_stage(cell)}, cell.seed, "class pictures", resumable=True)
+
+
+def generate_stage(cell: Cell, model: Stage | None, share: float = 1.0) -> Stage:
+    """The thief's pictures, by the model after ``share`` of its steps; by the untuned victim without one."""
+    task = cell.task.thing
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        tuned = parents["model"] / f"step_{task.mark(share)}" if model else None
+        task.generate(tuned, out, cell.victim.thing, _facts(parents["data"])["prompts"], run)
+
+    key = {"task": cell.task.name, "version": task.version, "sampling": task.sampling_key(), "victim": cell.victim.key}
+    parents = {"data": data_stage(cell)} | ({"model": model} if model else {})
+    title = (model.title if share == 1 else f"{model.title} x{share:g}") if model else "untuned"
+    return Stage("generate", key | {"share": share if model else 0}, work, parents, cell.seed, title, resumable=True)
+
+
+def ceiling_stage(cell: Cell) -> Stage:
+    """A perfect victim: held-out pictures of the subject after one round trip through the victim's autoencoder."""
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        model = cell.victim.thing.to(run.device)
+        for names, x in iterate(parents["data"] / "heldout", run.batch):
+            with torch.inference_mode():
+                back = model.round_trip(x.to(run.device)).clamp(0, 1).cpu()
+            for name, picture in zip(names, back, strict=True):
+                write_png(out / name, picture)
+
+    return Stage("ceiling", {"victim": cell.victim.key}, work, {"data": data_stage(cell)}, title="ceiling")
+
+
+def score_stage(cell: Cell, metric: Part, pictures: Stage, clean: Stage, against: str = "") -> Stage:
+    """One metric of one folder of pictures against what it is measured against; writes ``scores.json``."""
+    against = against or metric.thing.against
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        data = parents["data"]
+        places = {
+            "reference": data / "reference",
+            "validation": data / "validation",
+            "train_clean": data / "train",
+            "input": data / "train",
+            "truth": data,
+        }
+        scores = metric.thing(_pictures(parents["pictures"]), places[against], run)
+        (out / "scores.json").write_text(json.dumps(scores, sort_keys=True))
+
+    return Stage(
+        "score",
+        metric.key | {"against": against},
+        work,
+        {"pictures": pictures, "data": clean},
+        cell.seed,
+        pictures.title,
+    )
+
+
+# -- the arms ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing to compare: its training pictures (None where nothing is trained) and the generated ones by share of the steps."""
+
+    pictures: Stage | None
+    generated: Mapping[float, Stage]
+
+    @property
+    def final(self) -> Stage:
+        """The pictures after all steps."""
+        return self.generated[1.0]
+
+
+def arms(cell: Cell) -> dict[str, Arm]:
+    """The arms that the cell asks for and that mean something for it, in the order of ``ARMS``."""
+    clean = data_stage(cell)
+    protects, attacks = cell.protect.name != "none", cell.attack.name != "none"
+    protected = protect_stage(cell, cell.protect, _like(cell)) if protects else clean
+    pictures = {
+        "clean": clean,
+        "noise": protect_stage(cell, cell.noise) if protects else None,
+        "noise_rms": protect_stage(cell, cell.noise_rms, protected) if protects else None,
+        "protected": protected if protects else None,
+        "purified": attack_stage(cell, protected) if protects and attacks else None,
+        "clean_attacked": attack_stage(cell, clean) if attacks else None,
+    }
+    made = {
+        "untuned": Arm(None, {1.0: generate_stage(cell, None)}),
+        "ceiling": Arm(None, {1.0: ceiling_stage(cell)}) if cell.data.thing.sizes.get("heldout") else None,
+        **{name: _trained_arm(cell, images) for name, images in pictures.items() if images},
+    }
+    return {name: made[name] for name in ARMS if name in cell.arms and made.get(name)}  # type: ignore[misc]
+
+
+def _trained_arm(cell: Cell, images: Stage) -> Arm:
+    model = train_stage(cell, images)
+    return Arm(images, {share: generate_stage(cell, model, share) for share in cell.task.thing.curve})
+
+
+def _like(cell: Cell) -> Stage | None:
+    """The pictures whose strength a control on its own (``protect=noise_rms protect@like=eudp``) matches."""
+    return protect_stage(cell, cell.like) if cell.like else None
+
+
+def scores(cell: Cell, arm: Arm) -> dict[tuple[str, float], Stage]:
+    """The score stages of an arm, by metric and share of the steps."""
+    clean = data_stage(cell)
+    return {
+        (k, share): score_stage(cell, m, g, clean)
+        for share, g in arm.generated.items()
+        for k, m in cell.metrics.items()
+    }
+
+
+def validation_scores(cell: Cell, arm: Arm) -> dict[tuple[str, float], Stage]:
+    """Primary scores against the validation pictures, by which the thief chooses among the points of a curve."""
+    if len(arm.generated) < 2 or not cell.data.thing.sizes.get("validation"):
+        return {}
+    chosen = {
+        k: m
+        for k, m in cell.metrics.items()
+        if m.thing.against == "reference" and set(m.thing.scores) & set(cell.primary)
+    }
+    clean = data_stage(cell)
+    return {
+        (k, share): score_stage(cell, m, g, clean, "validation")
+        for share, g in arm.generated.items()
+        for k, m in chosen.items()
+    }
+
+
+def cloak_scores(cell: Cell, arm: Arm) -> dict[str, Stage]:
+    """The scores of an arm's training pictures against the clean ones: visibility, measured budget."""
+    if arm.pictures is None or arm.pictures.name == "data":
+        return {}
+    clean = data_stage(cell)
+    return {k: score_stage(cell, m, arm.pictures, clean) for k, m in cell.cloak_metrics.items()}
+
+
+# -- folders -----------------------------------------------------------------------------------------------------------
+
+
+def _facts(data: Path) -> dict[str, Any]:
+    return json.loads((data / "data.json").read_text())
+
+
+def _pictures(folder: Path) -> Path:
+    """Where a stage's pictures are: in ``train`` for a data folder, else in the folder itself."""
+    return folder / "train" if (folder / "data.json").exists() else folder
+
+
+def _owner(data: Path, owner_prompt: str, like: Path | None) -> Owner:
+    """What the protector holds: the training pictures, and prompts that need not be the thief's."""
+    facts, pictures, captions = _facts(data), read_folder(data / "train"), read_metadata(data / "train")
+    said = {
+        "class": lambda name: facts["class_prompt"],
+        "data": lambda name: captions[name]["text"],
+        "empty": lambda name: "",
+    }
+    return Owner(
+        images=list(pictures.values()),
+        names=list(pictures),
+        prompts=[said[owner_prompt](name) for name in pictures],
+        class_prompt=facts["class_prompt"],
+        like=list(read_folder(like).values()) if like else None,
+    )
+
+
+def _write_like(out: Path, source: Path, names: list[str], pictures: list[torch.Tensor]) -> None:
+    """Write pictures under the names and captions of the folder they were made from."""
+    for name, picture in zip(names, pictures, strict=True):
+        write_png((out / name).with_suffix(".png"), picture.cpu())
+    write_metadata(out, {str(Path(k).with_suffix(".png")): v for k, v in read_metadata(source).items()})

@@ -1,0 +1,302 @@
+"""From victims to claims.
+
+Signed differences, their intervals, the seed floor, recovery, and comparisons of protections.
+
+The unit of replication is a victim, one (subject, seed). Every function is pure; chance comes from the generator handed
+in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from udpbench.record import Record, metrics_of, score_of
+
+Key = tuple[str, int]  # (subject, seed)
+DRAWS = 2000
+LEVEL = 0.95
+FEW = 6  # below this many victims a t interval, from here on a bootstrap
+CONTROLS = ("noise", "noise_rms")  # arms that a protection can be compared with
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over victims with its interval. ``low`` and ``high`` are None where one victim allows none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    victims: int
+    subjects: int
+    method: str  # "t" | "bootstrap" | "none"
+
+    @property
+    def smallest_detectable(self) -> float | None:
+        """Half the interval's width: a true difference smaller than this would not have been seen."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The share of the effect that an attack gave back, or ``reason``: why there is none to print."""
+
+    interval: Interval | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric of one condition (all victims of one protection, attack, task, ...)."""
+
+    metric: str
+    owner_wants: str
+    effect: Interval | None
+    residual: Interval | None
+    recovery: Recovery
+    floor: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired difference a - b on the same victims; positive: ``a`` protects better.
+
+    ``unpaired``: victims only one side has.
+    """
+
+    condition: dict[str, str]
+    metric: str
+    owner_wants: str
+    arm: str
+    a: str
+    b: str
+    difference: Interval
+    unpaired: int
+
+
+def generator(seed: int, *key: object) -> np.random.Generator:
+    """The generator that belongs to ``key``: an interval is the same whatever else a report holds."""
+    text = "/".join(map(str, (seed, *key)))
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
+
+
+def sign(owner_wants: str) -> int:
+    """+1 if the owner wants the score higher, -1 if lower."""
+    if owner_wants not in ("higher", "lower"):
+        raise ValueError(f"owner_wants: unknown {owner_wants!r}; allowed are higher, lower")
+    return 1 if owner_wants == "higher" else -1
+
+
+def effect(protected: float, clean: float, owner_wants: str) -> float:
+    """s(protected) - s(clean), signed so that + is what the owner wants."""
+    return sign(owner_wants) * (protected - clean)
+
+
+def residual(purified: float, clean_attacked: float, owner_wants: str) -> float:
+    """s(purified) - s(clean_attacked), signed.
+
+    What the protection still does after the attack, the attack's own damage aside.
+    """
+    return sign(owner_wants) * (purified - clean_attacked)
+
+
+def victim(record: Record) -> Key:
+    """The (subject, seed) of a record."""
+    return str(record["cell"]["subject"]), int(record["cell"]["seed"])
+
+
+def values(records: Iterable[Record], arm: str, metric: str) -> dict[Key, float]:
+    """Victim -> score of ``arm``. Records that share an arm (clean, noise) count once: the first that has it."""
+    found: dict[Key, float] = {}
+    for record in records:
+        score = score_of(record, arm, metric)
+        if score is not None:
+            found.setdefault(victim(record), float(score["value"]))
+    return found
+
+
+def differences(records: Iterable[Record], arm: str, base: str, metric: str) -> dict[Key, float]:
+    """Victim -> s(arm) - s(base) of the same record, signed so that + is what the owner wants.
+
+    Victims lacking one are left out.
+    """
+    found: dict[Key, float] = {}
+    for record in records:
+        a, b = score_of(record, arm, metric), score_of(record, base, metric)
+        if a is not None and b is not None:
+            found.setdefault(victim(record), sign(a["owner_wants"]) * (float(a["value"]) - float(b["value"])))
+    return found
+
+
+def seed_floor(clean: Mapping[Key, float]) -> float | None:
+    """Pooled standard deviation of clean victims over seeds within subject; None where no subject has two seeds."""
+    groups: dict[str, list[float]] = {}
+    for (subject, _), value in sorted(clean.items()):
+        groups.setdefault(subject, []).append(value)
+    freedom = sum(len(g) - 1 for g in groups.values())
+    if freedom == 0:
+        return None
+    return math.sqrt(sum(float(np.sum(np.square(np.array(g) - np.mean(g)))) for g in groups.values()) / freedom)
+
+
+def paired_interval(
+    pairs: Mapping[Key, float], rng: np.random.Generator, draws: int = DRAWS, level: float = LEVEL
+) -> Interval:
+    """Mean of paired differences with its interval at ``level``.
+
+    Below 6 victims a t interval (one victim: none), else the percentiles of ``draws`` hierarchical bootstrap means,
+    resampling subjects and then seeds within each.
+    """
+    if not pairs:
+        raise ValueError("paired_interval: no pair given; at least one victim needs both scores")
+    keys = sorted(pairs)
+    x = np.array([pairs[k] for k in keys], dtype=np.float64)
+    if len(keys) < FEW:
+        low, high = _t_interval(float(x.mean()), x, level)
+    else:
+        low, high = _percentiles(_resample(x[:, None], keys, draws, rng)[:, 0], level)
+    return _interval(float(x.mean()), low, high, keys)
+
+
+def recovery(
+    effects: Mapping[Key, float],
+    residuals: Mapping[Key, float],
+    floor: float | None,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+) -> Recovery:
+    """1 - mean(residual)/mean(effect) over the victims that have both, with its interval.
+
+    A ratio of means, not a mean of ratios.
+
+    Given only where the effect's interval lies above the seed floor; otherwise the reason. Interval: hierarchical
+    bootstrap, and below 6 victims the t interval of the linearised ratio, for which r_i - (R/E) e_i is the error of
+    victim i.
+    """
+    keys = sorted(effects.keys() & residuals.keys())
+    if not keys:
+        return Recovery(None, "n/a: not attacked" if effects else "n/a: no effect measured")
+    if floor is None:
+        return Recovery(None, "n/a: no seed floor")
+    shown = paired_interval({k: effects[k] for k in keys}, rng, draws, level)
+    if shown.low is None:
+        return Recovery(None, "n/a: one victim has no interval")
+    if shown.low <= max(floor, 0.0):
+        return Recovery(None, "n/a: no effect to recover")
+    both = np.array([(effects[k], residuals[k]) for k in keys], dtype=np.float64)
+    ratio = float(both[:, 1].mean() / both[:, 0].mean())
+    if len(keys) < FEW:
+        low, high = _t_interval(1 - ratio, -(both[:, 1] - ratio * both[:, 0]) / both[:, 0].mean(), level)
+    else:
+        means = _resample(both, keys, draws, rng)
+        low, high = _percentiles(1 - means[:, 1] / means[:, 0], level)
+    return Recovery(_interval(1 - ratio, low, high, keys))
+
+
+def summarise(
+    records: Sequence[Record], metric: str, owner_wants: str, floor: float | None, rng: np.random.Generator
+) -> Summary:
+    """Effect, residual and recovery of one condition's ``records``."""
+    effects = differences(records, "protected", "clean", metric)
+    residuals = differences(records, "purified", "clean_attacked", metric)
+    return Summary(
+        metric,
+        owner_wants,
+        paired_interval(effects, rng) if effects else None,
+        paired_interval(residuals, rng) if residuals else None,
+        recovery(effects, residuals, floor, rng),
+        floor,
+    )
+
+
+def compare(
+    records: Sequence[Record], protect_a: str, protect_b: str, arm: str = "protected", seed: int = 0
+) -> list[Comparison]:
+    """Paired differences ``protect_a`` - ``protect_b`` of ``arm``, one per condition and metric.
+
+    ``arm`` is "protected" or "purified". ``protect_b`` may be a control arm ("noise", "noise_rms"): if no record has a
+    protection of that name, it is that arm of ``protect_a``'s own records. Pairs agree in everything but the
+    protection; for "protected" the attack does not matter.
+    """
+    if arm not in ("protected", "purified"):
+        raise ValueError(f"compare: unknown arm {arm!r}; allowed are protected, purified")
+    names = {r["cell"]["protect"] for r in records}
+    control = protect_b not in names and protect_b in CONTROLS
+    unknown = {protect_a, *(() if control else (protect_b,))} - names
+    if unknown:
+        raise ValueError(f"compare: no record of protection {min(unknown)!r}; there are {', '.join(sorted(names))}")
+    if control and arm != "protected":
+        return []  # noise is never attacked
+    rows = []
+    for condition, group in _conditions(records, arm).items():
+        left = [r for r in group if r["cell"]["protect"] == protect_a]
+        right = left if control else [r for r in group if r["cell"]["protect"] == protect_b]
+        for metric, info in metrics_of([*left, *right]).items():
+            a, b = values(left, arm, metric), values(right, protect_b if control else arm, metric)
+            pairs = {k: sign(info["owner_wants"]) * (a[k] - b[k]) for k in a.keys() & b.keys()}
+            if pairs:
+                rng = generator(seed, "compare", *condition, metric, arm, protect_a, protect_b)
+                described = dict(condition)
+                interval = paired_interval(pairs, rng)
+                rest = len(a.keys() ^ b.keys())
+                rows.append(
+                    Comparison(described, metric, info["owner_wants"], arm, protect_a, protect_b, interval, rest)
+                )
+    return rows
+
+
+def _conditions(records: Sequence[Record], arm: str) -> dict[tuple[tuple[str, str], ...], list[Record]]:
+    """Records that differ in the protection and the victim only (and in the attack, for an arm without one)."""
+    leave = {"protect", "subject", "seed"} | ({"attack", "attacker"} if arm == "protected" else set())
+    groups: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    for record in records:
+        cell = sorted((k, str(v)) for k, v in record["cell"].items() if k not in leave)
+        names = (("label", record["label"]), *cell)
+        groups.setdefault(names, []).append(record)
+    return groups
+
+
+def _interval(mean: float, low: float | None, high: float | None, keys: Sequence[Key]) -> Interval:
+    method = "none" if low is None else "t" if len(keys) < FEW else "bootstrap"
+    return Interval(mean, low, high, len(keys), len({k[0] for k in keys}), method)
+
+
+def _t_interval(centre: float, x: np.ndarray, level: float) -> tuple[float | None, float | None]:
+    if len(x) < 2:
+        return None, None
+    from scipy.special import stdtrit  # quantile of Student's t, without the second that scipy.stats takes to import
+
+    half = float(stdtrit(len(x) - 1, 0.5 + level / 2) * x.std(ddof=1) / math.sqrt(len(x)))
+    return centre - half, centre + half
+
+
+def _percentiles(x: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(x, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
+
+
+def _resample(columns: np.ndarray, keys: Sequence[Key], draws: int, rng: np.random.Generator) -> np.ndarray:
+    """(V, C) values of V victims -> (draws, C) means over subjects drawn with replacement, and their seeds likewise."""
+    subjects = sorted({k[0] for k in keys})
+    groups = [columns[[i for i, k in enumerate(keys) if k[0] == s]] for s in subjects]
+    counts = np.array([len(g) for g in groups])
+    padded = np.zeros((len(groups), counts.max(), columns.shape[1]))
+    for i, group in enumerate(groups):
+        padded[i, : len(group)] = group
+    drawn = rng.integers(len(groups), size=(draws, len(groups)))
+    sizes = counts[drawn][..., None]  # (draws, subjects, 1)
+    which = (rng.random((draws, len(groups), counts.max())) * sizes).astype(np.int64)
+    keep = np.arange(counts.max()) < sizes
+    total = (padded[drawn[..., None], which] * keep[..., None]).sum(axis=(1, 2))
+    means: np.ndarray = total / keep.sum(axis=(1, 2))[:, None]
+    return means

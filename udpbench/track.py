@@ -1,0 +1,371 @@
+"""Where a run shows itself.
+
+Progress in the terminal, and a mirror of its curves, pictures and tables in wandb or a file.
+
+Trackers are written to, never read: what counts is in the records. A tracker opens nothing before there is something to
+log, so a caller that logs nothing for a fully cached cell leaves no trace of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import torch
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from torch import Tensor
+
+from udpbench.types import Log
+
+if TYPE_CHECKING:
+    from wandb.sdk.wandb_run import Run as WandbRun
+
+BUFFER = 50  # values read from the device at once
+MODES = ("offline", "online", "disabled")
+
+
+class Tracker(Log):
+    """The interface, and the tracker that does nothing. Order of calls: start, then anything, then finish."""
+
+    def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
+        """Say what run it is: ``run_id`` is the cell's recipe, ``group`` the sweep, ``folder`` where files may go.
+
+        Opens nothing.
+        """
+
+    def image(self, name: str, path: Path) -> None:
+        """Show a picture file."""
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show rows of equal keys."""
+
+    def finish(self, status: str) -> None:
+        """Close what was opened; ``status`` as in the record, "ok" or "failed"."""
+
+
+class Nothing(Tracker):
+    """track=none."""
+
+
+@dataclass(frozen=True)
+class _Start:
+    run_id: str
+    group: str
+    config: Mapping[str, Any]
+    folder: Path
+
+
+class _Buffered(Tracker):
+    """Keeps scalars as they come, tensors unread, and hands them on 50 at a time: one wait for the device each."""
+
+    def __init__(self) -> None:
+        self._begun: _Start | None = None
+        self._waiting: list[tuple[str, int, Tensor | float]] = []
+
+    def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
+        self._begun = _Start(run_id, group, config, folder)
+        self._waiting = []
+
+    def scalar(self, name: str, value: Tensor | float, step: int) -> None:
+        self._waiting.append((name, step, value.detach() if isinstance(value, Tensor) else value))
+        if len(self._waiting) >= BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            numbers = _read([value for _, _, value in waiting])
+            self._send([(name, step, number) for (name, step, _), number in zip(waiting, numbers, strict=True)])
+
+    def _send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
+        raise NotImplementedError
+
+    def _start_known(self) -> _Start:
+        if self._begun is None:
+            raise ValueError("track: nothing can be logged before start(run_id, group, config, folder)")
+        return self._begun
+
+
+def _read(values: Sequence[Tensor | float]) -> list[float]:
+    """Numbers of scalars, all tensors of one device in one transfer."""
+    numbers = [0.0 if isinstance(v, Tensor) else float(v) for v in values]
+    devices = {v.device for v in values if isinstance(v, Tensor)}
+    for device in devices:
+        at = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.device == device]
+        for i, number in zip(at, torch.stack([values[i].float().reshape(()) for i in at]).tolist(), strict=True):  # type: ignore[union-attr]
+            numbers[i] = number
+    return numbers
+
+
+class Wandb(_Buffered):
+    """A run in Weights & Biases, by its id: the same cell run again goes on in the same run.
+
+    Offline that is one more run folder of the same id, for ``wandb sync`` to join. Curves have their own step axis
+    each. The last block of an offline file is written when the process ends, or soon after ``finish``.
+    """
+
+    def __init__(self, mode: str = "offline", project: str = "udpbench") -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"track wandb: unknown mode {mode!r}; allowed are {', '.join(MODES)}")
+        if not project:
+            raise ValueError("track wandb: project is empty; give it a name")
+        self.mode, self.project = mode, project
+        self._run: WandbRun | None = None
+        self._axes: set[str] = set()
+
+    def image(self, name: str, path: Path) -> None:
+        run = self._open()
+        import wandb
+
+        run.log({name: wandb.Image(str(path))})
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            run = self._open()
+            import wandb
+
+            columns: list[str | int] = list(rows[0])
+            run.log({name: wandb.Table(columns=columns, data=[[row[str(c)] for c in columns] for row in rows])})
+
+    def finish(self, status: str) -> None:
+        self._flush()
+        run, self._run, self._axes = self._run, None, set()
+        if run is not None:
+            run.finish(exit_code=0 if status == "ok" else 1)
+
+    def _send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
+        run = self._open()
+        for name, step, value in scalars:
+            axis = f"{name.rpartition('/')[0] or name}/step"
+            if name not in self._axes:  # trainings of one cell count from 0 each, wandb's own step only grows
+                self._axes.add(name)
+                run.define_metric(name, step_metric=axis)
+            run.log({name: value, axis: step})
+
+    def _open(self) -> WandbRun:
+        if self._run is None:
+            known = self._start_known()
+            import wandb
+
+            known.folder.mkdir(parents=True, exist_ok=True)
+            # Its own run whatever a notebook around us has open; stdout stays ours.
+            settings = wandb.Settings(reinit="create_new", console="off", silent=True, save_code=False)
+            self._run = wandb.init(
+                project=self.project,
+                id=known.run_id,
+                resume="allow",
+                group=known.group,
+                config=dict(known.config),
+                dir=str(known.folder),
+                mode=self.mode,  # type: ignore[arg-type]
+                settings=settings,
+            )
+        return self._run
+
+
+class Jsonl(_Buffered):
+    """One JSON object a line, appended to ``path`` (relative: in the cell's folder)."""
+
+    def __init__(self, path: str = "track.jsonl") -> None:
+        super().__init__()
+        if not path:
+            raise ValueError("track jsonl: path is empty; give a file name")
+        self.path = path
+        self._opened = False
+
+    def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
+        super().start(run_id, group, config, folder)
+        self._opened = False
+
+    def image(self, name: str, path: Path) -> None:
+        self._write([{"event": "image", "name": name, "path": str(path)}])
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._write([{"event": "table", "name": name, "rows": [dict(row) for row in rows]}])
+
+    def finish(self, status: str) -> None:
+        self._flush()
+        if self._opened:
+            self._write([{"event": "finish", "status": status}])
+        self._opened = False
+
+    def _send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
+        self._write(
+            [{"event": "scalar", "name": name, "step": step, "value": _json_number(v)} for name, step, v in scalars]
+        )
+
+    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
+        known = self._start_known()
+        if not self._opened:
+            self._opened = True
+            rows = [
+                {"event": "start", "run_id": known.run_id, "group": known.group, "config": dict(known.config)},
+                *rows,
+            ]
+        path = known.folder / self.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def _json_number(x: float) -> float | str:
+    """JSON has no NaN; a training that diverged is shown as the text "nan" or "inf"."""
+    return x if abs(x) < float("inf") else str(x)
+
+
+@dataclass
+class _Bar:
+    """One open bar.
+
+    Rates are taken from the first call of advance on, which jumps to where a resumed training starts.
+    """
+
+    title: str
+    total: int
+    unit: str
+    opened: float
+    done: int = 0
+    first: tuple[float, int] | None = None
+    shown: float = 0.0
+    task: TaskID | None = None
+
+    def line(self, now: float) -> str:
+        """E.g. "train clean  120/200 step  4.1/s  eta 0:20"; finished, the eta gives way to the time taken."""
+        start, base = self.first or (self.opened, 0)
+        fresh = self.done - base
+        text = f"{self.title}  {self.done}/{self.total} {self.unit}"
+        if fresh > 0 and now > start:
+            rate = fresh / (now - start)
+            text += f"  {rate:.3g}/s" if rate >= 1 else f"  {1 / rate:.3g} s/{self.unit}"
+            if self.done < self.total:
+                return f"{text}  eta {clock_text((self.total - self.done) / rate)}"
+        return f"{text}  in {clock_text(now - self.opened)}" if self.done >= self.total else text
+
+
+def clock_text(seconds: float) -> str:
+    """0:20, 1:02:03."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+class Console(Log):
+    """Progress for a person.
+
+    Bars in a terminal, elsewhere (a log file, CI) a plain line every few seconds; errors stay readable.
+
+    ``stream``: where to (default standard error, so that tables on standard output can be piped). ``every``: seconds
+    between lines.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, every: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if every < 0:
+            raise ValueError(f"console: every must be >= 0 seconds, given {every}")
+        self._stream, self._every, self._clock = stream, every, clock
+        self._bars: list[_Bar] = []
+        self._progress: Progress | None = None
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
+        """A bar over ``total`` units; bars may stand inside bars."""
+        now = self._clock()
+        bar = _Bar(title, total, unit, opened=now, shown=now)
+        self._bars.append(bar)
+        self._show(bar)
+        try:
+            yield lambda n: self._advance(bar, n)
+        finally:
+            self._bars.remove(bar)
+            self._close(bar)
+
+    def say(self, text: str) -> None:
+        """One line, above the bars."""
+        self._rich().print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _rich(self) -> RichConsole:
+        return self._progress.console if self._progress is not None else RichConsole(file=self._stream or sys.stderr)
+
+    def _show(self, bar: _Bar) -> None:
+        console = self._rich()
+        if not console.is_terminal:
+            return
+        if self._progress is None:  # rich allows one live display, so nested bars share it
+            columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
+            self._progress = Progress(*columns, console=console, transient=True)
+            self._progress.start()
+        bar.task = self._progress.add_task(bar.line(bar.opened), total=bar.total)
+
+    def _advance(self, bar: _Bar, n: int) -> None:
+        now = self._clock()
+        bar.done += n
+        bar.first = bar.first or (now, bar.done)
+        if self._progress is not None and bar.task is not None:
+            self._progress.update(bar.task, completed=bar.done, description=bar.line(now))
+        elif now - bar.shown >= self._every and bar.done < bar.total:
+            bar.shown = now
+            self.say(bar.line(now))
+
+    def _close(self, bar: _Bar) -> None:
+        now = self._clock()
+        if self._progress is not None and bar.task is not None:
+            self._progress.remove_task(bar.task)
+        if not self._bars and self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if not self._bars or now - bar.opened >= self._every:  # short inner bars leave nothing behind
+            self.say(bar.line(now))
+
+
+class Fanout(Tracker):
+    """Sends everything to several logs: the terminal and a tracker, say."""
+
+    def __init__(self, logs: Sequence[Log]) -> None:
+        self.logs = list(logs)
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
+        with ExitStack() as stack:
+            advances = [stack.enter_context(log.bar(title, total, unit)) for log in self.logs]
+
+            def advance_all(n: int) -> None:
+                for advance in advances:
+                    advance(n)
+
+            yield advance_all
+
+    def scalar(self, name: str, value: Tensor | float, step: int) -> None:
+        for log in self.logs:
+            log.scalar(name, value, step)
+
+    def say(self, text: str) -> None:
+        for log in self.logs:
+            log.say(text)
+
+    def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
+        for tracker in self._trackers():
+            tracker.start(run_id, group, config, folder)
+
+    def image(self, name: str, path: Path) -> None:
+        for tracker in self._trackers():
+            tracker.image(name, path)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        for tracker in self._trackers():
+            tracker.table(name, rows)
+
+    def finish(self, status: str) -> None:
+        for tracker in self._trackers():
+            tracker.finish(status)
+
+    def _trackers(self) -> list[Tracker]:
+        return [log for log in self.logs if isinstance(log, Tracker)]
