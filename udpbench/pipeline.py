@@ -234,7 +234,8 @@ def _trained_arm(cell: Cell, images: Stage) -> Arm:
 
 def _like(cell: Cell) -> Stage | None:
     """The pictures whose strength a control on its own (``protect=noise_rms protect@like=eudp``) matches."""
-    return protect_stage(cell, cell.like) if cell.like else None
+    wanted = getattr(cell.protect.thing, "wants_like", False)
+    return protect_stage(cell, cell.like) if wanted and cell.like else None
 
 
 def scores(cell: Cell, arm: Arm) -> dict[tuple[str, float], Stage]:

@@ -55,3 +55,35 @@ def save_tiny(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> 
     pipe.scheduler.register_to_config(prediction_type=prediction_type)
     pipe.save_pretrained(folder)
     return folder
+
+
+def save_sd15_shaped(folder: Path, seed: int = 0) -> Path:
+    """A pipeline of Stable Diffusion 1.5's shape (1.07 billion parameters) with random weights, in bf16: for timing, not for pictures."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        words = build.tokenizer(folder / "tokenizer")
+        text = CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=768,
+            intermediate_size=3072,
+            projection_dim=768,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            max_position_embeddings=77,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.eos_token_id,
+        )
+        vae = AutoencoderKL(
+            latent_channels=4,
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            sample_size=512,
+            scaling_factor=0.18215,
+        )
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # the defaults are Stable Diffusion's
+        pipe = build.assemble(vae, unet, CLIPTextModel(text), words)
+    pipe.to(dtype=torch.bfloat16).save_pretrained(folder)
+    return folder

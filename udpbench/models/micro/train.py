@@ -1,4 +1,4 @@
-"""Train the embedded models: ``python -m udpbench.models.micro.train {vae,judge,decoder,unet,export,measure}``.
+"""Train the embedded models: ``python -m udpbench.models.micro.train {vae,judge,unet,export,measure}``.
 
 Run in this order, the five commands rebuild everything in ``weights/``. Each training keeps a checkpoint in ``--work`` and goes on
 from it when the same command is given again. Nothing is read but the renderer and pictures that scikit-learn and scikit-image ship.
@@ -32,7 +32,7 @@ SEED = 20261122
 class Lines(Log):
     """A line now and then, to the log file that is kept beside the weights."""
 
-    def __init__(self, path: Path, every: int = 250) -> None:
+    def __init__(self, path: Path, every: int = 100) -> None:
         self.path, self.every, self.sum, self.start = path, every, 0.0, time.time()
 
     @contextmanager
@@ -61,41 +61,24 @@ def reconstruction_loss(got: Tensor, want: Tensor) -> Tensor:
     return l1 + 0.5 * (dx + dy) + 2 * F.mse_loss(got, want)
 
 
-def train_vae(work: Path, steps: int, only_decoder: bool) -> None:
-    """The autoencoder; with ``only_decoder`` the latent space stays as it is and the decoder alone goes on learning."""
-    run = Run(SEED, log=Lines(work / ("decoder.log" if only_decoder else "vae.log")))
+def train_vae(work: Path, steps: int) -> None:
+    """The autoencoder, on the world, on the world in other colours, and on natural pictures."""
+    run = Run(SEED, log=Lines(work / "vae.log"))
+    torch.manual_seed(SEED)
     vae = build.autoencoder()
-    if only_decoder:
-        vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
-        vae.requires_grad_(False)
-        for part in (vae.decoder, vae.post_quant_conv):
-            part.requires_grad_(True)
 
     def loss(step: int) -> Tensor:
-        rng = run.rng("vae", only_decoder, step)
+        rng = run.rng("vae", step)
         x = pictures.autoencoder_batch(16, rng) * 2 - 1
         posterior = vae.encode(x).latent_dist
-        z = (
-            posterior.mean
-            if only_decoder
-            else posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng)
-        )
+        z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng)
         return reconstruction_loss(vae.decode(z).sample.float(), x) + 1e-4 * posterior.kl().mean() / z[0].numel()
 
     settings = FitSettings(
-        steps=steps,
-        lr=1e-3 if only_decoder else 2e-3,
-        warmup=100,
-        decay="cosine",
-        dtype="bf16",
-        save_every=250,
-        ema=0.995,
-        weight_decay=0.0,
+        steps=steps, lr=2e-3, warmup=100, decay="cosine", dtype="bf16", save_every=250, ema=0.995, weight_decay=0.0
     )
-    trained = [p for p in vae.parameters() if p.requires_grad]
-    name = "decoder" if only_decoder else "vae"
-    fit(trained, loss, settings, run, title=name, checkpoint=work / f"{name}.ckpt")
-    torch.save(vae.state_dict(), work / f"{name}.pt")
+    fit(list(vae.parameters()), loss, settings, run, title="vae", checkpoint=work / "vae.ckpt")
+    torch.save(vae.state_dict(), work / "vae.pt")
     run.log.say(json.dumps(build.measure_vae(vae)))
 
 
@@ -220,8 +203,7 @@ def export(work: Path) -> None:
     if (work / "unet.pt").exists():
         vae, unet, words = build.autoencoder(), build.unet(), build.tokenizer(work / "tokenizer")
         text = build.text_encoder(words)
-        best = work / ("decoder.pt" if (work / "decoder.pt").exists() else "vae.pt")
-        vae.load_state_dict(torch.load(best, weights_only=True))
+        vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
         vae.register_to_config(scaling_factor=1 / float(torch.load(work / "latents.pt", weights_only=True).std()))
         tuned = torch.load(work / "unet.pt", weights_only=True)
         unet.load_state_dict(tuned["unet"])
@@ -233,7 +215,7 @@ def export(work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["vae", "judge", "decoder", "unet", "export", "measure"])
+    parser.add_argument("what", choices=["vae", "judge", "unet", "export", "measure"])
     parser.add_argument("--work", type=Path, default=Path("outputs/micro"), help="checkpoints and logs")
     parser.add_argument("--steps", type=int, default=0, help="of the training")
     parser.add_argument("--threads", type=int, default=2)
@@ -248,11 +230,10 @@ def main() -> None:
         parser.error("say how long: --steps N")
     else:
         {
-            "vae": lambda: train_vae(args.work, args.steps, only_decoder=False),
-            "decoder": lambda: train_vae(args.work, args.steps, only_decoder=True),
-            "judge": lambda: train_judge(args.work, args.steps),
-            "unet": lambda: train_unet(args.work, args.steps),
-        }[args.what]()
+            "vae": train_vae,
+            "judge": train_judge,
+            "unet": train_unet,
+        }[args.what](args.work, args.steps)
 
 
 if __name__ == "__main__":

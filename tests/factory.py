@@ -1,0 +1,70 @@
+"""Synthetic records for tests: small, whole, and valid unless a test spoils them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from udpbench.record import Arm, Record
+
+# arm -> fid-like score (owner wants it higher) and similarity-like score (owner wants it lower)
+SCORES = {
+    "untuned": (100.0, 0.10),
+    "clean": (40.0, 0.80),
+    "noise": (42.0, 0.78),
+    "protected": (70.0, 0.40),
+    "purified": (55.0, 0.55),
+    "clean_attacked": (45.0, 0.70),
+    "ceiling": (20.0, 0.95),
+}
+LABEL = "embedded world (64 px)"
+
+
+def make_arm(distance: float, similarity: float, recipe: str = "00ff", n: int = 256) -> Arm:
+    """An arm with a primary metric "distance" and a metric "similarity"; fid is absent."""
+    return {
+        "metrics": {
+            "distance": {"value": distance, "n": n, "owner_wants": "higher", "primary": True},
+            "similarity": {"value": similarity, "n": n, "owner_wants": "lower", "primary": False},
+        },
+        "absent": {"fid": f"needs 1000 pictures a side, there are {n}"},
+        "recipe": recipe,
+        "curve": {},
+        "images": "store/00ff/images",
+    }
+
+
+def make_record(
+    scores: Mapping[str, tuple[float, float]] = SCORES,
+    label: str = LABEL,
+    error: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **cell: Any,
+) -> Record:
+    """A record of one cell; ``cell`` overrides names, ``settings`` the config; failed if ``error`` is given."""
+    names = {
+        "data": "toyworld", "subject": "0", "budget": "linf_8", "protect": "eudp", "attack": "impress",
+        "task": "dreambooth", "surrogate": "micro", "victim": "micro", "attacker": "micro", "seed": 0, **cell,
+    }  # fmt: skip
+    stage = {"name": "protect", "recipe": "ab12", "seconds": 24.0, "peak_mb": 900.0, "cached": False, "device": "cpu"}
+    return {
+        "schema": 1,
+        "status": "failed" if error else "ok",
+        "cell": names,  # type: ignore[typeddict-item]
+        "label": label,
+        "knowledge": {"same_vae": True, "same_unet": True, "same_prompt": False},
+        "arms": {} if error else {arm: make_arm(*pair) for arm, pair in scores.items()},
+        "cloak": {"protected": {"linf": 8.0, "rms": 5.25, "psnr": 33.1}, "noise": {"linf": 8.0, "rms": 8.0}},
+        "counts": {"unet_image": 600},
+        "stages": [stage],  # type: ignore[list-item]
+        "config": {"budget": {"_target_": "udpbench.budget.Linf", "levels": 8}, "protect": {}, **(settings or {})},
+        "provenance": {"commit": "0123456789abcdef", "dirty": False, "packages": {"torch": "2.8.0"}, "device": "cpu: x",
+                       "python": "3.11.7"},
+        "flags": [],
+        "error": error,
+    }  # fmt: skip
+
+
+def shifted(by: float, **arms: float) -> dict[str, tuple[float, float]]:
+    """SCORES with ``by`` added to every distance, and further for single arms."""
+    return {arm: (d + by + arms.get(arm, 0.0), s) for arm, (d, s) in SCORES.items()}

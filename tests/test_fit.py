@@ -1,0 +1,353 @@
+"""The training loop: resuming bit for bit, schedules, averaging and clipping against closed forms; DreamBooth on the tiny model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from udpbench import images
+from udpbench.task.dreambooth import DreamBooth
+from udpbench.task.fit import FitSettings, fit
+from udpbench.types import Run
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+def network() -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=rng))
+    return net
+
+
+def train(settings, checkpoint=None, stop=None, marks=()):
+    """Train on noise drawn by step; returns the weights, and those seen at marks. ``stop``: raise in that step's loss."""
+    net, run, seen = network(), Run(seed=3), {}
+
+    def loss(step):
+        if step == stop:
+            raise Killed
+        x = torch.randn(4, 3, generator=run.rng("x", step))
+        return (net(x) - x.sum(1, keepdim=True)).square().mean()
+
+    def at_mark(k):
+        seen[k] = [p.detach().clone() for p in net.parameters()]
+
+    try:
+        fit(list(net.parameters()), loss, settings, run, checkpoint=checkpoint, marks=marks, at_mark=at_mark)
+    except Killed:
+        return None, seen
+    return [p.detach().clone() for p in net.parameters()], seen
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("stop", [1, 3, 4, 8, 9])
+def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, stop, ema):
+    settings = FitSettings(steps=10, lr=0.05, warmup=3, decay="cosine", ema=ema, save_every=3)
+    marks = (2, 5, 10)
+    whole, seen = train(settings, marks=marks)
+    nothing, before = train(settings, tmp_path / "c", stop, marks)
+    assert nothing is None
+    assert (tmp_path / "c").exists() == (stop >= 3)
+    resumed, after = train(settings, tmp_path / "c", marks=marks)
+    assert same(whole, resumed)
+    assert set(before) | set(after) == set(marks)
+    assert all(k > stop // 3 * 3 for k in after)
+    assert all(same(seen[k], found[k]) for found in (before, after) for k in found)
+
+
+def test_a_checkpoint_is_a_real_start(tmp_path):
+    """Had the loop ignored the checkpoint, or its moments, the weights would be others."""
+    settings = FitSettings(steps=10, lr=0.05, save_every=3)
+    whole, _ = train(settings)
+    train(settings, tmp_path / "c", 7)
+    state = torch.load(tmp_path / "c", weights_only=True)
+    assert state["step"] == 6
+    state["optimizer"]["state"] = {}
+    torch.save(state, tmp_path / "c")
+    resumed, _ = train(settings, tmp_path / "c")
+    assert not same(whole, resumed)
+
+
+# -- closed forms ------------------------------------------------------------------------------------------------------
+
+
+def descend(settings, gradient=1.0, marks=(), at_mark=None):
+    """SGD on one weight with a constant gradient; returns the weights after each step as the loss saw them, and the last."""
+    weight, seen = nn.Parameter(torch.zeros(1, dtype=torch.float64)), []
+
+    def loss(step):
+        seen.append(float(weight))
+        return gradient * weight.sum()
+
+    fit([weight], loss, settings, Run(), optimizer=torch.optim.SGD([weight], lr=99.0), marks=marks, at_mark=at_mark and (lambda k: at_mark(k, float(weight))))
+    return seen, float(weight)
+
+
+@given(steps=st.integers(1, 30), warmup=st.integers(0, 40), lr=st.floats(1e-6, 1.0), decay=st.sampled_from(["constant", "cosine"]))
+def test_learning_rate_is_the_schedule_s(steps, warmup, lr, decay):
+    settings = FitSettings(steps=steps, lr=lr, warmup=warmup, decay=decay, clip_norm=0)
+    for k in range(steps):
+        rise = (k + 1) / warmup if k + 1 < warmup else 1.0
+        fall = (1 + math.cos(math.pi * k / steps)) / 2 if decay == "cosine" else 1.0
+        assert settings.rate(k) == pytest.approx(lr * rise * fall, rel=1e-12)
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine"])
+def test_the_optimizer_steps_by_the_schedule(decay):
+    settings = FitSettings(steps=7, lr=0.3, warmup=3, decay=decay, clip_norm=0)
+    seen, last = descend(settings)
+    moved = [a - b for a, b in zip(seen, [*seen[1:], last], strict=True)]
+    assert moved == pytest.approx([settings.rate(k) for k in range(7)], rel=1e-12)
+
+
+def test_average_is_that_of_the_closed_form():
+    ema, steps, lr = 0.6, 12, 0.5
+    marks = {}
+    seen, last = descend(FitSettings(steps=steps, lr=lr, ema=ema, clip_norm=0), marks=(3, 12), at_mark=marks.__setitem__)
+    assert seen == pytest.approx([-lr * k for k in range(steps)])  # the training itself never sees the average
+    average = [0.0]
+    for k in range(steps):  # the weights after step k are -lr (k + 1)
+        decay = min(ema, (1 + k) / (10 + k))
+        average.append(decay * average[-1] + (1 - decay) * -lr * (k + 1))
+    assert last == pytest.approx(average[steps], rel=1e-12)
+    assert marks == {3: pytest.approx(average[3], rel=1e-12), 12: pytest.approx(average[12], rel=1e-12)}
+
+
+@pytest.mark.parametrize(("clip", "step"), [(0, 10.0), (1.0, 1.0), (20.0, 10.0)])
+def test_gradients_are_clipped_to_their_norm(clip, step):
+    _, last = descend(FitSettings(steps=1, lr=1.0, clip_norm=clip), gradient=10.0)
+    assert last == pytest.approx(-step, rel=1e-6)
+
+
+def test_default_is_adamw_with_decoupled_decay():
+    """First step of AdamW in closed form: w (1 - lr wd) - lr g / (|g| + eps)."""
+    weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    fit([weight], lambda step: 0.25 * weight.sum(), FitSettings(steps=1, lr=0.1, weight_decay=0.5, eps=0.01), Run())
+    assert float(weight) == pytest.approx(2.0 * (1 - 0.05) - 0.1 * 0.25 / 0.26, rel=1e-9)
+
+
+def test_a_given_optimizer_goes_on_with_its_moments():
+    def trained(*lengths, keep=True):
+        net, run, optimizer, done = network(), Run(), None, 0
+        for n in lengths:
+            first = done
+            optimizer = fit(
+                list(net.parameters()),
+                lambda step, first=first: net(torch.randn(4, 3, generator=run.rng(first + step))).square().mean(),
+                FitSettings(steps=n, lr=0.01),
+                run,
+                optimizer=optimizer if keep else None,
+            )
+            done += n
+        return list(net.parameters())
+
+    assert same(trained(6), trained(2, 4))
+    assert not same(trained(6), trained(2, 4, keep=False))
+
+
+def test_bf16_is_that_of_the_passes_not_of_the_weights():
+    net, seen = network(), []
+
+    def loss(step):
+        y = net(torch.ones(2, 3))
+        seen.append(y.dtype)
+        return y.float().square().mean()
+
+    fit(list(net.parameters()), loss, FitSettings(steps=1, lr=0.1, dtype="bf16"), Run())
+    assert seen == [torch.bfloat16]
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
+def test_no_steps_change_nothing():
+    net = network()
+    fit(list(net.parameters()), lambda step: torch.zeros(()), FitSettings(steps=0, lr=0.1), Run())
+    assert same(net.parameters(), network().parameters())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": -1}, {"decay": "linear"}, {"dtype": "fp16"}, {"lr": -1e-4}, {"lr": "high"}, {"lr": math.nan}, {"ema": 1.0}, {"warmup": -1}],
+)
+def test_wrong_settings_are_told_in_one_line(wrong):
+    with pytest.raises(ValueError, match=f"fit: .*{next(iter(wrong))}") as error:
+        FitSettings(**{"steps": 1, "lr": 0.1, **wrong})
+    assert "\n" not in str(error.value)
+    assert str(next(iter(wrong.values()))) in str(error.value)
+
+
+# -- DreamBooth --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(pictures, tmp_path_factory):
+    """Training pictures with captions."""
+    out = tmp_path_factory.mktemp("train")
+    for i, x in enumerate(pictures):
+        images.write_png(out / f"{i}.png", x)
+    images.write_metadata(out, {f"{i}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
+    return out
+
+
+def dreambooth(**settings) -> DreamBooth:
+    return DreamBooth(**{"steps": 4, "lr": 1e-3, "batch": 2, "pictures": 3, "sample_steps": 2, "guidance": 2.0, **settings})
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return {p.relative_to(folder).as_posix(): load_file(p) for p in sorted(folder.rglob("*.safetensors"))}
+
+
+def assert_same_weights(one, two):
+    assert one.keys() == two.keys()
+    for file in one:
+        assert all(torch.equal(one[file][k], two[file][k]) for k in one[file])
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model, folder, monkeypatch, stop):
+    """Also after a mark whose checkpoint was not written yet: the mark is passed, and its model written, a second time."""
+    task = dreambooth(curve=[0.75, 1.0, 1.5], save_every=2)  # marks 3, 4, 6, checkpoints 2, 4
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    task.train(folder, tmp_path / "whole", model, Run(seed=1))
+    real, calls = DreamBooth._loss, []
+
+    def killing(self, *args):
+        calls.append(1)
+        if len(calls) == stop + 1:
+            raise Killed
+        return real(self, *args)
+
+    monkeypatch.setattr(DreamBooth, "_loss", killing)
+    with pytest.raises(Killed):
+        task.train(folder, tmp_path / "cut", model, Run(seed=1))
+    monkeypatch.setattr(DreamBooth, "_loss", real)
+    task.train(folder, tmp_path / "cut", model, Run(seed=1))
+    names = ["step_3", "step_4", "step_6"]
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == names
+    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_a_training_killed_after_its_last_mark_is_finished(tmp_path, model, folder, monkeypatch):
+    import udpbench.task.dreambooth as module
+
+    task = dreambooth(save_every=2)
+    real = module.fit
+
+    def killed_after(*args, **kwargs):
+        real(*args, **kwargs)
+        raise Killed
+
+    monkeypatch.setattr(module, "fit", killed_after)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Killed):
+        task.train(folder, tmp_path / "out", model, Run())
+    monkeypatch.setattr(module, "fit", real)
+    assert (tmp_path / "out" / "step_4").is_dir()
+    task.train(folder, tmp_path / "out", model, Run())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["step_4"]
+
+
+def test_a_curve_is_one_training(tmp_path, model, folder):
+    dreambooth(curve=[0.5, 1.0]).train(folder, tmp_path / "curve", model, Run())
+    dreambooth().train(folder, tmp_path / "plain", model, Run())
+    dreambooth(steps=2).train(folder, tmp_path / "half", model, Run())
+    assert_same_weights(weights(tmp_path / "curve" / "step_4"), weights(tmp_path / "plain" / "step_4"))
+    assert_same_weights(weights(tmp_path / "curve" / "step_2"), weights(tmp_path / "half" / "step_2"))
+
+
+def test_training_with_text_encoder_and_prior(tmp_path, model, folder):
+    task = dreambooth(train_text_encoder=True, gradient_checkpointing=True, sample_latents=True, prior_weight=1.0, prior_images=2, steps=2)
+    run = Run()
+    (tmp_path / "class").mkdir()
+    task.class_pictures(tmp_path / "class", model, "a photo of a ring", run)
+    assert len(images.list_images(tmp_path / "class")) == 2
+    before = [p.clone() for p in (*model.pipe.unet.parameters(), *model.pipe.text_encoder.parameters())]
+    task.train(folder, tmp_path / "out", model, run, tmp_path / "class")
+    assert run.count["unet_victim"] == 2 * 2 * 2  # steps, subject and prior, batch
+    tuned = model.with_tuned(tmp_path / "out" / "step_2")
+    for part in ("unet", "text_encoder"):
+        old, new = (getattr(m.pipe, part).state_dict() for m in (model, tuned))
+        assert any(not torch.equal(old[k], new[k]) for k in old)
+    assert same(before, [*model.pipe.unet.parameters(), *model.pipe.text_encoder.parameters()])
+
+
+def test_prior_pictures_matter_by_their_weight(tmp_path, model, folder):
+    found = {}
+    for weight in (0.0, 0.5):
+        task = dreambooth(steps=1, prior_weight=weight, prior_images=1 if weight else 0)
+        task.train(folder, tmp_path / str(weight), model, Run(), folder if weight else None)
+        found[weight] = weights(tmp_path / str(weight))
+    one, two = found.values()
+    assert any(not torch.equal(one[f][k], two[f][k]) for f in one for k in one[f])
+
+
+def test_generation_goes_on_where_it_stopped(tmp_path, model):
+    task, whole, cut = dreambooth(pictures=4), tmp_path / "whole", tmp_path / "cut"
+    prompts = ["a photo of a sks ring", "a photo of a sks ring on sand"]
+    for out in (whole, cut):
+        out.mkdir()
+    task.generate(None, whole, model, prompts, Run(seed=2, batch=3))
+    (cut / "00001.png").write_bytes((whole / "00001.png").read_bytes())
+    task.generate(None, cut, model, prompts, Run(seed=2, batch=1))
+    one, two = images.read_folder(whole), images.read_folder(cut)
+    assert list(one) == [f"{i:05d}.png" for i in range(4)]
+    assert all((one[k] - two[k]).abs().max() < 1.5 / 255 for k in one)
+    assert images.read_metadata(whole) == {f"{i:05d}.png": {"text": prompts[i % 2], "seed": i} for i in range(4)}
+    other = tmp_path / "other"
+    other.mkdir()
+    task.generate(None, other, model, prompts, Run(seed=3, batch=3))
+    assert not torch.equal(images.read(other / "00000.png"), one["00000.png"])
+
+
+def test_keys_hold_every_setting_that_matters():
+    """Each setting changes the key of the stage it matters for, and of no other; ``save_every`` changes none."""
+    base = dreambooth(prior_images=5)
+    changes = {
+        "training": {
+            "steps": 5, "lr": 2e-3, "batch": 3, "weight_decay": 0.5, "warmup": 2, "ema": 0.5, "dtype": "bf16",
+            "train_text_encoder": True, "sample_latents": True, "prior_weight": 0.5, "curve": [1.0, 2.0],
+        },
+        "sampling": {"pictures": 4, "sample_steps": 3, "guidance": 3.0, "solver": "ddim"},
+        "none": {"save_every": 7, "gradient_checkpointing": True},
+    }  # fmt: skip
+    for stage, settings in changes.items():
+        for name, value in settings.items():
+            other = dreambooth(**{"prior_images": 5, name: value})
+            assert (other.training_key() != base.training_key()) == (stage == "training"), name
+            assert (other.sampling_key() != base.sampling_key()) == (stage == "sampling"), name
+    json.dumps([base.training_key(), base.sampling_key()])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"solver": "euler"}, {"prior_weight": 1.0}, {"curve": [0.5]}, {"pictures": 0}, {"batch": 0}, {"dtype": "fp16"}]
+)
+def test_wrong_task_settings_are_told_in_one_line(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))) as error:
+        dreambooth(**wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_cannot_be_changed_after_they_were_checked():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FitSettings(steps=1, lr=0.1).steps = 2

@@ -1,0 +1,304 @@
+"""Pictures: every mode and format a user may have, broken files, the one rounding, the one resize."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from udpbench import images
+
+# Each example writes its own files over the last ones, so sharing the folder is safe.
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+sizes = st.tuples(st.integers(1, 20), st.integers(1, 20))
+
+
+def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def pil(height: int = 8, width: int = 12, seed: int = 0) -> Image.Image:
+    return images.to_pil(picture(height, width, seed))
+
+
+@quick
+@given(sizes, st.integers(0, 99))
+def test_written_and_read_again_is_the_rounded_picture(tmp_path, size, seed):
+    x = picture(*size, seed)
+    images.write_png(tmp_path / "a.png", x)
+    again = images.read(tmp_path / "a.png")
+    assert again.dtype == torch.float32
+    assert torch.equal(again, images.as_saved(x))
+    assert (again - x).abs().max() <= 0.5 / 255 + 1e-6
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_every_level_survives_and_values_outside_are_clamped(tmp_path):
+    levels = torch.arange(256).float().div(255).expand(3, 1, -1)
+    images.write_png(tmp_path / "a.png", levels)
+    assert torch.equal(images.read(tmp_path / "a.png"), levels)
+    assert images.to_uint8(torch.tensor([-1.0, 0.4 / 255, 0.6 / 255, 2.0])).tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.rand(1, 4, 4), torch.rand(2, 3, 4, 4), torch.full((3, 4, 4), float("nan")), torch.rand(3, 0, 4)]
+)
+def test_what_is_no_picture_is_not_written(tmp_path, bad):
+    with pytest.raises(ValueError, match="images: .*(3 x height x width|finite)"):
+        images.write_png(tmp_path / "a.png", bad)
+    assert not list(tmp_path.iterdir())
+
+
+@quick
+@given(
+    st.sampled_from(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I", "F"]), sizes
+)
+def test_every_mode_and_size_becomes_rgb(tmp_path, mode, size):
+    source = pil(*size)
+    if mode == "LAB":
+        transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+        source = ImageCms.applyTransform(source, transform)
+    elif mode == "PA":
+        source = source.convert("LA").convert("PA")
+    elif mode in ("I", "I;16"):
+        source = Image.fromarray(np.asarray(source.convert("L"), np.uint16) * 257).convert(mode)
+    elif mode == "F":
+        source = Image.fromarray(np.asarray(source.convert("L"), np.float32) / 255)
+    else:
+        source = source.convert(mode)
+    suffix = {"1": "png", "L": "jpg", "P": "gif", "LA": "png", "RGB": "webp", "RGBA": "webp", "I;16": "png"}.get(
+        mode, "tif"
+    )
+    if mode in ("PA", "HSV"):  # no format stores them
+        x = images.from_pil(source)
+    else:
+        source.save(tmp_path / f"a.{suffix}")
+        x = images.read(tmp_path / f"a.{suffix}")
+    assert x.shape == (3, *size)
+    assert x.dtype == torch.float32
+    assert x.min() >= 0
+    assert x.max() <= 1
+
+
+def test_grey_16_bit_keeps_its_precision_and_is_not_clipped(tmp_path):
+    values = np.array([[0, 1, 256, 32768, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    got = images.read(tmp_path / "a.png")
+    torch.testing.assert_close(got[0], torch.from_numpy(values.astype(np.float32)) / 65535)
+    assert torch.equal(got[0], got[2])
+
+
+def test_values_beyond_16_bits_are_an_error(tmp_path):
+    Image.fromarray(np.array([[0, 70000]], np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif .*16-bit range"):
+        images.read(tmp_path / "a.tif")
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    Image.new("RGBA", (2, 1), (255, 0, 0, 51)).save(tmp_path / "a.png")
+    torch.testing.assert_close(images.read(tmp_path / "a.png")[:, 0, 0], torch.tensor([1.0, 0.8, 0.8]))
+    palette = Image.new("P", (2, 1), 1)
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.save(tmp_path / "p.png", transparency=1)
+    assert torch.equal(images.read(tmp_path / "p.png"), torch.ones(3, 1, 2))
+
+
+def test_cmyk_jpeg_looks_as_its_rgb(tmp_path):
+    flat = Image.new("RGB", (16, 16), (200, 100, 50))
+    flat.convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.mode == "CMYK"
+    want = torch.tensor([200, 100, 50]).view(3, 1, 1) / 255
+    assert (images.read(tmp_path / "a.jpg") - want).abs().max() < 4 / 255
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
+    upright = torch.zeros(3, 16, 32)
+    upright[0, :8, :16] = 1  # red: top left
+    upright[1, :8, 16:] = 1  # green: top right
+    upright[2, 8:, :16] = 1  # blue: bottom left
+    flip = {1: (), 2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (1,), 7: (1, 2), 8: (2,)}[orientation]
+    stored = upright.transpose(1, 2) if orientation > 4 else upright
+    stored = stored.flip({5: (), 6: (1,), 7: (1, 2), 8: (2,)}[orientation] if orientation > 4 else flip)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if suffix in ("jpg", "webp") else {}
+    images.to_pil(stored).save(tmp_path / f"a.{suffix}", exif=exif, **options)
+    got = images.read(tmp_path / f"a.{suffix}")
+    assert got.shape == upright.shape
+    assert (got - upright)[:, 2:6, 2:14].abs().max() < 0.15
+    assert (got - upright)[:, 10:14, 18:30].abs().max() < 0.15
+    assert (got - upright)[:, 10:14, 2:14].abs().max() < 0.15
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about the damage
+@quick
+@given(st.sampled_from(["png", "jpg", "webp", "gif", "tif", "bmp"]), st.floats(0, 0.9), st.integers(0, 9))
+def test_truncated_files_give_one_line_with_their_name(tmp_path, suffix, share, seed):
+    buffer = io.BytesIO()
+    pil(24, 24, seed).save(buffer, format={"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()))
+    (tmp_path / f"cut.{suffix}").write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
+    with pytest.raises(ValueError, match=rf"cut\.{suffix}") as error:
+        images.read(tmp_path / f"cut.{suffix}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about the damage
+@quick
+@given(st.sampled_from(["png", "jpg", "webp", "gif", "tif", "bmp"]), st.integers(0, 10**6), st.integers(0, 255))
+def test_damaged_files_are_read_or_refused_never_anything_else(tmp_path, suffix, place, byte):
+    buffer = io.BytesIO()
+    pil(16, 16).save(buffer, format={"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()))
+    content = bytearray(buffer.getvalue())
+    content[place % min(len(content), 200)] = byte
+    path = tmp_path / f"damaged.{suffix}"
+    path.write_bytes(content)
+    x = None
+    with contextlib.suppress(ValueError):
+        x = images.read(path)
+    assert x is None or (x.ndim == 3 and x.shape[0] == 3 and torch.isfinite(x).all())
+
+
+def test_empty_missing_and_foreign_files_are_named(tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.jpg").write_text("not a picture")
+    for name, reason in (("empty.png", "is empty"), ("text.jpg", "is not an image"), ("none.png", "there is no file")):
+        with pytest.raises(ValueError, match=reason) as error:
+            images.read(tmp_path / name)
+        assert name in str(error.value)
+
+
+def test_listing_is_sorted_and_leaves_other_files_alone(tmp_path):
+    for name in ("b.png", "a.JPG", "10.webp", ".hidden.png", "metadata.jsonl", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [p.name for p in images.list_images(tmp_path)] == ["10.webp", "a.JPG", "b.png"]
+
+
+def test_listing_of_nothing_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no picture in"):
+        images.list_images(tmp_path)
+    with pytest.raises(ValueError, match="there is no folder"):
+        images.list_images(tmp_path / "none")
+
+
+def test_read_folder_keeps_names_and_sizes(tmp_path):
+    given_pictures = {"b.png": picture(5, 7), "a.png": picture(3, 4)}
+    for name, x in given_pictures.items():
+        images.write_png(tmp_path / name, x)
+    got = images.read_folder(tmp_path)
+    assert list(got) == ["a.png", "b.png"]
+    assert all(torch.equal(got[n], images.as_saved(x)) for n, x in given_pictures.items())
+
+
+@settings(quick, max_examples=15)
+@given(st.lists(st.sampled_from([(4, 4), (4, 6), (6, 4)]), min_size=1, max_size=9), st.integers(1, 4))
+def test_iterate_gives_every_picture_once_in_batches_of_one_size(tmp_path_factory, shapes, batch):
+    folder = tmp_path_factory.mktemp("pictures")
+    want = {f"{i}.png": images.as_saved(picture(*shape, i)) for i, shape in enumerate(shapes)}
+    for name, x in want.items():
+        images.write_png(folder / name, x)
+    batches = list(images.iterate(folder, batch))
+    assert sorted(n for names, _ in batches for n in names) == sorted(want)
+    assert len(batches) == sum(-(-shapes.count(s) // batch) for s in set(shapes))
+    for names, x in batches:
+        assert len(x) == len(names) <= batch
+        assert names == sorted(names)
+        assert torch.equal(x, torch.stack([want[n] for n in names]))
+
+
+def test_iterate_tells_apart_pictures_that_are_stored_alike_but_rotated(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pil(4, 8).save(tmp_path / "a.png")
+    pil(4, 8).save(tmp_path / "b.png", exif=exif)
+    assert [x.shape[-2:] for _, x in images.iterate(tmp_path, 4)] == [(4, 8), (8, 4)]
+
+
+def test_iterate_reads_no_further_than_asked(tmp_path):
+    images.write_png(tmp_path / "a.png", picture(4, 4))
+    (tmp_path / "z.png").write_bytes((tmp_path / "a.png").read_bytes()[:-30])
+    batches = images.iterate(tmp_path, 1)
+    assert next(batches)[0] == ["a.png"]
+    with pytest.raises(ValueError, match=r"z\.png"):
+        next(batches)
+    with pytest.raises(ValueError, match="batch must be >= 1"):
+        next(images.iterate(tmp_path, 0))
+
+
+@quick
+@given(sizes, sizes, st.floats(0, 1))
+def test_resize_keeps_a_flat_picture_flat_and_stays_in_range(size, new, value):
+    x = images.resize(torch.full((1, 3, *size), value), new)
+    assert x.shape == (1, 3, *new)
+    torch.testing.assert_close(x, torch.full_like(x, value), atol=1e-5, rtol=0)
+    y = images.resize(picture(*size).round()[None], new)
+    assert y.min() >= 0
+    assert y.max() <= 1
+
+
+def test_resize_matches_pillow_and_passes_gradients():
+    smooth = torch.linspace(0, 1, 48).expand(3, 40, 48).contiguous()
+    want = images.from_pil(images.to_pil(smooth).resize((20, 16), Image.Resampling.BICUBIC))
+    assert (images.resize(smooth[None], (16, 20))[0] - want).abs().max() < 1.5 / 255
+    checker = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float().expand(1, 3, -1, -1)
+    assert (images.resize(checker, 8)[..., 1:-1, 1:-1] - 0.5).abs().max() < 0.02  # antialiased
+    x = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
+    images.resize(x, 4).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("x", "size"), [(torch.rand(3, 4, 4), 2), (torch.rand(1, 3, 4, 4), 0)])
+def test_resize_refuses_other_shapes(x, size):
+    with pytest.raises(ValueError, match="images: "):
+        images.resize(x, size)
+
+
+def test_fit_square_takes_the_middle():
+    x = torch.zeros(3, 6, 10)
+    x[:, :, 2:8] = 1
+    torch.testing.assert_close(images.fit_square(x, 3), torch.ones(3, 3, 3))
+    assert torch.equal(images.fit_square(x.transpose(1, 2), 6), torch.ones(3, 6, 6))
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@quick
+@given(
+    st.dictionaries(
+        names, st.fixed_dictionaries({"text": st.text(st.characters(exclude_categories=["Cs"])), "seed": st.integers()})
+    )
+)
+def test_metadata_comes_back_as_written(tmp_path, rows):
+    images.write_metadata(tmp_path, rows)
+    assert images.read_metadata(tmp_path) == rows
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"text": "no name"}', '{"file_name": "a.png"}'])
+def test_bad_metadata_names_the_line(tmp_path, line):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}\n\n' + line)
+    with pytest.raises(ValueError, match=r"metadata\.jsonl line 3"):
+        images.read_metadata(tmp_path)
+
+
+def test_no_metadata_is_no_rows(tmp_path):
+    assert images.read_metadata(tmp_path) == {}
+
+
+def test_digest_follows_names_and_contents_not_places(tmp_path):
+    for folder, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_bytes(content)
+    (tmp_path / "b" / "y.png").write_bytes(b"1")
+    a, b, c, other = (images.digest([tmp_path / p]) for p in ("a/x.png", "b/x.png", "c/x.png", "b/y.png"))
+    assert a == b
+    assert len({a, c, other}) == 3
+    both = [tmp_path / "a/x.png", tmp_path / "b/y.png"]
+    assert images.digest(both) == images.digest(both[::-1]) != a

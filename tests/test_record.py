@@ -1,0 +1,165 @@
+"""Writing and reading records: what comes back is what was written, and what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from factory import make_record
+from hypothesis import given
+from hypothesis import strategies as st
+
+from udpbench import record as R
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    made = make_record()
+    R.write(tmp_path / "a" / "cell.json", made)
+    assert R.read_records(tmp_path) == [made]
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["cell.json"]  # nothing left beside it
+
+
+def test_key_order_does_not_depend_on_the_order_of_making(tmp_path: Path) -> None:
+    made = make_record()
+    turned = {k: made[k] for k in reversed(made)} | {"arms": dict(reversed(made["arms"].items()))}
+    R.write(tmp_path / "a.json", made)
+    R.write(tmp_path / "b.json", turned)  # type: ignore[arg-type]
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert list(json.loads((tmp_path / "a.json").read_text()))[:3] == ["schema", "status", "cell"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, True, "1"])
+def test_a_score_that_is_no_number_is_refused(tmp_path: Path, bad: object) -> None:
+    made = make_record()
+    made["arms"]["clean"]["metrics"]["distance"]["value"] = bad  # type: ignore[typeddict-item]
+    with pytest.raises(ValueError, match=r"clean distance: value .* is no finite number; a missing metric belongs in"):
+        R.write(tmp_path / "a.json", made)
+    assert not list(tmp_path.iterdir())
+
+
+NAMES = st.sampled_from("abc")
+
+
+@given(st.recursive(st.floats(), lambda x: st.lists(x, max_size=3) | st.dictionaries(NAMES, x, max_size=3)))
+def test_no_nan_passes_anywhere(value: object) -> None:
+    made = make_record(settings={"deep": value})
+    if re.search("NaN|Infinity", json.dumps(value)):
+        with pytest.raises(ValueError, match=r"cell: config\.deep.* is (nan|inf|-inf)"):
+            R._check_plain(made, "cell", ())
+    else:
+        R._check_plain(made, "cell", ())
+
+
+def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.json: config\.where is a Posix\w*Path; allowed are"):
+        R.write(tmp_path / "a.json", make_record(settings={"where": tmp_path}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"schema": 2}, r"x\.json: record schema 2 cannot be read; allowed is 1"),
+        ({"schema": None}, "record schema None"),
+        ({"arms": []}, "record needs 'arms', given list"),
+        ({"cell": {}}, "cell lacks data, subject, budget"),
+        ({"status": "done"}, "unknown status 'done'; allowed are ok, failed"),
+        ({"status": "failed"}, "status 'failed' does not go with error None"),
+        ({"arms": {"dirty": {}}}, "unknown arm 'dirty'; allowed are untuned"),
+        ({"arms": {"clean": {"metrics": {}}}}, "arm clean lacks absent, recipe, curve, images"),
+    ],
+)
+def test_a_wrong_schema_names_the_file(tmp_path: Path, spoil: dict, message: str) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({**make_record(), **spoil}))
+    with pytest.raises(ValueError, match=message) as caught:
+        R.read_records(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_metric_is_measured_or_absent_not_both() -> None:
+    made = make_record()
+    made["arms"]["clean"]["absent"]["distance"] = "too few"
+    with pytest.raises(ValueError, match="arm clean has distance both measured and absent"):
+        R.check(made, "x")
+
+
+@pytest.mark.parametrize("text", ['{"schema": 1, "cell"', '{"schema": NaN}', "\xff"])
+def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(ValueError, match=r"x\.json: cannot be read as JSON"):
+        R.read_records(tmp_path)
+
+
+def test_other_json_is_left_alone_and_order_is_by_path(tmp_path: Path) -> None:
+    for name, subject in (("b/1.json", "7"), ("a/2.json", "3")):
+        R.write(tmp_path / name, make_record(subject=subject))
+    (tmp_path / "data.json").write_text('{"instance_prompt": "sks"}')
+    assert [r["cell"]["subject"] for r in R.read_records(tmp_path)] == ["3", "7"]
+
+
+def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no record JSON under"):
+        R.read_records(tmp_path)
+    with pytest.raises(ValueError, match="is not a folder"):
+        R.read_records(tmp_path / "nowhere")
+
+
+def test_long_table_has_a_row_per_arm_and_metric() -> None:
+    table = R.to_table([make_record(), make_record(subject="1", error="boom")])
+    assert list(table.columns) == list(R.LONG)
+    assert len(table) == 7 * 3  # seven arms; distance, similarity, and fid that is absent
+    fid = table[table.metric == "fid"]
+    assert fid.value.isna().all()
+    assert fid.reason.str.startswith("needs 1000").all()
+    clean = table[(table.arm == "clean") & (table.metric == "distance")].iloc[0]
+    assert (clean.value, clean.owner_wants, clean.seed) == (40.0, "higher", 0)
+
+
+def test_metrics_are_listed_primary_first_and_must_agree() -> None:
+    made = make_record()
+    made["arms"]["clean"]["metrics"]["a"] = {"value": 1.0, "n": 1, "owner_wants": "lower", "primary": False}
+    assert list(R.metrics_of([made])) == ["distance", "a", "similarity"]
+    other = make_record()
+    other["arms"]["clean"]["metrics"]["distance"]["owner_wants"] = "lower"
+    with pytest.raises(ValueError, match="metric distance: owner_wants is higher in one record and lower in another"):
+        R.metrics_of([made, other])
+
+
+def _git(folder: Path, *words: str) -> None:
+    who = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
+
+
+def test_provenance_knows_its_commit_and_what_makes_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = tmp_path / "udpbench" / "record.py"
+    code.parent.mkdir()
+    code.write_text("one")
+    monkeypatch.setattr(R, "__file__", str(code))
+    assert (R.provenance()["commit"], R.provenance()["dirty"]) == (None, None)
+    _git(tmp_path, "init", "-q")
+    assert R.provenance()["commit"] is None  # inside a repository that does not track it
+    _git(tmp_path, "add", ".")
+    _git(tmp_path, "commit", "-q", "-m", "x")
+    (tmp_path / "new_record.json").write_text("{}")
+    assert len(R.provenance()["commit"]) == 40
+    assert R.provenance()["dirty"] is False  # a record beside the code changes no number
+    code.write_text("two")
+    assert R.provenance()["dirty"] is True
+
+
+def test_provenance_fits_into_a_record(tmp_path: Path) -> None:
+    found = R.provenance()
+    assert found["packages"]["torch"].split(".")[0].isdigit()
+    assert found["device"].startswith("cpu: ")
+    R.write(tmp_path / "a.json", {**make_record(), "provenance": found})
+
+
+def test_reading_records_imports_nothing_heavy() -> None:
+    code = "import udpbench.record, sys; print(sorted({'torch', 'pandas', 'scipy'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

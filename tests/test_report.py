@@ -1,0 +1,337 @@
+"""The table of a cell and the report of a folder: numbers in the right places, honest words, no outside resource."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factory import LABEL, SCORES, make_record, shifted
+from hypothesis import given
+from hypothesis import strategies as st
+
+from udpbench import table as T
+from udpbench.record import Record, write
+from udpbench.report.__main__ import main
+from udpbench.report.boards import above_floor, boards
+from udpbench.report.choose import choose
+from udpbench.report.document import Document, Section, Table
+from udpbench.report.render import latex, latex_text, markdown, page
+from udpbench.report.sections import curve_points, verdict
+from udpbench.stats import Interval, compare
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [(1234.0, "1230"), (9.999, "10.0"), (0.05678, "0.0568"), (0.0, "0"), (-3.14159, "-3.14"), (99.96, "100"),
+     (1e-9, "1.00e-09"), (123456.0, "123000"), (0.5, "0.500"), (1e12, "1.00e+12")],
+)  # fmt: skip
+def test_three_significant_digits(x: float, text: str) -> None:
+    assert T.significant(x) == text
+
+
+@given(st.floats(-1e15, 1e15, allow_subnormal=False))
+def test_significant_is_within_half_a_unit_of_the_third_digit(x: float) -> None:
+    assert float(T.significant(x)) == pytest.approx(x, rel=0.00501, abs=1e-300)
+    assert float(T.significant(x, signed=True)) == float(T.significant(x))
+
+
+def test_interval_text() -> None:
+    assert T.interval_text(Interval(0.123, 0.05, 0.19, 3, 3, "t")) == "+0.123 [+0.0500, +0.190]"
+    assert T.interval_text(Interval(-2.0, None, None, 1, 1, "none")) == "-2.00 (1 victim)"
+    assert T.interval_text(None) == "-"
+
+
+def test_table_shows_arms_in_order_then_effect_and_residual(tmp_path: Path) -> None:
+    text = T.plain(make_record(), tmp_path / "r.json")
+    lines = text.splitlines()
+    first = [line.split()[0] for line in lines if line.strip()]
+    at = [first.index(a) for a in (*SCORES, "effect", "residual", "recovery")]
+    assert at == sorted(at)
+    row: dict[str, list[str]] = {}
+    for line in filter(str.strip, lines):
+        row.setdefault(line.split()[0], line.split()[1:])
+    assert row["protected"] == ["70.0", "0.400"]
+    assert row["effect"] == ["+30.0", "+0.400"]
+    assert row["residual"] == ["+10.0", "+0.150"]
+    assert row["recovery"] == ["n/a", "n/a"]
+    assert "distance* ↑" in text
+    assert "similarity ↓" in text
+    assert "absent: fid: needs 1000 pictures a side, there are 256" in text
+    assert "recovery n/a: one victim has no interval" in text
+    assert "! no seed floor" in text
+    assert "grey box" in text
+    assert f"record:{tmp_path}/r.json" in "".join(text.split())
+    assert "\x1b" not in text
+
+
+def test_table_with_many_metrics_fits_into_100_columns() -> None:
+    made = make_record()
+    for arm in made["arms"].values():
+        for i in range(13):
+            name = f"a_rather_long_metric_name_number_{i}"
+            arm["metrics"][name] = {"value": 1234.5678 * i, "n": 256, "owner_wants": "lower", "primary": i == 7}
+    text = T.plain(made)
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("clean_attacked") == 3  # 15 metrics in blocks of six
+    header = text[: text.index("untuned")]
+    assert "distance* ↑" in header
+    assert "7* ↓" in header  # the other primary metric stands in the first block, too
+    assert "similarity" not in header
+    assert "…" not in text
+
+
+def test_table_of_a_failed_cell_is_its_error() -> None:
+    text = T.plain(make_record(error="Traceback ...\n  File\nValueError: protect eudp: levels must be > 0\n\n"))
+    assert "failed: ValueError: protect eudp: levels must be > 0" in text
+    assert "effect" not in text
+
+
+def curve(by: float) -> dict[str, dict[str, float]]:
+    return {"0.5": {"distance": 50.0 + by}, "1": {"distance": 40.0 + by}, "2": {"distance": 44.0 + by}}
+
+
+def test_thiefs_best_is_chosen_on_validation_and_reported_on_references() -> None:
+    made = make_record()
+    made["arms"]["clean"]["curve"] = curve(0)
+    assert T.thiefs_best(made, "clean") == {"distance": ("1", 40.0)}  # the owner wants it high, the thief low
+    assert "flatters the thief" in T.plain(made)
+    validation = {"0.5": {"distance": 9.0}, "1": {"distance": 8.0}, "2": {"distance": 7.0}}
+    made["arms"]["clean"]["curve_validation"] = validation
+    assert T.thiefs_best(made, "clean") == {"distance": ("2", 44.0)}
+    assert "flatters the thief" not in T.plain(made)
+    assert "44.0 @2x" in T.plain(made)
+    assert T.thiefs_best(made, "protected") == {}
+
+
+@pytest.mark.parametrize(
+    ("same", "word"),
+    [((1, 1, 1), "white box"), ((1, 1, 0), "grey box"), ((1, 0, 1), "grey box"), ((0, 0, 1), "black box")],
+)
+def test_box(same: tuple[int, int, int], word: str) -> None:
+    assert T.box_of(dict(zip(("same_vae", "same_unet", "same_prompt"), map(bool, same), strict=True))) == word
+
+
+# -- a folder of records -----------------------------------------------------------------------------------------------
+
+
+def world(subjects: int = 4, seeds: int = 2) -> list[Record]:
+    """Two protections by two attacks, all victims; seeds differ by 1; eudp protects 8 better than udp."""
+    draws = np.random.default_rng(0)
+    records = []
+    for s in range(subjects):
+        for k in range(seeds):
+            jitter = float(draws.normal(0, 0.3))
+            for protect, more in (("eudp", 8.0), ("udp", 0.0)):
+                for attack, back in (("impress", 0.0), ("jpeg", 12.0)):
+                    scores = shifted(s + k, protected=more + jitter, purified=back + jitter)
+                    cell = {"protect": protect, "attack": attack, "subject": str(s), "seed": k}
+                    records.append(make_record(scores, **cell))
+    return records
+
+
+def save(folder: Path, records: list[Record]) -> Path:
+    for i, made in enumerate(records):
+        write(folder / f"{i:03}.json", made)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("records")
+    records = world()
+    for arm in ("clean", "protected"):
+        records[0]["arms"][arm]["curve"] = curve(0)
+    records[1]["flags"] = ["the moon was full"]
+    records += [make_record(label="SD 1.5", data="faces")]
+    records += [make_record(protect="mist", attack="jpeg", error="Traceback\nRuntimeError: out of memory | <b>\n")]
+    save(folder, records)
+    assert main([str(folder), "--title", "A & B"]) == 0
+    return folder / "report"
+
+
+def test_all_files_are_there(report: Path) -> None:
+    names = sorted(p.relative_to(report).as_posix() for p in report.rglob("*") if p.is_file())
+    assert names == [
+        "figures/board1-distance.png", "figures/board2-distance-curve.png", "figures/board2-distance.png",
+        "leaderboard.csv", "records.csv", "report.html", "report.md", "report.tex",
+    ]  # fmt: skip
+
+
+def test_leaderboard_numbers(report: Path) -> None:
+    rows = list(csv.DictReader((report / "leaderboard.csv").open()))
+    (row,) = [
+        r for r in rows if (r["label"], r["protect"], r["attack"], r["metric"]) == (LABEL, "eudp", "jpeg", "distance")
+    ]
+    effect, residual, recovery = (float(row[k]) for k in ("effect", "residual", "recovery"))
+    assert effect == pytest.approx(38, abs=0.3)
+    assert residual == pytest.approx(22, abs=0.3)
+    assert recovery == pytest.approx(1 - residual / effect)
+    assert float(row["effect_low"]) < effect < float(row["effect_high"])
+    assert float(row["seed_floor"]) == pytest.approx(0.5**0.5)  # pairs (x, x + 1)
+    assert row["victims"] == "8"
+    (other,) = [r for r in rows if r["label"] == "SD 1.5" and r["metric"] == "distance" and r["control"] == "False"]
+    assert (other["effect_low"], other["recovery"], other["recovery_reason"]) == ("", "", "n/a: no seed floor")
+
+
+def test_ranked_by_effect_with_controls_last_and_labels_apart(report: Path) -> None:
+    text = (report / "report.md").read_text()
+    assert text.index(f"## {'SD 1.5'}") < text.index(f"## {LABEL}")
+    board = [
+        line.split(" | ")
+        for line in text[text.index(f"## {LABEL}") :].split("#### Arms")[0].splitlines()
+        if "|" in line
+    ]
+    assert [(r[0].strip("| "), r[1]) for r in board[2:]] == [
+        ("eudp", "impress"), ("eudp", "jpeg"), ("udp", "impress"), ("udp", "jpeg"), ("noise (control)", "none"),
+    ]  # fmt: skip
+    assert [re.match(r"\d+ %", r[6])[0] for r in board[2:6]] == ["73 %", "42 %", "66 %", "27 %"]
+    sd = text[text.index("## SD 1.5") : text.index(f"## {LABEL}")]
+    assert "no seed floor" in sd
+    assert "†" in sd
+    assert "udp" not in sd.replace("eudp", "")
+
+
+def test_comparisons_flags_failures_and_environment_are_told(report: Path) -> None:
+    text = (report / "report.md").read_text()
+    (line,) = [x for x in text.splitlines() if x.startswith("| eudp - udp | protected |")]
+    assert "eudp protects better" in line
+    assert "+8.00" in line
+    assert "| the moon was full | 0/0 |" in text
+    assert "few subjects" in text  # the single SD record
+    assert "RuntimeError: out of memory \\| \\<b>" in text
+    assert "0123456789ab" in text
+    assert "torch 2.8.0" in text
+    assert "1x steps" in text
+
+
+def test_page_needs_nothing_from_outside(report: Path) -> None:
+    text = (report / "report.html").read_text()
+    assert "<title>A &amp; B</title>" in text
+    assert "data:image/png;base64," in text
+    assert not re.search(r"https?://|<script|<link|@import|url\(", re.sub(r'src="data:[^"]*"', "", text))
+    assert "out of memory | &lt;b&gt;" in text
+
+
+def test_latex_is_balanced_and_escaped(report: Path) -> None:
+    text = (report / "report.tex").read_text()
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") >= 3
+    for block in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.S):
+        for row in re.findall(r"^(?!\\)(.*) \\\\$", block[1], re.M):
+            assert len(re.findall(r"(?<!\\)&", row)) == len(block[0]) - 1
+    assert not re.search(r"(?<!\\)%", text.split("\n", 1)[1])
+    assert latex_text("50 % & a_b -> c") == r"50 \% \& a\_b $\to$ c"
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    folder = save(tmp_path / "r", world(3, 2))
+    for out in ("a", "b"):
+        assert main([str(folder), "--out", str(tmp_path / out), "--title", "t"]) == 0
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_a_hundred_records_take_under_three_seconds(tmp_path: Path) -> None:
+    folder = save(tmp_path, world(5, 5))
+    start = time.process_time()
+    assert main([str(folder), "--no-plots"]) == 0
+    assert time.process_time() - start < 3
+    assert not (folder / "report" / "figures").exists()
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["nowhere"], "is not a folder"), (["."], "no record JSON under")])
+def test_wrong_folders_are_one_line_and_status_2(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom udpbench.report.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit as e:\n"
+        "    print(e.code, sorted({'torch', 'pandas', 'numpy', 'scipy', 'matplotlib', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("0 []")
+    assert "--title" in done.stdout
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------------
+
+
+def files(*records: Record) -> dict[Path, Record]:
+    return {Path(f"{i}.json"): r for i, r in enumerate(records)}
+
+
+def test_variants_are_told_apart_by_the_settings_that_differ() -> None:
+    made = [make_record(settings={"protect": {"steps": n, "lr": 1}}) for n in (50, 100)]
+    other = make_record(attack="jpeg", settings={"protect": {"steps": 50, "lr": 1}})
+    chosen = choose(files(*made, other))
+    assert [r["cell"]["protect"] for r in chosen.ok] == ["eudp (steps=50)", "eudp (steps=100)", "eudp"]
+    assert made[0]["cell"]["protect"] == "eudp"  # what was handed in stays as it is
+
+
+def test_repeated_cells_count_once_and_conflicting_ones_are_an_error() -> None:
+    chosen = choose(files(make_record(), make_record(), make_record(error="boom")))
+    assert (len(chosen.ok), len(chosen.failed), chosen.repeated) == (1, 0, 2)
+    other = make_record()
+    other["arms"]["clean"]["recipe"] = "beef"
+    with pytest.raises(ValueError, match=r"0\.json and 1\.json are the same cell with different recipes"):
+        choose(files(make_record(), other))
+
+
+def test_owner_prompt_budget_and_models_make_boards_of_their_own() -> None:
+    records = [make_record(), make_record(budget="linf_4"), make_record(owner_prompt="data"), make_record(victim="sd")]
+    found = boards(records)
+    assert [len(b.records) for b in found] == [1, 1, 1, 1]
+    assert sum("owner prompt data" in b.title for b in found) == 1
+
+
+def test_the_seed_floor_takes_clean_victims_of_every_budget() -> None:
+    records = [make_record(shifted(0)), make_record(shifted(2), budget="linf_4", seed=1)]
+    assert [b.floors["distance"] for b in boards(records)] == pytest.approx([2**0.5, 2**0.5])
+
+
+def test_an_effect_is_claimed_only_above_the_floor() -> None:
+    shown = Interval(5.0, 4.0, 6.0, 6, 3, "bootstrap")
+    assert above_floor(shown, 3.9)
+    assert not above_floor(shown, 4.1)
+    assert not above_floor(shown, None)
+    assert not above_floor(Interval(5.0, None, None, 1, 1, "none"), 0.1)
+
+
+def test_verdicts() -> None:
+    (better, *_) = compare(world(), "eudp", "udp")
+    (even, *_) = compare(world(), "eudp", "eudp")
+    assert verdict(better, 0.1) == "eudp protects better"
+    assert verdict(better, None) == "no seed floor: nothing claimed"
+    assert verdict(even, 0.1) == "no difference shown"
+
+
+def test_curve_points_are_means_over_victims() -> None:
+    records = [make_record(subject="0"), make_record(subject="1")]
+    for by, made in zip((0.0, 4.0), records, strict=True):
+        made["arms"]["protected"]["curve"] = curve(by)
+    (board,) = boards(records)
+    assert curve_points(board, "distance") == {"protected: eudp": [(0.5, 52.0), (1.0, 42.0), (2.0, 46.0)]}
+
+
+def test_renderers_agree_on_a_small_document() -> None:
+    table = Table(("name", "x*"), (("a|b", "1"), ("c_d", "2")), "cap")
+    document = Document("T", (Section("S", 2, ("one\ntwo",), (table,), in_latex=True),))
+    assert markdown(document).splitlines() == [
+        "# T", "", "## S", "", "one two", "", "| name | x\\* |", "| :-- | --: |", "| a\\|b | 1 |", "| c_d | 2 |",
+    ]  # fmt: skip
+    assert r"c\_d & 2 \\" in latex(document)
+    assert '<td class="l">a|b</td>' in page(document)
+    with pytest.raises(ValueError, match="a row must have 2 cells"):
+        Table(("a", "b"), (("1",),))

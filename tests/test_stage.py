@@ -1,0 +1,318 @@
+"""Stages: keys, doing once, publishing whole, resuming, sharing between real processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from udpbench.stage import FACTS, Stage, Store, hash_of
+from udpbench.types import Log
+
+fork = multiprocessing.get_context("fork")  # children start without importing torch anew
+
+
+def write(text: str, calls: list[str] | None = None):
+    """Work that writes ``text`` and what its parents hold."""
+
+    def work(out, parents, run):
+        if calls is not None:
+            calls.append(text)
+        held = "".join((p / "text").read_text() for _, p in sorted(parents.items()))
+        (out / "text").write_text(f"{text}{held}")
+
+    return work
+
+
+def make(name="a", text="x", parents=None, settings=None, calls=None, seed=0, resumable=False, work=None):
+    settings = {"text": text} if settings is None else settings
+    return Stage(name, settings, work or write(text, calls), parents or {}, seed, resumable=resumable)
+
+
+def wait_for(path: Path, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.01)
+
+
+def start(do) -> multiprocessing.Process:
+    process = fork.Process(target=do)
+    process.start()
+    return process
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+def test_recipe_is_that_of_what_the_stage_is_made_of():
+    base = make(parents={"p": make("q")})
+    same = Stage("a", {"text": "x"}, write("other work"), {"p": make("q")}, title="another title", resumable=True)
+    assert same.recipe == base.recipe
+    others = [
+        make("b", parents={"p": make("q")}),
+        make(text="y", parents={"p": make("q")}),
+        make(seed=1, parents={"p": make("q")}),
+        make(parents={"p": make("q", "y")}),
+        make(parents={"p": make("q", seed=1)}),
+        make(parents={"r": make("q")}),
+        make(),
+    ]
+    assert len({s.recipe for s in [base, *others]}) == len(others) + 1
+
+
+def test_recipe_does_not_depend_on_the_order_of_settings_but_on_their_types():
+    assert make(settings={"a": 1, "b": 2}).recipe == make(settings={"b": 2, "a": 1}).recipe
+    assert make(settings={"a": 1}).recipe != make(settings={"a": "1"}).recipe
+    assert hash_of({"a": 1}) == hash_of({"a": 1})
+    with pytest.raises(TypeError):
+        hash_of({"a": object()})
+
+
+# -- doing -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_is_done_once_and_a_later_store_finds_it(tmp_path):
+    calls: list[str] = []
+    a = make(calls=calls)
+    b = make("b", "y", {"p": a}, calls=calls)
+    store = Store(tmp_path)
+    (folder,) = store.do(b)
+    assert (folder / "text").read_text() == "yx"
+    assert store.computed == [a.recipe, b.recipe]
+    store.do(b, a)
+    again = Store(tmp_path)
+    assert again.do(b) == [folder]
+    assert calls == ["x", "y"]
+    assert again.computed == []
+    assert again.missing([b, a]) == []
+
+
+def test_finished_stages_hide_their_parents(tmp_path):
+    a = make()
+    b, c = make("b", "y", {"p": a}), make("c", "z", {"p": a})
+    store = Store(tmp_path)
+    assert store.missing([b, c]) == [a, b, c]
+    store.do(b)
+    assert store.missing([b, c]) == [c]
+
+
+def test_facts_say_what_was_done(tmp_path):
+    def work(out, parents, run):
+        (out / "text").write_text("x")
+        run.tally("steps", 3)
+        run.tally("steps", 2)
+        time.sleep(0.05)
+
+    a, store = make(work=work, seed=5), Store(tmp_path)
+    store.do(a)
+    facts = store.facts(a)
+    assert facts["counts"] == {"steps": 5}
+    assert facts["recipe"] == a.recipe
+    assert facts["seed"] == 5
+    assert facts["device"] == "cpu"
+    assert 0.05 <= facts["seconds"] < 5
+    assert facts["peak_mb"] is None or facts["peak_mb"] > 10
+    assert sorted(p.name for p in store.path(a).iterdir()) == [FACTS, "text"]
+
+
+def test_a_failing_work_publishes_nothing_and_can_be_done_later(tmp_path):
+    def work(out, parents, run):
+        (out / "half").write_text("half")
+        raise RuntimeError("no")
+
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError, match="no"):
+        store.do(make(work=work))
+    assert not store.finished(make())
+    assert not store.path(make()).exists()
+    store.do(make())  # the lock is free again
+    assert sorted(p.name for p in store.path(make()).iterdir()) == [FACTS, "text"]
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_only_a_resumable_stage_goes_on_in_its_folder(tmp_path, resumable):
+    attempts = []
+
+    def work(out, parents, run):
+        attempts.append(sorted(p.name for p in out.iterdir() if not p.name.startswith("_")))
+        (out / f"part{len(attempts)}").write_text("x")
+        if len(attempts) == 1:
+            raise KeyboardInterrupt
+
+    a, store = make(work=work, resumable=resumable), Store(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        store.do(a)
+    (folder,) = store.do(a)
+    assert attempts == [[], ["part1"] if resumable else []]
+    assert sorted(p.name for p in folder.iterdir()) == [FACTS, *(["part1"] if resumable else []), "part2"]
+
+
+def test_seconds_of_interrupted_attempts_count(tmp_path):
+    attempts = []
+
+    def work(out, parents, run):
+        attempts.append(1)
+        time.sleep(0.2)
+        if len(attempts) == 1:
+            raise KeyboardInterrupt
+
+    a, store = make(work=work, resumable=True), Store(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        store.do(a)
+    store.do(a)
+    assert 0.4 <= store.facts(a)["seconds"] < 5
+
+
+# -- content -----------------------------------------------------------------------------------------------------------
+
+
+def test_verify_notices_what_happens_to_a_folder(tmp_path):
+    a, store = make(), Store(tmp_path)
+    (folder,) = store.do(a)
+    assert store.verify(a)
+    (folder / "text").write_text("y")
+    assert not store.verify(a)
+    (folder / "text").write_text("x")
+    assert store.verify(a)
+    (folder / "more").write_text("")
+    assert not store.verify(a)
+
+
+def test_equal_inputs_made_by_different_recipes_share_work(tmp_path):
+    calls: list[str] = []
+    one, two = make(settings={"way": 1}, calls=calls), make(settings={"way": 2}, calls=calls)  # both write "x"
+    b1, b2 = (make("b", "y", {"p": p}, calls=calls) for p in (one, two))
+    assert b1.recipe != b2.recipe
+    store = Store(tmp_path)
+    first, second = store.do(b1, b2)
+    assert calls == ["x", "y", "x"]
+    assert second.is_symlink()
+    assert second.resolve() == first.resolve()
+    assert store.finished(b2)
+    assert store.verify(b2)
+    assert b2.recipe not in store.computed
+    (third,) = store.do(make("c", "z", {"p": b2}))  # a linked folder is as good a parent
+    assert (third / "text").read_text() == "zyx"
+
+
+def test_work_is_not_shared_where_anything_else_differs(tmp_path):
+    calls: list[str] = []
+    one, two = make(settings={"way": 1}, calls=calls), make(settings={"way": 2}, calls=calls)
+    store = Store(tmp_path)
+    store.do(make("b", "y", {"p": one}, calls=calls), make("b", "y", {"p": two}, calls=calls, seed=1))
+    assert calls.count("y") == 2
+
+
+def test_a_moved_store_keeps_its_links(tmp_path):
+    one, two = make(settings={"way": 1}), make(settings={"way": 2})
+    stages = [make("b", "y", {"p": p}) for p in (one, two)]
+    Store(tmp_path / "here").do(*stages)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = Store(tmp_path / "there")
+    assert moved.missing(stages) == []
+    assert moved.verify(stages[1])
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_that_want_the_same_stage_compute_it_once(tmp_path):
+    log = tmp_path / "log"
+
+    def work(out, parents, run):
+        with log.open("a") as f:
+            f.write(f"{os.getpid()}\n")
+        time.sleep(0.5)
+        (out / "text").write_text("x")
+
+    processes = [start(lambda: Store(tmp_path / "store").do(make(work=work))) for _ in range(2)]
+    for process in processes:
+        process.join(20)
+    assert [p.exitcode for p in processes] == [0, 0]
+    assert len(log.read_text().splitlines()) == 1
+    assert Store(tmp_path / "store").verify(make())
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_the_store_of_a_killed_process_is_finished_by_the_next(tmp_path, resumable):
+    calls = tmp_path / "calls"
+
+    def first(out, parents, run):
+        calls.write_text("first")
+        (out / "text").write_text("x")
+
+    def second(out, parents, run):
+        if (out / "half").exists() or calls.read_text() == "second":
+            (out / "text").write_text("y")
+            return
+        (out / "half").write_text("half")
+        calls.write_text("second")
+        time.sleep(60)
+
+    a = make(work=first)
+    b = make("b", "y", {"p": a}, work=second, resumable=resumable)
+    process = start(lambda: Store(tmp_path / "store").do(b))
+    wait_for(tmp_path / "store" / "b" / f"{b.recipe}.part" / "half")
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(20)
+    store = Store(tmp_path / "store")
+    assert store.finished(a)
+    assert not store.finished(b)
+    (folder,) = store.do(b)
+    assert store.computed == [b.recipe]
+    assert sorted(p.name for p in folder.iterdir()) == [FACTS, *(["half"] if resumable else []), "text"]
+    assert list((tmp_path / "store" / "b").glob("*.part")) == []
+
+
+class Notes(Log):
+    """Keeps what is said; calls ``then`` each time."""
+
+    def __init__(self, then) -> None:
+        self.said: list[str] = []
+        self.then = then
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+        self.then()
+
+
+def test_a_worker_does_another_ready_stage_before_it_waits(tmp_path):
+    began, go, order = tmp_path / "began", tmp_path / "go", tmp_path / "order"
+
+    def slow(out, parents, run):
+        began.write_text("")
+        wait_for(go)
+        (out / "text").write_text("x")
+
+    def quick(out, parents, run):
+        order.write_text("quick while slow was held" if not go.exists() else "too late")
+        (out / "text").write_text("y")
+
+    held, other = make("held", work=slow), make("other", "y", work=quick)
+    process = start(lambda: Store(tmp_path / "store").do(held))
+    wait_for(began)
+    notes = Notes(go.touch)  # the holder goes on once it is waited for
+    store = Store(tmp_path / "store", log=notes)
+    after = make("after", "z", {"p": held})
+    store.do(held, after, other)
+    process.join(20)
+    assert process.exitcode == 0
+    assert order.read_text() == "quick while slow was held"
+    assert store.computed == [other.recipe, after.recipe]
+    (line,) = notes.said
+    assert line.startswith(f"waiting for held: held by process {process.pid} on ")
+    assert " since " in line
+
+
+def test_facts_are_readable_json(tmp_path):
+    a, store = make(), Store(tmp_path)
+    store.do(a)
+    facts = json.loads((store.path(a) / FACTS).read_text())
+    assert set(facts) >= {"stage", "recipe", "settings", "seed", "parents", "content", "counts", "seconds", "peak_mb", "device"}

@@ -1,0 +1,256 @@
+"""Progress and trackers: what is shown, when the device is read, and that nothing is opened for nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+
+from udpbench import track as T
+from udpbench.types import Log
+
+CONF = Path(__file__).parent.parent / "conf" / "track"
+CONFIG = {"protect": {"steps": 50}}
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def lines(log: T.Console) -> list[str]:
+    assert isinstance(log._stream, io.StringIO)
+    return log._stream.getvalue().splitlines()
+
+
+def test_without_a_terminal_a_plain_line_every_few_seconds(clock: Clock) -> None:
+    log = T.Console(io.StringIO(), every=5, clock=clock)
+    with log.bar("train clean", 200, "step") as advance:
+        advance(0)
+        for _ in range(200):
+            clock.now += 0.25
+            advance(1)
+    shown = lines(log)
+    assert shown[0] == "train clean  20/200 step  4/s  eta 0:45"
+    assert shown[-1] == "train clean  200/200 step  4/s  in 0:50"
+    assert len(shown) == 10
+
+
+def test_a_resumed_training_is_not_counted_as_speed(clock: Clock) -> None:
+    log = T.Console(io.StringIO(), every=5, clock=clock)
+    with log.bar("train", 200, "step") as advance:
+        advance(100)
+        clock.now = 10.0
+        advance(20)
+    assert lines(log)[0] == "train  120/200 step  2/s  eta 0:40"
+
+
+def test_slow_units_are_shown_as_seconds_per_unit(clock: Clock) -> None:
+    log = T.Console(io.StringIO(), every=5, clock=clock)
+    with log.bar("protect", 4, "image") as advance:
+        advance(0)
+        clock.now = 8.0
+        advance(1)
+    assert lines(log)[0] == "protect  1/4 image  8 s/image  eta 0:24"
+
+
+def test_short_inner_bars_leave_no_line_and_broken_ones_are_closed(clock: Clock) -> None:
+    log = T.Console(io.StringIO(), every=5, clock=clock)
+
+    def work() -> None:
+        with log.bar("outer", 2) as outer, log.bar("inner", 3) as inner:
+            inner(3)
+            outer(1)
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        work()
+    assert lines(log) == ["outer  1/2 it"]
+    assert log._bars == []
+
+
+def test_in_a_terminal_there_are_bars_and_lines_above_them(clock: Clock) -> None:
+    log = T.Console(Terminal(), clock=clock)
+    with log.bar("outer", 2) as outer, log.bar("inner [x]", 3) as inner:
+        assert log._progress is not None
+        assert [task.total for task in log._progress.tasks] == [2, 3]
+        inner(3)
+        outer(1)
+        assert [task.completed for task in log._progress.tasks] == [1, 3]
+        assert log._progress.tasks[1].description.startswith("inner [x]  3/3 it")
+        log.say("a line [with brackets]")
+    assert log._progress is None
+    assert "a line [with brackets]" in log._stream.getvalue()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (20.4, "0:20"), (59.6, "1:00"), (3723, "1:02:03")])
+def test_clock_text(seconds: float, text: str) -> None:
+    assert T.clock_text(seconds) == text
+
+
+def events(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def started(tracker: T.Tracker, folder: Path) -> T.Tracker:
+    tracker.start("ab12", "sweep", CONFIG, folder)
+    return tracker
+
+
+def test_jsonl_writes_everything_in_order(tmp_path: Path) -> None:
+    log = started(T.Jsonl(), tmp_path)
+    log.scalar("train/loss", torch.tensor(0.5), 0)
+    log.scalar("train/loss", 0.25, 1)
+    log.finish("ok")
+    start, first, second, finish = events(tmp_path / "track.jsonl")
+    assert start == {"event": "start", "run_id": "ab12", "group": "sweep", "config": CONFIG}
+    assert (first["value"], first["step"], second["value"], second["step"]) == (0.5, 0, 0.25, 1)
+    assert finish == {"event": "finish", "status": "ok"}
+    log.start("ab13", "sweep", CONFIG, tmp_path)
+    log.table("scores", [{"arm": "clean", "distance": 1.5}])
+    log.image("sheet", tmp_path / "sheet.png")
+    log.finish("failed")
+    kinds = [e["event"] for e in events(tmp_path / "track.jsonl")]
+    assert kinds == ["start", "scalar", "scalar", "finish", "start", "table", "image", "finish"]
+
+
+def test_a_loss_that_is_no_number_is_valid_json(tmp_path: Path) -> None:
+    log = started(T.Jsonl(), tmp_path)
+    log.scalar("loss", torch.tensor(float("nan")), 0)
+    log.scalar("loss", float("-inf"), 1)
+    log.finish("failed")
+    assert [e["value"] for e in events(tmp_path / "track.jsonl")[1:3]] == ["nan", "-inf"]
+
+
+@pytest.mark.parametrize("tracker", [T.Wandb(), T.Jsonl(), T.Nothing()])
+def test_a_cell_that_logs_nothing_leaves_no_trace(tracker: T.Tracker, tmp_path: Path) -> None:
+    started(tracker, tmp_path / "cell").finish("ok")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_are_read_fifty_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    original = torch.Tensor.tolist
+
+    def counting(x: torch.Tensor) -> list[float]:
+        reads.append(x.numel())
+        return original(x)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", counting)
+    log = started(T.Jsonl(), tmp_path)
+    loss = torch.tensor(2.0, requires_grad=True)
+    for step in range(120):
+        log.scalar("train/loss", loss * step, step)
+        assert len(reads) == (step + 1) // 50
+    log.finish("ok")
+    assert reads == [50, 50, 20]
+    assert [e["value"] for e in events(tmp_path / "track.jsonl")[1:-1]] == [2.0 * s for s in range(120)]
+
+
+def test_logging_before_start_is_an_error(tmp_path: Path) -> None:
+    log = T.Jsonl()
+    log.scalar("a", 1.0, 0)
+    with pytest.raises(ValueError, match="before start"):
+        log.finish("ok")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("CONFIG", "CACHE", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("offline")
+def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "sheet.png")
+    log = started(T.Wandb(), tmp_path / "cell")
+    for step in range(3):
+        log.scalar("train clean/loss", torch.tensor(1.0), step)
+        log.scalar("train protected/loss", torch.tensor(1.0), step)
+    log.table("scores", [{"arm": "clean", "distance": 1.5}])
+    log.image("sheet", tmp_path / "sheet.png")
+    log.finish("ok")
+    import wandb
+
+    wandb.teardown()  # wandb's service writes the last block after finish; the end of a process waits for it as well
+    (run,) = (tmp_path / "cell" / "wandb").glob("offline-run-*-ab12")
+    assert (run / "run-ab12.wandb").stat().st_size > 500
+    stored = (run / "run-ab12.wandb").read_bytes()
+    for text in (b"udpbench", b"sweep", b"train clean/loss", b"train protected/step", b"scores"):
+        assert text in stored
+    assert list((run / "files" / "media" / "images").glob("sheet_*.png"))
+
+
+def test_wandb_disabled_writes_nothing_but_runs(tmp_path: Path) -> None:
+    log = started(T.Wandb(mode="disabled"), tmp_path / "cell")
+    log.scalar("a/loss", 1.0, 0)
+    log.finish("ok")
+    assert list(tmp_path.rglob("*.wandb")) == []
+
+
+def test_wrong_settings_are_refused_when_built() -> None:
+    with pytest.raises(ValueError, match="unknown mode 'off'; allowed are offline, online, disabled"):
+        T.Wandb(mode="off")
+    with pytest.raises(ValueError, match="project is empty"):
+        T.Wandb(project="")
+    with pytest.raises(ValueError, match="path is empty"):
+        T.Jsonl("")
+    with pytest.raises(ValueError, match="every must be >= 0"):
+        T.Console(every=-1)
+
+
+def test_fanout_sends_everything_everywhere(tmp_path: Path, clock: Clock) -> None:
+    console, file = T.Console(io.StringIO(), clock=clock), T.Jsonl()
+    log = T.Fanout([console, file, Log()])
+    started(log, tmp_path)
+    with log.bar("train", 2, "step") as advance:
+        advance(0)
+        clock.now = 1.0
+        advance(2)
+        log.scalar("train/loss", 1.0, 0)
+    log.say("done")
+    log.table("scores", [{"arm": "clean"}])
+    log.image("sheet", tmp_path / "x.png")
+    log.finish("ok")
+    assert lines(console) == ["train  2/2 step  2/s  in 0:01", "done"]
+    assert sorted({e["event"] for e in events(tmp_path / "track.jsonl")}) == [
+        "finish", "image", "scalar", "start", "table",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_option_can_be_built(path: Path) -> None:
+    assert type(instantiate(OmegaConf.load(path))) is {"wandb": T.Wandb, "jsonl": T.Jsonl, "none": T.Nothing}[path.stem]
+
+
+def test_no_tracking_never_imports_wandb() -> None:
+    code = (
+        "import sys; from pathlib import Path; import torch; from udpbench.track import Nothing; log = Nothing()\n"
+        "log.start('a', 'b', {}, Path('nowhere')); log.scalar('x', torch.ones(()), 0); log.table('t', [{'a': 1}])\n"
+        "log.image('i', Path('x.png')); log.finish('ok'); print('wandb' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,35 @@
+"""Pictures that were purified elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from udpbench.images import digest, list_images, read_paired
+from udpbench.types import Run
+
+
+class Folder:
+    """Takes the purified pictures from ``path``.
+
+    Paired by name (any suffix), of the same sizes, everything else is an error.
+    """
+
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+
+    def identity(self) -> dict[str, str]:
+        """Digest of the pictures."""
+        return {"pictures": digest(list_images(self.path))}
+
+    def purify(
+        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
+    ) -> list[Tensor]:
+        """CHW float32 [0,1] each -> the picture of the same name in the folder, CHW float32 [0,1]."""
+        return [x.to(image.device) for x, image in zip(read_paired(self.path, names, images), images, strict=True)]

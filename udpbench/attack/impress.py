@@ -1,0 +1,139 @@
+"""IMPRESS: purify a picture until its autoencoder reconstruction is consistent (Cao et al., NeurIPS 2023, eq. 4.1 and Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from udpbench.protect.pgd import chunks
+from udpbench.types import Run
+
+if TYPE_CHECKING:
+    from udpbench.models.latent import LatentDiffusion
+
+PERCEPTUAL = ("lpips_vgg", "lpips_alex", "lpips_squeeze", "lite1")
+
+
+class Impress:
+    """Minimise ``mean |x - D(E(x))|^2 + alpha * max(dist(x, x_protected) - distance_budget, 0)`` over x, pixels in [-1,1].
+
+    As in the released code: mean (not sum) of squares, gradient through both sides, posterior mean, Adam (eps 1e-5) under a cosine
+    schedule down to 1e-5, a start at ``x_protected + start_noise * N(0, 1)``, clamping after each step. The distance is that of LPIPS
+    (VGG) there; ``perceptual`` says which one is used here.
+
+    Our choice (``size_correct``): the whole loss is multiplied by H*W / 512^2, so that the gradient of a pixel, and with it what Adam's
+    eps does, is as at the 512 pixels the settings were made for. The losses of a batch are summed: each picture is on its own.
+
+    Args:
+        iterations, lr, alpha, distance_budget, start_noise: as above; ``start_noise`` on the [-1,1] scale.
+        perceptual: ``lpips_vgg``, ``lpips_alex``, ``lpips_squeeze`` or ``lite1`` (EfficientNet-Lite1 features, works offline; not LPIPS,
+            and its values are not on LPIPS's scale).
+        weights: file with the trunk of the LPIPS network; None: where torch hub keeps it.
+    """
+
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"latent"})
+
+    def __init__(
+        self,
+        iterations: int,
+        lr: float,
+        alpha: float,
+        distance_budget: float,
+        start_noise: float,
+        perceptual: str,
+        weights: str | None = None,
+        size_correct: bool = True,
+    ) -> None:
+        if perceptual not in PERCEPTUAL:
+            raise ValueError(f"impress: unknown perceptual {perceptual!r}; allowed are {', '.join(PERCEPTUAL)}")
+        if iterations < 1 or lr <= 0:
+            raise ValueError(f"impress: iterations must be >= 1 and lr > 0, given {iterations} and {lr}")
+        self.iterations, self.lr, self.alpha, self.distance_budget = iterations, lr, alpha, distance_budget
+        self.start_noise, self.perceptual, self.weights, self.size_correct = (
+            start_noise,
+            perceptual,
+            weights,
+            size_correct,
+        )
+
+    def check(self) -> None:
+        """ValueError saying what to do if the weights of the distance are missing; nothing is loaded."""
+        from udpbench.metrics.pairs import Lpips, PerceptualDistance
+
+        (
+            PerceptualDistance()
+            if self.perceptual == "lite1"
+            else Lpips(self.perceptual.removeprefix("lpips_"), self.weights)
+        ).check()
+
+    def purify(
+        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
+    ) -> list[Tensor]:
+        """Purified pictures, CHW [0,1]; prompts are not used."""
+        distance = load_distance(self.perceptual, self.weights, run.device)
+        out: list[Tensor] = list(images)
+        groups = list(chunks(images, run.batch))
+        with run.log.bar("purify", self.iterations * len(groups), "it") as advance:
+            for index in groups:
+                x = torch.stack([images[i] for i in index]).to(run.device)
+                noise = torch.stack(
+                    [torch.randn(images[i].shape, generator=run.rng("impress", names[i])) for i in index]
+                )
+                for i, pure in zip(
+                    index, self._optimise(x, noise.to(run.device), distance, model, run, advance), strict=True
+                ):
+                    out[i] = pure.cpu()
+        return out
+
+    def objective(
+        self, x: Tensor, protected: Tensor, distance: Callable[[Tensor, Tensor], Tensor], model: LatentDiffusion
+    ) -> Tensor:
+        """Equation 4.1 for each of N pictures; NCHW [0,1] in, (N,) out."""
+        inconsistency = (2 * (model.round_trip(x) - x)).square().flatten(1).mean(1)
+        excess = (distance(x, protected) - self.distance_budget).clamp(min=0)
+        scale = x.shape[-1] * x.shape[-2] / 512**2 if self.size_correct else 1.0
+        return scale * (inconsistency + self.alpha * excess)
+
+    def _optimise(
+        self,
+        protected: Tensor,
+        noise: Tensor,
+        distance: Callable[[Tensor, Tensor], Tensor],
+        model: LatentDiffusion,
+        run: Run,
+        advance: Callable[[int], None],
+    ) -> Tensor:
+        y = (
+            ((protected * 2 - 1) + self.start_noise * noise).clamp(-1, 1).requires_grad_(True)
+        )  # the variable lives in [-1,1]
+        adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
+        for step in range(self.iterations):
+            loss = self.objective((y + 1) / 2, protected, distance, model).sum()
+            (y.grad,) = torch.autograd.grad(loss, y)
+            adam.step()
+            cosine.step()
+            with torch.no_grad():
+                y.clamp_(-1, 1)
+            run.log.scalar("impress/loss", loss.detach(), step)
+            advance(1)
+        run.tally("vae_image", self.iterations * len(y))
+        return (y.detach() + 1) / 2
+
+
+def load_distance(name: str, weights: str | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """The perceptual distance ``name`` between NCHW [0,1] pictures, (N,), differentiable; frozen, on ``device``.
+
+    Raises ValueError if the network's weights are not there: nothing else is used in its place.
+    """
+    if name == "lite1":
+        from udpbench.models.efficientnet import PerceptualLite1
+
+        return PerceptualLite1().to(device).eval().requires_grad_(False)
+    from udpbench.metrics.pairs import load_lpips
+
+    return load_lpips(name.removeprefix("lpips_"), weights, device)

@@ -1,0 +1,91 @@
+"""``python -m udpbench.cloak IN OUT [GROUP=OPTION KEY=VALUE ...]``: protect a folder of one's own pictures, at their own size.
+
+The same protections and settings as in a study (``protect=eudp budget.levels=8 model=micro``); no victim is trained. Says how visible
+the change is and how much of it survives what a website does to pictures. What a number here does not say: that anybody is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from udpbench.__main__ import CONF
+
+if TYPE_CHECKING:
+    from udpbench.pipeline import Cell
+    from udpbench.stage import Store
+
+SURVIVES = (("jpeg", 90), ("jpeg", 75), ("webp", 80))
+
+
+def main() -> None:
+    """Exit status: 0 fine, 2 wrong input."""
+    parser = argparse.ArgumentParser(prog="python -m udpbench.cloak", description=__doc__.split("\n\n")[0])
+    parser.add_argument("source", type=Path, metavar="IN", help="folder with pictures of any format and size")
+    parser.add_argument("target", type=Path, metavar="OUT", help="folder for the protected PNGs")
+    parser.add_argument("--prompt", default="a photo", help="what the pictures show; used by protections that read prompts")
+    parser.add_argument("overrides", nargs="*", help="as for python -m udpbench, e.g. protect=eudp budget.levels=8")
+    args = parser.parse_intermixed_args()
+    try:
+        cell, store = _build(args.source, args.prompt, args.overrides)
+        _cloak(cell, store, args.target)
+    except ValueError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def _build(source: Path, prompt: str, overrides: list[str]) -> tuple[Cell, Store]:
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    from udpbench.config import build, find_device
+    from udpbench.stage import Store
+    from udpbench.track import Console
+
+    given = ["data=folder", f"data.path={source.resolve()}", f"data.prompt='{prompt}'", f"data.class_prompt='{prompt}'"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            cfg = compose("config", [*given, *overrides], return_hydra_config=True)
+        except HydraException as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+    cell = build(cfg, cfg.hydra.runtime.choices)
+    store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), Console(), cfg.runtime.batch)
+    return cell, store
+
+
+def _cloak(cell: Cell, store: Store, target: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from udpbench.images import read_folder, write_png
+    from udpbench.pipeline import data_stage, protect_stage
+    from udpbench.visibility import survival, visibility
+
+    clean_folder, cloaked_folder = store.do(data_stage(cell), protect_stage(cell, cell.protect))
+    clean, cloaked = read_folder(clean_folder / "train"), read_folder(cloaked_folder)
+    target.mkdir(parents=True, exist_ok=True)
+    codecs = [f"{codec} {quality}" for codec, quality in SURVIVES]
+    table = Table(title=f"{cell.protect.name}, {cell.budget.thing.name}, surrogate {cell.surrogate.name}")
+    for column in ("picture", "largest change", "rms", "PSNR dB", "SSIM", *(f"survives {c}" for c in codecs)):
+        table.add_column(column, justify="left" if column == "picture" else "right")
+    for name, picture in cloaked.items():
+        write_png(target / name, picture)
+        seen = visibility(clean[name], picture)
+        left = [survival(clean[name], picture, codec, quality) for codec, quality in SURVIVES]
+        numbers = [_text(seen[k], "{:.1f}") for k in ("linf", "rms", "psnr")] + [_text(seen["ssim"], "{:.3f}")]
+        table.add_row(name, *numbers, *(_text(v, "{:.0%}") for v in left))
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    console.print(f"{len(cloaked)} protected pictures in {target}. Changes in 8-bit levels (1/255).")
+    console.print("'survives': share of the change's energy left after saving in that format. It promises nothing about a model.")
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+if __name__ == "__main__":
+    main()

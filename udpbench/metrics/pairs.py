@@ -1,0 +1,186 @@
+"""What a change does to each picture: the changed folder against the original one, paired by file name."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from udpbench import images
+from udpbench.budget import measure
+from udpbench.metrics.features import weights_file
+from udpbench.models.efficientnet import PerceptualLite1, weights_path
+from udpbench.types import Run
+
+Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]  # changed, original: NCHW [0,1] -> score -> (N,)
+TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth", "vgg": "vgg16-397923af.pth"}
+
+
+class PairMetric:
+    """One number per score and picture, averaged over pictures. What the owner wants: a change that nobody sees."""
+
+    version: ClassVar[int] = 1
+    against: ClassVar[str] = "input"
+    minimum: ClassVar[int] = 1
+    scores: dict[str, str]  # score name -> what the owner wants
+
+    def check(self) -> None:
+        """ValueError saying what to do if weights are missing; nothing is loaded."""
+
+    def prepare(self, device: torch.device) -> Measure:
+        """What measures a batch; loads the network if there is one."""
+        raise NotImplementedError
+
+    def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
+        """File name -> score -> value, sorted by name, of the folder ``got`` (changed) against ``ref`` (original)."""
+        measured: dict[str, dict[str, float]] = {}
+        measure_batch = self.prepare(run.device)
+        with torch.inference_mode():
+            for names, changed, original in _pairs(got, ref, run.batch):
+                values = measure_batch(changed.to(run.device), original.to(run.device))
+                rows = zip(*(values[score].tolist() for score in self.scores), strict=True)
+                for name, row in zip(names, rows, strict=True):
+                    measured[name] = dict(zip(self.scores, row, strict=True))
+        return dict(sorted(measured.items()))
+
+    def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
+        """Means over the pictures; a score whose mean is not a finite number is left out."""
+        rows = list(self.per_image(got, ref, run).values())
+        means = {score: sum(row[score] for row in rows) / len(rows) for score in self.scores}
+        return {score: value for score, value in means.items() if math.isfinite(value)}
+
+
+def _pairs(got: Path, ref: Path, batch: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    ours, theirs = ({path.name for path in images.list_images(folder)} for folder in (got, ref))
+    if odd := sorted(ours ^ theirs):
+        raise ValueError(f"pairs: {got} and {ref} must hold the same names; {len(odd)} are in one only, e.g. {odd[0]}")
+    batches = zip(images.iterate(got, batch), images.iterate(ref, batch), strict=False)
+    for (names, changed), (others, original) in batches:
+        # Both are sorted by size, then by name: where they part, some picture has two sizes.
+        if names != others or changed.shape != original.shape:
+            raise ValueError(f"pairs: pictures of one name must be of one size in {got} and {ref}; see {names[0]}")
+        yield names, changed, original
+
+
+class Psnr(PairMetric):
+    """Peak signal-to-noise ratio in dB over all pixels and channels of a picture, peak 1; infinite if unchanged."""
+
+    def __init__(self) -> None:
+        self.scores = {"psnr": "higher"}
+
+    def prepare(self, device: torch.device) -> Measure:
+        return lambda changed, original: {"psnr": -10 * (changed - original).double().square().mean((1, 2, 3)).log10()}
+
+
+class Ssim(PairMetric):
+    """Structural similarity (Wang et al. 2004), mean over RGB and all places where its window fits.
+
+    Gaussian window of 11 pixels, sigma 1.5; ValueError for smaller pictures. torchmetrics also counts padded places and
+    so differs a little.
+    """
+
+    def __init__(self) -> None:
+        self.scores = {"ssim": "higher"}
+
+    def prepare(self, device: torch.device) -> Measure:
+        from udpbench.visibility import ssim
+
+        def values(changed: Tensor, original: Tensor) -> dict[str, Tensor]:
+            if min(changed.shape[-2:]) < 11:
+                raise ValueError(f"ssim: pictures must have at least 11 x 11 pixels, given {tuple(changed.shape[-2:])}")
+            rows = [ssim(clean, cloaked) for clean, cloaked in zip(original, changed, strict=True)]
+            return {"ssim": torch.tensor(rows, dtype=torch.float64)}
+
+        return values
+
+
+class PerceptualDistance(PairMetric):
+    """``dist_lite1``: see ``PerceptualLite1``; its weights come from a package. It is not LPIPS."""
+
+    def __init__(self) -> None:
+        self.scores = {"dist_lite1": "lower"}
+
+    def check(self) -> None:
+        weights_path("lite1")
+
+    def prepare(self, device: torch.device) -> Measure:
+        distance = PerceptualLite1().to(device)
+        return lambda changed, original: {"dist_lite1": distance(changed, original)}
+
+
+class Lpips(PairMetric):
+    """``lpips_alex`` (what the field reports), ``lpips_vgg`` or ``lpips_squeeze``: see ``LpipsDistance``.
+
+    ``weights``: file of the trunk; None: the torch hub's checkpoints.
+    """
+
+    def __init__(self, net: str = "alex", weights: str | None = None) -> None:
+        if net not in TRUNKS:
+            raise ValueError(f"lpips: unknown net {net!r}; allowed are {', '.join(TRUNKS)}")
+        self.net = net
+        self.weights = weights
+        self.scores = {f"lpips_{net}": "lower"}
+
+    def check(self) -> None:
+        _trunk_file(self.net, self.weights)
+
+    def prepare(self, device: torch.device) -> Measure:
+        distance = load_lpips(self.net, self.weights, device)
+        return lambda changed, original: {f"lpips_{self.net}": distance(changed, original)}
+
+
+class LpipsDistance(nn.Module):
+    """LPIPS 0.1 (arXiv:1801.03924): the lpips package's heads on torchvision's trunk ``net``, frozen."""
+
+    def __init__(self, net: str, trunk: dict[str, Tensor]) -> None:
+        super().__init__()
+        import lpips
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="torchvision")  # lpips calls its old names
+            self.network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        # lpips cuts the trunk into slices but keeps torchvision's numbers: slice2.3.weight was features.3.weight.
+        kept = {name: trunk[f"features.{name.partition('.')[2]}"] for name in self.network.net.state_dict()}
+        self.network.net.load_state_dict(kept)
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distances (N,) between ``x`` and ``y``, NCHW float32 in [0,1] of one size; differentiable in both."""
+        return self.network(x, y, normalize=True).flatten()  # normalize: from [0,1] to the [-1,1] it was trained on
+
+
+def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> LpipsDistance:
+    """LPIPS on ``device``. ``weights``: file of the trunk; None: the torch hub's checkpoints. Nothing is downloaded.
+
+    Raises ValueError if the trunk is missing.
+    """
+    trunk = torch.load(_trunk_file(net, weights), map_location="cpu", weights_only=True)
+    return LpipsDistance(net, trunk).to(device)
+
+
+def _trunk_file(net: str, weights: str | Path | None) -> Path:
+    return weights_file(f"lpips_{net}", TRUNKS[net], "https://download.pytorch.org/models", weights)
+
+
+class CloakLevels(PairMetric):
+    """How large the change is, in 8-bit levels: ``linf`` of the worst picture, ``rms`` averaged over pictures."""
+
+    def __init__(self) -> None:
+        self.scores = {"linf": "lower", "rms": "lower"}
+
+    def prepare(self, device: torch.device) -> Measure:
+        def values(changed: Tensor, original: Tensor) -> dict[str, Tensor]:
+            rows = [measure(clean, cloaked) for clean, cloaked in zip(original, changed, strict=True)]
+            return {score: torch.tensor([row[score] for row in rows], dtype=torch.float64) for score in self.scores}
+
+        return values
+
+    def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
+        """The largest ``linf`` and the mean ``rms``."""
+        rows = list(self.per_image(got, ref, run).values())
+        return {"linf": max(row["linf"] for row in rows), "rms": sum(row["rms"] for row in rows) / len(rows)}

@@ -1,0 +1,68 @@
+"""Projected gradient ascent on pictures: the one loop that perturbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from udpbench.budget import Budget
+from udpbench.types import Run
+
+Loss = Callable[[Tensor, list[int]], Tensor]
+
+
+def by_size(images: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of the pictures (CHW), grouped by size, in order of first appearance."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, x in enumerate(images):
+        groups.setdefault(tuple(x.shape), []).append(i)
+    return list(groups.values())
+
+
+def chunks(images: Sequence[Tensor], most: int) -> Iterator[list[int]]:
+    """Indices in groups of one size and at most ``most`` pictures."""
+    for group in by_size(images):
+        for first in range(0, len(group), max(1, most)):
+            yield group[first : first + max(1, most)]
+
+
+def pgd(
+    images: Sequence[Tensor],
+    clean: Sequence[Tensor],
+    loss: Loss,
+    budget: Budget,
+    run: Run,
+    *,
+    steps: int,
+    step_levels: float,
+    most: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[Tensor]:
+    """``steps`` ascents of ``loss`` from ``images``, each projected on the budget around ``clean``; CHW in, CHW out, on ``run.device``.
+
+    ``loss(x, index)`` gets NCHW pictures (the rows of ``images`` at ``index``) and returns N losses; pictures do not see one another.
+    At most ``most`` pictures go through it at once. ``x <- project(x + step * direction(gradient))`` (Madry et al. 2018).
+    """
+    out = [x.to(run.device) for x in images]
+    clean = [x.to(run.device) for x in clean]
+    for _ in range(steps):
+        for index in chunks(out, most):
+            x = torch.stack([out[i] for i in index]).requires_grad_(True)
+            (gradient,) = torch.autograd.grad(loss(x, index).sum(), x)
+            step = budget.direction(gradient) * step_levels
+            moved = budget.project(x.detach() + step, torch.stack([clean[i] for i in index]))
+            for i, new in zip(index, moved, strict=True):
+                out[i] = new
+        advance(1)
+    return out
+
+
+def random_start(images: Sequence[Tensor], names: Sequence[str], budget: Budget, run: Run) -> list[Tensor]:
+    """Each picture moved by uniform noise of up to ``budget.levels``, projected; the draw belongs to the picture's name."""
+    out = []
+    for x, name in zip(images, names, strict=True):
+        noise = torch.rand(x.shape, generator=run.rng("start", name)) * 2 - 1
+        out.append(budget.project((x + noise * budget.levels / 255)[None], x[None])[0])
+    return out

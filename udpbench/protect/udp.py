@@ -1,0 +1,251 @@
+"""UDP and EUDP: unlearnable diffusion perturbations (Zhao et al., arXiv 2306.01902).
+
+The published idea: one perturbation per picture, found as a max-min problem. The model is trained on the perturbed pictures (min),
+the perturbation raises that trained model's loss (max), in turn. EUDP changes which time steps the perturbation is trained on, using
+the noise scales of the forward process, because the perturbation fades along it.
+
+This is a *reconstruction*: no code was published and the text that could be found does not give the formulas. The paper's are: the
+max-min problem, sample-wise bounded noise, alternation, and that EUDP changes the sampling of time steps by the noise schedule. Our
+choices are: the L-infinity (or RMS) budget, projected sign ascent, the numbers of rounds and steps, the optimizer of the inner model,
+and the distribution ``p(t)`` below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from udpbench.budget import Budget
+from udpbench.protect.pgd import by_size, pgd, random_start
+from udpbench.task.fit import FitSettings, fit
+from udpbench.types import Owner, Run
+
+if TYPE_CHECKING:
+    from udpbench.models.latent import Cond, LatentDiffusion
+
+TIMES = ("uniform", "sqrt_alpha_bar", "alpha_bar", "snr")
+
+
+def time_distribution(alpha_bar: Tensor, kind: str) -> Tensor:
+    """p(t) over the T steps of a forward process with ``alpha_bar`` (T,); float64, sums to 1.
+
+    The perturbation d reaches step t as sqrt(alpha_bar_t) d. ``sqrt_alpha_bar`` weighs steps by that factor, ``alpha_bar`` by its
+    square, ``snr`` by sqrt(alpha_bar_t / (1 - alpha_bar_t)), the ratio of what is left of d to the noise; ``uniform`` is UDP's.
+    """
+    a = alpha_bar.double()
+    weights = {
+        "uniform": torch.ones_like(a),
+        "sqrt_alpha_bar": a.sqrt(),
+        "alpha_bar": a,
+        "snr": (a / (1 - a)).sqrt(),
+    }
+    if kind not in weights:
+        raise ValueError(f"eudp: unknown time distribution {kind!r}; allowed are {', '.join(TIMES)}")
+    return weights[kind] / weights[kind].sum()
+
+
+class UDP:
+    """Alternate ``model_steps`` of training a surrogate on the perturbed pictures and ``image_steps`` of raising its loss.
+
+    Args:
+        rounds, model_steps, image_steps: of the alternation.
+        step_levels: length of one image step in levels; None: an eighth of the budget.
+        draws: (t, noise) samples per picture and image step, in one forward pass.
+        outer: which loss the pictures raise. ``perturbed``: the surrogate's loss on the perturbed pictures (error-maximising);
+            ``clean``: the loss that the surrogate would have on the *clean* pictures after one more gradient step on the perturbed
+            ones (one unrolled step; differentiates through the gradient).
+        surrogate_init: ``victim_task`` starts from the surrogate model's weights, as fine-tuning does; ``random`` from fresh ones, as
+            training from scratch does.
+        lr, weight_decay, batch: of the surrogate's training (AdamW).
+        random_start: start from uniform noise within the budget.
+    """
+
+    version: ClassVar[int] = 1
+    couples_images: ClassVar[bool] = True  # through the surrogate
+    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+    times: str = "uniform"
+
+    def __init__(
+        self,
+        rounds: int,
+        model_steps: int,
+        image_steps: int,
+        lr: float,
+        batch: int,
+        draws: int = 1,
+        step_levels: float | None = None,
+        outer: str = "perturbed",
+        surrogate_init: str = "victim_task",
+        weight_decay: float = 1e-2,
+        random_start: bool = False,
+        dtype: str = "fp32",
+    ) -> None:
+        if outer not in ("perturbed", "clean"):
+            raise ValueError(f"udp: unknown outer {outer!r}; allowed are perturbed, clean")
+        if surrogate_init not in ("victim_task", "random"):
+            raise ValueError(f"udp: unknown surrogate_init {surrogate_init!r}; allowed are victim_task, random")
+        if min(rounds, image_steps, draws, batch) < 1 or model_steps < 0:
+            raise ValueError(
+                "udp: rounds, image_steps, draws and batch must be >= 1 and model_steps >= 0, "
+                f"given {rounds}, {image_steps}, {draws}, {batch}, {model_steps}"
+            )
+        self.rounds, self.image_steps, self.draws = rounds, image_steps, draws
+        self.step_levels, self.outer, self.surrogate_init = step_levels, outer, surrogate_init
+        self.random_start, self.batch = random_start, batch
+        self.training = FitSettings(steps=model_steps, lr=lr, weight_decay=weight_decay, dtype=dtype)
+
+    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
+        """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``."""
+        model = surrogates[0]
+        unet = model.fresh_unet("copy" if self.surrogate_init == "victim_task" else "random", run.rng("surrogate"))
+        with torch.no_grad():
+            cond = model.embed(owner.prompts)
+        rngs = [run.rng("udp", name) for name in owner.names]
+        images = random_start(owner.images, owner.names, budget, run) if self.random_start else list(owner.images)
+        loss = self._perturbed_loss(model, unet, cond, rngs, run)
+        if self.outer == "clean":
+            loss = self._clean_loss(model, unet, cond, rngs, owner.images, run)
+        optimizer = None
+        with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
+            for k in range(self.rounds):
+                unet.requires_grad_(True)
+                trained = self._training_loss(model, unet, cond, images, run, k)
+                optimizer = fit(
+                    list(unet.parameters()), trained, self.training, run, title="surrogate", optimizer=optimizer
+                )
+                unet.requires_grad_(self.outer == "clean")
+                images = pgd(
+                    images,
+                    owner.images,
+                    loss,
+                    budget,
+                    run,
+                    steps=self.image_steps,
+                    step_levels=self.step_levels or budget.levels / 8,
+                    most=run.batch // self.draws if self.outer == "perturbed" else len(images),
+                    advance=advance,
+                )
+        return images
+
+    def _training_loss(
+        self, model: LatentDiffusion, unet: nn.Module, cond: Cond, images: list[Tensor], run: Run, k: int
+    ) -> Callable[[int], Tensor]:
+        """The victim's loss on the pictures as they are in round ``k``: latents computed once, t uniform as in any training."""
+        with torch.no_grad():
+            groups = [
+                (group, model.encode(torch.stack([images[i] for i in group]).to(run.device)))
+                for group in by_size(images)
+            ]
+
+        def loss(step: int) -> Tensor:
+            rng = run.rng("surrogate", k, step)
+            group, z = groups[int(torch.randint(len(groups), (), generator=rng))]
+            pick = torch.randint(len(group), (self.batch,), generator=rng)
+            t = torch.randint(len(model.alpha_bar), (self.batch,), generator=rng).to(run.device)
+            noise = torch.randn((self.batch, *z.shape[1:]), generator=rng).to(run.device)
+            run.tally("unet_train", self.batch)
+            return model.loss(z[pick], cond.take(torch.tensor([group[i] for i in pick])), t, noise, unet).mean()
+
+        return loss
+
+    def _draw(self, model: LatentDiffusion, z: Tensor, rngs: list[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """(t, noise) for every row of z and draw: t (N*draws,) from p(t), noise (N*draws, C, h, w). EUDP differs in p(t) alone."""
+        cdf = time_distribution(model.alpha_bar, self.times).cumsum(0)
+        u = torch.stack([torch.rand(self.draws, generator=g, dtype=torch.float64) for g in rngs])
+        t = torch.searchsorted(cdf, u.flatten()).clamp(max=len(cdf) - 1)
+        noise = torch.cat([torch.randn((self.draws, *z.shape[1:]), generator=g) for g in rngs])
+        return t.to(z.device), noise.to(z.device)
+
+    def _perturbed_loss(
+        self, model: LatentDiffusion, unet: nn.Module, cond: Cond, rngs: list[torch.Generator], run: Run
+    ) -> Callable[[Tensor, list[int]], Tensor]:
+        def loss(x: Tensor, index: list[int]) -> Tensor:
+            z = model.encode(x)
+            t, noise = self._draw(model, z, [rngs[i] for i in index])
+            run.tally("unet_image", len(t))
+            each = model.loss(
+                z.repeat_interleave(self.draws, 0), cond.take(torch.tensor(index)).repeat(self.draws), t, noise, unet
+            )
+            return each.view(len(x), self.draws).mean(1)
+
+        return loss
+
+    def _clean_loss(
+        self,
+        model: LatentDiffusion,
+        unet: nn.Module,
+        cond: Cond,
+        rngs: list[torch.Generator],
+        clean: Sequence[Tensor],
+        run: Run,
+    ) -> Callable[[Tensor, list[int]], Tensor]:
+        """First-order term of L_clean(theta - lr grad L_perturbed(theta)): minus the product of the two gradients.
+
+        Both losses use the same (t, noise): their difference is the perturbation's doing. The pictures are coupled by the product.
+        """
+        weights = list(unet.parameters())
+
+        def loss(x: Tensor, index: list[int]) -> Tensor:
+            z = model.encode(x)
+            with torch.no_grad():
+                z_clean = model.encode(torch.stack([clean[i] for i in index]).to(x.device))
+            t, noise = self._draw(model, z, [rngs[i] for i in index])
+            run.tally("unet_image", 2 * len(t))
+            many = cond.take(torch.tensor(index)).repeat(self.draws)
+
+            def gradients(latents: Tensor, graph: bool) -> tuple[Tensor, ...]:
+                each = model.loss(latents.repeat_interleave(self.draws, 0), many, t, noise, unet)
+                return torch.autograd.grad(each.mean(), weights, create_graph=graph)
+
+            with torch.nn.attention.sdpa_kernel(
+                torch.nn.attention.SDPBackend.MATH
+            ):  # the one kernel with second derivatives
+                wanted = gradients(z_clean, False)
+                taught = gradients(z, True)
+            product = torch.stack([(a * b).sum() for a, b in zip(wanted, taught, strict=True)]).sum()
+            return -product.view(1)
+
+        return loss
+
+
+class EUDP(UDP):
+    """UDP with time steps drawn by how much of the perturbation the forward process leaves (see ``time_distribution``)."""
+
+    version: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        rounds: int,
+        model_steps: int,
+        image_steps: int,
+        lr: float,
+        batch: int,
+        draws: int = 1,
+        step_levels: float | None = None,
+        outer: str = "perturbed",
+        surrogate_init: str = "victim_task",
+        weight_decay: float = 1e-2,
+        random_start: bool = False,
+        dtype: str = "fp32",
+        times: str = "sqrt_alpha_bar",
+    ) -> None:
+        if times not in TIMES:
+            raise ValueError(f"eudp: unknown time distribution {times!r}; allowed are {', '.join(TIMES)}")
+        super().__init__(
+            rounds,
+            model_steps,
+            image_steps,
+            lr,
+            batch,
+            draws,
+            step_levels,
+            outer,
+            surrogate_init,
+            weight_decay,
+            random_start,
+            dtype,
+        )
+        self.times = times

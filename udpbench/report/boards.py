@@ -1,0 +1,219 @@
+"""Leaderboards: protections by attacks for one task, data set, budget and set of models; never across labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from udpbench.record import MetricInfo, Record, metrics_of
+from udpbench.report.document import Section, Table
+from udpbench.stats import (
+    CONTROLS,
+    Interval,
+    Recovery,
+    Summary,
+    differences,
+    generator,
+    paired_interval,
+    recovery,
+    seed_floor,
+    summarise,
+    values,
+    victim,
+)
+from udpbench.table import ARROW, box_of, interval_text, significant
+
+_ROW = ("protect", "attack", "subject", "seed")  # what may differ within a board
+NOT_SHOWN = "†"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One protection under one attack, or a control."""
+
+    protect: str
+    attack: str
+    records: list[Record]
+    summaries: dict[str, Summary]  # metric -> numbers
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything that may be ranked together.
+
+    ``floors``: metric -> pooled spread of clean victims over seeds, or None.
+    """
+
+    label: str
+    names: dict[str, str]
+    records: list[Record]
+    metrics: dict[str, MetricInfo]
+    floors: dict[str, float | None]
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        n = self.names
+        models = f"{n['surrogate']} -> {n['victim']}, attacker {n['attacker']}"
+        prompt = f", owner prompt {n['owner_prompt']}" if "owner_prompt" in n else ""
+        return f"{n['task']} on {n['data']}, {n['budget']}, {models}{prompt}"
+
+    @property
+    def ranked_by(self) -> list[str]:
+        """The metrics shown in the leaderboard: the primary ones, or all if there are none."""
+        return [m for m, info in self.metrics.items() if info["primary"]] or list(self.metrics)
+
+
+def boards(records: Sequence[Record], seed: int = 0) -> list[Board]:
+    """Group and summarise ``records``; sorted by label, then by names."""
+    groups: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    for record in records:
+        names = sorted((k, str(v)) for k, v in record["cell"].items() if k not in _ROW)
+        groups.setdefault((("label", record["label"]), *names), []).append(record)
+    return [_board(dict(key), group, records, seed) for key, group in sorted(groups.items())]
+
+
+def _board(names: dict[str, str], group: list[Record], every: Sequence[Record], seed: int) -> Board:
+    label, key, metrics = names.pop("label"), tuple(names.items()), metrics_of(group)
+    floors = {m: seed_floor(values(_alike(label, names, every), "clean", m)) for m in metrics}
+    board = Board(label, names, group, metrics, floors)
+    pairs: dict[tuple[str, str], list[Record]] = {}
+    for record in group:
+        if "protected" in record["arms"]:
+            pairs.setdefault((record["cell"]["protect"], record["cell"]["attack"]), []).append(record)
+    for (protect, attack), part in sorted(pairs.items()):
+        rng = {m: generator(seed, label, *key, protect, m) for m in metrics}  # one effect, one interval for all attacks
+        found = {m: summarise(part, m, metrics[m]["owner_wants"], floors[m], rng[m]) for m in metrics}
+        board.rows.append(Row(protect, attack, part, found))
+    board.rows.sort(key=lambda row: (-_rank(row, board), row.protect, row.attack))
+    board.rows.extend(_controls(board, key, seed))
+    return board
+
+
+def _alike(label: str, names: dict[str, str], every: Sequence[Record]) -> list[Record]:
+    """Clean victims know nothing of budget, protection or surrogate: all that share data, task and victim count."""
+    same = {(k, names[k]) for k in ("data", "task", "victim")}
+    return [r for r in every if r["label"] == label and same <= {(k, str(v)) for k, v in r["cell"].items()}]
+
+
+def _controls(board: Board, key: tuple[tuple[str, str], ...], seed: int) -> list[Row]:
+    """The noise arms as rows of their own; noise_rms is as strong as its protection, so it is one row for each."""
+    rows = []
+    for arm in CONTROLS:
+        holders = [r for r in board.records if arm in r["arms"]]
+        for protect in sorted({r["cell"]["protect"] for r in holders}) if arm == "noise_rms" else [""]:
+            part = [r for r in holders if protect in ("", r["cell"]["protect"])]
+            if part:
+                name = f"{arm} of {protect} (control)" if protect else f"{arm} (control)"
+                found = {
+                    m: _control_summary(part, arm, m, board, generator(seed, board.label, *key, name, m))
+                    for m in board.metrics
+                }
+                rows.append(Row(name, "none", part, found, control=True))
+    return rows
+
+
+def _control_summary(records: list[Record], arm: str, metric: str, board: Board, rng: np.random.Generator) -> Summary:
+    effects = differences(records, arm, "clean", metric)
+    effect = paired_interval(effects, rng) if effects else None
+    return Summary(
+        metric,
+        board.metrics[metric]["owner_wants"],
+        effect,
+        None,
+        recovery(effects, {}, None, rng),
+        board.floors[metric],
+    )
+
+
+def _rank(row: Row, board: Board) -> float:
+    effect = row.summaries[board.ranked_by[0]].effect if board.ranked_by else None
+    return effect.mean if effect is not None else float("-inf")
+
+
+def leaderboard(board: Board) -> Section:
+    """The ranked table with what is needed to read it."""
+    shown = board.ranked_by
+    headers = ["protection", "attack", "box", "victims"]
+    for metric in shown:
+        named = f"{metric} {ARROW[board.metrics[metric]['owner_wants']]}"
+        headers += [f"{named} effect", f"{named} residual", f"{named} recovery"]
+    headers += ["rms (levels)", "protect (s)", "UNet images"]
+    rows = tuple(tuple(_cells(row, shown)) for row in board.rows)
+    table = Table(tuple(headers), rows, f"{board.label}: {board.title}", left=3)
+    return Section(board.title, 3, tuple(_reading(board)), (table,), in_latex=True)
+
+
+def _reading(board: Board) -> list[str]:
+    floors = [
+        f"{m} {significant(f)}" if (f := board.floors[m]) is not None else f"{m}: no seed floor"
+        for m in board.ranked_by
+    ]
+    lines = [
+        f"Seed floor (pooled standard deviation of clean victims over seeds): {', '.join(floors)}.",
+        "Effect = s(protected) - s(clean), residual = s(purified) - s(clean_attacked), + is what the owner wants; "
+        "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: what the owner wants of the score.",
+    ]
+    if any(
+        not above_floor(s.effect, s.floor)
+        for row in board.rows
+        for m in board.ranked_by
+        if (s := row.summaries[m]).effect
+    ):
+        lines.append(
+            f"{NOT_SHOWN} the interval does not lie above the seed floor, or one of the two is missing: no claim."
+        )
+    return lines
+
+
+def above_floor(effect: Interval | None, floor: float | None) -> bool:
+    """Whether an effect may be claimed."""
+    return effect is not None and floor is not None and effect.low is not None and effect.low > max(floor, 0.0)
+
+
+def _cells(row: Row, shown: list[str]) -> list[str]:
+    knowledge = sorted({box_of(r["knowledge"]) for r in row.records})
+    cells = [
+        row.protect,
+        row.attack,
+        "-" if row.control else "/".join(knowledge),
+        str(len({victim(r) for r in row.records})),
+    ]
+    for metric in shown:
+        s = row.summaries[metric]
+        mark = "" if s.effect is None or above_floor(s.effect, s.floor) else f" {NOT_SHOWN}"
+        cells += [interval_text(s.effect) + mark, interval_text(s.residual), recovery_text(s.recovery, row.control)]
+    arm = row.protect.partition(" ")[0] if row.control else "protected"
+    return [
+        *cells,
+        _mean([r["cloak"].get(arm, {}).get("rms") for r in row.records]),
+        *(("-", "-") if row.control else _costs(row)),
+    ]
+
+
+def recovery_text(x: Recovery, control: bool = False) -> str:
+    """ "45 % [30 %, 60 %]", or why not."""
+    if x.interval is None:
+        return "-" if control or x.reason == "n/a: not attacked" else str(x.reason)
+    mean, low, high = (
+        f"{v:.0%}".replace("%", " %") for v in (x.interval.mean, x.interval.low or 0.0, x.interval.high or 0.0)
+    )
+    return f"{mean} [{low}, {high}]"
+
+
+def _costs(row: Row) -> tuple[str, str]:
+    """(mean seconds of the distinct protect stages, computed before cached; mean UNet images) of a row."""
+    seconds: dict[str, float] = {}
+    for record in row.records:
+        for stage in record["stages"]:
+            if stage["name"] == "protect" and (not stage["cached"] or stage["recipe"] not in seconds):
+                seconds[stage["recipe"]] = stage["seconds"]
+    return _mean(list(seconds.values())), _mean([r["counts"].get("unet_image") for r in row.records])
+
+
+def _mean(found: Sequence[float | None]) -> str:
+    known = [x for x in found if x is not None]
+    return significant(sum(known) / len(known)) if known else "-"

@@ -1,0 +1,91 @@
+"""Which records a report speaks of.
+
+Variants told apart by name, duplicates once, failures aside, nothing averaged by accident.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from udpbench.record import Cell, Record
+
+_PARTS = (
+    "protect",
+    "attack",
+    "task",
+    "budget",
+)  # cell fields whose settings are told apart; config has a group of each name
+_VICTIM = ("subject", "seed")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """``repeated``: records left out because the same cell, with the same recipes, is there a second time."""
+
+    ok: list[Record]
+    failed: dict[Path, Record]
+    repeated: int
+
+
+def choose(files: Mapping[Path, Record]) -> Chosen:
+    """Split and name the records.
+
+    ValueError naming two files if they give one cell under settings that cannot be told apart.
+    """
+    named = _name_variants(files)
+    kept: dict[str, Path] = {}
+    for path, record in named.items():
+        if record["status"] == "ok":
+            key = _key(record, ())
+            other = kept.get(key)
+            if other is not None and _recipes(named[other]) != _recipes(record):
+                raise ValueError(
+                    f"report: {other} and {path} are the same cell with different recipes; report them from two folders"
+                )
+            kept[key] = path
+    ok = [named[p] for p in sorted(kept.values())]
+    failed = {p: r for p, r in named.items() if r["status"] == "failed" and _key(r, ()) not in kept}
+    return Chosen(ok, failed, len(files) - len(ok) - len(failed))
+
+
+def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
+    """Where cells of the same names differ in a part's settings, the settings that differ join the name.
+
+    Eudp (steps=50).
+    """
+    groups: dict[str, list[Path]] = {}
+    for path, record in files.items():
+        groups.setdefault(_key(record, _VICTIM), []).append(path)
+    named = dict(files)
+    for paths in groups.values():
+        for part in _PARTS:
+            settings = {p: _flat(files[p]["config"].get(part)) for p in paths}
+            every = {k for s in settings.values() for k in s}
+            differing = sorted(k for k in every if len({json.dumps(s.get(k)) for s in settings.values()}) > 1)
+            for p in paths if differing else ():
+                said = ", ".join(f"{k}={settings[p].get(k)}" for k in differing)
+                named[p] = _renamed(named[p], part, said)
+    return named
+
+
+def _renamed(record: Record, part: str, said: str) -> Record:
+    cell = {**record["cell"], part: f"{record['cell'][part]} ({said})"}  # type: ignore[literal-required]
+    return cast(Record, {**record, "cell": cast(Cell, cell)})
+
+
+def _flat(value: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {at: value} if at else {}
+    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{at}.{name}" if at else str(name)).items()}
+
+
+def _key(record: Record, leave: tuple[str, ...]) -> str:
+    return json.dumps([record["label"], *sorted((k, str(v)) for k, v in record["cell"].items() if k not in leave)])
+
+
+def _recipes(record: Record) -> dict[str, str]:
+    return {arm: part["recipe"] for arm, part in record["arms"].items()}

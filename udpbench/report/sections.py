@@ -1,0 +1,236 @@
+"""The parts of a report beside the leaderboards: arms, comparisons, curves, flags, failures, environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, stdev
+
+from udpbench import flags
+from udpbench.record import ARMS, Record
+from udpbench.report.boards import Board
+from udpbench.report.choose import Chosen
+from udpbench.report.document import Section, Table
+from udpbench.stats import CONTROLS, Comparison, compare, sign, values, victim
+from udpbench.table import ARROW, interval_text, last_line, significant, thiefs_best
+
+_SHARED = ("untuned", "clean", "noise", "ceiling")  # the same whatever protects and attacks
+
+
+def arm_rows(board: Board) -> list[tuple[str, str, list[Record]]]:
+    """(what to call it, arm, its records).
+
+    Shared arms once, the others once for each protection and attack they depend on.
+    """
+    found: dict[tuple[int, str], tuple[str, str, list[Record]]] = {}
+    for record in board.records:
+        protect, attack = record["cell"]["protect"], record["cell"]["attack"]
+        said = {
+            "protected": f": {protect}",
+            "noise_rms": f": {protect}",
+            "clean_attacked": f": {attack}",
+            "purified": f": {protect} / {attack}",
+        }
+        for arm in record["arms"]:
+            name = arm + said.get(arm, "")
+            found.setdefault((ARMS.index(arm), name), (name, arm, []))[2].append(record)
+    return [found[key] for key in sorted(found)]
+
+
+def arm_means(board: Board) -> Section:
+    """Mean ± standard deviation over victims of every arm and metric."""
+    headers = (
+        "arm",
+        "victims",
+        *(f"{m}{'*' if i['primary'] else ''} {ARROW[i['owner_wants']]}" for m, i in board.metrics.items()),
+    )
+    rows = []
+    for name, arm, records in arm_rows(board):
+        scores = [list(values(records, arm, m).values()) for m in board.metrics]
+        rows.append((name, str(len({victim(r) for r in records})), *(_spread(x) for x in scores)))
+    text = ["Mean ± standard deviation over victims; * primary; arrows: what the owner wants."]
+    odd = [arm for arm in _SHARED if _disagree(board, arm)]
+    if odd:
+        text.append(
+            f"Records do not agree on the scores of {', '.join(odd)} for the same victim (other device or settings); "
+            "the first is shown."
+        )
+    text += [f"Absent: {line}." for line in _absent(board)]
+    return Section("Arms", 4, tuple(text), (Table(headers, tuple(rows)),))
+
+
+def _spread(x: list[float]) -> str:
+    if not x:
+        return "-"
+    return f"{significant(fmean(x))} ± {significant(stdev(x), 2)}" if len(x) > 1 else significant(x[0])
+
+
+def _disagree(board: Board, arm: str) -> bool:
+    seen: dict[tuple[str, tuple[str, int]], float] = {}
+    for record in (r for r in board.records if arm in r["arms"]):
+        for metric, score in record["arms"][arm]["metrics"].items():
+            if seen.setdefault((metric, victim(record)), score["value"]) != score["value"]:
+                return True
+    return False
+
+
+def _absent(board: Board) -> list[str]:
+    found = {(m, why) for r in board.records for part in r["arms"].values() for m, why in part["absent"].items()}
+    return [f"{metric} ({why})" for metric, why in sorted(found)]
+
+
+def comparisons(board: Board, seed: int = 0) -> Section | None:
+    """Paired differences between protections (and to the noise control) on the metrics that rank.
+
+    None with nothing to compare.
+    """
+    names = sorted({row.protect for row in board.rows if not row.control})
+    controls = [arm for arm in CONTROLS if any(arm in r["arms"] for r in board.records)]
+    pairs = [*combinations(names, 2), *((a, c) for a in names for c in controls if c not in names)]
+    with_arms = [r for r in board.records if "protected" in r["arms"]]
+    found = [c for a, b in pairs for arm in ("protected", "purified") for c in compare(with_arms, a, b, arm, seed)]
+    found = [c for c in found if c.metric in board.ranked_by]
+    if not found:
+        return None
+    intervals = sum(c.difference.low is not None for c in found)
+    headers = ("a - b", "arm", "metric", "difference", "smallest detectable", "victims", "verdict")
+    text = (
+        "Paired on the same subject and seed; + means a protects better. Smallest detectable: half the 95 % interval. "
+        f"Without any true difference {significant(0.05 * intervals, 2)} of these {intervals} intervals would exclude "
+        "zero by chance.",
+    )
+    return Section(
+        "Paired comparisons",
+        4,
+        text,
+        (Table(headers, tuple(_comparison(c, board) for c in found), left=3),),
+        in_latex=True,
+    )
+
+
+def _comparison(c: Comparison, board: Board) -> tuple[str, ...]:
+    half = c.difference.smallest_detectable
+    arm = c.arm if c.arm == "protected" else f"{c.arm}: {c.condition['attack']}"
+    victims = f"{c.difference.victims}" + (f" ({c.unpaired} unpaired)" if c.unpaired else "")
+    least = "-" if half is None else significant(half)
+    return (
+        f"{c.a} - {c.b}",
+        arm,
+        c.metric,
+        interval_text(c.difference),
+        least,
+        victims,
+        verdict(c, board.floors[c.metric]),
+    )
+
+
+def verdict(c: Comparison, floor: float | None) -> str:
+    """What may be said of a comparison."""
+    if floor is None:
+        return "no seed floor: nothing claimed"
+    if not c.difference.excludes_zero:
+        return "no difference shown"
+    return f"{c.a if c.difference.mean > 0 else c.b} protects better"
+
+
+def curves(board: Board) -> Section | None:
+    """Scores at multiples of the training steps and at the thief's best stop; None if no record has a curve."""
+    rows, judged = [], True
+    multiples = sorted({m for r in board.records for part in r["arms"].values() for m in part["curve"]}, key=float)
+    if not multiples:
+        return None
+    for name, arm, records in arm_rows(board):
+        having = list({victim(r): r for r in reversed(records) if r["arms"][arm]["curve"]}.values())
+        judged &= all(r["arms"][arm].get("curve_validation") for r in having)
+        for metric in board.ranked_by if having else ():
+            points = [
+                [c[m][metric] for r in having if metric in (c := r["arms"][arm]["curve"]).get(m, {})] for m in multiples
+            ]
+            best = [b[metric] for r in having if metric in (b := thiefs_best(r, arm))]
+            stops = ", ".join(f"{m}x" for m in sorted({m for m, _ in best}, key=float))
+            shown = f"{significant(fmean(v for _, v in best))} (at {stops})" if best else "-"
+            rows.append((name, metric, str(len(having)), *(significant(fmean(p)) if p else "-" for p in points), shown))
+    chosen = (
+        "chosen on validation references" if judged else "chosen on the reported references, which flatters the thief"
+    )
+    headers = ("arm", "metric", "victims", *(f"{m}x steps" for m in multiples), "thief's best")
+    text = (f"Means over victims. The thief's best stop is {chosen}, victim by victim.",)
+    return Section("Training length", 4, text, (Table(headers, tuple(rows), left=2),))
+
+
+def curve_points(board: Board, metric: str) -> dict[str, list[tuple[float, float]]]:
+    """Arm's name -> (multiple of the steps, mean score), for a plot."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name, arm, records in arm_rows(board):
+        having = {victim(r): r["arms"][arm]["curve"] for r in reversed(records)}
+        multiples = sorted({m for c in having.values() for m in c}, key=float)
+        points = [
+            (float(m), fmean(at))
+            for m in multiples
+            if (at := [c[m][metric] for c in having.values() if metric in c.get(m, {})])
+        ]
+        if points:
+            found[name] = points
+    return found
+
+
+def flag_section(boards: Sequence[Board]) -> Section:
+    """Everything that speaks against believing a number, with the victims it is about."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for board in boards:
+        for row in (r for r in board.rows if not r.control):
+            where = f"{board.label}: {board.title}", f"{row.protect} / {row.attack}"
+            for sentence in flags.of_group(row.records):
+                rows.setdefault((*where, sentence), [])
+            for record in row.records:
+                own = [*record["flags"], *(f for f in flags.of_record(record) if f not in record["flags"])]
+                for sentence in own:
+                    if not sentence.startswith("no seed floor"):  # a matter of the group: it knows the other seeds
+                        rows.setdefault((*where, sentence), []).append("/".join(map(str, victim(record))))
+    if not rows:
+        return Section("Flags", 2, ("None.",))
+    table = tuple((*key, ", ".join(sorted(set(who))) or "all") for key, who in rows.items())
+    return Section(
+        "Flags", 2, (), (Table(("where", "protection / attack", "flag", "victims (subject/seed)"), table, left=4),)
+    )
+
+
+def failed_section(chosen: Chosen, folder: Path) -> Section:
+    """Cells that did not finish, with the last line of their traceback."""
+    if not chosen.failed:
+        return Section("Failed cells", 2, ("None.",))
+    rows = []
+    for path, record in chosen.failed.items():
+        cell = record["cell"]
+        who = f"{cell['data']} {cell['subject']}, seed {cell['seed']}"
+        name = f"{cell['protect']} / {cell['attack']} / {cell['task']} on {who}"
+        rows.append((name, last_line(record["error"]), path.relative_to(folder).as_posix()))
+    return Section("Failed cells", 2, (), (Table(("cell", "error", "record"), tuple(rows), left=3),))
+
+
+def environment(records: Sequence[Record]) -> Section:
+    """The distinct provenances and how many records each has."""
+    seen: dict[str, int] = {}
+    for record in records:
+        key = json.dumps(record["provenance"], sort_keys=True)
+        seen[key] = seen.get(key, 0) + 1
+    rows = []
+    for key, count in sorted(seen.items(), key=lambda item: (-item[1], item[0])):
+        p = json.loads(key)
+        packages = ", ".join(f"{k} {v}" for k, v in sorted((p.get("packages") or {}).items()))
+        code = (
+            (str(p["commit"])[:12] + (" (dirty)" if p.get("dirty") else ""))
+            if p.get("commit")
+            else f"package {p.get('version')}"
+        )
+        rows.append((str(count), code, str(p.get("device")), str(p.get("python")), packages))
+    return Section(
+        "Environment", 2, (), (Table(("records", "code", "device", "python", "packages"), tuple(rows), left=5),)
+    )
+
+
+def better_for_thief(owner_wants: str) -> str:
+    """Axis note for plots of raw scores."""
+    return "lower" if sign(owner_wants) > 0 else "higher"
