@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test may ask a server for weights
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 
 from udpbench.data import renderer
 from udpbench.images import as_saved
@@ -53,7 +56,29 @@ def owner(pictures) -> Owner:
     return make_owner(pictures)
 
 
+def options(group: str) -> list[str]:
+    """Every option of a group of conf/, by listing the folder."""
+    found = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+    assert found
+    return found
+
+
+@pytest.fixture(scope="session")
+def node() -> Callable[[str, str], DictConfig]:
+    """(group, option) -> a fresh copy of its configuration as the command line composes it; all in one composition, which takes a while."""
+    groups = ("protect", "attack", "task", "metric", "data", "budget")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        every = compose("config", overrides=[f"+{g}@every.{g}.{o}={o}" for g in groups for o in options(g)]).every
+
+    def copy(group: str, option: str) -> DictConfig:
+        return OmegaConf.create(OmegaConf.to_container(every[group][option]))
+
+    return copy
+
+
 def make_owner(images: list[torch.Tensor], names: list[str] | None = None) -> Owner:
     """An owner who writes the same prompt for all pictures."""
     names = names or [f"{i:04d}.png" for i in range(len(images))]
-    return Owner(images=list(images), names=names, prompts=["a photo of a ring"] * len(images), class_prompt="a photo of a ring")
+    return Owner(
+        images=list(images), names=names, prompts=["a photo of a ring"] * len(images), class_prompt="a photo of a ring"
+    )

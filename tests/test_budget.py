@@ -79,6 +79,16 @@ def test_rms_uses_most_of_its_ball():
     assert 4.9 < measure(clean, got)["rms"] <= 5
 
 
+@pytest.mark.parametrize(("kind", "levels"), [("sign", 0.7), ("sign", 4.6), ("normal", 1.3), ("normal", 5)])
+def test_rms_shrinks_no_further_than_rounding_demands(kind, levels):
+    clean = images.as_saved(clean_pictures(0, 1, 32).clamp(0.3, 0.7))
+    x = changed(clean, kind, levels, 0)
+    assert measure(clean, RMS(128).project(x, clean))["rms"] > levels  # rounding alone would break the bound
+    got = RMS(levels).project(x, clean)
+    assert measure(clean, got)["rms"] <= levels
+    assert measure(clean, clean + (got - clean) * 1.001)["rms"] > levels
+
+
 @pytest.mark.parametrize("budget", [Linf(8), RMS(8)])
 def test_what_is_inside_stays_and_projecting_twice_changes_nothing(budget):
     clean = clean_pictures(3)

@@ -112,7 +112,7 @@ def test_folder_without_prompt_takes_the_one_caption_there_is(tmp_path, pictures
         Folder(pictures)(tmp_path / "other", Run())
     rows["b.JPG"] = {"text": "something else"}
     images.write_metadata(pictures, rows)
-    with pytest.raises(ValueError, match="give prompt.* 2 different captions"):
+    with pytest.raises(ValueError, match=r"give prompt.* 2 different captions"):
         Folder(pictures, class_prompt="a dog")(tmp_path / "other", Run())
 
 
@@ -136,7 +136,7 @@ def test_folder_names_what_is_wrong_with_the_files(tmp_path, pictures):
     with pytest.raises(ValueError, match=r"metadata\.jsonl names none\.png"):
         Folder(pictures, prompt=PROMPT)(tmp_path / "out", Run())
     (pictures / "metadata.jsonl").unlink()
-    with pytest.raises(ValueError, match="a grey.png has no caption; give prompt"):
+    with pytest.raises(ValueError, match=r"a grey.png has no caption; give prompt"):
         Folder(pictures)(tmp_path / "out", Run())
     with pytest.raises(ValueError, match="there is no folder"):
         Folder(tmp_path / "none", prompt=PROMPT).identity()

@@ -98,11 +98,24 @@ def descend(settings, gradient=1.0, marks=(), at_mark=None):
         seen.append(float(weight))
         return gradient * weight.sum()
 
-    fit([weight], loss, settings, Run(), optimizer=torch.optim.SGD([weight], lr=99.0), marks=marks, at_mark=at_mark and (lambda k: at_mark(k, float(weight))))
+    fit(
+        [weight],
+        loss,
+        settings,
+        Run(),
+        optimizer=torch.optim.SGD([weight], lr=99.0),
+        marks=marks,
+        at_mark=at_mark and (lambda k: at_mark(k, float(weight))),
+    )
     return seen, float(weight)
 
 
-@given(steps=st.integers(1, 30), warmup=st.integers(0, 40), lr=st.floats(1e-6, 1.0), decay=st.sampled_from(["constant", "cosine"]))
+@given(
+    steps=st.integers(1, 30),
+    warmup=st.integers(0, 40),
+    lr=st.floats(1e-6, 1.0),
+    decay=st.sampled_from(["constant", "cosine"]),
+)
 def test_learning_rate_is_the_schedule_s(steps, warmup, lr, decay):
     settings = FitSettings(steps=steps, lr=lr, warmup=warmup, decay=decay, clip_norm=0)
     for k in range(steps):
@@ -122,7 +135,9 @@ def test_the_optimizer_steps_by_the_schedule(decay):
 def test_average_is_that_of_the_closed_form():
     ema, steps, lr = 0.6, 12, 0.5
     marks = {}
-    seen, last = descend(FitSettings(steps=steps, lr=lr, ema=ema, clip_norm=0), marks=(3, 12), at_mark=marks.__setitem__)
+    seen, last = descend(
+        FitSettings(steps=steps, lr=lr, ema=ema, clip_norm=0), marks=(3, 12), at_mark=marks.__setitem__
+    )
     assert seen == pytest.approx([-lr * k for k in range(steps)])  # the training itself never sees the average
     average = [0.0]
     for k in range(steps):  # the weights after step k are -lr (k + 1)
@@ -185,7 +200,16 @@ def test_no_steps_change_nothing():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": -1}, {"decay": "linear"}, {"dtype": "fp16"}, {"lr": -1e-4}, {"lr": "high"}, {"lr": math.nan}, {"ema": 1.0}, {"warmup": -1}],
+    [
+        {"steps": -1},
+        {"decay": "linear"},
+        {"dtype": "fp16"},
+        {"lr": -1e-4},
+        {"lr": "high"},
+        {"lr": math.nan},
+        {"ema": 1.0},
+        {"warmup": -1},
+    ],
 )
 def test_wrong_settings_are_told_in_one_line(wrong):
     with pytest.raises(ValueError, match=f"fit: .*{next(iter(wrong))}") as error:
@@ -208,7 +232,9 @@ def folder(pictures, tmp_path_factory):
 
 
 def dreambooth(**settings) -> DreamBooth:
-    return DreamBooth(**{"steps": 4, "lr": 1e-3, "batch": 2, "pictures": 3, "sample_steps": 2, "guidance": 2.0, **settings})
+    return DreamBooth(
+        **{"steps": 4, "lr": 1e-3, "batch": 2, "pictures": 3, "sample_steps": 2, "guidance": 2.0, **settings}
+    )
 
 
 def weights(folder):
@@ -277,7 +303,14 @@ def test_a_curve_is_one_training(tmp_path, model, folder):
 
 
 def test_training_with_text_encoder_and_prior(tmp_path, model, folder):
-    task = dreambooth(train_text_encoder=True, gradient_checkpointing=True, sample_latents=True, prior_weight=1.0, prior_images=2, steps=2)
+    task = dreambooth(
+        train_text_encoder=True,
+        gradient_checkpointing=True,
+        sample_latents=True,
+        prior_weight=1.0,
+        prior_images=2,
+        steps=2,
+    )
     run = Run()
     (tmp_path / "class").mkdir()
     task.class_pictures(tmp_path / "class", model, "a photo of a ring", run)
@@ -340,7 +373,16 @@ def test_keys_hold_every_setting_that_matters():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"solver": "euler"}, {"prior_weight": 1.0}, {"curve": [0.5]}, {"pictures": 0}, {"batch": 0}, {"dtype": "fp16"}]
+    "wrong",
+    [
+        {"steps": 0},
+        {"solver": "euler"},
+        {"prior_weight": 1.0},
+        {"curve": [0.5]},
+        {"pictures": 0},
+        {"batch": 0},
+        {"dtype": "fp16"},
+    ],
 )
 def test_wrong_task_settings_are_told_in_one_line(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))) as error:

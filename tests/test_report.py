@@ -301,6 +301,11 @@ def test_the_seed_floor_takes_clean_victims_of_every_budget() -> None:
     assert [b.floors["distance"] for b in boards(records)] == pytest.approx([2**0.5, 2**0.5])
 
 
+def test_the_seed_floor_never_mixes_labels() -> None:
+    records = [make_record(shifted(0)), make_record(shifted(2), label="SD 1.5", seed=1)]
+    assert [b.floors["distance"] for b in boards(records)] == [None, None]
+
+
 def test_an_effect_is_claimed_only_above_the_floor() -> None:
     shown = Interval(5.0, 4.0, 6.0, 6, 3, "bootstrap")
     assert above_floor(shown, 3.9)

@@ -169,11 +169,18 @@ def test_jpeg_is_what_a_website_would_serve(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"quality": 0}, {"quality": 101}, {"quality": 7.5}, {"quality": True}, {"format": "png"}, {"subsampling": "4:1:1"}]
-    + [{"format": "webp", "subsampling": "4:4:4"}],
+    [
+        {"quality": 0},
+        {"quality": 101},
+        {"quality": 7.5},
+        {"quality": True},
+        {"format": "png"},
+        {"subsampling": "4:1:1"},
+        {"format": "webp", "subsampling": "4:4:4"},
+    ],
 )
 def test_codecs_refuse_wrong_settings(wrong):
-    with pytest.raises(ValueError, match="attack jpeg: .*given|attack jpeg: unknown"):
+    with pytest.raises(ValueError, match=r"attack jpeg: .*given|attack jpeg: unknown"):
         Jpeg(**wrong)
 
 

@@ -315,4 +315,15 @@ def test_facts_are_readable_json(tmp_path):
     a, store = make(), Store(tmp_path)
     store.do(a)
     facts = json.loads((store.path(a) / FACTS).read_text())
-    assert set(facts) >= {"stage", "recipe", "settings", "seed", "parents", "content", "counts", "seconds", "peak_mb", "device"}
+    assert set(facts) >= {
+        "stage",
+        "recipe",
+        "settings",
+        "seed",
+        "parents",
+        "content",
+        "counts",
+        "seconds",
+        "peak_mb",
+        "device",
+    }

@@ -1,7 +1,7 @@
 """``python -m udpbench GROUP=OPTION KEY=VALUE ...``: one cell and its arms; with ``-m``, a grid of cells.
 
-The only file that knows Hydra is running. Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130 interrupted.
-A sweep goes on when a cell fails and ends with status 1.
+The only file that knows Hydra is running. Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130
+interrupted. A sweep goes on when a cell fails and ends with status 1.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def _run(cell: Cell, store: Store, cfg: DictConfig) -> None:
 def _reason(error: Exception) -> str:
     """One line for a person."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        return f"cannot write {error.filename or ''}: {error.strerror}; free some space, or write elsewhere with runtime.out=DIR"
+        what = f"cannot write {error.filename or ''}: {error.strerror}"
+        return f"{what}; free some space, or write elsewhere with runtime.out=DIR"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
@@ -157,18 +158,24 @@ def _fail(status: int) -> None:
 
 
 class ExitStatus(Callback):
-    """Ends a sweep with status 1 if a cell failed, whatever launcher and process it ran in: failed cells leave ``FAILED`` behind."""
+    """Ends a sweep with status 1 if a cell failed, whatever launcher and process it ran in.
 
-    def on_multirun_start(self, config: DictConfig, config_name: str | None) -> None:
+    Failed cells leave ``FAILED`` behind.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget the failures of an earlier sweep into the same folder."""
         for marker in Path(config.hydra.sweep.dir).rglob(FAILED):
             marker.unlink()
 
-    def on_multirun_end(self, config: DictConfig, config_name: str | None) -> None:
-        """Say which cells failed. SystemExit passes through Hydra, which would turn any other exception into a warning."""
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say which cells failed.
+
+        SystemExit passes through Hydra, which would turn any other exception into a warning.
+        """
         failed = sorted(Path(config.hydra.sweep.dir).rglob(FAILED))
         if failed:
-            _say(f"{len(failed)} cells of the sweep failed: {', '.join(str(p.parent) for p in failed)}")
+            _say(f"{len(failed)} of the sweep's cells failed: {', '.join(str(p.parent) for p in failed)}")
             sys.exit(1)
 
 

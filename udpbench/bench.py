@@ -1,7 +1,9 @@
-"""``python -m udpbench.bench``: how fast the hot loops are, each beside a plain loop written straight from the equations.
+"""``python -m udpbench.bench``: how fast the hot loops are, each beside a plain loop written straight from the
+equations.
 
-Both sides of a ratio run in the same process with the same model, dtype, batch and attention kernel, in turns, and the median of the
-repeats counts. On a GPU the loops also run on a model of Stable Diffusion 1.5's shape with random weights.
+Both sides of a ratio run in the same process with the same model, dtype, batch and attention kernel, in turns, and
+the median of the repeats counts. On a GPU the loops also run on a model of Stable Diffusion 1.5's shape with random
+weights.
 """
 
 from __future__ import annotations
@@ -149,7 +151,8 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
     turn = iter(range(1_000_000))
 
     def ours() -> Tensor:
-        link = Path(keep.name).parent / f"{Path(keep.name).name}-{next(turn)}"  # a new name each time: finished folders are remembered
+        # A new name each time: features of a finished folder are remembered.
+        link = Path(keep.name).parent / f"{Path(keep.name).name}-{next(turn)}"
         Path(keep.name).rename(link)
         keep.name = str(link)
         return features_of(link, extractor, run)
@@ -217,7 +220,8 @@ def main() -> None:
 
 
 def _models(folder: Path, device: torch.device) -> list[tuple[LatentDiffusion, int, int]]:
-    """(model, batch, steps): the embedded one, and on a GPU one of Stable Diffusion 1.5's shape with random weights, in bf16."""
+    """(model, batch, steps): the embedded one, and on a GPU one of Stable Diffusion 1.5's shape with random weights,
+    in bf16."""
     found = [(LatentDiffusion("pkg:micro", "micro"), 6, 10)]
     if device.type == "cuda":
         from udpbench.models.tiny import save_sd15_shaped

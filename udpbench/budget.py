@@ -1,4 +1,7 @@
-"""How far a picture may be changed. All lengths are 8-bit levels: 1/255 of a pixel in [0,1]."""
+"""How far a picture may be changed.
+
+All lengths are 8-bit levels: 1/255 of a pixel in [0,1].
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ class Budget(Protocol):
         ...
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """The steepest step of one level within the geometry of the bound, NCHW: what PGD multiplies by its step size."""
+        """The steepest step of one level within the geometry of the bound, NCHW: what PGD multiplies by its step
+        size."""
         ...
 
     def holds(self, measured: dict[str, float]) -> bool:

@@ -93,7 +93,8 @@ def knowledge(cell: Cell) -> dict[str, bool]:
 
 
 def draw_sheet(cell: Cell, store: Store, path: Path) -> None:
-    """The contact sheet: training pictures clean, protected, purified, what was added, and what each arm generated."""
+    """The contact sheet: training pictures clean, protected, purified, what was added, and what each arm
+    generated."""
     made = arms(cell)
     training: dict[str, list] = {"clean": _some(store, data_stage(cell))}  # whether or not clean is among the arms
     training |= {name: _some(store, made[name].pictures) for name in ("protected", "purified") if name in made}

@@ -1,7 +1,9 @@
-"""``python -m udpbench.cloak IN OUT [GROUP=OPTION KEY=VALUE ...]``: protect a folder of one's own pictures, at their own size.
+"""``python -m udpbench.cloak IN OUT [GROUP=OPTION KEY=VALUE ...]``: protect a folder of one's own pictures, at their
+own size.
 
-The same protections and settings as in a study (``protect=eudp budget.levels=8 model=micro``); no victim is trained. Says how visible
-the change is and how much of it survives what a website does to pictures. What a number here does not say: that anybody is stopped.
+The same protections and settings as in a study (``protect=eudp budget.levels=8 model=micro``); no victim is trained.
+Says how visible the change is and how much of it survives what a website does to pictures. What a number here does
+not say: that anybody is stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m udpbench.cloak", description=__doc__.split("\n\n")[0])
     parser.add_argument("source", type=Path, metavar="IN", help="folder with pictures of any format and size")
     parser.add_argument("target", type=Path, metavar="OUT", help="folder for the protected PNGs")
-    parser.add_argument("--prompt", default="a photo", help="what the pictures show; used by protections that read prompts")
+    parser.add_argument("--prompt", default="a photo", help="what the pictures show, for protections that read prompts")
     parser.add_argument("overrides", nargs="*", help="as for python -m udpbench, e.g. protect=eudp budget.levels=8")
     args = parser.parse_intermixed_args()
     try:
@@ -80,7 +82,7 @@ def _cloak(cell: Cell, store: Store, target: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
     console.print(f"{len(cloaked)} protected pictures in {target}. Changes in 8-bit levels (1/255).")
-    console.print("'survives': share of the change's energy left after saving in that format. It promises nothing about a model.")
+    console.print("'survives': share of the change's energy left after saving in that format. That promises nothing.")
 
 
 def _text(value: float | None, form: str) -> str:

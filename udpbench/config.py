@@ -25,9 +25,10 @@ class ConfigError(ValueError):
 class _Errors(list[str]):
     """Collects mistakes instead of stopping at the first."""
 
-    def attempt(self, do: Callable[[], T]) -> T | None:
+    def attempt(self, do: Callable[..., T], *arguments: Any) -> T | None:
+        """``do(*arguments)``, or None and one more line in the list."""
         try:
-            return do()
+            return do(*arguments)
         except InstantiationException as error:
             self.append(_root(error))
         except (ValueError, OmegaConfBaseException) as error:
@@ -36,7 +37,10 @@ class _Errors(list[str]):
 
 
 def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
-    """The cell of a composed configuration; ``choices`` are the options chosen by group. Raises ConfigError."""
+    """The cell of a composed configuration; ``choices`` are the options chosen by group.
+
+    Raises ConfigError.
+    """
     errors = _Errors()
 
     def part(group: str) -> Any:
@@ -58,7 +62,8 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
     cloak = _metrics(cfg.cloak.bundle, errors)
     for thing in (*parts.values(), *metrics.values(), *cloak.values()):
-        errors.attempt(lambda thing=thing: thing and thing.key)  # reads what a component says it depends on: folders, weights
+        if thing is not None:  # its key reads what it depends on: folders, weights
+            errors.attempt(getattr, thing, "key")
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
     cell = Cell(
@@ -128,7 +133,7 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
 
 
 def _smallest_set(cell: Cell) -> int:
-    """How many pictures the smallest set would have that is compared with another: generated, references, the ceiling's."""
+    """How many pictures the smallest set would have that is compared with another (the ceiling's counts, too)."""
     sizes = cell.data.thing.sizes
     parts = ["reference", *(["heldout"] if "ceiling" in cell.arms else [])]
     parts += ["validation"] if len(cell.task.thing.curve) > 1 else []
@@ -144,9 +149,7 @@ def _lacking(thing: Any) -> str | None:
 
 
 def _metrics(nodes: Mapping[str, DictConfig], errors: _Errors) -> dict[str, Part]:
-    made = {
-        name: errors.attempt(lambda node=node, name=name: make_part(node, name)) for name, node in nodes.items() if node
-    }
+    made = {name: errors.attempt(make_part, node, name) for name, node in nodes.items() if node}
     return {name: part for name, part in made.items() if part}
 
 
@@ -157,7 +160,7 @@ def _check_choice(errors: _Errors, name: str, given: list[str], allowed: tuple[s
 
 
 def _root(error: BaseException) -> str:
-    """The line of the innermost cause: the component's own words, not Hydra's around them (but for those that say too little)."""
+    """The line of the innermost cause: the component's own words, not Hydra's (but for those that say too little)."""
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -165,7 +168,10 @@ def _root(error: BaseException) -> str:
 
 
 def find_device(wanted: str) -> torch.device:
-    """``auto`` is the first GPU, or the CPU. Raises ConfigError for a device that is not there."""
+    """``auto`` is the first GPU, or the CPU.
+
+    Raises ConfigError for a device that is not there.
+    """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -173,6 +179,7 @@ def find_device(wanted: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"runtime.device: {wanted!r} cannot be used ({str(error).splitlines()[0]}); allowed are auto, cpu, cuda, cuda:N"
+            f"runtime.device: {wanted!r} cannot be used ({str(error).splitlines()[0]}); "
+            "allowed are auto, cpu, cuda, cuda:N"
         ) from error
     return device

@@ -17,7 +17,10 @@ def folder_digest(folder: Path, skip: str = "") -> str:
 
 
 def _file_digest(file: Path) -> str:
-    """SHA-256 of a file. Those over 16 MiB are remembered in the user's cache folder by path, size and modification time."""
+    """SHA-256 of a file.
+
+    Those over 16 MiB are remembered in the user's cache folder by path, size and modification time.
+    """
     stat = file.stat()
     if stat.st_size < 1 << 24:
         return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,4 +1,7 @@
-"""Is this number to be believed? Each check returns one short sentence, or None where it has nothing to object."""
+"""Is this number to be believed?
+
+Each check returns one short sentence, or None where it has nothing to object.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,10 @@ def no_seed_floor(records: Sequence[Record]) -> str | None:
 
 
 def few_subjects(records: Sequence[Record]) -> str | None:
-    """Two subjects cannot stand for a population. ``records``: those of one condition."""
+    """Two subjects cannot stand for a population.
+
+    ``records``: those of one condition.
+    """
     subjects = {r["cell"]["subject"] for r in records}
     return f"few subjects: intervals rest on {len(subjects)}" if len(subjects) < 3 else None
 
@@ -119,7 +125,8 @@ def _has_window(wants: str, at: dict[str, float]) -> bool:
 
 
 def _budget(record: Record) -> tuple[str, float] | None:
-    """(measured norm, levels) from the resolved config, else from a budget name like linf_8; None for other budgets."""
+    """(measured norm, levels) from the resolved config, else from a budget name like linf_8; None for other
+    budgets."""
     settings = record["config"].get("budget")
     if isinstance(settings, dict) and "levels" in settings:
         norm = {"Linf": "linf", "L2": "rms", "RMS": "rms"}.get(str(settings.get("_target_", "")).rpartition(".")[2])

@@ -105,7 +105,10 @@ def _tensor(image: Image.Image) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Round [0,1] to the 256 levels, clamped; same shape, uint8. The only rounding there is."""
+    """Round [0,1] to the 256 levels, clamped; same shape, uint8.
+
+    The only rounding there is.
+    """
     return x.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -115,7 +118,10 @@ def as_saved(x: Tensor) -> Tensor:
 
 
 def to_pil(x: Tensor) -> Image.Image:
-    """CHW RGB in [0,1] as an 8-bit Pillow image. ValueError for another shape or values that are not finite."""
+    """CHW RGB in [0,1] as an 8-bit Pillow image.
+
+    ValueError for another shape or values that are not finite.
+    """
     if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
         raise ValueError(f"images: a picture must be 3 x height x width, given {tuple(x.shape)}")
     if not bool(torch.isfinite(x).all()):
@@ -158,7 +164,10 @@ def fit_square(x: Tensor, size: int) -> Tensor:
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    """All pictures of a small folder: file name -> CHW float32 in [0,1], sorted by name. Else: ``iterate``."""
+    """All pictures of a small folder: file name -> CHW float32 in [0,1], sorted by name.
+
+    Else: ``iterate``.
+    """
     return {path.name: read(path) for path in list_images(folder)}
 
 
@@ -253,7 +262,8 @@ def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) ->
 
 
 def digest(paths: list[Path]) -> str:
-    """sha256 over the names and contents of files, in the order of their names; where the files lie does not matter."""
+    """Sha256 over the names and contents of files, in the order of their names; where the files lie does not
+    matter."""
     total = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
         with path.open("rb") as file:

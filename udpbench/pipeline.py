@@ -1,6 +1,7 @@
 """The benchmark on one page: data -> protect -> attack -> train -> generate -> score, as stages over folders.
 
-Each function below names one kind of stage: what it is made of, what it reads, and what work it does. ``arms`` puts them together.
+Each function below names one kind of stage: what it is made of, what it reads, and what work it does. ``arms`` puts
+them together.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Part:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """What of it goes into a recipe: settings, version, and the digests of what it reads from disk (``identity``)."""
+        """What of it goes into a recipe: settings, version, and the digests of what it reads from disk
+        (``identity``)."""
         identity = self.thing.identity() if hasattr(self.thing, "identity") else {}
         return {"settings": dict(self.settings), "version": getattr(self.thing, "version", 1), "identity": identity}
 
@@ -82,7 +84,10 @@ def data_stage(cell: Cell) -> Stage:
 
 
 def protect_stage(cell: Cell, protect: Part, like: Stage | None = None) -> Stage:
-    """``protect`` on the training pictures. A control that matches another's strength reads that one's pictures, ``like``."""
+    """``protect`` on the training pictures.
+
+    A control that matches another's strength reads that one's pictures, ``like``.
+    """
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         owner = _owner(parents["data"], cell.owner_prompt, parents.get("like"))
@@ -195,7 +200,8 @@ def score_stage(cell: Cell, metric: Part, pictures: Stage, clean: Stage, against
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing to compare: its training pictures (None where nothing is trained) and the generated ones by share of the steps."""
+    """One thing to compare: its training pictures (None where nothing is trained) and the generated ones by share of
+    the steps."""
 
     pictures: Stage | None
     generated: Mapping[float, Stage]

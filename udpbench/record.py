@@ -33,7 +33,10 @@ _PACKAGES = (
 
 
 class Score(TypedDict):
-    """One metric of one arm. ``n``: generated pictures that went into it. ``owner_wants``: "higher" | "lower"."""
+    """One metric of one arm.
+
+    ``n``: generated pictures that went into it. ``owner_wants``: "higher" | "lower".
+    """
 
     value: float
     n: int
@@ -42,10 +45,11 @@ class Score(TypedDict):
 
 
 class Arm(TypedDict):
-    """What one arm scored. A metric is in ``metrics`` or, with the reason, in ``absent``; never a stand-in number.
+    """What one arm scored.
 
-    ``curve``: multiple of the training steps ("0.5", "1", "2") -> metric -> value; empty if not asked for.
-    ``curve_validation``: the same on validation references; the thief's best multiple is chosen on it.
+    A metric is in ``metrics`` or, with the reason, in ``absent``; never a stand-in number. ``curve`` maps multiples of
+    the training steps ("0.5", "1", "2") to metric to value and is empty if not asked for; ``curve_validation`` is the
+    same on validation references, on which the thief's best multiple is chosen.
     """
 
     metrics: dict[str, Score]
@@ -107,7 +111,8 @@ class Record(TypedDict):
 def write(path: Path, record: Record) -> None:
     """Check ``record`` and write it whole (beside, then renamed), keys always in the same order.
 
-    Raises ValueError for what the schema does not allow, NaN and infinity included: a metric without a value is absent.
+    Raises ValueError for what the schema does not allow, NaN and infinity included: a metric without a value is
+    absent.
     """
     check(record, path.name)
     _check_plain(record, path.name, ())
@@ -121,7 +126,10 @@ def write(path: Path, record: Record) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every record under ``folder``, sorted by path. Raises ValueError as ``read_files`` does."""
+    """Every record under ``folder``, sorted by path.
+
+    Raises ValueError as ``read_files`` does.
+    """
     return list(read_files(folder).values())
 
 
@@ -284,7 +292,8 @@ def to_table(records: Sequence[Record]) -> pandas.DataFrame:
 
 
 def provenance(device: torch.device | None = None) -> dict[str, Any]:
-    """Where numbers made now come from: commit and dirty flag (None outside a repository), versions, device, python."""
+    """Where numbers made now come from: commit and dirty flag (None outside a repository), versions, device,
+    python."""
     commit, dirty = _git()
     return {
         "commit": commit,

@@ -1,8 +1,8 @@
 """Stages: do once, resume, publish whole, share between processes.
 
-A stage reads finished folders and writes one. Its *recipe* names it before anything runs: the hash of its name, settings, seed and
-its parents' recipes. Its *content* is the digest of what it wrote: used to verify it, and to skip work whose inputs turn out to be
-equal to those of finished work.
+A stage reads finished folders and writes one. Its *recipe* names it before anything runs: the hash of its name,
+settings, seed and its parents' recipes. Its *content* is the digest of what it wrote: used to verify it, and to skip
+work whose inputs turn out to be equal to those of finished work.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ Work = Callable[[Path, dict[str, Path], Run], None]
 
 
 def hash_of(value: Any) -> str:
-    """Sixteen hex digits of the SHA-256 of ``value`` as canonical JSON. Raises TypeError if it cannot be written as JSON."""
+    """Sixteen hex digits of the SHA-256 of ``value`` as canonical JSON.
+
+    Raises TypeError if it cannot be written as JSON.
+    """
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
@@ -42,8 +45,8 @@ def hash_of(value: Any) -> str:
 class Stage:
     """A unit of work: ``work(out, parents, run)`` reads the parents' folders and fills ``out``.
 
-    ``work`` must be a function of ``settings``, ``seed`` and the parents' folders only. A ``resumable`` stage finds in ``out`` what an
-    interrupted attempt left there; any other starts from an empty folder.
+    ``work`` must be a function of ``settings``, ``seed`` and the parents' folders only. A ``resumable`` stage finds
+    in ``out`` what an interrupted attempt left there; any other starts from an empty folder.
     """
 
     name: str
@@ -97,7 +100,10 @@ class Store:
         return _content(self.path(stage)) == self.facts(stage)["content"]
 
     def missing(self, wanted: Iterable[Stage]) -> list[Stage]:
-        """The unfinished stages that ``wanted`` need, parents first, each once. Finished stages hide their parents."""
+        """The unfinished stages that ``wanted`` need, parents first, each once.
+
+        Finished stages hide their parents.
+        """
         found: dict[str, Stage] = {}
 
         def visit(stage: Stage) -> None:
@@ -112,7 +118,10 @@ class Store:
         return list(found.values())
 
     def do(self, *wanted: Stage) -> list[Path]:
-        """Finish the stages and all they need; returns their folders. Work that another process holds is left to it and waited for."""
+        """Finish the stages and all they need; returns their folders.
+
+        Work that another process holds is left to it and waited for.
+        """
         todo = self.missing(wanted)
         said: set[str] = set()
         while todo:
@@ -208,7 +217,8 @@ def _content(folder: Path) -> str:
 
 @contextmanager
 def _measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
-    """Seconds (interrupted attempts included) and peak memory of the block: of the device, or of the process where there is none."""
+    """Seconds (interrupted attempts included) and peak memory of the block: of the device, or of the process where
+    there is none."""
     facts: dict[str, Any] = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type}
     before = float(spent.read_text()) if spent.exists() else 0.0
     _reset_peak(device)
@@ -231,7 +241,8 @@ def _reset_peak(device: torch.device) -> None:
 
 
 def _peak_mb(device: torch.device) -> float | None:
-    """Peak memory in MB: allocated on the GPU, or resident in the process (Linux); None where it cannot be measured."""
+    """Peak memory in MB: allocated on the GPU, or resident in the process (Linux); None where it cannot be
+    measured."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     status = Path("/proc/self/status")

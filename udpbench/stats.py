@@ -2,8 +2,8 @@
 
 Signed differences, their intervals, the seed floor, recovery, and comparisons of protections.
 
-The unit of replication is a victim, one (subject, seed). Every function is pure; chance comes from the generator handed
-in.
+The unit of replication is a victim, one (subject, seed). Every function is pure; chance comes from the generator
+handed in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ CONTROLS = ("noise", "noise_rms")  # arms that a protection can be compared with
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over victims with its interval. ``low`` and ``high`` are None where one victim allows none."""
+    """A mean over victims with its interval.
+
+    ``low`` and ``high`` are None where one victim allows none.
+    """
 
     mean: float
     low: float | None
@@ -115,7 +118,10 @@ def victim(record: Record) -> Key:
 
 
 def values(records: Iterable[Record], arm: str, metric: str) -> dict[Key, float]:
-    """Victim -> score of ``arm``. Records that share an arm (clean, noise) count once: the first that has it."""
+    """Victim -> score of ``arm``.
+
+    Records that share an arm (clean, noise) count once: the first that has it.
+    """
     found: dict[Key, float] = {}
     for record in records:
         score = score_of(record, arm, metric)
@@ -286,7 +292,8 @@ def _percentiles(x: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def _resample(columns: np.ndarray, keys: Sequence[Key], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """(V, C) values of V victims -> (draws, C) means over subjects drawn with replacement, and their seeds likewise."""
+    """(V, C) values of V victims -> (draws, C) means over subjects drawn with replacement, and their seeds
+    likewise."""
     subjects = sorted({k[0] for k in keys})
     groups = [columns[[i for i, k in enumerate(keys) if k[0] == s]] for s in subjects]
     counts = np.array([len(g) for g in groups])

@@ -2,8 +2,8 @@
 
 Progress in the terminal, and a mirror of its curves, pictures and tables in wandb or a file.
 
-Trackers are written to, never read: what counts is in the records. A tracker opens nothing before there is something to
-log, so a caller that logs nothing for a fully cached cell leaves no trace of it.
+Trackers are written to, never read: what counts is in the records. A tracker opens nothing before there is something
+to log, so a caller that logs nothing for a fully cached cell leaves no trace of it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ MODES = ("offline", "online", "disabled")
 
 
 class Tracker(Log):
-    """The interface, and the tracker that does nothing. Order of calls: start, then anything, then finish."""
+    """The interface, and the tracker that does nothing.
+
+    Order of calls: start, then anything, then finish.
+    """
 
     def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
         """Say what run it is: ``run_id`` is the cell's recipe, ``group`` the sweep, ``folder`` where files may go.
@@ -238,7 +241,7 @@ class _Bar:
     task: TaskID | None = None
 
     def line(self, now: float) -> str:
-        """E.g. "train clean  120/200 step  4.1/s  eta 0:20"; finished, the eta gives way to the time taken."""
+        """One line, as "train clean  120/200 step  4.1/s  eta 0:20"; at the end the time taken."""
         start, base = self.first or (self.opened, 0)
         fresh = self.done - base
         text = f"{self.title}  {self.done}/{self.total} {self.unit}"

@@ -1,4 +1,5 @@
-"""What the stages hand one another: the run (seed, device, log), the owner's pictures, and the protocols of the plug-in points."""
+"""What the stages hand one another: the run (seed, device, log), the owner's pictures, and the protocols of the plug-
+in points."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from torch import Tensor
 
 
 class Log:
-    """Where a stage says what it is doing. This one says nothing; ``udpbench.track`` has those that print, plot and send."""
+    """Where a stage says what it is doing.
+
+    This one says nothing; ``udpbench.track`` has those that print, plot and send.
+    """
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
@@ -20,7 +24,10 @@ class Log:
         yield lambda n: None
 
     def scalar(self, name: str, value: Tensor | float, step: int) -> None:
-        """One number of a curve (a loss). Tensors are kept unread until they are shown, so the device is never waited for."""
+        """One number of a curve (a loss).
+
+        Tensors are kept unread until they are shown, so the device is never waited for.
+        """
 
     def say(self, text: str) -> None:
         """One line for a person."""
@@ -48,19 +55,15 @@ class Titled(Log):
 class Run:
     """What every stage gets beside its inputs.
 
-    Random draws come from ``rng`` and belong to the item they are for, never to the batch: the generator of a key is the same
-    whatever else is computed, on whatever device (it lives on the CPU).
+    Random draws come from ``rng`` and belong to the item they are for, never to the batch: the generator of a key is
+    the same whatever else is computed, on whatever device (it lives on the CPU).
     """
 
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     log: Log = field(default_factory=Log)
-    batch: int = (
-        32  # how many pictures go through a network at once; outside the keys: it may change speed and memory only
-    )
-    count: dict[str, int] = field(
-        default_factory=dict
-    )  # work done, e.g. UNet evaluations; measured here, written to the record
+    batch: int = 32  # pictures through a network at once; outside the keys: it may change speed and memory only
+    count: dict[str, int] = field(default_factory=dict)  # work done, e.g. UNet evaluations: written to the record
 
     def rng(self, *key: object) -> torch.Generator:
         """The generator that belongs to ``key`` under this run's seed."""
@@ -73,7 +76,10 @@ class Run:
 
 
 def noise_like(items: list[torch.Generator], shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-    """Standard normal noise, one draw per item from the item's own generator. Returns (len(items), \\*shape) float32 on ``device``."""
+    """Standard normal noise, one draw per item from the item's own generator.
+
+    Returns (len(items), \\*shape) float32 on ``device``.
+    """
     return torch.stack([torch.randn(shape, generator=g) for g in items]).to(device, non_blocking=True)
 
 

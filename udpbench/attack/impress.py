@@ -1,4 +1,7 @@
-"""IMPRESS: purify a picture until its autoencoder reconstruction is consistent (Cao et al., NeurIPS 2023, eq. 4.1 and Algorithm 1)."""
+"""IMPRESS: purify a picture until its autoencoder reconstruction is consistent (Cao et al., NeurIPS 2023, eq.
+
+4.1 and Algorithm 1).
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,20 @@ PERCEPTUAL = ("lpips_vgg", "lpips_alex", "lpips_squeeze", "lite1")
 
 
 class Impress:
-    """Minimise ``mean |x - D(E(x))|^2 + alpha * max(dist(x, x_protected) - distance_budget, 0)`` over x, pixels in [-1,1].
+    """Minimise ``mean |x - D(E(x))|^2 + alpha * max(dist(x, x_protected) - distance_budget, 0)``, pixels in [-1,1].
 
-    As in the released code: mean (not sum) of squares, gradient through both sides, posterior mean, Adam (eps 1e-5) under a cosine
-    schedule down to 1e-5, a start at ``x_protected + start_noise * N(0, 1)``, clamping after each step. The distance is that of LPIPS
-    (VGG) there; ``perceptual`` says which one is used here.
+    As in the released code: mean (not sum) of squares, gradient through both sides, posterior mean, Adam (eps 1e-5)
+    under a cosine schedule down to 1e-5, a start at ``x_protected + start_noise * N(0, 1)``, clamping after each
+    step. The distance is that of LPIPS (VGG) there; ``perceptual`` says which one is used here.
 
-    Our choice (``size_correct``): the whole loss is multiplied by H*W / 512^2, so that the gradient of a pixel, and with it what Adam's
-    eps does, is as at the 512 pixels the settings were made for. The losses of a batch are summed: each picture is on its own.
+    Our choice (``size_correct``): the whole loss is multiplied by H*W / 512^2, so that the gradient of a pixel, and
+    with it what Adam's eps does, is as at the 512 pixels the settings were made for. The losses of a batch are
+    summed: each picture is on its own.
 
     Args:
         iterations, lr, alpha, distance_budget, start_noise: as above; ``start_noise`` on the [-1,1] scale.
-        perceptual: ``lpips_vgg``, ``lpips_alex``, ``lpips_squeeze`` or ``lite1`` (EfficientNet-Lite1 features, works offline; not LPIPS,
-            and its values are not on LPIPS's scale).
+        perceptual: ``lpips_vgg``, ``lpips_alex``, ``lpips_squeeze`` or ``lite1`` (EfficientNet-Lite1 features, works
+            offline; not LPIPS, and its values are not on LPIPS's scale).
         weights: file with the trunk of the LPIPS network; None: where torch hub keeps it.
     """
 
@@ -107,9 +111,8 @@ class Impress:
         run: Run,
         advance: Callable[[int], None],
     ) -> Tensor:
-        y = (
-            ((protected * 2 - 1) + self.start_noise * noise).clamp(-1, 1).requires_grad_(True)
-        )  # the variable lives in [-1,1]
+        # The variable lives in [-1,1], as in the paper.
+        y = ((protected * 2 - 1) + self.start_noise * noise).clamp(-1, 1).requires_grad_(True)
         adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
         for step in range(self.iterations):

@@ -86,7 +86,8 @@ class Photos:
         return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
 
     def _crop(self, photo: Tensor, part: str, index: int) -> Tensor:
-        """Square of 65 to 95 % of the shorter side, anywhere, mirrored half of the time, resized to C x size x size."""
+        """Square of 65 to 95 % of the shorter side, anywhere, mirrored half of the time, resized to C x size x
+        size."""
         rng = Run(seed=0).rng("photos", self.subject, part, index)
         zoom, down, right, mirror = torch.rand(4, generator=rng).tolist()
         height, width = photo.shape[1:]

@@ -1,10 +1,12 @@
 """The embedded world: a small renderer whose truth is known.
 
-A picture shows one object (shape x main colour x second colour x texture x emblem) in a scene, with pose, light and shadow.
-Captions can name the class noun, the main colour, the texture and the scene. They cannot name the second colour or the emblem,
-so a *subject* (one combination never seen in pretraining) can only be learned from its pictures.
+A picture shows one object (shape x main colour x second colour x texture x emblem) in a scene, with pose, light and
+shadow. Captions can name the class noun, the main colour, the texture and the scene. They cannot name the second
+colour or the emblem, so a *subject* (one combination never seen in pretraining) can only be learned from its
+pictures.
 
-Everything is analytic (signed distances and smooth edges) and batched: N pictures are rendered at once, any size, on any device.
+Everything is analytic (signed distances and smooth edges) and batched: N pictures are rendered at once, any size, on
+any device.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ SCENE_RGB = {
 
 @dataclass(frozen=True)
 class Scenery:
-    """Attributes of N pictures; every field is a tensor of N numbers (integers for the named attributes, floats for the rest)."""
+    """Attributes of N pictures; every field is a tensor of N numbers (integers for the named attributes, floats for
+    the rest)."""
 
     shape: Tensor
     color: Tensor
@@ -72,7 +75,10 @@ class Scenery:
 
 @dataclass(frozen=True)
 class Subject:
-    """One object: the combination that a thief wants to learn. Indices into the tables above."""
+    """One object: the combination that a thief wants to learn.
+
+    Indices into the tables above.
+    """
 
     shape: int
     color: int
@@ -96,7 +102,8 @@ class Subject:
 def subject(index: int) -> Subject:
     """Subject number ``index``: all its attributes are drawn from the held-out combinations.
 
-    Subjects 0-9 are for development, 100 and up for tests; every subject has a texture that shows its second colour and an emblem.
+    Subjects 0-9 are for development, 100 and up for tests; every subject has a texture that shows its second colour
+    and an emblem.
     """
     if index < 0:
         raise ValueError(
@@ -133,7 +140,8 @@ def _held_out_table() -> Tensor:
 
 
 def draw(n: int, rng: torch.Generator, subject: Subject | None = None) -> Scenery:
-    """Draw ``n`` pictures: of one subject, or, without one, of the pretraining world (held-out combinations never occur)."""
+    """Draw ``n`` pictures: of one subject, or, without one, of the pretraining world (held-out combinations never
+    occur)."""
 
     def integers(k: int) -> Tensor:
         return torch.randint(k, (n,), generator=rng)
@@ -181,7 +189,8 @@ def _pretraining_combinations(n: int, rng: torch.Generator) -> tuple[Tensor, Ten
 
 
 def captions(s: Scenery, rng: torch.Generator, drop: float = 0.35) -> list[str]:
-    """Captions as an annotator of the pretraining world writes them: each nameable attribute is left out with probability ``drop``.
+    """Captions as an annotator of the pretraining world writes them: each nameable attribute is left out with
+    probability ``drop``.
 
     The second colour and the emblem have no words.
     """
@@ -203,7 +212,10 @@ def caption(noun: str, color: str = "", texture: str = "", scene: str = "", toke
 
 
 def render(s: Scenery, size: int = 64) -> Tensor:
-    """Render the scenes. Returns NCHW float32 in [0,1], ``size`` x ``size``."""
+    """Render the scenes.
+
+    Returns NCHW float32 in [0,1], ``size`` x ``size``.
+    """
     axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size * 2 - 1
     gy, gx = torch.meshgrid(axis, axis, indexing="ij")
     gx, gy = gx[None], gy[None]

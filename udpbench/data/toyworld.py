@@ -14,11 +14,13 @@ from udpbench.types import Run
 class ToyWorld:
     """A subject never seen in pretraining: six pictures to train on, further ones to compare with.
 
-    ``train`` is what the owner has, ``reference`` what generated pictures are compared with, ``validation`` what the thief may choose by,
-    ``heldout`` what a perfect victim would make (the ceiling). Scenes are as frequent in all of them. The truth is in ``data.json``.
-    Subjects 0-9 are for development, 100 and up for tests. The pictures do not depend on the run's seed.
+    ``train`` is what the owner has, ``reference`` what generated pictures are compared with, ``validation`` what the
+    thief may choose by, ``heldout`` what a perfect victim would make (the ceiling). Scenes are as frequent in all of
+    them. The truth is in ``data.json``. Subjects 0-9 are for development, 100 and up for tests. The pictures do not
+    depend on the run's seed.
 
-    Prompts hold the rare token, the class noun and words for the scene: nothing that says what the subject looks like.
+    Prompts hold the rare token, the class noun and words for the scene: nothing that says what the subject looks
+    like.
     """
 
     version: ClassVar[int] = 1

@@ -30,7 +30,10 @@ _memo: OrderedDict[tuple[str, int, Extractor, str], Tensor] = OrderedDict()
 
 @dataclass(frozen=True)
 class Extractor:
-    """A feature network and the treatment of the pictures before it. ``name`` ends the names of the scores."""
+    """A feature network and the treatment of the pictures before it.
+
+    ``name`` ends the names of the scores.
+    """
 
     name: ClassVar[str]
 
@@ -48,8 +51,8 @@ class EfficientNetLite0(Extractor):
     """EfficientNet-Lite0 (ImageNet), 1280 pooled features; its weights come from a package.
 
     ``blur_sigma``: Gaussian smoothing of the stored picture, in its pixels, before the resize (0: none): VAEs differ
-    from renderings in the finest detail first, and that is not what a score of content should see.
-    ``size``: side of the square the network sees, in pixels.
+    from renderings in the finest detail first, and that is not what a score of content should see. ``size``: side of
+    the square the network sees, in pixels.
     """
 
     name: ClassVar[str] = "efflite0"
@@ -72,7 +75,10 @@ class EfficientNetLite0(Extractor):
 
 @dataclass(frozen=True)
 class PlacedExtractor(Extractor):
-    """A network whose weights somebody has put in place. ``weights``: the file; None: the torch hub's checkpoints."""
+    """A network whose weights somebody has put in place.
+
+    ``weights``: the file; None: the torch hub's checkpoints.
+    """
 
     file: ClassVar[str]
     source: ClassVar[str]
@@ -133,7 +139,8 @@ def _fidelity(build: Callable[..., nn.Module], layer: str, path: Path, device: t
 
 @dataclass(frozen=True)
 class InceptionClean(PlacedExtractor):
-    """Inception as TorchScript behind clean-fid's resize (mode "clean": Pillow's bicubic in float): for ``fid_clean``.
+    """Inception as TorchScript behind clean-fid's resize (mode "clean": Pillow's bicubic in float): for
+    ``fid_clean``.
 
     Only clean-fid's resize and network are used: its own distance needs an argument that SciPy 1.18 has no longer.
     """
@@ -166,10 +173,10 @@ class InceptionClean(PlacedExtractor):
 
 
 def weights_file(what: str, file: str, source: str, given: str | Path | None = None) -> Path:
-    """The weights ``given``, or ``file`` in the torch hub's checkpoints folder. Nothing is downloaded.
+    """The weights ``given``, or ``file`` in the torch hub's checkpoints folder.
 
-    Raises ValueError if it is missing, or if ``file`` names the start of a sha256 (torch hub's habit) that
-    is not the content's.
+    Nothing is downloaded.     Raises ValueError if it is missing, or if ``file`` names the start of a sha256 (torch
+    hub's habit) that     is not the content's.
     """
     path = Path(given).expanduser() if given else Path(torch.hub.get_dir()) / "checkpoints" / file
     if not path.is_file():
@@ -185,7 +192,10 @@ def weights_file(what: str, file: str, source: str, given: str | Path | None = N
 
 
 def smooth(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of NCHW over 3 sigma, sigma in pixels; edge pixels are repeated. 0 gives ``x`` back."""
+    """Gaussian smoothing of NCHW over 3 sigma, sigma in pixels; edge pixels are repeated.
+
+    0 gives ``x`` back.
+    """
     if not sigma:
         return x
     radius, channels = math.ceil(3 * sigma), x.shape[1]
@@ -196,10 +206,11 @@ def smooth(x: Tensor, sigma: float) -> Tensor:
 
 
 def features_of(folder: Path, extractor: Extractor, run: Run) -> Tensor:
-    """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name. Not to be changed in place.
+    """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name.
 
-    Kept for the last few folders: a finished folder does not change (one that was written again is noticed by its
-    time).
+    Not to be changed in place.
+        Kept for the last few folders: a finished folder does not change (one that was written again is noticed by its
+        time).
     """
     folder = Path(folder).resolve()
     total = len(images.list_images(folder))

@@ -21,8 +21,11 @@ WEIGHTS = Path(__file__).parent.parent / "models" / "micro" / "weights" / "judge
 
 
 class JudgeMetric:
-    """``subject_acc``: share of pictures whose shape, both colours and texture are all the subject's; ``scene_acc``: share whose scene is
-    the prompt's. A picture the judge is unsure of counts as wrong in both. The judge is a classifier trained on renderings only."""
+    """``subject_acc``: share of pictures whose shape, both colours and texture are all the subject's; ``scene_acc``:
+    share whose scene is the prompt's.
+
+    A picture the judge is unsure of counts as wrong in both. The judge is a classifier trained on renderings only.
+    """
 
     version: ClassVar[int] = 1
     against: ClassVar[str] = "truth"

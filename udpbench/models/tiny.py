@@ -1,4 +1,7 @@
-"""A complete pipeline with random weights, small enough for a test to train. It draws nothing: it only has the right shape."""
+"""A complete pipeline with random weights, small enough for a test to train.
+
+It draws nothing: it only has the right shape.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,8 @@ def save_tiny(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> 
 
 
 def save_sd15_shaped(folder: Path, seed: int = 0) -> Path:
-    """A pipeline of Stable Diffusion 1.5's shape (1.07 billion parameters) with random weights, in bf16: for timing, not for pictures."""
+    """A pipeline of Stable Diffusion 1.5's shape (1.07 billion parameters) with random weights, in bf16: for timing,
+    not for pictures."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         words = build.tokenizer(folder / "tokenizer")

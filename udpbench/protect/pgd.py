@@ -40,10 +40,12 @@ def pgd(
     most: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Tensor]:
-    """``steps`` ascents of ``loss`` from ``images``, each projected on the budget around ``clean``; CHW in, CHW out, on ``run.device``.
+    """``steps`` ascents of ``loss`` from ``images``, each projected on the budget around ``clean``; CHW in, CHW out,
+    on ``run.device``.
 
-    ``loss(x, index)`` gets NCHW pictures (the rows of ``images`` at ``index``) and returns N losses; pictures do not see one another.
-    At most ``most`` pictures go through it at once. ``x <- project(x + step * direction(gradient))`` (Madry et al. 2018).
+    ``loss(x, index)`` gets NCHW pictures (the rows of ``images`` at ``index``) and returns N losses; pictures do not
+    see one another. At most ``most`` pictures go through it at once. ``x <- project(x + step * direction(gradient))``
+    (Madry et al. 2018).
     """
     out = [x.to(run.device) for x in images]
     clean = [x.to(run.device) for x in clean]
@@ -60,7 +62,8 @@ def pgd(
 
 
 def random_start(images: Sequence[Tensor], names: Sequence[str], budget: Budget, run: Run) -> list[Tensor]:
-    """Each picture moved by uniform noise of up to ``budget.levels``, projected; the draw belongs to the picture's name."""
+    """Each picture moved by uniform noise of up to ``budget.levels``, projected; the draw belongs to the picture's
+    name."""
     out = []
     for x, name in zip(images, names, strict=True):
         noise = torch.rand(x.shape, generator=run.rng("start", name)) * 2 - 1

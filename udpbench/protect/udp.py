@@ -1,13 +1,13 @@
 """UDP and EUDP: unlearnable diffusion perturbations (Zhao et al., arXiv 2306.01902).
 
-The published idea: one perturbation per picture, found as a max-min problem. The model is trained on the perturbed pictures (min),
-the perturbation raises that trained model's loss (max), in turn. EUDP changes which time steps the perturbation is trained on, using
-the noise scales of the forward process, because the perturbation fades along it.
+The published idea: one perturbation per picture, found as a max-min problem. The model is trained on the perturbed
+pictures (min), the perturbation raises that trained model's loss (max), in turn. EUDP changes which time steps the
+perturbation is trained on, using the noise scales of the forward process, because the perturbation fades along it.
 
-This is a *reconstruction*: no code was published and the text that could be found does not give the formulas. The paper's are: the
-max-min problem, sample-wise bounded noise, alternation, and that EUDP changes the sampling of time steps by the noise schedule. Our
-choices are: the L-infinity (or RMS) budget, projected sign ascent, the numbers of rounds and steps, the optimizer of the inner model,
-and the distribution ``p(t)`` below.
+This is a *reconstruction*: no code was published and the text that could be found does not give the formulas. The
+paper's are: the max-min problem, sample-wise bounded noise, alternation, and that EUDP changes the sampling of time
+steps by the noise schedule. Our choices are: the L-infinity (or RMS) budget, projected sign ascent, the numbers of
+rounds and steps, the optimizer of the inner model, and the distribution ``p(t)`` below.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ TIMES = ("uniform", "sqrt_alpha_bar", "alpha_bar", "snr")
 
 
 def time_distribution(alpha_bar: Tensor, kind: str) -> Tensor:
-    """p(t) over the T steps of a forward process with ``alpha_bar`` (T,); float64, sums to 1.
+    """P(t) over the T steps of a forward process with ``alpha_bar`` (T,); float64, sums to 1.
 
-    The perturbation d reaches step t as sqrt(alpha_bar_t) d. ``sqrt_alpha_bar`` weighs steps by that factor, ``alpha_bar`` by its
-    square, ``snr`` by sqrt(alpha_bar_t / (1 - alpha_bar_t)), the ratio of what is left of d to the noise; ``uniform`` is UDP's.
+    The perturbation d reaches step t as sqrt(alpha_bar_t) d. ``sqrt_alpha_bar`` weighs steps by that factor,
+    ``alpha_bar`` by its square, ``snr`` by sqrt(alpha_bar_t / (1 - alpha_bar_t)), the ratio of what is left of d to
+    the noise; ``uniform`` is UDP's.
     """
     a = alpha_bar.double()
     weights = {
@@ -48,17 +49,19 @@ def time_distribution(alpha_bar: Tensor, kind: str) -> Tensor:
 
 
 class UDP:
-    """Alternate ``model_steps`` of training a surrogate on the perturbed pictures and ``image_steps`` of raising its loss.
+    """Alternate ``model_steps`` of training a surrogate on the perturbed pictures and ``image_steps`` of raising it.
+
+    What is raised is the surrogate's loss, by changing the pictures within the budget.
 
     Args:
         rounds, model_steps, image_steps: of the alternation.
         step_levels: length of one image step in levels; None: an eighth of the budget.
         draws: (t, noise) samples per picture and image step, in one forward pass.
-        outer: which loss the pictures raise. ``perturbed``: the surrogate's loss on the perturbed pictures (error-maximising);
-            ``clean``: the loss that the surrogate would have on the *clean* pictures after one more gradient step on the perturbed
-            ones (one unrolled step; differentiates through the gradient).
-        surrogate_init: ``victim_task`` starts from the surrogate model's weights, as fine-tuning does; ``random`` from fresh ones, as
-            training from scratch does.
+        outer: which loss the pictures raise. ``perturbed``: the surrogate's loss on the perturbed pictures
+            (error-maximising); ``clean``: the loss that the surrogate would have on the *clean* pictures after one
+            more gradient step on the perturbed ones (one unrolled step; differentiates through the gradient).
+        surrogate_init: ``victim_task`` starts from the surrogate model's weights, as fine-tuning does; ``random``
+            from fresh ones, as training from scratch does.
         lr, weight_decay, batch: of the surrogate's training (AdamW).
         random_start: start from uniform noise within the budget.
     """
@@ -133,7 +136,8 @@ class UDP:
     def _training_loss(
         self, model: LatentDiffusion, unet: nn.Module, cond: Cond, images: list[Tensor], run: Run, k: int
     ) -> Callable[[int], Tensor]:
-        """The victim's loss on the pictures as they are in round ``k``: latents computed once, t uniform as in any training."""
+        """The victim's loss on the pictures as they are in round ``k``: latents computed once, t uniform as in any
+        training."""
         with torch.no_grad():
             groups = [
                 (group, model.encode(torch.stack([images[i] for i in group]).to(run.device)))
@@ -152,7 +156,10 @@ class UDP:
         return loss
 
     def _draw(self, model: LatentDiffusion, z: Tensor, rngs: list[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """(t, noise) for every row of z and draw: t (N*draws,) from p(t), noise (N*draws, C, h, w). EUDP differs in p(t) alone."""
+        """(t, noise) for every row of z and draw: t (N*draws,) from p(t), noise (N*draws, C, h, w).
+
+        EUDP differs in p(t) alone.
+        """
         cdf = time_distribution(model.alpha_bar, self.times).cumsum(0)
         u = torch.stack([torch.rand(self.draws, generator=g, dtype=torch.float64) for g in rngs])
         t = torch.searchsorted(cdf, u.flatten()).clamp(max=len(cdf) - 1)
@@ -184,7 +191,8 @@ class UDP:
     ) -> Callable[[Tensor, list[int]], Tensor]:
         """First-order term of L_clean(theta - lr grad L_perturbed(theta)): minus the product of the two gradients.
 
-        Both losses use the same (t, noise): their difference is the perturbation's doing. The pictures are coupled by the product.
+        Both losses use the same (t, noise): their difference is the perturbation's doing. The pictures are coupled by
+        the product.
         """
         weights = list(unet.parameters())
 
@@ -212,7 +220,8 @@ class UDP:
 
 
 class EUDP(UDP):
-    """UDP with time steps drawn by how much of the perturbation the forward process leaves (see ``time_distribution``)."""
+    """UDP with time steps drawn by how much of the perturbation the forward process leaves (see
+    ``time_distribution``)."""
 
     version: ClassVar[int] = 1
 

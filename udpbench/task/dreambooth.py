@@ -1,4 +1,5 @@
-"""DreamBooth: fine-tune the whole UNet (and, if asked, the text encoder) on a few pictures of a subject (Ruiz et al., CVPR 2023)."""
+"""DreamBooth: fine-tune the whole UNet (and, if asked, the text encoder) on a few pictures of a subject (Ruiz et al.,
+CVPR 2023)."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class DreamBooth:
     """The thief's fine-tuning and its pictures.
 
     Args:
-        steps, lr, batch, weight_decay, warmup, ema, dtype, save_every: of the training (AdamW, float32 master weights, ``dtype`` autocast).
+        steps, lr, batch, weight_decay, warmup, ema, dtype, save_every: of the training (AdamW, float32 master
+        weights, ``dtype`` autocast).
         train_text_encoder: tune the text encoder, too.
         gradient_checkpointing: less memory, more time.
         sample_latents: draw latents from the posterior at each step (as the released scripts do) or use its mean.
@@ -109,7 +111,8 @@ class DreamBooth:
     def train(
         self, images: Path, out: Path, victim: LatentDiffusion, run: Run, class_images: Path | None = None
     ) -> None:
-        """Tune on the pictures in ``images`` (captions in its metadata.jsonl); write ``out/step_N/`` for every point of the curve."""
+        """Tune on the pictures in ``images`` (captions in its metadata.jsonl); write ``out/step_N/`` for every point
+        of the curve."""
         model = victim.to(run.device)
         unet = model.fresh_unet("copy", run.rng("init"))
         encoder = _trainable_copy(model.pipe.text_encoder) if self.train_text_encoder else None
@@ -154,7 +157,10 @@ class DreamBooth:
     def generate(
         self, tuned: Path | None, out: Path, victim: LatentDiffusion, prompts: Sequence[str], run: Run
     ) -> None:
-        """Write ``pictures`` PNGs over ``prompts`` in turn, by the model in ``tuned`` (None: the untuned one). Those there are kept."""
+        """Write ``pictures`` PNGs over ``prompts`` in turn, by the model in ``tuned`` (None: the untuned one).
+
+        Those there are kept.
+        """
         model = victim.to(run.device)
         model = model.with_tuned(tuned) if tuned else model
         generate_folder(model, [prompts[i % len(prompts)] for i in range(self.pictures)], out, run, self.sampling)
@@ -167,14 +173,17 @@ class DreamBooth:
 def generate_folder(
     model: LatentDiffusion, prompts: Sequence[str], out: Path, run: Run, sampling: dict[str, Any]
 ) -> None:
-    """One PNG per prompt, named by number, with ``metadata.jsonl``; pictures that are already there are not made again."""
+    """One PNG per prompt, named by number, with ``metadata.jsonl``; pictures that are already there are not made
+    again."""
     names = [f"{i:05d}.png" for i in range(len(prompts))]
     left = [i for i, name in enumerate(names) if not (out / name).exists()]
     with run.log.bar("generate", len(prompts), "img") as advance:
         advance(len(prompts) - len(left))
-        for i, picture in zip(left, sample(model, [prompts[i] for i in left], left, run, **sampling), strict=True):
-            write_png(out / names[i], picture)
-            advance(1)
+        rest = iter(left)
+        for made in sample(model, [prompts[i] for i in left], left, run, **sampling):
+            for picture in made:
+                write_png(out / names[next(rest)], picture)
+            advance(len(made))
     write_metadata(
         out, {name: {"text": prompt, "seed": i} for i, (name, prompt) in enumerate(zip(names, prompts, strict=True))}
     )
@@ -210,7 +219,7 @@ class _Latents:
         return embedded.take(self.which[index])
 
 
-def _trainable_copy(module: nn.Module) -> nn.Module:
+def _trainable_copy(module: nn.Module) -> Any:
     import copy
 
     return copy.deepcopy(module).float().requires_grad_(True).train()

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,10 +63,11 @@ def fit(
 ) -> torch.optim.Optimizer:
     """Train ``parameters`` in place for ``settings.steps`` steps of ``loss(step)``.
 
-    ``loss`` must draw whatever it needs from generators that belong to ``step``: then a training that was killed and resumed from
-    ``checkpoint`` ends in the same weights as one that was not. ``at_mark(k)`` is called after ``k`` steps for every ``k`` in
-    ``marks`` (with the averaged weights in place if there is an EMA); marks before a checkpoint are not called again.
-    A given ``optimizer`` goes on with its moments (short, repeated trainings); the one used is returned.
+    ``loss`` must draw whatever it needs from generators that belong to ``step``: then a training that was killed and
+    resumed from ``checkpoint`` ends in the same weights as one that was not. ``at_mark(k)`` is called after ``k``
+    steps for every ``k`` in ``marks`` (with the averaged weights in place if there is an EMA); marks before a
+    checkpoint are not called again. A given ``optimizer`` goes on with its moments (short, repeated trainings); the
+    one used is returned.
     """
     parameters = list(parameters)
     optimizer = optimizer or torch.optim.AdamW(
@@ -90,7 +92,7 @@ def fit(
             advance(1)
             done = step + 1
             if done in marks and at_mark is not None:
-                with_average(parameters, average, lambda k=done: at_mark(k))
+                with_average(parameters, average, partial(at_mark, done))
             if checkpoint and settings.save_every and done % settings.save_every == 0 and done < settings.steps:
                 _save(checkpoint, done, parameters, optimizer, average)
     for p, a in zip(parameters, average, strict=False):

@@ -46,7 +46,8 @@ def psnr(got: Tensor, want: Tensor) -> float:
 
 @torch.no_grad()
 def measure_vae(vae: AutoencoderKL) -> dict[str, float]:
-    """PSNR of the round trip on the pretraining world, on held-out subjects and on photographs that no training has seen."""
+    """PSNR of the round trip on the pretraining world, on held-out subjects and on photographs that no training has
+    seen."""
     vae.eval()
 
     def trip(x: Tensor) -> float:
@@ -76,10 +77,11 @@ def unseen_photographs() -> Tensor:
 
 
 def measure_prompts(model: LatentDiffusion, judge: Judge, n: int = 300) -> dict[str, float]:
-    """Share of ``n`` pictures in which the judge finds what the prompt names: class, colour, texture, scene, and all four."""
+    """Share of ``n`` pictures in which the judge finds what the prompt names: class, colour, texture, scene, and all
+    four."""
     truth = renderer.draw(n, torch.Generator().manual_seed(3))
     said = renderer.captions(truth, torch.Generator().manual_seed(3), drop=0.0)
-    made = torch.stack(list(sample(model, said, range(n), Run(0, batch=50), steps=20, guidance=2.0)))
+    made = torch.cat(list(sample(model, said, range(n), Run(0, batch=50), steps=20, guidance=2.0)))
     told = judge.classify(made)
     right = {name: told[name] == getattr(truth, name) for name in ("shape", "color", "texture", "scene")}
     right["all"] = torch.stack(list(right.values())).all(0)
@@ -88,7 +90,8 @@ def measure_prompts(model: LatentDiffusion, judge: Judge, n: int = 300) -> dict[
 
 @torch.no_grad()
 def measure_judge(judge: Judge, change: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, float]:
-    """Accuracy by attribute and of the subject (shape, both colours, texture together) on held-out subjects 0-39, after ``change``."""
+    """Accuracy by attribute and of the subject (shape, both colours, texture together) on held-out subjects 0-39,
+    after ``change``."""
     judge.eval()
     rng = torch.Generator().manual_seed(2)
     right: dict[str, list[Tensor]] = {}
@@ -108,7 +111,8 @@ MAX_TOKENS = 32
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges spell the words of the world, so each is one token; any other word falls apart into letters."""
+    """A CLIP tokenizer whose merges spell the words of the world, so each is one token; any other word falls apart
+    into letters."""
     names = (
         *renderer.SHAPES,
         *renderer.COLORS,
@@ -122,9 +126,8 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     vocabulary = [*letters, *(c + "</w>" for c in letters)]
     merges: list[tuple[str, str]] = []
     for word in words:
-        parts = _spell(
-            word, merges
-        )  # merges of earlier words may apply first: what they leave is joined by new, later merges
+        # Merges of earlier words may apply first: what they leave is joined by new, later merges.
+        parts = _spell(word, merges)
         while len(parts) > 1:
             merges.append((parts[0], parts[1]))
             parts = [parts[0] + parts[1], *parts[2:]]

@@ -1,4 +1,5 @@
-"""The judge: a small classifier that knows the toy world, trained on renderings only (never on a diffusion model's output)."""
+"""The judge: a small classifier that knows the toy world, trained on renderings only (never on a diffusion model's
+output)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ HEADS = {
 
 
 class Judge(nn.Module):
-    """64 px pictures to a class per attribute and a logit for "this is a picture of the world" (low: garbage, unsure)."""
+    """64 px pictures to a class per attribute and a logit for "this is a picture of the world" (low: garbage,
+    unsure)."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -30,9 +32,9 @@ class Judge(nn.Module):
             stages += [_Block(a), nn.Conv2d(a, b, 3, stride=2, padding=1)]
         self.stages = nn.Sequential(*stages, _Block(widths[-1]))
         self.out = nn.Linear(4 * 4 * widths[-1], sum(HEADS.values()) + 1)
-        self.register_buffer(
-            "threshold", torch.zeros(())
-        )  # of the last logit; set once on garbage, see calibrate in train.py
+        # Of the last logit; set once on garbage, see calibrate in train.py.
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.zeros(()))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """NCHW [0,1], 64 px -> logits by attribute, (N, classes) each, and ``real`` (N,)."""

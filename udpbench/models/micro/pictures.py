@@ -1,4 +1,5 @@
-"""Training pictures of the embedded models: the toy world, crops of the photographs that scikit-learn ships, and dead leaves."""
+"""Training pictures of the embedded models: the toy world, crops of the photographs that scikit-learn ships, and dead
+leaves."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ SIZE = 64
 
 
 def autoencoder_batch(n: int, rng: torch.Generator) -> Tensor:
-    """``n`` pictures, NCHW float32 [0,1]: ten in sixteen of the world, two with other colours, four with natural statistics."""
+    """``n`` pictures, NCHW float32 [0,1]: ten in sixteen of the world, two with other colours, four with natural
+    statistics."""
     other, natural = n // 8, n // 4
     world = renderer.render(renderer.draw(n - natural, rng), SIZE)
     world[:other] = _recolour(world[:other], rng)
@@ -31,7 +33,8 @@ def _recolour(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def dead_leaves(n: int, rng: torch.Generator, discs: int = 40) -> Tensor:
-    """The dead-leaves model of natural images: overlapping discs of random colours and power-law radii (Lee et al., 2001)."""
+    """The dead-leaves model of natural images: overlapping discs of random colours and power-law radii (Lee et al.,
+    2001)."""
     axis = (torch.arange(SIZE, dtype=torch.float32) + 0.5) / SIZE
     x = torch.rand(n, 3, 1, 1, generator=rng).expand(n, 3, SIZE, SIZE).clone()
     place = torch.rand(discs, n, 2, generator=rng)
@@ -58,7 +61,8 @@ def _photos() -> list[Tensor]:
 
 
 def photo_crops(n: int, rng: torch.Generator) -> Tensor:
-    """Random crops, 64 to 380 px wide, mirrored at random, resized to 64 px; three in four from the colour photographs."""
+    """Random crops, 64 to 380 px wide, mirrored at random, resized to 64 px; three in four from the colour
+    photographs."""
     crops = []
     for _ in range(n):
         r = torch.rand(6, generator=rng).tolist()
@@ -79,7 +83,10 @@ def _recolour_some(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def garbage(n: int, rng: torch.Generator) -> Tensor:
-    """``n`` pictures that show no object of the world: noise, shuffled pieces, two pictures mixed, dead leaves. NCHW [0,1]."""
+    """``n`` pictures that show no object of the world: noise, shuffled pieces, two pictures mixed, dead leaves.
+
+    NCHW [0,1].
+    """
     quarter = n // 4
     world = renderer.render(renderer.draw(n, rng), SIZE)
     noise = world[:quarter] * 0.3 + torch.rand(quarter, 3, SIZE, SIZE, generator=rng)
@@ -98,7 +105,8 @@ def shuffle_pieces(x: Tensor, rng: torch.Generator, pieces: int = 4) -> Tensor:
 
 
 def worn(x: Tensor, rng: torch.Generator) -> Tensor:
-    """A random blur (sigma 0-1) and a little noise for each picture: the judge shall read soft and slightly noisy pictures."""
+    """A random blur (sigma 0-1) and a little noise for each picture: the judge shall read soft and slightly noisy
+    pictures."""
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     share = torch.rand(len(x), 1, 1, 1, generator=rng)
     noise = 0.06 * torch.rand(len(x), 1, 1, 1, generator=rng) * torch.randn(x.shape, generator=rng)

@@ -1,7 +1,8 @@
 """Train the embedded models: ``python -m udpbench.models.micro.train {vae,judge,unet,export,measure}``.
 
-Run in this order, the five commands rebuild everything in ``weights/``. Each training keeps a checkpoint in ``--work`` and goes on
-from it when the same command is given again. Nothing is read but the renderer and pictures that scikit-learn and scikit-image ship.
+Run in this order, the five commands rebuild everything in ``weights/``. Each training keeps a checkpoint in
+``--work`` and goes on from it when the same command is given again. Nothing is read but the renderer and pictures
+that scikit-learn and scikit-image ship.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,7 +35,8 @@ class Lines(Log):
     """A line now and then, to the log file that is kept beside the weights."""
 
     def __init__(self, path: Path, every: int = 100) -> None:
-        self.path, self.every, self.sum, self.start = path, every, 0.0, time.time()
+        self.path, self.every, self.start = path, every, time.time()
+        self.sum: Tensor | float = 0.0
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator:
@@ -83,7 +86,8 @@ def train_vae(work: Path, steps: int) -> None:
 
 
 def train_judge(work: Path, steps: int) -> None:
-    """The classifier of the world's attributes, with a head that tells pictures from garbage, calibrated on garbage of its own."""
+    """The classifier of the world's attributes, with a head that tells pictures from garbage, calibrated on garbage
+    of its own."""
     run = Run(SEED, log=Lines(work / "judge.log"))
     torch.manual_seed(SEED)
     judge = Judge()
@@ -107,7 +111,8 @@ def train_judge(work: Path, steps: int) -> None:
 
 
 def every_combination(n: int, rng: torch.Generator) -> renderer.Scenery:
-    """Pictures of the whole world, held-out combinations too: the judge must be able to read the subjects it judges."""
+    """Pictures of the whole world, held-out combinations too: the judge must be able to read the subjects it
+    judges."""
     s = renderer.draw(n, rng)
     color = torch.randint(len(renderer.COLORS), (n,), generator=rng)
     second = (color + torch.randint(1, len(renderer.COLORS), (n,), generator=rng)) % len(renderer.COLORS)
@@ -116,28 +121,50 @@ def every_combination(n: int, rng: torch.Generator) -> renderer.Scenery:
 
 @torch.no_grad()
 def calibrate(judge: Judge, run: Run) -> None:
-    """Set the threshold of the last logit so that 99 % of garbage falls under it; pictures of the world must stay above (measured)."""
+    """Set the threshold of the last logit so that 99 % of garbage falls under it; pictures of the world must stay
+    above (measured)."""
     real = judge(pictures.garbage(1024, run.rng("garbage")))["real"]
-    judge.threshold.copy_(real.quantile(0.99))
+    judge.threshold.fill_(float(real.quantile(0.99)))
+
+
+@torch.no_grad()
+def normalise(vae: AutoencoderKL, truth: renderer.Scenery) -> None:
+    """Give every latent channel mean 0 and variance 1 over pictures, by changing the 1 x 1 convolutions around the
+    latents.
+
+    What is decoded stays the same. Without this, channels differ ninefold in size, and the small ones, which hold
+    colour, drown in the noise of diffusion at all but its last steps.
+    """
+    z = vae.encode(renderer.render(truth) * 2 - 1).latent_dist.mean
+    mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
+    n, inner, outer = len(mean), vae.quant_conv, vae.post_quant_conv
+    inner.weight[:n] /= std.view(-1, 1, 1, 1)
+    inner.bias[:n] = (inner.bias[:n] - mean) / std
+    inner.bias[n:] -= 2 * std.log()  # of the log-variances
+    outer.bias += torch.einsum("oihw,i->o", outer.weight, mean)
+    outer.weight *= std.view(1, -1, 1, 1)
 
 
 @torch.no_grad()
 def latents(work: Path, n: int, run: Run) -> tuple[Tensor, renderer.Scenery]:
-    """Scaled latents of ``n`` pictures of the pretraining world and their truth; kept in ``work`` so that a resumed training has them."""
+    """Latents of ``n`` pictures of the pretraining world and their truth; kept in ``work`` so that a resumed training
+    has them."""
     file = work / "latents.pt"
+    truth = renderer.draw(n, run.rng("world"))
     if not file.exists():
         vae = build.autoencoder()
         vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
         vae.eval()
-        truth = renderer.draw(n, run.rng("world"))
+        normalise(vae, truth.take(slice(0, 1024)))
+        torch.save(vae.state_dict(), work / "vae_normal.pt")
         parts = [truth.take(slice(i, i + 128)) for i in range(0, n, 128)]
         torch.save(torch.cat([vae.encode(renderer.render(p) * 2 - 1).latent_dist.mean for p in parts]), file)
-    z = torch.load(file, weights_only=True)
-    return z / z.std(), renderer.draw(n, run.rng("world"))
+    return torch.load(file, weights_only=True), truth
 
 
 def train_unet(work: Path, steps: int) -> None:
-    """UNet and text encoder together, on latents of the pretraining world, one caption in ten empty (for guidance)."""
+    """UNet and text encoder together, on latents of the pretraining world, one caption in ten empty (for
+    guidance)."""
     run = Run(SEED, log=Lines(work / "unet.log"))
     z, truth = latents(work, 16384, run)
     torch.manual_seed(SEED)
@@ -163,7 +190,7 @@ def train_unet(work: Path, steps: int) -> None:
 
 def captions(truth: renderer.Scenery, rng: torch.Generator) -> list[str]:
     """Captions of the pretraining world: one in ten empty, one in six with a rare token that means nothing."""
-    said = renderer.captions(truth, rng)
+    said = renderer.captions(truth, rng, drop=0.25)
     dice, which = (
         torch.rand(len(said), generator=rng),
         torch.randint(len(build.RARE_TOKENS), (len(said),), generator=rng),
@@ -203,8 +230,8 @@ def export(work: Path) -> None:
     if (work / "unet.pt").exists():
         vae, unet, words = build.autoencoder(), build.unet(), build.tokenizer(work / "tokenizer")
         text = build.text_encoder(words)
-        vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
-        vae.register_to_config(scaling_factor=1 / float(torch.load(work / "latents.pt", weights_only=True).std()))
+        vae.load_state_dict(torch.load(work / "vae_normal.pt", weights_only=True))
+        vae.register_to_config(scaling_factor=1.0)  # the latents have unit variance, see normalise
         tuned = torch.load(work / "unet.pt", weights_only=True)
         unet.load_state_dict(tuned["unet"])
         text.load_state_dict(tuned["text"])

@@ -1,0 +1,263 @@
+"""Whole cells through the real command line, on the tiny pipeline: finished, repeated, killed, interrupted, failing in a sweep."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from udpbench.record import read_records
+
+ARMS = ["untuned", "ceiling", "clean", "noise", "protected", "purified", "clean_attacked"]
+SMALL = [
+    "model=local", "model.dtype=fp32", "data.size=16", "data.reference=8", "data.validation=4", "data.heldout=8", "task.steps=6",
+    "task.pictures=6", "task.sample_steps=2", "task.save_every=2", "metrics.bundle.kernel_distance.minimum=4", "runtime.device=cpu",
+    "runtime.threads=1", "track=none",
+]  # fmt: skip
+CELL = [
+    *SMALL,
+    "protect=eudp",
+    "protect.rounds=1",
+    "protect.model_steps=2",
+    "protect.image_steps=4",
+    "protect.draws=1",
+    "attack=impress",
+    "attack.iterations=3",
+]
+NOTES_IMPORTS = """
+import atexit, os, sys
+atexit.register(lambda: open(os.environ["MODULES"], "w").write("\\n".join(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory, tiny):
+    """Starts the command; its process gets ``modules``, the file that names what was imported when it ended."""
+    spy = tmp_path_factory.mktemp("spy")
+    (spy / "sitecustomize.py").write_text(NOTES_IMPORTS)
+
+    def start(*args: str, model: bool = True) -> Any:
+        modules = spy / f"modules{len(list(spy.iterdir()))}"
+        modules.touch()
+        env = {**os.environ, "PYTHONPATH": str(spy), "MODULES": str(modules), "OMP_NUM_THREADS": "1", "COLUMNS": "110"}
+        env.pop("HYDRA_FULL_ERROR", None)
+        words = [sys.executable, "-m", "udpbench", *args, *([f"model.path={tiny}"] if model else [])]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        process.modules = modules  # type: ignore[attr-defined]
+        return process
+
+    return start
+
+
+def finish(process) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=280)
+    return process.returncode, out, err
+
+
+def imported(process) -> set[str]:
+    return set(process.modules.read_text().split())
+
+
+def wait_until(process, enough, seconds: float = 200.0) -> None:
+    end = time.monotonic() + seconds
+    while not enough():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def scores(record) -> dict[str, dict[str, float]]:
+    return {arm: {k: m["value"] for k, m in part["metrics"].items()} for arm, part in record["arms"].items()}
+
+
+@pytest.fixture(scope="module")
+def whole(shell, tmp_path_factory):
+    """A cell, done in one go: its folder, process, status and output."""
+    out = tmp_path_factory.mktemp("whole")
+    process = shell(*CELL, f"runtime.out={out}")
+    return out, process, *finish(process)
+
+
+@pytest.mark.slow
+def test_a_whole_cell(whole):
+    out, process, status, table, said = whole
+    assert status == 0, said
+    assert "error" not in said
+    (record,) = read_records(out / "records")
+    assert record["status"] == "ok"
+    assert sorted(record["arms"]) == sorted(ARMS)
+    assert record["cell"]["protect"] == "eudp"
+    assert record["label"] == "local"
+    assert record["knowledge"] == {"same_vae": True, "same_unet": True, "same_prompt": False}
+    for arm, part in record["arms"].items():
+        assert {"kd_efflite0", "sim_train_efflite0", "subject_acc", "scene_acc"} <= set(part["metrics"]) | (
+            {"scene_acc"} if arm == "ceiling" else set()
+        )
+        assert part["absent"]["frechet_distance"] == "needs 1000 pictures a side, there are 6"
+        assert len(list(Path(part["images"]).glob("*.png"))) == (8 if arm == "ceiling" else 6)
+    for arm in ("noise", "protected"):
+        assert 2 <= record["cloak"][arm]["linf"] <= 8
+    assert set(record["cloak"]) == {"noise", "protected", "purified", "clean_attacked"}
+    assert record["counts"] == {"unet_image": 4 * 6, "unet_train": 2 * 4, "vae_image": 3 * 6}
+    assert all(not stage["cached"] and stage["device"] == "cpu" for stage in record["stages"])
+    assert len({stage["recipe"] for stage in record["stages"]}) == len(record["stages"])
+    assert sum(stage["name"].startswith("train") for stage in record["stages"]) == 5
+    assert record["config"]["protect"]["rounds"] == 1
+
+
+@pytest.mark.slow
+def test_the_table_and_the_sheet_are_shown(whole):
+    from udpbench import images
+
+    out, _, _, table, said = whole
+    for word in (*ARMS, "effect", "residual", "recovery", "subject_", "needs 1000 pictures", "no seed floor"):
+        assert word in table, word
+    (path,) = out.glob("cells/*/sheet.png")
+    assert str(path) in said
+    sheet = images.read(path)
+    assert min(sheet.shape[1:]) > 500
+    assert float(sheet.std()) > 0.1
+
+
+@pytest.mark.slow
+def test_wandb_is_not_imported_unless_it_is_asked_for(whole):
+    modules = imported(whole[1])
+    assert "diffusers" in modules, "the list of modules is not that of the run"
+    assert "wandb" not in modules
+
+
+@pytest.mark.slow
+def test_the_same_command_again_does_nothing(whole, shell):
+    out = whole[0]
+    before = {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*") if p.is_file() and "locks" not in p.parts}
+    (first,) = read_records(out / "records")
+    process = shell(*CELL, f"runtime.out={out}")
+    start = resource.getrusage(resource.RUSAGE_CHILDREN)
+    status, table, said = finish(process)
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert status == 0
+    assert "; 0 stages to do" in said
+    assert table.splitlines()[:20] == whole[3].splitlines()[:20]
+    after = {p: p.stat().st_mtime_ns for p in (out / "store").rglob("*") if p.is_file() and "locks" not in p.parts}
+    assert before == after
+    (second,) = read_records(out / "records")
+    assert scores(first) == scores(second)
+    assert all(stage["cached"] for stage in second["stages"])
+    assert "diffusers" not in imported(process), "nothing to do, and yet the model's library was loaded"
+    assert end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime < 8
+
+
+@pytest.mark.slow
+def test_interrupted_then_killed_then_finished_is_as_if_in_one_go(whole, shell, tmp_path):
+    command = [*CELL, f"runtime.out={tmp_path}"]
+
+    def trained() -> int:
+        return len(list(tmp_path.glob("store/train/*/_stage.json")))
+
+    process = shell(*command)
+    wait_until(process, lambda: trained() >= 1)
+    process.send_signal(signal.SIGINT)
+    status, _, said = finish(process)
+    assert status == 130, said
+    assert "interrupted; the same command goes on where this one stopped" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("records/*"))
+    had = trained()
+    assert 1 <= had < 5
+
+    process = shell(*command)
+    wait_until(process, lambda: trained() > had)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    assert trained() < 5
+    assert not list(tmp_path.glob("records/*"))
+
+    status, _, said = finish(shell(*command))
+    assert status == 0, said
+    (resumed,) = read_records(tmp_path / "records")
+    (record,) = read_records(whole[0] / "records")
+    assert scores(resumed) == scores(record)
+    assert resumed["cloak"] == record["cloak"]
+    assert {k: a["recipe"] for k, a in resumed["arms"].items()} == {k: a["recipe"] for k, a in record["arms"].items()}
+    assert not list(tmp_path.glob("store/*/*.part"))
+
+
+def sweep(shell, tmp_path, pictures, *more: str) -> tuple[int, str, str]:
+    """A sweep whose first cell fails in its attack stage and whose second is fine."""
+    from udpbench import images
+
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        for i in range(4 if name == "good" else 3):
+            images.write_png(tmp_path / name / f"{i:04d}.png", pictures[i])
+    paths = f"attack.path={tmp_path / 'bad'},{tmp_path / 'good'}"
+    words = [
+        *SMALL,
+        "protect=none",
+        "attack=folder",
+        "data.train=4",
+        "arms=[clean_attacked]",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    ]
+    return finish(shell("-m", *words, paths, f"runtime.out={tmp_path / 'out'}", *more))
+
+
+def check_sweep(tmp_path, status: int, said: str) -> None:
+    assert status == 1, said
+    assert f"1 of the sweep's cells failed: {tmp_path / 'sweep' / '0'}" in said
+    assert [p.parent.name for p in (tmp_path / "sweep").rglob("failed.txt")] == ["0"]
+    records = {r["status"]: r for r in read_records(tmp_path / "out" / "records")}
+    assert set(records) == {"ok", "failed"}
+    assert records["failed"]["error"].startswith("Traceback")
+    assert "must have exactly one picture for 0003.png" in records["failed"]["error"].splitlines()[-1]
+    assert records["failed"]["arms"] == {}
+    assert records["failed"]["config"]["attack"]["path"].endswith("bad")
+    assert list(records["ok"]["arms"]) == ["clean_attacked"]
+    assert "error: ValueError: images: " in said
+    assert "the traceback is in " in said
+
+
+@pytest.mark.slow
+def test_a_failing_cell_does_not_stop_a_sweep(shell, tmp_path, pictures):
+    (tmp_path / "sweep" / "7").mkdir(parents=True)
+    (tmp_path / "sweep" / "7" / "failed.txt").write_text("1")  # of an earlier sweep into the same folder
+    status, _, said = sweep(shell, tmp_path, pictures)
+    check_sweep(tmp_path, status, said)
+
+
+@pytest.mark.slow
+def test_a_failing_cell_of_another_process_is_known_too(shell, tmp_path, pictures):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
+    status, _, said = sweep(shell, tmp_path, pictures, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    check_sweep(tmp_path, status, said)
+
+
+def test_help_is_quick_and_imports_no_torch(shell):
+    """Under two seconds of processor time, the better of two: wall clock says more about the machine than about us."""
+    spent = []
+    for _ in range(2):
+        process, start = shell("--help", model=False), resource.getrusage(resource.RUSAGE_CHILDREN)
+        status, out, said = finish(process)
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
+        assert status == 0, said
+        for word in ("protect: eudp", "attack: blur", "python -m udpbench", "owner_prompt: class"):
+            assert word in out
+    modules = imported(process)
+    assert "hydra" in modules
+    assert not modules & {"torch", "diffusers", "transformers", "wandb", "pandas", "numpy"}
+    assert min(spent) < 2, spent
+
+
+def test_importing_the_package_is_light(shell):
+    code = "import sys, udpbench, udpbench.__main__; print([m for m in ('torch', 'numpy', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.replace("'", '"')) == []

@@ -1,0 +1,248 @@
+"""Wrong input: one line for each mistake, all of them at once, exit status 2, before anything is done."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from conftest import CONF
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from udpbench import __main__ as command
+from udpbench.config import ConfigError, build, find_device
+from udpbench.pipeline import Cell
+
+SMALL = ["data.size=16", "task.pictures=6", "track=none"]
+
+
+def composed(tiny, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=["model=local", f"model.path={tiny}", "model.dtype=fp32", *SMALL, *overrides], return_hydra_config=True)
+
+
+@pytest.fixture
+def cell(tiny):
+    """Overrides -> the cell they make."""
+
+    def make(*overrides: str) -> Cell:
+        cfg = composed(tiny, *overrides)
+        return build(cfg, cfg.hydra.runtime.choices)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def base(tiny) -> DictConfig:
+    """A composition, which takes a while, to be copied by tests that only change values."""
+    return composed(tiny)
+
+
+@pytest.fixture
+def changed(base):
+    """Values by key -> the cell of ``base`` with those."""
+
+    def make(values: dict[str, Any]) -> Cell:
+        cfg = copy.deepcopy(base)
+        OmegaConf.set_readonly(cfg, False)
+        for key, value in values.items():
+            OmegaConf.update(cfg, key, value)
+        return build(cfg, base.hydra.runtime.choices)
+
+    return make
+
+
+@pytest.fixture
+def wrong(tiny, tmp_path, monkeypatch, capsys):
+    """Overrides -> the lines that the command says before it ends with status 2."""
+
+    def run(*overrides: str) -> list[str]:
+        base = ["model=local", f"model.path={tiny}", *SMALL, f"runtime.out={tmp_path / 'out'}"]
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", ["udpbench", *base, *overrides])
+        with pytest.raises(SystemExit) as end:
+            command.run()
+        assert end.value.code == 2
+        assert not (tmp_path / "out" / "store").exists()
+        assert not (tmp_path / "out" / "records").exists()
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        return err.splitlines()
+
+    return run
+
+
+COMMANDS = {
+    "protect=foo": "error: In 'config': Could not find 'protect/foo' Available options in 'protect': eudp folder",
+    "protect.foo=1": "error: Could not override 'protect.foo'. To append to your config use +protect.foo=1",
+    "+protect.foo=1": "unexpected keyword argument 'foo'",
+    "no_equals_sign": "error: ",
+    "budget.levels=0": "error: budget linf: levels (1/255 of a [0,1] pixel) must be 1 to 128, given 0",
+    "task.solver=euler": "error: dreambooth: unknown solver 'euler'; allowed are dpmpp, ddim",
+    "+metric@metrics.extra.fd=fd_efflite0": "error: metric fd: needs 1000 pictures a side, there are 6",
+    "protect=noise_rms": "error: protect=noise_rms: say whose strength it shall match, e.g. protect@like=eudp",
+    "protect=folder": "error: Missing mandatory value: path",
+    "runtime.device=tpu": "error: runtime.device: 'tpu' cannot be used",
+    "track=tensorboard": "Could not find 'track/tensorboard'",
+}
+
+
+@pytest.mark.parametrize("override", COMMANDS)
+def test_a_wrong_command_gives_its_line_and_status_2(wrong, override):
+    (line,) = wrong(override)
+    assert line.startswith("error: ")
+    assert COMMANDS[override] in line
+
+
+VALUES = [
+    ("budget.levels", 300, "budget linf: levels (1/255 of a [0,1] pixel) must be 1 to 128, given 300"),
+    ("budget.levels", "eight", "given 'eight'"),
+    ("task.lr", "fast", "fit: lr must be a number >= 0, given 'fast'"),
+    ("task.steps", 0, "dreambooth: steps, batch, pictures and sample_steps must be >= 1, given 0"),
+    ("model.path", "/no/such/folder", "model local: no folder '/no/such/folder'; give a Stable-Diffusion-shaped folder, or"),
+    ("model.dtype", "fp16", "model local: unknown dtype 'fp16'; allowed are fp32, bf16"),
+    ("owner_prompt", "thief", "owner_prompt: unknown thief; allowed are class, data, empty"),
+    ("arms", ["clean", "dirty"], "arms: unknown dirty; allowed are untuned, ceiling, clean"),
+    ("seed", -1, "seed: must be a whole number >= 0, given -1"),
+    ("seed", "one", "seed: must be a whole number >= 0, given 'one'"),
+    ("protect.rounds", "many", "udpbench.protect.udp.EUDP"),
+    ("protect.times", "cosine", "unknown time distribution 'cosine'; allowed are uniform, sqrt_alpha_bar, alpha_bar, snr"),
+    ("data.subject", -1, "subject: -1 is not a subject"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "told"), VALUES)
+def test_a_wrong_value_gives_its_line(changed, key, value, told):
+    with pytest.raises(ConfigError) as error:
+        changed({key: value})
+    (line,) = str(error.value).splitlines()
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["attack=impress_glaze"], "lpips_vgg: weights are missing; put https://"),
+        (["+metric@metrics.extra.kid=kid", "task.pictures=64"], "error: metric kid: inception: weights are missing; put https://"),
+        (["protect=folder", "protect.path=/no/such/folder"], "error: images: there is no folder /no/such/folder"),
+        (["data=folder", "data.path=/no/such/folder", "data.prompt='a {token} dog'", "~data.size"], "there is no folder /no/such/folder"),
+        (["data=photos", "data.size=16", "+metric@metrics.extra.judge=judge"], "error: metric judge: data photos has no truth"),
+        (["data=photos", "data.size=16", "+metric@metrics.extra.kd=kd_efflite0"], "error: metric kd: data photos has references that overlap"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_told_before_any_work(wrong, overrides, told, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    (line,) = wrong(*overrides)
+    assert line.startswith("error: ")
+    assert told in line
+
+
+def test_all_mistakes_are_told_at_once(wrong):
+    lines = wrong(
+        "budget.levels=300",
+        "owner_prompt=thief",
+        "task.solver=euler",
+        "model.path=/no/such/folder",
+        "seed=-1",
+        "protect.times=cosine",
+    )
+    assert len(lines) == 6
+    for part in ("budget linf", "owner_prompt", "solver", "/no/such/folder", "seed", "time distribution"):
+        assert sum(part in line for line in lines) == 1, part
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_the_real_command_says_the_same(tiny, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "udpbench",
+        "model=local",
+        f"model.path={tiny}",
+        "budget.levels=300",
+        f"runtime.out={tmp_path}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: budget linf: levels (1/255 of a [0,1] pixel) must be 1 to 128, given 300\n"
+    assert done.stdout == ""
+
+
+# -- what is right -----------------------------------------------------------------------------------------------------
+
+
+def test_one_model_for_all_roles_is_one_object(cell, tiny):
+    made = cell()
+    assert made.surrogate is made.victim is made.attacker
+    assert "pipe" not in vars(made.victim.thing), "building loads nothing"
+    other = cell("model@victim=local", f"victim.path={tiny}", "victim.name=another")
+    assert other.surrogate is other.attacker
+    assert other.victim is not other.surrogate
+    assert other.victim.thing.name == "another"
+
+
+def test_names_say_what_was_chosen(cell):
+    names = cell("protect=udp", "attack=jpeg", "budget=rms", "budget.levels=5", "data.subject=3", "seed=7").names
+    assert names == {
+        "data": "toyworld", "subject": "3", "budget": "rms_5", "protect": "udp", "attack": names["attack"], "task": "dreambooth",
+        "surrogate": "local", "victim": "local", "attacker": "local", "owner_prompt": "class", "seed": 7,
+    }  # fmt: skip
+    assert names["attack"].startswith("jpeg")
+
+
+def test_a_bundle_s_metric_that_cannot_be_computed_is_absent_with_its_reason(cell):
+    made = cell()
+    assert made.absent["kernel_distance"] == "needs 50 pictures a side, there are 6"
+    assert made.absent["frechet_distance"] == "needs 1000 pictures a side, there are 6"
+    assert "judge" in made.metrics
+    assert not set(made.absent) & set(made.metrics)
+
+
+@pytest.mark.parametrize(
+    ("values", "there_are"),
+    [
+        ({"data.reference": 20}, 20),
+        ({"data.heldout": 30}, 30),
+        ({"data.heldout": 30, "arms": ["clean"]}, None),
+        ({"data.validation": 40}, None),
+        ({"data.validation": 40, "task.curve": [0.5, 1.0]}, 40),
+    ],
+)
+def test_the_smallest_set_that_would_be_compared_decides(changed, values, there_are):
+    made = changed({"task.pictures": 60, **values})
+    assert made.absent.get("kernel_distance") == (there_are and f"needs 50 pictures a side, there are {there_are}")
+
+
+def test_photographs_have_no_set_scores(cell):
+    made = cell("data=photos", "data.size=16", "task.pictures=64", "data.reference=64")
+    assert {k for k in made.absent if "overlap" in made.absent[k]} == {"kernel_distance"} | {
+        k for k in made.absent if k.startswith(("frechet", "precision", "density"))
+    }
+    assert list(made.metrics) == ["similarity"]
+
+
+def test_pictures_of_one_s_own(cell, tmp_path, pictures):
+    from udpbench import images
+
+    for i, x in enumerate(pictures):
+        images.write_png(tmp_path / f"{i}.png", x)
+    made = cell("data=folder", f"data.path={tmp_path}", "data.prompt='a {token} dog'", "~data.size")
+    assert made.data.thing.sizes == {"train": 4, "reference": 0}
+    assert made.absent["kernel_distance"] == "data folder has no reference pictures"
+
+
+def test_errors_of_build_are_one_line_each(changed):
+    with pytest.raises(ConfigError) as error:
+        changed({"budget.levels": 300, "task.solver": "euler"})
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("wanted", ["cpu", "auto"])
+def test_devices_that_are_there(wanted):
+    assert find_device(wanted).type in ("cpu", "cuda")

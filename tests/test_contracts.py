@@ -1,0 +1,375 @@
+"""What every component must do. The YAMLs in conf/ are listed: a new one is tested without an edit here.
+
+Everything runs on the tiny random pipeline with few steps; what a method does with real weights is not shown here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CONF, make_owner, options
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from udpbench import images
+from udpbench.budget import RMS, Linf, measure
+from udpbench.models.latent import LatentDiffusion
+from udpbench.protect.noise import Noise
+from udpbench.types import Run
+
+# Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
+SHORT = {
+    "rounds": 1, "model_steps": 1, "image_steps": 8, "iterations": 4, "steps": 2, "sample_steps": 2, "batch": 2,
+    "pictures": 3, "prior_images": 2, "size": 16, "train": 4, "reference": 6, "validation": 3, "heldout": 2,
+}  # fmt: skip
+OFFLINE = {"perceptual": "lite1"}
+DRAWS_NOTHING = {"none", "folder"}  # the methods that are the same under every seed
+
+
+@pytest.fixture(scope="session")
+def folder(pictures, tmp_path_factory) -> Path:
+    """Pictures made elsewhere, one for each of ``pictures``."""
+    out = tmp_path_factory.mktemp("elsewhere")
+    for i, x in enumerate(pictures):
+        images.write_png(out / f"{i:04d}.png", 1 - x)
+    images.write_metadata(out, {f"{i:04d}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
+    return out
+
+
+def build(conf: DictConfig, folder: Path, short: bool = True, keep: Collection[str] = ()) -> Any:
+    """The component of a conf; what is missing (???) is supplied; ``keep`` is not shortened."""
+    for key in conf:
+        if OmegaConf.is_missing(conf, key):
+            conf[key] = str(folder)
+        elif short and key in SHORT and key not in keep and isinstance(conf[key], int):
+            conf[key] = SHORT[key]
+        elif short and key in OFFLINE:
+            conf[key] = OFFLINE[key]
+        elif conf["_target_"].endswith("data.folder.Folder") and key == "class_prompt" and conf[key] is None:
+            conf[key] = "a photo of a ring"
+    return instantiate(conf, _convert_="all")
+
+
+GROUPS = ("protect", "attack", "task", "metric", "data", "budget")
+EVERY = [(group, option) for group in GROUPS for option in options(group)]
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "option"), EVERY)
+def test_yaml_builds_and_is_versioned(node, folder, group, option):
+    thing = build(node(group, option), folder, short=False)
+    if group != "budget":
+        assert type(thing.version) is int
+        assert thing.version >= 1
+        assert "version" not in vars(thing)
+    if group in ("protect", "attack", "task"):
+        assert thing.needs <= {"latent", "text", "inpaint", "surrogate_training"}
+    first = (CONF / group / f"{option}.yaml").read_text().splitlines()[0]
+    assert first.startswith("# "), "the first line of a YAML says what it is"
+
+
+def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in OmegaConf.to_container(node).items():
+        if isinstance(value, dict):
+            yield from leaves(node[key], f"{prefix}{key}.")
+        elif not str(key).startswith("_"):
+            yield f"{prefix}{key}", value
+
+
+def others(value: Any) -> list[Any]:
+    """Other values of the same kind; of the kinds it could be, where it is null."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, list):
+        return [[*value, value[0] * 2] if value else ["zzz"]]
+    return [3, "elsewhere"] if value is None else ["elsewhere"] if isinstance(value, str) else [value + 1]
+
+
+def tree(thing: Any) -> Any:
+    """All that an object holds, as plain values."""
+    if hasattr(thing, "__dict__") and (type(thing).__module__.startswith("udpbench") or is_dataclass(thing)):
+        return {k: tree(v) for k, v in sorted(vars(thing).items())}
+    return str(thing) if isinstance(thing, Path) else thing
+
+
+@pytest.mark.parametrize(("group", "option"), EVERY)
+def test_every_setting_of_the_yaml_reaches_the_object(node, folder, group, option):
+    """Another value makes another object, or is refused in one line: no setting is read and dropped."""
+    base = tree(build(node(group, option), folder, short=False))
+
+    def matters(key: str, value: Any) -> bool:
+        conf = node(group, option)
+        OmegaConf.update(conf, key, value)
+        try:
+            return tree(build(conf, folder, short=False)) != base
+        except InstantiationException as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            return isinstance(cause, ValueError) and "\n" not in str(cause)
+
+    for key, value in leaves(node(group, option)):
+        assert any(matters(key, other) for other in others(value)), key
+
+
+@pytest.mark.parametrize(("group", "option"), EVERY)
+def test_a_misspelt_setting_is_refused(node, folder, group, option):
+    conf = node(group, option)
+    conf["no_such_setting"] = 1
+    with pytest.raises(InstantiationException, match="no_such_setting|takes no arguments"):
+        build(conf, folder)
+
+
+# -- protections -------------------------------------------------------------------------------------------------------
+
+PROTECT = options("protect")
+
+
+@pytest.fixture(scope="session")
+def protect(node, folder, model, pictures):
+    """(option, budget, seed, which pictures) -> the pictures it makes; each computed once."""
+    made: dict[Any, list[torch.Tensor]] = {}
+
+    def do(option: str, budget=None, seed: int = 0, which=(0, 1, 2, 3), **settings) -> list[torch.Tensor]:
+        budget = budget or Linf(8)
+        key = (option, budget.name, seed, which, tuple(settings.items()))
+        if key not in made:
+            conf = node("protect", option)
+            for name, value in settings.items():
+                if name in conf:
+                    conf[name] = value
+            thing = build(conf, folder, keep=settings)
+            owner = make_owner([pictures[i] for i in which], [f"{i:04d}.png" for i in which])
+            if getattr(thing, "wants_like", False):
+                owner.like = Noise("uniform")(owner, budget, [], Run(seed=99))
+            made[key] = thing(owner, budget, [model if thing.needs else None], Run(seed=seed))
+        return made[key]
+
+    return do
+
+
+@pytest.mark.parametrize("option", PROTECT)
+def test_protection_gives_pictures_of_the_same_shape_in_range(protect, pictures, option):
+    made = protect(option)
+    assert [x.shape for x in made] == [x.shape for x in pictures]
+    for x in made:
+        assert x.dtype == torch.float32
+        assert x.isfinite().all()
+        assert x.min() >= 0
+        assert x.max() <= 1
+        assert not x.requires_grad
+
+
+@pytest.mark.parametrize("option", PROTECT)
+@pytest.mark.parametrize("budget", [Linf(8), RMS(4)], ids=lambda b: b.name)
+def test_protection_keeps_and_uses_its_budget_on_the_saved_picture(
+    protect, node, folder, pictures, tmp_path, option, budget
+):
+    thing = build(node("protect", option), folder)
+    for i, (clean, x) in enumerate(zip(pictures, protect(option, budget), strict=True)):
+        images.write_png(tmp_path / f"{i}.png", x)
+        measured = measure(clean, images.read(tmp_path / f"{i}.png"))
+        if getattr(thing, "keeps_budget", True):
+            assert budget.holds(measured)
+        if option != "none":
+            assert measured["rms"] >= 0.25 * budget.levels
+
+
+@pytest.mark.parametrize("option", PROTECT)
+def test_protection_differs_from_clean_and_from_every_other(protect, pictures, option):
+    mine = images.to_uint8(torch.stack(protect(option)))
+    assert torch.equal(mine, images.to_uint8(torch.stack(pictures))) == (option == "none")
+    for other in PROTECT:
+        if other != option:
+            assert (mine != images.to_uint8(torch.stack(protect(other)))).float().mean() > 0.05, other
+
+
+@pytest.mark.parametrize("option", PROTECT)
+def test_protection_is_that_of_its_seed(node, folder, model, pictures, protect, option):
+    thing = build(node("protect", option), folder)
+    owner = make_owner(pictures)
+    if getattr(thing, "wants_like", False):
+        owner.like = Noise("uniform")(owner, Linf(8), [], Run(seed=99))
+    torch.manual_seed(1 + torch.initial_seed() % 1000)  # the global generator must not matter
+    again = torch.stack(thing(owner, Linf(8), [model if thing.needs else None], Run(seed=0)))
+    assert torch.equal(again, torch.stack(protect(option)))
+    assert torch.equal(again, torch.stack(protect(option, seed=1))) == (option in DRAWS_NOTHING)
+    assert torch.equal(torch.stack(owner.images), torch.stack(pictures)), "the owner's pictures were changed in place"
+
+
+@pytest.mark.parametrize("option", PROTECT)
+def test_draws_belong_to_the_picture(protect, node, folder, monkeypatch, option):
+    """Alone, a picture gets the draws it gets in a batch; and, unless pictures are coupled by design, the same output."""
+    thing = build(node("protect", option), folder)
+    drawn: list[list[tuple]] = []
+    real = LatentDiffusion.loss
+
+    def loss(self, z, cond, t, noise, unet=None):
+        drawn[-1].extend((int(step), *x.flatten()[:8].tolist()) for step, x in zip(t, noise, strict=True))
+        return real(self, z, cond, t, noise, unet)
+
+    monkeypatch.setattr(LatentDiffusion, "loss", loss)
+    drawn.append([])
+    together = protect(option, which=(1, 2, 3), model_steps=0)
+    for k, i in enumerate((1, 2, 3)):
+        drawn.append([])
+        (alone,) = protect(option, which=(i,), model_steps=0)
+        assert set(drawn[-1]) <= set(drawn[0])
+        assert len(set(drawn[-1])) == len(drawn[0]) // 3
+        if not thing.couples_images:
+            torch.testing.assert_close(alone, together[k], atol=1e-5, rtol=0)
+
+
+# -- attacks -----------------------------------------------------------------------------------------------------------
+
+ATTACK = options("attack")
+
+
+@pytest.mark.parametrize("option", ATTACK)
+def test_attack_gives_pictures_of_the_same_shape_in_range(node, folder, model, pictures, option):
+    thing = build(node("attack", option), folder)
+    given = [*pictures[:2], torch.cat([pictures[2], pictures[2]], 2)[:, :14, :29]]
+    if option == "folder":
+        given = pictures[:3]
+    labels = [f"{i:04d}.png" for i in range(3)]
+    torch.manual_seed(1)  # the global generator must not matter
+    made = thing.purify(given, labels, [""] * 3, model if thing.needs else None, Run())
+    torch.manual_seed(2)
+    again = thing.purify(given, labels, [""] * 3, model if thing.needs else None, Run())
+    assert [x.shape for x in made] == [x.shape for x in given]
+    for x, clean, same in zip(made, given, again, strict=True):
+        assert x.dtype == torch.float32
+        assert x.isfinite().all()
+        assert x.min() >= 0
+        assert x.max() <= 1
+        assert not x.requires_grad
+        assert torch.equal(x, same)
+        assert torch.equal(x, clean) == (option == "none")
+
+
+@pytest.mark.parametrize("option", ATTACK)
+def test_attack_treats_each_picture_on_its_own(node, folder, model, pictures, option):
+    thing = build(node("attack", option), folder)
+    labels = [f"{i:04d}.png" for i in range(4)]
+    whole = thing.purify(pictures, labels, [""] * 4, model if thing.needs else None, Run())
+    (alone,) = thing.purify(pictures[2:3], labels[2:3], [""], model if thing.needs else None, Run(batch=1))
+    torch.testing.assert_close(alone, whole[2], atol=1e-4, rtol=0)
+
+
+CHECKED = [(g, o) for g, o in EVERY if g in ("attack", "metric")]
+
+
+@pytest.mark.parametrize(("group", "option"), CHECKED)
+def test_missing_weights_are_told_in_one_line_before_any_work(node, folder, tmp_path, monkeypatch, group, option):
+    """With an empty torch hub: whoever needs a file from there says which and where to put it; nobody else complains."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    conf = node(group, option)
+    needs_file = (
+        any(key.endswith("weights") and value is None for key, value in leaves(conf))
+        and conf.get("perceptual") != "lite1"
+    )
+    thing = build(conf, folder, short=False)
+    if not needs_file:
+        if hasattr(thing, "check"):
+            thing.check()
+        return
+    with pytest.raises(ValueError, match="weights are missing; put https://") as error:
+        thing.check()
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+# -- tasks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", options("task"))
+def test_task_trains_and_generates(node, folder, model, tmp_path, option):
+    task = build(node("task", option), folder)
+    for name in ("class", "model", "made", "again", "untuned"):
+        (tmp_path / name).mkdir()
+    run, prompts = Run(), ["a photo of a sks ring", "a photo of a sks ring on sand"]
+    prior = None
+    if task.prior_weight:
+        prior = tmp_path / "class"
+        task.class_pictures(prior, model, "a photo of a ring", run)
+        assert len(images.list_images(prior)) == task.prior_images
+    task.train(folder, tmp_path / "model", model, run, prior)
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(f"step_{task.mark(c)}" for c in task.curve)
+    tuned = tmp_path / "model" / f"step_{task.mark(1.0)}"
+    task.generate(tuned, tmp_path / "made", model, prompts, run)
+    task.generate(tuned, tmp_path / "again", model, prompts, Run())
+    task.generate(None, tmp_path / "untuned", model, prompts, Run())
+    rows = images.read_metadata(tmp_path / "made")
+    assert (
+        [p.name for p in images.list_images(tmp_path / "made")]
+        == list(rows)
+        == [f"{i:05d}.png" for i in range(task.pictures)]
+    )
+    assert [row["text"] for row in rows.values()] == [prompts[i % 2] for i in range(task.pictures)]
+    for name in rows:
+        assert (tmp_path / "made" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert (
+        any((tmp_path / "made" / n).read_bytes() != (tmp_path / "untuned" / n).read_bytes() for n in rows)
+        or task.training.lr < 1e-5
+    )
+    json.dumps([task.training_key(), task.sampling_key()])
+
+
+# -- metrics, data, budgets --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", options("metric"))
+def test_metric_says_what_it_is(node, folder, option):
+    metric = build(node("metric", option), folder, short=False)
+    assert metric.against in ("reference", "train_clean", "input", "truth")
+    assert metric.scores
+    assert set(metric.scores.values()) <= {"higher", "lower"}
+    assert metric.minimum >= 1
+
+
+def test_metrics_do_not_share_score_names(node, folder):
+    """Two YAMLs of one score are the same measure at another size of the pictures, never two measures under one name."""
+    owners: dict[str, set[type]] = {}
+    for option in options("metric"):
+        metric = build(node("metric", option), folder, short=False)
+        for score in metric.scores:
+            owners.setdefault(score, set()).add(type(metric))
+    assert all(len(types) == 1 for types in owners.values()), owners
+
+
+@pytest.mark.parametrize("option", options("data"))
+def test_data_writes_the_folder_that_every_stage_reads(node, folder, tmp_path, option):
+    data = build(node("data", option), folder)
+    data(tmp_path, Run())
+    facts = json.loads((tmp_path / "data.json").read_text())
+    assert set(facts) >= {"instance_prompt", "class_prompt", "prompts", "truth", "name"}
+    assert facts["prompts"]
+    assert facts["class_prompt"] != facts["instance_prompt"]
+    for part in ("train", "reference", "validation", "heldout"):
+        found = images.list_images(tmp_path / part) if (tmp_path / part).is_dir() else []
+        assert len(found) == data.sizes.get(part, 0), part
+    rows = images.read_metadata(tmp_path / "train")
+    assert [p.name for p in images.list_images(tmp_path / "train")] == sorted(rows)
+    assert all(row["text"] for row in rows.values())
+    assert getattr(data, "has_truth", False) == (facts["truth"] is not None)
+
+
+@pytest.mark.parametrize("option", options("budget"))
+def test_budget_has_a_size_and_a_name(node, folder, option):
+    budget = build(node("budget", option), folder)
+    assert budget.levels == 8
+    assert budget.name.endswith("_8")
+    clean = torch.full((1, 3, 8, 8), 0.5)
+    far = budget.project(clean + 0.5, clean)
+    assert budget.holds(measure(clean, far))
+    assert math.isclose(measure(clean, far)["rms"], 8, rel_tol=0.1)

@@ -1,0 +1,181 @@
+"""IMPRESS against a transcription of the paper's equation and algorithm."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from udpbench.attack import impress
+from udpbench.attack.impress import Impress
+from udpbench.types import Log, Run
+
+PLAIN = {"iterations": 6, "lr": 0.02, "alpha": 0.5, "distance_budget": 1e-4, "start_noise": 0.05, "perceptual": "lite1"}
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """Stands for LPIPS: (N,), differentiable, on [0,1]."""
+    return (x - y).square().flatten(1).mean(1)
+
+
+@pytest.fixture
+def _simple(monkeypatch):
+    monkeypatch.setattr(impress, "load_distance", lambda name, weights, device: distance)
+
+
+def attack(**settings) -> Impress:
+    return Impress(**{**PLAIN, **settings})
+
+
+def purify(model, images, names=None, run=None, **settings):
+    names = names or [f"{i}.png" for i in range(len(images))]
+    return attack(**settings).purify(images, names, [""] * len(images), model, run or Run())
+
+
+def transcription(
+    model, protected: Tensor, noise: Tensor, iterations, lr, alpha, distance_budget, start_noise, scale
+) -> Tensor:
+    """One picture, CHW [0,1]: Algorithm 1 with the released code's Adam and cosine schedule, by hand, pixels in [-1,1], float64."""
+    import copy
+
+    vae = copy.deepcopy(model.pipe.vae).double()
+    original = protected.double()[None] * 2 - 1
+    y = (original + start_noise * noise.double()[None]).clamp(-1, 1)
+    first, second = torch.zeros_like(y), torch.zeros_like(y)
+    for k in range(iterations):
+        y.requires_grad_(True)
+        back = vae.decode(vae.encode(y).latent_dist.mean).sample
+        excess = torch.clamp(distance((y + 1) / 2, (original + 1) / 2) - distance_budget, min=0)
+        loss = ((y - back) ** 2).mean() + alpha * excess.sum()
+        (g,) = torch.autograd.grad(scale * loss, y)
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g * g
+        rate = 1e-5 + (lr - 1e-5) * (1 + math.cos(math.pi * k / iterations)) / 2
+        step = (first / (1 - 0.9 ** (k + 1))) / ((second / (1 - 0.999 ** (k + 1))).sqrt() + 1e-5)
+        y = (y.detach() - rate * step).clamp(-1, 1)
+    return ((y + 1) / 2)[0].float()
+
+
+@pytest.mark.usefixtures("_simple")
+@pytest.mark.parametrize("size_correct", [True, False])
+@pytest.mark.parametrize("distance_budget", [1e-5, 0.5], ids=["hinge active", "hinge inactive"])
+def test_purified_picture_is_that_of_the_paper(model, pictures, size_correct, distance_budget):
+    settings = {k: PLAIN[k] for k in ("iterations", "lr", "alpha", "start_noise")} | {
+        "distance_budget": distance_budget
+    }
+    (got,) = purify(model, pictures[:1], ["a.png"], Run(seed=3), size_correct=size_correct, **settings)
+    noise = torch.randn(3, 16, 16, generator=Run(seed=3).rng("impress", "a.png"))
+    scale = 16 * 16 / 512**2 if size_correct else 1.0
+    want = transcription(model, pictures[0], noise, scale=scale, **settings)
+    torch.testing.assert_close(got, want, atol=2e-4, rtol=0)
+    assert (got - pictures[0]).abs().max() > 0.01
+
+
+@pytest.mark.usefixtures("_simple")
+def test_hinge(model, pictures):
+    """Below the distance budget the objective is the inconsistency alone, above it the excess counts alpha times."""
+    x = torch.stack(pictures[:2])
+    near, far = x.clone(), (x + 0.2).clamp(0, 1)
+    plain, hinged = attack(alpha=0.0, size_correct=False), attack(alpha=2.0, distance_budget=0.01, size_correct=False)
+    with torch.no_grad():
+        assert torch.equal(plain.objective(near, x, distance, model), hinged.objective(near, x, distance, model))
+        torch.testing.assert_close(
+            hinged.objective(far, x, distance, model) - plain.objective(far, x, distance, model),
+            2 * (distance(far, x) - 0.01),
+        )
+        inconsistency = (2 * model.round_trip(far) - 2 * far).square().mean((1, 2, 3))  # on [-1,1], as in the paper
+        torch.testing.assert_close(plain.objective(far, x, distance, model), inconsistency)
+
+
+@pytest.mark.usefixtures("_simple")
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (32, 16)])
+def test_size_correction_is_the_share_of_512_pixels_squared(model, height, width):
+    x = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, plain = (attack(size_correct=s).objective(x, x, distance, model) for s in (True, False))
+    torch.testing.assert_close(ours, plain * height * width / 512**2)
+
+
+@pytest.mark.usefixtures("_simple")
+def test_start_noise_has_its_scale_and_belongs_to_the_name(model):
+    """With a step too small to matter, what is left of the start is the noise: sigma on [-1,1], half of it on [0,1]."""
+    grey = [torch.full((3, 32, 32), 0.5)] * 2
+    a, b = purify(model, grey, iterations=1, lr=1e-9, start_noise=0.1)
+    assert float((a - 0.5).std()) == pytest.approx(0.05, rel=0.05)
+    assert abs(float((a - 0.5).mean())) < 0.005
+    assert not torch.allclose(a, b, atol=1e-3)
+    (again,) = purify(model, grey[:1], ["1.png"], iterations=1, lr=1e-9, start_noise=0.1)
+    torch.testing.assert_close(again, b, atol=1e-6, rtol=0)
+    (other,) = purify(model, grey[:1], ["1.png"], Run(seed=1), iterations=1, lr=1e-9, start_noise=0.1)
+    assert not torch.allclose(other, b, atol=1e-3)
+    none = purify(model, grey, iterations=1, lr=1e-9, start_noise=0.0)
+    torch.testing.assert_close(torch.stack(none), torch.stack(grey), atol=1e-4, rtol=0)  # the schedule's floor is 1e-5
+
+
+@pytest.mark.usefixtures("_simple")
+def test_pixels_are_clamped(model):
+    dark, bright = torch.zeros(3, 16, 16), torch.ones(3, 16, 16)
+    for x in purify(model, [dark, bright], lr=0.5, start_noise=1.0, size_correct=False):
+        assert x.min() >= 0
+        assert x.max() <= 1
+        assert x.min() == 0 or x.max() == 1
+
+
+@pytest.mark.usefixtures("_simple")
+@pytest.mark.parametrize("size_correct", [True, False])
+def test_a_picture_is_purified_the_same_alone_and_in_a_batch(model, pictures, size_correct):
+    whole = purify(model, pictures, size_correct=size_correct)
+    halves = purify(model, pictures, run=Run(batch=3), size_correct=size_correct)
+    for i, x in enumerate(pictures):
+        (alone,) = purify(model, [x], [f"{i}.png"], size_correct=size_correct)
+        torch.testing.assert_close(alone, whole[i], atol=1e-4, rtol=0)
+        torch.testing.assert_close(halves[i], whole[i], atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("_simple")
+def test_pictures_of_two_sizes_that_are_no_multiple(model, pictures):
+    images = [pictures[0], pictures[1][:, :11, :14], pictures[2]]
+    made = purify(model, images)
+    assert [x.shape for x in made] == [x.shape for x in images]
+
+
+class Losses(Log):
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def scalar(self, name, value, step):
+        assert name == "impress/loss"
+        self.values.append(float(value))
+
+
+@pytest.mark.usefixtures("_simple")
+def test_the_loss_falls_and_the_work_is_counted(model, pictures):
+    log = Losses()
+    run = Run(log=log)
+    purify(model, pictures, run=run, iterations=40, start_noise=0.0, size_correct=False)
+    assert log.values[-1] < 0.7 * log.values[0]
+    assert len(log.values) == 40
+    assert run.count == {"vae_image": 40 * 4}
+
+
+def test_with_the_real_distance(model, pictures):
+    made = purify(model, pictures[:2], iterations=2)
+    assert all((a - b).abs().max() > 1e-3 for a, b in zip(made, pictures, strict=False))
+
+
+@pytest.mark.parametrize("perceptual", ["lpips_vgg", "lpips_alex", "lpips_squeeze"])
+def test_missing_weights_are_told_and_nothing_takes_their_place(model, pictures, perceptual, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(ValueError, match=perceptual) as error:
+        attack(perceptual=perceptual).check()
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=perceptual):
+        purify(model, pictures[:1], perceptual=perceptual)
+
+
+@pytest.mark.parametrize("wrong", [{"perceptual": "l2"}, {"iterations": 0}, {"lr": 0.0}])
+def test_wrong_settings_are_told_in_one_line(wrong):
+    with pytest.raises(ValueError, match=f"impress: .*{next(iter(wrong.values()))}") as error:
+        attack(**wrong)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,76 @@
+"""The embedded models are what the README says they are."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from udpbench.data import renderer
+from udpbench.metrics.features import EfficientNetLite0
+from udpbench.metrics.judge import load_judge
+from udpbench.metrics.sets import precision_recall
+from udpbench.models.latent import LatentDiffusion
+from udpbench.models.micro import build
+from udpbench.models.sample import sample
+from udpbench.types import Run
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    return LatentDiffusion("pkg:micro", "micro")
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return load_judge(torch.device("cpu"))
+
+
+def test_weights_are_small():
+    total = sum(p.stat().st_size for p in build.WEIGHTS.rglob("*") if p.is_file())
+    assert total < 25e6
+
+
+def test_the_recorded_measurements_hold_what_is_promised():
+    found = json.loads((build.WEIGHTS / "measured.json").read_text())
+    assert found["autoencoder"]["psnr_subjects"] >= 28
+    assert found["judge"]["acc_subject"] >= 0.975
+    assert found["judge_after_round_trip"]["acc_subject"] >= 0.95
+
+
+def test_the_autoencoder_is_as_measured(model):
+    recorded = json.loads((build.WEIGHTS / "measured.json").read_text())["autoencoder"]
+    assert build.measure_vae(model.pipe.vae)["psnr_subjects"] == pytest.approx(recorded["psnr_subjects"], abs=0.05)
+
+
+def test_the_judge_is_unsure_of_garbage(judge):
+    x = torch.rand(64, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert (judge.classify(x)["shape"] == -1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("subject", [0, 1])
+def test_the_ceiling_is_reachable(model, subject):
+    """Pictures after one round trip score precision and recall >= 0.6 in the scoring setting of conf/features/efflite0.yaml."""
+    rng = torch.Generator().manual_seed(5)
+    ref, held = (renderer.render(renderer.draw(200, rng, renderer.subject(subject))) for _ in range(2))
+    setting = yaml.safe_load((ROOT / "conf" / "features" / "efflite0.yaml").read_text())
+    network = EfficientNetLite0(setting["size"], setting["blur_sigma"]).network(torch.device("cpu"))
+    with torch.inference_mode():
+        back = torch.cat([model.round_trip(x).clamp(0, 1) for x in held.split(50)])
+        features = [torch.cat([network(x) for x in pictures.split(50)]) for pictures in (back, ref)]
+    assert min(precision_recall(*features)) >= 0.6
+
+
+@pytest.mark.slow
+def test_the_untuned_model_is_at_chance_on_a_subject(model, judge):
+    """Prompts say the class and the scene; second colour, colour and texture must be guessed: 1 in 8 * 7 * 3 at best."""
+    truth = renderer.subject(0)
+    prompts = [renderer.caption(truth.noun, token="sks", scene=s) for s in renderer.SCENES] * 4
+    made = torch.cat(list(sample(model, prompts, range(24), Run(0), steps=8, guidance=2.0)))
+    told = judge.classify(made)
+    right = [told[k] == getattr(truth, k) for k in ("shape", "color", "second", "texture")]
+    assert torch.stack(right).all(0).float().mean() <= 0.1
+    assert (told["shape"] == truth.shape).float().mean() >= 0.5  # it does follow the class noun

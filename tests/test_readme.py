@@ -1,0 +1,72 @@
+"""The README keeps its promises: its code runs, its list is the one the configuration makes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from udpbench import catalog
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def write_example(folder: Path) -> None:
+    """The two code blocks of "Adding a protection", written where their first lines say."""
+    for block in (*blocks("python"), *blocks("yaml")):
+        first, rest = block.split("\n", 1)
+        path = folder / first.removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(rest)
+
+
+@pytest.mark.slow
+def test_the_example_protection_runs_as_shown(tmp_path, tiny):
+    write_example(tmp_path)
+    command = next(line for line in blocks("")[-1].splitlines() if "stripes" in line)
+    assert "hydra.searchpath=[file://mine/conf]" in command
+    small = [
+        "model=local",
+        f"model.path={tiny}",
+        "model.dtype=fp32",
+        "data.size=16",
+        "data.reference=0",
+        "data.heldout=0",
+    ]
+    small += ["task.steps=1", "task.pictures=2", "task.sample_steps=1", "track=none", "attack=jpeg", "arms=[protected]"]
+    done = subprocess.run(
+        [sys.executable, "-m", "udpbench", "hydra.searchpath=[file://mine/conf]", "protect=stripes", *small],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"mine{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "stripes" in done.stdout
+
+
+def test_the_list_of_methods_is_up_to_date(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_text(README.read_text())
+    catalog.update(copy)
+    assert copy.read_text() == README.read_text(), "say: python -m udpbench.catalog README.md"
+
+
+def test_every_option_says_what_it_is():
+    for group in catalog.GROUPS:
+        for path in (ROOT / "conf" / group).glob("*.yaml"):
+            assert catalog.describe(path)[0], f"{path} needs a comment at its top"
+
+
+def test_a_file_without_marks_is_refused(tmp_path):
+    file = tmp_path / "x.md"
+    file.write_text("nothing")
+    with pytest.raises(ValueError, match="has no"):
+        catalog.update(file)

@@ -1,0 +1,383 @@
+"""UDP and EUDP against closed forms, plain references and their own arithmetic."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import make_owner
+from scipy.stats import chisquare
+
+from udpbench.budget import RMS, Linf, measure
+from udpbench.data import renderer
+from udpbench.images import as_saved
+from udpbench.protect.noise import Noise
+from udpbench.protect.pgd import by_size, chunks, pgd, random_start
+from udpbench.protect.udp import EUDP, TIMES, UDP, time_distribution
+from udpbench.types import Run
+
+SMALL = {"rounds": 2, "model_steps": 2, "image_steps": 3, "lr": 1e-3, "batch": 2}
+
+
+def udp(kind=UDP, **settings):
+    return kind(**{**SMALL, **settings})
+
+
+def attack_only(kind=UDP, **settings):
+    """The surrogate stays the model's UNet as it is."""
+    return udp(kind, **{"rounds": 1, "model_steps": 0, **settings})
+
+
+class Watching(Linf):
+    """A budget that keeps the gradients that come by."""
+
+    def __init__(self, levels: float) -> None:
+        super().__init__(levels)
+        self.gradients: list[torch.Tensor] = []
+
+    def direction(self, gradient):
+        self.gradients.append(gradient)
+        return super().direction(gradient)
+
+
+# -- p(t) --------------------------------------------------------------------------------------------------------------
+
+
+def alpha_bar(schedule: str) -> torch.Tensor:
+    """Of Stable Diffusion (scaled linear) or DDPM (linear), in float64 from their papers' constants."""
+    if schedule == "sd":
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    else:
+        betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    return (1 - betas).cumprod(0)
+
+
+# mean t, P(t < 250), P(t < 500), computed independently of this code
+TABLE = [
+    ("ddpm", "uniform", 500, 0.25, 0.50),
+    ("ddpm", "sqrt_alpha_bar", 249, 0.58, 0.89),
+    ("ddpm", "alpha_bar", 176, 0.74, 0.98),
+    ("ddpm", "snr", 98, 0.87, 0.97),
+    ("sd", "uniform", 500, 0.25, 0.50),
+    ("sd", "sqrt_alpha_bar", 334, 0.44, 0.76),
+    ("sd", "alpha_bar", 250, 0.57, 0.89),
+    ("sd", "snr", 194, 0.70, 0.89),
+]
+
+
+@pytest.mark.parametrize(("schedule", "kind", "mean", "quarter", "half"), TABLE)
+def test_time_distribution_has_the_masses_of_its_formula(schedule, kind, mean, quarter, half):
+    p = time_distribution(alpha_bar(schedule), kind)
+    assert p.dtype == torch.float64
+    assert float(p.sum()) == pytest.approx(1, abs=1e-12)
+    assert float((p * torch.arange(1000)).sum()) == pytest.approx(mean, abs=1)
+    assert float(p[:250].sum()) == pytest.approx(quarter, abs=0.006)
+    assert float(p[:500].sum()) == pytest.approx(half, abs=0.006)
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_time_distribution_in_closed_form(kind):
+    a = torch.tensor([0.81, 0.36, 0.01], dtype=torch.float64)
+    weights = {
+        "uniform": [1, 1, 1],
+        "sqrt_alpha_bar": [0.9, 0.6, 0.1],
+        "alpha_bar": [0.81, 0.36, 0.01],
+        "snr": [(81 / 19) ** 0.5, (36 / 64) ** 0.5, (1 / 99) ** 0.5],
+    }[kind]
+    want = torch.tensor(weights, dtype=torch.float64)
+    torch.testing.assert_close(time_distribution(a, kind), want / want.sum())
+
+
+def test_the_embedded_schedule_is_stable_diffusion_s(model):
+    torch.testing.assert_close(model.alpha_bar.double(), alpha_bar("sd"), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_drawn_time_steps_follow_the_distribution(kind):
+    """Chi-square over 20 bins of about equal mass; the draws are independent of the noise's shape."""
+    p = time_distribution(alpha_bar("sd"), kind)
+    fake, n = SimpleNamespace(alpha_bar=alpha_bar("sd")), 20_000
+    method = attack_only(EUDP, draws=n, times=kind)
+    t, noise = method._draw(fake, torch.zeros(1, 1, 1, 1), [Run().rng("t")])
+    edges = torch.searchsorted(p.cumsum(0), torch.linspace(0.05, 0.95, 19, dtype=torch.float64))
+    bins = torch.bucketize(torch.arange(1000), edges)
+    expected = torch.zeros(20, dtype=torch.float64).index_add(0, bins, p) * n
+    observed = torch.bincount(bins[t], minlength=20)
+    assert chisquare(observed.numpy(), expected.numpy()).pvalue > 1e-3
+    other = time_distribution(alpha_bar("sd"), "alpha_bar" if kind == "uniform" else "uniform")
+    expected = torch.zeros(20, dtype=torch.float64).index_add(0, bins, other) * n
+    assert chisquare(observed.numpy(), expected.numpy()).pvalue < 1e-9
+    assert noise.shape == (n, 1, 1, 1)
+    assert abs(float(noise.mean())) < 0.03
+    assert float(noise.std()) == pytest.approx(1, abs=0.03)
+
+
+def test_unknown_time_distribution_is_told():
+    with pytest.raises(ValueError, match="unknown time distribution 'cosine'; allowed are uniform"):
+        udp(EUDP, times="cosine")
+    with pytest.raises(ValueError, match="unknown time distribution 'cosine'"):
+        time_distribution(alpha_bar("sd"), "cosine")
+
+
+# -- the method --------------------------------------------------------------------------------------------------------
+
+
+def test_eudp_with_uniform_times_is_udp(model, owner):
+    one, two = (m(owner, Linf(8), [model], Run()) for m in (udp(draws=2), udp(EUDP, draws=2, times="uniform")))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    three = udp(EUDP, draws=2)(owner, Linf(8), [model], Run())
+    assert not torch.equal(torch.stack(one), torch.stack(three))
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_first_gradient_of_a_picture_is_the_same_alone_and_in_a_batch(model, pictures, draws):
+    method = attack_only(image_steps=1, draws=draws)
+    together = Watching(8)
+    method(make_owner(pictures), together, [model], Run())
+    for i, x in enumerate(pictures):
+        alone = Watching(8)
+        method(make_owner([x], [f"{i:04d}.png"]), alone, [model], Run(batch=1))
+        torch.testing.assert_close(
+            alone.gradients[0][0],
+            together.gradients[0][i],
+            rtol=1e-3,
+            atol=1e-3 * float(alone.gradients[0].abs().max()),
+        )
+
+
+def test_batch_size_changes_nothing_but_rounding(model, owner):
+    few, many = (torch.stack(attack_only(draws=2)(owner, Linf(8), [model], Run(batch=b))) for b in (2, 32))
+    assert ((few - many).abs() < 1e-5).float().mean() > 0.99
+
+
+def test_first_gradient_is_that_of_the_loss_written_out(model, pictures):
+    """Mean over draws of |unet(z_t, t, c) - noise|^2, z the posterior mean, draws from the picture's own generator: rand, then noise."""
+    budget, draws = Watching(8), 2
+    owner = make_owner(pictures[:1])
+    attack_only(image_steps=1, draws=draws)(owner, budget, [model], Run(seed=4))
+    rng = Run(seed=4).rng("udp", owner.names[0])
+    t = (torch.rand(draws, generator=rng, dtype=torch.float64) * 1000).long()
+    noise = torch.randn(draws, 4, 8, 8, generator=rng)
+    x = pictures[0][None].clone().requires_grad_(True)
+    pipe = model.pipe
+    z = pipe.vae.encode(2 * x - 1).latent_dist.mean * pipe.vae.config.scaling_factor
+    told = pipe.unet(
+        pipe.scheduler.add_noise(z.expand(draws, -1, -1, -1), noise, t),
+        t,
+        model.embed(owner.prompts).hidden.expand(draws, -1, -1),
+    ).sample
+    (want,) = torch.autograd.grad((told - noise).square().mean(), x)
+    torch.testing.assert_close(budget.gradients[0], want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+
+
+def test_perturbation_raises_the_loss_more_than_noise_does(model):
+    """Float32 pictures; loss of the surrogate on fresh draws that all three share."""
+    truth = renderer.draw(4, torch.Generator().manual_seed(1), renderer.subject(1))
+    clean = [as_saved(x) for x in renderer.render(truth, 16)]
+    owner, budget = make_owner(clean), Linf(8)
+    cloaked = attack_only(image_steps=20, draws=4)(owner, budget, [model], Run())
+    noisy = Noise()(owner, budget, [], Run())
+    rng, k = torch.Generator().manual_seed(5), 60
+    t = torch.randint(1000, (4 * k,), generator=rng)
+    noise = torch.randn(4 * k, 4, 8, 8, generator=rng)
+
+    def loss(images):
+        with torch.no_grad():
+            z = model.encode(torch.stack(images)).repeat_interleave(k, 0)
+            return float(model.loss(z, model.embed(owner.prompts).repeat(k), t, noise).mean())
+
+    base = loss(clean)
+    assert loss(cloaked) - base > 3 * abs(loss(noisy) - base)
+    assert loss(cloaked) > base
+
+
+def test_the_surrogate_is_trained_on_the_perturbed_pictures(model, owner, monkeypatch):
+    """The latents that training sees in round k are those of the pictures after round k - 1; its weights start at the model's."""
+    seen, real = [], type(model).encode
+
+    def encode(self, x):
+        if not torch.is_grad_enabled():
+            seen.append(x.clone())
+        return real(self, x)
+
+    monkeypatch.setattr(type(model), "encode", encode)
+    made = udp(rounds=3)(owner, Linf(8), [model], Run())
+    monkeypatch.setattr(type(model), "encode", real)
+    assert torch.equal(seen[0], torch.stack(owner.images))
+    after_two = udp(rounds=2)(owner, Linf(8), [model], Run())
+    assert torch.equal(seen[2], torch.stack(after_two))
+    assert not torch.equal(seen[2], torch.stack(made))
+
+
+def test_the_model_is_left_as_it_was(model, owner):
+    before = [p.clone() for p in model.pipe.unet.parameters()]
+    udp()(owner, Linf(8), [model], Run())
+    udp(outer="clean")(owner, Linf(8), [model], Run())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.pipe.unet.parameters(), strict=True))
+    assert not any(p.requires_grad for p in model.pipe.unet.parameters())
+
+
+@pytest.mark.parametrize(("name", "value"), [("model_steps", 5), ("lr", 1e-2), ("surrogate_init", "random"), ("draws", 2), ("random_start", True),
+                                             ("step_levels", 2.0), ("outer", "clean"), ("rounds", 3), ("batch", 4)])  # fmt: skip
+def test_every_setting_matters(model, owner, name, value):
+    base, other = (torch.stack(udp(**more)(owner, Linf(8), [model], Run())) for more in ({}, {name: value}))
+    assert not torch.equal(base, other)
+
+
+# -- the unrolled step -------------------------------------------------------------------------------------------------
+
+
+def test_outer_clean_is_the_gradient_of_an_unrolled_step(model, pictures):
+    """d/dx of L_clean(theta - lr grad L_perturbed(theta, x)), by autograd through the step at a small lr, over lr.
+
+    Everything the reference does is written out in float64.
+    """
+    moved = [
+        as_saved((x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(i))).clamp(0, 1))
+        for i, x in enumerate(pictures[:2])
+    ]
+    owner, method = make_owner(pictures[:2]), attack_only(image_steps=1, outer="clean", draws=2)
+    budget, run = Watching(128), Run(seed=2)
+    unet = model.fresh_unet("copy", run.rng("x"))
+    cond = model.embed(owner.prompts)
+    loss = method._clean_loss(model, unet, cond, [run.rng("udp", n) for n in owner.names], owner.images, run)
+    pgd(moved, owner.images, loss, budget, run, steps=1, step_levels=1.0, most=2)
+
+    rngs = [Run(seed=2).rng("udp", n) for n in owner.names]
+    t = torch.cat([(torch.rand(2, generator=g, dtype=torch.float64) * 1000).long() for g in rngs])
+    noise = torch.cat([torch.randn(2, 4, 8, 8, generator=g) for g in rngs]).double()
+    vae, net = (m.double() for m in (_copy(model.pipe.vae), _copy(model.pipe.unet)))
+    weights = {k: v.detach().clone().requires_grad_(True) for k, v in net.named_parameters()}
+    a, lr = model.alpha_bar.double()[t].view(-1, 1, 1, 1), 1e-7
+
+    def denoising(x, theta):
+        z = (vae.encode(2 * x - 1).latent_dist.mean * vae.config.scaling_factor).repeat_interleave(2, 0)
+        told = torch.func.functional_call(
+            net, theta, (a.sqrt() * z + (1 - a).sqrt() * noise, t, cond.repeat(2).hidden.double())
+        ).sample
+        return (told - noise).square().mean()
+
+    x = torch.stack(moved).double().requires_grad_(True)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        step = torch.autograd.grad(denoising(x, weights), list(weights.values()), create_graph=True)
+        taught = {k: w - lr * g for (k, w), g in zip(weights.items(), step, strict=True)}
+        (want,) = torch.autograd.grad(denoising(torch.stack(owner.images).double(), taught), x)
+    want = want / lr
+    got = budget.gradients[0].double()
+    assert float(torch.nn.functional.cosine_similarity(got.flatten(), want.flatten(), 0)) > 0.9999
+    torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-3 * float(want.abs().max()))
+
+
+def _copy(module):
+    import copy
+
+    return copy.deepcopy(module)
+
+
+# -- arithmetic, budgets, sizes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("outer", "passes"), [("perturbed", 1), ("clean", 2)])
+def test_counts_are_the_arithmetic(model, owner, outer, passes):
+    run = Run()
+    udp(outer=outer, draws=2)(owner, Linf(8), [model], run)
+    rounds, image_steps, draws, n = 2, 3, 2, 4
+    assert run.count == {"unet_image": passes * rounds * image_steps * draws * n, "unet_train": 2 * 2 * 2}
+
+
+def test_shipped_settings_take_a_hundred_evaluations_a_picture():
+    from conftest import CONF
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.load(CONF / "protect" / "udp.yaml")
+    assert settings.rounds * settings.image_steps * settings.draws == 100
+
+
+@pytest.mark.parametrize("budget", [Linf(8), Linf(2.7), RMS(4)], ids=lambda b: b.name)
+def test_budgets_hold_on_the_saved_picture_and_are_used(model, owner, budget):
+    made = udp(image_steps=8)(owner, budget, [model], Run())
+    for clean, x in zip(owner.images, made, strict=True):
+        measured = measure(clean, as_saved(x))
+        assert budget.holds(measured)
+        assert measured["rms"] >= 0.25 * budget.levels
+        assert x.min() >= 0
+        assert x.max() <= 1
+
+
+def test_pictures_of_two_sizes(model, pictures):
+    wide = torch.cat([pictures[1], pictures[2]], 2)[:, :, :27]
+    images = [pictures[0], wide, pictures[3]]
+    for outer in ("perturbed", "clean"):
+        run = Run()
+        made = udp(outer=outer)(make_owner(images), Linf(8), [model], run)
+        assert [x.shape for x in made] == [x.shape for x in images]
+        assert all(not torch.equal(a, b) for a, b in zip(made, images, strict=True))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"outer": "both"},
+        {"surrogate_init": "zeros"},
+        {"rounds": 0},
+        {"draws": 0},
+        {"batch": 0},
+        {"image_steps": 0},
+        {"model_steps": -1},
+        {"lr": -1.0},
+    ],
+)
+def test_wrong_settings_are_told_in_one_line(wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))) as error:
+        udp(**wrong)
+    assert "\n" not in str(error.value)
+
+
+# -- pgd ---------------------------------------------------------------------------------------------------------------
+
+
+def test_pgd_on_a_linear_loss_is_the_closed_form():
+    """The gradient is constant, so k steps move every pixel by k steps along its sign, up to the budget."""
+    rng = torch.Generator().manual_seed(0)
+    clean = [0.5 + 0.1 * torch.rand(3, 4, 4, generator=rng) for _ in range(3)]
+    slope = torch.randn(3, 4, 4, generator=rng)
+
+    def loss(x, index):
+        return (x * slope).flatten(1).sum(1)
+
+    for steps, levels in ((3, 6.0), (5, 8.0)):
+        made = pgd(clean, clean, loss, Linf(8), Run(), steps=steps, step_levels=2.0, most=2)
+        for x, c in zip(made, clean, strict=True):
+            torch.testing.assert_close(x, c + levels / 255 * slope.sign(), atol=1e-6, rtol=0)
+
+
+def test_pgd_goes_on_from_its_start_within_the_budget_of_the_clean_picture():
+    clean = [torch.full((3, 2, 2), 0.5)]
+    start = [clean[0] + 7 / 255]
+    (x,) = pgd(start, clean, lambda x, index: x.flatten(1).sum(1), Linf(8), Run(), steps=3, step_levels=2.0, most=1)
+    torch.testing.assert_close(x, clean[0] + 8 / 255)
+    assert torch.equal(start[0], clean[0] + 7 / 255)
+
+
+@pytest.mark.parametrize("most", [1, 2, 100, 0])
+def test_chunks_hold_every_picture_once_and_one_size_each(most):
+    images = [torch.zeros(3, 4 + i % 2, 4) for i in range(7)]
+    found = list(chunks(images, most))
+    assert sorted(i for part in found for i in part) == list(range(7))
+    assert all(len(part) <= max(1, most) for part in found)
+    assert all(len({images[i].shape for i in part}) == 1 for part in found)
+    assert by_size(images) == [[0, 2, 4, 6], [1, 3, 5]]
+
+
+@pytest.mark.parametrize("budget", [Linf(8), RMS(3)], ids=lambda b: b.name)
+def test_random_start_belongs_to_the_name_and_keeps_the_budget(pictures, budget):
+    names = ["a", "b", "c", "d"]
+    made = random_start(pictures, names, budget, Run())
+    assert all(
+        torch.equal(x, random_start([p], [n], budget, Run())[0]) for x, p, n in zip(made, pictures, names, strict=True)
+    )
+    for x, clean in zip(made, pictures, strict=True):
+        assert budget.holds(measure(clean, as_saved(x)))
+        assert measure(clean, as_saved(x))["rms"] > 0.25 * budget.levels
+    assert not torch.equal(made[0], random_start(pictures, names, budget, Run(seed=1))[0])
