@@ -21,7 +21,11 @@ SMALL = ["data.size=16", "task.pictures=6", "track=none"]
 
 def composed(tiny, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=["model=local", f"model.path={tiny}", "model.dtype=fp32", *SMALL, *overrides], return_hydra_config=True)
+        return compose(
+            "config",
+            overrides=["model=local", f"model.path={tiny}", "model.dtype=fp32", *SMALL, *overrides],
+            return_hydra_config=True,
+        )
 
 
 @pytest.fixture
@@ -103,14 +107,22 @@ VALUES = [
     ("budget.levels", "eight", "given 'eight'"),
     ("task.lr", "fast", "fit: lr must be a number >= 0, given 'fast'"),
     ("task.steps", 0, "dreambooth: steps, batch, pictures and sample_steps must be >= 1, given 0"),
-    ("model.path", "/no/such/folder", "model local: no folder '/no/such/folder'; give a Stable-Diffusion-shaped folder, or"),
+    (
+        "model.path",
+        "/no/such/folder",
+        "model local: no folder '/no/such/folder'; give a Stable-Diffusion-shaped folder, or",
+    ),
     ("model.dtype", "fp16", "model local: unknown dtype 'fp16'; allowed are fp32, bf16"),
     ("owner_prompt", "thief", "owner_prompt: unknown thief; allowed are class, data, empty"),
     ("arms", ["clean", "dirty"], "arms: unknown dirty; allowed are untuned, ceiling, clean"),
     ("seed", -1, "seed: must be a whole number >= 0, given -1"),
     ("seed", "one", "seed: must be a whole number >= 0, given 'one'"),
     ("protect.rounds", "many", "udpbench.protect.udp.EUDP"),
-    ("protect.times", "cosine", "unknown time distribution 'cosine'; allowed are uniform, sqrt_alpha_bar, alpha_bar, snr"),
+    (
+        "protect.times",
+        "cosine",
+        "unknown time distribution 'cosine'; allowed are uniform, sqrt_alpha_bar, alpha_bar, snr",
+    ),
     ("data.subject", -1, "subject: -1 is not a subject"),
 ]
 

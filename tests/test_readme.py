@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from udpbench import catalog
+from udpbench import catalog, record, table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    """The fenced blocks of the README in ``language`` ("" for those that name none), in order."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
 
 
 def write_example(folder: Path) -> None:
@@ -70,3 +72,9 @@ def test_a_file_without_marks_is_refused(tmp_path):
     file.write_text("nothing")
     with pytest.raises(ValueError, match="has no"):
         catalog.update(file)
+
+
+def test_the_table_is_that_of_the_record():
+    (found,) = record.read_files(ROOT / "experiments" / "make_run" / "records").values()
+    shown = README.read_text().split("<!-- run:begin -->")[1].split("```")[1]
+    assert [line.rstrip() for line in table.plain(found).strip().splitlines()] == shown.strip().splitlines()
