@@ -77,8 +77,7 @@ def node() -> Callable[[str, str], DictConfig]:
 
 
 def make_owner(images: list[torch.Tensor], names: list[str] | None = None) -> Owner:
-    """An owner who writes the same prompt for all pictures."""
+    """An owner whose pictures go by numbers (or ``names``) and have prompts of their own."""
     names = names or [f"{i:04d}.png" for i in range(len(images))]
-    return Owner(
-        images=list(images), names=names, prompts=["a photo of a ring"] * len(images), class_prompt="a photo of a ring"
-    )
+    prompts = [f"a photo of a ring {renderer.SCENES[int(name[:4]) % len(renderer.SCENES)]}" for name in names]
+    return Owner(images=list(images), names=names, prompts=prompts, class_prompt="a photo of a ring")

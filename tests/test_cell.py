@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,10 @@ def shell(tmp_path_factory, tiny):
         env = {**os.environ, "PYTHONPATH": str(spy), "MODULES": str(modules), "OMP_NUM_THREADS": "1", "COLUMNS": "110"}
         env.pop("HYDRA_FULL_ERROR", None)
         words = [sys.executable, "-m", "udpbench", *args, *([f"model.path={tiny}"] if model else [])]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        # A test run in the background of a shell ignores SIGINT and hands that on: a person's terminal does not.
+        hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(words, **pipes, text=True, env=env, preexec_fn=hear)
         process.modules = modules  # type: ignore[attr-defined]
         return process
 

@@ -170,6 +170,7 @@ def test_all_mistakes_are_told_at_once(wrong):
     assert all(line.startswith("error: ") for line in lines)
 
 
+@pytest.mark.slow
 def test_the_real_command_says_the_same(tiny, tmp_path):
     command = [
         sys.executable,
