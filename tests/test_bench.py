@@ -1,0 +1,33 @@
+"""The benchmark of the hot loops compares like with like."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from udpbench import bench
+from udpbench.models.latent import LatentDiffusion
+from udpbench.types import Run
+
+
+@pytest.mark.parametrize("name", list(bench.LOOPS))
+def test_both_sides_run_and_their_ratio_is_that_of_their_times(tiny, name, monkeypatch):
+    seconds = iter([0.0, 0.0, 2.0, 6.0])  # warm-up of both, then ours and the plain loop
+
+    def timed(loop, device):
+        loop()
+        return next(seconds)
+
+    monkeypatch.setattr(bench, "timed", timed)
+    model = LatentDiffusion(str(tiny), "tiny")
+    row = bench.compare(name, model, Run(0, torch.device("cpu")), n=2, steps=2, repeats=1)
+    assert row["ratio"] == pytest.approx(3.0)
+    assert [v for k, v in row.items() if k.endswith("_per_second")] == pytest.approx([1.0, 1 / 3])
+
+
+def test_plain_and_our_perturbation_stay_in_the_same_ball(tiny):
+    model, run = LatentDiffusion(str(tiny), "tiny"), Run(0)
+    ours, plain = bench.perturb(model, run, 2, 2)
+    clean = bench.pictures(2, model.size)
+    for made in (torch.stack(list(ours())), plain()):
+        assert 0 < float((made - clean).abs().max()) <= 2 / 255 + 1e-6  # two steps of one level

@@ -1,0 +1,60 @@
+"""``python -m udpbench.cloak``: one's own pictures, at their own size, through the real command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from udpbench.budget import measure
+from udpbench.images import read, write_png
+
+
+def cloak(source, target, *words: str, cwd) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "udpbench.cloak", str(source), str(target), *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_pictures_of_two_sizes_keep_size_and_budget(tmp_path, tiny):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name, size in (("a", (30, 41)), ("b", (24, 24))):
+        write_png(source / f"{name}.png", torch.rand(3, *size, generator=torch.Generator().manual_seed(0)))
+    small = ["protect=eudp", "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=3", "budget.levels=6"]
+    model = ["model=local", f"model.path={tiny}", "model.dtype=fp32"]
+    done = cloak(source, target, *small, *model, "--prompt", "a photo of a ball", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("a.png", "b.png"):
+        found = measure(read(source / name), read(target / name))
+        assert 0 < found["linf"] <= 6
+        assert name in done.stdout
+    assert "eudp, linf_6" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["protect=nosuch"], "nosuch"),
+        (["protect=noise", "budget.levels=300"], "300"),
+        (["protect=noise", "model=local", "model.path=/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(tmp_path, words, said):
+    (tmp_path / "in").mkdir()
+    write_png(tmp_path / "in" / "a.png", torch.rand(3, 16, 16))
+    done = cloak(tmp_path / "in", tmp_path / "out", *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    done = cloak(tmp_path / "nowhere", tmp_path / "out", "protect=noise", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
