@@ -45,9 +45,11 @@ def model(tiny):
 
 @pytest.fixture(scope="session")
 def pictures() -> list[torch.Tensor]:
-    """Four 8-bit pictures of subject 0, CHW [0,1], 16 px."""
+    """Four 8-bit pictures of subject 0, CHW [0,1], 16 px; the last has black and white corners, where no change can go outward."""
     truth = renderer.draw(4, torch.Generator().manual_seed(0), renderer.subject(0))
-    return [as_saved(x) for x in renderer.render(truth, 16)]
+    found = [as_saved(x) for x in renderer.render(truth, 16)]
+    found[3][:, :4, :4], found[3][:, -4:, -4:] = 0.0, 1.0
+    return found
 
 
 @pytest.fixture

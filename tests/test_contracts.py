@@ -230,6 +230,21 @@ def test_draws_belong_to_the_picture(protect, node, folder, monkeypatch, option)
             torch.testing.assert_close(alone, together[k], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("option", PROTECT)
+def test_pictures_do_not_share_draws(node, folder, model, pictures, option):
+    """The same picture and prompt under two names is changed in two ways, if anything is drawn."""
+    thing = build(node("protect", option), folder)
+    owner = make_owner([pictures[0]] * 2)
+    owner.prompts = [owner.prompts[0]] * 2
+    if getattr(thing, "wants_like", False):
+        owner.like = Noise("uniform")(make_owner([pictures[0]]), Linf(8), [], Run()) * 2
+    one, two = thing(owner, Linf(8), [model if thing.needs else None], Run())
+    if option not in DRAWS_NOTHING:
+        assert not torch.equal(one, two)
+    elif option == "none":
+        assert torch.equal(one, two)
+
+
 # -- attacks -----------------------------------------------------------------------------------------------------------
 
 ATTACK = options("attack")

@@ -325,14 +325,37 @@ def test_training_with_text_encoder_and_prior(tmp_path, model, folder):
     assert same(before, [*model.pipe.unet.parameters(), *model.pipe.text_encoder.parameters()])
 
 
+def differ(one, two) -> bool:
+    return any(not torch.equal(one[file][k], two[file][k]) for file in one for k in one[file])
+
+
 def test_prior_pictures_matter_by_their_weight(tmp_path, model, folder):
-    found = {}
-    for weight in (0.0, 0.5):
+    found = []
+    for weight in (0.0, 0.5, 2.0):
         task = dreambooth(steps=1, prior_weight=weight, prior_images=1 if weight else 0)
         task.train(folder, tmp_path / str(weight), model, Run(), folder if weight else None)
-        found[weight] = weights(tmp_path / str(weight))
-    one, two = found.values()
-    assert any(not torch.equal(one[f][k], two[f][k]) for f in one for k in one[f])
+        found.append(weights(tmp_path / str(weight)))
+    assert differ(found[0], found[1])
+    assert differ(found[1], found[2])
+
+
+def test_draws_belong_to_the_seed_and_the_step(tmp_path, model, folder, monkeypatch):
+    drawn: list[tuple[list[int], float]] = []
+    real = type(model).loss
+
+    def loss(self, z, cond, t, noise, unet=None):
+        drawn.append((t.tolist(), float(noise.sum())))
+        return real(self, z, cond, t, noise, unet)
+
+    monkeypatch.setattr(type(model), "loss", loss)
+    for k, seed in enumerate((0, 0, 1)):
+        (tmp_path / str(k)).mkdir()
+        dreambooth().train(folder, tmp_path / str(k), model, Run(seed=seed))
+    one, same, other = drawn[:4], drawn[4:8], drawn[8:]
+    assert one == same
+    assert len({total for _, total in one + other}) == 8
+    assert not differ(weights(tmp_path / "0"), weights(tmp_path / "1"))
+    assert differ(weights(tmp_path / "0"), weights(tmp_path / "2"))
 
 
 def test_generation_goes_on_where_it_stopped(tmp_path, model):
@@ -341,11 +364,12 @@ def test_generation_goes_on_where_it_stopped(tmp_path, model):
     for out in (whole, cut):
         out.mkdir()
     task.generate(None, whole, model, prompts, Run(seed=2, batch=3))
-    (cut / "00001.png").write_bytes((whole / "00001.png").read_bytes())
+    images.write_png(cut / "00001.png", torch.zeros(3, 16, 16))  # stands for what an earlier attempt made
     task.generate(None, cut, model, prompts, Run(seed=2, batch=1))
     one, two = images.read_folder(whole), images.read_folder(cut)
-    assert list(one) == [f"{i:05d}.png" for i in range(4)]
-    assert all((one[k] - two[k]).abs().max() < 1.5 / 255 for k in one)
+    assert list(one) == list(two) == [f"{i:05d}.png" for i in range(4)]
+    assert not two.pop("00001.png").any()
+    assert all((one[k] - two[k]).abs().max() < 1.5 / 255 for k in two)
     assert images.read_metadata(whole) == {f"{i:05d}.png": {"text": prompts[i % 2], "seed": i} for i in range(4)}
     other = tmp_path / "other"
     other.mkdir()

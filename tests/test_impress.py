@@ -73,6 +73,16 @@ def test_purified_picture_is_that_of_the_paper(model, pictures, size_correct, di
 
 
 @pytest.mark.usefixtures("_simple")
+def test_the_rate_never_falls_below_its_floor(model, pictures):
+    """At a rate near the schedule's floor of 1e-5 the two are told apart."""
+    settings = {"iterations": 12, "lr": 2e-5, "alpha": 0.5, "distance_budget": 1e-4, "start_noise": 0.05}
+    (got,) = purify(model, pictures[:1], ["a.png"], size_correct=False, **settings)
+    noise = torch.randn(3, 16, 16, generator=Run().rng("impress", "a.png"))
+    want = transcription(model, pictures[0], noise, scale=1.0, **settings)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("_simple")
 def test_hinge(model, pictures):
     """Below the distance budget the objective is the inconsistency alone, above it the excess counts alpha times."""
     x = torch.stack(pictures[:2])

@@ -153,13 +153,13 @@ def test_no_word_means_two_things():
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
-    ToyWorld(subject=3, size=16, train=6, reference=60, validation=5, heldout=7)(out, Run(seed=0))
+    ToyWorld(subject=3, size=16, train=6, reference=60, validation=7, heldout=7)(out, Run(seed=0))
     return out
 
 
 def test_toyworld_folder(world):
     facts = json.loads((world / "data.json").read_text())
-    for part, n in {"train": 6, "reference": 60, "validation": 5, "heldout": 7}.items():
+    for part, n in {"train": 6, "reference": 60, "validation": 7, "heldout": 7}.items():
         rows = images.read_metadata(world / part)
         assert [p.name for p in images.list_images(world / part)] == list(rows) == [f"{i:04d}.png" for i in range(n)]
     assert facts["truth"] == vars(renderer.subject(3))
@@ -181,7 +181,7 @@ def test_toyworld_parts_share_no_picture(world):
         for part in ("train", "reference", "validation", "heldout")
         for p in images.list_images(world / part)
     ]
-    assert len({p[64:] for p in digests}) == 6 + 60 + 5 + 7
+    assert len({p[64:] for p in digests}) == 6 + 60 + 7 + 7
 
 
 def test_toyworld_does_not_depend_on_the_run(world, tmp_path):

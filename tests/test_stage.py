@@ -93,6 +93,15 @@ def test_a_stage_is_done_once_and_a_later_store_finds_it(tmp_path):
     assert again.missing([b, a]) == []
 
 
+def test_a_stage_finished_while_its_lock_was_waited_for_is_not_done_again(tmp_path):
+    calls: list[str] = []
+    a, store = make(calls=calls), Store(tmp_path)
+    store.do(a)
+    assert store._attempt(a)  # as by a process that planned before the other one was done
+    assert calls == ["x"]
+    assert store.verify(a)
+
+
 def test_finished_stages_hide_their_parents(tmp_path):
     a = make()
     b, c = make("b", "y", {"p": a}), make("c", "z", {"p": a})
