@@ -191,8 +191,8 @@ def run() -> None:
         said = str(error).partition("Config search path:")[0]
         _say(f"error: {' '.join(said.split())}")
         sys.exit(2)
-    except KeyboardInterrupt:  # before the cell was built
-        _say("interrupted; nothing was done yet")
+    except KeyboardInterrupt:  # before a cell was built, or between two of a sweep
+        _say("interrupted; the same command goes on where this one stopped")
         sys.exit(130)
 
 
