@@ -75,14 +75,6 @@ class Run:
         self.count[what] = self.count.get(what, 0) + n
 
 
-def noise_like(items: list[torch.Generator], shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-    """Standard normal noise, one draw per item from the item's own generator.
-
-    Returns (len(items), \\*shape) float32 on ``device``.
-    """
-    return torch.stack([torch.randn(shape, generator=g) for g in items]).to(device, non_blocking=True)
-
-
 @dataclass
 class Owner:
     """What the protector holds."""

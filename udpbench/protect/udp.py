@@ -64,12 +64,13 @@ class UDP:
             from fresh ones, as training from scratch does.
         lr, weight_decay, batch: of the surrogate's training (AdamW).
         random_start: start from uniform noise within the budget.
+        times: p(t) of the image steps (see ``time_distribution``); None: ``default_times``.
     """
 
     version: ClassVar[int] = 1
     couples_images: ClassVar[bool] = True  # through the surrogate
     needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
-    times: str = "uniform"
+    default_times: ClassVar[str] = "uniform"
 
     def __init__(
         self,
@@ -85,7 +86,10 @@ class UDP:
         weight_decay: float = 1e-2,
         random_start: bool = False,
         dtype: str = "fp32",
+        times: str | None = None,
     ) -> None:
+        if times is not None and times not in TIMES:
+            raise ValueError(f"eudp: unknown time distribution {times!r}; allowed are {', '.join(TIMES)}")
         if outer not in ("perturbed", "clean"):
             raise ValueError(f"udp: unknown outer {outer!r}; allowed are perturbed, clean")
         if surrogate_init not in ("victim_task", "random"):
@@ -97,7 +101,7 @@ class UDP:
             )
         self.rounds, self.image_steps, self.draws = rounds, image_steps, draws
         self.step_levels, self.outer, self.surrogate_init = step_levels, outer, surrogate_init
-        self.random_start, self.batch = random_start, batch
+        self.random_start, self.batch, self.times = random_start, batch, times or self.default_times
         self.training = FitSettings(steps=model_steps, lr=lr, weight_decay=weight_decay, dtype=dtype)
 
     def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
@@ -208,9 +212,8 @@ class UDP:
                 each = model.loss(latents.repeat_interleave(self.draws, 0), many, t, noise, unet)
                 return torch.autograd.grad(each.mean(), weights, create_graph=graph)
 
-            with torch.nn.attention.sdpa_kernel(
-                torch.nn.attention.SDPBackend.MATH
-            ):  # the one kernel with second derivatives
+            # The one attention kernel with second derivatives.
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
                 wanted = gradients(z_clean, False)
                 taught = gradients(z, True)
             product = torch.stack([(a * b).sum() for a, b in zip(wanted, taught, strict=True)]).sum()
@@ -224,37 +227,4 @@ class EUDP(UDP):
     ``time_distribution``)."""
 
     version: ClassVar[int] = 1
-
-    def __init__(
-        self,
-        rounds: int,
-        model_steps: int,
-        image_steps: int,
-        lr: float,
-        batch: int,
-        draws: int = 1,
-        step_levels: float | None = None,
-        outer: str = "perturbed",
-        surrogate_init: str = "victim_task",
-        weight_decay: float = 1e-2,
-        random_start: bool = False,
-        dtype: str = "fp32",
-        times: str = "sqrt_alpha_bar",
-    ) -> None:
-        if times not in TIMES:
-            raise ValueError(f"eudp: unknown time distribution {times!r}; allowed are {', '.join(TIMES)}")
-        super().__init__(
-            rounds,
-            model_steps,
-            image_steps,
-            lr,
-            batch,
-            draws,
-            step_levels,
-            outer,
-            surrogate_init,
-            weight_decay,
-            random_start,
-            dtype,
-        )
-        self.times = times
+    default_times: ClassVar[str] = "sqrt_alpha_bar"
