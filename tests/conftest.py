@@ -28,7 +28,7 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """Folder of a Stable-Diffusion-shaped pipeline of 16 px pictures with random weights; do not write into it."""
-    from udpbench.models.latent import _quiet
+    from udpbench.models.diffusion import _quiet
     from udpbench.models.tiny import save_tiny
 
     _quiet()

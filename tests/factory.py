@@ -46,7 +46,15 @@ def make_record(
         "data": "toyworld", "subject": "0", "budget": "linf_8", "protect": "eudp", "attack": "impress",
         "task": "dreambooth", "surrogate": "micro", "victim": "micro", "attacker": "micro", "seed": 0, **cell,
     }  # fmt: skip
-    stage = {"name": "protect", "recipe": "ab12", "seconds": 24.0, "peak_mb": 900.0, "cached": False, "device": "cpu"}
+    stage = {
+        "name": "protect",
+        "recipe": "ab12",
+        "seconds": 24.0,
+        "peak_mb": 900.0,
+        "cached": False,
+        "device": "cpu",
+        "commit": None,
+    }
     return {
         "schema": 1,
         "status": "failed" if error else "ok",

@@ -126,6 +126,7 @@ def test_the_table_and_the_sheet_are_shown(whole):
         assert word in table, word
     (path,) = out.glob("cells/*/sheet.png")
     assert str(path) in said
+    assert f"record: {next((out / 'records').glob('*.json'))}" in said
     sheet = images.read(path)
     assert min(sheet.shape[1:]) > 500
     assert float(sheet.std()) > 0.1
@@ -242,6 +243,27 @@ def test_a_failing_cell_of_another_process_is_known_too(shell, tmp_path, picture
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
     status, _, said = sweep(shell, tmp_path, pictures, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
     check_sweep(tmp_path, status, said)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_in_a_line_and_the_command_goes_on_when_there_is_room(shell, tmp_path):
+    def mount(*options: str) -> bool:
+        return subprocess.run(["mount", *options, str(tmp_path)], capture_output=True, check=False).returncode == 0
+
+    if not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs"):
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        status, _, said = finish(shell(*CELL, f"runtime.out={tmp_path}"))
+        assert status == 1
+        (line,) = [row for row in said.splitlines() if row.startswith("error: ")]
+        assert str(tmp_path) in line
+        assert line.endswith("free some space, or write elsewhere with runtime.out=DIR")
+        assert "Traceback" not in said
+        assert mount("-o", "remount,size=500m")
+        status, _, said = finish(shell(*CELL, f"runtime.out={tmp_path}"))
+        assert status == 0, said
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_help_is_quick_and_imports_no_torch(shell):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from udpbench.data import renderer
+from udpbench.models import diffusion
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro import build
 from udpbench.models.sample import make_solver, sample
@@ -218,6 +219,13 @@ def test_a_hub_model_that_is_not_here_is_told_in_one_line():
 def test_a_mirror_is_used_where_the_first_place_has_nothing(tiny):
     model = LatentDiffusion("owner/no-such-model", "sd", revision="0" * 40, mirrors=(str(tiny),))
     assert model.size == 16
+
+
+def test_a_mirror_may_be_pinned_and_a_folder_may_have_an_at_in_its_name(tiny, tmp_path):
+    assert diffusion._pinned("owner/name") == ("owner/name", None)
+    assert diffusion._pinned("owner/name@abc") == ("owner/name", "abc")
+    (folder := tmp_path / "a@b").symlink_to(tiny)
+    assert diffusion._pinned(str(folder)) == (str(folder), None)
 
 
 def test_unknown_dtype_is_told():

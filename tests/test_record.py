@@ -129,35 +129,6 @@ def test_metrics_are_listed_primary_first_and_must_agree() -> None:
         R.metrics_of([made, other])
 
 
-def _git(folder: Path, *words: str) -> None:
-    who = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
-
-
-def test_provenance_knows_its_commit_and_what_makes_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = tmp_path / "udpbench" / "record.py"
-    code.parent.mkdir()
-    code.write_text("one")
-    monkeypatch.setattr(R, "__file__", str(code))
-    assert (R.provenance()["commit"], R.provenance()["dirty"]) == (None, None)
-    _git(tmp_path, "init", "-q")
-    assert R.provenance()["commit"] is None  # inside a repository that does not track it
-    _git(tmp_path, "add", ".")
-    _git(tmp_path, "commit", "-q", "-m", "x")
-    (tmp_path / "new_record.json").write_text("{}")
-    assert len(R.provenance()["commit"]) == 40
-    assert R.provenance()["dirty"] is False  # a record beside the code changes no number
-    code.write_text("two")
-    assert R.provenance()["dirty"] is True
-
-
-def test_provenance_fits_into_a_record(tmp_path: Path) -> None:
-    found = R.provenance()
-    assert found["packages"]["torch"].split(".")[0].isdigit()
-    assert found["device"].startswith("cpu: ")
-    R.write(tmp_path / "a.json", {**make_record(), "provenance": found})
-
-
 def test_reading_records_imports_nothing_heavy() -> None:
     code = "import udpbench.record, sys; print(sorted({'torch', 'pandas', 'scipy'} & set(sys.modules)))"
     assert (

@@ -335,4 +335,5 @@ def test_facts_are_readable_json(tmp_path):
         "seconds",
         "peak_mb",
         "device",
+        "commit",
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,18 +78,26 @@ def _run(cell: Cell, store: Store, cfg: DictConfig) -> None:
         _fail(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
         tracker.finish("failed")
-        console.say(f"error: {_reason(error)}")
-        if not isinstance(error, OSError):  # a full or read-only disk would refuse the record, too
+        refused = _refused(error, Path(cfg.runtime.out))
+        console.say(f"error: {refused or _reason(error)}")
+        if not refused:  # it would refuse the record, too
             record.write(path, failed_record(cell, store, config, error))
             console.say(f"the traceback is in {path}")
         _fail(2 if isinstance(error, ValueError) else 1)
 
 
+def _refused(error: Exception, out: Path) -> str | None:
+    """One line for a person if the disk is full or may not be written; torch and safetensors have errors of their own
+    for it."""
+    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+    if not told and (not out.exists() or shutil.disk_usage(out).free > 1_000_000):
+        return None
+    what = f"cannot write {error.filename or out}: {error.strerror}" if isinstance(error, OSError) else f"{out} is full"
+    return f"{what}; free some space, or write elsewhere with runtime.out=DIR"
+
+
 def _reason(error: Exception) -> str:
     """One line for a person."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        what = f"cannot write {error.filename or ''}: {error.strerror}"
-        return f"{what}; free some space, or write elsewhere with runtime.out=DIR"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
@@ -102,7 +111,8 @@ def _show(cell: Cell, store: Store, found: Record, path: Path, folder: Path, tra
 
     folder.mkdir(parents=True, exist_ok=True)
     draw_sheet(cell, store, folder / "sheet.png")
-    Console(width=None if sys.stdout.isatty() else 110).print(cell_table(found, path))
+    Console(width=None if sys.stdout.isatty() else 110).print(cell_table(found))
+    store.log.say(f"record: {path}")
     store.log.say(f"pictures: {folder / 'sheet.png'}")
     if tracker is not None:
         tracker.image("contact sheet", folder / "sheet.png")

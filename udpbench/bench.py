@@ -28,7 +28,7 @@ from udpbench.metrics.features import EfficientNetLite0, features_of
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver, sample
 from udpbench.protect.udp import EUDP
-from udpbench.record import provenance
+from udpbench.provenance import provenance
 from udpbench.task.dreambooth import DreamBooth
 from udpbench.types import Owner, Run
 

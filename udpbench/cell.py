@@ -11,6 +11,7 @@ from typing import Any
 from udpbench import flags, record, sheet
 from udpbench.images import list_images, read
 from udpbench.pipeline import Arm, Cell, arms, cloak_scores, data_stage, scores, validation_scores
+from udpbench.provenance import provenance
 from udpbench.stage import Stage, Store, hash_of
 
 SHOWN = 8  # pictures per row of the contact sheet
@@ -63,7 +64,7 @@ def empty_record(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.
         "counts": {},
         "stages": [],
         "config": dict(config),
-        "provenance": record.provenance(store.device),
+        "provenance": provenance(store.device),
         "flags": [],
         "error": None,
     }
@@ -153,7 +154,7 @@ def _all(stages: list[Stage]) -> list[Stage]:
 
 def _cost(store: Store, stage: Stage, computed: bool) -> record.Stage:
     facts = store.facts(stage)
-    costs = {k: facts[k] for k in ("seconds", "peak_mb", "device")}
+    costs = {k: facts[k] for k in ("seconds", "peak_mb", "device", "commit")}
     return {"name": str(stage), "recipe": stage.recipe, "cached": not computed, **costs}  # type: ignore[typeddict-item]
 
 

@@ -32,10 +32,13 @@ class Part:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """What of it goes into a recipe: settings, version, and the digests of what it reads from disk
-        (``identity``)."""
+        """What of it goes into a recipe: settings, version, and the digests of what it reads from disk (``identity``).
+
+        Settings that say where a thing lies and not what it is (``places``) are no part of it: digests are.
+        """
         identity = self.thing.identity() if hasattr(self.thing, "identity") else {}
-        return {"settings": dict(self.settings), "version": getattr(self.thing, "version", 1), "identity": identity}
+        settings = {k: v for k, v in self.settings.items() if k not in getattr(self.thing, "places", ())}
+        return {"settings": settings, "version": getattr(self.thing, "version", 1), "identity": identity}
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ def class_stage(cell: Cell) -> Stage:
         prompt = _facts(parents["data"])["class_prompt"]
         task.class_pictures(out, cell.victim.thing, prompt, run)
 
-    key = {"task": cell.task.name, "sampling": task.sampling_key(), "n": task.prior_images, "victim": cell.victim.key}
+    sampling = {k: v for k, v in task.sampling_key().items() if k != "pictures"}
+    key = {"task": cell.task.name, "version": task.version, "sampling": sampling, "n": task.prior_images}
+    key |= {"victim": cell.victim.key}
     return Stage("class", key, work, {"data": data_stage(cell)}, cell.seed, "class pictures", resumable=True)
 
 
@@ -185,14 +190,9 @@ def score_stage(cell: Cell, metric: Part, pictures: Stage, clean: Stage, against
         scores = metric.thing(_pictures(parents["pictures"]), places[against], run)
         (out / "scores.json").write_text(json.dumps(scores, sort_keys=True))
 
-    return Stage(
-        "score",
-        metric.key | {"against": against},
-        work,
-        {"pictures": pictures, "data": clean},
-        cell.seed,
-        pictures.title,
-    )
+    # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
+    parents = {"pictures": pictures, "data": clean}
+    return Stage("score", metric.key | {"against": against}, work, parents, title=pictures.title)
 
 
 # -- the arms ----------------------------------------------------------------------------------------------------------

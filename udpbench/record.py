@@ -1,20 +1,16 @@
-"""One JSON file per cell: its schema, writing it whole, reading a folder of them, and where the numbers came from."""
+"""One JSON file per cell: its schema, writing it whole, and reading a folder of them."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import platform
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 if TYPE_CHECKING:
     import pandas
-    import torch
 
 SCHEMA = 1
 ARMS = ("untuned", "clean", "noise", "noise_rms", "protected", "purified", "clean_attacked", "ceiling")
@@ -26,10 +22,6 @@ _TOP: dict[str, type | tuple[type, ...]] = {
     "schema": int, "status": str, "cell": dict, "label": str, "knowledge": dict, "arms": dict, "cloak": dict,
     "counts": dict, "stages": list, "config": dict, "provenance": dict, "flags": list, "error": (str, type(None)),
 }  # fmt: skip
-_PACKAGES = (
-    "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors", "torchmetrics",
-    "torch-fidelity", "clean-fid", "lpips", "numpy", "scipy", "pillow", "hydra-core", "wandb",
-)  # fmt: skip
 
 
 class Score(TypedDict):
@@ -77,7 +69,8 @@ class Cell(TypedDict):
 
 
 class Stage(TypedDict):
-    """What one stage cost: ``seconds`` of wall clock, ``peak_mb`` of memory in MB."""
+    """What one stage cost: ``seconds`` of wall clock, ``peak_mb`` of memory in MB; and the ``commit`` that did it
+    (see provenance)."""
 
     name: str
     recipe: str
@@ -85,6 +78,7 @@ class Stage(TypedDict):
     peak_mb: float
     cached: bool
     device: str
+    commit: str | None
 
 
 class Record(TypedDict):
@@ -289,63 +283,3 @@ def to_table(records: Sequence[Record]) -> pandas.DataFrame:
     import pandas
 
     return pandas.DataFrame(long_rows(records), columns=list(LONG))
-
-
-def provenance(device: torch.device | None = None) -> dict[str, Any]:
-    """Where numbers made now come from: commit and dirty flag (None outside a repository), versions, device,
-    python."""
-    commit, dirty = _git()
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "version": _version("udpbench"),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
-        "device": _device_name(device),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _git() -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the repository that tracks this very file.
-
-    A virtual environment inside another one does not count.
-
-    Only what makes numbers can make it dirty: a record just written beside the code must not.
-    """
-    here = Path(__file__).resolve()
-
-    def git(*words: str, at: Path = here.parent) -> str | None:
-        command = ["git", "-C", str(at), *words]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (a fixed command)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git("ls-files", "--error-unmatch", here.name) is None:
-        return None, None
-    root = Path(git("rev-parse", "--show-toplevel") or here.parent)
-    changed = git("status", "--porcelain", "--", "udpbench", "conf", "pyproject.toml", at=root)
-    return git("rev-parse", "HEAD"), bool(changed)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _device_name(device: torch.device | None) -> str:
-    """What a person would call the device: "cuda: NVIDIA A100", "cpu: Intel Xeon ..."."""
-    if device is not None and device.type == "cuda":
-        import torch
-
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    if device is not None and device.type != "cpu":
-        return device.type
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"cpu: {names[0] if names else platform.processor() or platform.machine()}"

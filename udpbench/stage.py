@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from udpbench.digest import folder_digest
+from udpbench.provenance import commit
 from udpbench.types import Log, Run, Titled
 
 FACTS = (
@@ -186,6 +187,7 @@ class Store:
             "parents": {k: p.recipe for k, p in stage.parents.items()},
             "content": _content(part),
             "counts": run.count,
+            "commit": commit(),
             **measured,
         }
         _write(part / FACTS, json.dumps(facts, indent=1, sort_keys=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -55,14 +54,14 @@ def box_of(knowledge: dict[str, bool]) -> str:
     return "grey box" if knowledge.get("same_vae") or knowledge.get("same_unet") else "black box"
 
 
-def cell_table(record: Record, path: Path | None = None, width: int = WIDTH) -> RenderableType:
+def cell_table(record: Record, width: int = WIDTH) -> RenderableType:
     """The whole cell.
 
-    A table of arms by metrics (in blocks that fit ``width``), what follows from it, flags, where it lies.
+    A table of arms by metrics (in blocks that fit ``width``), what follows from it, flags.
     """
     head = Text(_title(record), style="bold")
     if record["status"] == "failed":
-        return Group(head, Text(f"failed: {last_line(record['error'])}", style="red"), *_where(path))
+        return Group(head, Text(f"failed: {last_line(record['error'])}", style="red"))
     info = metrics_of([record])
     names = list(info)
     columns = max(1, (width - _FIRST) // _COLUMN)
@@ -70,14 +69,14 @@ def cell_table(record: Record, path: Path | None = None, width: int = WIDTH) -> 
     raised = [*record["flags"], *(f for f in flags.of_record(record) if f not in record["flags"])]
     raised += [f for f in (flags.no_seed_floor([record]),) if f is not None]
     notes = [Text(line, style="dim") for line in _notes(record)]
-    return Group(head, *blocks, *notes, *(Text(f"! {flag}", style="yellow") for flag in raised), *_where(path))
+    return Group(head, *blocks, *notes, *(Text(f"! {flag}", style="yellow") for flag in raised))
 
 
-def plain(record: Record, path: Path | None = None, width: int = WIDTH) -> str:
+def plain(record: Record, width: int = WIDTH) -> str:
     """``cell_table`` without colour, every line at most ``width`` characters, no trailing blanks."""
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False)
-    console.print(cell_table(record, path, width))
+    console.print(cell_table(record, width))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -171,7 +170,3 @@ def _notes(record: Record) -> list[str]:
         some = "" if len(arms) == len(record["arms"]) else f" ({', '.join(arms)})"
         lines.append(f"absent: {metric}{some}: {why}")
     return lines
-
-
-def _where(path: Path | None) -> list[Text]:
-    return [Text(f"record: {path}", style="dim")] if path is not None else []

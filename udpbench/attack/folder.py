@@ -19,6 +19,7 @@ class Folder:
     """
 
     version: ClassVar[int] = 1
+    places: ClassVar[tuple[str, ...]] = ("path",)
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, path: str | Path) -> None:

@@ -31,6 +31,7 @@ class Folder:
     """
 
     version: ClassVar[int] = 1
+    places: ClassVar[tuple[str, ...]] = ("path", "reference")
 
     def __init__(
         self,

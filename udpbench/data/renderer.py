@@ -63,7 +63,7 @@ class Scenery:
     light: Tensor  # direction the light comes from, radians
     bright: Tensor  # overall brightness factor
     horizon: Tensor  # height of the horizon, -1 top, 1 bottom
-    phase: Tensor  # moves the patterns of object and ground
+    phase: Tensor  # moves the pattern of the ground, and the moon
 
     def __len__(self) -> int:
         return len(self.shape)
@@ -243,7 +243,7 @@ def _background(s: Scenery, gx: Tensor, gy: Tensor, pixel: float) -> Tensor:
 
     sky = blend(palette[:, 0], palette[:, 1], ((gy + 1) / (horizon + 1)).clamp(0, 1))
     ground = blend(palette[:, 2], palette[:, 3], ((gy - horizon) / (1 - horizon)).clamp(0, 1))
-    # One soft pattern per scene, so that scenes differ in texture as well as in colour.
+    # A soft pattern on most grounds (snow and night are plain), so that scenes differ in more than colour.
     waves = torch.sin(22 * (gy - horizon) + 1.2 * torch.sin(4 * gx + phase))
     blades = torch.sin(26 * gx + 5 * torch.sin(3 * gy + phase) + phase)
     ripples = torch.sin(9 * gx + 16 * gy + phase)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
 from udpbench.models.micro import build
 
@@ -21,18 +20,6 @@ def save_tiny(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         words = build.tokenizer(folder / "tokenizer")
-        text = CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=16,
-            intermediate_size=32,
-            projection_dim=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=build.MAX_TOKENS,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.eos_token_id,
-        )
         vae = AutoencoderKL(
             latent_channels=4,
             block_out_channels=(8, 8),
@@ -54,9 +41,26 @@ def save_tiny(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> 
             attention_head_dim=2,
             norm_num_groups=4,
         )
-        pipe = build.assemble(vae, unet, CLIPTextModel(text), words)
-    pipe.scheduler.register_to_config(prediction_type=prediction_type)
+        text = build.text_encoder(words, width=16, layers=1, heads=2, inner=32)
+        pipe = build.assemble(vae, unet, text, words, prediction_type)
     pipe.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_pixel(folder: Path, seed: int = 0) -> Path:
+    """Write a DDPM-shaped pipeline of 16 px pictures (about 0.1 M parameters) to ``folder``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DModel(
+            sample_size=SIZE,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=8,
+            norm_num_groups=4,
+        )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
     return folder
 
 
@@ -66,18 +70,6 @@ def save_sd15_shaped(folder: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         words = build.tokenizer(folder / "tokenizer")
-        text = CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=768,
-            intermediate_size=3072,
-            projection_dim=768,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            max_position_embeddings=77,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.eos_token_id,
-        )
         vae = AutoencoderKL(
             latent_channels=4,
             block_out_channels=(128, 256, 512, 512),
@@ -88,6 +80,7 @@ def save_sd15_shaped(folder: Path, seed: int = 0) -> Path:
             scaling_factor=0.18215,
         )
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # the defaults are Stable Diffusion's
-        pipe = build.assemble(vae, unet, CLIPTextModel(text), words)
+        text = build.text_encoder(words, width=768, layers=12, heads=12, inner=3072, tokens=77, vocabulary=49408)
+        pipe = build.assemble(vae, unet, text, words)
     pipe.to(dtype=torch.bfloat16).save_pretrained(folder)
     return folder

@@ -21,6 +21,7 @@ class Folder:
     """
 
     version: ClassVar[int] = 1
+    places: ClassVar[tuple[str, ...]] = ("path",)
     couples_images: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     keeps_budget: ClassVar[bool] = False

@@ -24,7 +24,7 @@ from udpbench.task.fit import FitSettings, fit
 from udpbench.types import Owner, Run
 
 if TYPE_CHECKING:
-    from udpbench.models.latent import Cond, LatentDiffusion
+    from udpbench.models.diffusion import Cond, Diffusion
 
 TIMES = ("uniform", "sqrt_alpha_bar", "alpha_bar", "snr")
 
@@ -69,7 +69,7 @@ class UDP:
 
     version: ClassVar[int] = 1
     couples_images: ClassVar[bool] = True  # through the surrogate
-    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+    needs: ClassVar[frozenset[str]] = frozenset({"denoise"})
     default_times: ClassVar[str] = "uniform"
 
     def __init__(
@@ -104,7 +104,7 @@ class UDP:
         self.random_start, self.batch, self.times = random_start, batch, times or self.default_times
         self.training = FitSettings(steps=model_steps, lr=lr, weight_decay=weight_decay, dtype=dtype)
 
-    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
+    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[Diffusion], run: Run) -> list[Tensor]:
         """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``."""
         model = surrogates[0]
         unet = model.fresh_unet("copy" if self.surrogate_init == "victim_task" else "random", run.rng("surrogate"))
@@ -120,8 +120,9 @@ class UDP:
             for k in range(self.rounds):
                 unet.requires_grad_(True)
                 trained = self._training_loss(model, unet, cond, images, run, k)
+                weights, before = list(unet.parameters()), k * self.training.steps
                 optimizer = fit(
-                    list(unet.parameters()), trained, self.training, run, title="surrogate", optimizer=optimizer
+                    weights, trained, self.training, run, title="surrogate", optimizer=optimizer, before=before
                 )
                 unet.requires_grad_(self.outer == "clean")
                 images = pgd(
@@ -138,7 +139,7 @@ class UDP:
         return images
 
     def _training_loss(
-        self, model: LatentDiffusion, unet: nn.Module, cond: Cond, images: list[Tensor], run: Run, k: int
+        self, model: Diffusion, unet: nn.Module, cond: Cond, images: list[Tensor], run: Run, k: int
     ) -> Callable[[int], Tensor]:
         """The victim's loss on the pictures as they are in round ``k``: latents computed once, t uniform as in any
         training."""
@@ -159,7 +160,7 @@ class UDP:
 
         return loss
 
-    def _draw(self, model: LatentDiffusion, z: Tensor, rngs: list[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def _draw(self, model: Diffusion, z: Tensor, rngs: list[torch.Generator]) -> tuple[Tensor, Tensor]:
         """(t, noise) for every row of z and draw: t (N*draws,) from p(t), noise (N*draws, C, h, w).
 
         EUDP differs in p(t) alone.
@@ -171,7 +172,7 @@ class UDP:
         return t.to(z.device), noise.to(z.device)
 
     def _perturbed_loss(
-        self, model: LatentDiffusion, unet: nn.Module, cond: Cond, rngs: list[torch.Generator], run: Run
+        self, model: Diffusion, unet: nn.Module, cond: Cond, rngs: list[torch.Generator], run: Run
     ) -> Callable[[Tensor, list[int]], Tensor]:
         def loss(x: Tensor, index: list[int]) -> Tensor:
             z = model.encode(x)
@@ -186,7 +187,7 @@ class UDP:
 
     def _clean_loss(
         self,
-        model: LatentDiffusion,
+        model: Diffusion,
         unet: nn.Module,
         cond: Cond,
         rngs: list[torch.Generator],

@@ -18,7 +18,8 @@ from udpbench.task.fit import FitSettings, fit
 from udpbench.types import Run
 
 if TYPE_CHECKING:
-    from udpbench.models.latent import Cond, LatentDiffusion
+    from udpbench.models.diffusion import Cond
+    from udpbench.models.latent import LatentDiffusion
 
 
 class DreamBooth:

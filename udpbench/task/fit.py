@@ -60,6 +60,7 @@ def fit(
     marks: Sequence[int] = (),
     at_mark: Callable[[int], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    before: int = 0,
 ) -> torch.optim.Optimizer:
     """Train ``parameters`` in place for ``settings.steps`` steps of ``loss(step)``.
 
@@ -67,7 +68,7 @@ def fit(
     resumed from ``checkpoint`` ends in the same weights as one that was not. ``at_mark(k)`` is called after ``k``
     steps for every ``k`` in ``marks`` (with the averaged weights in place if there is an EMA); marks before a
     checkpoint are not called again. A given ``optimizer`` goes on with its moments (short, repeated trainings); the
-    one used is returned.
+    one used is returned. ``before``: steps of earlier trainings that the logged loss curve goes on from.
     """
     parameters = list(parameters)
     optimizer = optimizer or torch.optim.AdamW(
@@ -88,7 +89,7 @@ def fit(
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimizer.step()
             _update_average(average, parameters, settings.ema, step)
-            run.log.scalar(f"{title}/loss", value.detach(), step)
+            run.log.scalar(f"{title}/loss", value.detach(), before + step)
             advance(1)
             done = step + 1
             if done in marks and at_mark is not None:

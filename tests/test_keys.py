@@ -1,0 +1,66 @@
+"""What a stage's key depends on, and what it must not depend on."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from conftest import CONF
+from hydra import compose, initialize_config_dir
+
+from udpbench.cell import recipe
+from udpbench.config import build
+from udpbench.images import write_png
+from udpbench.pipeline import Cell, arms, class_stage, scores
+
+
+@pytest.fixture
+def cell(tiny):
+    """Overrides -> the cell they make."""
+
+    def make(*overrides: str) -> Cell:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            base = ["model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "task.pictures=6"]
+            cfg = compose("config", overrides=[*base, "track=none", *overrides], return_hydra_config=True)
+        return build(cfg, cfg.hydra.runtime.choices)
+
+    return make
+
+
+def test_a_model_that_moved_is_the_same_model(cell, tiny, tmp_path):
+    moved = shutil.copytree(tiny, tmp_path / "elsewhere")
+    assert recipe(cell()) == recipe(cell(f"model.path={moved}"))
+
+
+def test_pictures_that_moved_are_the_same_pictures(cell, pictures, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder / "mine").mkdir(parents=True)
+        for i, x in enumerate(pictures):
+            write_png(tmp_path / folder / "mine" / f"{i}.png", x)
+    words = ("data=folder", "data.prompt='a photo of a {token} ring'")
+    one, two = (recipe(cell(*words, f"data.path={tmp_path / folder / 'mine'}")) for folder in ("a", "b"))
+    assert one == two
+    write_png(tmp_path / "b" / "mine" / "0.png", pictures[1])
+    assert recipe(cell(*words, f"data.path={tmp_path / 'b' / 'mine'}")) != one
+
+
+def test_a_number_of_references_is_no_place(cell):
+    assert recipe(cell("data=photos", "data.reference=9")) != recipe(cell("data=photos", "data.reference=10"))
+
+
+def test_the_ceiling_is_scored_once_for_all_seeds(cell):
+    ceilings = [arms(c)["ceiling"] for c in (cell("seed=0"), cell("seed=1"))]
+    first, second = (
+        {s.recipe for s in scores(c, arm).values()} for c, arm in zip((cell(), cell("seed=1")), ceilings, strict=True)
+    )
+    assert first == second
+    trained = [{s.recipe for s in scores(c, arms(c)["clean"]).values()} for c in (cell(), cell("seed=1"))]
+    assert not trained[0] & trained[1]
+
+
+def test_class_pictures_do_not_depend_on_how_many_are_scored(cell):
+    prior = ("task.prior_weight=1.0", "task.prior_images=4")
+    base = class_stage(cell(*prior)).recipe
+    assert base == class_stage(cell(*prior, "task.pictures=9")).recipe
+    assert base != class_stage(cell(*prior, "task.guidance=4.0")).recipe
+    assert base != class_stage(cell(prior[0], "task.prior_images=5")).recipe

@@ -1,0 +1,107 @@
+"""Diffusion models of pixels: the same protections, nothing of an autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import as_saved, make_owner
+
+from udpbench.attack.impress import Impress
+from udpbench.budget import Linf
+from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.tiny import save_tiny_pixel
+from udpbench.protect.udp import EUDP, UDP
+from udpbench.task.dreambooth import DreamBooth
+from udpbench.types import Run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_tiny_pixel(tmp_path_factory.mktemp("pixel") / "ddpm")
+
+
+@pytest.fixture(scope="module")
+def ddpm(folder) -> PixelDiffusion:
+    return PixelDiffusion(str(folder), "ddpm")
+
+
+def test_the_loss_is_equation_14_in_the_model_s_own_range(ddpm, pictures):
+    x, t = torch.stack(pictures), torch.tensor([0, 300, 600, 999])
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)[t].view(-1, 1, 1, 1)
+    noisy = (alpha_bar.sqrt() * (2 * x - 1) + (1 - alpha_bar).sqrt() * noise).float()
+    with torch.no_grad():
+        want = (ddpm.pipe.unet(noisy, t).sample - noise).square().mean((1, 2, 3))
+        got = ddpm.loss(ddpm.encode(x), ddpm.embed([""] * 4), t, noise)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(ddpm.decode(ddpm.encode(x)), x)
+
+
+def test_odd_sizes_are_padded_to_what_the_network_can_halve(ddpm):
+    x = torch.rand(1, 3, 15, 17)
+    z = ddpm.encode(x)
+    assert z.shape == (1, 3, 16, 18)
+    torch.testing.assert_close(ddpm.decode(z)[..., :15, :17], x)
+
+
+@pytest.mark.parametrize("init", ["victim_task", "random"])
+@pytest.mark.parametrize("kind", [UDP, EUDP])
+def test_udp_on_pixels_keeps_the_budget_and_raises_the_loss_more_than_noise(ddpm, pictures, kind, init):
+    owner = make_owner(pictures)
+    method = kind(rounds=2, model_steps=2, image_steps=8, lr=1e-3, batch=2, draws=2, surrogate_init=init)
+    made = [as_saved(x) for x in method(owner, Linf(8), [ddpm], Run())]
+    change = (torch.stack(made) - torch.stack(pictures)) * 255
+    assert change.abs().max() <= 8.001
+    assert change.square().mean().sqrt() >= 2
+    if init == "victim_task":
+        sign = torch.randn(change.shape, generator=torch.Generator().manual_seed(1)).sign()
+        noisy = (torch.stack(pictures) + sign * 8 / 255).clamp(0, 1)
+        rng = torch.Generator().manual_seed(2)
+        t, cond = torch.randint(0, 400, (64,), generator=rng), ddpm.embed([""] * 64)
+        noise = torch.randn(64, 3, 16, 16, generator=rng)
+
+        def loss(x: torch.Tensor) -> float:
+            with torch.no_grad():
+                return float(ddpm.loss(ddpm.encode(x).repeat(16, 1, 1, 1), cond, t, noise).mean())
+
+        assert loss(torch.stack(made)) > loss(noisy)
+
+
+def test_the_outer_loss_on_clean_pictures_works_on_pixels(ddpm, owner):
+    method = UDP(rounds=1, model_steps=1, image_steps=1, lr=1e-3, batch=2, outer="clean")
+    made = method(owner, Linf(8), [ddpm], Run())
+    assert all((x - clean).abs().max() > 0 for x, clean in zip(made, owner.images, strict=True))
+
+
+def test_what_needs_an_autoencoder_or_words_says_so_before_work_starts(ddpm):
+    assert UDP.needs <= ddpm.capabilities
+    assert not Impress.needs <= ddpm.capabilities
+    assert not DreamBooth.needs <= ddpm.capabilities
+
+
+def test_identity_is_the_weights_and_a_folder_that_is_none_is_told(folder, tmp_path):
+    assert set(PixelDiffusion(str(folder), "a").identity()) == {"unet", "scheduler", "dtype"}
+    assert save_tiny_pixel(tmp_path / "other", seed=1)
+    assert PixelDiffusion(str(tmp_path / "other"), "a").identity() != PixelDiffusion(str(folder), "a").identity()
+    with pytest.raises(ValueError, match="is no DDPM-shaped folder: it lacks model_index.json, unet, scheduler"):
+        PixelDiffusion(str(tmp_path), "x").identity()
+
+
+def test_the_command_takes_a_pixel_surrogate_and_refuses_a_pixel_victim(tiny, folder):
+    from conftest import CONF
+    from hydra import compose, initialize_config_dir
+
+    from udpbench.config import ConfigError, build
+
+    def made(*words: str):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            base = ["model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "task.pictures=6"]
+            cfg = compose("config", overrides=[*base, "track=none", *words], return_hydra_config=True)
+        return build(cfg, cfg.hydra.runtime.choices)
+
+    cell = made("model@surrogate=pixel", f"surrogate.path={folder}")
+    assert cell.surrogate.thing.capabilities == {"denoise", "pixel"}
+    with pytest.raises(ConfigError, match="dreambooth: needs a victim that can latent, text; model pixel cannot"):
+        made("model@victim=pixel", f"victim.path={folder}")

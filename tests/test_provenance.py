@@ -1,0 +1,47 @@
+"""Where numbers come from."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from factory import make_record
+
+from udpbench import provenance as P
+from udpbench import record
+
+
+def _git(folder: Path, *words: str) -> None:
+    who = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
+
+
+def test_provenance_knows_its_commit_and_what_makes_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = tmp_path / "udpbench" / "provenance.py"
+    code.parent.mkdir()
+    code.write_text("one")
+    monkeypatch.setattr(P, "__file__", str(code))
+    assert (P.provenance()["commit"], P.provenance()["dirty"]) == (None, None)
+    _git(tmp_path, "init", "-q")
+    assert P.provenance()["commit"] is None  # inside a repository that does not track it
+    _git(tmp_path, "add", ".")
+    _git(tmp_path, "commit", "-q", "-m", "x")
+    (tmp_path / "new_record.json").write_text("{}")
+    assert len(P.provenance()["commit"]) == 40
+    assert P.provenance()["dirty"] is False  # a record beside the code changes no number
+    code.write_text("two")
+    assert P.provenance()["dirty"] is True
+
+
+def test_a_commit_says_whether_the_code_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, said in ((("abc", False), "abc"), (("abc", True), "abc-dirty"), ((None, None), None)):
+        monkeypatch.setattr(P, "_git", lambda found=found: found)
+        assert P.commit.__wrapped__() == said
+
+
+def test_provenance_fits_into_a_record(tmp_path: Path) -> None:
+    found = P.provenance()
+    assert found["packages"]["torch"].split(".")[0].isdigit()
+    assert found["device"].startswith("cpu: ")
+    record.write(tmp_path / "a.json", {**make_record(), "provenance": found})

@@ -1,0 +1,193 @@
+"""What every diffusion model here is: frozen weights with a name, a forward process and a denoising loss."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from udpbench.digest import folder_digest
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What N pictures are conditioned on, ready for the UNet: prompt embeddings (N, tokens, width); (N, 0, 0) for a
+    model without text."""
+
+    hidden: Tensor
+
+    def take(self, index: Tensor | slice) -> Cond:
+        """The embeddings at ``index`` only."""
+        return Cond(self.hidden[index])
+
+    def repeat(self, times: int) -> Cond:
+        """Each embedding ``times`` times in a row."""
+        return Cond(self.hidden.repeat_interleave(times, 0))
+
+
+class Diffusion(ABC):
+    """A frozen diffusion model, cheap to name and loaded on first use.
+
+    Pictures are NCHW float32 in [0,1] on this side; the model's own range [-1,1] and latent scaling exist only in
+    here. Losses are computed in float32 whatever the model's dtype.
+    """
+
+    capabilities: ClassVar[frozenset[str]]
+    places: ClassVar[tuple[str, ...]] = ("path", "mirrors")
+    shape: ClassVar[str]  # what a folder must be shaped like
+    option: ClassVar[str]  # of the configuration that takes such a folder
+    parts: ClassVar[tuple[str, ...]]  # folders of the pipeline whose files are the model
+    pipe: Any  # the diffusers pipeline: frozen, in evaluation mode, on ``device``
+
+    def __init__(
+        self, path: str, name: str, revision: str | None = None, mirrors: tuple[str, ...] = (), dtype: str = "fp32"
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"model {name}: unknown dtype {dtype!r}; allowed are {', '.join(DTYPES)}")
+        if path.startswith("pkg:"):  # weights that come with the package
+            path = str(Path(__file__).parent / path.removeprefix("pkg:") / "weights" / "pipeline")
+        self.name, self.path, self.revision, self.mirrors, self.dtype = name, path, revision, tuple(mirrors), dtype
+        self.device = torch.device("cpu")
+
+    # -- identity and loading ------------------------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, str]:
+        """What names the weights in a key: digests of the parts of a local folder, or hub id and revision.
+
+        Raises ValueError if neither a folder nor a pinned hub revision is given.
+        """
+        folder = Path(self.path).expanduser()
+        if folder.is_dir():
+            missing = [p for p in ("model_index.json", *self.parts) if not (folder / p).exists()]
+            if missing:
+                raise ValueError(
+                    f"model {self.name}: {folder} is no {self.shape} folder: it lacks {', '.join(missing)}"
+                )
+            return {part: folder_digest(folder / part) for part in self.parts} | {"dtype": self.dtype}
+        if self.path.count("/") != 1 or not self.revision:
+            raise ValueError(
+                f"model {self.name}: no folder {self.path!r}; "
+                f"give a {self.shape} folder, or a hub id (owner/name) with its revision"
+            )
+        return {"hub": self.path, "revision": self.revision, "dtype": self.dtype}
+
+    def load(self, pipeline: type, **options: Any) -> Any:
+        """The pipeline from the first place that has it, frozen and on ``device``; one line of what to do if none
+        has."""
+        _quiet()
+        for name, revision in ((self.path, self.revision), *map(_pinned, self.mirrors)):
+            place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+            try:
+                pipe = pipeline.from_pretrained(place, revision=revision, **options)  # type: ignore[attr-defined]
+                break
+            except OSError as error:
+                reason = str(error).strip().splitlines()[0]
+        else:
+            places = ", ".join((self.path, *self.mirrors))
+            raise ValueError(
+                f"model {self.name}: cannot be loaded from {places} ({reason}); "
+                f"download it (hf download {self.path}) and say model={self.option} model.path=DIR"
+            )
+        for part in pipe.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(self.device, DTYPES[self.dtype])
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the model (loading it if it was not)."""
+        self.device = torch.device(device)
+        self.pipe.to(self.device)
+        return self
+
+    def fresh_unet(self, init: str, rng: torch.Generator) -> nn.Module:
+        """A trainable float32 copy of the UNet (``init="copy"``), or one of the same shape with fresh weights
+        (``init="random"``)."""
+        if init == "copy":
+            return copy.deepcopy(self.pipe.unet).float().requires_grad_(True).train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            unet = type(self.pipe.unet).from_config(self.pipe.unet.config)
+        return unet.to(self.device).train()
+
+    # -- the forward process and the denoising loss --------------------------------------------------------------------
+
+    @cached_property
+    def alpha_bar(self) -> Tensor:
+        """Cumulative product of 1 - beta of the forward process, (T,) float32 on the CPU."""
+        return self.pipe.scheduler.alphas_cumprod.float().cpu()
+
+    @property
+    def prediction(self) -> str:
+        """``epsilon`` or ``v_prediction``."""
+        return self.pipe.scheduler.config.prediction_type
+
+    @property
+    def multiple(self) -> int:
+        """Sides of pictures are padded to a multiple of this, so that every level of the UNet divides evenly."""
+        return 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Pictures whose sides are multiples of ``multiple``: padded right and below with their last pixels."""
+        pad = [-side % self.multiple for side in (x.shape[-1], x.shape[-2])]
+        return F.pad(x, (0, pad[0], 0, pad[1]), mode="replicate") if any(pad) else x
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """What the UNet denoises, of pictures ``x`` (NCHW [0,1]); differentiable."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """Pictures, NCHW float32, about [0,1] (not clamped); differentiable."""
+
+    @abstractmethod
+    def embed(self, prompts: list[str]) -> Cond:
+        """What the prompts condition the UNet on."""
+
+    @abstractmethod
+    def predict(self, unet: nn.Module, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """What ``unet`` makes of N noisy inputs at time steps ``t``, float32."""
+
+    def noised(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """``sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) noise`` (Ho et al. 2020, eq. 4)."""
+        a = self.alpha_bar.to(z.device)[t].view(-1, 1, 1, 1)
+        return a.sqrt() * z + (1 - a).sqrt() * noise
+
+    def loss(self, z: Tensor, cond: Cond, t: Tensor, noise: Tensor, unet: nn.Module | None = None) -> Tensor:
+        """Denoising loss of each of N inputs, (N,): mean squared error of the prediction (Ho et al. 2020, eq. 14).
+
+        z, noise: (N, C, h, w) of ``encode`` and standard normal; t: (N,) integer time steps. The target is the noise,
+        or the velocity for v-prediction models. ``unet`` may be another one than the model's own (a surrogate in
+        training).
+        """
+        told = self.predict(unet or self.pipe.unet, self.noised(z, t, noise), t, cond)
+        target = noise
+        if self.prediction == "v_prediction":
+            a = self.alpha_bar.to(z.device)[t].view(-1, 1, 1, 1)
+            target = a.sqrt() * noise - (1 - a).sqrt() * z
+        return (told - target).square().flatten(1).mean(1)
+
+
+def _pinned(place: str) -> tuple[str, str | None]:
+    """A mirror's name and revision: ``owner/name@revision`` or ``owner/name``; a folder that exists is itself."""
+    name, at, revision = place.rpartition("@")
+    return (name, revision) if at and not Path(place).expanduser().is_dir() else (place, None)
+
+
+def _quiet() -> None:
+    """The libraries' own progress bars and warnings would run into ours."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

@@ -1,0 +1,86 @@
+"""Where numbers come from: commit, versions, device."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_PACKAGES = (
+    "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors", "torchmetrics",
+    "torch-fidelity", "clean-fid", "lpips", "numpy", "scipy", "pillow", "hydra-core", "wandb",
+)  # fmt: skip
+
+
+def provenance(device: torch.device | None = None) -> dict[str, Any]:
+    """Where numbers made now come from: commit and dirty flag (None outside a repository), versions, device,
+    python."""
+    found, dirty = _git()
+    return {
+        "commit": found,
+        "dirty": dirty,
+        "version": _version("udpbench"),
+        "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
+        "device": _device_name(device),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the code that runs, ``-dirty`` behind it if what makes numbers was changed since; None outside a
+    repository."""
+    found, dirty = _git()
+    return found and found + "-dirty" * bool(dirty)
+
+
+def _git() -> tuple[str | None, bool | None]:
+    """(commit, dirty) of the repository that tracks this very file.
+
+    A virtual environment inside another one does not count.
+
+    Only what makes numbers can make it dirty: a record just written beside the code must not.
+    """
+    here = Path(__file__).resolve()
+
+    def git(*words: str, at: Path = here.parent) -> str | None:
+        command = ["git", "-C", str(at), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (a fixed command)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return None, None
+    root = Path(git("rev-parse", "--show-toplevel") or here.parent)
+    changed = git("status", "--porcelain", "--", "udpbench", "conf", "pyproject.toml", at=root)
+    return git("rev-parse", "HEAD"), bool(changed)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device_name(device: torch.device | None) -> str:
+    """What a person would call the device: "cuda: NVIDIA A100", "cpu: Intel Xeon ..."."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    if device is not None and device.type != "cpu":
+        return device.type
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"cpu: {names[0] if names else platform.processor() or platform.machine()}"
