@@ -81,7 +81,7 @@ def wrong(tiny, tmp_path, monkeypatch, capsys):
 
 
 COMMANDS = {
-    "protect=foo": "error: In 'config': Could not find 'protect/foo' Available options in 'protect': eudp folder",
+    "protect=foo": "error: In 'config': Could not find 'protect/foo' Available options in 'protect': advdm",
     "protect.foo=1": "error: Could not override 'protect.foo'. To append to your config use +protect.foo=1",
     "+protect.foo=1": "unexpected keyword argument 'foo'",
     "no_equals_sign": "error: ",

@@ -73,7 +73,7 @@ def test_yaml_builds_and_is_versioned(node, folder, group, option):
         assert thing.version >= 1
         assert "version" not in vars(thing)
     if group in ("protect", "attack", "task"):
-        assert thing.needs <= {"latent", "text", "inpaint", "surrogate_training"}
+        assert thing.needs <= {"denoise", "latent", "text", "inpaint", "surrogate_training"}
     first = (CONF / group / f"{option}.yaml").read_text().splitlines()[0]
     assert first.startswith("# "), "the first line of a YAML says what it is"
 

@@ -14,6 +14,7 @@ from udpbench import images
 from udpbench.data import renderer
 from udpbench.data.renderer import COLORS, EMBLEMS, SCENES, SHAPES, TEXTURES
 from udpbench.data.toyworld import ToyWorld
+from udpbench.digest import files_digest
 from udpbench.types import Run
 
 
@@ -177,11 +178,11 @@ def test_toyworld_prompts_name_token_noun_and_scene_only(world):
 
 def test_toyworld_parts_share_no_picture(world):
     digests = [
-        images.digest([p]).encode() + p.read_bytes()
+        files_digest([p]).encode() + p.read_bytes()
         for part in ("train", "reference", "validation", "heldout")
         for p in images.list_images(world / part)
     ]
-    assert len({p[64:] for p in digests}) == 6 + 60 + 7 + 7
+    assert len({p[16:] for p in digests}) == 6 + 60 + 7 + 7
 
 
 def test_toyworld_does_not_depend_on_the_run(world, tmp_path):

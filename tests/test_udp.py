@@ -188,7 +188,7 @@ def test_perturbation_raises_the_loss_more_than_noise_does(model):
     truth = renderer.draw(4, torch.Generator().manual_seed(1), renderer.subject(1))
     clean = [as_saved(x) for x in renderer.render(truth, 16)]
     owner, budget = make_owner(clean), Linf(8)
-    cloaked = attack_only(image_steps=20, draws=4)(owner, budget, [model], Run())
+    cloaked = attack_only(image_steps=60, draws=8)(owner, budget, [model], Run())
     noisy = Noise()(owner, budget, [], Run())
     rng, k = torch.Generator().manual_seed(5), 60
     t = torch.randint(1000, (4 * k,), generator=rng)
@@ -255,7 +255,7 @@ def test_outer_clean_is_the_gradient_of_an_unrolled_step(model, pictures):
     unet = model.fresh_unet("copy", run.rng("x"))
     cond = model.embed(owner.prompts)
     loss = method._clean_loss(model, unet, cond, [run.rng("udp", n) for n in owner.names], owner.images, run)
-    pgd(moved, owner.images, loss, budget, run, steps=1, step_levels=1.0, most=2)
+    pgd(moved, owner.images, loss, budget, run, steps=[1.0], most=2)
 
     rngs = [Run(seed=2).rng("udp", n) for n in owner.names]
     t = torch.cat([(torch.rand(2, generator=g, dtype=torch.float64) * 1000).long() for g in rngs])
@@ -360,7 +360,7 @@ def test_pgd_on_a_linear_loss_is_the_closed_form():
         return (x * slope).flatten(1).sum(1)
 
     for steps, levels in ((3, 6.0), (5, 8.0)):
-        made = pgd(clean, clean, loss, Linf(8), Run(), steps=steps, step_levels=2.0, most=2)
+        made = pgd(clean, clean, loss, Linf(8), Run(), steps=[2.0] * steps, most=2)
         for x, c in zip(made, clean, strict=True):
             torch.testing.assert_close(x, c + levels / 255 * slope.sign(), atol=1e-6, rtol=0)
 
@@ -368,7 +368,7 @@ def test_pgd_on_a_linear_loss_is_the_closed_form():
 def test_pgd_goes_on_from_its_start_within_the_budget_of_the_clean_picture():
     clean = [torch.full((3, 2, 2), 0.5)]
     start = [clean[0] + 7 / 255]
-    (x,) = pgd(start, clean, lambda x, index: x.flatten(1).sum(1), Linf(8), Run(), steps=3, step_levels=2.0, most=1)
+    (x,) = pgd(start, clean, lambda x, index: x.flatten(1).sum(1), Linf(8), Run(), steps=[2.0] * 3, most=1)
     torch.testing.assert_close(x, clean[0] + 8 / 255)
     assert torch.equal(start[0], clean[0] + 7 / 255)
 

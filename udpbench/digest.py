@@ -1,19 +1,29 @@
-"""Digests of folders and big files."""
+"""Digests of files and folders: SHA-256 over names and contents, 16 hex digits."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
 def folder_digest(folder: Path, skip: str = "") -> str:
-    """SHA-256 (16 hex digits) over names and contents of all files in ``folder`` but those named ``skip``."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != skip):
-        digest.update(f"{file.relative_to(folder)} {_file_digest(file)}\n".encode())
-    return digest.hexdigest()[:16]
+    """Of all files in ``folder`` but those named ``skip``; where the folder lies does not matter."""
+    return _digest((str(p.relative_to(folder)), p) for p in folder.rglob("*") if p.is_file() and p.name != skip)
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """Of the files, in the order of their names; where they lie does not matter."""
+    return _digest((p.name, p) for p in paths)
+
+
+def _digest(named: Iterable[tuple[str, Path]]) -> str:
+    total = hashlib.sha256()
+    for name, file in sorted(named):
+        total.update(f"{name} {_file_digest(file)}\n".encode())
+    return total.hexdigest()[:16]
 
 
 def _file_digest(file: Path) -> str:

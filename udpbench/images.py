@@ -5,7 +5,6 @@ The one listing, the one resize, the one rounding to 8 bits.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import struct
@@ -259,13 +258,3 @@ def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) ->
             raise ValueError(f"images: {candidates[0]} is {got} (height x width), it must be {want} as {name} is")
         paired.append(picture)
     return paired
-
-
-def digest(paths: list[Path]) -> str:
-    """Sha256 over the names and contents of files, in the order of their names; where the files lie does not
-    matter."""
-    total = hashlib.sha256()
-    for path in sorted(paths, key=lambda p: p.name):
-        with path.open("rb") as file:
-            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()

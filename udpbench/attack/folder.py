@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from udpbench.images import digest, list_images, read_paired
+from udpbench.digest import files_digest
+from udpbench.images import list_images, read_paired
 from udpbench.types import Run
 
 
@@ -27,7 +28,7 @@ class Folder:
 
     def identity(self) -> dict[str, str]:
         """Digest of the pictures."""
-        return {"pictures": digest(list_images(self.path))}
+        return {"pictures": files_digest(list_images(self.path))}
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run

@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from udpbench import images
+from udpbench.digest import files_digest
 from udpbench.types import Run
 
 PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
@@ -66,9 +67,9 @@ class Folder:
     def identity(self) -> dict[str, str]:
         """Digests of everything that is read; folders of other names with the same files are the same."""
         metadata = self.path / images.METADATA
-        found = {"pictures": images.digest(self._pictures(self.path) + ([metadata] if metadata.is_file() else []))}
+        found = {"pictures": files_digest(self._pictures(self.path) + ([metadata] if metadata.is_file() else []))}
         if self.reference is not None:
-            found["reference"] = images.digest(self._pictures(self.reference))
+            found["reference"] = files_digest(self._pictures(self.reference))
         return found
 
     def __call__(self, out: Path, run: Run) -> None:

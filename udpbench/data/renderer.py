@@ -285,11 +285,12 @@ def _draw_object(picture: Tensor, s: Scenery, gx: Tensor, gy: Tensor, pixel: flo
 
 
 def _texture(s: Scenery, u: Tensor, v: Tensor, edge: Tensor) -> Tensor:
-    """Share of the second colour in the texture: stripes, dots or checks, about four periods across the object."""
-    stripes = torch.sin(11.0 * v)
-    dots = torch.cos(11.0 * u) + torch.cos(11.0 * v) - 0.8
-    checks = torch.sin(8.0 * u) * torch.sin(8.0 * v)
-    field = torch.stack([torch.full_like(u, -9.0), stripes / 11.0, dots / 11.0, checks / 8.0], 1)
+    """Share of the second colour in the texture: stripes, dots or checks, two to three periods across the object, so
+    that an eighth of a small picture still holds them."""
+    stripes = torch.sin(8.5 * v)
+    dots = -2 * torch.cos(6.5 * u) * torch.cos(6.5 * v) - 0.7
+    checks = torch.sin(6.5 * u) * torch.sin(6.5 * v)
+    field = torch.stack([torch.full_like(u, -9.0), stripes / 8.5, dots / 13.0, checks / 6.5], 1)
     chosen = field.gather(1, s.texture.view(-1, 1, 1, 1).expand(-1, 1, *u.shape[-2:]))[:, 0]
     return _cover(-chosen, edge)
 

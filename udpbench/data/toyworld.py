@@ -23,7 +23,7 @@ class ToyWorld:
     like.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     has_truth: ClassVar[bool] = True
 
     def __init__(

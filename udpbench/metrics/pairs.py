@@ -41,14 +41,18 @@ class PairMetric:
 
     def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
         """File name -> score -> value, sorted by name, of the folder ``got`` (changed) against ``ref`` (original)."""
+        return self.measured(got, ref, run, tuple(self.scores))
+
+    def measured(self, got: Path, ref: Path, run: Run, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+        """File name -> each of ``names`` among what ``prepare`` measures, sorted by file name."""
         measured: dict[str, dict[str, float]] = {}
         measure_batch = self.prepare(run.device)
         with torch.inference_mode():
-            for names, changed, original in _pairs(got, ref, run.batch):
+            for files, changed, original in _pairs(got, ref, run.batch):
                 values = measure_batch(changed.to(run.device), original.to(run.device))
-                rows = zip(*(values[score].tolist() for score in self.scores), strict=True)
-                for name, row in zip(names, rows, strict=True):
-                    measured[name] = dict(zip(self.scores, row, strict=True))
+                rows = zip(*(values[name].tolist() for name in names), strict=True)
+                for file, row in zip(files, rows, strict=True):
+                    measured[file] = dict(zip(names, row, strict=True))
         return dict(sorted(measured.items()))
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:

@@ -109,7 +109,7 @@ class Diffusion(ABC):
         self.pipe.to(self.device)
         return self
 
-    def fresh_unet(self, init: str, rng: torch.Generator) -> nn.Module:
+    def fresh_unet(self, init: str, rng: torch.Generator) -> Any:
         """A trainable float32 copy of the UNet (``init="copy"``), or one of the same shape with fresh weights
         (``init="random"``)."""
         if init == "copy":
@@ -154,7 +154,7 @@ class Diffusion(ABC):
         """What the prompts condition the UNet on."""
 
     @abstractmethod
-    def predict(self, unet: nn.Module, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy inputs at time steps ``t``, float32."""
 
     def noised(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -94,6 +94,6 @@ class LatentDiffusion(Diffusion):
         )
         return Cond(encoder(tokens.input_ids.to(self.device))[0])
 
-    def predict(self, unet: nn.Module, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy latents at time steps ``t``, float32."""
         return unet(noisy.to(unet.dtype), t, cond.hidden.to(unet.dtype)).sample.float()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from udpbench.models.diffusion import Cond, Diffusion
 
@@ -46,7 +46,7 @@ class PixelDiffusion(Diffusion):
         """Nothing: the model takes no text."""
         return Cond(torch.zeros(len(prompts), 0, 0, device=self.device))
 
-    def predict(self, unet: nn.Module, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy pictures at time steps ``t``, float32; without the variance that some models
         predict, too."""
         return unet(noisy.to(unet.dtype), t).sample[:, : noisy.shape[1]].float()

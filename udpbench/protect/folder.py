@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from udpbench.budget import Budget
-from udpbench.images import digest, list_images, read_paired
+from udpbench.digest import files_digest
+from udpbench.images import list_images, read_paired
 from udpbench.types import Owner, Run
 
 
@@ -31,7 +32,7 @@ class Folder:
 
     def identity(self) -> dict[str, str]:
         """Digest of the pictures."""
-        return {"pictures": digest(list_images(self.path))}
+        return {"pictures": files_digest(list_images(self.path))}
 
     def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence, run: Run) -> list[Tensor]:
         """The pictures of the owner's names, CHW float32 [0,1]."""

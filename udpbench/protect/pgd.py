@@ -35,13 +35,12 @@ def pgd(
     budget: Budget,
     run: Run,
     *,
-    steps: int,
-    step_levels: float,
+    steps: Sequence[float],
     most: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Tensor]:
-    """``steps`` ascents of ``loss`` from ``images``, each projected on the budget around ``clean``; CHW in, CHW out,
-    on ``run.device``.
+    """Ascents of ``loss`` from ``images``, one for each of ``steps`` (their lengths in levels), each projected on the
+    budget around ``clean``; CHW in, CHW out, on ``run.device``.
 
     ``loss(x, index)`` gets NCHW pictures (the rows of ``images`` at ``index``) and returns N losses; pictures do not
     see one another. At most ``most`` pictures go through it at once. ``x <- project(x + step * direction(gradient))``
@@ -49,12 +48,12 @@ def pgd(
     """
     out = [x.to(run.device) for x in images]
     clean = [x.to(run.device) for x in clean]
-    for _ in range(steps):
+    for length in steps:
         for index in chunks(out, most):
             x = torch.stack([out[i] for i in index]).requires_grad_(True)
             (gradient,) = torch.autograd.grad(loss(x, index).sum(), x)
-            step = budget.direction(gradient) * step_levels
-            moved = budget.project(x.detach() + step, torch.stack([clean[i] for i in index]))
+            moved = x.detach() + budget.direction(gradient) * length
+            moved = budget.project(moved, torch.stack([clean[i] for i in index]))
             for i, new in zip(index, moved, strict=True):
                 out[i] = new
         advance(1)

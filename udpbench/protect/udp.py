@@ -131,8 +131,7 @@ class UDP:
                     loss,
                     budget,
                     run,
-                    steps=self.image_steps,
-                    step_levels=self.step_levels or budget.levels / 8,
+                    steps=[self.step_levels or budget.levels / 8] * self.image_steps,
                     most=run.batch // self.draws if self.outer == "perturbed" else len(images),
                     advance=advance,
                 )

@@ -31,6 +31,7 @@ from udpbench.types import Log, Run
 SEED = 20261122
 BATCH = 64
 PREDICTION = "v_prediction"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of the UNet's training, the longest
 
 
 class Lines(Log):
@@ -170,11 +171,12 @@ def train_unet(work: Path, steps: int) -> None:
     The network predicts v (Salimans & Ho, 2022, appendix D): unlike the noise, v weighs the early steps of sampling,
     where class, colours and scene are decided, enough for a training of minutes to learn them.
     """
-    run = Run(SEED, log=Lines(work / "unet.log"))
+    run = Run(SEED, DEVICE, log=Lines(work / "unet.log"))
     z, truth = latents(work, 32768, run)
     torch.manual_seed(SEED)
     words = build.tokenizer(work / "tokenizer")
-    text, unet, alpha_bar = build.text_encoder(words), build.unet(), build.scheduler().alphas_cumprod
+    text, unet = build.text_encoder(words).to(DEVICE), build.unet().to(DEVICE)
+    alpha_bar = build.scheduler().alphas_cumprod
 
     def loss(step: int) -> Tensor:
         rng = run.rng("unet", step)
@@ -183,14 +185,15 @@ def train_unet(work: Path, steps: int) -> None:
         tokens = words(said, padding="max_length", max_length=build.MAX_TOKENS, truncation=True, return_tensors="pt")
         t, noise = torch.randint(1000, (BATCH,), generator=rng), torch.randn(z[i].shape, generator=rng)
         a = alpha_bar[t].view(-1, 1, 1, 1)
-        told = unet(a.sqrt() * z[i] + (1 - a).sqrt() * noise, t, text(tokens.input_ids)[0]).sample
-        return F.mse_loss(told.float(), a.sqrt() * noise - (1 - a).sqrt() * z[i])
+        noisy, velocity = a.sqrt() * z[i] + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * z[i]
+        told = unet(noisy.to(DEVICE), t.to(DEVICE), text(tokens.input_ids.to(DEVICE))[0]).sample
+        return F.mse_loss(told.float(), velocity.to(DEVICE))
 
     settings = FitSettings(
         steps=steps, lr=1e-3, warmup=200, decay="cosine", dtype="bf16", save_every=250, ema=0.999, weight_decay=0.01
     )
     fit([*unet.parameters(), *text.parameters()], loss, settings, run, title="unet", checkpoint=work / "unet.ckpt")
-    torch.save({"unet": unet.state_dict(), "text": text.state_dict()}, work / "unet.pt")
+    torch.save({"unet": unet.cpu().state_dict(), "text": text.cpu().state_dict()}, work / "unet.pt")
 
 
 def captions(truth: renderer.Scenery, rng: torch.Generator) -> list[str]:

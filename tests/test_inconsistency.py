@@ -1,0 +1,57 @@
+"""Reconstruction inconsistency: what it measures, and when it gives a change away."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from udpbench.images import write_png
+from udpbench.metrics.inconsistency import Inconsistency
+from udpbench.models.pixel import PixelDiffusion
+from udpbench.types import Run
+
+
+class Blur:
+    """An autoencoder that can be written down: it forgets all but the mean of each picture."""
+
+    name, capabilities = "blur", frozenset({"latent"})
+
+    def to(self, device):
+        return self
+
+    def identity(self):
+        return {"vae": "a", "unet": "b", "dtype": "fp32"}
+
+    def round_trip(self, x):
+        return x.mean((1, 2, 3), keepdim=True).expand_as(x)
+
+
+def folder(path, spreads):
+    """Pictures of half black ``0.5 - s`` and half white ``0.5 + s``: their inconsistency is 255 s."""
+    path.mkdir()
+    for i, s in enumerate(spreads):
+        x = torch.full((3, 8, 8), 0.5)
+        x[:, :4] -= s / 255
+        x[:, 4:] += s / 255
+        write_png(path / f"{i}.png", x)
+    return path
+
+
+def test_both_scores_in_closed_form(tmp_path):
+    # 127.5 is no 8-bit value: halves are saved as 127 or 128, and half a level is within the tolerance.
+    metric = Inconsistency(Blur())
+    got, ref = folder(tmp_path / "got", [30, 50, 10]), folder(tmp_path / "ref", [20, 20, 20])
+    found = metric(got, ref, Run(batch=2))
+    assert found["inconsistency"] == pytest.approx(30, abs=0.6)
+    assert found["inconsistency_auc"] == pytest.approx(2 / 3)
+    assert metric(ref, ref, Run(batch=2))["inconsistency_auc"] == 0.5
+    assert set(metric.per_image(got, ref, Run(batch=2))["1.png"]) == {"inconsistency", "original"}
+
+
+def test_it_is_known_by_its_autoencoder_alone():
+    assert Inconsistency(Blur()).identity() == {"vae": "a", "dtype": "fp32"}
+
+
+def test_a_model_without_an_autoencoder_is_told(tmp_path):
+    with pytest.raises(ValueError, match="inconsistency: model ddpm has no autoencoder"):
+        Inconsistency(PixelDiffusion(str(tmp_path), "ddpm"))

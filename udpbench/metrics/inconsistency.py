@@ -1,0 +1,54 @@
+"""IMPRESS's observation: protected pictures reconstruct inconsistently (Cao et al., NeurIPS 2023, section 4.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from udpbench.metrics.pairs import Measure, PairMetric
+from udpbench.models.latent import LatentDiffusion
+from udpbench.types import Run
+
+
+class Inconsistency(PairMetric):
+    """How far a picture is from its autoencoder reconstruction, and whether that gives a protection away.
+
+    ``inconsistency``: mean over pictures of mean |x - D(E(x))|, in 8-bit levels. ``inconsistency_auc``: probability
+    that a changed picture's is larger than an original one's, ties counting half (the area under the ROC curve of
+    that detector): 0.5 gives nothing away.
+    """
+
+    version: ClassVar[int] = 1
+    scores: ClassVar[dict[str, str]] = {"inconsistency": "lower", "inconsistency_auc": "lower"}  # type: ignore[misc]
+
+    def __init__(self, model: LatentDiffusion) -> None:
+        if "latent" not in model.capabilities:
+            raise ValueError(f"inconsistency: model {model.name} has no autoencoder; give a latent model")
+        self.model = model
+
+    def identity(self) -> dict[str, str]:
+        """Of the model's autoencoder."""
+        found = self.model.identity()
+        return {k: found[k] for k in ("vae", "hub", "revision", "dtype") if k in found}
+
+    def prepare(self, device: torch.device) -> Measure:
+        """Inconsistency of the changed pictures and of the original ones."""
+        model = self.model.to(device)
+
+        def of(x: torch.Tensor) -> torch.Tensor:
+            return 255 * (model.round_trip(x) - x).abs().flatten(1).mean(1)
+
+        return lambda changed, original: {"inconsistency": of(changed), "original": of(original)}
+
+    def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
+        """File name -> ``inconsistency`` of the picture in ``got`` and ``original``, that of the one in ``ref``."""
+        return self.measured(got, ref, run, ("inconsistency", "original"))
+
+    def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
+        """Both scores of the folder ``got`` (changed) against ``ref`` (original)."""
+        rows = list(self.per_image(got, ref, run).values())
+        changed, original = (torch.tensor([row[k] for row in rows]) for k in ("inconsistency", "original"))
+        larger = (changed[:, None] > original).double() + 0.5 * (changed[:, None] == original).double()
+        return {"inconsistency": float(changed.mean()), "inconsistency_auc": float(larger.mean())}

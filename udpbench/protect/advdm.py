@@ -1,0 +1,73 @@
+"""AdvDM: raise the denoising loss of a model that stays as it is (Liang et al., ICML 2023, arXiv 2302.04578)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from udpbench.budget import Budget
+from udpbench.protect.pgd import pgd, random_start
+from udpbench.types import Owner, Run
+
+if TYPE_CHECKING:
+    from udpbench.models.latent import LatentDiffusion
+
+
+class AdvDM:
+    """Projected sign ascent of the denoising loss; every step draws new time steps (uniform), noise and latents.
+
+    Args:
+        steps: of ascent.
+        draws: (t, noise, latent) samples per picture and step, in one forward pass; 1 in the released code.
+        step_levels: length of one step in levels; None: an eighth of the budget.
+        sample_latents: draw latents from the posterior (as the released code does) or use its mean.
+        random_start: start from uniform noise within the budget, as the released code does.
+    """
+
+    version: ClassVar[int] = 1
+    couples_images: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+
+    def __init__(
+        self,
+        steps: int,
+        draws: int = 1,
+        step_levels: float | None = None,
+        sample_latents: bool = True,
+        random_start: bool = True,
+    ) -> None:
+        if min(steps, draws) < 1:
+            raise ValueError(f"advdm: steps and draws must be >= 1, given {steps} and {draws}")
+        self.steps, self.draws, self.step_levels = steps, draws, step_levels
+        self.sample_latents, self.random_start = sample_latents, random_start
+
+    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
+        """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``."""
+        model = surrogates[0]
+        with torch.no_grad():
+            cond = model.embed(owner.prompts)
+        rngs = [run.rng("advdm", name) for name in owner.names]
+
+        def normal(like: Tensor, index: list[int]) -> Tensor:
+            shape = (self.draws, *like.shape[1:])
+            return torch.cat([torch.randn(shape, generator=rngs[i]) for i in index]).to(like.device)
+
+        def loss(x: Tensor, index: list[int]) -> Tensor:
+            mean, std = model.moments(x)
+            z = mean.repeat_interleave(self.draws, 0)
+            if self.sample_latents:
+                z = z + std.repeat_interleave(self.draws, 0) * normal(mean, index)
+            t = [torch.randint(len(model.alpha_bar), (self.draws,), generator=rngs[i]) for i in index]
+            many = cond.take(torch.tensor(index)).repeat(self.draws)
+            run.tally("unet_image", len(z))
+            each = model.loss(z, many, torch.cat(t).to(z.device), normal(mean, index))
+            return each.view(len(x), self.draws).mean(1)
+
+        images = random_start(owner.images, owner.names, budget, run) if self.random_start else list(owner.images)
+        steps = [self.step_levels or budget.levels / 8] * self.steps
+        most = run.batch // self.draws
+        with run.log.bar("perturb", self.steps, "step") as advance:
+            return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)

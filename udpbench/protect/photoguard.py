@@ -1,0 +1,80 @@
+"""PhotoGuard's encoder attack: move a picture's latents to a target (Salman et al., ICML 2023, arXiv 2302.06588)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from udpbench.budget import Budget
+from udpbench.digest import files_digest
+from udpbench.images import fit_square, read
+from udpbench.protect.pgd import pgd, random_start
+from udpbench.types import Owner, Run
+
+if TYPE_CHECKING:
+    from udpbench.models.latent import LatentDiffusion
+
+
+class PhotoGuard:
+    """Descend the distance of the posterior mean to that of a target picture, or to zero (the released default).
+
+    The denoiser takes no part. Steps shrink linearly to a hundredth of their first length, from a random start.
+
+    Args:
+        steps: of descent; 1,000 in the released notebooks.
+        step_levels: length of the first step in levels; None: a third of the budget (as 0.02 is of 0.06 there).
+        target: file of the target picture; None: latents of zeros.
+        random_start: start from uniform noise within the budget.
+    """
+
+    version: ClassVar[int] = 1
+    couples_images: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset({"latent"})
+    places: ClassVar[tuple[str, ...]] = ("target",)
+
+    def __init__(
+        self,
+        steps: int,
+        step_levels: float | None = None,
+        target: str | None = None,
+        random_start: bool = True,
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"photoguard: steps must be >= 1, given {steps}")
+        self.steps, self.step_levels, self.random_start = steps, step_levels, random_start
+        self.target = None if target is None else Path(target).expanduser()
+
+    def check(self) -> None:
+        """ValueError if the target picture is not there."""
+        if self.target is not None and not self.target.is_file():
+            raise ValueError(f"photoguard: no picture {self.target}; give a file or target=null (latents of zeros)")
+
+    def identity(self) -> dict[str, str]:
+        """Digest of the target picture."""
+        self.check()
+        return {"target": files_digest([self.target]) if self.target else "zero"}
+
+    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
+        """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``."""
+        model = surrogates[0]
+
+        def target(like: Tensor) -> Tensor:
+            if self.target is None:
+                return torch.zeros((), device=like.device)
+            with torch.no_grad():
+                picture = fit_square(read(self.target), max(like.shape[-2:]))[None].to(like.device)
+                return model.encode(picture[..., : like.shape[-2], : like.shape[-1]])
+
+        def loss(x: Tensor, index: list[int]) -> Tensor:
+            run.tally("vae_image", len(x))
+            return -(model.encode(x) - target(x)).flatten(1).norm(dim=1)
+
+        images = random_start(owner.images, owner.names, budget, run) if self.random_start else list(owner.images)
+        first = self.step_levels or budget.levels / 3
+        steps = [first * (1 - 0.99 * k / max(1, self.steps - 1)) for k in range(self.steps)]
+        with run.log.bar("perturb", self.steps, "step") as advance:
+            return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.batch, advance=advance)
