@@ -1,7 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One thread pool waiting politely: two busy pools on two cores slow one another down tenfold.
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast test-gpu check bench clean

@@ -174,6 +174,8 @@ class Store:
         if part.exists() and not stage.resumable:
             shutil.rmtree(part)
         part.mkdir(parents=True, exist_ok=True)
+        for half in part.rglob(".*.part"):  # a picture that was being written when an earlier attempt ended
+            half.unlink()
         run = Run(stage.seed, self.device, Titled(self.log, stage.title or stage.name), self.batch)
         spent = part / "_seconds"  # of earlier, interrupted attempts
         with _measured(self.device, spent) as measured:
@@ -222,7 +224,7 @@ def _measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
     """Seconds (interrupted attempts included) and peak memory of the block: of the device, or of the process where
     there is none."""
     facts: dict[str, Any] = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type}
-    before = float(spent.read_text()) if spent.exists() else 0.0
+    before = float(spent.read_text() or 0) if spent.exists() else 0.0  # empty: the disk was full
     _reset_peak(device)
     start = time.perf_counter()
     try:
