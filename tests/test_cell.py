@@ -275,7 +275,12 @@ def test_help_is_quick_and_imports_no_torch(shell):
         end = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
         assert status == 0, said
-        for word in ("protect: advdm, advdm_released, eudp", "attack: blur", "python -m udpbench", "owner_prompt: class"):
+        for word in (
+            "protect: advdm, advdm_released, eudp",
+            "attack: blur",
+            "python -m udpbench",
+            "owner_prompt: class",
+        ):
             assert word in out
     modules = imported(process)
     assert "hydra" in modules
