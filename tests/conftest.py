@@ -13,8 +13,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from udpbench.budget import Linf
+from udpbench.config import build
 from udpbench.data import renderer
 from udpbench.images import as_saved
+from udpbench.pipeline import Cell
 from udpbench.types import Owner
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -76,6 +79,45 @@ def node() -> Callable[[str, str], DictConfig]:
         return OmegaConf.create(OmegaConf.to_container(every[group][option]))
 
     return copy
+
+
+def small(tiny: Path) -> list[str]:
+    """Overrides of a cell that computes almost nothing, on the tiny pipeline."""
+    return ["model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "task.pictures=6", "track=none"]
+
+
+def composed(tiny: Path, *overrides: str) -> DictConfig:
+    """The configuration of a small cell on the tiny pipeline, as the command line composes it."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=[*small(tiny), *overrides], return_hydra_config=True)
+
+
+@pytest.fixture
+def cell(tiny) -> Callable[..., Cell]:
+    """Overrides -> the cell they make of ``composed``."""
+
+    def make(*overrides: str) -> Cell:
+        cfg = composed(tiny, *overrides)
+        return build(cfg, cfg.hydra.runtime.choices)
+
+    return make
+
+
+class Watching(Linf):
+    """A budget that keeps the gradients and the steps that come by."""
+
+    def __init__(self, levels: float) -> None:
+        super().__init__(levels)
+        self.gradients: list[torch.Tensor] = []
+        self.moved: list[torch.Tensor] = []
+
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        self.gradients.append(gradient)
+        return super().direction(gradient)
+
+    def project(self, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        self.moved.append(x)
+        return super().project(x, clean)
 
 
 def make_owner(images: list[torch.Tensor], names: list[str] | None = None) -> Owner:

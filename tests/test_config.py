@@ -8,35 +8,12 @@ import sys
 from typing import Any
 
 import pytest
-from conftest import CONF
-from hydra import compose, initialize_config_dir
+from conftest import composed, small
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench import __main__ as command
 from udpbench.config import ConfigError, build, find_device
 from udpbench.pipeline import Cell
-
-SMALL = ["data.size=16", "task.pictures=6", "track=none"]
-
-
-def composed(tiny, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(
-            "config",
-            overrides=["model=local", f"model.path={tiny}", "model.dtype=fp32", *SMALL, *overrides],
-            return_hydra_config=True,
-        )
-
-
-@pytest.fixture
-def cell(tiny):
-    """Overrides -> the cell they make."""
-
-    def make(*overrides: str) -> Cell:
-        cfg = composed(tiny, *overrides)
-        return build(cfg, cfg.hydra.runtime.choices)
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +41,7 @@ def wrong(tiny, tmp_path, monkeypatch, capsys):
     """Overrides -> the lines that the command says before it ends with status 2."""
 
     def run(*overrides: str) -> list[str]:
-        base = ["model=local", f"model.path={tiny}", *SMALL, f"runtime.out={tmp_path / 'out'}"]
+        base = [*small(tiny), f"runtime.out={tmp_path / 'out'}"]
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         monkeypatch.setattr(sys, "argv", ["udpbench", *base, *overrides])
         with pytest.raises(SystemExit) as end:

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import as_saved, make_owner
+from conftest import Watching, as_saved, make_owner
 
 from udpbench.budget import Linf
 from udpbench.images import write_png
 from udpbench.protect.advdm import AdvDM
 from udpbench.protect.photoguard import PhotoGuard
 from udpbench.types import Run
-
-
-class Watching(Linf):
-    """A budget that keeps the gradients and the steps that come by."""
-
-    def __init__(self, levels: float) -> None:
-        super().__init__(levels)
-        self.gradients: list[torch.Tensor] = []
-        self.moved: list[torch.Tensor] = []
-
-    def direction(self, gradient):
-        self.gradients.append(gradient)
-        return super().direction(gradient)
-
-    def project(self, x, clean):
-        self.moved.append(x)
-        return super().project(x, clean)
 
 
 def stacked(made) -> torch.Tensor:

@@ -4,27 +4,9 @@ from __future__ import annotations
 
 import shutil
 
-import pytest
-from conftest import CONF
-from hydra import compose, initialize_config_dir
-
 from udpbench.cell import recipe
-from udpbench.config import build
 from udpbench.images import write_png
-from udpbench.pipeline import Cell, arms, class_stage, scores
-
-
-@pytest.fixture
-def cell(tiny):
-    """Overrides -> the cell they make."""
-
-    def make(*overrides: str) -> Cell:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            base = ["model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "task.pictures=6"]
-            cfg = compose("config", overrides=[*base, "track=none", *overrides], return_hydra_config=True)
-        return build(cfg, cfg.hydra.runtime.choices)
-
-    return make
+from udpbench.pipeline import arms, class_stage, scores
 
 
 def test_a_model_that_moved_is_the_same_model(cell, tiny, tmp_path):

@@ -10,6 +10,7 @@ from conftest import as_saved, make_owner
 
 from udpbench.attack.impress import Impress
 from udpbench.budget import Linf
+from udpbench.config import ConfigError
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.tiny import save_tiny_pixel
 from udpbench.protect.udp import EUDP, UDP
@@ -89,19 +90,8 @@ def test_identity_is_the_weights_and_a_folder_that_is_none_is_told(folder, tmp_p
         PixelDiffusion(str(tmp_path), "x").identity()
 
 
-def test_the_command_takes_a_pixel_surrogate_and_refuses_a_pixel_victim(tiny, folder):
-    from conftest import CONF
-    from hydra import compose, initialize_config_dir
-
-    from udpbench.config import ConfigError, build
-
-    def made(*words: str):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            base = ["model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "task.pictures=6"]
-            cfg = compose("config", overrides=[*base, "track=none", *words], return_hydra_config=True)
-        return build(cfg, cfg.hydra.runtime.choices)
-
-    cell = made("model@surrogate=pixel", f"surrogate.path={folder}")
-    assert cell.surrogate.thing.capabilities == {"denoise", "pixel"}
+def test_the_command_takes_a_pixel_surrogate_and_refuses_a_pixel_victim(cell, folder):
+    made = cell("model@surrogate=pixel", f"surrogate.path={folder}")
+    assert made.surrogate.thing.capabilities == {"denoise", "pixel"}
     with pytest.raises(ConfigError, match="dreambooth: needs a victim that can latent, text; model pixel cannot"):
-        made("model@victim=pixel", f"victim.path={folder}")
+        cell("model@victim=pixel", f"victim.path={folder}")

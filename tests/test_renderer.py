@@ -120,7 +120,7 @@ def test_every_attribute_shows(name):
     s = renderer.draw(32, seeded(3))
     s = replace(s, texture=s.texture.clamp(min=1), emblem=s.emblem.clamp(min=1))
     if name == "phase":
-        s = renderer.with_scene(s, SCENES.index("on grass"))  # snow has no pattern that could move
+        s = replace(s, scene=torch.full_like(s.scene, SCENES.index("on grass")))  # snow has no pattern that could move
     value = getattr(s, name)
     low, high = {"texture": (1, 4), "emblem": (1, 5), "scene": (0, 6)}.get(name, (0, 8))
     other = low + (value - low + 1) % (high - low) if value.dtype == torch.int64 else value + STEP.get(name, 0.1)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import make_owner
+from conftest import Watching, make_owner
 from scipy.stats import chisquare
 
 from udpbench.budget import RMS, Linf, measure
@@ -39,18 +39,6 @@ def udp(kind=UDP, **settings):
 def attack_only(kind=UDP, **settings):
     """The surrogate stays the model's UNet as it is."""
     return udp(kind, **{"rounds": 1, "model_steps": 0, **settings})
-
-
-class Watching(Linf):
-    """A budget that keeps the gradients that come by."""
-
-    def __init__(self, levels: float) -> None:
-        super().__init__(levels)
-        self.gradients: list[torch.Tensor] = []
-
-    def direction(self, gradient):
-        self.gradients.append(gradient)
-        return super().direction(gradient)
 
 
 # -- p(t) --------------------------------------------------------------------------------------------------------------

@@ -174,8 +174,7 @@ class Store:
         if part.exists() and not stage.resumable:
             shutil.rmtree(part)
         part.mkdir(parents=True, exist_ok=True)
-        for half in part.rglob(".*.part"):  # a picture that was being written when an earlier attempt ended
-            half.unlink()
+        _remove_halves(part)
         run = Run(stage.seed, self.device, Titled(self.log, stage.title or stage.name), self.batch)
         spent = part / "_seconds"  # of earlier, interrupted attempts
         with _measured(self.device, spent) as measured:
@@ -196,6 +195,15 @@ class Store:
         os.rename(part, final)
         _write(twin, str(final.relative_to(self.root)))
         self.computed.append(stage.recipe)
+
+
+def _remove_halves(folder: Path) -> None:
+    """Remove what was being written when an earlier attempt ended: a name that ends in ``.part`` is never whole."""
+    for half in list(folder.rglob("*.part")):
+        if half.is_dir():
+            shutil.rmtree(half)
+        else:
+            half.unlink(missing_ok=True)
 
 
 def _link(target: Path, link: Path) -> None:

@@ -1,5 +1,5 @@
-"""What the stages hand one another: the run (seed, device, log), the owner's pictures, and the protocols of the plug-
-in points."""
+"""What the stages hand one another: the run (seed, device, log), the owner's pictures, and the interfaces of the
+methods."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""IMPRESS: purify a picture until its autoencoder reconstruction is consistent (Cao et al., NeurIPS 2023, eq.
+"""IMPRESS: purify a picture until its autoencoder reconstruction is consistent.
 
-4.1 and Algorithm 1).
+Cao et al., NeurIPS 2023, equation 4.1 and Algorithm 1.
 """
 
 from __future__ import annotations

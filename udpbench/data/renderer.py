@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -285,8 +285,8 @@ def _draw_object(picture: Tensor, s: Scenery, gx: Tensor, gy: Tensor, pixel: flo
 
 
 def _texture(s: Scenery, u: Tensor, v: Tensor, edge: Tensor) -> Tensor:
-    """Share of the second colour in the texture: stripes, dots or checks, two to three periods across the object, so
-    that an eighth of a small picture still holds them."""
+    """Share of the second colour in the texture: stripes, dots or checks, two to three periods across the object:
+    coarse enough for latents of a quarter of the picture's side."""
     stripes = torch.sin(8.5 * v)
     dots = -2 * torch.cos(6.5 * u) * torch.cos(6.5 * v) - 0.7
     checks = torch.sin(6.5 * u) * torch.sin(6.5 * v)
@@ -325,8 +325,3 @@ def _emblem_distance(emblem: Tensor, u: Tensor, v: Tensor) -> Tensor:
     hoop = (r - 0.21).abs() - 0.08
     stack = torch.stack([none, disc, bar, plus, hoop], 1)
     return stack.gather(1, emblem.view(-1, 1, 1, 1).expand(-1, 1, *u.shape[-2:]))[:, 0]
-
-
-def with_scene(s: Scenery, scene: int) -> Scenery:
-    """The same pictures, all in one scene."""
-    return replace(s, scene=torch.full_like(s.scene, scene))

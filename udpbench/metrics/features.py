@@ -139,8 +139,7 @@ def _fidelity(build: Callable[..., nn.Module], layer: str, path: Path, device: t
 
 @dataclass(frozen=True)
 class InceptionClean(PlacedExtractor):
-    """Inception as TorchScript behind clean-fid's resize (mode "clean": Pillow's bicubic in float): for
-    ``fid_clean``.
+    """Inception as TorchScript behind clean-fid's resize (mode "clean", Pillow's bicubic in float): ``fid_clean``.
 
     Only clean-fid's resize and network are used: its own distance needs an argument that SciPy 1.18 has no longer.
     """
@@ -175,8 +174,8 @@ class InceptionClean(PlacedExtractor):
 def weights_file(what: str, file: str, source: str, given: str | Path | None = None) -> Path:
     """The weights ``given``, or ``file`` in the torch hub's checkpoints folder.
 
-    Nothing is downloaded.     Raises ValueError if it is missing, or if ``file`` names the start of a sha256 (torch
-    hub's habit) that     is not the content's.
+    Nothing is downloaded. Raises ValueError if it is missing, or if ``file`` names the start of a sha256 (torch hub's
+    habit) that is not the content's.
     """
     path = Path(given).expanduser() if given else Path(torch.hub.get_dir()) / "checkpoints" / file
     if not path.is_file():

@@ -21,12 +21,12 @@ class Inconsistency(PairMetric):
     """
 
     version: ClassVar[int] = 1
-    scores: ClassVar[dict[str, str]] = {"inconsistency": "lower", "inconsistency_auc": "lower"}  # type: ignore[misc]
 
     def __init__(self, model: LatentDiffusion) -> None:
         if "latent" not in model.capabilities:
             raise ValueError(f"inconsistency: model {model.name} has no autoencoder; give a latent model")
         self.model = model
+        self.scores = {"inconsistency": "lower", "inconsistency_auc": "lower"}
 
     def identity(self) -> dict[str, str]:
         """Of the model's autoencoder."""

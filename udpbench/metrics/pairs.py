@@ -85,10 +85,10 @@ class Psnr(PairMetric):
 
 
 class Ssim(PairMetric):
-    """Structural similarity (Wang et al.
+    """Structural similarity (Wang et al. 2004), mean over RGB and all places where its window fits.
 
-    2004), mean over RGB and all places where its window fits.     Gaussian window of 11 pixels, sigma 1.5; ValueError
-    for smaller pictures. torchmetrics also counts padded places and     so differs a little.
+    Gaussian window of 11 pixels, sigma 1.5; ValueError for smaller pictures. torchmetrics also counts padded places
+    and so differs a little.
     """
 
     def __init__(self) -> None:
@@ -167,8 +167,8 @@ class LpipsDistance(nn.Module):
 def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> LpipsDistance:
     """LPIPS on ``device``.
 
-    ``weights``: file of the trunk; None: the torch hub's checkpoints. Nothing is downloaded.     Raises ValueError if
-    the trunk is missing.
+    ``weights``: file of the trunk; None: the torch hub's checkpoints. Nothing is downloaded. Raises ValueError if the
+    trunk is missing.
     """
     trunk = torch.load(_trunk_file(net, weights), map_location="cpu", weights_only=True)
     return LpipsDistance(net, trunk).to(device)

@@ -1,5 +1,4 @@
-"""Distances and neighbourhood scores between two sets of pictures: functions of features, and the metrics made of
-them.
+"""Distances and neighbourhood scores between two sets of pictures: functions of features, and metrics made of them.
 
 Generated first, reference second, always. None of these numbers compares across feature networks: the name says
 which.
@@ -46,10 +45,9 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kernel_distance(got: Tensor, ref: Tensor) -> float:
-    """1000 x the squared maximum mean discrepancy of (N, d) and (M, d): Binkowski et al.
+    """1000 x the squared maximum mean discrepancy of (N, d) and (M, d): Binkowski et al. 2018 (arXiv:1801.01401).
 
-    2018 (arXiv:1801.01401).     Kernel (x.y/d + 1)^3; the unbiased estimate, so it may be below 0; over all pairs
-    (libraries take random subsets).
+    Kernel (x.y/d + 1)^3; the unbiased estimate, so it may be below 0; over all pairs (libraries take random subsets).
     """
     got, ref = _checked("kernel distance", got, ref, 2)
     cross = _kernel_sum(got, ref) / (len(got) * len(ref))
@@ -67,11 +65,10 @@ def _mean_off_diagonal(x: Tensor) -> Tensor:
 
 
 def precision_recall(got: Tensor, ref: Tensor, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall of (N, d) against (M, d): Kynkaanniemi et al.
+    """Improved precision and recall of (N, d) against (M, d): Kynkaanniemi et al. 2019 (arXiv:1904.06991), eq. 1, 2.
 
-    2019 (arXiv:1904.06991), eq. 1, 2.
-        Precision: share of ``got`` within (<=) the ball of some ``ref`` that reaches to its k-th neighbour in ``ref``;
-        recall: the same with the roles changed. The sets must be of equal size: the balls shrink with it.
+    Precision: share of ``got`` within (<=) the ball of some ``ref`` that reaches to its k-th neighbour in ``ref``;
+    recall: the same with the roles changed. The sets must be of equal size: the balls shrink with it.
     """
     got, ref = _checked("precision/recall", got, ref, k + 1)
     if len(got) != len(ref):
@@ -80,12 +77,10 @@ def precision_recall(got: Tensor, ref: Tensor, k: int = 3) -> tuple[float, float
 
 
 def density_coverage(got: Tensor, ref: Tensor, k: int = 5) -> tuple[float, float]:
-    """Density and coverage of (N, d) against (M, d): Naeem et al.
+    """Density and coverage of (N, d) against (M, d): Naeem et al. 2020 (arXiv:2002.09797).
 
-    2020 (arXiv:2002.09797).
-        Density: in how many k-neighbour balls of ``ref`` a ``got`` lies (strictly, <), on average, over k; may exceed
-        1.
-        Coverage: share of ``ref`` with a ``got`` in its ball. About 1 and 1 - 2^-k for equal distributions and sizes.
+    Density: in how many k-neighbour balls of ``ref`` a ``got`` lies (strictly, <), on average, over k; may exceed 1.
+    Coverage: share of ``ref`` with a ``got`` in its ball. About 1 and 1 - 2^-k for equal distributions and sizes.
     """
     got, ref = _checked("density/coverage", got, ref, k + 1)
     radii = _radii(ref, k)

@@ -34,6 +34,18 @@ class Cond:
         return Cond(self.hidden.repeat_interleave(times, 0))
 
 
+def noised(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """``sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) noise`` (Ho et al. 2020, eq. 4); z (N, C, h, w), t (N,)."""
+    a = alpha_bar[t].view(-1, 1, 1, 1)
+    return a.sqrt() * z + (1 - a).sqrt() * noise
+
+
+def velocity(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """``sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) z`` (Salimans & Ho 2022, appendix D), shapes as above."""
+    a = alpha_bar[t].view(-1, 1, 1, 1)
+    return a.sqrt() * noise - (1 - a).sqrt() * z
+
+
 class Diffusion(ABC):
     """A frozen diffusion model, cheap to name and loaded on first use.
 
@@ -157,11 +169,6 @@ class Diffusion(ABC):
     def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy inputs at time steps ``t``, float32."""
 
-    def noised(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """``sqrt(alpha_bar_t) z + sqrt(1 - alpha_bar_t) noise`` (Ho et al. 2020, eq. 4)."""
-        a = self.alpha_bar.to(z.device)[t].view(-1, 1, 1, 1)
-        return a.sqrt() * z + (1 - a).sqrt() * noise
-
     def loss(self, z: Tensor, cond: Cond, t: Tensor, noise: Tensor, unet: nn.Module | None = None) -> Tensor:
         """Denoising loss of each of N inputs, (N,): mean squared error of the prediction (Ho et al. 2020, eq. 14).
 
@@ -169,11 +176,9 @@ class Diffusion(ABC):
         or the velocity for v-prediction models. ``unet`` may be another one than the model's own (a surrogate in
         training).
         """
-        told = self.predict(unet or self.pipe.unet, self.noised(z, t, noise), t, cond)
-        target = noise
-        if self.prediction == "v_prediction":
-            a = self.alpha_bar.to(z.device)[t].view(-1, 1, 1, 1)
-            target = a.sqrt() * noise - (1 - a).sqrt() * z
+        alpha_bar = self.alpha_bar.to(z.device)
+        told = self.predict(unet or self.pipe.unet, noised(alpha_bar, z, t, noise), t, cond)
+        target = velocity(alpha_bar, z, t, noise) if self.prediction == "v_prediction" else noise
         return (told - target).square().flatten(1).mean(1)
 
 

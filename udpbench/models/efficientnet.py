@@ -67,7 +67,7 @@ class Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """The classifier in evaluation mode, for good, and frozen.
 
-    Pictures are NCHW in [0,1] of any size; float32 is best.     Runs on the device and in the dtype of its weights;
+    Pictures are NCHW in [0,1] of any size; float32 is best. Runs on the device and in the dtype of its weights;
     gradients with respect to the picture are exact.
     """
 
@@ -110,11 +110,11 @@ class EfficientNetLite(nn.Module):
 
 
 class PerceptualLite1(nn.Module):
-    """The ``lite1`` distance: LPIPS's construction (Zhang et al.
+    """The ``lite1`` distance: LPIPS's construction (Zhang et al. 2018, eq. 1) on EfficientNet-Lite1, unweighted.
 
-    2018, eq. 1) on EfficientNet-Lite1, unweighted.     Feature maps of five resolutions are scaled to unit length
-    along the channels; the squared difference is summed over     channels, averaged over space, then over the maps.
-    In [0,4]; 0 for equal pictures. It is *not* LPIPS and its numbers     do not compare.
+    Feature maps of five resolutions are scaled to unit length along the channels; the squared difference is summed
+    over channels, averaged over space, then over the maps. In [0,4]; 0 for equal pictures. It is *not* LPIPS and its
+    numbers do not compare.
     """
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from udpbench.budget import Budget
-from udpbench.protect.pgd import pgd, random_start
+from udpbench.protect.pgd import first_images, pgd
 from udpbench.types import Owner, Run
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class AdvDM:
             each = model.loss(z, many, torch.cat(t).to(z.device), normal(mean, index))
             return each.view(len(x), self.draws).mean(1)
 
-        images = random_start(owner.images, owner.names, budget, run) if self.random_start else list(owner.images)
+        images = first_images(owner, budget, run, self.random_start)
         steps = [self.step_levels or budget.levels / 8] * self.steps
         most = run.batch // self.draws
         with run.log.bar("perturb", self.steps, "step") as advance:

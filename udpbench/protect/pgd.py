@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from udpbench.budget import Budget
-from udpbench.types import Run
+from udpbench.types import Owner, Run
 
 Loss = Callable[[Tensor, list[int]], Tensor]
 
@@ -58,6 +58,11 @@ def pgd(
                 out[i] = new
         advance(1)
     return out
+
+
+def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> list[Tensor]:
+    """Where an ascent starts: at the owner's pictures, or moved at random within the budget."""
+    return random_start(owner.images, owner.names, budget, run) if at_random else list(owner.images)
 
 
 def random_start(images: Sequence[Tensor], names: Sequence[str], budget: Budget, run: Run) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from udpbench.budget import Budget
 from udpbench.digest import files_digest
 from udpbench.images import fit_square, read
-from udpbench.protect.pgd import pgd, random_start
+from udpbench.protect.pgd import first_images, pgd
 from udpbench.types import Owner, Run
 
 if TYPE_CHECKING:
@@ -61,20 +61,22 @@ class PhotoGuard:
     def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
         """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``."""
         model = surrogates[0]
-
-        def target(like: Tensor) -> Tensor:
-            if self.target is None:
-                return torch.zeros((), device=like.device)
-            with torch.no_grad():
-                picture = fit_square(read(self.target), max(like.shape[-2:]))[None].to(like.device)
-                return model.encode(picture[..., : like.shape[-2], : like.shape[-1]])
+        goals = {size: self._goal(model, size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
             run.tally("vae_image", len(x))
-            return -(model.encode(x) - target(x)).flatten(1).norm(dim=1)
+            return -(model.encode(x) - goals[tuple(x.shape[-2:])]).flatten(1).norm(dim=1)
 
-        images = random_start(owner.images, owner.names, budget, run) if self.random_start else list(owner.images)
+        images = first_images(owner, budget, run, self.random_start)
         first = self.step_levels or budget.levels / 3
         steps = [first * (1 - 0.99 * k / max(1, self.steps - 1)) for k in range(self.steps)]
         with run.log.bar("perturb", self.steps, "step") as advance:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.batch, advance=advance)
+
+    def _goal(self, model: LatentDiffusion, size: tuple[int, ...], device: torch.device) -> Tensor:
+        """Latents of the target for pictures of ``size`` (height, width): its centre square, cut to that; or zero."""
+        if self.target is None:
+            return torch.zeros((), device=device)
+        picture = fit_square(read(self.target), max(size))[None, :, : size[0], : size[1]]
+        with torch.no_grad():
+            return model.encode(picture.to(device))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.budget import Budget
-from udpbench.protect.pgd import by_size, pgd, random_start
+from udpbench.protect.pgd import by_size, first_images, pgd
 from udpbench.task.fit import FitSettings, fit
 from udpbench.types import Owner, Run
 
@@ -111,7 +111,7 @@ class UDP:
         with torch.no_grad():
             cond = model.embed(owner.prompts)
         rngs = [run.rng("udp", name) for name in owner.names]
-        images = random_start(owner.images, owner.names, budget, run) if self.random_start else list(owner.images)
+        images = first_images(owner, budget, run, self.random_start)
         loss = self._perturbed_loss(model, unet, cond, rngs, run)
         if self.outer == "clean":
             loss = self._clean_loss(model, unet, cond, rngs, owner.images, run)

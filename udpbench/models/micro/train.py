@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from udpbench.data import renderer
+from udpbench.models.diffusion import noised, velocity
 from udpbench.models.micro import build, pictures
 from udpbench.models.micro.judge import Judge
 from udpbench.task.fit import FitSettings, fit
@@ -184,10 +185,9 @@ def train_unet(work: Path, steps: int) -> None:
         said = captions(truth.take(i), rng)
         tokens = words(said, padding="max_length", max_length=build.MAX_TOKENS, truncation=True, return_tensors="pt")
         t, noise = torch.randint(1000, (BATCH,), generator=rng), torch.randn(z[i].shape, generator=rng)
-        a = alpha_bar[t].view(-1, 1, 1, 1)
-        noisy, velocity = a.sqrt() * z[i] + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * z[i]
-        told = unet(noisy.to(DEVICE), t.to(DEVICE), text(tokens.input_ids.to(DEVICE))[0]).sample
-        return F.mse_loss(told.float(), velocity.to(DEVICE))
+        noisy = noised(alpha_bar, z[i], t, noise).to(DEVICE)
+        told = unet(noisy, t.to(DEVICE), text(tokens.input_ids.to(DEVICE))[0]).sample
+        return F.mse_loss(told.float(), velocity(alpha_bar, z[i], t, noise).to(DEVICE))
 
     settings = FitSettings(
         steps=steps, lr=1e-3, warmup=200, decay="cosine", dtype="bf16", save_every=250, ema=0.999, weight_decay=0.01
