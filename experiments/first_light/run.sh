@@ -1,0 +1,11 @@
+#!/bin/sh
+# Does EUDP protect, and do IMPRESS and JPEG undo it? Resumable: the same command again goes on where it stopped.
+# Further words go to every part, e.g. runtime.device=cuda data.subject=range(100,120).
+set -eu
+study() { "${PYTHON:-python}" -m udpbench -m experiment=first_light "$@"; }
+
+study protect=eudp attack=none,impress,jpeg "$@"                                   # 8 levels: the question
+study protect=none seed=1,2 'arms=[untuned,ceiling,clean]' "$@"                    # the seed floor
+study protect=udp attack=none,impress,jpeg 'arms=[untuned,ceiling,clean,protected,purified,clean_attacked]' "$@"
+study protect=eudp budget.levels=4,16 'arms=[untuned,ceiling,clean,noise,protected]' "$@"  # 16: a stress row, visible
+study protect=noise,noise_rms attack=none,impress,jpeg 'arms=[untuned,ceiling,clean,protected,purified,clean_attacked]' "$@"
