@@ -7,7 +7,6 @@ interrupted. A sweep goes on when a cell fails and ends with status 1.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+
+from udpbench.command import CONF, prepare, say, told, words
 
 if TYPE_CHECKING:
     from udpbench.pipeline import Cell
@@ -26,34 +25,28 @@ if TYPE_CHECKING:
     from udpbench.stage import Store
     from udpbench.track import Tracker
 
-INSTALLED = Path(__file__).parent / "conf"
-CONF = INSTALLED if INSTALLED.is_dir() else Path(__file__).parent.parent / "conf"
 FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is read from these
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Build the cell, run it, show it; a failure becomes one line and, once the cell was built, a failed record."""
-    from udpbench.config import ConfigError, build, find_device
-    from udpbench.stage import Store
+    from udpbench.config import ConfigError
     from udpbench.track import Console
 
-    console = Console()
+    console = Console(worker=_worker())
     try:
-        store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), console, cfg.runtime.batch)
         _set_threads(cfg.runtime.threads)
-        cell = build(cfg, HydraConfig.get().runtime.choices)
+        cell, store, tracker = prepare(cfg, HydraConfig.get().runtime.choices, console)
     except ConfigError as error:
         for line in str(error).splitlines():
             console.say(f"error: {line}")
         _fail(2)
         return
-    _run(cell, store, cfg)
+    _run(cell, store, tracker, cfg)
 
 
-def _run(cell: Cell, store: Store, cfg: DictConfig) -> None:
-    from hydra.utils import instantiate
-
+def _run(cell: Cell, store: Store, tracker: Tracker, cfg: DictConfig) -> None:
     from udpbench import record
     from udpbench.cell import failed_record, recipe, run_cell, wanted
     from udpbench.track import Fanout
@@ -62,13 +55,12 @@ def _run(cell: Cell, store: Store, cfg: DictConfig) -> None:
     key = recipe(cell)
     folder = Path(cfg.runtime.out) / "cells" / key
     path = Path(cfg.runtime.records) / f"{_slug(cell)}-{key}.json"
-    tracker: Tracker = instantiate(cfg.track)
     console = store.log
     store.log = Fanout([console, tracker])
     todo = len(store.missing(wanted(cell)))
     tracker.start(key, _group(), config, folder)
     try:
-        console.say(f"udpbench: {_words(cell)} on {store.device}; {todo} stages to do")
+        console.say(f"udpbench: {words(cell)} on {store.device}; {todo} stages to do")
         found = run_cell(cell, store, config)
         record.write(path, found)
         _show(cell, store, found, path, folder, tracker if todo else None)
@@ -120,15 +112,6 @@ def _show(cell: Cell, store: Store, found: Record, path: Path, folder: Path, tra
         tracker.finish("ok")
 
 
-def _words(cell: Cell) -> str:
-    names = cell.names
-    return " ".join(
-        f"{k}={names[k]}"
-        for k in ("data", "subject", "protect", "attack", "task", "budget", "victim", "seed")
-        if names[k] != ""
-    )
-
-
 def _slug(cell: Cell) -> str:
     names = cell.names
     parts = (
@@ -146,7 +129,19 @@ def _slug(cell: Cell) -> str:
 def _group() -> str:
     """The sweep a run belongs to; a single run is its own."""
     config = HydraConfig.get()
-    return str(config.sweep.dir if config.mode is not None and config.mode.name == "MULTIRUN" else config.run.dir)
+    return str(config.sweep.dir if _in_sweep() else config.run.dir)
+
+
+def _worker() -> str:
+    """The number of a sweep's cell, if its launcher may run several at once."""
+    config = HydraConfig.get()
+    several = _in_sweep() and not config.launcher._target_.endswith(".BasicLauncher")
+    return str(config.job.num) if several else ""
+
+
+def _in_sweep() -> bool:
+    mode = HydraConfig.get().mode
+    return mode is not None and mode.name == "MULTIRUN"
 
 
 def _set_threads(threads: int | None) -> None:
@@ -158,9 +153,8 @@ def _set_threads(threads: int | None) -> None:
 
 def _fail(status: int) -> None:
     """End a single run with ``status``; in a sweep, note it and let the other cells go on."""
-    config = HydraConfig.get()
-    if config.mode is not None and config.mode.name == "MULTIRUN" and status != 130:
-        folder = Path(config.runtime.output_dir)
+    if _in_sweep() and status != 130:
+        folder = Path(HydraConfig.get().runtime.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILED).write_text(str(status))
         return
@@ -185,29 +179,14 @@ class ExitStatus(Callback):
         """
         failed = sorted(Path(config.hydra.sweep.dir).rglob(FAILED))
         if failed:
-            _say(f"{len(failed)} of the sweep's cells failed: {', '.join(str(p.parent) for p in failed)}")
+            say(f"{len(failed)} of the sweep's cells failed: {', '.join(str(p.parent) for p in failed)}")
             sys.exit(1)
 
 
 def run() -> None:
     """The command: ``main``, with every mistake in the command line told in one line."""
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra as they are, not printed and turned into status 1
-    try:
+    with told("interrupted; the same command goes on where this one stopped"):
         main()
-    except (HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
-            raise
-        said = str(error).partition("Config search path:")[0]
-        _say(f"error: {' '.join(said.split())}")
-        sys.exit(2)
-    except KeyboardInterrupt:  # before a cell was built, or between two of a sweep
-        _say("interrupted; the same command goes on where this one stopped")
-        sys.exit(130)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
 
 
 if __name__ == "__main__":

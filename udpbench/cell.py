@@ -45,7 +45,9 @@ def run_cell(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Reco
         for name, arm in made.items()
         if arm.pictures is not None and arm.pictures.name != "data"
     }
-    found["stages"] = [_cost(store, stage, stage.recipe in computed) for stage in _all(stages) if store.finished(stage)]
+    found["stages"] = [
+        _cost(store, stage, stage.recipe in computed) for stage in with_ancestors(stages) if store.finished(stage)
+    ]
     found["counts"] = _counts(cell, store)
     found["flags"] = flags.of_record(found)
     return found
@@ -137,7 +139,7 @@ def _arm(cell: Cell, store: Store, arm: Arm) -> record.Arm:
     return found
 
 
-def _all(stages: list[Stage]) -> list[Stage]:
+def with_ancestors(stages: list[Stage]) -> list[Stage]:
     """The stages and their ancestors, each once, parents first."""
     found: dict[str, Stage] = {}
 

@@ -14,7 +14,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,10 +137,11 @@ class Store:
         return [self.path(stage) for stage in wanted]
 
     def _wait(self, stage: Stage, said: set[str]) -> None:
-        holder = self._lock_file(stage).with_suffix(".held")
-        if stage.recipe not in said and holder.exists():
-            self.log.say(f"waiting for {stage}: {holder.read_text().strip()}")
-            said.add(stage.recipe)
+        if stage.recipe not in said:
+            with suppress(FileNotFoundError):  # nobody holds it any more
+                holder = self._lock_file(stage).with_suffix(".held").read_text().strip()
+                self.log.say(f"waiting for {stage}: {holder}")
+                said.add(stage.recipe)
         time.sleep(0.5)
 
     def _lock_file(self, stage: Stage) -> Path:
@@ -227,11 +228,16 @@ def _content(folder: Path) -> str:
     return folder_digest(folder, skip=FACTS)
 
 
+def device_name(device: torch.device) -> str:
+    """What facts call a device: the GPU's own name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 @contextmanager
 def _measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
     """Seconds (interrupted attempts included) and peak memory of the block: of the device, or of the process where
     there is none."""
-    facts: dict[str, Any] = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type}
+    facts: dict[str, Any] = {"device": device_name(device)}
     before = float(spent.read_text() or 0) if spent.exists() else 0.0  # empty: the disk was full
     _reset_peak(device)
     start = time.perf_counter()

@@ -266,15 +266,20 @@ class Console(Log):
     Bars in a terminal, elsewhere (a log file, CI) a plain line every few seconds; errors stay readable.
 
     ``stream``: where to (default standard error, so that tables on standard output can be piped). ``every``: seconds
-    between lines.
+    between lines. ``worker``: the name of a process among several in one terminal, put before each of its lines; it
+    draws no bars, for they would overwrite one another.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, every: float = 5.0, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO | None = None,
+        every: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        worker: str = "",
     ) -> None:
         if every < 0:
             raise ValueError(f"console: every must be >= 0 seconds, given {every}")
-        self._stream, self._every, self._clock = stream, every, clock
+        self._stream, self._every, self._clock, self._worker = stream, every, clock, worker
         self._bars: list[_Bar] = []
         self._progress: Progress | None = None
 
@@ -293,6 +298,7 @@ class Console(Log):
 
     def say(self, text: str) -> None:
         """One line, above the bars."""
+        text = f"[{self._worker}] {text}" if self._worker else text
         self._rich().print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _rich(self) -> RichConsole:
@@ -300,7 +306,7 @@ class Console(Log):
 
     def _show(self, bar: _Bar) -> None:
         console = self._rich()
-        if not console.is_terminal:
+        if self._worker or not console.is_terminal:
             return
         if self._progress is None:  # rich allows one live display, so nested bars share it
             columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))

@@ -1,0 +1,307 @@
+"""The plan: what would be computed, counted in closed form; what it would take, by arithmetic on finished stages."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import small
+from rich.console import Console
+
+from udpbench import __main__ as command
+from udpbench import plan, tally
+from udpbench.estimate import Estimate, History
+from udpbench.stage import FACTS, Stage, Store
+from udpbench.tally import Planned, Tally, count
+
+GRID = ["-m", "protect=noise", "attack=none,jpeg", "arms=[untuned,clean,protected,purified]"]
+
+
+def publish(root: Path, stage: Stage, seconds: float, size: int = 1000, device: str = "cpu") -> Path:
+    """A finished stage as far as a plan can see: its facts, and ``size`` bytes beside them."""
+    folder = root / stage.name / stage.recipe
+    folder.mkdir(parents=True)
+    facts = json.dumps({"seconds": seconds, "device": device, "settings": dict(stage.settings)})
+    (folder / FACTS).write_text(facts)
+    (folder / "work").write_bytes(bytes(size - len(facts)))
+    return folder
+
+
+@pytest.fixture
+def planned(tiny, tmp_path, monkeypatch, capsys):
+    """Words of the command line -> status, numbers, what was shown, what was said; nothing may have been written."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, model: bool = True):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # a command leaves it at 1
+        before = sorted(tmp_path.rglob("*"))
+        base = [*small(tiny), "runtime.device=cpu", f"runtime.out={tmp_path / 'out'}"] if model else []
+        file = tmp_path.parent / f"{tmp_path.name}.json"
+        monkeypatch.setattr(sys, "argv", ["plan", *base, *words, "--json", str(file)])
+        with pytest.raises(SystemExit) as end:
+            plan.main()
+        assert sorted(tmp_path.rglob("*")) == before
+        numbers = json.loads(file.read_text()) if file.exists() else {}
+        file.unlink(missing_ok=True)
+        return end.value.code, numbers, *capsys.readouterr()
+
+    return run
+
+
+# -- counts ------------------------------------------------------------------------------------------------------------
+
+
+def kinds(numbers, of: str) -> dict[str, int]:
+    return {kind: tally[of] for kind, tally in numbers["kinds"].items() if kind != "score"}
+
+
+def test_the_counts_of_a_grid(planned, cell, tiny, tmp_path):
+    status, numbers, shown, _ = planned(*GRID)
+    assert status == 0
+    assert [c["cell"] for c in numbers["cells"]] == ["attack=none", "attack=jpeg"]
+    assert kinds(numbers, "wanted") == {"data": 2, "protect": 2, "attack": 1, "train": 5, "generate": 7}
+    assert kinds(numbers, "unique") == {"data": 1, "protect": 1, "attack": 1, "train": 3, "generate": 4}
+    made = cell()
+    m, c = len(made.metrics), len(made.cloak_metrics)
+    assert numbers["kinds"]["score"]["unique"] == 4 * m + 2 * c
+    assert numbers["kinds"]["score"]["wanted"] == 7 * m + 3 * c
+    first, second = numbers["cells"]
+    assert first["unique"] == first["wanted"] == 1 + 1 + 2 + 3 + 3 * m + c
+    assert second["unique"] == 1 + 1 + 1 + m + c, "what the first cell makes is not counted again"
+    for of in ("unique", "cached", "todo", "wanted"):
+        total = numbers["total"][of]
+        assert sum(x[of] for x in numbers["cells"]) == sum(x[of] for x in numbers["kinds"].values()) == total
+    assert numbers["total"]["unknown"] == numbers["total"]["todo"] == numbers["total"]["unique"]
+    assert f"2 cells, {numbers['total']['unique']} of {numbers['total']['unique']} stages to do\n" in shown
+    assert f"? no measurement on cpu ({numbers['total']['todo']}): data clean, " in shown
+
+
+def test_what_is_finished_is_cached_and_what_it_was_made_of_is_not_asked_for(planned, monkeypatch, tmp_path):
+    (first, second) = gather(planned, monkeypatch)
+    trained = {path for path, stage in first.stages.items() if stage.name == "train"}
+    for path, stage in first.stages.items():
+        if path not in trained:  # weights take room: somebody removed them
+            publish(tmp_path / "out" / "store", stage, 1.0)
+    _, numbers, _, _ = planned(*GRID)
+    one, two = numbers["cells"]
+    assert one["todo"] == 0
+    assert one["cached"] == one["unique"] == len(first.stages)
+    assert two["cached"] == 0
+    assert two["todo"] == two["unique"] == len(set(second.stages) - set(first.stages))
+    assert numbers["kinds"]["train"] | {"wanted": 5, "unique": 3, "cached": 2, "todo": 1} == numbers["kinds"]["train"]
+
+
+def gather(planned, monkeypatch) -> list[Planned]:
+    """The cells of ``GRID`` as they are counted."""
+    found = []
+    keep = tally.count
+    with monkeypatch.context() as patch:
+        patch.setattr(tally, "count", lambda cells: found.extend(cells) or keep(cells))
+        planned(*GRID)
+    return found
+
+
+def test_a_single_cell_is_shown_in_words(planned):
+    status, numbers, shown, said = planned("protect=noise", "attack=jpeg", "arms=[untuned]")
+    assert status == 0
+    assert numbers["cells"][0]["cell"].startswith("data=toyworld subject=0 protect=noise attack=jpeg")
+    assert said == ""
+    assert kinds(numbers, "wanted") == {"data": 1, "generate": 1}
+
+
+@pytest.mark.slow
+def test_glob_range_and_params_of_a_preset_are_hydras(planned):
+    _, numbers, _, _ = planned("-m", "budget=glob(*)", "data.subject=range(0,2)", "protect=noise", "arms=[untuned]")
+    assert [c["cell"] for c in numbers["cells"]] == [
+        f"budget={budget} data.subject={subject}" for budget in ("linf", "rms") for subject in range(2)
+    ]
+    words = ["-m", "experiment=controls", "attack.sigma=1", "arms=[untuned]"]
+    _, numbers, _, _ = planned(*words, "model=micro", model=False)
+    assert [c["cell"] for c in numbers["cells"]] == ["data.subject=0", "data.subject=1"]
+
+
+def test_a_launcher_changes_nothing_and_another_sweeper_is_refused(planned):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "arms=[untuned]", "seed=0,1"]
+    status, numbers, _, _ = planned("-m", *words)
+    assert status == 0
+    assert [c["cell"] for c in numbers["cells"]] == ["seed=0", "seed=1"]
+    status, _, _, said = planned("-m", *words, "hydra.sweeper._target_=my.Optimiser")
+    assert status == 2
+    assert said == "error: plan: only hydra/sweeper=basic knows its cells before they have run\n"
+
+
+# -- estimates ---------------------------------------------------------------------------------------------------------
+
+
+def stage(name="train", seed=0, model="a", steps=6, target="T", parent="p", **more) -> Stage:
+    settings = {"task": "t", "part": {"settings": {"_target_": target, "steps": steps}}, "victim": {"name": model}}
+    return Stage(
+        name, settings | more, lambda *_: None, {"images": Stage("data", {"x": parent}, lambda *_: None)}, seed
+    )
+
+
+def test_the_median_of_the_same_settings_before_that_of_the_method_before_that_of_the_kind(tmp_path):
+    for seed, (seconds, size) in enumerate([(1, 1000), (2, 3000), (9, 2000), (100, 90000)]):
+        publish(tmp_path, stage(seed=seed), seconds, size)
+    publish(tmp_path, stage(steps=7), 50, 4000)
+    publish(tmp_path, stage(target="U"), 1000, 5000)
+    history = History(tmp_path, "cpu")
+    same = history.estimate(stage(seed=7, parent="q", budget={"settings": {"_target_": "Rms"}}))
+    assert same is not None
+    assert (same.seconds, same.bytes, same.near, len(same.rests_on)) == (5.5, 2500, "settings", 4)
+    method = history.estimate(stage(steps=8))
+    assert method is not None
+    assert (method.seconds, method.near, len(method.rests_on)) == (9, "method", 5)
+    kind = history.estimate(stage(target="V"))
+    assert kind is not None
+    assert (kind.seconds, kind.near, len(kind.rests_on)) == (29.5, "kind", 6)
+
+
+def test_another_model_device_or_kind_is_no_measurement(tmp_path):
+    publish(tmp_path, stage(), 1.0)
+    publish(tmp_path, stage(seed=1), 7.0, device="NVIDIA H100")
+    history = History(tmp_path, "cpu")
+    assert history.estimate(stage(model="b")) is None
+    assert history.estimate(stage(name="generate")) is None
+    assert History(tmp_path, "NVIDIA A100").estimate(stage()) is None
+    known = history.estimate(stage(seed=2))
+    assert known is not None
+    assert known.seconds == 1.0
+
+
+def test_work_that_was_found_done_is_not_measured_twice(tmp_path):
+    folder = publish(tmp_path, stage(), 1.0)
+    publish(tmp_path, stage(seed=1), 3.0)
+    for i in range(5):
+        (folder.parent / f"link{i}").symlink_to(folder.name)
+    known = History(tmp_path, "cpu").estimate(stage(seed=2))
+    assert known is not None
+    assert (known.seconds, len(known.rests_on)) == (2.0, 2)
+
+
+def test_totals_add_up_and_unknowns_are_named(tmp_path):
+    def known(seconds: float, near: str, *folders: str) -> Estimate:
+        return Estimate(seconds, 2e6, near, frozenset(map(Path, folders)))
+
+    shared = {Path("a"): stage("data"), Path("b"): stage("train")}
+    estimates = {Path("a"): known(3, "settings", "x", "y"), Path("b"): known(60, "method", "y", "z")}
+    one = Planned("seed=0", "cpu", shared, estimates)
+    two = Planned("seed=1", "cpu", shared | {Path("c"): stage("protect", parent="q")}, {**estimates, Path("c"): None})
+    made = count([one, two])
+    assert made.cells[0][1] == Tally(2, 2, 2, 1, 0, 63.0, 4e6, {Path("x"), Path("y"), Path("z")})
+    assert made.cells[1][1] == Tally(3, 1, 1, 0, 1)
+    assert made.total == Tally(5, 3, 3, 1, 1, 63.0, 4e6, {Path("x"), Path("y"), Path("z")})
+    assert (made.rough, made.unknown) == (["train"], ["protect"])
+    assert tally.summary(made) == [
+        "2 cells, 3 of 3 stages to do: 1:03 one after another and 4.0 MB for 2 of them, by medians of 3 finished stages on cpu",
+        "~ by other settings or methods of the kind, not scaled (1): train",
+        "? no measurement on cpu (1): protect",
+    ]
+    rows = [line.split() for line in drawn(made).splitlines()]
+    assert ["seed=0", "2", "2", "0", "2", "~1:03", "~4.0", "MB", "3"] in rows
+    assert ["seed=1", "3", "1", "0", "1", "?", "?", "0"] in rows
+    assert ["total", "5", "3", "0", "3", "~1:03", "+", "?", "~4.0", "MB", "+", "?", "3"] in rows
+
+
+def drawn(made) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(tally.table(made))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_many_cells_are_cut_short_and_kinds_come_in_the_order_of_the_work():
+    names = ("score", "unheard_of", "train", "data")
+    cells = [Planned(f"seed={i}", "cpu", {Path(f"{i}"): stage(names[i % 4], seed=i)}) for i in range(25)]
+    text = drawn(count(cells))
+    assert "seed=19" in text
+    assert "seed=20" not in text
+    assert "... and 5 more" in text
+    assert [text.index(f"\n  {name}") for name in ("data", "train", "score", "unheard_of")] == sorted(
+        text.index(f"\n  {name}") for name in names
+    )
+
+
+def test_sizes_and_times():
+    assert [tally.size(n) for n in (0, 12, 999, 1000, 35_400, 999_600, 1.25e6, 3.4e8, 2.5e9)] == [
+        "0 B", "12 B", "999 B", "1.0 kB", "35 kB", "1.0 MB", "1.2 MB", "340 MB", "2.5 GB",
+    ]  # fmt: skip
+    assert [tally.time_text(s) for s in (0.1, 7, 3723)] == ["<0:01", "0:07", "1:02:03"]
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["protect=foo"], ["protect.foo=1"], ["no_equals_sign"], ["protect=udp,eudp"], ["budget.levels=0", "seed=-1"], ["protect=noise_rms"],
+        ["runtime.device=tpu"], ["track=wandb", "track.mode=now"], ["-m", "protect=udp,foo"], ["-m", "seed=0,1", "protect.foo=1"],
+    ],
+)  # fmt: skip
+def test_a_wrong_command_gives_the_lines_and_the_status_of_the_run(planned, words, tiny, tmp_path, monkeypatch, capsys):
+    status, _, shown, said = planned(*words)
+    flags, words = [w for w in words if w == "-m"], [w for w in words if w != "-m"]  # Hydra wants them apart
+    base = [*small(tiny), "runtime.device=cpu", f"runtime.out={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["udpbench", *flags, *base, *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(Store, "do", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(SystemExit) as end:
+        command.run()
+    assert said == capsys.readouterr().err
+    assert (status, shown) == (2, "")
+    assert end.value.code == 2
+    assert said.startswith("error: ")
+
+
+def test_an_invalid_cell_of_a_grid_is_listed_and_the_others_are_planned(planned):
+    status, numbers, shown, _ = planned("-m", "protect=noise,noise_rms", "seed=0,-1", "arms=[untuned]")
+    assert status == 1, "as the sweep would end"
+    assert [len(c["errors"]) for c in numbers["cells"]] == [0, 1, 1, 1]
+    assert numbers["cells"][0]["todo"] == numbers["total"]["todo"] > 0
+    assert "invalid: protect=noise_rms seed=0: protect=noise_rms: say whose strength it shall match" in shown
+    assert "invalid: protect=noise seed=-1: seed: must be a whole number >= 0, given -1" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["protect=noise", "seed=-1", "invalid"] in rows
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = (
+        "import atexit, sys; atexit.register(lambda: print(*sys.modules)); sys.argv = ['plan', '--help'];"
+        "import runpy; runpy.run_module('udpbench.plan', run_name='__main__', alter_sys=False)"
+    )
+    start = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "--multirun" in done.stdout
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert "udpbench.command" in modules
+    assert not modules & {"torch", "numpy", "rich", "wandb"}
+    assert end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime < 2
+
+
+@pytest.mark.slow
+def test_before_and_after_a_cell_was_run(planned, tiny, tmp_path):
+    grid = ["-m", "seed=0,1", "protect=noise", "arms=[untuned]"]
+    _, before, _, _ = planned(*grid)
+    assert before["total"]["cached"] == 0
+    words = [*small(tiny), "runtime.device=cpu", f"runtime.out={tmp_path / 'out'}", "protect=noise", "arms=[untuned]"]
+    done = subprocess.run([sys.executable, "-m", "udpbench", *words, "seed=0"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, after, shown, _ = planned(*grid)
+    first, second = after["cells"]
+    assert first["todo"] == 0
+    assert first["cached"] == before["cells"][0]["todo"]
+    assert second["todo"] == before["cells"][1]["todo"], "other seed, other pictures"
+    assert after["total"]["unknown"] == after["total"]["rough"] == 0
+    facts = [json.loads(path.read_text()) for path in (tmp_path / "out" / "store").glob("*/*/_stage.json")]
+    spent = sum(f["seconds"] for f in facts if f["stage"] != "data")
+    assert second["seconds"] == pytest.approx(spent), "one measurement of each stage: its own seconds"
+    assert after["total"]["measurements"] == second["todo"] == len(facts) - 1

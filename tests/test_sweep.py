@@ -1,0 +1,112 @@
+"""Several processes at one grid: shared stages are done once, a failing cell stops nobody, lines say whose they are."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from udpbench import images
+from udpbench.record import read_records
+from udpbench.stage import Stage, Store
+from udpbench.track import Console
+
+WORKERS = 4
+
+
+@pytest.fixture(scope="module")
+def swept(tiny, pictures, tmp_path_factory):
+    """A grid of four cells on four workers, differing in pictures cloaked elsewhere; those of the second are wrong,
+    which shows when they are read.
+
+    Its folder, and the process when it has ended.
+    """
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
+    root = tmp_path_factory.mktemp("swept")
+    for cell in range(WORKERS):
+        (root / f"cloak{cell}").mkdir()
+        for i in range(3 if cell == 1 else 4):
+            images.write_png(root / f"cloak{cell}" / f"{i:04d}.png", pictures[i].roll(cell, -1))
+    words = [
+        "model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "data.train=4", "data.reference=8",
+        "data.validation=4", "data.heldout=8", "task.steps=4", "task.pictures=6", "task.sample_steps=2", "track=none",
+        "protect=folder", f"protect.path={','.join(str(root / f'cloak{cell}') for cell in range(WORKERS))}", "attack=none",
+        "arms=[untuned,clean,protected]", "runtime.device=cpu", "runtime.threads=1", f"runtime.out={root / 'out'}",
+        f"hydra.sweep.dir={root / 'sweep'}", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={WORKERS}",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "udpbench", "-m", *words],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return root, done
+
+
+def computed(root: Path) -> list[str]:
+    """The recipes that the cells' records call their own work."""
+    return [s["recipe"] for r in read_records(root / "out" / "records") for s in r["stages"] if not s["cached"]]
+
+
+@pytest.mark.slow
+def test_workers_share_stages_and_none_is_done_twice(swept):
+    root, done = swept
+    facts = [json.loads(path.read_text()) for path in (root / "out" / "store").glob("*/*/_stage.json")]
+    kinds = Counter(f["stage"] for f in facts)
+    # untuned, clean and three cloaks; the data set
+    assert {k: kinds[k] for k in ("data", "protect", "train", "generate")} == {
+        "data": 1, "protect": 3, "train": 4, "generate": 5,
+    }, done.stderr  # fmt: skip
+    assert len(computed(root)) == len(set(computed(root)))
+    # The failing cell has no list of stages in its record, but says what it does like the others.
+    for line in ("clean: train  4/4", "clean: generate  6/6", "untuned: generate  6/6", "clean: render"):
+        assert done.stderr.count(line) == 1, done.stderr
+    assert done.stderr.count("folder: train  4/4") == 3
+
+
+@pytest.mark.slow
+def test_a_failing_cell_stops_no_worker_and_the_status_is_1(swept):
+    root, done = swept
+    assert done.returncode == 1, done.stderr
+    assert f"1 of the sweep's cells failed: {root / 'sweep' / '1'}\n" in done.stderr
+    records = read_records(root / "out" / "records")
+    assert Counter(r["status"] for r in records) == {"ok": 3, "failed": 1}
+    (failed,) = [r for r in records if r["status"] == "failed"]
+    assert "0003.png" in failed["error"].splitlines()[-1]
+    assert all(list(r["arms"]) == ["untuned", "clean", "protected"] for r in records if r["status"] == "ok")
+
+
+@pytest.mark.slow
+def test_every_line_of_several_workers_says_whose_it_is(swept):
+    _, done = swept
+    lines = done.stderr.splitlines()
+    assert {line.split(" ")[0] for line in lines} == {f"[{i}]" for i in range(WORKERS)} | {"1"}, done.stderr
+    assert [line for line in lines if line.startswith("[1] error: ValueError: ")]
+
+
+def test_a_worker_draws_no_bars_and_signs_its_lines():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream, alone = Terminal(), Terminal()
+    for console in (Console(stream, worker="3"), Console(alone)):
+        with console.bar("train", 2, "step") as advance:
+            advance(2)
+    assert stream.getvalue() == "[3] train  2/2 step  in 0:00\n"
+    assert "\x1b[" in alone.getvalue()
+
+
+def test_a_holder_that_is_done_before_it_is_named_is_no_error(tmp_path, monkeypatch):
+    said: set[str] = set()
+    stage = Stage("data", {}, lambda *_: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    Store(tmp_path)._wait(stage, said)
+    assert said == set()
