@@ -59,8 +59,14 @@ def steady(tiny) -> LatentDiffusion:
     return model
 
 
+def shortened(conf: DictConfig) -> dict[str, Any]:
+    """What of SHORT a component has, and the component it wraps."""
+    inner = {"inner": shortened(conf["inner"])} if "inner" in conf else {}
+    return {k: v for k, v in SHORT.items() if k in conf} | inner
+
+
 def measured(case: str, conf: DictConfig, model: LatentDiffusion, pictures: list[torch.Tensor]) -> dict[str, Any]:
-    thing = instantiate(conf, **{k: v for k, v in SHORT.items() if k in conf}, _convert_="all")
+    thing = instantiate(conf, **shortened(conf), _convert_="all")
     log = Losses()
     owner, run = make_owner(pictures[:2]), Run(seed=0, log=log)
     mine = model if thing.needs else None

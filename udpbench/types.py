@@ -64,6 +64,9 @@ class Run:
     log: Log = field(default_factory=Log)
     batch: int = 32  # pictures through a network at once; outside the keys: it may change speed and memory only
     count: dict[str, int] = field(default_factory=dict)  # work done, e.g. UNet evaluations: written to the record
+    penalty: Callable[[Tensor], Tensor] | None = (
+        None  # N losses of NCHW pictures, to be kept low beside a protection's own aim
+    )
 
     def rng(self, *key: object) -> torch.Generator:
         """The generator that belongs to ``key`` under this run's seed."""

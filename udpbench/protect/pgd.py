@@ -44,14 +44,17 @@ def pgd(
 
     ``loss(x, index)`` gets NCHW pictures (the rows of ``images`` at ``index``) and returns N losses; pictures do not
     see one another. At most ``most`` pictures go through it at once. ``x <- project(x + step * direction(gradient))``
-    (Madry et al. 2018).
+    (Madry et al. 2018). What ``run.penalty`` says of the pictures is subtracted from the loss.
     """
     out = [x.to(run.device) for x in images]
     clean = [x.to(run.device) for x in clean]
     for length in steps:
         for index in chunks(out, most):
             x = torch.stack([out[i] for i in index]).requires_grad_(True)
-            (gradient,) = torch.autograd.grad(loss(x, index).sum(), x)
+            total = loss(x, index).sum()
+            if run.penalty is not None:
+                total = total - run.penalty(x).sum()
+            (gradient,) = torch.autograd.grad(total, x)
             moved = x.detach() + budget.direction(gradient) * length
             moved = budget.project(moved, torch.stack([clean[i] for i in index]))
             for i, new in zip(index, moved, strict=True):

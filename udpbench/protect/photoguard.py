@@ -33,6 +33,7 @@ class PhotoGuard:
 
     version: ClassVar[int] = 1
     couples_images: ClassVar[bool] = False
+    heeds_penalty: ClassVar[bool] = True  # by way of pgd
     needs: ClassVar[frozenset[str]] = frozenset({"latent"})
     places: ClassVar[tuple[str, ...]] = ("target",)
 

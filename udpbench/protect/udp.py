@@ -69,6 +69,7 @@ class UDP:
 
     version: ClassVar[int] = 1
     couples_images: ClassVar[bool] = True  # through the surrogate
+    heeds_penalty: ClassVar[bool] = True  # by way of pgd
     needs: ClassVar[frozenset[str]] = frozenset({"denoise"})
     default_times: ClassVar[str] = "uniform"
 

@@ -1,0 +1,173 @@
+"""PhotoGuard's diffusion attack: lead what img2img makes of a picture to a target (Salman et al., ICML 2023, arXiv
+2302.06588)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from udpbench.budget import Budget
+from udpbench.digest import files_digest
+from udpbench.images import fit_square, read
+from udpbench.models.diffusion import Cond, noised
+from udpbench.models.sample import make_solver
+from udpbench.protect.pgd import first_images, pgd
+from udpbench.types import Owner, Run
+
+if TYPE_CHECKING:
+    from udpbench.models.latent import LatentDiffusion
+
+PROMPTS = ("empty", "owner")
+
+
+def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Time steps (``steps``,) of img2img with DDIM from ``strength``, and alpha_bar at each and at the end
+    (``steps`` + 1,).
+
+    As diffusers' img2img counts: the last ``steps`` of a walk of ``steps / strength`` over the whole schedule.
+    """
+    ddim = make_solver("ddim", model.pipe.scheduler.config)
+    ddim.set_timesteps(round(steps / strength))
+    t = ddim.timesteps[-steps:].cpu()
+    end = t[-1] - ddim.config.num_train_timesteps // ddim.num_inference_steps
+    last = ddim.alphas_cumprod[end] if end >= 0 else ddim.final_alpha_cumprod
+    return t, torch.cat([ddim.alphas_cumprod[t], last.view(1)])
+
+
+def ddim_step(told: Tensor, z: Tensor, a: Tensor, b: Tensor, prediction: str, eta: float, noise: Tensor) -> Tensor:
+    """One step of DDIM (Song et al. 2021, equation 12) from alpha_bar ``a`` to ``b``, NCHW.
+
+    ``told`` is the model's prediction for ``z``: the noise, or the velocity (Salimans & Ho 2022, appendix D), which
+    gives both the clean latents and the noise. ``noise``, standard normal, counts with ``eta`` (0: deterministic).
+    """
+    if prediction == "v_prediction":
+        clean = a.sqrt() * z - (1 - a).sqrt() * told
+        direction = a.sqrt() * told + (1 - a).sqrt() * z
+    else:
+        clean = (z - (1 - a).sqrt() * told) / a.sqrt()
+        direction = told
+    variance = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
+    return b.sqrt() * clean + (1 - b - variance).sqrt() * direction + variance.sqrt() * noise
+
+
+class PhotoGuardDiffusion:
+    """Descend ``mean |f(x) - target|^2``, pixels in [-1,1], through the whole chain ``f`` (the paper's equation 5).
+
+    ``f`` encodes the picture, noises it to ``strength``, denoises it in a few DDIM steps and decodes it.
+
+    The paper's: the objective, a grey target, few steps. The released code runs ``f`` through an inpainting model
+    (from pure noise, beside the masked picture), with eta 1, and descends the norm, not its square (for one draw
+    the direction is the same). Our choices: img2img, which every model of Stable Diffusion's shape can do, with the
+    posterior mean; no guidance, which with the empty prompt would change nothing. UNet evaluations are recomputed in
+    the backward pass, so that memory is that of one of them; the recomputation is not counted.
+
+    Args:
+        iterations: of descent; every one draws new noise.
+        strength: share of the noise schedule that the picture is noised by, above 0, at most 1.
+        sample_steps: UNet evaluations of the chain.
+        draws: chains per picture and iteration, averaged, in one pass; 10 (L2) and 5 (L-infinity) in the released code.
+        eta: share of DDIM's random noise, 0 to 1.
+        prompt: ``empty``, or the ``owner``'s prompts.
+        step_levels: length of one step in levels; None: an eighth of the budget.
+        target: file of the target picture; None: grey (zeros in [-1,1], the released default).
+        random_start: start from uniform noise within the budget; the released code starts at the picture.
+    """
+
+    version: ClassVar[int] = 1
+    couples_images: ClassVar[bool] = False
+    heeds_penalty: ClassVar[bool] = True  # by way of pgd
+    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+    places: ClassVar[tuple[str, ...]] = ("target",)
+
+    def __init__(
+        self,
+        iterations: int,
+        strength: float,
+        sample_steps: int,
+        draws: int = 1,
+        eta: float = 0.0,
+        prompt: str = "empty",
+        step_levels: float | None = None,
+        target: str | None = None,
+        random_start: bool = False,
+    ) -> None:
+        if min(iterations, sample_steps, draws) < 1:
+            raise ValueError(
+                "photoguard_diffusion: iterations, sample_steps and draws must be >= 1, "
+                f"given {iterations}, {sample_steps} and {draws}"
+            )
+        if not (0 < strength <= 1 and 0 <= eta <= 1):
+            raise ValueError(
+                f"photoguard_diffusion: strength must be above 0, at most 1, and eta 0 to 1, given {strength} and {eta}"
+            )
+        if prompt not in PROMPTS:
+            raise ValueError(f"photoguard_diffusion: unknown prompt {prompt!r}; allowed are {', '.join(PROMPTS)}")
+        self.iterations, self.strength, self.sample_steps, self.draws = iterations, strength, sample_steps, draws
+        self.eta, self.prompt, self.step_levels, self.random_start = eta, prompt, step_levels, random_start
+        self.target = None if target is None else Path(target).expanduser()
+
+    def check(self) -> None:
+        """ValueError if the target picture is not there."""
+        if self.target is not None and not self.target.is_file():
+            raise ValueError(f"photoguard_diffusion: no picture {self.target}; give a file or target=null (grey)")
+
+    def identity(self) -> dict[str, str]:
+        """Digest of the target picture."""
+        self.check()
+        return {"target": files_digest([self.target]) if self.target else "grey"}
+
+    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
+        """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``."""
+        model = surrogates[0]
+        with torch.no_grad():
+            cond = model.embed(owner.prompts if self.prompt == "owner" else [""] * len(owner.images))
+        rngs = [run.rng("photoguard_diffusion", name) for name in owner.names]
+        goals = {size: self._goal(size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}
+
+        def loss(x: Tensor, index: list[int]) -> Tensor:
+            many = cond.take(torch.tensor(index)).repeat(self.draws)
+            made = self.edited(x, many, [rngs[i] for i in index], model)
+            run.tally("unet_image", len(made) * self.sample_steps)
+            each = (2 * (made - goals[tuple(x.shape[-2:])])).square().flatten(1).mean(1)
+            return -each.view(len(x), self.draws).mean(1)
+
+        images = first_images(owner, budget, run, self.random_start)
+        steps = [self.step_levels or budget.levels / 8] * self.iterations
+        most = run.batch // self.draws
+        with run.log.bar("perturb", self.iterations, "step") as advance:
+            return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)
+
+    def edited(self, x: Tensor, cond: Cond, rngs: Sequence[torch.Generator], model: LatentDiffusion) -> Tensor:
+        """``f`` of each of N pictures ``x`` (NCHW [0,1]), ``draws`` times in a row: about [0,1], not clamped;
+        differentiable.
+
+        ``cond`` has a row for each of them. The draws of a picture, those of the first noise and then, with ``eta``,
+        those of each step, come from its own generator.
+        """
+        z = checkpoint(model.encode, x, use_reentrant=False, preserve_rng_state=False)
+        shape = (self.draws, *z.shape[1:])
+
+        def normal() -> Tensor:
+            return torch.cat([torch.randn(shape, generator=rng) for rng in rngs]).to(z.device)
+
+        t, alpha_bar = img2img_steps(model, self.strength, self.sample_steps)
+        many = t.to(z.device)[:, None].expand(-1, len(z) * self.draws)
+        levels = alpha_bar.to(z.device)
+        z = noised(model.alpha_bar.to(z.device), z.repeat_interleave(self.draws, 0), many[0], normal())
+        unet = model.pipe.unet
+        for k, now in enumerate(many):
+            told = checkpoint(model.predict, unet, z, now, cond, use_reentrant=False, preserve_rng_state=False)
+            noise = normal() if self.eta else torch.zeros_like(z)
+            z = ddim_step(told, z, levels[k], levels[k + 1], model.prediction, self.eta, noise)
+        return model.decode(z)[..., : x.shape[-2], : x.shape[-1]]
+
+    def _goal(self, size: tuple[int, ...], device: torch.device) -> Tensor:
+        """The target for pictures of ``size`` (height, width), NCHW [0,1]: its centre square, cut to that; or grey."""
+        if self.target is None:
+            return torch.full((), 0.5, device=device)
+        return fit_square(read(self.target), max(size))[None, :, : size[0], : size[1]].to(device)
