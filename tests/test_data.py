@@ -1,15 +1,22 @@
-"""Data folders from one photograph and from the user's own pictures."""
+"""Data folders from one photograph, from the user's own pictures, from the whole embedded world and from CIFAR-10."""
 
+import io
 import json
+import pickle
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_cifar10
 from PIL import Image
 
 from udpbench import images
+from udpbench.data.cifar10 import CLASSES, Cifar10
 from udpbench.data.folder import Folder
 from udpbench.data.photos import SUBJECTS, Photos
+from udpbench.data.toyworld_many import ToyWorldMany
 from udpbench.types import Run
 
 
@@ -167,3 +174,185 @@ def test_folder_identity_is_of_all_that_is_read(tmp_path, pictures):
 def test_folder_refuses_wrong_settings(wrong):
     with pytest.raises(ValueError, match="data folder: "):
         Folder("somewhere", **wrong)
+
+
+# -- the whole embedded world ------------------------------------------------------------------------------------------
+
+
+def test_many_are_different_pictures_without_words(tmp_path):
+    counts = {"train": 300, "reference": 5, "validation": 0, "heldout": 4}
+    data = ToyWorldMany(size=16, **counts)
+    data(tmp_path, Run(seed=3))
+    assert (data.sizes, data.subject) == (counts, "")
+    assert not (tmp_path / "validation").exists()
+    found = [p for part in ("train", "reference", "heldout") for p in images.list_images(tmp_path / part)]
+    assert len({p.read_bytes() for p in found}) == len(found) == 309
+    rows = images.read_metadata(tmp_path / "train")
+    assert (
+        [p.name for p in images.list_images(tmp_path / "train")] == list(rows) == [f"{i:05d}.png" for i in range(300)]
+    )
+    told = facts(tmp_path)
+    assert {row["text"] for row in rows.values()} == {told["instance_prompt"], told["class_prompt"]} == {""}
+    assert (told["prompts"], told["truth"], told["sets"]) == ([""], None, True)
+
+
+def test_many_do_not_depend_on_the_run(tmp_path):
+    for name, seed in (("a", 0), ("b", 9)):
+        ToyWorldMany(16, train=3, reference=0, validation=0, heldout=0)(tmp_path / name, Run(seed=seed, batch=1))
+    a, b = (images.read_folder(tmp_path / name / "train") for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("wrong", [{"size": 8}, {"train": 0}, {"reference": -1}])
+def test_many_refuse_wrong_settings(wrong):
+    with pytest.raises(ValueError, match="data toyworld_many: size must be >= 16, train >= 1"):
+        ToyWorldMany(**wrong)
+
+
+# -- CIFAR-10 ----------------------------------------------------------------------------------------------------------
+
+
+def batches(root):
+    """(labels, pictures NCHW uint8) of the training and the test split, read as plainly as can be."""
+    found = []
+    for names in (("data_batch_1", "data_batch_2"), ("test_batch",)):
+        read = [pickle.loads((root / "cifar-10-batches-py" / name).read_bytes()) for name in names]
+        data = np.concatenate([batch["data"] for batch in read]).reshape(-1, 3, 32, 32)
+        found.append((np.concatenate([batch["labels"] for batch in read]), torch.from_numpy(data)))
+    return found
+
+
+def test_cifar10_takes_the_classes_in_turn_and_no_picture_twice(tmp_path):
+    root, out = write_cifar10(tmp_path / "cifar"), tmp_path / "out"
+    Cifar10(root, ["dog", "cat"], train=4, reference=2, validation=1, heldout=2)(out, Run(seed=5))
+    (labels, pictures), (test_labels, test_pictures) = batches(root)
+    cats, dogs = (pictures[labels == CLASSES.index(name)] for name in ("cat", "dog"))
+    expected = [cats[0], dogs[0], cats[1], dogs[1], cats[2], dogs[2], cats[3]]
+    got = [
+        images.to_uint8(x)
+        for part in ("train", "validation", "heldout")
+        for x in images.read_folder(out / part).values()
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    reference = [images.to_uint8(x) for x in images.read_folder(out / "reference").values()]
+    for x, name in zip(reference, ("cat", "dog"), strict=True):
+        assert torch.equal(x, test_pictures[test_labels == CLASSES.index(name)][0])
+    told = facts(out)
+    assert (told["name"], told["prompts"], told["truth"], told["sets"]) == ("CIFAR-10 cat+dog", [""], None, True)
+    assert {row["text"] for row in images.read_metadata(out / "train").values()} == {""}
+
+
+def test_cifar10_counts_by_class_if_told_and_the_whole_test_split_is_the_reference():
+    whole = Cifar10("x", train=100, reference=None)
+    assert whole.sizes == {"train": 100, "reference": 10000, "validation": 0, "heldout": 1000}
+    assert whole.subject == ""
+    some = Cifar10("x", ["cat", "dog", "ship"], train=100, heldout=5, validation=1, per_class=True)
+    assert some.sizes == {"train": 300, "reference": 3000, "validation": 3, "heldout": 15}
+    assert some.subject == "cat+dog+ship"
+
+
+@pytest.fixture
+def small():
+    return {"train": 20, "reference": 10, "heldout": 10}
+
+
+def parquet(root, monkeypatch):
+    """The same pictures in Hugging Face's layout; pandas is made to read them without pyarrow."""
+    import pandas
+
+    tables, folder = {}, root.parent / "hub" / "plain_text"
+    folder.mkdir(parents=True)
+    for name, (labels, pictures) in zip(("train", "test"), batches(root), strict=True):
+        rows = []
+        for x in pictures:
+            stream = io.BytesIO()
+            Image.fromarray(x.permute(1, 2, 0).numpy()).save(stream, format="PNG")
+            rows.append({"bytes": stream.getvalue(), "path": None})
+        file = folder / f"{name}-00000-of-00001.parquet"
+        file.write_bytes(pickle.dumps(rows))
+        tables[file] = pandas.DataFrame({"img": rows, "label": labels})
+    monkeypatch.setattr(pandas, "read_parquet", tables.__getitem__)
+    return root.parent / "hub"
+
+
+def archives(root):
+    """The same pictures as archives by split and class; written as PNG, so that they stay the same."""
+    folder = root.parent / "archives"
+    folder.mkdir()
+    for split, (labels, pictures) in zip(("train", "test"), batches(root), strict=True):
+        for k, name in enumerate(CLASSES):
+            with tarfile.open(folder / f"{split}-{name}.tar.gz", "w:gz") as archive:
+                for i, x in enumerate(pictures[labels == k]):
+                    stream = io.BytesIO()
+                    Image.fromarray(x.permute(1, 2, 0).numpy()).save(stream, format="PNG")
+                    member = tarfile.TarInfo(f"{split}/{name}/{i:04d}.jpg")
+                    member.size = len(stream.getvalue())
+                    archive.addfile(member, io.BytesIO(stream.getvalue()))
+    return folder
+
+
+def test_cifar10_is_the_same_in_every_layout(tmp_path, monkeypatch, small):
+    root = write_cifar10(tmp_path / "cifar")
+    layouts = {
+        "plain": root,
+        "inside": root / "cifar-10-batches-py",
+        "parquet": parquet(root, monkeypatch),
+        "tar": archives(root),
+    }
+    for name, place in layouts.items():
+        Cifar10(place, **small)(tmp_path / name, Run())
+    for part in ("train", "reference", "heldout"):
+        first, *others = (images.read_folder(tmp_path / name / part) for name in layouts)
+        assert all(first.keys() == other.keys() for other in others)
+        assert all(torch.equal(x, other[name]) for name, x in first.items() for other in others)
+    assert facts(tmp_path / "tar")["name"] == "CIFAR-10 (JPEG)"
+
+
+def test_cifar10_identity_is_of_the_files_and_not_of_their_place(tmp_path):
+    root = write_cifar10(tmp_path / "a")
+    first = Cifar10(root).identity()
+    assert Cifar10(root.rename(tmp_path / "b")).identity() == first
+    (tmp_path / "b" / "cifar-10-batches-py" / "test_batch").write_bytes(b"other")
+    assert Cifar10(tmp_path / "b").identity() != first
+    assert set(Cifar10.places) == {"root", "download"}
+
+
+def test_cifar10_says_what_to_download_and_does_not(tmp_path, monkeypatch):
+    asked = []
+    with pytest.raises(
+        ValueError, match=r"no CIFAR-10 in .*none; unpack https://\S+\.tar\.gz \(md5 c58f3010\w+\) there"
+    ) as error:
+        Cifar10(tmp_path / "none").identity()
+    assert "\n" not in str(error.value)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda root, download: asked.append(write_cifar10(Path(root))))
+    Cifar10(tmp_path / "new", download=True).identity()
+    Cifar10(tmp_path / "new", download=True).identity()
+    assert asked == [tmp_path / "new"]
+
+
+def test_cifar10_names_what_is_wrong_with_the_files(tmp_path, small):
+    root = write_cifar10(tmp_path / "cifar")
+    with pytest.raises(ValueError, match="6 pictures of airplane are asked of the train split, it has 4"):
+        Cifar10(root, train=60, reference=10, heldout=0)(tmp_path / "few", Run())
+    with pytest.raises(ValueError, match="2 pictures of cat are asked of the test split, it has 1"):
+        Cifar10(root, ["cat"], train=1, reference=2, heldout=0)(tmp_path / "out", Run())
+    file = root / "cifar-10-batches-py" / "data_batch_1"
+    for content, reason in (
+        (b"", "data_batch_1 cannot be read"),
+        (file.read_bytes()[:100], "data_batch_1 cannot be read"),
+        (pickle.dumps([1]), "data_batch_1 cannot be read"),
+        (pickle.dumps(Path("x")), r"data_batch_1 cannot be read: it holds pathlib\S* which is no array"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=reason) as error:
+            Cifar10(root, **small)(tmp_path / "broken", Run())
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"classes": ["wolf"]}, {"classes": "cat"}, {"classes": []}, {"train": 0}, {"reference": -1}, {"heldout": -1}],
+)
+def test_cifar10_refuses_wrong_settings(wrong):
+    with pytest.raises(ValueError, match="data cifar10: "):
+        Cifar10("somewhere", **wrong)

@@ -142,6 +142,13 @@ def write_png(path: Path, x: Tensor) -> None:
     os.replace(beside, path)
 
 
+def write_masks(folder: Path, names: Sequence[str], masks: Tensor) -> None:
+    """Write (N, 1, H, W) in [0,1] as 1-channel PNGs, each under its picture's name with the suffix ``.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, mask in zip(names, masks, strict=True):
+        Image.fromarray(to_uint8(mask[0]).cpu().numpy()).save((folder / name).with_suffix(".png"), format="PNG")
+
+
 def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Antialiased bicubic resize of NCHW to (height, width), or a square; clamped to [0,1], differentiable."""
     height, width = (size, size) if isinstance(size, int) else size

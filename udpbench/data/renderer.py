@@ -216,13 +216,25 @@ def render(s: Scenery, size: int = 64) -> Tensor:
 
     Returns NCHW float32 in [0,1], ``size`` x ``size``.
     """
-    axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size * 2 - 1
-    gy, gx = torch.meshgrid(axis, axis, indexing="ij")
+    gx, gy = _grid(size)
     gx, gy = gx[None], gy[None]
     pixel = 2.0 / size  # width of a pixel in picture units: edges are smooth over about one of it
     picture = _background(s, gx, gy, pixel)
     picture = _cast_shadow(picture, s, gx, gy)
     return _draw_object(picture, s, gx, gy, pixel).mul(_per_item(s.bright)[:, None]).clamp(0, 1)
+
+
+def silhouettes(s: Scenery, size: int = 64) -> Tensor:
+    """Where the objects are: (N, 1, ``size``, ``size``) of 1 (object) and 0."""
+    u, v = _object_axes(s, *_grid(size))
+    return (torch.minimum(_distance(s.shape, u, v), _emblem_distance(s.emblem, u, v)) < 0)[:, None].float()
+
+
+def _grid(size: int) -> tuple[Tensor, Tensor]:
+    """x and y of each pixel's middle, -1 to 1."""
+    axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size * 2 - 1
+    gy, gx = torch.meshgrid(axis, axis, indexing="ij")
+    return gx, gy
 
 
 def _per_item(v: Tensor) -> Tensor:
@@ -264,11 +276,16 @@ def _cast_shadow(picture: Tensor, s: Scenery, gx: Tensor, gy: Tensor) -> Tensor:
     return picture * (1 - 0.45 * torch.exp(-(dx**2 + dy**2)))[:, None]
 
 
-def _draw_object(picture: Tensor, s: Scenery, gx: Tensor, gy: Tensor, pixel: float) -> Tensor:
+def _object_axes(s: Scenery, gx: Tensor, gy: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates in object units: the object reaches to about 1, whatever its place, size and angle."""
     scale, angle = _per_item(s.scale), _per_item(s.angle)
     px, py = (gx - _per_item(2 * s.x)) / scale, (gy - _per_item(2 * s.y)) / scale
-    u, v = px * angle.cos() + py * angle.sin(), py * angle.cos() - px * angle.sin()
-    edge = 1.5 * pixel / scale
+    return px * angle.cos() + py * angle.sin(), py * angle.cos() - px * angle.sin()
+
+
+def _draw_object(picture: Tensor, s: Scenery, gx: Tensor, gy: Tensor, pixel: float) -> Tensor:
+    u, v = _object_axes(s, gx, gy)
+    edge = 1.5 * pixel / _per_item(s.scale)
     distance = _distance(s.shape, u, v)
     rgb = torch.tensor([RGB[name] for name in COLORS])
     main, second = (rgb[c][:, :, None, None] for c in (s.color, s.second))

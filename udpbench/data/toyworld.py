@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from udpbench.data import renderer
-from udpbench.images import write_metadata, write_png
+from udpbench.images import write_masks, write_metadata, write_png
 from udpbench.types import Run
 
 
@@ -16,15 +16,15 @@ class ToyWorld:
 
     ``train`` is what the owner has, ``reference`` what generated pictures are compared with, ``validation`` what the
     thief may choose by, ``heldout`` what a perfect victim would make (the ceiling). Scenes are as frequent in all of
-    them. The truth is in ``data.json``. Subjects 0-9 are for development, 100 and up for tests. The pictures do not
-    depend on the run's seed.
+    them. ``masks`` holds the object's silhouette in every training picture. The truth is in ``data.json``. Subjects
+    0-9 are for development, 100 and up for tests. The pictures do not depend on the run's seed.
 
     Prompts hold the rare token, the class noun and words for the scene: nothing that says what the subject looks
     like.
     """
 
-    version: ClassVar[int] = 2
-    has_truth: ClassVar[bool] = True
+    version: ClassVar[int] = 3
+    truth: ClassVar[str] = "subject"
 
     def __init__(
         self,
@@ -57,6 +57,8 @@ class ToyWorld:
                 for name, picture in zip(names, renderer.render(scenery, self.size), strict=True):
                     write_png(out / part / name, picture)
                     advance(1)
+                if part == "train":
+                    write_masks(out / "masks", names, renderer.silhouettes(scenery, self.size))
                 instance = renderer.caption(truth.noun, token=self.token)
                 texts = [said[renderer.SCENES[i]] if part != "train" else instance for i in scenery.scene]
                 write_metadata(out / part, {name: {"text": text} for name, text in zip(names, texts, strict=True)})

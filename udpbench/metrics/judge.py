@@ -29,6 +29,7 @@ class JudgeMetric:
 
     version: ClassVar[int] = 1
     against: ClassVar[str] = "truth"
+    truth: ClassVar[str] = "subject"  # the kind of truth it needs the data to have
     scores: ClassVar[dict[str, str]] = {"subject_acc": "lower", "scene_acc": "lower"}
     minimum: ClassVar[int] = 1
 
@@ -62,10 +63,6 @@ def _scene(prompt: str) -> int:
 
 def load_judge(device: torch.device) -> Judge:
     """The embedded judge, frozen."""
-    from safetensors.torch import load_file
+    from udpbench.models.micro.judge import Judge, with_weights
 
-    from udpbench.models.micro.judge import Judge
-
-    judge = Judge()
-    judge.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / "judge.safetensors").items()})
-    return judge.eval().requires_grad_(False).to(device)
+    return with_weights(Judge(), WEIGHTS / "judge.safetensors", device)

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from udpbench.data import renderer
+from udpbench.data import renderer, styles
 from udpbench.images import resize
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro import pictures
@@ -104,6 +104,40 @@ def measure_judge(judge: Judge, change: Callable[[Tensor], Tensor] = lambda x: x
     share["subject"] = share["shape"] & share["color"] & share["second"] & share["texture"]
     unsure = (judge.classify(pictures.garbage(512, rng))["shape"] < 0).float().mean()
     return {**{f"acc_{name}": float(v.float().mean()) for name, v in share.items()}, "garbage_unsure": float(unsure)}
+
+
+@torch.no_grad()
+def measure_style_judge(
+    judge: Judge, change: Callable[[Tensor], Tensor] = lambda x: x, n: int = 10
+) -> dict[str, float]:
+    """Accuracy of the judge of styles by attribute and of the content (shape and scene together), after ``change``.
+
+    On ``n`` pictures of each style and of none, of the pretraining world and of each of the held-out subjects 0-9; the
+    worst style's accuracy, too, and the shares of these pictures and of garbage, in every style, that it is unsure of.
+    """
+    judge.eval()
+    rng, styled = torch.Generator().manual_seed(4), range(len(styles.STYLES) + 1)
+    right: dict[str, list[Tensor]] = {}
+    for subject in (None, *map(renderer.subject, range(10))):
+        for k in styled:
+            truth = renderer.draw(n, rng, subject)
+            x = renderer.render(truth)
+            told = judge.classify(change(styles.stylise(x, k) if k < len(styles.STYLES) else x))
+            for name in ("shape", "scene"):
+                right.setdefault(name, []).append(told[name] == getattr(truth, name))
+            right.setdefault("style", []).append(told["style"] == k)
+            right.setdefault("unsure", []).append(told["style"] < 0)
+    by_style = torch.stack(right["style"]).view(-1, len(styled), n).float().mean((0, 2))
+    share = {name: torch.cat(v) for name, v in right.items()}
+    share["content"] = share["shape"] & share["scene"]
+    unsure = share.pop("unsure").float().mean()
+    garbage = judge.classify(pictures.in_styles(pictures.garbage(512, rng), rng)[0])["style"] < 0
+    return {
+        **{f"acc_{name}": float(v.float().mean()) for name, v in share.items()},
+        "acc_worst_style": float(by_style.min()),
+        "world_unsure": float(unsure),
+        "garbage_unsure": float(garbage.float().mean()),
+    }
 
 
 RARE_TOKENS = ("sks", "zwx", "ohwx", "qvl")  # words that name nothing: pretraining puts them into captions at random

@@ -1,13 +1,16 @@
-"""The judge: a small classifier that knows the toy world, trained on renderings only (never on a diffusion model's
+"""The judges: small classifiers that know the toy world, trained on renderings only (never on a diffusion model's
 output)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udpbench.data import renderer
+from udpbench.data import renderer, styles
 
 HEADS = {
     "shape": len(renderer.SHAPES),
@@ -17,21 +20,28 @@ HEADS = {
     "emblem": len(renderer.EMBLEMS),
     "scene": len(renderer.SCENES),
 }
+# Of the judge of styles; the class after the last style is "none", the plain rendering.
+STYLE_HEADS = {"style": len(styles.STYLES) + 1, "shape": len(renderer.SHAPES), "scene": len(renderer.SCENES)}
+STYLE_WIDTH = 16
 
 
 class Judge(nn.Module):
     """64 px pictures to a class per attribute and a logit for "this is a picture of the world" (low: garbage,
-    unsure)."""
+    unsure).
 
-    def __init__(self, width: int = 32) -> None:
+    ``heads``: classes by attribute.
+    """
+
+    def __init__(self, heads: Mapping[str, int] = HEADS, width: int = 32) -> None:
         super().__init__()
+        self.heads = dict(heads)
         widths = (width, 2 * width, 4 * width, 4 * width)
         self.stem = nn.Conv2d(3, widths[0], 5, stride=2, padding=2)
         stages: list[nn.Module] = []
         for a, b in zip(widths, widths[1:], strict=False):
             stages += [_Block(a), nn.Conv2d(a, b, 3, stride=2, padding=1)]
         self.stages = nn.Sequential(*stages, _Block(widths[-1]))
-        self.out = nn.Linear(4 * 4 * widths[-1], sum(HEADS.values()) + 1)
+        self.out = nn.Linear(4 * 4 * widths[-1], sum(self.heads.values()) + 1)
         # Of the last logit; set once on garbage, see calibrate in train.py.
         self.threshold: Tensor
         self.register_buffer("threshold", torch.zeros(()))
@@ -39,8 +49,8 @@ class Judge(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """NCHW [0,1], 64 px -> logits by attribute, (N, classes) each, and ``real`` (N,)."""
         h = F.silu(self.stages(self.stem(x * 2 - 1)))
-        *parts, real = self.out(F.adaptive_avg_pool2d(h, 4).flatten(1)).split([*HEADS.values(), 1], dim=1)
-        return {**dict(zip(HEADS, parts, strict=True)), "real": real[:, 0]}
+        *parts, real = self.out(F.adaptive_avg_pool2d(h, 4).flatten(1)).split([*self.heads.values(), 1], dim=1)
+        return {**dict(zip(self.heads, parts, strict=True)), "real": real[:, 0]}
 
     @torch.inference_mode()
     def classify(self, x: Tensor) -> dict[str, Tensor]:
@@ -48,6 +58,19 @@ class Judge(nn.Module):
         logits = self(x)
         unsure = logits.pop("real") < self.threshold
         return {name: torch.where(unsure, -1, value.argmax(1)) for name, value in logits.items()}
+
+
+def style_judge() -> Judge:
+    """The judge of styles, not trained: style (or none), shape and scene; 0.24 M parameters."""
+    return Judge(STYLE_HEADS, STYLE_WIDTH)
+
+
+def with_weights(judge: Judge, file: Path, device: torch.device) -> Judge:
+    """``judge`` with the weights in ``file`` (safetensors), frozen, on ``device``."""
+    from safetensors.torch import load_file
+
+    judge.load_state_dict({k: v.float() for k, v in load_file(file).items()})
+    return judge.eval().requires_grad_(False).to(device)
 
 
 class _Block(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udpbench.data import renderer
+from udpbench.data import renderer, styles
 
 SIZE = 64
 
@@ -102,6 +102,16 @@ def shuffle_pieces(x: Tensor, rng: torch.Generator, pieces: int = 4) -> Tensor:
     order = torch.stack([torch.randperm(pieces**2, generator=rng) for _ in range(n)])
     cut = cut.gather(1, order.view(n, -1, 1, 1, 1).expand_as(cut))
     return cut.view(n, pieces, pieces, 3, side, side).permute(0, 3, 1, 4, 2, 5).reshape(n, 3, SIZE, SIZE)
+
+
+def in_styles(x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each of NCHW [0,1] in a random style or in none; also which: (N,), the number after the last style for none."""
+    style = torch.randint(len(styles.STYLES) + 1, (len(x),), generator=rng)
+    x = x.clone()
+    for k in range(len(styles.STYLES)):
+        if (mine := style == k).any():
+            x[mine] = styles.stylise(x[mine], k)
+    return x, style
 
 
 def worn(x: Tensor, rng: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
-"""Train the embedded models: ``python -m udpbench.models.micro.train {vae,judge,unet,export,measure}``.
+"""Train the embedded models: ``python -m udpbench.models.micro.train {vae,judge,style_judge,unet,export,measure}``.
 
-Run in this order, the five commands rebuild everything in ``weights/``. Each training keeps a checkpoint in
+Run in this order, the six commands rebuild everything in ``weights/``. Each training keeps a checkpoint in
 ``--work`` and goes on from it when the same command is given again. Nothing is read but the renderer and pictures
 that scikit-learn and scikit-image ship.
 """
@@ -11,7 +11,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import Tensor
 from udpbench.data import renderer
 from udpbench.models.diffusion import noised, velocity
 from udpbench.models.micro import build, pictures
-from udpbench.models.micro.judge import Judge
+from udpbench.models.micro.judge import Judge, style_judge
 from udpbench.task.fit import FitSettings, fit
 from udpbench.types import Log, Run
 
@@ -92,26 +92,57 @@ def train_vae(work: Path, steps: int) -> None:
 def train_judge(work: Path, steps: int) -> None:
     """The classifier of the world's attributes, with a head that tells pictures from garbage, calibrated on garbage
     of its own."""
-    run = Run(SEED, log=Lines(work / "judge.log"))
+
+    def batch(truth: renderer.Scenery, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        x = torch.cat([pictures.worn(renderer.render(truth), rng), pictures.garbage(16, rng)])
+        return x, vars(truth)
+
+    _train_judge("judge", work, steps, Judge, batch, pictures.garbage, build.measure_judge)
+
+
+def train_style_judge(work: Path, steps: int) -> None:
+    """The classifier of styles, shapes and scenes, trained like the other judge on renderings in every style and in
+    none; its garbage comes in every style, too."""
+
+    def batch(truth: renderer.Scenery, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        x, style = pictures.in_styles(renderer.render(truth), rng)
+        return torch.cat([pictures.worn(x, rng), garbage(16, rng)]), {**vars(truth), "style": style}
+
+    def garbage(n: int, rng: torch.Generator) -> Tensor:
+        return pictures.in_styles(pictures.garbage(n, rng), rng)[0]
+
+    _train_judge("style_judge", work, steps, style_judge, batch, garbage, build.measure_style_judge)
+
+
+def _train_judge(
+    name: str,
+    work: Path,
+    steps: int,
+    make: Callable[[], Judge],
+    batch: Callable[[renderer.Scenery, torch.Generator], tuple[Tensor, dict[str, Tensor]]],
+    garbage: Callable[[int, torch.Generator], Tensor],
+    measured: Callable[[Judge], dict[str, float]],
+) -> None:
+    """``batch``: 64 scenes to their pictures, 16 garbage ones behind, and the classes of the 64 by attribute."""
+    run = Run(SEED, log=Lines(work / f"{name}.log"))
     torch.manual_seed(SEED)
-    judge = Judge()
+    judge = make()
 
     def loss(step: int) -> Tensor:
-        rng = run.rng("judge", step)
-        truth = renderer.draw(64, rng) if step % 4 else every_combination(64, rng)
-        x = torch.cat([pictures.worn(renderer.render(truth), rng), pictures.garbage(16, rng)])
+        rng = run.rng(name, step)
+        x, labels = batch(renderer.draw(64, rng) if step % 4 else every_combination(64, rng), rng)
         logits = judge(x)
         real = logits.pop("real").float()
-        told = sum(F.cross_entropy(value[:64].float(), getattr(truth, name)) for name, value in logits.items())
+        told = sum(F.cross_entropy(value[:64].float(), labels[k]) for k, value in logits.items())
         return told + F.binary_cross_entropy_with_logits(real, (torch.arange(80) < 64).float())
 
     settings = FitSettings(
         steps=steps, lr=1e-3, warmup=100, decay="cosine", dtype="bf16", save_every=250, ema=0.998, weight_decay=0.01
     )
-    fit(list(judge.parameters()), loss, settings, run, title="judge", checkpoint=work / "judge.ckpt")
-    calibrate(judge, run)
-    torch.save(judge.state_dict(), work / "judge.pt")
-    run.log.say(json.dumps(build.measure_judge(judge)))
+    fit(list(judge.parameters()), loss, settings, run, title=name, checkpoint=work / f"{name}.ckpt")
+    calibrate(judge, garbage(1024, run.rng("garbage")))
+    torch.save(judge.state_dict(), work / f"{name}.pt")
+    run.log.say(json.dumps(measured(judge)))
 
 
 def every_combination(n: int, rng: torch.Generator) -> renderer.Scenery:
@@ -124,10 +155,10 @@ def every_combination(n: int, rng: torch.Generator) -> renderer.Scenery:
 
 
 @torch.no_grad()
-def calibrate(judge: Judge, run: Run) -> None:
-    """Set the threshold of the last logit so that 99 % of garbage falls under it; pictures of the world must stay
+def calibrate(judge: Judge, garbage: Tensor) -> None:
+    """Set the threshold of the last logit so that 99 % of ``garbage`` falls under it; pictures of the world must stay
     above (measured)."""
-    real = judge(pictures.garbage(1024, run.rng("garbage")))["real"]
+    real = judge(garbage)["real"]
     judge.threshold.fill_(float(real.quantile(0.99)))
 
 
@@ -214,27 +245,38 @@ def captions(truth: renderer.Scenery, rng: torch.Generator) -> list[str]:
 def measure(work: Path) -> None:
     """What the exported models can do, as JSON: see build.measure_*; kept beside the weights."""
     from udpbench.metrics.judge import load_judge
+    from udpbench.metrics.style_judge import load_style_judge
     from udpbench.models.latent import LatentDiffusion
 
-    model, judge = LatentDiffusion("pkg:micro", "micro"), load_judge(torch.device("cpu"))
+    cpu = torch.device("cpu")
+    model, judge = LatentDiffusion("pkg:micro", "micro"), load_judge(cpu)
+
+    def trip(x: Tensor) -> Tensor:
+        return model.round_trip(x).clamp(0, 1)
+
     found = {
         "autoencoder": build.measure_vae(model.pipe.vae),
         "judge": build.measure_judge(judge),
-        "judge_after_round_trip": build.measure_judge(judge, lambda x: model.round_trip(x).clamp(0, 1)),
+        "judge_after_round_trip": build.measure_judge(judge, trip),
         "prompts": build.measure_prompts(model, judge),
     }
+    if (build.WEIGHTS / "style_judge").is_dir():
+        of_styles = load_style_judge(cpu)
+        found["style_judge"] = build.measure_style_judge(of_styles)
+        found["style_judge_after_round_trip"] = build.measure_style_judge(of_styles, trip)
     text = json.dumps(found, indent=1)
     (build.WEIGHTS / "measured.json").write_text(text + "\n")
     Lines(work / "measure.log").say(text)
 
 
 def export(work: Path) -> None:
-    """Write ``weights/``: the pipeline folder and the judge in half precision, and the logs of their trainings."""
+    """Write ``weights/``: the pipeline folder and the judges in half precision, and the logs of their trainings."""
     half = torch.float16
-    if (work / "judge.pt").exists():
-        (build.WEIGHTS / "judge").mkdir(parents=True, exist_ok=True)
-        judge = {k: v.to(half) for k, v in torch.load(work / "judge.pt", weights_only=True).items()}
-        save_file(judge, build.WEIGHTS / "judge" / "judge.safetensors")
+    for name in ("judge", "style_judge"):
+        if (work / f"{name}.pt").exists():
+            (build.WEIGHTS / name).mkdir(parents=True, exist_ok=True)
+            judge = {k: v.to(half) for k, v in torch.load(work / f"{name}.pt", weights_only=True).items()}
+            save_file(judge, build.WEIGHTS / name / f"{name}.safetensors")
     if (work / "unet.pt").exists():
         vae, unet, words = build.autoencoder(), build.unet(), build.tokenizer(work / "tokenizer")
         text = build.text_encoder(words)
@@ -250,7 +292,7 @@ def export(work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["vae", "judge", "unet", "export", "measure"])
+    parser.add_argument("what", choices=["vae", "judge", "style_judge", "unet", "export", "measure"])
     parser.add_argument("--work", type=Path, default=Path("outputs/micro"), help="checkpoints and logs")
     parser.add_argument("--steps", type=int, default=0, help="of the training")
     parser.add_argument("--threads", type=int, default=2)
@@ -267,6 +309,7 @@ def main() -> None:
         {
             "vae": train_vae,
             "judge": train_judge,
+            "style_judge": train_style_judge,
             "unet": train_unet,
         }[args.what](args.work, args.steps)
 

@@ -1,0 +1,245 @@
+"""CIFAR-10 (Krizhevsky, 2009): 32 x 32 photographs of ten classes, from files that are already there."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from udpbench import images
+from udpbench.data.folder import write_facts, write_pictures
+from udpbench.digest import files_digest
+from udpbench.types import Run
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IN_SPLIT = {"train": 5000, "test": 1000}  # pictures of each class
+# What the pickled batches may hold: arrays. A pickle that names anything else is refused.
+_ARRAYS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+# What pickle, tarfile, pandas and Pillow raise on broken files.
+_BROKEN = (
+    pickle.UnpicklingError,
+    tarfile.TarError,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
+Rows = Iterator[tuple[int, Callable[[], Tensor]]]  # class index, and what reads the picture (CHW float32 [0,1])
+
+
+class Cifar10:
+    """Pictures of CIFAR-10 without words: every caption and prompt is empty.
+
+    ``root`` holds one of three layouts: torchvision's (``cifar-10-batches-py`` or its inside), Hugging Face's parquet
+    files (``train*.parquet``, ``test*.parquet``, anywhere below), or one archive of pictures for each split and class
+    (``train-cat.tar.gz``; JPEG copies are called "CIFAR-10 (JPEG)", as their pixels are not the originals'). Nothing is
+    downloaded unless ``download`` is true, and then by torchvision, which checks the archive.
+
+    ``classes``: names, or null for all ten. ``train``, then ``validation``, then ``heldout`` pictures are taken from
+    the training split, ``reference`` from the test split (null: all of it): always the first ones in the order of the
+    files, the classes in turn, so that classes are equally frequent and no picture is in two sets. With ``per_class``
+    all four numbers are for each class.
+    """
+
+    version: ClassVar[int] = 1
+    places: ClassVar[tuple[str, ...]] = ("root", "download")
+
+    def __init__(
+        self,
+        root: str | Path,
+        classes: Sequence[str] | None = None,
+        train: int = 1000,
+        reference: int | None = 1000,
+        validation: int = 0,
+        heldout: int = 1000,
+        per_class: bool = False,
+        download: bool = False,
+    ) -> None:
+        if classes is not None and not (isinstance(classes, list | tuple) and set() < set(classes) <= set(CLASSES)):
+            raise ValueError(
+                f"data cifar10: classes must be null (all) or among {', '.join(CLASSES)}, given {classes!r}"
+            )
+        if train < 1 or min(reference or 0, validation, heldout) < 0:
+            given = f"train {train}, reference {reference}, validation {validation}, heldout {heldout}"
+            raise ValueError(f"data cifar10: train must be at least 1, the other numbers at least 0; given {given}")
+        self.root, self.download = Path(root).expanduser(), download
+        self.classes = [name for name in CLASSES if classes is None or name in classes]
+        self.subject = "" if classes is None else "+".join(self.classes)
+        factor = len(self.classes) if per_class else 1
+        every = IN_SPLIT["test"] * len(self.classes)
+        self.sizes = {
+            "train": train * factor,
+            "reference": every if reference is None else reference * factor,
+            "validation": validation * factor,
+            "heldout": heldout * factor,
+        }
+
+    def identity(self) -> dict[str, str]:
+        """Digest of the files that are read.
+
+        ValueError saying what to download if there are none.
+        """
+        return {"files": files_digest([file for files in self._files()[1].values() for file in files])}
+
+    def __call__(self, out: Path, run: Run) -> None:
+        """Write ``out`` as a data folder: train/, reference/, validation/, heldout/ and data.json."""
+        layout, files = self._files()
+        with run.log.bar("read pictures", sum(self.sizes.values()), "img") as advance:
+            for split, parts in (("train", ("train", "validation", "heldout")), ("test", ("reference",))):
+                wanted = [self.sizes[part] for part in parts]
+                chosen = iter(self._in_turn(split, LAYOUTS[layout][1](files[split]), sum(wanted)))
+                for part, n in zip(parts, wanted, strict=True):
+                    if n:
+                        named = ((f"{i:05d}", next(chosen)()) for i in range(n))
+                        names = write_pictures(out / part, named, advance)
+                        images.write_metadata(out / part, {name: {"text": ""} for name in names})
+        kind = "CIFAR-10 (JPEG)" if layout == "archives" else "CIFAR-10"
+        write_facts(out, f"{kind} {self.subject}".strip(), "", "", [""], sets=True)
+
+    def _files(self) -> tuple[str, dict[str, list[Path]]]:
+        """The layout that is there, and its files by split."""
+        found = _find(self.root, self.classes)
+        if found is None and self.download:
+            import torchvision
+
+            torchvision.datasets.CIFAR10(str(self.root), download=True)
+            found = _find(self.root, self.classes)
+        if found is None:
+            from torchvision.datasets import CIFAR10
+
+            raise ValueError(
+                f"data cifar10: no CIFAR-10 in {self.root}; unpack {CIFAR10.url} (md5 {CIFAR10.tgz_md5}) there, or "
+                "say data.download=true"
+            )
+        return found
+
+    def _in_turn(self, split: str, rows: Rows, n: int) -> list[Callable[[], Tensor]]:
+        """The first ``n`` pictures of the chosen classes, the classes in turn."""
+        by_class: dict[int, list[Callable[[], Tensor]]] = {CLASSES.index(name): [] for name in self.classes}
+        for label, read in rows:
+            if label in by_class:
+                by_class[label].append(read)
+        counts = {CLASSES[k]: len(readers) for k, readers in by_class.items()}
+        wanted = {CLASSES[k]: -(-(n - i) // len(by_class)) for i, k in enumerate(by_class)}
+        for name, count in counts.items():
+            if count < wanted[name]:
+                raise ValueError(
+                    f"data cifar10: {wanted[name]} pictures of {name} are asked of the {split} split, it has {count}"
+                )
+        columns = list(by_class.values())
+        return [columns[i % len(columns)][i // len(columns)] for i in range(n)]
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+def _find(root: Path, classes: Sequence[str]) -> tuple[str, dict[str, list[Path]]] | None:
+    """The first layout of which both splits are in ``root``."""
+    for name, (find, _) in LAYOUTS.items():
+        files = {split: [f for f in find(root, split, classes) if f.is_file()] for split in IN_SPLIT}
+        if all(files.values()):
+            return name, files
+    return None
+
+
+def _find_batches(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
+    inside = root / "cifar-10-batches-py"
+    return sorted((inside if inside.is_dir() else root).glob("data_batch_*" if split == "train" else "test_batch"))
+
+
+def _find_parquet(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
+    return sorted(root.rglob(f"{split}*.parquet"))
+
+
+def _find_archives(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
+    return [root / f"{split}-{name}.tar.gz" for name in classes]
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads arrays only: unpickling a file from somewhere must not run what it says."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ARRAYS:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
+        return super().find_class(module, name)
+
+
+def _read_batches(files: Sequence[Path]) -> Rows:
+    for file in files:
+        batch = _whole(file, _load_arrays, file)
+        for row, label in zip(batch["data"], batch["labels"], strict=True):
+            yield label, partial(_from_row, row)
+
+
+def _load_arrays(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return dict(_Arrays(stream, encoding="latin1").load())
+
+
+def _from_row(row: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(row)).view(3, 32, 32).float() / 255
+
+
+def _read_parquet(files: Sequence[Path]) -> Rows:
+    import pandas
+
+    for file in files:
+        try:
+            table = _whole(file, pandas.read_parquet, file)
+        except ImportError as error:
+            raise ValueError(f"data cifar10: reading {file} needs pyarrow: pip install pyarrow") from error
+        for picture, label in zip(table["img" if "img" in table else "image"], table["label"], strict=True):
+            yield label, partial(_whole, file, _decode, picture["bytes"])
+
+
+def _read_archives(files: Sequence[Path]) -> Rows:
+    for file in files:
+        label = CLASSES.index(file.name.removesuffix(".tar.gz").split("-")[1])
+        for data in _whole(file, _unpacked, file):
+            yield label, partial(_whole, file, _decode, data)
+
+
+def _unpacked(file: Path) -> list[bytes]:
+    """The files in an archive, by their names."""
+    with tarfile.open(file) as archive:
+        members = sorted((m for m in archive if m.isfile()), key=lambda m: m.name)
+        return [stream.read() for m in members if (stream := archive.extractfile(m))]
+
+
+def _decode(data: bytes) -> Tensor:
+    return images.from_pil(Image.open(io.BytesIO(data)))
+
+
+def _whole(file: Path, read: Callable[..., Any], *arguments: Any) -> Any:
+    """``read(*arguments)``, which reads ``file``; ValueError naming the file if it is broken."""
+    try:
+        return read(*arguments)
+    except _BROKEN as error:
+        raise ValueError(f"data cifar10: {file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+Find = Callable[[Path, str, Sequence[str]], list[Path]]
+LAYOUTS: dict[str, tuple[Find, Callable[[Sequence[Path]], Rows]]] = {
+    "batches": (_find_batches, _read_batches),
+    "parquet": (_find_parquet, _read_parquet),
+    "archives": (_find_archives, _read_archives),
+}
