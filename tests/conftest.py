@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test may ask a server for weights
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -61,6 +63,17 @@ def owner(pictures) -> Owner:
     return make_owner(pictures)
 
 
+def write_cifar10(root: Path, per_class: tuple[int, int] = (2, 1)) -> Path:
+    """Random pictures in torchvision's layout: so many a class in each of two training batches and in the test batch."""
+    folder, rng = root / "cifar-10-batches-py", np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for name, n in (("data_batch_1", per_class[0]), ("data_batch_2", per_class[0]), ("test_batch", per_class[1])):
+        labels = rng.permutation(np.arange(10 * n) % 10).tolist()
+        batch = {"data": rng.integers(0, 256, (10 * n, 3072), np.uint8), "labels": labels}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    return root
+
+
 def options(group: str) -> list[str]:
     """Every option of a group of conf/, by listing the folder."""
     found = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
@@ -83,7 +96,7 @@ def node() -> Callable[[str, str], DictConfig]:
 
 def small(tiny: Path) -> list[str]:
     """Overrides of a cell that computes almost nothing, on the tiny pipeline."""
-    return ["model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "task.pictures=6", "track=none"]
+    return ["model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "++task.pictures=6", "track=none"]
 
 
 def composed(tiny: Path, *overrides: str) -> DictConfig:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONF, make_owner, options
+from conftest import CONF, make_owner, options, write_cifar10
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from udpbench import images
 from udpbench.budget import RMS, Linf, measure
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.tiny import save_tiny_pixel
 from udpbench.protect.noise import Noise
 from udpbench.types import Run
 
@@ -41,21 +43,27 @@ def folder(pictures, tmp_path_factory) -> Path:
     for i, x in enumerate(pictures):
         images.write_png(out / f"{i:04d}.png", 1 - x)
     images.write_metadata(out, {f"{i:04d}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
-    return out
+    return write_cifar10(out)
 
 
 def build(conf: DictConfig, folder: Path, short: bool = True, keep: Collection[str] = ()) -> Any:
     """The component of a conf; what is missing (???) is supplied; ``keep`` is not shortened."""
-    for key in conf:
-        if OmegaConf.is_missing(conf, key):
-            conf[key] = str(folder)
-        elif short and key in SHORT and key not in keep and isinstance(conf[key], int):
-            conf[key] = SHORT[key]
-        elif short and key in OFFLINE:
-            conf[key] = OFFLINE[key]
-        elif conf["_target_"].endswith("data.folder.Folder") and key == "class_prompt" and conf[key] is None:
-            conf[key] = "a photo of a ring"
+    for part in layers(conf):
+        for key in part:
+            if OmegaConf.is_missing(part, key):
+                part[key] = str(folder)
+            elif short and key in SHORT and key not in keep and isinstance(part[key], int):
+                part[key] = SHORT[key]
+            elif short and key in OFFLINE:
+                part[key] = OFFLINE[key]
+            elif part["_target_"].endswith("data.folder.Folder") and key == "class_prompt" and part[key] is None:
+                part[key] = "a photo of a ring"
     return instantiate(conf, _convert_="all")
+
+
+def layers(conf: DictConfig) -> list[DictConfig]:
+    """The conf of a component, and that of the component it wraps."""
+    return [conf, *(layers(conf["inner"]) if "inner" in conf else [])]
 
 
 GROUPS = ("protect", "attack", "task", "metric", "data", "budget")
@@ -73,7 +81,7 @@ def test_yaml_builds_and_is_versioned(node, folder, group, option):
         assert thing.version >= 1
         assert "version" not in vars(thing)
     if group in ("protect", "attack", "task"):
-        assert thing.needs <= {"denoise", "latent", "text", "inpaint", "surrogate_training"}
+        assert thing.needs <= {"denoise", "latent", "text", "inpaint", "pixel"}
     first = (CONF / group / f"{option}.yaml").read_text().splitlines()[0]
     assert first.startswith("# "), "the first line of a YAML says what it is"
 
@@ -145,9 +153,9 @@ def protect(node, folder, model, pictures):
         key = (option, budget.name, seed, which, tuple(settings.items()))
         if key not in made:
             conf = node("protect", option)
-            for name, value in settings.items():
-                if name in conf:
-                    conf[name] = value
+            for part in layers(conf):
+                for name in settings.keys() & part.keys():
+                    part[name] = settings[name]
             thing = build(conf, folder, keep=settings)
             owner = make_owner([pictures[i] for i in which], [f"{i:04d}.png" for i in which])
             if getattr(thing, "wants_like", False):
@@ -307,9 +315,17 @@ def test_missing_weights_are_told_in_one_line_before_any_work(node, folder, tmp_
 # -- tasks -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def pixels(tmp_path_factory) -> PixelDiffusion:
+    return PixelDiffusion(str(save_tiny_pixel(tmp_path_factory.mktemp("pixel") / "ddpm")), "pixels")
+
+
 @pytest.mark.parametrize("option", options("task"))
-def test_task_trains_and_generates(node, folder, model, tmp_path, option):
+def test_task_trains_and_generates(node, folder, model, pixels, tmp_path, option):
     task = build(node("task", option), folder)
+    if not task.trains:
+        pytest.skip("edits")
+    model = pixels if "pixel" in task.needs else model
     for name in ("class", "model", "made", "again", "untuned"):
         (tmp_path / name).mkdir()
     run, prompts = Run(), ["a photo of a sks ring", "a photo of a sks ring on sand"]
@@ -318,7 +334,7 @@ def test_task_trains_and_generates(node, folder, model, tmp_path, option):
         prior = tmp_path / "class"
         task.class_pictures(prior, model, "a photo of a ring", run)
         assert len(images.list_images(prior)) == task.prior_images
-    task.train(folder, tmp_path / "model", model, run, prior)
+    task.train(folder, tmp_path / "model", model, run, *([prior] if prior else []))
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(f"step_{task.mark(c)}" for c in task.curve)
     tuned = tmp_path / "model" / f"step_{task.mark(1.0)}"
     task.generate(tuned, tmp_path / "made", model, prompts, run)
@@ -330,14 +346,36 @@ def test_task_trains_and_generates(node, folder, model, tmp_path, option):
         == list(rows)
         == [f"{i:05d}.png" for i in range(task.pictures)]
     )
-    assert [row["text"] for row in rows.values()] == [prompts[i % 2] for i in range(task.pictures)]
+    said = [""] if "pixel" in task.needs else prompts
+    assert [row["text"] for row in rows.values()] == [said[i % len(said)] for i in range(task.pictures)]
     for name in rows:
         assert (tmp_path / "made" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert (
         any((tmp_path / "made" / n).read_bytes() != (tmp_path / "untuned" / n).read_bytes() for n in rows)
         or task.training.lr < 1e-5
     )
+    assert task.made(7) == len(rows)
     json.dumps([task.training_key(), task.sampling_key()])
+
+
+@pytest.mark.parametrize("option", options("task"))
+def test_task_edits(node, folder, model, tmp_path, option):
+    task = build(node("task", option), folder)
+    if task.trains:
+        pytest.skip("trains")
+    names = [path.name for path in images.list_images(folder)]
+    images.write_masks(tmp_path / "masks", names, torch.ones(4, 1, 16, 16))
+    for out, draw in (("made", "first"), ("again", "first"), ("other", "second")):
+        (tmp_path / out).mkdir()
+        task.edit(folder, tmp_path / out, model, "a photo of a ring", tmp_path / "masks", Run(), draw)
+    rows = images.read_metadata(tmp_path / "made")
+    assert [p.name for p in images.list_images(tmp_path / "made")] == sorted(rows)
+    assert len(rows) == task.made(len(names)) == len(names) * len(task.prompts) * task.draws
+    assert {row["text"] for row in rows.values()} == {p.replace("{class}", "a photo of a ring") for p in task.prompts}
+    made, again, other = (images.read_folder(tmp_path / out) for out in ("made", "again", "other"))
+    assert all(torch.equal(made[k], again[k]) for k in rows)
+    assert any(not torch.equal(made[k], other[k]) for k in rows)
+    json.dumps(task.sampling_key())
 
 
 # -- metrics, data, budgets --------------------------------------------------------------------------------------------
@@ -346,7 +384,7 @@ def test_task_trains_and_generates(node, folder, model, tmp_path, option):
 @pytest.mark.parametrize("option", options("metric"))
 def test_metric_says_what_it_is(node, folder, option):
     metric = build(node("metric", option), folder, short=False)
-    assert metric.against in ("reference", "train_clean", "input", "truth")
+    assert metric.against in ("reference", "train_clean", "input", "truth", "clean_arm")
     assert metric.scores
     assert set(metric.scores.values()) <= {"higher", "lower"}
     assert metric.minimum >= 1
@@ -369,14 +407,15 @@ def test_data_writes_the_folder_that_every_stage_reads(node, folder, tmp_path, o
     facts = json.loads((tmp_path / "data.json").read_text())
     assert set(facts) >= {"instance_prompt", "class_prompt", "prompts", "truth", "name"}
     assert facts["prompts"]
-    assert facts["class_prompt"] != facts["instance_prompt"]
+    told = facts["instance_prompt"] != ""  # a data set may do without words, but then altogether
+    assert told == (facts["class_prompt"] != facts["instance_prompt"])
     for part in ("train", "reference", "validation", "heldout"):
         found = images.list_images(tmp_path / part) if (tmp_path / part).is_dir() else []
         assert len(found) == data.sizes.get(part, 0), part
     rows = images.read_metadata(tmp_path / "train")
     assert [p.name for p in images.list_images(tmp_path / "train")] == sorted(rows)
-    assert all(row["text"] for row in rows.values())
-    assert getattr(data, "has_truth", False) == (facts["truth"] is not None)
+    assert all((row["text"] != "") == told for row in rows.values())
+    assert (getattr(data, "truth", None) is not None) == (facts["truth"] is not None)
 
 
 @pytest.mark.parametrize("option", options("budget"))

@@ -275,7 +275,7 @@ def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model,
 
 
 def test_a_training_killed_after_its_last_mark_is_finished(tmp_path, model, folder, monkeypatch):
-    import udpbench.task.dreambooth as module
+    import udpbench.task.tuning as module
 
     task = dreambooth(save_every=2)
     real = module.fit

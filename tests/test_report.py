@@ -339,3 +339,10 @@ def test_renderers_agree_on_a_small_document() -> None:
     assert '<td class="l">a|b</td>' in page(document)
     with pytest.raises(ValueError, match="a row must have 2 cells"):
         Table(("a", "b"), (("1",),))
+
+
+def test_published_settings_have_a_board_of_their_own():
+    records = [make_record(protect=p, subject=str(s)) for p in ("advdm", "advdm_released") for s in range(3)]
+    found = boards(records)
+    assert [{row.protect for row in b.rows if not row.control} for b in found] == [{"advdm"}, {"advdm_released"}]
+    assert [b.title.endswith(", settings as published") for b in found] == [False, True]

@@ -95,7 +95,7 @@ def impress(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop,
 
 def dreambooth(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
     """``steps`` steps of DreamBooth, batch ``n``, cached latents and embeddings, AdamW on float32 weights."""
-    task = DreamBooth(steps, lr=1e-5, batch=n, pictures=1, sample_steps=1, guidance=1.0, save_every=0)
+    task = DreamBooth(steps=steps, lr=1e-5, batch=n, pictures=1, sample_steps=1, guidance=1.0, save_every=0)
     x = pictures(n, model.size)
 
     def ours() -> None:

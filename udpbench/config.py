@@ -57,6 +57,8 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     parts["like"] = part("protect@like") if choices.get("protect@like") else None
     _check_choice(errors, "owner_prompt", [cfg.owner_prompt], OWNER_PROMPTS)
     _check_choice(errors, "arms", cfg.arms, ARMS)
+    if not 0 < cfg.protected_share <= 1:
+        errors.append(f"protected_share: must be above 0 and at most 1, given {cfg.protected_share}")
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         errors.append(f"seed: must be a whole number >= 0, given {cfg.seed!r}")
     metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
@@ -69,6 +71,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     cell = Cell(
         **parts,
         seed=cfg.seed,
+        protected_share=float(cfg.protected_share),
         arms=tuple(cfg.arms),
         owner_prompt=cfg.owner_prompt,
         metrics=metrics,
@@ -121,8 +124,13 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
 def _obstacle(cell: Cell, metric: Part) -> str | None:
     """Why a metric cannot be computed for a cell, or None."""
     thing, sizes = metric.thing, cell.data.thing.sizes
-    if thing.against == "truth" and not getattr(cell.data.thing, "has_truth", False):
+    known = getattr(cell.data.thing, "truth", None)
+    if thing.against == "truth" and known is None:
         return f"data {cell.data.name} has no truth that a judge could know"
+    if thing.against == "truth" and known != thing.truth:
+        return f"judges a {thing.truth}, data {cell.data.name} shows a {known}"
+    if (thing.against == "clean_arm") == cell.task.thing.trains:
+        return f"task {cell.task.name} {'makes no edits' if cell.task.thing.trains else 'only makes edits'}"
     if thing.against == "reference" and not sizes.get("reference"):
         return f"data {cell.data.name} has no reference pictures"
     if thing.against == "reference" and not getattr(cell.data.thing, "compares_sets", True):
@@ -137,7 +145,7 @@ def _smallest_set(cell: Cell) -> int:
     sizes = cell.data.thing.sizes
     parts = ["reference", *(["heldout"] if "ceiling" in cell.arms else [])]
     parts += ["validation"] if len(cell.task.thing.curve) > 1 else []
-    return min(cell.task.thing.pictures, *(sizes[part] for part in parts if sizes.get(part)))
+    return min(cell.task.thing.made(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
 
 
 def _lacking(thing: Any) -> str | None:

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from udpbench.images import iterate, read_folder, read_metadata, write_metadata, write_png
+from udpbench.images import iterate, list_images, read, read_folder, read_metadata, write_metadata, write_png
 from udpbench.stage import Stage
 from udpbench.types import Owner, Run
 
-ARMS = ("untuned", "ceiling", "clean", "noise", "noise_rms", "protected", "purified", "clean_attacked")
+ARMS = ("untuned", "ceiling", "clean", "reseeded", "noise", "noise_rms", "protected", "purified", "clean_attacked")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Cell:
     seed: int
     like: Part | None = None  # the protection whose strength protect=noise_rms matches
     arms: tuple[str, ...] = ARMS
+    protected_share: float = 1.0  # of the training pictures; the others are clean in every arm
     owner_prompt: str = "class"  # class | data | empty: what the owner writes as prompt while protecting
     metrics: Mapping[str, Part] = field(default_factory=dict)
     cloak_metrics: Mapping[str, Part] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class Cell:
             "budget": self.budget.thing.name,
             **{k: getattr(self, k).name for k in parts},
             "owner_prompt": self.owner_prompt,
+            **({"protected_share": self.protected_share} if self.protected_share < 1 else {}),
             "seed": self.seed,
         }
 
@@ -120,12 +122,30 @@ def attack_stage(cell: Cell, images: Stage) -> Stage:
     return Stage("attack", key, work, {"images": images}, cell.seed, f"{cell.attack.name} on {images.title}")
 
 
+def mixed_stage(cell: Cell, images: Stage) -> Stage:
+    """A share of the pictures in ``images`` among clean ones: which, is drawn once for all arms and methods."""
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        changed, clean = parents["images"], parents["data"] / "train"
+        names = [path.name for path in list_images(clean)]
+        order = torch.randperm(len(names), generator=run.rng("protected_share")).tolist()
+        kept = {names[i] for i in order[: round(cell.protected_share * len(names))]}
+        for name in names:
+            png = Path(name).with_suffix(".png").name
+            write_png(out / png, read(changed / png if name in kept else clean / name))
+        write_metadata(out, read_metadata(changed))
+
+    parents = {"images": images, "data": data_stage(cell)}
+    return Stage("mixed", {"share": cell.protected_share}, work, parents, cell.seed, f"some {images.title}")
+
+
 def train_stage(cell: Cell, images: Stage) -> Stage:
     """The thief's training on a folder of pictures."""
     task = cell.task.thing
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        task.train(_pictures(parents["images"]), out, cell.victim.thing, run, parents.get("class"))
+        extra = [parents["class"]] if "class" in parents else []
+        task.train(_pictures(parents["images"]), out, cell.victim.thing, run, *extra)
 
     parents = {"images": images} | ({"class": class_stage(cell)} if task.prior_weight else {})
     key = {"task": cell.task.name, "version": task.version, "training": task.training_key(), "victim": cell.victim.key}
@@ -160,6 +180,20 @@ def generate_stage(cell: Cell, model: Stage | None, share: float = 1.0) -> Stage
     return Stage("generate", key | {"share": share if model else 0}, work, parents, cell.seed, title, resumable=True)
 
 
+def edit_stage(cell: Cell, images: Stage, draw: str = "first") -> Stage:
+    """The thief's edits of a folder of pictures; ``draw`` names the noise, the same for all arms but one."""
+    task = cell.task.thing
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        said, masks = _facts(parents["data"])["class_prompt"], parents["data"] / "masks"
+        folder = _pictures(parents["images"])
+        task.edit(folder, out, cell.victim.thing, said, masks if masks.is_dir() else None, run, draw)
+
+    key = {"task": cell.task.name, "version": task.version, "sampling": task.sampling_key(), "victim": cell.victim.key}
+    parents = {"images": images, "data": data_stage(cell)}
+    return Stage("edit", key | {"draw": draw}, work, parents, cell.seed, f"{images.title} edited", resumable=True)
+
+
 def ceiling_stage(cell: Cell) -> Stage:
     """A perfect victim: held-out pictures of the subject after one round trip through the victim's autoencoder."""
 
@@ -186,12 +220,15 @@ def score_stage(cell: Cell, metric: Part, pictures: Stage, clean: Stage, against
             "train_clean": data / "train",
             "input": data / "train",
             "truth": data,
+            "clean_arm": parents.get("clean_arm"),
         }
         scores = metric.thing(_pictures(parents["pictures"]), places[against], run)
         (out / "scores.json").write_text(json.dumps(scores, sort_keys=True))
 
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": clean}
+    if against == "clean_arm":
+        parents["clean_arm"] = edit_stage(cell, clean)
     return Stage("score", metric.key | {"against": against}, work, parents, title=pictures.title)
 
 
@@ -225,17 +262,24 @@ def arms(cell: Cell) -> dict[str, Arm]:
         "purified": attack_stage(cell, protected) if protects and attacks else None,
         "clean_attacked": attack_stage(cell, clean) if attacks else None,
     }
-    made = {
-        "untuned": Arm(None, {1.0: generate_stage(cell, None)}),
-        "ceiling": Arm(None, {1.0: ceiling_stage(cell)}) if cell.data.thing.sizes.get("heldout") else None,
-        **{name: _trained_arm(cell, images) for name, images in pictures.items() if images},
-    }
-    return {name: made[name] for name in ARMS if name in cell.arms and made.get(name)}  # type: ignore[misc]
+    make = _trained_arm if cell.task.thing.trains else _edited_arm
+    made: dict[str, Arm | None] = {name: make(cell, images) for name, images in pictures.items() if images}
+    if cell.task.thing.trains:
+        made["untuned"] = Arm(None, {1.0: generate_stage(cell, None)})
+        made["ceiling"] = Arm(None, {1.0: ceiling_stage(cell)}) if cell.data.thing.sizes.get("heldout") else None
+    else:
+        made["reseeded"] = Arm(None, {1.0: edit_stage(cell, clean, "second")})
+    return {name: arm for name in ARMS if name in cell.arms and (arm := made.get(name))}
 
 
 def _trained_arm(cell: Cell, images: Stage) -> Arm:
-    model = train_stage(cell, images)
+    mixed = images if cell.protected_share == 1 or images.name == "data" else mixed_stage(cell, images)
+    model = train_stage(cell, mixed)
     return Arm(images, {share: generate_stage(cell, model, share) for share in cell.task.thing.curve})
+
+
+def _edited_arm(cell: Cell, images: Stage) -> Arm:
+    return Arm(images, {1.0: edit_stage(cell, images)})
 
 
 def _like(cell: Cell) -> Stage | None:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = 1
-ARMS = ("untuned", "clean", "noise", "noise_rms", "protected", "purified", "clean_attacked", "ceiling")
+ARMS = ("untuned", "clean", "reseeded", "noise", "noise_rms", "protected", "purified", "clean_attacked", "ceiling")
 CELL = ("data", "subject", "budget", "protect", "attack", "task", "surrogate", "victim", "attacker", "seed")
-EXTRA = ("owner_prompt",)  # further names a cell may have
+EXTRA = ("owner_prompt", "protected_share")  # further names a cell may have
 WANTS = ("higher", "lower")
 STATUS = ("ok", "failed")
 _TOP: dict[str, type | tuple[type, ...]] = {
@@ -65,6 +65,7 @@ class Cell(TypedDict):
     victim: str
     attacker: str
     owner_prompt: NotRequired[str]
+    protected_share: NotRequired[float]
     seed: int
 
 

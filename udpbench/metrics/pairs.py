@@ -106,6 +106,27 @@ class Ssim(PairMetric):
         return values
 
 
+class Vif(PairMetric):
+    """Pixel-domain visual information fidelity (Sheikh & Bovik 2006), by torchmetrics; 1 for equal pictures.
+
+    ValueError for pictures with a side under 41 pixels: its coarsest scale would have nothing left.
+    """
+
+    def __init__(self) -> None:
+        self.scores = {"vif": "higher"}
+
+    def prepare(self, device: torch.device) -> Measure:
+        from torchmetrics.functional.image import visual_information_fidelity
+
+        def values(changed: Tensor, original: Tensor) -> dict[str, Tensor]:
+            if min(changed.shape[-2:]) < 41:
+                raise ValueError(f"vif: pictures must have at least 41 x 41 pixels, given {tuple(changed.shape[-2:])}")
+            pairs = zip(changed.split(1), original.split(1), strict=True)  # on the scale of levels, as its noise is
+            return {"vif": torch.stack([visual_information_fidelity(255 * x, 255 * y) for x, y in pairs])}
+
+        return values
+
+
 class PerceptualDistance(PairMetric):
     """``dist_lite1``: see ``PerceptualLite1``; its weights come from a package.
 

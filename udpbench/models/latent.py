@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 
+LORA, EMBEDDING = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"  # diffusers' names
+
+
 class LatentDiffusion(Diffusion):
     """A model that denoises the latents of an autoencoder, told what to draw by a text."""
 
@@ -32,23 +35,31 @@ class LatentDiffusion(Diffusion):
             StableDiffusionPipeline, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
 
+    def having(self, **parts: Any) -> LatentDiffusion:
+        """This model with other parts (``unet``, ``text_encoder``, ``tokenizer``) in place of its own."""
+        other = copy.copy(self)
+        components = {**self.pipe.components, **parts}
+        other.__dict__["pipe"] = type(self.pipe)(**components, requires_safety_checker=False)
+        other.pipe.set_progress_bar_config(disable=True)
+        return other
+
     def with_tuned(self, folder: Path) -> LatentDiffusion:
-        """This model with the parts that a training stage saved in ``folder`` (``unet`` and perhaps
-        ``text_encoder``)."""
+        """This model with what a training stage saved in ``folder``: any of ``unet``, ``text_encoder``, ``lora``,
+        ``embedding``."""
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel
 
-        tuned = copy.copy(self)
-        parts = dict(self.pipe.components)
-        dtype = DTYPES[self.dtype]
-        parts["unet"] = (
-            UNet2DConditionModel.from_pretrained(folder / "unet").to(self.device, dtype).requires_grad_(False).eval()
-        )
-        if (folder / "text_encoder").is_dir():
-            encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
-            parts["text_encoder"] = encoder.to(self.device, dtype).requires_grad_(False).eval()
-        tuned.__dict__["pipe"] = type(self.pipe)(**parts, requires_safety_checker=False)
-        tuned.pipe.set_progress_bar_config(disable=True)
+        kinds = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
+        found = {name: kind.from_pretrained(folder / name) for name, kind in kinds.items() if (folder / name).is_dir()}
+        if (folder / "lora").is_dir() or (folder / "embedding").is_dir():  # they are written into copies
+            found |= {k: copy.deepcopy(getattr(self.pipe, k)) for k in (*kinds, "tokenizer")}
+        tuned = self.having(**found)
+        if (folder / "lora").is_dir():
+            tuned.pipe.load_lora_weights(folder / "lora", weight_name=LORA)
+        if (folder / "embedding").is_dir():
+            tuned.pipe.load_textual_inversion(folder / "embedding", weight_name=EMBEDDING)
+        for part in (tuned.pipe.unet, tuned.pipe.text_encoder):
+            part.to(self.device, DTYPES[self.dtype]).requires_grad_(False).eval()
         return tuned
 
     @property

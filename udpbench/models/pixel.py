@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from udpbench.models.diffusion import Cond, Diffusion
+from udpbench.models.diffusion import DTYPES, Cond, Diffusion
 
 if TYPE_CHECKING:
     from diffusers import DDPMPipeline
@@ -29,6 +33,19 @@ class PixelDiffusion(Diffusion):
 
         return self.load(DDPMPipeline)
 
+    def having(self, **parts: Any) -> PixelDiffusion:
+        """This model with another ``unet`` in place of its own."""
+        other = copy.copy(self)
+        other.__dict__["pipe"] = type(self.pipe)(**{**self.pipe.components, **parts})
+        return other
+
+    def with_tuned(self, folder: Path) -> PixelDiffusion:
+        """This model with the UNet that a training stage saved in ``folder``."""
+        from diffusers import UNet2DModel
+
+        unet = UNet2DModel.from_pretrained(folder / "unet")
+        return self.having(unet=unet.to(self.device, DTYPES[self.dtype]).requires_grad_(False).eval())
+
     @property
     def size(self) -> int:
         """Side in pixels of the pictures the model was made for."""
@@ -37,6 +54,10 @@ class PixelDiffusion(Diffusion):
     def encode(self, x: Tensor) -> Tensor:
         """Pictures ``x`` (NCHW [0,1]) in [-1,1], padded right and below to sides the UNet can halve."""
         return self.padded(x) * 2 - 1
+
+    def round_trip(self, x: Tensor) -> Tensor:
+        """``x``: pixels lose nothing."""
+        return x
 
     def decode(self, z: Tensor) -> Tensor:
         """Back to [0,1]."""
@@ -50,3 +71,68 @@ class PixelDiffusion(Diffusion):
         """What ``unet`` makes of N noisy pictures at time steps ``t``, float32; without the variance that some models
         predict, too."""
         return unet(noisy.to(unet.dtype), t).sample[:, : noisy.shape[1]].float()
+
+
+class FreshPixel(PixelDiffusion):
+    """A pixel model by its shape alone: fresh weights, for training from scratch.
+
+    Args:
+        size: side of the pictures in pixels.
+        widths: channels of the UNet's levels, multiples of ``groups``; each level halves the side.
+        layers: residual blocks per level.
+        attention: levels (0: full size) with self-attention, besides the middle.
+        groups: of the group norms.
+        dropout: in the residual blocks.
+        seed: of the weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        widths: Sequence[int],
+        layers: int = 2,
+        attention: Sequence[int] = (1,),
+        groups: int = 32,
+        dropout: float = 0.0,
+        seed: int = 0,
+        dtype: str = "fp32",
+    ) -> None:
+        super().__init__("", name, dtype=dtype)
+        wrong = [w for w in widths if w < 1 or w % groups]
+        if wrong or not widths or size % 2 ** (len(widths) - 1) or min(layers, groups) < 1:
+            raise ValueError(
+                f"model {name}: widths must be multiples of groups ({groups}), layers >= 1, and the size divisible by "
+                f"2 for every level but one; given widths {list(widths)}, layers {layers}, size {size}"
+            )
+        if any(not 0 <= level < len(widths) for level in attention):
+            raise ValueError(f"model {name}: attention names levels 0 to {len(widths) - 1}, given {list(attention)}")
+        self.seed = seed
+        self.unet_config = {
+            "sample_size": size,
+            "in_channels": 3,
+            "out_channels": 3,
+            "layers_per_block": layers,
+            "block_out_channels": list(widths),
+            "norm_num_groups": groups,
+            "dropout": dropout,
+            "down_block_types": [f"{'Attn' if k in attention else ''}DownBlock2D" for k in range(len(widths))],
+            "up_block_types": [f"{'Attn' if k in attention else ''}UpBlock2D" for k in reversed(range(len(widths)))],
+        }
+
+    def identity(self) -> dict[str, str]:
+        """The shape and the seed are the weights."""
+        return {"unet": json.dumps(self.unet_config, sort_keys=True), "seed": str(self.seed), "dtype": self.dtype}
+
+    @cached_property
+    def pipe(self) -> DDPMPipeline:
+        """The diffusers pipeline with DDPM's linear schedule of 1,000 steps, frozen, on ``self.device``."""
+        from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            unet = UNet2DModel(**self.unet_config)
+        unet.to(self.device, DTYPES[self.dtype]).requires_grad_(False).eval()
+        pipe = DDPMPipeline(unet, DDPMScheduler())
+        pipe.set_progress_bar_config(disable=True)
+        return pipe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,10 @@ from udpbench.types import Run
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
+    from udpbench.models.pixel import PixelDiffusion
 
 SOLVERS = ("dpmpp", "ddim")
+PIXEL_SOLVERS = ("ddpm", "ddim", "dpmpp")
 
 
 def sample(
@@ -54,15 +56,39 @@ def sample(
         yield made.float().cpu()
 
 
-def make_solver(name: str, config: dict) -> object:
+def sample_pixels(
+    model: PixelDiffusion, keys: Sequence[object], run: Run, *, steps: int, solver: str = "ddpm"
+) -> Iterator[Tensor]:
+    """Yield pictures of a model without text: as ``sample``, one per key.
+
+    ``ddpm`` is ancestral sampling (Ho et al. 2020, algorithm 2), over ``steps`` of the T time steps; the others are
+    deterministic. All noise of a picture is from its own generator ``run.rng("sample", key)``.
+    """
+    scheduler, unet = make_solver(solver, model.pipe.scheduler.config), model.pipe.unet
+    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    for first in range(0, len(keys), run.batch):
+        rngs = [run.rng("sample", key) for key in keys[first : first + run.batch]]
+        x = torch.stack([torch.randn(shape, generator=g) for g in rngs]).to(model.device)
+        scheduler.set_timesteps(steps)
+        with torch.inference_mode():
+            for t in scheduler.timesteps:
+                told = unet(x.to(unet.dtype), t).sample[:, : x.shape[1]].float()
+                x = scheduler.step(told, t, x, generator=rngs).prev_sample
+            yield model.decode(x).clamp(0, 1).cpu()
+
+
+def make_solver(name: str, config: dict) -> Any:
     """A diffusers scheduler that samples the model whose training scheduler has ``config``.
 
     Raises ValueError on an unknown name.
     """
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
     if name == "dpmpp":
         return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", use_karras_sigmas=True)
     if name == "ddim":
         return DDIMScheduler.from_config(config)
-    raise ValueError(f"solver: unknown name {name!r}; allowed are {', '.join(SOLVERS)}")
+    if name == "ddpm":  # a variance that the model predicts, too, is not used: the smaller fixed one is
+        fixed = {"variance_type": "fixed_small"} if str(config.get("variance_type")).startswith("learned") else {}
+        return DDPMScheduler.from_config(config, **fixed)
+    raise ValueError(f"solver: unknown name {name!r}; allowed are {', '.join(PIXEL_SOLVERS)}")

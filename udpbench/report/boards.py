@@ -27,6 +27,7 @@ from udpbench.table import ARROW, box_of, interval_text, significant
 
 _ROW = ("protect", "attack", "subject", "seed")  # what may differ within a board
 NOT_SHOWN = "†"
+PUBLISHED = "_released"  # ends the names of settings as their authors published them: other work, other steps
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Board:
         n = self.names
         models = f"{n['surrogate']} -> {n['victim']}, attacker {n['attacker']}"
         prompt = f", owner prompt {n['owner_prompt']}" if "owner_prompt" in n else ""
-        return f"{n['task']} on {n['data']}, {n['budget']}, {models}{prompt}"
+        settings = ", settings as published" if n.get("settings") == "published" else ""
+        return f"{n['task']} on {n['data']}, {n['budget']}, {models}{prompt}{settings}"
 
     @property
     def ranked_by(self) -> list[str]:
@@ -68,10 +70,15 @@ class Board:
 
 
 def boards(records: Sequence[Record], seed: int = 0) -> list[Board]:
-    """Group and summarise ``records``; sorted by label, then by names."""
+    """Group and summarise ``records``; sorted by label, then by names.
+
+    Protections with settings as published are not ranked beside those matched in steps and work.
+    """
     groups: dict[tuple[tuple[str, str], ...], list[Record]] = {}
     for record in records:
         names = sorted((k, str(v)) for k, v in record["cell"].items() if k not in _ROW)
+        if record["cell"]["protect"].endswith(PUBLISHED):
+            names.append(("settings", "published"))
         groups.setdefault((("label", record["label"]), *names), []).append(record)
     return [_board(dict(key), group, records, seed) for key, group in sorted(groups.items())]
 

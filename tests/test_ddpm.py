@@ -1,0 +1,181 @@
+"""Unconditional DDPM: sampling against diffusers, training from scratch, and data of which only a share is protected."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from udpbench import images
+from udpbench.config import ConfigError
+from udpbench.data import renderer
+from udpbench.models.pixel import FreshPixel, PixelDiffusion
+from udpbench.models.sample import sample_pixels
+from udpbench.models.tiny import save_tiny_pixel
+from udpbench.pipeline import arms, mixed_stage, protect_stage
+from udpbench.stage import Store
+from udpbench.task.ddpm import Ddpm, load_pictures
+from udpbench.types import Log, Run
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory) -> PixelDiffusion:
+    return PixelDiffusion(str(save_tiny_pixel(tmp_path_factory.mktemp("pixel") / "ddpm")), "pixels")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("train")
+    truth = renderer.draw(6, torch.Generator().manual_seed(0))
+    for i, x in enumerate(renderer.render(truth, 16)):
+        images.write_png(out / f"{i}.png", x)
+    return out
+
+
+def ddpm(**settings) -> Ddpm:
+    return Ddpm(**{"steps": 4, "lr": 1e-3, "batch": 3, "pictures": 3, "sample_steps": 3, **settings})
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim"])
+def test_sampling_is_that_of_diffusers(pixels, solver):
+    """One generator per picture, handed to diffusers' own pipeline."""
+    from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
+
+    config = pixels.pipe.scheduler.config
+    pipe = DDPMPipeline(pixels.pipe.unet, pixels.pipe.scheduler)
+    if solver == "ddim":
+        pipe = DDIMPipeline(pixels.pipe.unet, DDIMScheduler.from_config(config))
+    pipe.set_progress_bar_config(disable=True)
+    rngs = [Run().rng("sample", k) for k in (5, 6)]
+    want = torch.from_numpy(pipe(2, rngs, num_inference_steps=4, output_type="np").images).permute(0, 3, 1, 2)
+    got = torch.cat(list(sample_pixels(pixels, [5, 6], Run(batch=1), steps=4, solver=solver)))
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+def test_killed_and_resumed_is_uninterrupted(pixels, folder, tmp_path, monkeypatch):
+    task = ddpm(save_every=2, ema=0.9, curve=[0.5, 1.0])
+    real, calls = PixelDiffusion.loss, []
+
+    def killing(self, *args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    task.train(folder, tmp_path / "whole", pixels, Run())
+    monkeypatch.setattr(PixelDiffusion, "loss", killing)
+    with pytest.raises(KeyboardInterrupt):
+        task.train(folder, tmp_path / "cut", pixels, Run())
+    monkeypatch.setattr(PixelDiffusion, "loss", real)
+    task.train(folder, tmp_path / "cut", pixels, Run())
+    for step in ("step_2", "step_4"):
+        one, two = (
+            load_file(tmp_path / n / step / "unet" / "diffusion_pytorch_model.safetensors") for n in ("whole", "cut")
+        )
+        assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_from_scratch_starts_from_the_seed_and_fine_tuning_from_the_victim(pixels, folder, tmp_path):
+    """No step moves the weights: what is saved is where the training started."""
+    found = {}
+    for name, settings, seed in (("one", {}, 0), ("same", {}, 0), ("other", {}, 1), ("copy", {"init": "copy"}, 0)):
+        (tmp_path / name).mkdir()
+        ddpm(steps=1, lr=0.0, weight_decay=0.0, **settings).train(folder, tmp_path / name, pixels, Run(seed=seed))
+        found[name] = load_file(tmp_path / name / "step_1" / "unet" / "diffusion_pytorch_model.safetensors")
+    weight = "conv_in.weight"
+    assert torch.equal(found["one"][weight], found["same"][weight])
+    assert not torch.equal(found["one"][weight], found["other"][weight])
+    assert torch.equal(found["copy"][weight], pixels.pipe.unet.state_dict()[weight])
+
+
+def test_half_of_the_pictures_are_mirrored(pixels, folder, monkeypatch, tmp_path):
+    data = load_pictures(folder, 16, Run()).float() / 255
+    plain, mirrored = ({tuple(x.flatten().tolist()) for x in d} for d in (data, data.flip(-1)))
+    seen: list[torch.Tensor] = []
+    real = PixelDiffusion.encode
+    monkeypatch.setattr(PixelDiffusion, "encode", lambda self, x: seen.append(x) or real(self, x))
+    for flip in (True, False):
+        seen.clear()
+        ddpm(steps=20, batch=8, flip=flip).train(folder, tmp_path / str(flip), pixels, Run())
+        rows = [tuple(x.flatten().tolist()) for x in torch.cat(seen)]
+        assert all(row in plain or row in mirrored for row in rows)
+        share = sum(row in mirrored for row in rows) / len(rows)
+        assert (0.35 < share < 0.65) if flip else share == 0
+
+
+def test_fresh_weights_are_the_shape_and_the_seed():
+    def made(**settings) -> FreshPixel:
+        return FreshPixel(**{"name": "x", "size": 16, "widths": [8, 16], "groups": 4, "layers": 1, **settings})
+
+    one, same, other = made(), made(), made(seed=1)
+    assert one.identity() == same.identity() != other.identity()
+    weights = [m.pipe.unet.conv_in.weight for m in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert one.size == 16
+    assert one.pipe.unet.config.down_block_types == ("DownBlock2D", "AttnDownBlock2D") or list(
+        one.pipe.unet.config.down_block_types
+    ) == ["DownBlock2D", "AttnDownBlock2D"]
+    for wrong in ({"widths": [8, 9]}, {"size": 15}, {"layers": 0}, {"attention": [2]}):
+        with pytest.raises(ValueError, match="model x: "):
+            made(**wrong)
+
+
+def test_the_cifar_network_has_the_parameters_of_the_paper(node):
+    """35.7 M (Ho et al. 2020, appendix B)."""
+    from conftest import CONF
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        conf = compose("config", overrides=["model=ddpm_cifar"]).model
+    count = sum(p.numel() for p in instantiate(conf, _convert_="all").pipe.unet.parameters())
+    assert count == pytest.approx(35.7e6, rel=0.01)
+
+
+def test_a_victim_must_be_of_pixels(cell, tiny, tmp_path):
+    pixel = save_tiny_pixel(tmp_path / "pixel")
+    made = arms(cell("task=ddpm", "data=toyworld", "model@victim=pixel", f"victim.path={pixel}"))
+    assert {"untuned", "ceiling", "clean", "protected"} <= made.keys()
+    with pytest.raises(ConfigError, match="ddpm: needs a victim that can pixel; model"):
+        cell("task=ddpm", "data=toyworld")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_a_share_of_the_pictures_is_protected(cell, tmp_path, share):
+    made = cell("protect=noise", f"protected_share={share}", "data.train=10")
+    store = Store(tmp_path, torch.device("cpu"), Log(), 8)
+    protected = protect_stage(made, made.protect)
+    mixed = mixed_stage(made, protected)
+    store.do(mixed)
+    clean = images.read_folder(store.path(protected.parents["data"]) / "train")
+    changed, found = (images.read_folder(store.path(stage)) for stage in (protected, mixed))
+    which = {k for k in clean if torch.equal(found[k], changed[k])}
+    assert len(which) == round(10 * share)
+    assert all(torch.equal(found[k], clean[k]) for k in clean.keys() - which)
+    assert not any(torch.equal(clean[k], changed[k]) for k in clean)
+    other = cell("protect=noise_rms", "protect@like=noise", f"protected_share={share}", "data.train=10")
+    again = mixed_stage(other, protect_stage(other, other.noise))
+    store.do(again)
+    others, noise = images.read_folder(store.path(again)), images.read_folder(store.path(again.parents["images"]))
+    assert {k for k in clean if torch.equal(others[k], noise[k])} == which, "another method protects other pictures"
+
+
+def test_a_share_of_one_is_no_stage_and_clean_arms_are_shared(cell):
+    whole, some = cell("protect=noise"), cell("protect=noise", "protected_share=0.5")
+    one, two = arms(whole), arms(some)
+    assert one["clean"].final.recipe == two["clean"].final.recipe
+    assert one["protected"].final.recipe != two["protected"].final.recipe
+    assert "protected_share" not in whole.names
+    assert some.names["protected_share"] == 0.5
+    for wrong in ("0", "1.5"):
+        with pytest.raises(ConfigError, match="protected_share: must be above 0"):
+            cell(f"protected_share={wrong}")
+
+
+@pytest.mark.parametrize("wrong", [{"init": "zeros"}, {"solver": "euler"}, {"steps": 0}])
+def test_wrong_settings_are_told_in_one_line(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ddpm(**wrong)

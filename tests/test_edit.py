@@ -1,0 +1,195 @@
+"""Editing without training: the same noise for every arm, what a mask keeps, and the arms of a cell."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import composed
+
+from udpbench import images
+from udpbench.cell import run_cell
+from udpbench.config import ConfigError, build
+from udpbench.metrics.edits import Edits
+from udpbench.metrics.pairs import Psnr, Ssim, Vif
+from udpbench.models.sample import make_solver
+from udpbench.stage import Store
+from udpbench.task.edit import Img2Img, Inpaint
+from udpbench.types import Log, Run
+
+PROMPTS = ["{class} in the snow", "{class} at night"]
+
+
+@pytest.fixture(scope="module")
+def folder(pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("train")
+    for i, x in enumerate(pictures):
+        images.write_png(out / f"{i}.png", x)
+    return out
+
+
+def img2img(**settings) -> Img2Img:
+    return Img2Img(**{"prompts": PROMPTS, "sample_steps": 4, "guidance": 2.0, "strength": 0.5, **settings})
+
+
+def inpaint(**settings) -> Inpaint:
+    return Inpaint(**{"prompts": PROMPTS[:1], "sample_steps": 3, "guidance": 2.0, "mask": "centre", **settings})
+
+
+def edit(task, folder, out, model, run=None, draw="first", masks=None):
+    out.mkdir()
+    task.edit(folder, out, model, "a photo of a ring", masks, run or Run(), draw)
+    return images.read_folder(out)
+
+
+def test_an_edit_is_sdedit(model, folder, pictures, tmp_path):
+    """Against the equations: latents drawn from the posterior, noised to the start, DDIM with guidance to the end."""
+    made = edit(img2img(prompts=PROMPTS[:1], guidance=3.0), folder, tmp_path / "made", model)
+    rng = Run().rng("img2img", "first", "1.png", 0, 0)
+    scheduler = make_solver("ddim", model.pipe.scheduler.config)
+    scheduler.set_timesteps(4)
+    left = scheduler.timesteps[2:]  # half of the steps
+    with torch.no_grad():
+        mean, std = model.moments(pictures[1][None])
+        z = mean + std * torch.randn(mean.shape, generator=rng)
+        z = scheduler.add_noise(z, torch.randn(z.shape, generator=rng), left[:1])
+        yes, no = model.embed(["a photo of a ring in the snow"]).hidden, model.embed([""]).hidden
+        for t in left:
+            with_text, without = (model.pipe.unet(z, t, h).sample for h in (yes, no))
+            z = scheduler.step(without + 3.0 * (with_text - without), t, z).prev_sample
+        want = model.decode(z)[0]
+    assert (made["1-00-00.png"] - images.as_saved(want)).abs().max() < 1.5 / 255
+
+
+def test_draws_belong_to_the_edit_not_to_the_batch(model, folder, tmp_path):
+    task = img2img(draws=2)
+    whole = edit(task, folder, tmp_path / "whole", model)
+    alone = edit(task, folder, tmp_path / "alone", model, Run(batch=1))
+    other = edit(task, folder, tmp_path / "other", model, draw="second")
+    seeded = edit(task, folder, tmp_path / "seeded", model, Run(seed=1))
+    assert list(whole) == list(alone)
+    assert len(whole) == task.made(4) == 16
+    assert all((whole[k] - alone[k]).abs().max() < 1.5 / 255 for k in whole)
+    for others in (other, seeded):
+        assert all(not torch.equal(whole[k], others[k]) for k in whole)
+    assert not torch.equal(whole["0-00-00.png"], whole["0-00-01.png"])
+
+
+def test_edits_that_are_there_are_kept(model, folder, tmp_path):
+    out = tmp_path / "made"
+    whole = edit(img2img(), folder, out, model)
+    images.write_png(out / "1-00-00.png", torch.zeros(3, 16, 16))
+    (out / "2-01-00.png").unlink()
+    img2img().edit(folder, out, model, "a photo of a ring", None, Run(), "first")
+    again = images.read_folder(out)
+    assert not again["1-00-00.png"].any()
+    assert (again["2-01-00.png"] - whole["2-01-00.png"]).abs().max() < 1.5 / 255
+
+
+@pytest.mark.parametrize("repaint", ["inside", "outside"])
+def test_what_the_mask_keeps_is_the_round_trip(model, folder, pictures, tmp_path, repaint):
+    """An object that fills the picture: kept whole (outside) it comes back as the autoencoder has it; else it does not."""
+    images.write_masks(tmp_path / "masks", [f"{i}.png" for i in range(4)], torch.ones(4, 1, 16, 16))
+    task = inpaint(mask="data", repaint=repaint)
+    made = edit(task, folder, tmp_path / "made", model, masks=tmp_path / "masks")
+    with torch.no_grad():
+        mean, std = model.moments(torch.stack(pictures))
+        rngs = [Run().rng("inpaint", "first", f"{i}.png", 0, 0) for i in range(4)]
+        noise = torch.cat([torch.randn(mean[:1].shape, generator=g) for g in rngs])
+        kept = model.decode(mean + std * noise).clamp(0, 1)
+    far = max(float((made[f"{i}-00-00.png"] - kept[i]).abs().max()) for i in range(4))
+    assert (far < 1.5 / 255) == (repaint == "outside"), far
+
+
+def test_masks_are_the_middle_the_data_s_or_a_folder(pictures, tmp_path):
+    x = dict(zip("ab", pictures, strict=False))
+    middle = inpaint(repaint="inside").holes(x, None)["a"]
+    assert middle.sum() == 64
+    assert torch.equal(inpaint().holes(x, None)["a"], 1 - middle)
+    images.write_masks(tmp_path, ["a.png", "b.png"], torch.stack([middle, 1 - middle]))
+    for task, masks in ((inpaint(mask="data"), tmp_path), (inpaint(mask=str(tmp_path)), None)):
+        assert torch.equal(task.holes(x, masks)["a"], 1 - middle)
+        assert torch.equal(task.holes(x, masks)["b"], middle)
+    with pytest.raises(ValueError, match="the data has no masks"):
+        inpaint(mask="data").holes(x, None)
+    with pytest.raises(ValueError, match=r"there is no file .*c\.png"):
+        inpaint(mask=str(tmp_path)).holes({"c": pictures[0]}, None)
+
+
+def test_a_folder_of_masks_is_in_the_key_by_its_contents(tmp_path):
+    keys = []
+    for name, value in (("one", 0.0), ("two", 0.0), ("three", 1.0)):
+        images.write_masks(tmp_path / name, ["a.png"], torch.full((1, 1, 8, 8), value))
+        keys.append(inpaint(mask=str(tmp_path / name)).sampling_key())
+    assert keys[0] == keys[1] != keys[2]
+    assert str(tmp_path) not in json.dumps(keys)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"prompts": []}, "at least one prompt"),
+        ({"draws": 0}, "draws >= 1"),
+        ({"strength": 0.0}, "strength must be above 0"),
+        ({"strength": 1.5}, "strength must be above 0"),
+        ({"strength": 0.1}, "leave a step"),
+        ({"solver": "euler"}, "unknown solver"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_line(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        img2img(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"mask": "nowhere"}, {"repaint": "all"}])
+def test_wrong_masks_are_told_in_one_line(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        inpaint(**wrong)
+
+
+def test_vif_is_one_for_equal_pictures_and_needs_41_pixels(tmp_path):
+    x = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for name, picture in (("a", x), ("b", (x + 0.1 * torch.randn(3, 64, 64)).clamp(0, 1)), ("c", x[:, :32, :32])):
+        (tmp_path / name).mkdir()
+        images.write_png(tmp_path / name / "0.png", picture)
+    assert Vif()(tmp_path / "a", tmp_path / "a", Run())["vif"] == pytest.approx(1, abs=1e-4)
+    assert 0 < Vif()(tmp_path / "b", tmp_path / "a", Run())["vif"] < 0.9
+    with pytest.raises(ValueError, match="at least 41 x 41"):
+        Vif()(tmp_path / "c", tmp_path / "c", Run())
+
+
+def test_the_owner_s_wish_is_turned_round(folder):
+    for of in (Psnr(), Ssim(), Vif()):
+        assert Edits(of).scores == {f"edit_{name}": "lower" for name in of.scores}
+    assert Edits(Ssim())(folder, folder, Run()) == {"edit_ssim": pytest.approx(1)}
+    assert Edits(Psnr())(folder, folder, Run()) == {}  # infinite: absent
+
+
+def test_a_cell_of_edits(tiny, tmp_path):
+    """Its arms, and that the clean arm is perfect against itself."""
+    cfg = composed(
+        tiny, "task=img2img", "task.sample_steps=2", "task.draws=1", "task.prompts=['{class} at night']", "protect=noise",
+        "data.train=2", "attack=jpeg", "~metrics.bundle.edit_vif", "~metrics.bundle.edit_lpips", "~task.pictures",
+    )  # fmt: skip
+    cell = build(cfg, cfg.hydra.runtime.choices)
+    store = Store(tmp_path, torch.device("cpu"), Log(), 8)
+    record = run_cell(cell, store, {})
+    assert list(record["arms"]) == ["clean", "reseeded", "noise", "protected", "purified", "clean_attacked"]
+    scores = {arm: {k: v["value"] for k, v in part["metrics"].items()} for arm, part in record["arms"].items()}
+    assert scores["clean"]["edit_ssim"] == pytest.approx(1)
+    assert "edit_psnr" not in scores["clean"]
+    for arm in ("reseeded", "protected", "purified", "clean_attacked"):
+        assert scores[arm]["edit_ssim"] < 1
+        assert math.isfinite(scores[arm]["edit_psnr"])
+    assert scores["protected"] == scores["noise"]  # protect=noise is the noise control
+
+
+def test_metrics_of_edits_and_of_sets_do_not_mix(tiny):
+    cfg = composed(tiny, "task=img2img", "metrics=micro", "~task.pictures")
+    cell = build(cfg, cfg.hydra.runtime.choices)
+    assert "only makes edits" in cell.absent["kernel_distance"]
+    cfg = composed(tiny, "+metric@metrics.extra.edits=edit_ssim")
+    with pytest.raises(ConfigError, match="makes no edits"):
+        build(cfg, cfg.hydra.runtime.choices)

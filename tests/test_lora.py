@@ -1,0 +1,103 @@
+"""LoRA: what is trained, what is saved, and that the world's loaders make the same model of it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from udpbench import images
+from udpbench.models.latent import LORA
+from udpbench.task.lora import KOHYA, Lora
+from udpbench.types import Run
+
+
+@pytest.fixture(scope="module")
+def folder(pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("train")
+    for i, x in enumerate(pictures):
+        images.write_png(out / f"{i}.png", x)
+    images.write_metadata(out, {f"{i}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
+    return out
+
+
+def lora(**settings) -> Lora:
+    given = {"steps": 3, "lr": 0.05, "batch": 2, "pictures": 2, "sample_steps": 2, "guidance": 2.0, "rank": 2}
+    return Lora(**given | settings)
+
+
+def told(model) -> torch.Tensor:
+    """What a model predicts for fixed inputs and a prompt of its own text encoder."""
+    noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.predict(model.pipe.unet, noisy, torch.tensor([100, 700]), model.embed(["a photo of a ring", ""]))
+
+
+@pytest.fixture(scope="module")
+def trained(model, folder, tmp_path_factory):
+    """(task, published folder) with alpha unlike rank."""
+    task, out = lora(alpha=5.0), tmp_path_factory.mktemp("out")
+    before = told(model)
+    task.train(folder, out, model, Run())
+    assert torch.equal(told(model), before), "the victim itself was changed"
+    assert not hasattr(model.pipe.unet, "peft_config")
+    return task, out / "step_3"
+
+
+def test_a_fresh_student_is_the_victim(model):
+    assert torch.equal(told(lora().student(model, Run()).model), told(model))
+
+
+def test_the_tuned_model_is_w_plus_alpha_over_rank_b_a(model, trained):
+    """The saved tensors, multiplied by hand into the weights, are the model that the loader makes."""
+    _, folder = trained
+    tensors = load_file(folder / "lora" / LORA)
+    by_hand = model.having(unet=copy.deepcopy(model.pipe.unet))
+    downs = [name for name in tensors if name.endswith(".lora.down.weight")]
+    assert 2 * len(downs) == len(tensors) > 0
+    for name in downs:
+        layer = by_hand.pipe.unet.get_submodule(name.removeprefix("unet.").removesuffix(".lora.down.weight"))
+        layer.weight.data += tensors[name.removesuffix("down.weight") + "up.weight"] @ tensors[name]
+    torch.testing.assert_close(told(by_hand), told(model.with_tuned(folder)), atol=1e-5, rtol=1e-4)
+    assert (told(model) - told(by_hand)).abs().max() > 1e-3
+
+
+def test_the_student_is_what_is_saved(model, folder, tmp_path):
+    task = lora(alpha=6.0)
+    student = task.student(model, Run())
+    for p in student.parameters:
+        p.data.add_(0.1)
+    student.save(tmp_path)
+    torch.testing.assert_close(told(model.with_tuned(tmp_path)), told(student.model), atol=1e-5, rtol=1e-4)
+
+
+def test_kohya_s_names_load_as_the_same_model(model, trained):
+    """The file for AUTOMATIC1111 and ComfyUI, read by diffusers' converter of that format."""
+    _, folder = trained
+    names = load_file(folder / "lora" / KOHYA)
+    assert all(name.startswith("lora_unet_") for name in names)
+    assert {name.rpartition(".")[2] for name in names} == {"weight", "alpha"}
+    other = model.having(unet=copy.deepcopy(model.pipe.unet))
+    other.pipe.load_lora_weights(folder / "lora", weight_name=KOHYA)
+    torch.testing.assert_close(told(other), told(model.with_tuned(folder)), atol=1e-5, rtol=1e-4)
+
+
+def test_only_the_additions_are_trained(model):
+    student = lora().student(model, Run())
+    trained = {id(p) for p in student.parameters}
+    for name, p in student.model.pipe.unet.named_parameters():
+        assert (id(p) in trained) == ("lora_" in name) == p.requires_grad
+
+
+def test_the_start_is_that_of_the_seed(model):
+    one, same, other = ([p.detach().clone() for p in lora().student(model, Run(seed=s)).parameters] for s in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0.0}, {"alpha": -1.0}])
+def test_wrong_settings_are_told_in_one_line(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        lora(**wrong)

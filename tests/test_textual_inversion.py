@@ -1,0 +1,94 @@
+"""Textual inversion: one vector is learned, everything else stays, and diffusers' loader understands the file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from udpbench import images
+from udpbench.models.latent import EMBEDDING
+from udpbench.task.textual_inversion import TextualInversion
+from udpbench.types import Run
+
+
+def inversion(**settings) -> TextualInversion:
+    given = {"steps": 3, "lr": 0.5, "batch": 2, "pictures": 2, "sample_steps": 2, "guidance": 2.0, "word": "sks"}
+    return TextualInversion(**given | settings)
+
+
+@pytest.fixture(scope="module")
+def trained(model, pictures, tmp_path_factory):
+    folder, out = tmp_path_factory.mktemp("train"), tmp_path_factory.mktemp("out")
+    for i, x in enumerate(pictures):
+        images.write_png(folder / f"{i}.png", x)
+    images.write_metadata(folder, {f"{i}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
+    inversion().train(folder, out, model, Run())
+    return out / "step_3"
+
+
+def test_the_file_holds_one_vector_under_the_new_word(model, trained):
+    (name, vector), *rest = load_file(trained / "embedding" / EMBEDDING).items()
+    assert name == "<sks>"
+    assert vector.shape == model.pipe.text_encoder.get_input_embeddings().weight.shape[1:]
+    assert not rest
+    assert (vector - model.pipe.text_encoder.get_input_embeddings().weight.mean(0)).abs().max() > 0.1
+
+
+def test_the_loaded_model_says_what_the_student_said(model, tmp_path):
+    student = inversion().student(model, Run())
+    student.parameters[0].data.normal_(generator=torch.Generator().manual_seed(1))
+    student.save(tmp_path)
+    loaded = model.with_tuned(tmp_path)
+    prompts = ["a photo of a <sks> ring", "a photo of a ring", "<sks> <sks>"]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.embed(prompts).hidden, student.model.embed(prompts).hidden)
+
+
+def test_nothing_else_changes(model, trained):
+    """Prompts without the new word mean what they meant; the victim does not know the word."""
+    tuned = model.with_tuned(trained)
+    said = ["a photo of a ring", "on sand", ""]
+    with torch.no_grad():
+        assert torch.equal(tuned.embed(said).hidden, model.embed(said).hidden)
+    assert "<sks>" not in model.pipe.tokenizer.get_vocab()
+    for a, b in zip(model.pipe.unet.parameters(), tuned.pipe.unet.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_vector_is_all_that_is_trained(model):
+    student = inversion().student(model, Run())
+    (vector,) = student.parameters
+    loss = student.model.embed(["a photo of a <sks> ring"]).hidden.square().sum()
+    (gradient,) = torch.autograd.grad(loss, vector)
+    assert gradient.abs().max() > 0
+    assert not any(p.requires_grad for p in model.pipe.text_encoder.parameters())
+
+
+def test_start_is_a_word_or_the_mean(model):
+    table = model.pipe.text_encoder.get_input_embeddings().weight
+    (mean,) = inversion().student(model, Run()).parameters
+    (ring,) = inversion(start="ring").student(model, Run()).parameters
+    torch.testing.assert_close(mean.data, table.mean(0))
+    assert torch.equal(ring.data, table[model.pipe.tokenizer("ring", add_special_tokens=False).input_ids[0]])
+    for wrong in ("nosuchword", "ring ball"):
+        with pytest.raises(ValueError, match="start must be one word"):
+            inversion(start=wrong).student(model, Run())
+
+
+def test_generation_uses_the_new_word_and_the_record_shows_the_data_s(model, trained, tmp_path):
+    prompts = ["a photo of a sks ring"]
+    for name in ("tuned", "untuned"):
+        (tmp_path / name).mkdir()
+    inversion().generate(trained, tmp_path / "tuned", model, prompts, Run())
+    inversion().generate(None, tmp_path / "untuned", model, prompts, Run())
+    assert {row["text"] for row in images.read_metadata(tmp_path / "tuned").values()} == set(prompts)
+    one, two = (images.read_folder(tmp_path / name) for name in ("tuned", "untuned"))
+    assert any(not torch.equal(one[k], two[k]) for k in one)
+
+
+def test_wrong_settings_are_told_in_one_line():
+    with pytest.raises(ValueError, match="lacks the word 'sks'"):
+        inversion().caption("a photo of a ring")
+    with pytest.raises(ValueError, match="prior_weight 0"):
+        inversion(prior_weight=1.0, prior_images=2)

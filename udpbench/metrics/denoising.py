@@ -1,0 +1,61 @@
+"""What a protection raised, measured again: the denoising loss on the saved pictures, with noise it never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from udpbench.metrics.pairs import Measure, PairMetric
+from udpbench.models.diffusion import Diffusion
+from udpbench.types import Run
+
+
+class Denoising(PairMetric):
+    """``denoising_ratio``: the untuned model's mean denoising loss on changed pictures over that on the originals.
+
+    Both see the same time steps (evenly spaced over the schedule) and the same noise, the same in every folder and
+    run, and no prompt. 1: the change makes no difference to the model; what UDP, EUDP and AdvDM raise is above 1.
+
+    Args:
+        model: whose loss.
+        draws: time steps per picture.
+    """
+
+    version: ClassVar[int] = 1
+
+    def __init__(self, model: Diffusion, draws: int) -> None:
+        if draws < 1:
+            raise ValueError(f"denoising: draws must be >= 1, given {draws}")
+        self.model, self.draws = model, draws
+        self.scores = {"denoising_ratio": "higher"}
+
+    def identity(self) -> dict[str, str]:
+        """Of the whole model."""
+        return self.model.identity()
+
+    def prepare(self, device: torch.device) -> Measure:
+        """Mean losses of the changed pictures and of the original ones."""
+        model = self.model.to(device)
+        steps = len(model.alpha_bar)
+        t = torch.tensor([int((k + 0.5) * steps / self.draws) for k in range(self.draws)], device=device)
+
+        def of(x: Tensor) -> Tensor:
+            z = model.encode(x)
+            noise = torch.stack([torch.randn(z.shape[1:], generator=Run().rng("denoising", k)) for k in range(len(t))])
+            cond = model.embed([""] * len(t))
+            # One picture at a time: as many rows as draws, whatever the batch.
+            return torch.stack([model.loss(row.expand_as(noise), cond, t, noise.to(device)).mean() for row in z])
+
+        return lambda changed, original: {"changed": of(changed), "original": of(original)}
+
+    def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
+        """File name -> mean loss of the picture in ``got`` (``changed``) and of the one in ``ref`` (``original``)."""
+        return self.measured(got, ref, run, ("changed", "original"))
+
+    def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
+        """The score of the folder ``got`` (changed) against ``ref`` (original)."""
+        rows = self.per_image(got, ref, run).values()
+        return {"denoising_ratio": sum(row["changed"] for row in rows) / sum(row["original"] for row in rows)}

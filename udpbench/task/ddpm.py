@@ -1,0 +1,100 @@
+"""Unconditional DDPM on pixels (Ho et al., NeurIPS 2020), trained from scratch or fine-tuned: UDP's first task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from udpbench.images import fit_square, iterate, to_uint8
+from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
+from udpbench.task.base import TrainingTask, over_prompts, publish, write_made
+from udpbench.task.fit import fit
+from udpbench.types import Run
+
+if TYPE_CHECKING:
+    from udpbench.models.pixel import PixelDiffusion
+
+
+@dataclass(kw_only=True)
+class Ddpm(TrainingTask):
+    """Train a pixel model on a folder of pictures and sample from it; captions and prompts are not used.
+
+    Args:
+        init: ``random``: fresh weights in the victim's shape (from scratch); ``copy``: the victim's own (fine-tuning).
+        flip: mirror each training picture with probability 1/2.
+    """
+
+    init: str = "random"
+    flip: bool = True
+    solver: str = "ddpm"
+
+    name: ClassVar[str] = "ddpm"
+    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "pixel"})
+    solvers: ClassVar[tuple[str, ...]] = PIXEL_SOLVERS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init not in ("random", "copy"):
+            raise ValueError(f"ddpm: unknown init {self.init!r}; allowed are random, copy")
+
+    def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run) -> None:
+        """Train on the pictures in ``images``; write ``out/step_N/`` for every point of the curve."""
+        model = victim.to(run.device)
+        unet = model.fresh_unet(self.init, run.rng("init"))
+        data = load_pictures(images, model.size, run)
+
+        def loss(step: int) -> Tensor:
+            rng = run.rng("train", step)
+            index = torch.randint(len(data), (self.batch,), generator=rng)
+            mirrored = torch.rand(self.batch, generator=rng) < (0.5 if self.flip else 0.0)
+            x = data[index.to(data.device)].float() / 255
+            x = torch.where(mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+            t = torch.randint(len(model.alpha_bar), (self.batch,), generator=rng).to(run.device)
+            z = model.encode(x)
+            noise = torch.randn(z.shape, generator=rng).to(run.device)
+            run.tally("unet_victim", self.batch)
+            return model.loss(z, model.embed([""] * self.batch), t, noise, unet).mean()
+
+        checkpoint = out / "checkpoint.pt"
+        fit(
+            list(unet.parameters()),
+            loss,
+            self.training,
+            run,
+            checkpoint=checkpoint,
+            marks=self.marks,
+            at_mark=lambda step: publish(out / f"step_{step}", lambda folder: unet.save_pretrained(folder / "unet")),
+        )
+        checkpoint.unlink(missing_ok=True)
+
+    def generate(self, tuned: Path | None, out: Path, victim: PixelDiffusion, prompts: Sequence[str], run: Run) -> None:
+        """Write ``pictures`` PNGs by the model in ``tuned``; None: by the victim before any step (with ``init`` random,
+        by fresh weights).
+
+        Those there are kept.
+        """
+        model = victim.to(run.device)
+        if tuned is not None:
+            model = model.with_tuned(tuned)
+        elif self.init == "random":
+            model = model.having(unet=model.fresh_unet("random", run.rng("init")).eval())
+
+        write_made(
+            over_prompts([""], self.pictures),
+            out,
+            run,
+            lambda left: sample_pixels(model, left, run, steps=self.sample_steps, solver=self.solver),
+        )
+
+
+def load_pictures(folder: Path, size: int, run: Run) -> Tensor:
+    """All pictures of ``folder`` as squares: (N, 3, size, size) uint8 on the run's device, sorted by name."""
+    found: dict[str, Tensor] = {}
+    for names, x in iterate(folder, 512):
+        found |= {name: to_uint8(fit_square(picture, size)) for name, picture in zip(names, x, strict=True)}
+    return torch.stack([found[name] for name in sorted(found)]).to(run.device)

@@ -1,0 +1,195 @@
+"""Malicious editing: what a thief makes of one picture without any training (Salman et al., ICML 2023, PhotoGuard).
+
+Every picture is edited with every prompt. Edits of protected pictures are compared with edits of the clean ones that
+start from the same noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from udpbench.digest import files_digest
+from udpbench.images import fit_square, read, read_folder
+from udpbench.models.sample import SOLVERS, make_solver
+from udpbench.task.base import write_made
+from udpbench.types import Run
+
+if TYPE_CHECKING:
+    from udpbench.models.latent import LatentDiffusion
+
+
+@dataclass(kw_only=True)
+class Img2Img:
+    """Image-to-image editing (SDEdit, Meng et al. 2022): noise a share ``strength`` of the way, denoise to a prompt.
+
+    Args:
+        prompts: what the thief asks for; ``{class}`` stands for the data's class prompt.
+        draws: edits per picture and prompt.
+        strength: share of the noise schedule, above 0, at most 1.
+        sample_steps, guidance, solver: of the denoising; ``strength * sample_steps`` steps are made.
+    """
+
+    prompts: Sequence[str]
+    sample_steps: int
+    guidance: float
+    strength: float
+    draws: int = 1
+    solver: str = "ddim"
+
+    name: ClassVar[str] = "img2img"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+    trains: ClassVar[bool] = False
+    curve: ClassVar[tuple[float, ...]] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not self.prompts or min(self.draws, self.sample_steps) < 1:
+            raise ValueError(
+                f"{self.name}: at least one prompt, draws >= 1 and sample_steps >= 1 are needed, "
+                f"given {list(self.prompts)}, {self.draws}, {self.sample_steps}"
+            )
+        if not 0 < self.strength <= 1 or int(self.sample_steps * self.strength) < 1:
+            raise ValueError(
+                f"{self.name}: strength must be above 0, at most 1, and leave a step of the {self.sample_steps}, "
+                f"given {self.strength}"
+            )
+        if self.solver not in SOLVERS:
+            raise ValueError(f"{self.name}: unknown solver {self.solver!r}; allowed are {', '.join(SOLVERS)}")
+
+    def made(self, train: int) -> int:
+        """How many edits there are of ``train`` pictures."""
+        return train * len(self.prompts) * self.draws
+
+    def sampling_key(self) -> dict[str, Any]:
+        """The settings that edits depend on."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+
+    def edit(
+        self, images: Path, out: Path, victim: LatentDiffusion, said: str, masks: Path | None, run: Run, draw: str
+    ) -> None:
+        """Write every edit of the pictures in ``images``; ``draw`` names the noise: the same name, the same noise.
+
+        ``said``: the data's class prompt. ``masks``: the data's (white: the object), for tasks that use them. Edits
+        that are there are kept.
+        """
+        model = victim.to(run.device)
+        pictures = {name: fit_square(x, model.size) for name, x in read_folder(images).items()}
+        holes = self.holes(pictures, masks)
+        asked = [p.replace("{class}", said) for p in self.prompts]
+        jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.draws)]
+        rows = [
+            (f"{Path(name).stem}-{k:02d}-{d:02d}.png", {"text": asked[k], "of": name, "seed": d}) for name, k, d in jobs
+        ]
+
+        def make(left: list[int]) -> Iterator[Tensor]:
+            pipe = self.pipeline(model)
+            for first in range(0, len(left), run.batch):
+                part = [jobs[i] for i in left[first : first + run.batch]]
+                x = torch.stack([pictures[name] for name, _, _ in part])
+                hole = torch.stack([holes[name] for name, _, _ in part]) if holes else None
+                rngs = [run.rng(self.name, draw, *job) for job in part]
+                yield self._batch(pipe, x, hole, [asked[k] for _, k, _ in part], rngs)
+
+        write_made(rows, out, run, make, title="edit")
+
+    def pipeline(self, model: LatentDiffusion) -> Any:
+        """The diffusers pipeline that edits."""
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        return self._of(StableDiffusionImg2ImgPipeline, model)
+
+    def _of(self, kind: Any, model: LatentDiffusion) -> Any:
+        solver = make_solver(self.solver, model.pipe.scheduler.config)
+        pipe = kind(**{**model.pipe.components, "scheduler": solver}, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
+        """Name -> what is painted anew, (1, H, W) of 0 and 1; empty: everything, nothing is kept by a mask."""
+        return {}
+
+    def _batch(
+        self, pipe: Any, x: Tensor, hole: Tensor | None, prompts: list[str], rngs: list[torch.Generator]
+    ) -> Tensor:
+        extra = {} if hole is None else {"mask_image": hole, "height": x.shape[-2], "width": x.shape[-1]}
+        with torch.inference_mode():
+            made = pipe(
+                prompt=prompts,
+                image=x,
+                strength=self.strength,
+                num_inference_steps=self.sample_steps,
+                guidance_scale=self.guidance,
+                generator=rngs,
+                output_type="pt",
+                **extra,
+            ).images
+        return made.float().cpu()
+
+
+@dataclass(kw_only=True)
+class Inpaint(Img2Img):
+    """Paint a part of the picture anew, keep the rest (PhotoGuard keeps the face and repaints around it).
+
+    With a 9-channel inpainting UNet the mask and the masked picture are its inputs; with a 4-channel one, the kept part
+    of the latents is put back, noised, at every step (as in diffusers' pipeline).
+
+    Args:
+        mask: ``data``: the masks that come with the data (white: the object); ``centre``: the middle half of the
+            sides; or a folder with one 1-channel PNG per picture, by its name without the suffix (white: the object).
+        repaint: ``outside`` the object or ``inside``.
+    """
+
+    mask: str = "data"
+    repaint: str = "outside"
+    strength: float = 1.0
+
+    name: ClassVar[str] = "inpaint"
+    places: ClassVar[tuple[str, ...]] = ("mask",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.repaint not in ("outside", "inside"):
+            raise ValueError(f"inpaint: unknown repaint {self.repaint!r}; allowed are outside, inside")
+        if self.mask not in ("data", "centre") and not Path(self.mask).is_dir():
+            raise ValueError(f"inpaint: mask must be data, centre or a folder of masks, given {self.mask!r}")
+
+    def sampling_key(self) -> dict[str, Any]:
+        """The settings that edits depend on, and the contents of a folder of masks."""
+        return {k: v for k, v in super().sampling_key().items() if k != "mask"} | {"mask": self._mask_key()}
+
+    def _mask_key(self) -> str:
+        named = self.mask in ("data", "centre")
+        return self.mask if named else files_digest(sorted(Path(self.mask).glob("*.png")))
+
+    def pipeline(self, model: LatentDiffusion) -> Any:
+        from diffusers import StableDiffusionInpaintPipeline
+
+        return self._of(StableDiffusionInpaintPipeline, model)
+
+    def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
+        folder = masks if self.mask == "data" else Path(self.mask)
+        if self.mask != "centre" and folder is None:
+            raise ValueError("inpaint: the data has no masks; give task.mask=centre or a folder of masks")
+        found = {}
+        for name, x in pictures.items():
+            kept = _centre(x) if self.mask == "centre" else _object(folder, name, x)  # type: ignore[arg-type]
+            found[name] = 1 - kept if self.repaint == "outside" else kept
+        return found
+
+
+def _centre(x: Tensor) -> Tensor:
+    height, width = x.shape[-2:]
+    mask = torch.zeros(1, height, width)
+    mask[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
+    return mask
+
+
+def _object(folder: Path, name: str, x: Tensor) -> Tensor:
+    mask = fit_square(read(folder / f"{Path(name).stem}.png"), x.shape[-1])[:1]
+    return (mask > 0.5).float()

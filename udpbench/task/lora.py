@@ -1,0 +1,75 @@
+"""LoRA: fine-tune low-rank additions to the attention layers (Hu et al., ICLR 2022), of subjects and of styles."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from udpbench.task.tuning import Student, Tuning
+from udpbench.types import Run
+
+if TYPE_CHECKING:
+    from udpbench.models.latent import LatentDiffusion
+
+LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
+KOHYA = "kohya.safetensors"
+
+
+@dataclass(kw_only=True)
+class Lora(Tuning):
+    """Weights W + (alpha / rank) B A in the attention layers of the UNet, A and B trained, W frozen.
+
+    What is saved is the format that diffusers and ComfyUI load (``lora/pytorch_lora_weights.safetensors``) and, under
+    ``lora/kohya.safetensors``, the names that AUTOMATIC1111 and ComfyUI load; in both the factor alpha / rank is
+    multiplied into B, so that a loader that takes alpha = rank is right. The text encoder is left as it is.
+
+    Args:
+        rank: of the additions.
+        alpha: their weight is ``alpha / rank``; None: ``rank``.
+    """
+
+    rank: int
+    alpha: float | None = None
+
+    name: ClassVar[str] = "lora"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank < 1 or (self.alpha is not None and self.alpha <= 0):
+            raise ValueError(f"lora: rank must be >= 1 and alpha > 0, given {self.rank} and {self.alpha}")
+
+    def student(self, victim: LatentDiffusion, run: Run) -> Student:
+        """The victim with additions to its UNet: A drawn with the run's seed, B starting at 0."""
+        from diffusers.training_utils import cast_training_params
+        from peft import LoraConfig
+
+        unet: Any = copy.deepcopy(victim.pipe.unet).train()
+        settings: Any = {"r": self.rank, "lora_alpha": self.alpha or self.rank, "target_modules": LAYERS}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=run.rng("init"))))
+            unet.add_adapter(LoraConfig(init_lora_weights="gaussian", **settings))
+        cast_training_params(unet, dtype=torch.float32)
+        if self.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        weights = [p for p in unet.parameters() if p.requires_grad]
+        return Student(victim.having(unet=unet), weights, lambda folder: self._save(unet, folder / "lora"))
+
+    def _save(self, unet: nn.Module, folder: Path) -> None:
+        from diffusers import StableDiffusionPipeline
+        from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
+        from peft.utils import get_peft_model_state_dict
+
+        scale = (self.alpha or self.rank) / self.rank
+        layers = {
+            name: (value * scale if ".lora_B." in name else value).detach().float().cpu().contiguous()
+            for name, value in get_peft_model_state_dict(unet).items()
+        }
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=convert_state_dict_to_diffusers(layers))
+        named = convert_state_dict_to_kohya({f"unet.{name}": value for name, value in layers.items()})
+        save_file({name: value.contiguous() for name, value in named.items()}, folder / KOHYA)

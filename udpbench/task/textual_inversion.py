@@ -1,0 +1,102 @@
+"""Textual inversion: learn the embedding of one new word, everything else frozen (Gal et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from udpbench.models.latent import EMBEDDING
+from udpbench.task.tuning import Student, Tuning
+from udpbench.types import Run
+
+if TYPE_CHECKING:
+    from udpbench.models.latent import LatentDiffusion
+
+
+@dataclass(kw_only=True)
+class TextualInversion(Tuning):
+    """The word ``word`` of the data's captions and prompts becomes a new one, ``<word>``, whose embedding is learned.
+
+    Saved as ``embedding/learned_embeds.safetensors`` ({new word: vector}), the format of diffusers' loader.
+
+    Args:
+        word: the word that stands for the subject in captions and prompts.
+        start: the word whose embedding the new one starts from; None: the mean of all embeddings.
+    """
+
+    word: str
+    start: str | None = None
+
+    name: ClassVar[str] = "textual_inversion"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior_weight:
+            raise ValueError(f"textual_inversion: has no class pictures (prior_weight 0), given {self.prior_weight}")
+
+    def caption(self, text: str) -> str:
+        """``text`` with the new word in place of ``word``; ValueError if it is not there."""
+        words = text.split(" ")
+        if self.word not in words:
+            raise ValueError(f"textual_inversion: the prompt {text!r} lacks the word {self.word!r} (task.word)")
+        return " ".join(self.new_word if w == self.word else w for w in words)
+
+    @property
+    def new_word(self) -> str:
+        """The word that is learned."""
+        return f"<{self.word}>"
+
+    def student(self, victim: LatentDiffusion, run: Run) -> Student:
+        """The victim with one more word."""
+        words, encoder = copy.deepcopy(victim.pipe.tokenizer), copy.deepcopy(victim.pipe.text_encoder)
+        table = encoder.get_input_embeddings()
+        first = self._first(words, table.weight)
+        if words.add_tokens(self.new_word) != 1:
+            raise ValueError(f"textual_inversion: the tokenizer knows the word {self.new_word!r} already")
+        learned = OneMore(table, words.convert_tokens_to_ids(self.new_word), first)
+        encoder.set_input_embeddings(learned)
+
+        def save(folder: Path) -> None:
+            (folder / "embedding").mkdir()
+            save_file({self.new_word: learned.vector.detach().cpu().clone()}, folder / "embedding" / EMBEDDING)
+
+        unet: Any = victim.pipe.unet
+        if self.gradient_checkpointing:
+            unet = copy.deepcopy(unet).train()  # diffusers checkpoints in training mode only
+            unet.enable_gradient_checkpointing()
+        parts = {"text_encoder": encoder, "tokenizer": words, "unet": unet}
+        return Student(victim.having(**parts), [learned.vector], save, text=True)
+
+    def _first(self, words: Any, table: Tensor) -> Tensor:
+        if self.start is None:
+            return table.mean(0)
+        ids = words(self.start, add_special_tokens=False).input_ids
+        if len(ids) != 1 or ids[0] == words.unk_token_id:
+            raise ValueError(f"textual_inversion: start must be one word of the tokenizer, given {self.start!r}")
+        return table[ids[0]]
+
+
+class OneMore(nn.Module):
+    """A frozen table of embeddings and one trained row beside it, for the token ``index``."""
+
+    def __init__(self, table: nn.Embedding, index: int, first: Tensor) -> None:
+        super().__init__()
+        self.table, self.index = table, index
+        self.vector = nn.Parameter(first.detach().float().clone())
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen rows: where the encoder looks up its dtype and device."""
+        return self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (N, tokens) to embeddings (N, tokens, width)."""
+        new = ids == self.index
+        known = self.table(ids.masked_fill(new, 0))
+        return torch.where(new[..., None], self.vector.to(known.dtype), known)
