@@ -253,7 +253,10 @@ def test_each_judge_is_absent_where_the_truth_is_of_the_other_kind(cell, monkeyp
     made = cell("data=toyworld_style", "metrics=style")
     assert {"style_judge", "similarity"} <= set(made.metrics)
     assert made.names["subject"] == "0"
-    assert cell("data=toyworld_style", "metrics=micro").absent["judge"] == "judges a subject, data toyworld_style shows a style"
+    assert (
+        cell("data=toyworld_style", "metrics=micro").absent["judge"]
+        == "judges a subject, data toyworld_style shows a style"
+    )
     assert cell("metrics=style").absent["style_judge"] == "judges a style, data toyworld shows a subject"
     with pytest.raises(ConfigError, match="metric s: data toyworld_many has no truth that a judge could know"):
         cell("data=toyworld_many", "+metric@metrics.extra.s=style_judge")
