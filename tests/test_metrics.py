@@ -512,7 +512,7 @@ def hydra():
 def test_every_metric_builds_and_says_what_it_is(hydra, name):
     metric = instantiate(hydra(overrides=[f"+metric={name}"]).metric)
     assert metric.version >= 1
-    assert metric.against in ("reference", "train_clean", "input", "truth")
+    assert metric.against in ("reference", "train_clean", "input", "truth", "clean_arm")
     assert set(metric.scores.values()) <= {"higher", "lower"}
     assert metric.minimum >= 1
 

@@ -313,7 +313,7 @@ def test_ddim_without_guidance_is_the_closed_form(model):
 
 
 def test_unknown_solver_is_told():
-    with pytest.raises(ValueError, match="solver: unknown name 'euler'; allowed are dpmpp, ddim"):
+    with pytest.raises(ValueError, match="solver: unknown name 'euler'; allowed are ddpm, ddim, dpmpp"):
         make_solver("euler", {})
 
 
