@@ -117,6 +117,43 @@ def test_cmyk_jpeg_looks_as_its_rgb(tmp_path):
     assert (images.read(tmp_path / "a.jpg") - want).abs().max() < 4 / 255
 
 
+def profile(description: str, swap: bool) -> bytes:
+    """An sRGB profile under another description; with ``swap``, red stands for blue and blue for red."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {data[i : i + 4].decode(): i for i in range(132, 132 + 12 * int.from_bytes(data[128:132], "big"), 12)}
+    at = int.from_bytes(data[tags["desc"] + 4 : tags["desc"] + 8], "big")
+    text = "sRGB built-in".encode("utf-16-be")
+    where = data.find(text, at)
+    assert where > 0
+    data[where : where + len(text)] = description.ljust(len("sRGB built-in")).encode("utf-16-be")
+    if swap:
+        red, blue = (slice(tags[k] + 4, tags[k] + 8) for k in ("rXYZ", "bXYZ"))
+        data[red], data[blue] = data[blue], data[red]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_colour_profiles_are_applied(tmp_path, suffix):
+    x = torch.tensor([0.9, 0.5, 0.1])[:, None, None].expand(3, 16, 16)
+    path = tmp_path / f"a{suffix}"
+    images.to_pil(x).save(path, icc_profile=profile("Swapped", swap=True), quality=100)
+    torch.testing.assert_close(images.read(path), x.flip(0), atol=0.02, rtol=0)
+
+
+def test_transparent_pictures_have_profiles_too(tmp_path):
+    rgba = np.full((8, 8, 4), (230, 128, 25, 128), np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "a.png", icc_profile=profile("Swapped", swap=True))
+    want = torch.tensor([25, 128, 230]) / 255 * (128 / 255) + 127 / 255
+    torch.testing.assert_close(images.read(tmp_path / "a.png")[:, 0, 0], want, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("data", [profile("sRGB of a camera"[:13], swap=True), b"no profile", profile("x", True)[:200]])
+def test_srgb_and_broken_profiles_leave_every_level_as_it_is(tmp_path, data):
+    x = images.as_saved(torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    images.to_pil(x).save(tmp_path / "a.png", icc_profile=data)
+    assert torch.equal(images.read(tmp_path / "a.png"), x)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, suffix, orientation):

@@ -10,12 +10,13 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 SUFFIXES = (
@@ -69,7 +70,8 @@ def read(path: Path) -> Tensor:
     """Read a picture as it should look: CHW float32 RGB in [0,1].
 
     EXIF rotation is applied, transparency is laid over white, CMYK, palette, grey and 16-bit pictures are converted
-    (16-bit grey keeps its precision), of an animation the first frame is taken. Colour profiles are not applied.
+    (16-bit grey keeps its precision), of an animation the first frame is taken. An embedded colour profile other than
+    sRGB is applied; one that cannot be read is ignored, as browsers do.
     Raises ValueError naming the file if it is missing, empty, truncated or not an image.
     """
     path = Path(path)
@@ -94,9 +96,30 @@ def _rgb(image: Image.Image) -> Tensor:
             raise ValueError(f"mode {image.mode} with values outside the 16-bit range (integers) or [0,1] (floats)")
         return grey.expand(3, -1, -1).contiguous()
     if image.has_transparency_data:
-        rgba = _tensor(image.convert("RGBA"))
-        return rgba[:3] * rgba[3:] + (1 - rgba[3:])
-    return _tensor(image.convert("RGB"))
+        rgba = image.convert("RGBA")
+        alpha = _tensor(rgba)[3:]
+        return _tensor(_in_srgb(rgba.convert("RGB"))) * alpha + (1 - alpha)
+    return _tensor(_in_srgb(image).convert("RGB"))
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """``image`` by the colour profile it brings along; as it is without one.
+
+    One that says it is sRGB is left alone: a conversion would change levels by rounding.
+    """
+    data = image.info.get("icc_profile")
+    if not data:
+        return image
+    image = image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(data))
+        if "srgb" in ImageCms.getProfileDescription(profile).lower():
+            return image
+        made = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError):  # broken, or of another kind of picture
+        return image
+    assert made is not None  # not in place
+    return made
 
 
 def _tensor(image: Image.Image) -> Tensor:
