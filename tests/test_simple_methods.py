@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 
 from udpbench import images
 from udpbench.attack.folder import Folder as PurifiedFolder
+from udpbench.attack.gaussian_noise import GaussianNoise
 from udpbench.attack.jpeg import Jpeg, recompress
+from udpbench.attack.resize import Resize
 from udpbench.budget import RMS, Linf, measure
 from udpbench.protect.folder import Folder as ProtectedFolder
 from udpbench.protect.noise import Noise, NoiseRms
@@ -206,6 +208,38 @@ def test_ssim_matches_the_reference_library():
         use_sample_covariance=False, full=True,
     )  # fmt: skip
     assert math.isclose(ssim(a, b), field[:, 5:-5, 5:-5].mean(), rel_tol=1e-6)
+
+
+@given(st.floats(0.01, 0.99), st.integers(1, 40), st.integers(1, 40))
+@settings(max_examples=25, deadline=None)
+def test_resize_keeps_size_range_and_flat_pictures(share, height, width):
+    x = torch.full((3, height, width), 0.25)
+    (got,) = Resize(share).purify([x], ["a.png"], [""], None, Run())
+    torch.testing.assert_close(got, x, atol=1e-5, rtol=0)
+
+
+def test_resize_takes_what_a_smaller_picture_cannot_hold():
+    """A checkerboard of single pixels is gone, a slope stays."""
+    checks = (torch.arange(16)[:, None] + torch.arange(16)[None]).remainder(2).float().expand(3, -1, -1)
+    slope = torch.linspace(0.2, 0.8, 16).expand(3, 16, -1)
+    got = Resize(0.5).purify([checks, slope], ["a", "b"], ["", ""], None, Run())
+    assert float((got[0] - 0.5).abs()[:, 2:-2, 2:-2].max()) < 0.05
+    assert float((got[1] - slope).abs().mean()) < 0.01
+
+
+def test_gaussian_noise_has_the_levels_it_says_and_belongs_to_the_picture():
+    x = torch.full((3, 64, 64), 0.5)
+    together = GaussianNoise(10).purify([x, x], ["a", "b"], ["", ""], None, Run(3))
+    alone = GaussianNoise(10).purify([x], ["b"], [""], None, Run(3))
+    assert measure(x, together[0])["rms"] == pytest.approx(10, rel=0.03)
+    assert torch.equal(alone[0], together[1])
+    assert not torch.equal(*together)
+
+
+@pytest.mark.parametrize("wrong", [lambda: Resize(0), lambda: Resize(1), lambda: GaussianNoise(0), lambda: GaussianNoise(256)])  # fmt: skip
+def test_wrong_strengths_of_the_baselines_are_told(wrong):
+    with pytest.raises(ValueError, match=r"^attack (resize|gaussian_noise): .*given"):
+        wrong()
 
 
 CODECS = ["jpeg", "webp"]
