@@ -15,7 +15,7 @@ from udpbench.images import as_saved
 from udpbench.protect.noise import Noise
 from udpbench.protect.pgd import by_size, chunks, pgd, random_start
 from udpbench.protect.udp import EUDP, TIMES, UDP, time_distribution
-from udpbench.types import Owner, Run
+from udpbench.types import Log, Owner, Run
 
 SMALL = {"rounds": 2, "model_steps": 2, "image_steps": 3, "lr": 1e-3, "batch": 2}
 
@@ -156,7 +156,7 @@ def test_first_gradient_is_that_of_the_loss_written_out(model, pictures):
     budget, draws = Watching(8), 2
     owner = make_owner(pictures[:1])
     attack_only(image_steps=1, draws=draws)(owner, budget, [model], Run(seed=4))
-    rng = Run(seed=4).rng("udp", owner.names[0])
+    rng = Run(seed=4).rng("udp", 0, owner.names[0])
     t = (torch.rand(draws, generator=rng, dtype=torch.float64) * 1000).long()
     noise = torch.randn(draws, 4, 8, 8, generator=rng)
     x = pictures[0][None].clone().requires_grad_(True)
@@ -176,9 +176,12 @@ def test_perturbation_raises_the_loss_more_than_noise_does(model):
     truth = renderer.draw(4, torch.Generator().manual_seed(1), renderer.subject(1))
     clean = [as_saved(x) for x in renderer.render(truth, 16)]
     owner, budget = make_owner(clean), Linf(8)
-    cloaked = attack_only(image_steps=60, draws=8)(owner, budget, [model], Run())
-    noisy = Noise()(owner, budget, [], Run())
-    rng, k = torch.Generator().manual_seed(5), 60
+    cloaked = attack_only(image_steps=60, draws=32)(owner, budget, [model], Run())
+    noisy = [Noise()(owner, budget, [], Run(seed)) for seed in range(6)]
+    rng, k = (
+        torch.Generator().manual_seed(5),
+        500,
+    )  # draws a picture: the random model's gain is small beside their spread
     t = torch.randint(1000, (4 * k,), generator=rng)
     noise = torch.randn(4 * k, 4, 8, 8, generator=rng)
 
@@ -188,8 +191,7 @@ def test_perturbation_raises_the_loss_more_than_noise_does(model):
             return float(model.loss(z, model.embed(owner.prompts).repeat(k), t, noise).mean())
 
     base = loss(clean)
-    assert loss(cloaked) - base > 3 * abs(loss(noisy) - base)
-    assert loss(cloaked) > base
+    assert loss(cloaked) - base > max(abs(loss(x) - base) for x in noisy)
 
 
 def test_the_surrogate_is_trained_on_the_perturbed_pictures(model, owner, monkeypatch):
@@ -242,10 +244,10 @@ def test_outer_clean_is_the_gradient_of_an_unrolled_step(model, pictures):
     budget, run = Watching(128), Run(seed=2)
     unet = model.fresh_unet("copy", run.rng("x"))
     cond = model.embed(owner.prompts)
-    loss = method._clean_loss(model, unet, cond, [run.rng("udp", n) for n in owner.names], owner.images, run)
+    loss = method._clean_loss(model, unet, cond, [run.rng("udp", 0, n) for n in owner.names], owner.images, run)
     pgd(moved, owner.images, loss, budget, run, steps=[1.0], most=2)
 
-    rngs = [Run(seed=2).rng("udp", n) for n in owner.names]
+    rngs = [Run(seed=2).rng("udp", 0, n) for n in owner.names]
     t = torch.cat([(torch.rand(2, generator=g, dtype=torch.float64) * 1000).long() for g in rngs])
     noise = torch.cat([torch.randn(2, 4, 8, 8, generator=g) for g in rngs]).double()
     vae, net = (m.double() for m in (_copy(model.pipe.vae), _copy(model.pipe.unet)))
@@ -285,6 +287,11 @@ def test_counts_are_the_arithmetic(model, owner, outer, passes):
     udp(outer=outer, draws=2)(owner, Linf(8), [model], run)
     rounds, image_steps, draws, n = 2, 3, 2, 2
     assert run.count == {"unet_image": passes * rounds * image_steps * draws * n, "unet_train": 2 * 2 * 2}
+
+
+def test_variants_have_names_of_their_own():
+    kinds = [udp(), udp(EUDP), udp(EUDP, times="snr"), udp(outer="clean"), udp(times="sqrt_alpha_bar")]
+    assert [m.label for m in kinds] == ["udp", "eudp", "eudp_snr", "udp_outer_clean", "udp_sqrt_alpha_bar"]
 
 
 def test_shipped_settings_take_a_hundred_evaluations_a_picture():
@@ -382,3 +389,33 @@ def test_random_start_belongs_to_the_name_and_keeps_the_budget(pictures, budget)
         assert budget.holds(measure(clean, as_saved(x)))
         assert measure(clean, as_saved(x))["rms"] > 0.25 * budget.levels
     assert not torch.equal(made[0], random_start(pictures, names, budget, Run(seed=1))[0])
+
+
+# -- interrupted -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"outer": "clean"}, {"random_start": True}])
+def test_interrupted_and_resumed_equals_uninterrupted(model, owner, tmp_path, settings):
+    """The first attempt dies in its third round; the second takes the finished two from there."""
+
+    class Steps(Log):
+        """Keeps the numbers of the surrogate's steps; dies at one of them."""
+
+        def __init__(self, dies_at: int = -1) -> None:
+            self.dies_at, self.seen = dies_at, []
+
+        def scalar(self, name, value, step):
+            if step == self.dies_at:
+                raise KeyboardInterrupt
+            self.seen.append(step)
+
+    method = udp(EUDP, **{**settings, "rounds": 3})
+    whole = Run()
+    expected = method(owner, Linf(8), [model], whole)
+    with pytest.raises(KeyboardInterrupt):
+        method(owner, Linf(8), [model], Run(log=Steps(dies_at=2 * SMALL["model_steps"]), scratch=tmp_path))
+    again = Run(log=Steps(), scratch=tmp_path)
+    got = method(owner, Linf(8), [model], again)
+    torch.testing.assert_close(torch.stack(got), torch.stack(expected), rtol=0, atol=0)
+    assert min(again.log.seen) == 2 * SMALL["model_steps"], "finished rounds are not computed again"
+    assert again.count == whole.count

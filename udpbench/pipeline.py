@@ -7,8 +7,9 @@ them together.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,14 +98,17 @@ def protect_stage(cell: Cell, protect: Part, like: Stage | None = None) -> Stage
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         owner = _owner(parents["data"], cell.owner_prompt, parents.get("like"))
         surrogate = cell.surrogate.thing.to(run.device) if protect.thing.needs else None
-        made = protect.thing(owner, cell.budget.thing, [surrogate], run)
+        scratch = out / "scratch"
+        scratch.mkdir(exist_ok=True)
+        made = protect.thing(owner, cell.budget.thing, [surrogate], replace(run, scratch=scratch))
         _write_like(out, parents["data"] / "train", owner.names, made)
+        shutil.rmtree(scratch)
 
     parents = {"data": data_stage(cell), **({"like": like} if like else {})}
     key: dict[str, Any] = {"protect": protect.key, "budget": cell.budget.key}
     if protect.thing.needs:
         key |= {"surrogate": cell.surrogate.key, "owner_prompt": cell.owner_prompt}
-    return Stage("protect", key, work, parents, cell.seed, protect.name)
+    return Stage("protect", key, work, parents, cell.seed, protect.name, resumable=True)
 
 
 def attack_stage(cell: Cell, images: Stage) -> Stage:
@@ -166,6 +170,17 @@ def class_stage(cell: Cell) -> Stage:
     return Stage("class", key, work, {"data": data_stage(cell)}, cell.seed, "class pictures", resumable=True)
 
 
+def _made_key(cell: Cell) -> dict[str, Any]:
+    """What generated pictures and edits depend on beside their inputs."""
+    task = cell.task.thing
+    return {
+        "task": cell.task.name,
+        "version": task.version,
+        "sampling": task.sampling_key(),
+        "victim": cell.victim.key,
+    }
+
+
 def generate_stage(cell: Cell, model: Stage | None, share: float = 1.0) -> Stage:
     """The thief's pictures, by the model after ``share`` of its steps; by the untuned victim without one."""
     task = cell.task.thing
@@ -174,10 +189,11 @@ def generate_stage(cell: Cell, model: Stage | None, share: float = 1.0) -> Stage
         tuned = parents["model"] / f"step_{task.mark(share)}" if model else None
         task.generate(tuned, out, cell.victim.thing, _facts(parents["data"])["prompts"], run)
 
-    key = {"task": cell.task.name, "version": task.version, "sampling": task.sampling_key(), "victim": cell.victim.key}
     parents = {"data": data_stage(cell)} | ({"model": model} if model else {})
     title = (model.title if share == 1 else f"{model.title} x{share:g}") if model else "untuned"
-    return Stage("generate", key | {"share": share if model else 0}, work, parents, cell.seed, title, resumable=True)
+    return Stage(
+        "generate", _made_key(cell) | {"share": share if model else 0}, work, parents, cell.seed, title, resumable=True
+    )
 
 
 def edit_stage(cell: Cell, images: Stage, draw: str = "first") -> Stage:
@@ -189,21 +205,23 @@ def edit_stage(cell: Cell, images: Stage, draw: str = "first") -> Stage:
         folder = _pictures(parents["images"])
         task.edit(folder, out, cell.victim.thing, said, masks if masks.is_dir() else None, run, draw)
 
-    key = {"task": cell.task.name, "version": task.version, "sampling": task.sampling_key(), "victim": cell.victim.key}
     parents = {"images": images, "data": data_stage(cell)}
-    return Stage("edit", key | {"draw": draw}, work, parents, cell.seed, f"{images.title} edited", resumable=True)
+    return Stage(
+        "edit", _made_key(cell) | {"draw": draw}, work, parents, cell.seed, f"{images.title} edited", resumable=True
+    )
 
 
 def ceiling_stage(cell: Cell) -> Stage:
     """A perfect victim: held-out pictures of the subject after one round trip through the victim's autoencoder."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        model = cell.victim.thing.to(run.device)
-        for names, x in iterate(parents["data"] / "heldout", run.batch):
+        model, held = cell.victim.thing.to(run.device), parents["data"] / "heldout"
+        for names, x in iterate(held, run.batch):
             with torch.inference_mode():
                 back = model.round_trip(x.to(run.device)).clamp(0, 1).cpu()
             for name, picture in zip(names, back, strict=True):
                 write_png(out / name, picture)
+        write_metadata(out, read_metadata(held))
 
     return Stage("ceiling", {"victim": cell.victim.key}, work, {"data": data_stage(cell)}, title="ceiling")
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -64,9 +65,9 @@ class Run:
     log: Log = field(default_factory=Log)
     batch: int = 32  # pictures through a network at once; outside the keys: it may change speed and memory only
     count: dict[str, int] = field(default_factory=dict)  # work done, e.g. UNet evaluations: written to the record
-    penalty: Callable[[Tensor], Tensor] | None = (
-        None  # N losses of NCHW pictures, to be kept low beside a protection's own aim
-    )
+    scratch: Path | None = None  # a folder that an interrupted attempt at the same work left its state in
+    # N losses of NCHW pictures that a protection keeps low beside its own aim (see protect/consistent.py)
+    penalty: Callable[[Tensor], Tensor] | None = None
 
     def rng(self, *key: object) -> torch.Generator:
         """The generator that belongs to ``key`` under this run's seed."""

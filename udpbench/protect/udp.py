@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from udpbench.budget import Budget
 from udpbench.protect.pgd import by_size, first_images, pgd
-from udpbench.task.fit import FitSettings, fit
+from udpbench.task.fit import FitSettings, fit, load_state, save_state
 from udpbench.types import Owner, Run
 
 if TYPE_CHECKING:
     from udpbench.models.diffusion import Cond, Diffusion
 
+STATE = "udp.ckpt"
 TIMES = ("uniform", "sqrt_alpha_bar", "alpha_bar", "snr")
 
 
@@ -67,7 +68,7 @@ class UDP:
         times: p(t) of the image steps (see ``time_distribution``); None: ``default_times``.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     couples_images: ClassVar[bool] = True  # through the surrogate
     heeds_penalty: ClassVar[bool] = True  # by way of pgd
     needs: ClassVar[frozenset[str]] = frozenset({"denoise"})
@@ -105,38 +106,71 @@ class UDP:
         self.random_start, self.batch, self.times = random_start, batch, times or self.default_times
         self.training = FitSettings(steps=model_steps, lr=lr, weight_decay=weight_decay, dtype=dtype)
 
+    @property
+    def label(self) -> str:
+        """Name, and the variant if it is not the usual one."""
+        variant = [self.times] if self.times != self.default_times else []
+        variant += ["outer_clean"] if self.outer == "clean" else []
+        return "_".join([type(self).__name__.lower(), *variant])
+
     def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[Diffusion], run: Run) -> list[Tensor]:
         """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``."""
         model = surrogates[0]
         unet = model.fresh_unet("copy" if self.surrogate_init == "victim_task" else "random", run.rng("surrogate"))
         with torch.no_grad():
             cond = model.embed(owner.prompts)
-        rngs = [run.rng("udp", name) for name in owner.names]
         images = first_images(owner, budget, run, self.random_start)
-        loss = self._perturbed_loss(model, unet, cond, rngs, run)
-        if self.outer == "clean":
-            loss = self._clean_loss(model, unet, cond, rngs, owner.images, run)
-        optimizer = None
+        optimizer = self.training.optimizer(unet.parameters())
+        start, images = self._resumed(unet, optimizer, images, run)
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
-            for k in range(self.rounds):
+            advance(start * self.image_steps)
+            for k in range(start, self.rounds):
                 unet.requires_grad_(True)
-                trained = self._training_loss(model, unet, cond, images, run, k)
-                weights, before = list(unet.parameters()), k * self.training.steps
-                optimizer = fit(
-                    weights, trained, self.training, run, title="surrogate", optimizer=optimizer, before=before
-                )
+                trained, before = self._training_loss(model, unet, cond, images, run, k), k * self.training.steps
+                weights = list(unet.parameters())
+                fit(weights, trained, self.training, run, title="surrogate", optimizer=optimizer, before=before)
                 unet.requires_grad_(self.outer == "clean")
                 images = pgd(
                     images,
                     owner.images,
-                    loss,
+                    self._image_loss(model, unet, cond, owner, run, k),
                     budget,
                     run,
                     steps=[self.step_levels or budget.levels / 8] * self.image_steps,
                     most=run.batch // self.draws if self.outer == "perturbed" else len(images),
                     advance=advance,
                 )
+                self._keep(unet, optimizer, images, run, k + 1)
         return images
+
+    def _keep(
+        self, unet: nn.Module, optimizer: torch.optim.Optimizer, images: list[Tensor], run: Run, rounds: int
+    ) -> None:
+        """Keep what the next round goes on from."""
+        if run.scratch is not None and rounds < self.rounds:
+            state = {"unet": unet.state_dict(), "optimizer": optimizer.state_dict(), "images": images}
+            save_state(run.scratch / STATE, state | {"rounds": rounds, "count": run.count})
+
+    def _resumed(
+        self, unet: nn.Module, optimizer: torch.optim.Optimizer, images: list[Tensor], run: Run
+    ) -> tuple[int, list[Tensor]]:
+        """Rounds that an interrupted attempt finished, and its pictures."""
+        state = load_state(run.scratch / STATE if run.scratch is not None else None, run.device)
+        if state is None:
+            return 0, images
+        unet.load_state_dict(state["unet"])
+        optimizer.load_state_dict(state["optimizer"])
+        run.count.update(state["count"])
+        return state["rounds"], state["images"]
+
+    def _image_loss(
+        self, model: Diffusion, unet: nn.Module, cond: Cond, owner: Owner, run: Run, k: int
+    ) -> Callable[[Tensor, list[int]], Tensor]:
+        """What the pictures raise in round ``k``; each has draws of its own."""
+        rngs = [run.rng("udp", k, name) for name in owner.names]
+        if self.outer == "clean":
+            return self._clean_loss(model, unet, cond, rngs, owner.images, run)
+        return self._perturbed_loss(model, unet, cond, rngs, run)
 
     def _training_loss(
         self, model: Diffusion, unet: nn.Module, cond: Cond, images: list[Tensor], run: Run, k: int
@@ -227,5 +261,5 @@ class EUDP(UDP):
     """UDP with time steps drawn by how much of the perturbation the forward process leaves (see
     ``time_distribution``)."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     default_times: ClassVar[str] = "sqrt_alpha_bar"

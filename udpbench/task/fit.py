@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,10 @@ class FitSettings:
         if self.dtype not in ("fp32", "bf16"):
             raise ValueError(f"fit: unknown dtype {self.dtype!r}; allowed are fp32, bf16")
 
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW as set here."""
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+
     def rate(self, step: int) -> float:
         """Learning rate of ``step`` (0-based)."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
@@ -61,19 +66,17 @@ def fit(
     at_mark: Callable[[int], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     before: int = 0,
-) -> torch.optim.Optimizer:
+) -> None:
     """Train ``parameters`` in place for ``settings.steps`` steps of ``loss(step)``.
 
     ``loss`` must draw whatever it needs from generators that belong to ``step``: then a training that was killed and
     resumed from ``checkpoint`` ends in the same weights as one that was not. ``at_mark(k)`` is called after ``k``
     steps for every ``k`` in ``marks`` (with the averaged weights in place if there is an EMA); marks before a
-    checkpoint are not called again. A given ``optimizer`` goes on with its moments (short, repeated trainings); the
-    one used is returned. ``before``: steps of earlier trainings that the logged loss curve goes on from.
+    checkpoint are not called again. A given ``optimizer`` goes on with its moments (short, repeated trainings).
+    ``before``: steps of earlier trainings that the logged loss curve goes on from.
     """
     parameters = list(parameters)
-    optimizer = optimizer or torch.optim.AdamW(
-        parameters, lr=settings.lr, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
-    )
+    optimizer = optimizer or settings.optimizer(parameters)
     average = [p.detach().clone() for p in parameters] if settings.ema else []
     start = _load(checkpoint, parameters, optimizer, average)
     with run.log.bar(title, settings.steps, "step") as advance:
@@ -98,7 +101,6 @@ def fit(
                 _save(checkpoint, done, parameters, optimizer, average)
     for p, a in zip(parameters, average, strict=False):
         p.data.copy_(a)
-    return optimizer
 
 
 def with_average(parameters: Sequence[nn.Parameter], average: Sequence[Tensor], do: Callable[[], None]) -> None:
@@ -127,17 +129,15 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "average": average,
     }
-    beside = path.with_name(path.name + ".part")
-    torch.save(state, beside)
-    os.replace(beside, path)
+    save_state(path, state)
 
 
 def _load(
     path: Path | None, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, average: list[Tensor]
 ) -> int:
-    if path is None or not path.exists():
+    state = load_state(path, parameters[0].device)
+    if state is None:
         return 0
-    state = torch.load(path, map_location=parameters[0].device, weights_only=True)
     with torch.no_grad():
         for p, saved in zip(parameters, state["parameters"], strict=True):
             p.copy_(saved)
@@ -145,3 +145,17 @@ def _load(
             a.copy_(saved)
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write what an interrupted piece of work needs to go on: whole or not at all."""
+    beside = path.with_name(path.name + ".part")
+    torch.save(state, beside)
+    os.replace(beside, path)
+
+
+def load_state(path: Path | None, device: torch.device) -> dict[str, Any] | None:
+    """What ``save_state`` wrote there, if anything."""
+    if path is None or not path.exists():
+        return None
+    return torch.load(path, map_location=device, weights_only=True)
