@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from udpbench.budget import Linf
 from udpbench.config import build
 from udpbench.data import renderer
-from udpbench.images import as_saved
+from udpbench.images import as_saved, write_metadata, write_png
 from udpbench.pipeline import Cell
 from udpbench.types import Owner
 
@@ -55,6 +55,16 @@ def pictures() -> list[torch.Tensor]:
     found = [as_saved(x) for x in renderer.render(truth, 16)]
     found[3][:, :4, :4], found[3][:, -4:, -4:] = 0.0, 1.0
     return found
+
+
+@pytest.fixture(scope="session")
+def folder(pictures, tmp_path_factory) -> Path:
+    """``pictures`` with captions, as a thief trains on them; do not write into it."""
+    out = tmp_path_factory.mktemp("train")
+    for i, x in enumerate(pictures):
+        write_png(out / f"{i}.png", x)
+    write_metadata(out, {f"{i}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
+    return out
 
 
 @pytest.fixture

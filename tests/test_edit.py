@@ -22,14 +22,6 @@ from udpbench.types import Log, Run
 PROMPTS = ["{class} in the snow", "{class} at night"]
 
 
-@pytest.fixture(scope="module")
-def folder(pictures, tmp_path_factory):
-    out = tmp_path_factory.mktemp("train")
-    for i, x in enumerate(pictures):
-        images.write_png(out / f"{i}.png", x)
-    return out
-
-
 def img2img(**settings) -> Img2Img:
     return Img2Img(**{"prompts": PROMPTS, "sample_steps": 4, "guidance": 2.0, "strength": 0.5, **settings})
 

@@ -162,10 +162,11 @@ def test_default_is_adamw_with_decoupled_decay():
 
 def test_a_given_optimizer_goes_on_with_its_moments():
     def trained(*lengths, keep=True):
-        net, run, optimizer, done = network(), Run(), None, 0
+        net, run, done = network(), Run(), 0
+        optimizer = FitSettings(steps=1, lr=0.01).optimizer(net.parameters())
         for n in lengths:
             first = done
-            optimizer = fit(
+            fit(
                 list(net.parameters()),
                 lambda step, first=first: net(torch.randn(4, 3, generator=run.rng(first + step))).square().mean(),
                 FitSettings(steps=n, lr=0.01),
@@ -221,16 +222,6 @@ def test_wrong_settings_are_told_in_one_line(wrong):
 # -- DreamBooth --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def folder(pictures, tmp_path_factory):
-    """Training pictures with captions."""
-    out = tmp_path_factory.mktemp("train")
-    for i, x in enumerate(pictures):
-        images.write_png(out / f"{i}.png", x)
-    images.write_metadata(out, {f"{i}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
-    return out
-
-
 def dreambooth(**settings) -> DreamBooth:
     return DreamBooth(
         **{"steps": 4, "lr": 1e-3, "batch": 2, "pictures": 3, "sample_steps": 2, "guidance": 2.0, **settings}
@@ -275,7 +266,7 @@ def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model,
 
 
 def test_a_training_killed_after_its_last_mark_is_finished(tmp_path, model, folder, monkeypatch):
-    import udpbench.task.tuning as module
+    import udpbench.task.base as module
 
     task = dreambooth(save_every=2)
     real = module.fit

@@ -8,19 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from udpbench import images
 from udpbench.models.latent import LORA
 from udpbench.task.lora import KOHYA, Lora
 from udpbench.types import Run
-
-
-@pytest.fixture(scope="module")
-def folder(pictures, tmp_path_factory):
-    out = tmp_path_factory.mktemp("train")
-    for i, x in enumerate(pictures):
-        images.write_png(out / f"{i}.png", x)
-    images.write_metadata(out, {f"{i}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
-    return out
 
 
 def lora(**settings) -> Lora:

@@ -17,7 +17,7 @@ from udpbench.data.toyworld_style import MOST, ToyWorldStyle, different_objects
 from udpbench.metrics import style_judge
 from udpbench.metrics.judge import JudgeMetric
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.micro import build, pictures
+from udpbench.models.micro import build, measure, pictures
 from udpbench.models.micro.judge import HEADS, STYLE_HEADS, Judge
 from udpbench.models.micro.judge import style_judge as new_style_judge
 from udpbench.types import Run
@@ -287,14 +287,14 @@ def test_the_measurement_counts_what_the_judge_says():
         return {k: torch.zeros(len(x), dtype=torch.int64) for k in STYLE_HEADS}
 
     fake = SimpleNamespace(eval=lambda: None, classify=classify)
-    found = build.measure_style_judge(fake, n=3)
+    found = measure.measure_style_judge(fake, n=3)
     assert found["acc_style"] == pytest.approx(1 / STYLE_HEADS["style"])
     assert 0 < found["acc_content"] < found["acc_scene"] < 0.3
     assert found["acc_worst_style"] == found["garbage_unsure"] == found["world_unsure"] == 0
 
 
 def test_the_embedded_judge_of_styles_is_as_good_as_promised():
-    found = json.loads((build.WEIGHTS / "measured.json").read_text())
+    found = json.loads((build.WEIGHTS / "measured.json").read_text())["micro"]
     assert found["style_judge"]["acc_style"] >= 0.98
     assert found["style_judge"]["acc_content"] >= 0.95
     assert found["style_judge_after_round_trip"]["acc_style"] >= 0.93

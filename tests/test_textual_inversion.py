@@ -18,11 +18,8 @@ def inversion(**settings) -> TextualInversion:
 
 
 @pytest.fixture(scope="module")
-def trained(model, pictures, tmp_path_factory):
-    folder, out = tmp_path_factory.mktemp("train"), tmp_path_factory.mktemp("out")
-    for i, x in enumerate(pictures):
-        images.write_png(folder / f"{i}.png", x)
-    images.write_metadata(folder, {f"{i}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
+def trained(model, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
     inversion().train(folder, out, model, Run())
     return out / "step_3"
 

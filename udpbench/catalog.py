@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from udpbench.__main__ import CONF
+from udpbench.command import CONF
 
 GROUPS = {
     "protect": "Protections",

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.__main__ import CONF
+from udpbench.command import CONF
 
 if TYPE_CHECKING:
     from udpbench.pipeline import Cell

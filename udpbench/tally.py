@@ -15,18 +15,8 @@ from udpbench.stage import Stage
 from udpbench.track import clock_text
 
 SHOWN = 20  # cells; of what is wrong or unknown, too
-KINDS = (
-    "data",
-    "class",
-    "protect",
-    "attack",
-    "mixed",
-    "train",
-    "generate",
-    "edit",
-    "ceiling",
-    "score",
-)  # others come after
+# In the order of the pipeline; others come after.
+KINDS = ("data", "class", "protect", "attack", "mixed", "train", "generate", "edit", "ceiling", "score")
 COLUMNS = ("wanted", "unique", "cached", "to do", "time", "disk", "measured")
 
 

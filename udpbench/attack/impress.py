@@ -66,13 +66,7 @@ class Impress:
 
     def check(self) -> None:
         """ValueError saying what to do if the weights of the distance are missing; nothing is loaded."""
-        from udpbench.metrics.pairs import Lpips, PerceptualDistance
-
-        (
-            PerceptualDistance()
-            if self.perceptual == "lite1"
-            else Lpips(self.perceptual.removeprefix("lpips_"), self.weights)
-        ).check()
+        check_distance(self.perceptual, self.weights)
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
@@ -97,10 +91,9 @@ class Impress:
         self, x: Tensor, protected: Tensor, distance: Callable[[Tensor, Tensor], Tensor], model: LatentDiffusion
     ) -> Tensor:
         """Equation 4.1 for each of N pictures; NCHW [0,1] in, (N,) out."""
-        inconsistency = (2 * (model.round_trip(x) - x)).square().flatten(1).mean(1)
         excess = (distance(x, protected) - self.distance_budget).clamp(min=0)
         scale = x.shape[-1] * x.shape[-2] / 512**2 if self.size_correct else 1.0
-        return scale * (inconsistency + self.alpha * excess)
+        return scale * (inconsistency(x, model) + self.alpha * excess)
 
     def _optimise(
         self,
@@ -126,6 +119,20 @@ class Impress:
             advance(1)
         run.tally("vae_image", self.iterations * len(y))
         return (y.detach() + 1) / 2
+
+
+def inconsistency(x: Tensor, model: LatentDiffusion) -> Tensor:
+    """``mean |x - D(E(x))|^2`` of each of N pictures (NCHW [0,1]), on the [-1,1] scale, (N,); differentiable."""
+    return (2 * (model.round_trip(x) - x)).square().flatten(1).mean(1)
+
+
+def check_distance(name: str, weights: str | None) -> None:
+    """ValueError saying what to do if the weights of the perceptual distance ``name`` are missing; nothing is
+    loaded."""
+    from udpbench.metrics.pairs import Lpips, PerceptualDistance
+
+    metric = PerceptualDistance() if name == "lite1" else Lpips(name.removeprefix("lpips_"), weights)
+    metric.check()
 
 
 def load_distance(name: str, weights: str | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,7 +31,7 @@ class Folder:
     alone; any other file that is not a picture is an error.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: colour profiles are applied
     places: ClassVar[tuple[str, ...]] = ("path", "reference")
 
     def __init__(
@@ -151,6 +151,11 @@ def write_pictures(
         images.write_png(folder / names[-1], picture)
         advance(1)
     return names
+
+
+def numbered(pictures: Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """(stem, picture) for ``write_pictures``: 0000, 0001, ..."""
+    return ((f"{i:04d}", picture) for i, picture in enumerate(pictures))
 
 
 def write_facts(out: Path, name: str, instance: str, class_prompt: str, prompts: Sequence[str], sets: bool) -> None:

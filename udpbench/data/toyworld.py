@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from udpbench.data import renderer
-from udpbench.images import write_masks, write_metadata, write_png
+from udpbench.data.folder import numbered, write_pictures
+from udpbench.images import write_masks, write_metadata
 from udpbench.types import Run
 
 
@@ -51,12 +52,8 @@ class ToyWorld:
         said = {name: renderer.caption(truth.noun, token=self.token, scene=name) for name in renderer.SCENES}
         with run.log.bar("render", sum(self.sizes.values()), "img") as advance:
             for part, n in self.sizes.items():
-                (out / part).mkdir(parents=True, exist_ok=True)
                 scenery = renderer.draw(n, Run(0).rng("toyworld", self.subject, part), truth)
-                names = [f"{i:04d}.png" for i in range(n)]
-                for name, picture in zip(names, renderer.render(scenery, self.size), strict=True):
-                    write_png(out / part / name, picture)
-                    advance(1)
+                names = write_pictures(out / part, numbered(renderer.render(scenery, self.size)), advance)
                 if part == "train":
                     write_masks(out / "masks", names, renderer.silhouettes(scenery, self.size))
                 instance = renderer.caption(truth.noun, token=self.token)

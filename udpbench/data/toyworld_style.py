@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 from udpbench.data import renderer, styles
-from udpbench.images import write_masks, write_metadata, write_png
+from udpbench.data.folder import numbered, write_pictures
+from udpbench.images import write_masks, write_metadata
 from udpbench.types import Run
 
 MOST = 128  # different (noun, colour, texture) that a draw surely holds
@@ -58,14 +59,10 @@ class ToyWorldStyle:
             for part, n in self.sizes.items():
                 if not n:
                     continue
-                (out / part).mkdir(parents=True, exist_ok=True)
                 rng = Run(0).rng("toyworld_style", self.subject, part)
                 scenery = different_objects(n, rng) if part == "train" else renderer.draw(n, rng)
-                names = [f"{i:04d}.png" for i in range(n)]
                 made = styles.stylise(renderer.render(scenery, self.size), self.subject)
-                for name, picture in zip(names, made, strict=True):
-                    write_png(out / part / name, picture)
-                    advance(1)
+                names = write_pictures(out / part, numbered(made), advance)
                 if part == "train":
                     write_masks(out / "masks", names, renderer.silhouettes(scenery, self.size))
                 texts = self.captions(scenery, whole=part == "train")

@@ -74,6 +74,11 @@ def _pairs(got: Path, ref: Path, batch: int) -> Iterator[tuple[list[str], Tensor
         yield names, changed, original
 
 
+def _check_side(name: str, x: Tensor, least: int) -> None:
+    if min(x.shape[-2:]) < least:
+        raise ValueError(f"{name}: pictures must have at least {least} x {least} pixels, given {tuple(x.shape[-2:])}")
+
+
 class Psnr(PairMetric):
     """Peak signal-to-noise ratio in dB over all pixels and channels of a picture, peak 1; infinite if unchanged."""
 
@@ -98,8 +103,7 @@ class Ssim(PairMetric):
         from udpbench.visibility import ssim
 
         def values(changed: Tensor, original: Tensor) -> dict[str, Tensor]:
-            if min(changed.shape[-2:]) < 11:
-                raise ValueError(f"ssim: pictures must have at least 11 x 11 pixels, given {tuple(changed.shape[-2:])}")
+            _check_side("ssim", changed, 11)
             rows = [ssim(clean, cloaked) for clean, cloaked in zip(original, changed, strict=True)]
             return {"ssim": torch.tensor(rows, dtype=torch.float64)}
 
@@ -119,8 +123,7 @@ class Vif(PairMetric):
         from torchmetrics.functional.image import visual_information_fidelity
 
         def values(changed: Tensor, original: Tensor) -> dict[str, Tensor]:
-            if min(changed.shape[-2:]) < 41:
-                raise ValueError(f"vif: pictures must have at least 41 x 41 pixels, given {tuple(changed.shape[-2:])}")
+            _check_side("vif", changed, 41)
             pairs = zip(changed.split(1), original.split(1), strict=True)  # on the scale of levels, as its noise is
             return {"vif": torch.stack([visual_information_fidelity(255 * x, 255 * y) for x, y in pairs])}
 

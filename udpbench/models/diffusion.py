@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +48,20 @@ def velocity(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return a.sqrt() * noise - (1 - a).sqrt() * z
 
 
+def trainable_copy(module: nn.Module) -> Any:
+    """A float32 copy in training mode."""
+    return copy.deepcopy(module).float().requires_grad_(True).train()
+
+
+@contextmanager
+def initialised_by(rng: torch.Generator) -> Iterator[None]:
+    """Weights that libraries draw within the block from torch's own generator are those of ``rng``; that generator is
+    left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+        yield
+
+
 class Diffusion(ABC):
     """A frozen diffusion model, cheap to name and loaded on first use.
 
@@ -66,7 +82,7 @@ class Diffusion(ABC):
         if dtype not in DTYPES:
             raise ValueError(f"model {name}: unknown dtype {dtype!r}; allowed are {', '.join(DTYPES)}")
         if path.startswith("pkg:"):  # weights that come with the package
-            path = str(Path(__file__).parent / path.removeprefix("pkg:") / "weights" / "pipeline")
+            path = str(Path(__file__).parent / "micro" / "weights" / path.removeprefix("pkg:"))
         self.name, self.path, self.revision, self.mirrors, self.dtype = name, path, revision, tuple(mirrors), dtype
         self.device = torch.device("cpu")
 
@@ -125,9 +141,8 @@ class Diffusion(ABC):
         """A trainable float32 copy of the UNet (``init="copy"``), or one of the same shape with fresh weights
         (``init="random"``)."""
         if init == "copy":
-            return copy.deepcopy(self.pipe.unet).float().requires_grad_(True).train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            return trainable_copy(self.pipe.unet)
+        with initialised_by(rng):
             unet = type(self.pipe.unet).from_config(self.pipe.unet.config)
         return unet.to(self.device).train()
 

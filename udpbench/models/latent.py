@@ -38,10 +38,15 @@ class LatentDiffusion(Diffusion):
     def having(self, **parts: Any) -> LatentDiffusion:
         """This model with other parts (``unet``, ``text_encoder``, ``tokenizer``) in place of its own."""
         other = copy.copy(self)
-        components = {**self.pipe.components, **parts}
-        other.__dict__["pipe"] = type(self.pipe)(**components, requires_safety_checker=False)
-        other.pipe.set_progress_bar_config(disable=True)
+        other.__dict__["pipe"] = self.assembled(type(self.pipe), **parts)
         return other
+
+    def assembled(self, kind: Any, **parts: Any) -> Any:
+        """A diffusers pipeline of class ``kind`` from this model's parts, ``parts`` (a ``scheduler``) in place of its
+        own."""
+        pipe = kind(**{**self.pipe.components, **parts}, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
         """This model with what a training stage saved in ``folder``: any of ``unet``, ``text_encoder``, ``lora``,

@@ -35,11 +35,7 @@ def sample(
     other prompts change what it shows. Both solvers are deterministic after that: DPM-Solver++(2M) (Lu et al. 2022)
     and DDIM (Song et al. 2021, eta 0).
     """
-    pipe = type(model.pipe)(
-        **{**model.pipe.components, "scheduler": make_solver(solver, model.pipe.scheduler.config)},
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
+    pipe = model.assembled(type(model.pipe), scheduler=make_solver(solver, model.pipe.scheduler.config))
     channels, side = pipe.unet.config.in_channels, pipe.unet.config.sample_size
     for first in range(0, len(prompts), run.batch):
         part = slice(first, first + run.batch)

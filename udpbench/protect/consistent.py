@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor
 
+from udpbench.attack.impress import inconsistency
 from udpbench.budget import Budget
 from udpbench.types import Owner, Run
 
@@ -80,8 +81,3 @@ class Consistent:
         if not heeded:
             raise ValueError(f"consistent: {type(self.inner).__name__} says that it heeds the consistency and does not")
         return made
-
-
-def inconsistency(x: Tensor, model: LatentDiffusion) -> Tensor:
-    """``mean |x - D(E(x))|^2`` of each of N pictures (NCHW [0,1]), on the [-1,1] scale, (N,); differentiable."""
-    return (2 * (x - model.round_trip(x))).square().flatten(1).mean(1)

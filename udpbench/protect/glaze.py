@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.attack.impress import PERCEPTUAL, load_distance
+from udpbench.attack.impress import PERCEPTUAL, check_distance, load_distance
 from udpbench.budget import Budget
 from udpbench.protect.pgd import chunks
 from udpbench.types import Owner, Run
@@ -84,11 +84,7 @@ class Glaze:
 
     def check(self) -> None:
         """ValueError saying what to do if the weights of the distance are missing; nothing is loaded."""
-        from udpbench.metrics.pairs import Lpips, PerceptualDistance
-
-        lite = self.perceptual == "lite1"
-        metric = PerceptualDistance() if lite else Lpips(self.perceptual.removeprefix("lpips_"), self.weights)
-        metric.check()
+        check_distance(self.perceptual, self.weights)
 
     def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
         """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``; the owner's prompts are not used."""
@@ -115,9 +111,7 @@ class Glaze:
 
         # Not the solver of models/sample.py: with its Karras steps a strength would be no share of the schedule.
         solver = DPMSolverMultistepScheduler.from_config(model.pipe.scheduler.config)
-        parts = {**model.pipe.components, "scheduler": solver}
-        pipe = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
-        pipe.set_progress_bar_config(disable=True)
+        pipe = model.assembled(StableDiffusionImg2ImgPipeline, scheduler=solver)
         with torch.inference_mode():
             made = pipe(
                 prompt=[self.style_prompt] * len(x),

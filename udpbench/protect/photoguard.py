@@ -11,8 +11,8 @@ from torch import Tensor
 
 from udpbench.budget import Budget
 from udpbench.digest import files_digest
-from udpbench.images import fit_square, read
 from udpbench.protect.pgd import first_images, pgd
+from udpbench.protect.target import check_target, target_picture
 from udpbench.types import Owner, Run
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ class PhotoGuard:
 
     def check(self) -> None:
         """ValueError if the target picture is not there."""
-        if self.target is not None and not self.target.is_file():
-            raise ValueError(f"photoguard: no picture {self.target}; give a file or target=null (latents of zeros)")
+        check_target("photoguard", self.target, "latents of zeros")
 
     def identity(self) -> dict[str, str]:
         """Digest of the target picture."""
@@ -75,9 +74,8 @@ class PhotoGuard:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.batch, advance=advance)
 
     def _goal(self, model: LatentDiffusion, size: tuple[int, ...], device: torch.device) -> Tensor:
-        """Latents of the target for pictures of ``size`` (height, width): its centre square, cut to that; or zero."""
+        """Latents of the target for pictures of ``size`` (height, width); or zero."""
         if self.target is None:
             return torch.zeros((), device=device)
-        picture = fit_square(read(self.target), max(size))[None, :, : size[0], : size[1]]
         with torch.no_grad():
-            return model.encode(picture.to(device))
+            return model.encode(target_picture(self.target, size).to(device))

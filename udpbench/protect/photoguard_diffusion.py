@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from udpbench.budget import Budget
 from udpbench.digest import files_digest
-from udpbench.images import fit_square, read
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.sample import make_solver
 from udpbench.protect.pgd import first_images, pgd
+from udpbench.protect.target import check_target, target_picture
 from udpbench.types import Owner, Run
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class PhotoGuardDiffusion:
 
     def check(self) -> None:
         """ValueError if the target picture is not there."""
-        if self.target is not None and not self.target.is_file():
-            raise ValueError(f"photoguard_diffusion: no picture {self.target}; give a file or target=null (grey)")
+        check_target("photoguard_diffusion", self.target, "grey")
 
     def identity(self) -> dict[str, str]:
         """Digest of the target picture."""
@@ -167,7 +166,7 @@ class PhotoGuardDiffusion:
         return model.decode(z)[..., : x.shape[-2], : x.shape[-1]]
 
     def _goal(self, size: tuple[int, ...], device: torch.device) -> Tensor:
-        """The target for pictures of ``size`` (height, width), NCHW [0,1]: its centre square, cut to that; or grey."""
+        """The target for pictures of ``size`` (height, width), NCHW [0,1]; or grey."""
         if self.target is None:
             return torch.full((), 0.5, device=device)
-        return fit_square(read(self.target), max(size))[None, :, : size[0], : size[1]].to(device)
+        return target_picture(self.target, size).to(device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from udpbench.images import write_metadata, write_png
 from udpbench.models.sample import SOLVERS
-from udpbench.task.fit import FitSettings
+from udpbench.task.fit import FitSettings, fit
 from udpbench.types import Run
 
 
@@ -83,6 +83,28 @@ class TrainingTask:
         """Numbers of steps at the points of the curve."""
         return [self.mark(share) for share in self.curve]
 
+    def fit(
+        self,
+        parameters: Sequence[nn.Parameter],
+        loss: Callable[[int], Tensor],
+        save: Callable[[Path], None],
+        out: Path,
+        run: Run,
+    ) -> None:
+        """Train ``parameters`` on ``loss(step)``, resuming from ``out/checkpoint.pt``; ``save`` writes ``out/step_N/``
+        for every point of the curve."""
+        checkpoint = out / "checkpoint.pt"
+        fit(
+            parameters,
+            loss,
+            self.training,
+            run,
+            checkpoint=checkpoint,
+            marks=self.marks,
+            at_mark=lambda step: publish(out / f"step_{step}", save),
+        )
+        checkpoint.unlink(missing_ok=True)
+
     def made(self, train: int) -> int:
         """How many pictures are generated after training on ``train``."""
         return self.pictures
@@ -110,13 +132,6 @@ def publish(folder: Path, save: Callable[[Path], None]) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     beside.rename(folder)
-
-
-def trainable_copy(module: nn.Module) -> Any:
-    """A float32 copy in training mode."""
-    import copy
-
-    return copy.deepcopy(module).float().requires_grad_(True).train()
 
 
 def write_made(

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from udpbench.images import fit_square, iterate, to_uint8
 from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
-from udpbench.task.base import TrainingTask, over_prompts, publish, write_made
-from udpbench.task.fit import fit
+from udpbench.task.base import TrainingTask, over_prompts, write_made
 from udpbench.types import Run
 
 if TYPE_CHECKING:
@@ -60,17 +59,7 @@ class Ddpm(TrainingTask):
             run.tally("unet_victim", self.batch)
             return model.loss(z, model.embed([""] * self.batch), t, noise, unet).mean()
 
-        checkpoint = out / "checkpoint.pt"
-        fit(
-            list(unet.parameters()),
-            loss,
-            self.training,
-            run,
-            checkpoint=checkpoint,
-            marks=self.marks,
-            at_mark=lambda step: publish(out / f"step_{step}", lambda folder: unet.save_pretrained(folder / "unet")),
-        )
-        checkpoint.unlink(missing_ok=True)
+        self.fit(list(unet.parameters()), loss, lambda folder: unet.save_pretrained(folder / "unet"), out, run)
 
     def generate(self, tuned: Path | None, out: Path, victim: PixelDiffusion, prompts: Sequence[str], run: Run) -> None:
         """Write ``pictures`` PNGs by the model in ``tuned``; None: by the victim before any step (with ``init`` random,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from udpbench.task.base import trainable_copy
+from udpbench.models.diffusion import trainable_copy
 from udpbench.task.tuning import Student, Tuning
 from udpbench.types import Run
 

@@ -105,10 +105,7 @@ class Img2Img:
         return self._of(StableDiffusionImg2ImgPipeline, model)
 
     def _of(self, kind: Any, model: LatentDiffusion) -> Any:
-        solver = make_solver(self.solver, model.pipe.scheduler.config)
-        pipe = kind(**{**model.pipe.components, "scheduler": solver}, requires_safety_checker=False)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
+        return model.assembled(kind, scheduler=make_solver(self.solver, model.pipe.scheduler.config))
 
     def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
         """Name -> what is painted anew, (1, H, W) of 0 and 1; empty: everything, nothing is kept by a mask."""
@@ -150,7 +147,6 @@ class Inpaint(Img2Img):
     strength: float = 1.0
 
     name: ClassVar[str] = "inpaint"
-    places: ClassVar[tuple[str, ...]] = ("mask",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from udpbench.models.diffusion import initialised_by
 from udpbench.task.tuning import Student, Tuning
 from udpbench.types import Run
 
@@ -51,8 +52,7 @@ class Lora(Tuning):
 
         unet: Any = copy.deepcopy(victim.pipe.unet).train()
         settings: Any = {"r": self.rank, "lora_alpha": self.alpha or self.rank, "target_modules": LAYERS}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=run.rng("init"))))
+        with initialised_by(run.rng("init")):
             unet.add_adapter(LoraConfig(init_lora_weights="gaussian", **settings))
         cast_training_params(unet, dtype=torch.float32)
         if self.gradient_checkpointing:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from udpbench.images import fit_square, read_folder, read_metadata
 from udpbench.models.sample import sample
-from udpbench.task.base import TrainingTask, over_prompts, publish, write_made
-from udpbench.task.fit import fit
+from udpbench.task.base import TrainingTask, over_prompts, write_made
 from udpbench.types import Run
 
 if TYPE_CHECKING:
@@ -86,17 +85,7 @@ class Tuning(TrainingTask):
                 value = value + self.prior_weight * self._loss(student, prior, run, ("prior", step))
             return value
 
-        checkpoint = out / "checkpoint.pt"
-        fit(
-            student.parameters,
-            loss,
-            self.training,
-            run,
-            checkpoint=checkpoint,
-            marks=self.marks,
-            at_mark=lambda step: publish(out / f"step_{step}", student.save),
-        )
-        checkpoint.unlink(missing_ok=True)
+        self.fit(student.parameters, loss, student.save, out, run)
 
     def _loss(self, student: Student, data: Latents, run: Run, key: tuple[str, int]) -> Tensor:
         rng, model = run.rng("train", *key), student.model

@@ -14,14 +14,15 @@ from udpbench.data import renderer, styles
 SIZE = 64
 
 
-def autoencoder_batch(n: int, rng: torch.Generator) -> Tensor:
+def autoencoder_batch(n: int, rng: torch.Generator, photographs: bool = True) -> Tensor:
     """``n`` pictures, NCHW float32 [0,1]: ten in sixteen of the world, two with other colours, four with natural
-    statistics."""
+    statistics (half of them crops of photographs, or none)."""
     other, natural = n // 8, n // 4
     world = renderer.render(renderer.draw(n - natural, rng), SIZE)
     world[:other] = _recolour(world[:other], rng)
-    leaves = natural // 2
-    return torch.cat([world, dead_leaves(leaves, rng), photo_crops(natural - leaves, rng)])
+    leaves = natural // 2 if photographs else natural
+    natural_ones = [dead_leaves(leaves, rng), *([photo_crops(natural - leaves, rng)] if photographs else [])]
+    return torch.cat([world, *natural_ones])
 
 
 def _recolour(x: Tensor, rng: torch.Generator) -> Tensor:

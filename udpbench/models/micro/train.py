@@ -1,8 +1,9 @@
 """Train the embedded models: ``python -m udpbench.models.micro.train {vae,judge,style_judge,unet,export,measure}``.
 
-Run in this order, the six commands rebuild everything in ``weights/``. Each training keeps a checkpoint in
-``--work`` and goes on from it when the same command is given again. Nothing is read but the renderer and pictures
-that scikit-learn and scikit-image ship.
+Run in this order, the six commands rebuild ``weights/micro`` and the judges; with ``--model micro_b`` (which borrows
+micro's autoencoder and text encoder) or ``--model micro_c``, vae, unet, export and measure rebuild that model. Each
+training keeps a checkpoint in ``--work`` and goes on from it when the same command is given again. Nothing is read but
+the renderer and pictures that scikit-learn and scikit-image ship.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +24,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from udpbench.data import renderer
-from udpbench.models.diffusion import noised, velocity
+from udpbench.models.diffusion import initialised_by, noised, velocity
+from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro import build, pictures
-from udpbench.models.micro.judge import Judge, style_judge
+from udpbench.models.micro.measure import measure_judge, measure_prompts, measure_style_judge, measure_vae
+from udpbench.models.micro.train_judge import train_judge, train_style_judge
 from udpbench.task.fit import FitSettings, fit
 from udpbench.types import Log, Run
 
 SEED = 20261122
 BATCH = 64
+PICTURES = 32768  # of the pretraining world that the UNet sees
+TRAININGS = ("vae", "judge", "style_judge", "unet")
 PREDICTION = "v_prediction"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of the UNet's training, the longest
 
@@ -68,15 +73,16 @@ def reconstruction_loss(got: Tensor, want: Tensor) -> Tensor:
     return l1 + 0.5 * (dx + dy) + 2 * F.mse_loss(got, want)
 
 
-def train_vae(work: Path, steps: int) -> None:
-    """The autoencoder, on the world, on the world in other colours, and on natural pictures."""
-    run = Run(SEED, log=Lines(work / "vae.log"))
-    torch.manual_seed(SEED)
-    vae = build.autoencoder()
+def train_vae(work: Path, steps: int, run: Run, model: str) -> None:
+    """The autoencoder, on the world, on the world in other colours, and on natural pictures; latents are normalised at
+    the end."""
+    design = build.DESIGNS[model]
+    with initialised_by(run.rng("weights")):
+        vae = build.autoencoder(design)
 
     def loss(step: int) -> Tensor:
         rng = run.rng("vae", step)
-        x = pictures.autoencoder_batch(16, rng) * 2 - 1
+        x = pictures.autoencoder_batch(16, rng, design.photographs) * 2 - 1
         posterior = vae.encode(x).latent_dist
         z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng)
         return reconstruction_loss(vae.decode(z).sample.float(), x) + 1e-4 * posterior.kl().mean() / z[0].numel()
@@ -85,81 +91,10 @@ def train_vae(work: Path, steps: int) -> None:
         steps=steps, lr=2e-3, warmup=100, decay="cosine", dtype="bf16", save_every=250, ema=0.995, weight_decay=0.0
     )
     fit(list(vae.parameters()), loss, settings, run, title="vae", checkpoint=work / "vae.ckpt")
+    vae.eval()
+    normalise(vae, renderer.draw(1024, run.rng(design.world)))
     torch.save(vae.state_dict(), work / "vae.pt")
-    run.log.say(json.dumps(build.measure_vae(vae)))
-
-
-def train_judge(work: Path, steps: int) -> None:
-    """The classifier of the world's attributes, with a head that tells pictures from garbage, calibrated on garbage
-    of its own."""
-
-    def batch(truth: renderer.Scenery, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x = torch.cat([pictures.worn(renderer.render(truth), rng), pictures.garbage(16, rng)])
-        return x, vars(truth)
-
-    _train_judge("judge", work, steps, Judge, batch, pictures.garbage, build.measure_judge)
-
-
-def train_style_judge(work: Path, steps: int) -> None:
-    """The classifier of styles, shapes and scenes, trained like the other judge on renderings in every style and in
-    none; its garbage comes in every style, too."""
-
-    def batch(truth: renderer.Scenery, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x, style = pictures.in_styles(renderer.render(truth), rng)
-        return torch.cat([pictures.worn(x, rng), garbage(16, rng)]), {**vars(truth), "style": style}
-
-    def garbage(n: int, rng: torch.Generator) -> Tensor:
-        return pictures.in_styles(pictures.garbage(n, rng), rng)[0]
-
-    _train_judge("style_judge", work, steps, style_judge, batch, garbage, build.measure_style_judge)
-
-
-def _train_judge(
-    name: str,
-    work: Path,
-    steps: int,
-    make: Callable[[], Judge],
-    batch: Callable[[renderer.Scenery, torch.Generator], tuple[Tensor, dict[str, Tensor]]],
-    garbage: Callable[[int, torch.Generator], Tensor],
-    measured: Callable[[Judge], dict[str, float]],
-) -> None:
-    """``batch``: 64 scenes to their pictures, 16 garbage ones behind, and the classes of the 64 by attribute."""
-    run = Run(SEED, log=Lines(work / f"{name}.log"))
-    torch.manual_seed(SEED)
-    judge = make()
-
-    def loss(step: int) -> Tensor:
-        rng = run.rng(name, step)
-        x, labels = batch(renderer.draw(64, rng) if step % 4 else every_combination(64, rng), rng)
-        logits = judge(x)
-        real = logits.pop("real").float()
-        told = sum(F.cross_entropy(value[:64].float(), labels[k]) for k, value in logits.items())
-        return told + F.binary_cross_entropy_with_logits(real, (torch.arange(80) < 64).float())
-
-    settings = FitSettings(
-        steps=steps, lr=1e-3, warmup=100, decay="cosine", dtype="bf16", save_every=250, ema=0.998, weight_decay=0.01
-    )
-    fit(list(judge.parameters()), loss, settings, run, title=name, checkpoint=work / f"{name}.ckpt")
-    calibrate(judge, garbage(1024, run.rng("garbage")))
-    torch.save(judge.state_dict(), work / f"{name}.pt")
-    run.log.say(json.dumps(measured(judge)))
-
-
-def every_combination(n: int, rng: torch.Generator) -> renderer.Scenery:
-    """Pictures of the whole world, held-out combinations too: the judge must be able to read the subjects it
-    judges."""
-    s = renderer.draw(n, rng)
-    color = torch.randint(len(renderer.COLORS), (n,), generator=rng)
-    second = (color + torch.randint(1, len(renderer.COLORS), (n,), generator=rng)) % len(renderer.COLORS)
-    return replace(s, shape=torch.randint(len(renderer.SHAPES), (n,), generator=rng), color=color, second=second)
-
-
-@torch.no_grad()
-def calibrate(judge: Judge, garbage: Tensor) -> None:
-    """Set the threshold of the last logit so that 99 % of ``garbage`` falls under it; pictures of the world must stay
-    above (measured)."""
-    real = judge(garbage)["real"]
-    judge.threshold.fill_(float(real.quantile(0.99)))
+    run.log.say(json.dumps(measure_vae(vae)))
 
 
 @torch.no_grad()
@@ -181,33 +116,41 @@ def normalise(vae: AutoencoderKL, truth: renderer.Scenery) -> None:
 
 
 @torch.no_grad()
-def latents(work: Path, n: int, run: Run) -> tuple[Tensor, renderer.Scenery]:
-    """Latents of ``n`` pictures of the pretraining world and their truth; kept in ``work`` so that a resumed training
-    has them."""
+def latents(work: Path, vae: AutoencoderKL, truth: renderer.Scenery) -> Tensor:
+    """Latents of the pictures of ``truth``; kept in ``work`` so that a resumed training has them."""
     file = work / "latents.pt"
-    truth = renderer.draw(n, run.rng("world"))
     if not file.exists():
-        vae = build.autoencoder()
-        vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
-        vae.eval()
-        normalise(vae, truth.take(slice(0, 1024)))
-        torch.save(vae.state_dict(), work / "vae_normal.pt")
-        parts = [truth.take(slice(i, i + 128)) for i in range(0, n, 128)]
+        parts = [truth.take(slice(i, i + 128)) for i in range(0, len(truth), 128)]
         torch.save(torch.cat([vae.encode(renderer.render(p) * 2 - 1).latent_dist.mean for p in parts]), file)
-    return torch.load(file, weights_only=True), truth
+    return torch.load(file, weights_only=True)
 
 
-def train_unet(work: Path, steps: int) -> None:
-    """UNet and text encoder together, on latents of the pretraining world, one caption in ten empty (for guidance).
+def parts(work: Path, model: str, run: Run) -> dict[str, Any]:
+    """The model's parts before the UNet's training: its own autoencoder from ``work``, a fresh text encoder and a fresh
+    UNet, or what it borrows and a fresh UNet."""
+    design = build.DESIGNS[model]
+    with initialised_by(run.rng("weights")):
+        unet = build.unet(design)
+        if design.borrows:
+            pipe = LatentDiffusion(f"pkg:{design.borrows}", design.borrows).pipe
+            return {"vae": pipe.vae, "text": pipe.text_encoder, "words": pipe.tokenizer, "unet": unet}
+        words, vae = build.tokenizer(work / "tokenizer"), build.autoencoder(design)
+        text = build.text_encoder(words, design.text_width, inner=4 * design.text_width)
+    vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
+    return {"vae": vae.eval(), "text": text, "words": words, "unet": unet}
+
+
+def train_unet(work: Path, steps: int, run: Run, model: str) -> None:
+    """UNet and text encoder together (a borrowed text encoder stays as it is), on latents of the pretraining world,
+    one caption in ten empty (for guidance).
 
     The network predicts v (Salimans & Ho, 2022, appendix D): unlike the noise, v weighs the early steps of sampling,
     where class, colours and scene are decided, enough for a training of minutes to learn them.
     """
-    run = Run(SEED, DEVICE, log=Lines(work / "unet.log"))
-    z, truth = latents(work, 32768, run)
-    torch.manual_seed(SEED)
-    words = build.tokenizer(work / "tokenizer")
-    text, unet = build.text_encoder(words).to(DEVICE), build.unet().to(DEVICE)
+    has, design = parts(work, model, run), build.DESIGNS[model]
+    truth = renderer.draw(PICTURES, run.rng(design.world))
+    z = latents(work, has["vae"], truth)
+    text, unet, words = has["text"].to(DEVICE), has["unet"].to(DEVICE), has["words"]
     alpha_bar = build.scheduler().alphas_cumprod
 
     def loss(step: int) -> Tensor:
@@ -223,7 +166,8 @@ def train_unet(work: Path, steps: int) -> None:
     settings = FitSettings(
         steps=steps, lr=1e-3, warmup=200, decay="cosine", dtype="bf16", save_every=250, ema=0.999, weight_decay=0.01
     )
-    fit([*unet.parameters(), *text.parameters()], loss, settings, run, title="unet", checkpoint=work / "unet.ckpt")
+    learning = [*unet.parameters(), *(() if design.borrows else text.parameters())]
+    fit(learning, loss, settings, run, title="unet", checkpoint=work / "unet.ckpt")
     torch.save({"unet": unet.cpu().state_dict(), "text": text.cpu().state_dict()}, work / "unet.pt")
 
 
@@ -242,76 +186,85 @@ def captions(truth: renderer.Scenery, rng: torch.Generator) -> list[str]:
     return said
 
 
-def measure(work: Path) -> None:
-    """What the exported models can do, as JSON: see build.measure_*; kept beside the weights."""
+def measure(run: Run, model: str) -> None:
+    """What the exported models can do, as JSON: see measure.py; kept beside the weights."""
+    from udpbench.metrics.judge import load_judge
+
+    diffusion, judge = LatentDiffusion(f"pkg:{model}", model), load_judge(torch.device("cpu"))
+    found = {"autoencoder": measure_vae(diffusion.pipe.vae), "prompts": measure_prompts(diffusion, judge)}
+    if model == "micro":
+        found |= _measured_judges(lambda x: diffusion.round_trip(x).clamp(0, 1))
+    file = build.WEIGHTS / "measured.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(known | {model: found}, indent=1) + "\n")
+    run.log.say(json.dumps(found))
+
+
+def _measured_judges(trip: Callable[[Tensor], Tensor]) -> dict[str, dict[str, float]]:
     from udpbench.metrics.judge import load_judge
     from udpbench.metrics.style_judge import load_style_judge
-    from udpbench.models.latent import LatentDiffusion
 
-    cpu = torch.device("cpu")
-    model, judge = LatentDiffusion("pkg:micro", "micro"), load_judge(cpu)
-
-    def trip(x: Tensor) -> Tensor:
-        return model.round_trip(x).clamp(0, 1)
-
-    found = {
-        "autoencoder": build.measure_vae(model.pipe.vae),
-        "judge": build.measure_judge(judge),
-        "judge_after_round_trip": build.measure_judge(judge, trip),
-        "prompts": build.measure_prompts(model, judge),
+    judge, of_styles = load_judge(torch.device("cpu")), load_style_judge(torch.device("cpu"))
+    return {
+        "judge": measure_judge(judge),
+        "judge_after_round_trip": measure_judge(judge, trip),
+        "style_judge": measure_style_judge(of_styles),
+        "style_judge_after_round_trip": measure_style_judge(of_styles, trip),
     }
-    if (build.WEIGHTS / "style_judge").is_dir():
-        of_styles = load_style_judge(cpu)
-        found["style_judge"] = build.measure_style_judge(of_styles)
-        found["style_judge_after_round_trip"] = build.measure_style_judge(of_styles, trip)
-    text = json.dumps(found, indent=1)
-    (build.WEIGHTS / "measured.json").write_text(text + "\n")
-    Lines(work / "measure.log").say(text)
 
 
-def export(work: Path) -> None:
-    """Write ``weights/``: the pipeline folder and the judges in half precision, and the logs of their trainings."""
-    half = torch.float16
-    for name in ("judge", "style_judge"):
-        if (work / f"{name}.pt").exists():
+def export(work: Path, run: Run, model: str) -> None:
+    """Write to ``weights/``: the pipeline folder and, with the first model, the judges in half precision, and the logs
+    of their trainings."""
+    if model == "micro":
+        for name in ("judge", "style_judge"):
+            judge = {k: v.half() for k, v in torch.load(work / f"{name}.pt", weights_only=True).items()}
             (build.WEIGHTS / name).mkdir(parents=True, exist_ok=True)
-            judge = {k: v.to(half) for k, v in torch.load(work / f"{name}.pt", weights_only=True).items()}
             save_file(judge, build.WEIGHTS / name / f"{name}.safetensors")
-    if (work / "unet.pt").exists():
-        vae, unet, words = build.autoencoder(), build.unet(), build.tokenizer(work / "tokenizer")
-        text = build.text_encoder(words)
-        vae.load_state_dict(torch.load(work / "vae_normal.pt", weights_only=True))
-        vae.register_to_config(scaling_factor=1.0)  # the latents have unit variance, see normalise
-        tuned = torch.load(work / "unet.pt", weights_only=True)
-        unet.load_state_dict(tuned["unet"])
-        text.load_state_dict(tuned["text"])
-        build.assemble(vae, unet, text, words, PREDICTION).to(dtype=half).save_pretrained(build.WEIGHTS / "pipeline")
-    for log in work.glob("*.log"):
-        shutil.copy(log, build.WEIGHTS / log.name)
+    has, tuned = parts(work, model, run), torch.load(work / "unet.pt", weights_only=True)
+    has["unet"].load_state_dict(tuned["unet"])
+    has["text"].load_state_dict(tuned["text"])
+    has["vae"].register_to_config(scaling_factor=1.0)  # the latents have unit variance, see normalise
+    pipe = build.assemble(has["vae"], has["unet"], has["text"], has["words"], PREDICTION)
+    pipe.to(dtype=torch.float16).save_pretrained(build.WEIGHTS / model)
+    if lender := build.DESIGNS[model].borrows:  # the very files, so that digests tell that they are the same
+        for part in ("vae", "text_encoder", "tokenizer"):
+            shutil.rmtree(build.WEIGHTS / model / part)
+            shutil.copytree(Path(LatentDiffusion(f"pkg:{lender}", lender).path) / part, build.WEIGHTS / model / part)
+    (build.WEIGHTS / "logs" / model).mkdir(parents=True, exist_ok=True)
+    for name in TRAININGS:
+        if (work / f"{name}.log").exists():
+            shutil.copy(work / f"{name}.log", build.WEIGHTS / "logs" / model)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["vae", "judge", "style_judge", "unet", "export", "measure"])
-    parser.add_argument("--work", type=Path, default=Path("outputs/micro"), help="checkpoints and logs")
+    parser.add_argument("what", choices=[*TRAININGS, "export", "measure"])
+    parser.add_argument("--model", choices=list(build.DESIGNS), default="micro")
+    parser.add_argument("--work", type=Path, help="checkpoints and logs (default: outputs/MODEL)")
     parser.add_argument("--steps", type=int, default=0, help="of the training")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
-    if args.what == "export":
-        export(args.work)
-    elif args.what == "measure":
-        measure(args.work)
-    elif args.steps < 1:
+    work = args.work or Path("outputs") / args.model
+    work.mkdir(parents=True, exist_ok=True)
+    run = Run(SEED, DEVICE, log=Lines(work / f"{args.what}.log"))
+    if args.what in TRAININGS and args.steps < 1:
         parser.error("say how long: --steps N")
+    if args.what == "vae":
+        if build.DESIGNS[args.model].borrows:
+            parser.error(f"{args.model} has no autoencoder of its own: it uses {build.DESIGNS[args.model].borrows}'s")
+        train_vae(work, args.steps, run, args.model)
+    elif args.what == "unet":
+        train_unet(work, args.steps, run, args.model)
+    elif args.what == "judge":
+        train_judge(work, args.steps, run)
+    elif args.what == "style_judge":
+        train_style_judge(work, args.steps, run)
+    elif args.what == "export":
+        export(work, run, args.model)
     else:
-        {
-            "vae": train_vae,
-            "judge": train_judge,
-            "style_judge": train_style_judge,
-            "unet": train_unet,
-        }[args.what](args.work, args.steps)
+        measure(run, args.model)
 
 
 if __name__ == "__main__":

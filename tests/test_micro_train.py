@@ -1,0 +1,77 @@
+"""The commands that train the embedded models, cut down to a few steps: what they write is a model like the others."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from udpbench.data import renderer
+from udpbench.models.latent import LatentDiffusion
+from udpbench.models.micro import build, train
+from udpbench.models.sample import sample
+from udpbench.types import Run
+
+WEIGHTS = build.WEIGHTS
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """The command line, with few pictures, and weights in a folder of the test's own."""
+    monkeypatch.setattr(train, "PICTURES", 64)
+    monkeypatch.setattr(train, "BATCH", 4)
+    monkeypatch.setattr(build, "WEIGHTS", tmp_path / "weights")
+
+    def command(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["train", *words, "--work", str(tmp_path / "work")])
+        threads = torch.get_num_threads()
+        train.main()
+        torch.set_num_threads(threads)
+
+    return command
+
+
+@pytest.mark.slow
+def test_a_model_of_its_own_is_trained_written_and_drawn_with(small, tmp_path):
+    small("vae", "--model", "micro_c", "--steps", "2")
+    small("unet", "--model", "micro_c", "--steps", "2")
+    small("export", "--model", "micro_c")
+    model = LatentDiffusion(str(tmp_path / "weights" / "micro_c"), "micro_c")
+    z = model.encode(renderer.render(renderer.draw(64, torch.Generator().manual_seed(0))))
+    assert z.shape[1] == build.DESIGNS["micro_c"].latents
+    assert float(z.mean((0, 2, 3)).abs().max()) < 0.3  # normalised
+    assert 0.8 < float(z.std()) < 1.2
+    (made,) = sample(model, ["a photo of a red ball"], [0], Run(0), steps=2, guidance=2.0)
+    assert made.shape[1:] == (3, 64, 64)
+    assert (tmp_path / "weights" / "logs" / "micro_c" / "unet.log").exists() is (
+        tmp_path / "work" / "unet.log"
+    ).exists()
+
+
+def test_a_model_that_borrows_has_the_other_s_autoencoder_and_words(small, tmp_path):
+    small("unet", "--model", "micro_b", "--steps", "1")
+    small("export", "--model", "micro_b")
+    first = LatentDiffusion(str(WEIGHTS / "micro"), "micro").identity()
+    other = LatentDiffusion(str(tmp_path / "weights" / "micro_b"), "micro_b").identity()
+    assert {k for k in first if first[k] == other[k]} >= {"vae", "text_encoder"}
+    assert first["unet"] != other["unet"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["vae"], "--steps"), (["vae", "--model", "micro_b", "--steps", "1"], "uses micro's"), (["dance"], "invalid")],
+)
+def test_wrong_commands_are_told(small, capsys, words, told):
+    with pytest.raises(SystemExit) as stopped:
+        small(*words)
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_designs_borrow_from_models_that_have_their_own():
+    for design in build.DESIGNS.values():
+        assert not design.borrows or not build.DESIGNS[design.borrows].borrows
+    b, c = build.DESIGNS["micro_b"], build.DESIGNS["micro_c"]
+    assert (b.unet_channels, b.prompt_width) == (8, 128)
+    assert (c.unet_channels, c.prompt_width) == (6, 64)
