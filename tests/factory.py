@@ -47,7 +47,7 @@ def make_record(
         "task": "dreambooth", "surrogate": "micro", "victim": "micro", "attacker": "micro", "seed": 0, **cell,
     }  # fmt: skip
     stage = {
-        "name": "protect",
+        "name": f"protect {names['protect']}",
         "recipe": "ab12",
         "seconds": 24.0,
         "peak_mb": 900.0,

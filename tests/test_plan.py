@@ -137,6 +137,27 @@ def test_a_launcher_changes_nothing_and_another_sweeper_is_refused(planned):
     assert said == "error: plan: only hydra/sweeper=basic knows its cells before they have run\n"
 
 
+# -- studies -----------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = [
+    (script.parent.name, line.split()[3:])  # without "-m udpbench -m"
+    for script in sorted(ROOT.glob("experiments/*/run.sh"))
+    for line in subprocess.run(
+        ["sh", str(script)], env={**os.environ, "PYTHON": "echo"}, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("study", "words"), COMMANDS, ids=[f"{s}-{i}" for i, (s, _) in enumerate(COMMANDS)])
+def test_every_command_of_a_study_can_be_planned(planned, study, words):
+    assert words[0] == f"experiment={study}"
+    status, numbers, _, said = planned("-m", *words, model=False)
+    assert status == 0, said
+    assert numbers["total"]["unique"] > 0
+
+
 # -- estimates ---------------------------------------------------------------------------------------------------------
 
 

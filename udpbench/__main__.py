@@ -58,11 +58,13 @@ def _run(cell: Cell, store: Store, tracker: Tracker, cfg: DictConfig) -> None:
     console = store.log
     store.log = Fanout([console, tracker])
     todo = len(store.missing(wanted(cell)))
+    written = False
     tracker.start(key, _group(), config, folder)
     try:
         console.say(f"udpbench: {words(cell)} on {store.device}; {todo} stages to do")
         found = run_cell(cell, store, config)
         record.write(path, found)
+        written = True  # what fails from here on is the showing
         _show(cell, store, found, path, folder, tracker if todo else None)
     except KeyboardInterrupt:
         tracker.finish("failed")
@@ -72,9 +74,11 @@ def _run(cell: Cell, store: Store, tracker: Tracker, cfg: DictConfig) -> None:
         tracker.finish("failed")
         refused = _refused(error, Path(cfg.runtime.out))
         console.say(f"error: {refused or _reason(error)}")
-        if not refused:  # it would refuse the record, too
+        if not written and not refused:  # it would refuse the record, too
             record.write(path, failed_record(cell, store, config, error))
             console.say(f"the traceback is in {path}")
+        elif written:
+            console.say(f"the record is whole: {path}")
         _fail(2 if isinstance(error, ValueError) else 1)
 
 

@@ -129,7 +129,8 @@ def _arm(cell: Cell, store: Store, arm: Arm) -> record.Arm:
             name: {"value": value, "n": n, "owner_wants": wants[name], "primary": name in cell.primary}
             for name, value in curve["1"].items()
         },
-        "absent": dict(cell.absent),
+        "absent": dict(cell.absent)
+        | {name: "the metric has no finite value here" for name in wants if name not in curve["1"]},
         "recipe": arm.final.recipe,
         "curve": curve if len(curve) > 1 else {},
         "images": str(store.path(arm.final)),

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.command import CONF
+from udpbench.command import CONF, told
 
 if TYPE_CHECKING:
     from udpbench.pipeline import Cell
@@ -23,7 +23,7 @@ SURVIVES = (("jpeg", 90), ("jpeg", 75), ("webp", 80))
 
 
 def main() -> None:
-    """Exit status: 0 fine, 2 wrong input."""
+    """Exit status: 0 fine, 2 wrong input, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m udpbench.cloak", description=__doc__.split("\n\n")[0])
     parser.add_argument("source", type=Path, metavar="IN", help="folder with pictures of any format and size")
     parser.add_argument("target", type=Path, metavar="OUT", help="folder for the protected PNGs")
@@ -31,9 +31,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as for python -m udpbench, e.g. protect=eudp budget.levels=8")
     args = parser.parse_intermixed_args()
     try:
-        cell, store = _build(args.source, args.prompt, args.overrides)
-        _cloak(cell, store, args.target)
-    except ValueError as error:
+        with told("interrupted; the same command goes on where this one stopped"):
+            cell, store = _build(args.source, args.prompt, args.overrides)
+            _cloak(cell, store, args.target)
+    except (ValueError, OSError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
@@ -41,18 +42,15 @@ def main() -> None:
 
 def _build(source: Path, prompt: str, overrides: list[str]) -> tuple[Cell, Store]:
     from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
 
     from udpbench.config import build, find_device
     from udpbench.stage import Store
     from udpbench.track import Console
 
-    given = ["data=folder", f"data.path={source.resolve()}", f"data.prompt='{prompt}'", f"data.class_prompt='{prompt}'"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            cfg = compose("config", [*given, *overrides], return_hydra_config=True)
-        except HydraException as error:
-            raise ValueError(str(error).splitlines()[0]) from error
+        cfg = compose("config", ["data=folder", *overrides], return_hydra_config=True)
+    # Not as overrides: names of folders and sentences may hold what Hydra's grammar gives a meaning.
+    cfg.data.path, cfg.data.prompt, cfg.data.class_prompt = str(source.resolve()), prompt, prompt
     cell = build(cfg, cfg.hydra.runtime.choices)
     store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), Console(), cfg.runtime.batch)
     return cell, store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -57,8 +57,9 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     parts["like"] = part("protect@like") if choices.get("protect@like") else None
     _check_choice(errors, "owner_prompt", [cfg.owner_prompt], OWNER_PROMPTS)
     _check_choice(errors, "arms", cfg.arms, ARMS)
-    if not 0 < cfg.protected_share <= 1:
-        errors.append(f"protected_share: must be above 0 and at most 1, given {cfg.protected_share}")
+    share = cfg.protected_share
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        errors.append(f"protected_share: must be a number above 0 and at most 1, given {share!r}")
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         errors.append(f"seed: must be a whole number >= 0, given {cfg.seed!r}")
     metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
@@ -113,12 +114,23 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
     if getattr(cell.protect.thing, "wants_like", False) and cell.like is None:
         errors.append(f"protect={cell.protect.name}: say whose strength it shall match, e.g. protect@like=eudp")
     errors += [reason for part in (cell.protect, cell.attack) if (reason := _lacking(part.thing))]
+    if cell.protected_share < 1 and not cell.task.thing.trains:
+        errors.append(f"protected_share: task {cell.task.name} trains on nothing that could be mixed; give 1")
+    errors += [reason] if (reason := _no_masks(cell)) else []
+    errors += [f"metric {name}: {why}" for name, m in cell.cloak_metrics.items() if (why := _lacking(m.thing))]
     absent = {name: reason for name, m in cell.metrics.items() if (reason := _obstacle(cell, m))}
     errors += [f"metric {name}: {reason}" for name, reason in absent.items() if name in asked_for]
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
     kept = {name: m for name, m in cell.metrics.items() if name not in absent}
     return replace(cell, metrics=kept, absent=absent)
+
+
+def _no_masks(cell: Cell) -> str | None:
+    """Why the task's masks cannot be had, or None."""
+    if getattr(cell.task.thing, "mask", None) != "data" or getattr(cell.data.thing, "has_masks", False):
+        return None
+    return f"task {cell.task.name}: data {cell.data.name} has no masks; give task.mask=centre or a folder of masks"
 
 
 def _obstacle(cell: Cell, metric: Part) -> str | None:
@@ -161,7 +173,10 @@ def _metrics(nodes: Mapping[str, DictConfig], errors: _Errors) -> dict[str, Part
     return {name: part for name, part in made.items() if part}
 
 
-def _check_choice(errors: _Errors, name: str, given: list[str], allowed: tuple[str, ...]) -> None:
+def _check_choice(errors: _Errors, name: str, given: Iterable[str] | None, allowed: tuple[str, ...]) -> None:
+    if given is None or isinstance(given, str):
+        errors.append(f"{name}: must be a list, given {given!r}; allowed in it are {', '.join(allowed)}")
+        return
     wrong = [g for g in given if g not in allowed]
     if wrong:
         errors.append(f"{name}: unknown {', '.join(map(str, wrong))}; allowed are {', '.join(allowed)}")

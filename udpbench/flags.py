@@ -6,12 +6,13 @@ Each check returns one short sentence, or None where it has nothing to object.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from udpbench.record import Record
-from udpbench.stats import sign, victim
+from udpbench.stats import sign
 
 LEARNT = 0.30  # the clean victim must cover this share of the window from untuned to ceiling
+NO_FLOOR = "no seed floor: no subject has clean victims of two seeds"
 RUINED = 0.30  # an attack may cost clean data this share of the window
 
 
@@ -69,17 +70,12 @@ def cross_device(records: Sequence[Record]) -> str | None:
     return f"cross-device comparison: {', '.join(devices)}" if len(devices) > 1 else None
 
 
-def no_seed_floor(records: Sequence[Record]) -> str | None:
+def no_seed_floor(floors: Iterable[float | None]) -> str | None:
     """No subject has clean victims of two seeds, so that nothing can be claimed.
 
-    ``records``: those of one condition.
+    ``floors``: of every metric, see ``stats.seed_floor``.
     """
-    seeds: dict[str, set[int]] = {}
-    for subject, seed in {victim(r) for r in records if "clean" in r["arms"]}:
-        seeds.setdefault(subject, set()).add(seed)
-    return (
-        None if any(len(s) > 1 for s in seeds.values()) else "no seed floor: no subject has clean victims of two seeds"
-    )
+    return None if any(floor is not None for floor in floors) else NO_FLOOR
 
 
 def few_subjects(records: Sequence[Record]) -> str | None:
@@ -103,9 +99,9 @@ def of_record(record: Record) -> list[str]:
     return [sentence for sentence in (*found, cross_device([record])) if sentence is not None]
 
 
-def of_group(records: Sequence[Record]) -> list[str]:
-    """Objections to what is said of several victims of one condition together."""
-    found = (no_seed_floor(records), few_subjects(records), cross_device(records))
+def of_group(records: Sequence[Record], floors: Mapping[str, float | None]) -> list[str]:
+    """Objections to what is said of several victims of one condition together; ``floors``: metric -> seed floor."""
+    found = (no_seed_floor(floors.values()), few_subjects(records), cross_device(records))
     return [sentence for sentence in found if sentence is not None]
 
 

@@ -20,7 +20,7 @@ from udpbench.record import Record, metrics_of, score_of
 Key = tuple[str, int]  # (subject, seed)
 DRAWS = 2000
 LEVEL = 0.95
-FEW = 6  # below this many victims a t interval, from here on a bootstrap
+FEW = 6  # below this many subjects a t interval, from here on a bootstrap
 CONTROLS = ("noise", "noise_rms")  # arms that a protection can be compared with
 
 
@@ -39,8 +39,8 @@ class Interval:
     method: str  # "t" | "bootstrap" | "none"
 
     @property
-    def smallest_detectable(self) -> float | None:
-        """Half the interval's width: a true difference smaller than this would not have been seen."""
+    def half_width(self) -> float | None:
+        """Half of the interval: the smallest mean difference that would have excluded zero."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
@@ -159,18 +159,17 @@ def paired_interval(
 ) -> Interval:
     """Mean of paired differences with its interval at ``level``.
 
-    Below 6 victims a t interval (one victim: none), else the percentiles of ``draws`` hierarchical bootstrap means,
-    resampling subjects and then seeds within each.
+    Below 6 subjects the t interval of the subjects' means (of the seeds of a single subject; one victim: none), else
+    the percentiles of ``draws`` hierarchical bootstrap means, resampling subjects and then seeds within each.
     """
     if not pairs:
         raise ValueError("paired_interval: no pair given; at least one victim needs both scores")
     keys = sorted(pairs)
-    x = np.array([pairs[k] for k in keys], dtype=np.float64)
-    if len(keys) < FEW:
-        low, high = _t_interval(float(x.mean()), x, level)
-    else:
-        low, high = _percentiles(_resample(x[:, None], keys, draws, rng)[:, 0], level)
-    return _interval(float(x.mean()), low, high, keys)
+    x = np.array([[pairs[k]] for k in keys], dtype=np.float64)
+    if _subjects(keys) < FEW:
+        units = _units(x, keys)[:, 0]
+        return _interval(float(units.mean()), *_t_interval(float(units.mean()), units, level), keys)
+    return _interval(float(x.mean()), *_percentiles(_resample(x, keys, draws, rng)[:, 0], level), keys)
 
 
 def recovery(
@@ -186,8 +185,8 @@ def recovery(
     A ratio of means, not a mean of ratios.
 
     Given only where the effect's interval lies above the seed floor; otherwise the reason. Interval: hierarchical
-    bootstrap, and below 6 victims the t interval of the linearised ratio, for which r_i - (R/E) e_i is the error of
-    victim i.
+    bootstrap, and below 6 subjects the t interval of the linearised ratio, for which r_i - (R/E) e_i is the error of
+    subject i (of victim i, if there is one subject only).
     """
     keys = sorted(effects.keys() & residuals.keys())
     if not keys:
@@ -200,8 +199,10 @@ def recovery(
     if shown.low <= max(floor, 0.0):
         return Recovery(None, "n/a: no effect to recover")
     both = np.array([(effects[k], residuals[k]) for k in keys], dtype=np.float64)
+    if few := _subjects(keys) < FEW:
+        both = _units(both, keys)
     ratio = float(both[:, 1].mean() / both[:, 0].mean())
-    if len(keys) < FEW:
+    if few:
         low, high = _t_interval(1 - ratio, -(both[:, 1] - ratio * both[:, 0]) / both[:, 0].mean(), level)
     else:
         means = _resample(both, keys, draws, rng)
@@ -273,8 +274,20 @@ def _conditions(records: Sequence[Record], arm: str) -> dict[tuple[tuple[str, st
 
 
 def _interval(mean: float, low: float | None, high: float | None, keys: Sequence[Key]) -> Interval:
-    method = "none" if low is None else "t" if len(keys) < FEW else "bootstrap"
-    return Interval(mean, low, high, len(keys), len({k[0] for k in keys}), method)
+    method = "none" if low is None else "t" if _subjects(keys) < FEW else "bootstrap"
+    return Interval(mean, low, high, len(keys), _subjects(keys), method)
+
+
+def _subjects(keys: Sequence[Key]) -> int:
+    return len({subject for subject, _ in keys})
+
+
+def _units(columns: np.ndarray, keys: Sequence[Key]) -> np.ndarray:
+    """What a t interval counts as independent: the means of the subjects, or one subject's seeds."""
+    subjects = sorted({subject for subject, _ in keys})
+    if len(subjects) == 1:
+        return columns
+    return np.stack([columns[[k[0] == subject for k in keys]].mean(0) for subject in subjects])
 
 
 def _t_interval(centre: float, x: np.ndarray, level: float) -> tuple[float | None, float | None]:

@@ -67,7 +67,7 @@ def cell_table(record: Record, width: int = WIDTH) -> RenderableType:
     columns = max(1, (width - _FIRST) // _COLUMN)
     blocks = [_block(record, {n: info[n] for n in names[i : i + columns]}) for i in range(0, len(names), columns)]
     raised = [*record["flags"], *(f for f in flags.of_record(record) if f not in record["flags"])]
-    raised += [f for f in (flags.no_seed_floor([record]),) if f is not None]
+    raised.append(flags.NO_FLOOR)  # one cell is one victim
     notes = [Text(line, style="dim") for line in _notes(record)]
     return Group(head, *blocks, *notes, *(Text(f"! {flag}", style="yellow") for flag in raised))
 
@@ -119,23 +119,24 @@ def _best_row(record: Record, arm: str, info: dict[str, MetricInfo]) -> list[str
 def thiefs_best(record: Record, arm: str) -> dict[str, tuple[str, float]]:
     """Metric -> (multiple of the steps, score there) that the thief would stop at, if the arm has a curve.
 
-    Chosen on validation references where the arm has "curve_validation" for the metric, else on the reported scores
-    themselves, which flatters the thief.
+    Chosen on validation references: by the metric's own score there ("curve_validation"), and for a metric that has
+    none (a judge's) where the first metric that has one is best. Without any, on the reported scores themselves, which
+    flatters the thief.
     """
     part = record["arms"].get(arm)
     if part is None or not part["curve"]:
         return {}
-    curve, judged = part["curve"], part.get("curve_validation", {})
-    found = {}
-    for metric, score in part["metrics"].items():
-        side = judged if any(metric in m for m in judged.values()) else curve
-        points = {
-            m: side[m][metric] for m in sorted(side, key=float) if metric in side[m] and metric in curve.get(m, {})
-        }
-        if points:
-            pick = (min if score["owner_wants"] == "higher" else max)(points, key=points.__getitem__)
-            found[metric] = (pick, curve[pick][metric])
-    return found
+    curve, validated = part["curve"], part.get("curve_validation", {})
+    wants = {metric: score["owner_wants"] for metric, score in part["metrics"].items()}
+    stops = {m: stop for m in wants if (stop := _best_stop(validated, m, wants[m]))}
+    usual = next(iter(stops.values()), None)
+    picked = {m: stops.get(m) or usual or _best_stop(curve, m, wants[m]) for m in wants}
+    return {m: (stop, curve[stop][m]) for m, stop in picked.items() if stop and m in curve.get(stop, {})}
+
+
+def _best_stop(side: dict[str, dict[str, float]], metric: str, owner_wants: str) -> str | None:
+    points = {stop: side[stop][metric] for stop in sorted(side, key=float) if metric in side[stop]}
+    return (min if owner_wants == "higher" else max)(points, key=points.__getitem__) if points else None
 
 
 def _header(name: str, about: MetricInfo) -> str:

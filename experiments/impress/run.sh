@@ -5,7 +5,7 @@ set -eu
 study() { "${PYTHON:-python}" -m udpbench -m experiment=impress "$@"; }
 
 styles='task=style_finetune data.style=2,3,4,5,6'
-edits='task=img2img,inpaint data.train=12 data.subject=100,101,102,103,104'
+edits='task=img2img,inpaint data.train=12 data.subject=105,106,107,108,109'
 
 study $styles protect=glaze attack=none,impress,gaussian_noise,resize "$@"                  # style mimicry
 study $styles protect=glaze attack=jpeg attack.quality=15 "$@"                              # the paper's third baseline

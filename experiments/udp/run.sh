@@ -4,7 +4,7 @@
 set -eu
 study() { "${PYTHON:-python}" -m udpbench -m experiment=udp "$@"; }
 
-objects='task=dreambooth data.subject=100,101,102,103,104'
+objects='task=dreambooth data.subject=105,106,107,108,109'
 styles='task=style_finetune data.style=2,3,4,5,6'
 scratch='task=ddpm protect.surrogate_init=random protect.lr=1e-3 protect.model_steps=60 protect.batch=32 seed=0,1'
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 SHAPES = ("ball", "box", "cone", "star", "ring", "cross", "heart", "moon")
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
-TEXTURES = ("plain", "striped", "dotted", "checkered")
+TEXTURES = ("plain", "striped", "halved", "checkered")
 EMBLEMS = ("none", "disc", "bar", "plus", "hoop")
 SCENES = ("on grass", "on sand", "in the snow", "at night", "by the sea", "on a table")
 
@@ -302,12 +302,11 @@ def _draw_object(picture: Tensor, s: Scenery, gx: Tensor, gy: Tensor, pixel: flo
 
 
 def _texture(s: Scenery, u: Tensor, v: Tensor, edge: Tensor) -> Tensor:
-    """Share of the second colour in the texture: stripes, dots or checks, two to three periods across the object:
-    coarse enough for latents of a quarter of the picture's side."""
+    """Share of the second colour in the texture: stripes, the upper half, or checks, one to two periods across the
+    object: coarse enough for latents of a quarter of the picture's side."""
     stripes = torch.sin(8.5 * v)
-    dots = -2 * torch.cos(6.5 * u) * torch.cos(6.5 * v) - 0.7
-    checks = torch.sin(6.5 * u) * torch.sin(6.5 * v)
-    field = torch.stack([torch.full_like(u, -9.0), stripes / 8.5, dots / 13.0, checks / 6.5], 1)
+    checks = torch.sin(5.2 * u) * torch.sin(5.2 * v)
+    field = torch.stack([torch.full_like(u, -9.0), stripes / 8.5, -v - 0.1, checks / 5.2], 1)
     chosen = field.gather(1, s.texture.view(-1, 1, 1, 1).expand(-1, 1, *u.shape[-2:]))[:, 0]
     return _cover(-chosen, edge)
 

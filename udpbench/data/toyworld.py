@@ -24,7 +24,8 @@ class ToyWorld:
     like.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
+    has_masks: ClassVar[bool] = True
     truth: ClassVar[str] = "subject"
 
     def __init__(

@@ -20,7 +20,7 @@ class ToyWorldMany:
     further draws from it. Held-out combinations never occur. The pictures do not depend on the run's seed.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     subject: ClassVar[str] = ""
 
     def __init__(

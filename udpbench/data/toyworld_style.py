@@ -31,7 +31,8 @@ class ToyWorldStyle:
     seed.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    has_masks: ClassVar[bool] = True
     truth: ClassVar[str] = "style"
 
     def __init__(

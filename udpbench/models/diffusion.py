@@ -57,7 +57,7 @@ def trainable_copy(module: nn.Module) -> Any:
 def initialised_by(rng: torch.Generator) -> Iterator[None]:
     """Weights that libraries draw within the block from torch's own generator are those of ``rng``; that generator is
     left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
         yield
 
@@ -153,6 +153,13 @@ class Diffusion(ABC):
         """Cumulative product of 1 - beta of the forward process, (T,) float32 on the CPU."""
         return self.pipe.scheduler.alphas_cumprod.float().cpu()
 
+    def _alpha_bar_on(self, device: torch.device) -> Tensor:
+        """``alpha_bar``, copied to a device once: a copy in every loss would wait for the device."""
+        kept = self.__dict__.get("_alpha_bar_there")
+        if kept is None or kept.device != device:
+            kept = self.__dict__["_alpha_bar_there"] = self.alpha_bar.to(device)
+        return kept
+
     @property
     def prediction(self) -> str:
         """``epsilon`` or ``v_prediction``."""
@@ -191,7 +198,7 @@ class Diffusion(ABC):
         or the velocity for v-prediction models. ``unet`` may be another one than the model's own (a surrogate in
         training).
         """
-        alpha_bar = self.alpha_bar.to(z.device)
+        alpha_bar = self._alpha_bar_on(z.device)
         told = self.predict(unet or self.pipe.unet, noised(alpha_bar, z, t, noise), t, cond)
         target = velocity(alpha_bar, z, t, noise) if self.prediction == "v_prediction" else noise
         return (told - target).square().flatten(1).mean(1)

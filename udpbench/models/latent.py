@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from udpbench.models.diffusion import DTYPES, Cond, Diffusion
@@ -50,12 +51,19 @@ class LatentDiffusion(Diffusion):
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
         """This model with what a training stage saved in ``folder``: any of ``unet``, ``text_encoder``, ``lora``,
-        ``embedding``."""
+        ``embedding``.
+
+        With parts that were trained whole the model is float32: bfloat16 would round the small steps of a fine-tuning
+        back to the weights it started from.
+        """
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel
 
         kinds = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
         found = {name: kind.from_pretrained(folder / name) for name, kind in kinds.items() if (folder / name).is_dir()}
+        dtype = torch.float32 if found else DTYPES[self.dtype]
+        if dtype != DTYPES[self.dtype]:
+            found |= {k: copy.deepcopy(getattr(self.pipe, k)) for k in ("vae", *kinds) if k not in found}
         if (folder / "lora").is_dir() or (folder / "embedding").is_dir():  # they are written into copies
             found |= {k: copy.deepcopy(getattr(self.pipe, k)) for k in (*kinds, "tokenizer")}
         tuned = self.having(**found)
@@ -63,8 +71,8 @@ class LatentDiffusion(Diffusion):
             tuned.pipe.load_lora_weights(folder / "lora", weight_name=LORA)
         if (folder / "embedding").is_dir():
             tuned.pipe.load_textual_inversion(folder / "embedding", weight_name=EMBEDDING)
-        for part in (tuned.pipe.unet, tuned.pipe.text_encoder):
-            part.to(self.device, DTYPES[self.dtype]).requires_grad_(False).eval()
+        for part in (tuned.pipe.vae, tuned.pipe.unet, tuned.pipe.text_encoder):
+            part.to(self.device, dtype).requires_grad_(False).eval()
         return tuned
 
     @property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion
+from udpbench.models.diffusion import DTYPES, Cond, Diffusion, initialised_by
 
 if TYPE_CHECKING:
     from diffusers import DDPMPipeline
@@ -40,11 +40,11 @@ class PixelDiffusion(Diffusion):
         return other
 
     def with_tuned(self, folder: Path) -> PixelDiffusion:
-        """This model with the UNet that a training stage saved in ``folder``."""
+        """This model with the UNet that a training stage saved in ``folder``, in float32 (see ``LatentDiffusion``)."""
         from diffusers import UNet2DModel
 
         unet = UNet2DModel.from_pretrained(folder / "unet")
-        return self.having(unet=unet.to(self.device, DTYPES[self.dtype]).requires_grad_(False).eval())
+        return self.having(unet=unet.to(self.device, torch.float32).requires_grad_(False).eval())
 
     @property
     def size(self) -> int:
@@ -116,6 +116,7 @@ class FreshPixel(PixelDiffusion):
             "block_out_channels": list(widths),
             "norm_num_groups": groups,
             "dropout": dropout,
+            "attention_head_dim": None,  # one head, as in DDPM; diffusers' own default makes many of 8 channels
             "down_block_types": [f"{'Attn' if k in attention else ''}DownBlock2D" for k in range(len(widths))],
             "up_block_types": [f"{'Attn' if k in attention else ''}UpBlock2D" for k in reversed(range(len(widths)))],
         }
@@ -129,8 +130,7 @@ class FreshPixel(PixelDiffusion):
         """The diffusers pipeline with DDPM's linear schedule of 1,000 steps, frozen, on ``self.device``."""
         from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with initialised_by(torch.Generator().manual_seed(self.seed)):
             unet = UNet2DModel(**self.unet_config)
         unet.to(self.device, DTYPES[self.dtype]).requires_grad_(False).eval()
         pipe = DDPMPipeline(unet, DDPMScheduler())

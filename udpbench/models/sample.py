@@ -73,15 +73,18 @@ def sample_pixels(
             yield model.decode(x).clamp(0, 1).cpu()
 
 
-def make_solver(name: str, config: dict) -> Any:
+def make_solver(name: str, config: dict, karras: bool = True) -> Any:
     """A diffusers scheduler that samples the model whose training scheduler has ``config``.
+
+    ``karras``: DPM-Solver++ spaces its steps as Karras et al. (2022) do; not where a share of the steps must be that
+    share of the schedule.
 
     Raises ValueError on an unknown name.
     """
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
     if name == "dpmpp":
-        return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", use_karras_sigmas=True)
+        return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", use_karras_sigmas=karras)
     if name == "ddim":
         return DDIMScheduler.from_config(config)
     if name == "ddpm":  # a variance that the model predicts, too, is not used: the smaller fixed one is

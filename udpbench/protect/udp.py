@@ -12,7 +12,7 @@ rounds and steps, the optimizer of the inner model, and the distribution ``p(t)`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -65,10 +65,11 @@ class UDP:
             from fresh ones, as training from scratch does.
         lr, weight_decay, batch: of the surrogate's training (AdamW).
         random_start: start from uniform noise within the budget.
+        dtype: of the surrogate's passes, in its training and under the pictures (fp32 | bf16).
         times: p(t) of the image steps (see ``time_distribution``); None: ``default_times``.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     couples_images: ClassVar[bool] = True  # through the surrogate
     heeds_penalty: ClassVar[bool] = True  # by way of pgd
     needs: ClassVar[frozenset[str]] = frozenset({"denoise"})
@@ -125,11 +126,11 @@ class UDP:
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
             advance(start * self.image_steps)
             for k in range(start, self.rounds):
-                unet.requires_grad_(True)
+                unet.requires_grad_(True).train()
                 trained, before = self._training_loss(model, unet, cond, images, run, k), k * self.training.steps
                 weights = list(unet.parameters())
                 fit(weights, trained, self.training, run, title="surrogate", optimizer=optimizer, before=before)
-                unet.requires_grad_(self.outer == "clean")
+                unet.requires_grad_(self.outer == "clean").eval()
                 images = pgd(
                     images,
                     owner.images,
@@ -155,7 +156,7 @@ class UDP:
         self, unet: nn.Module, optimizer: torch.optim.Optimizer, images: list[Tensor], run: Run
     ) -> tuple[int, list[Tensor]]:
         """Rounds that an interrupted attempt finished, and its pictures."""
-        state = load_state(run.scratch / STATE if run.scratch is not None else None, run.device)
+        state = load_state(run.scratch / STATE if run.scratch is not None else None)
         if state is None:
             return 0, images
         unet.load_state_dict(state["unet"])
@@ -176,16 +177,17 @@ class UDP:
         self, model: Diffusion, unet: nn.Module, cond: Cond, images: list[Tensor], run: Run, k: int
     ) -> Callable[[int], Tensor]:
         """The victim's loss on the pictures as they are in round ``k``: latents computed once, t uniform as in any
-        training."""
+        training. A batch holds pictures of one size; which, is drawn by how many pictures have it."""
         with torch.no_grad():
             groups = [
-                (group, model.encode(torch.stack([images[i] for i in group]).to(run.device)))
+                (group, torch.cat([model.encode(x.to(run.device)) for x in _stacked(images, group, run.batch)]))
                 for group in by_size(images)
             ]
+        group_of = {i: k for k, (group, _) in enumerate(groups) for i in group}
 
         def loss(step: int) -> Tensor:
             rng = run.rng("surrogate", k, step)
-            group, z = groups[int(torch.randint(len(groups), (), generator=rng))]
+            group, z = groups[group_of[int(torch.randint(len(images), (), generator=rng))]]
             pick = torch.randint(len(group), (self.batch,), generator=rng)
             t = torch.randint(len(model.alpha_bar), (self.batch,), generator=rng).to(run.device)
             noise = torch.randn((self.batch, *z.shape[1:]), generator=rng).to(run.device)
@@ -193,6 +195,9 @@ class UDP:
             return model.loss(z[pick], cond.take(torch.tensor([group[i] for i in pick])), t, noise, unet).mean()
 
         return loss
+
+    def _autocast(self, run: Run) -> torch.autocast:
+        return torch.autocast(run.device.type, torch.bfloat16, enabled=self.training.dtype == "bf16")
 
     def _draw(self, model: Diffusion, z: Tensor, rngs: list[torch.Generator]) -> tuple[Tensor, Tensor]:
         """(t, noise) for every row of z and draw: t (N*draws,) from p(t), noise (N*draws, C, h, w).
@@ -212,9 +217,9 @@ class UDP:
             z = model.encode(x)
             t, noise = self._draw(model, z, [rngs[i] for i in index])
             run.tally("unet_image", len(t))
-            each = model.loss(
-                z.repeat_interleave(self.draws, 0), cond.take(torch.tensor(index)).repeat(self.draws), t, noise, unet
-            )
+            many = cond.take(torch.tensor(index)).repeat(self.draws)
+            with self._autocast(run):
+                each = model.loss(z.repeat_interleave(self.draws, 0), many, t, noise, unet)
             return each.view(len(x), self.draws).mean(1)
 
         return loss
@@ -248,7 +253,7 @@ class UDP:
                 return torch.autograd.grad(each.mean(), weights, create_graph=graph)
 
             # The one attention kernel with second derivatives.
-            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), self._autocast(run):
                 wanted = gradients(z_clean, False)
                 taught = gradients(z, True)
             product = torch.stack([(a * b).sum() for a, b in zip(wanted, taught, strict=True)]).sum()
@@ -257,9 +262,15 @@ class UDP:
         return loss
 
 
+def _stacked(images: list[Tensor], group: list[int], most: int) -> Iterator[Tensor]:
+    """The pictures of a group of one size, NCHW, at most ``most`` at once."""
+    for first in range(0, len(group), most):
+        yield torch.stack([images[i] for i in group[first : first + most]])
+
+
 class EUDP(UDP):
     """UDP with time steps drawn by how much of the perturbation the forward process leaves (see
     ``time_distribution``)."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     default_times: ClassVar[str] = "sqrt_alpha_bar"

@@ -45,7 +45,8 @@ class Row:
 class Board:
     """Everything that may be ranked together.
 
-    ``floors``: metric -> pooled spread of clean victims over seeds, or None.
+    ``floors``: metric -> what an effect must exceed to be claimed, or None: the pooled spread of clean victims over
+    seeds, or, of edits, the mean effect of noise (see ``_floor``).
     """
 
     label: str
@@ -62,6 +63,11 @@ class Board:
         prompt = f", owner prompt {n['owner_prompt']}" if "owner_prompt" in n else ""
         settings = ", settings as published" if n.get("settings") == "published" else ""
         return f"{n['task']} on {n['data']}, {n['budget']}, {models}{prompt}{settings}"
+
+    @property
+    def of_edits(self) -> bool:
+        """Whether the task edits pictures: then nothing is trained, and the clean arm is compared with itself."""
+        return any("reseeded" in r["arms"] for r in self.records)
 
     @property
     def ranked_by(self) -> list[str]:
@@ -85,19 +91,29 @@ def boards(records: Sequence[Record], seed: int = 0) -> list[Board]:
 
 def _board(names: dict[str, str], group: list[Record], every: Sequence[Record], seed: int) -> Board:
     label, key, metrics = names.pop("label"), tuple(names.items()), metrics_of(group)
-    floors = {m: seed_floor(values(_alike(label, names, every), "clean", m)) for m in metrics}
-    board = Board(label, names, group, metrics, floors)
+    board = Board(label, names, group, metrics, {})
+    alike = _alike(label, names, every)
+    board.floors.update({m: _floor(board, alike, m) for m in metrics})
     pairs: dict[tuple[str, str], list[Record]] = {}
     for record in group:
         if "protected" in record["arms"]:
             pairs.setdefault((record["cell"]["protect"], record["cell"]["attack"]), []).append(record)
     for (protect, attack), part in sorted(pairs.items()):
         rng = {m: generator(seed, label, *key, protect, m) for m in metrics}  # one effect, one interval for all attacks
-        found = {m: summarise(part, m, metrics[m]["owner_wants"], floors[m], rng[m]) for m in metrics}
+        found = {m: summarise(part, m, metrics[m]["owner_wants"], board.floors[m], rng[m]) for m in metrics}
         board.rows.append(Row(protect, attack, part, found))
     board.rows.sort(key=lambda row: (-_rank(row, board), row.protect, row.attack))
     board.rows.extend(_controls(board, key, seed))
     return board
+
+
+def _floor(board: Board, alike: Sequence[Record], metric: str) -> float | None:
+    """Clean victims spread over seeds; edits start from the same noise in every arm and do not, so that any change at
+    all would count: they have to beat what noise of the same budget does."""
+    if not board.of_edits:
+        return seed_floor(values(alike, "clean", metric))
+    effects = differences(board.records, "noise", "clean", metric)
+    return sum(effects.values()) / len(effects) if effects else None
 
 
 def _alike(label: str, names: dict[str, str], every: Sequence[Record]) -> list[Record]:
@@ -107,9 +123,10 @@ def _alike(label: str, names: dict[str, str], every: Sequence[Record]) -> list[R
 
 
 def _controls(board: Board, key: tuple[tuple[str, str], ...], seed: int) -> list[Row]:
-    """The noise arms as rows of their own; noise_rms is as strong as its protection, so it is one row for each."""
+    """The noise arms as rows of their own; noise_rms is as strong as its protection, so it is one row for each. Of
+    edits, too, how much they differ for no reason (reseeded)."""
     rows = []
-    for arm in CONTROLS:
+    for arm in (*CONTROLS, "reseeded"):
         holders = [r for r in board.records if arm in r["arms"]]
         for protect in sorted({r["cell"]["protect"] for r in holders}) if arm == "noise_rms" else [""]:
             part = [r for r in holders if protect in ("", r["cell"]["protect"])]
@@ -155,12 +172,10 @@ def leaderboard(board: Board) -> Section:
 
 
 def _reading(board: Board) -> list[str]:
-    floors = [
-        f"{m} {significant(f)}" if (f := board.floors[m]) is not None else f"{m}: no seed floor"
-        for m in board.ranked_by
-    ]
+    floors = [f"{m} {significant(f)}" if (f := board.floors[m]) is not None else f"{m}: none" for m in board.ranked_by]
+    meaning = "mean effect of noise" if board.of_edits else "pooled standard deviation of clean victims over seeds"
     lines = [
-        f"Seed floor (pooled standard deviation of clean victims over seeds): {', '.join(floors)}.",
+        f"{'Noise' if board.of_edits else 'Seed'} floor ({meaning}): {', '.join(floors)}.",
         "Effect = s(protected) - s(clean), residual = s(purified) - s(clean_attacked), + is what the owner wants; "
         "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: what the owner wants of the score.",
     ]
@@ -170,9 +185,7 @@ def _reading(board: Board) -> list[str]:
         for m in board.ranked_by
         if (s := row.summaries[m]).effect
     ):
-        lines.append(
-            f"{NOT_SHOWN} the interval does not lie above the seed floor, or one of the two is missing: no claim."
-        )
+        lines.append(f"{NOT_SHOWN} the interval does not lie above the floor, or one of the two is missing: no claim.")
     return lines
 
 
@@ -214,9 +227,10 @@ def recovery_text(x: Recovery, control: bool = False) -> str:
 def _costs(row: Row) -> tuple[str, str]:
     """(mean seconds of the distinct protect stages, computed before cached; mean UNet images) of a row."""
     seconds: dict[str, float] = {}
+    made = f"protect {row.protect.partition(' (')[0]}"  # of a variant without the settings that the report adds
     for record in row.records:
         for stage in record["stages"]:
-            if stage["name"] == "protect" and (not stage["cached"] or stage["recipe"] not in seconds):
+            if stage["name"] == made and (not stage["cached"] or stage["recipe"] not in seconds):
                 seconds[stage["recipe"]] = stage["seconds"]
     return _mean(list(seconds.values())), _mean([r["counts"].get("unet_image") for r in row.records])
 

@@ -95,9 +95,9 @@ def comparisons(board: Board, seed: int = 0) -> Section | None:
     if not found:
         return None
     intervals = sum(c.difference.low is not None for c in found)
-    headers = ("a - b", "arm", "metric", "difference", "smallest detectable", "victims", "verdict")
+    headers = ("a - b", "arm", "metric", "difference", "smallest shown", "victims", "verdict")
     text = (
-        "Paired on the same subject and seed; + means a protects better. Smallest detectable: half the 95 % interval. "
+        "Paired on the same subject and seed; + means a protects better. Smallest shown: half the 95 % interval, the smallest mean difference that would have excluded zero. "
         f"Without any true difference {significant(0.05 * intervals, 2)} of these {intervals} intervals would exclude "
         "zero by chance.",
     )
@@ -111,7 +111,7 @@ def comparisons(board: Board, seed: int = 0) -> Section | None:
 
 
 def _comparison(c: Comparison, board: Board) -> tuple[str, ...]:
-    half = c.difference.smallest_detectable
+    half = c.difference.half_width
     arm = c.arm if c.arm == "protected" else f"{c.arm}: {c.condition['attack']}"
     victims = f"{c.difference.victims}" + (f" ({c.unpaired} unpaired)" if c.unpaired else "")
     least = "-" if half is None else significant(half)
@@ -182,7 +182,7 @@ def flag_section(boards: Sequence[Board]) -> Section:
     for board in boards:
         for row in (r for r in board.rows if not r.control):
             where = f"{board.label}: {board.title}", f"{row.protect} / {row.attack}"
-            for sentence in flags.of_group(row.records):
+            for sentence in flags.of_group(row.records, board.floors):
                 rows.setdefault((*where, sentence), [])
             for record in row.records:
                 own = [*record["flags"], *(f for f in flags.of_record(record) if f not in record["flags"])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class Ddpm(TrainingTask):
         super().__post_init__()
         if self.init not in ("random", "copy"):
             raise ValueError(f"ddpm: unknown init {self.init!r}; allowed are random, copy")
+
+    def sampling_key(self) -> dict[str, Any]:
+        """The settings that generated pictures depend on; ``init`` makes the untuned ones."""
+        return super().sampling_key() | {"init": self.init}
 
     def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run) -> None:
         """Train on the pictures in ``images``; write ``out/step_N/`` for every point of the curve."""

@@ -43,7 +43,7 @@ class Img2Img:
     solver: str = "ddim"
 
     name: ClassVar[str] = "img2img"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
     trains: ClassVar[bool] = False
     curve: ClassVar[tuple[float, ...]] = (1.0,)
@@ -105,7 +105,7 @@ class Img2Img:
         return self._of(StableDiffusionImg2ImgPipeline, model)
 
     def _of(self, kind: Any, model: LatentDiffusion) -> Any:
-        return model.assembled(kind, scheduler=make_solver(self.solver, model.pipe.scheduler.config))
+        return model.assembled(kind, scheduler=make_solver(self.solver, model.pipe.scheduler.config, karras=False))
 
     def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
         """Name -> what is painted anew, (1, H, W) of 0 and 1; empty: everything, nothing is kept by a mask."""

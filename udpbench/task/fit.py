@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,9 +80,10 @@ def fit(
     optimizer = optimizer or settings.optimizer(parameters)
     average = [p.detach().clone() for p in parameters] if settings.ema else []
     start = _load(checkpoint, parameters, optimizer, average)
-    with run.log.bar(title, settings.steps, "step") as advance:
+    with run.log.bar(title, settings.steps, "step") as advance, _own_generators():
         advance(start)
         for step in range(start, settings.steps):
+            torch.manual_seed(run.rng(title, "dropout", before + step).initial_seed())
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             with torch.autocast(run.device.type, torch.bfloat16, enabled=settings.dtype == "bf16"):
@@ -101,6 +103,11 @@ def fit(
                 _save(checkpoint, done, parameters, optimizer, average)
     for p, a in zip(parameters, average, strict=False):
         p.data.copy_(a)
+
+
+def _own_generators() -> AbstractContextManager[None]:
+    """What a block seeds and draws from torch's own generators (dropout does) leaves no trace outside."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def with_average(parameters: Sequence[nn.Parameter], average: Sequence[Tensor], do: Callable[[], None]) -> None:
@@ -135,7 +142,7 @@ def _save(
 def _load(
     path: Path | None, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, average: list[Tensor]
 ) -> int:
-    state = load_state(path, parameters[0].device)
+    state = load_state(path)
     if state is None:
         return 0
     with torch.no_grad():
@@ -154,8 +161,9 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     os.replace(beside, path)
 
 
-def load_state(path: Path | None, device: torch.device) -> dict[str, Any] | None:
-    """What ``save_state`` wrote there, if anything."""
+def load_state(path: Path | None) -> dict[str, Any] | None:
+    """What ``save_state`` wrote there, if anything; on the CPU, where optimizers want their counters: on a GPU each
+    would be waited for in every step."""
     if path is None or not path.exists():
         return None
-    return torch.load(path, map_location=device, weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)

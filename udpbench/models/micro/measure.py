@@ -57,10 +57,10 @@ def unseen_photographs() -> Tensor:
 
 def measure_prompts(model: LatentDiffusion, judge: Judge, n: int = 300) -> dict[str, float]:
     """Share of ``n`` pictures in which the judge finds what the prompt names: class, colour, texture, scene, and all
-    four; 20 steps of DDIM, guidance 2."""
+    four; 20 steps of DDIM, guidance 3."""
     truth = renderer.draw(n, torch.Generator().manual_seed(3))
     said = renderer.captions(truth, torch.Generator().manual_seed(3), drop=0.0)
-    made = torch.cat(list(sample(model, said, range(n), Run(0, batch=50), steps=20, guidance=2.0)))
+    made = torch.cat(list(sample(model, said, range(n), Run(0, batch=50), steps=20, guidance=3.0)))
     told = judge.classify(made)
     right = {name: told[name] == getattr(truth, name) for name in ("shape", "color", "texture", "scene")}
     right["all"] = torch.stack(list(right.values())).all(0)

@@ -27,6 +27,7 @@ from udpbench.data import renderer
 from udpbench.models.diffusion import initialised_by, noised, velocity
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro import build, pictures
+from udpbench.models.micro.judge import Judge
 from udpbench.models.micro.measure import measure_judge, measure_prompts, measure_style_judge, measure_vae
 from udpbench.models.micro.train_judge import train_judge, train_style_judge
 from udpbench.task.fit import FitSettings, fit
@@ -193,18 +194,17 @@ def measure(run: Run, model: str) -> None:
     diffusion, judge = LatentDiffusion(f"pkg:{model}", model), load_judge(torch.device("cpu"))
     found = {"autoencoder": measure_vae(diffusion.pipe.vae), "prompts": measure_prompts(diffusion, judge)}
     if model == "micro":
-        found |= _measured_judges(lambda x: diffusion.round_trip(x).clamp(0, 1))
+        found |= _measured_judges(judge, lambda x: diffusion.round_trip(x).clamp(0, 1))
     file = build.WEIGHTS / "measured.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(known | {model: found}, indent=1) + "\n")
     run.log.say(json.dumps(found))
 
 
-def _measured_judges(trip: Callable[[Tensor], Tensor]) -> dict[str, dict[str, float]]:
-    from udpbench.metrics.judge import load_judge
+def _measured_judges(judge: Judge, trip: Callable[[Tensor], Tensor]) -> dict[str, dict[str, float]]:
     from udpbench.metrics.style_judge import load_style_judge
 
-    judge, of_styles = load_judge(torch.device("cpu")), load_style_judge(torch.device("cpu"))
+    of_styles = load_style_judge(torch.device("cpu"))
     return {
         "judge": measure_judge(judge),
         "judge_after_round_trip": measure_judge(judge, trip),
