@@ -21,13 +21,13 @@ def cloak(source, target, *words: str, cwd) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_pictures_of_two_sizes_keep_size_and_budget(tmp_path, tiny):
-    source, target = tmp_path / "in", tmp_path / "out"
+    source, target = tmp_path / "Bilder (1), Müller's", tmp_path / "out"  # names that an override could not hold
     source.mkdir()
     for name, size in (("a", (30, 41)), ("b", (24, 24))):
         write_png(source / f"{name}.png", torch.rand(3, *size, generator=torch.Generator().manual_seed(0)))
     small = ["protect=eudp", "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=3", "budget.levels=6"]
     model = ["model=local", f"model.path={tiny}", "model.dtype=fp32"]
-    done = cloak(source, target, *small, *model, "--prompt", "a photo of a ball", cwd=tmp_path)
+    done = cloak(source, target, *small, *model, "--prompt", "my cat's ball, (red)", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("a.png", "b.png"):
         found = measure(read(source / name), read(target / name))

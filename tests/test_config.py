@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from udpbench import __main__ as command
 from udpbench.config import ConfigError, build, find_device
 from udpbench.pipeline import Cell
+from udpbench.record import read_records
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,10 @@ VALUES = [
     ("model.dtype", "fp16", "model local: unknown dtype 'fp16'; allowed are fp32, bf16"),
     ("owner_prompt", "thief", "owner_prompt: unknown thief; allowed are class, data, empty"),
     ("arms", ["clean", "dirty"], "arms: unknown dirty; allowed are untuned, ceiling, clean"),
+    ("arms", None, "arms: must be a list, given None; allowed in it are untuned"),
+    ("arms", "clean", "arms: must be a list, given 'clean'"),
+    ("protected_share", "half", "protected_share: must be a number above 0 and at most 1, given 'half'"),
+    ("protected_share", 0, "protected_share: must be a number above 0 and at most 1, given 0"),
     ("seed", -1, "seed: must be a whole number >= 0, given -1"),
     ("seed", "one", "seed: must be a whole number >= 0, given 'one'"),
     ("protect.rounds", "many", "udpbench.protect.udp.EUDP"),
@@ -121,6 +126,9 @@ def test_a_wrong_value_gives_its_line(changed, key, value, told):
         (["data=folder", "data.path=/no/such/folder", "data.prompt='a {token} dog'", "~data.size"], "there is no folder /no/such/folder"),
         (["data=photos", "data.size=16", "+metric@metrics.extra.judge=judge"], "error: metric judge: data photos has no truth"),
         (["data=photos", "data.size=16", "+metric@metrics.extra.kd=kd_efflite0"], "error: metric kd: data photos has references that overlap"),
+        (["task=inpaint", "~task.pictures", "data=photos", "data.size=16"], "error: task inpaint: data photos has no masks; give task.mask=centre"),
+        (["task=img2img", "~task.pictures", "protected_share=0.5"], "error: protected_share: task img2img trains on nothing that could be mixed"),
+        (["+metric@cloak.bundle.lpips=lpips_alex"], "error: metric lpips: lpips_alex: weights are missing; put https://"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_told_before_any_work(wrong, overrides, told, tmp_path, monkeypatch):
@@ -231,6 +239,23 @@ def test_errors_of_build_are_one_line_each(changed):
     with pytest.raises(ConfigError) as error:
         changed({"budget.levels": 300, "task.solver": "euler"})
     assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_finished_record_survives_a_failure_to_show_it(tiny, tmp_path, monkeypatch, capsys):
+    def closed(*_):
+        raise BrokenPipeError("the reader has gone")
+
+    words = [*small(tiny), "protect=none", "arms=[untuned]", "runtime.device=cpu", f"runtime.out={tmp_path}"]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["udpbench", *words])
+    monkeypatch.setattr(command, "_show", closed)
+    with pytest.raises(SystemExit) as end:
+        command.run()
+    assert end.value.code == 1
+    (record,) = read_records(tmp_path / "records")
+    assert record["status"] == "ok"
+    assert "the reader has gone" in (said := capsys.readouterr().err)
+    assert "the record is whole" in said
 
 
 @pytest.mark.parametrize("wanted", ["cpu", "auto"])

@@ -127,6 +127,15 @@ def test_fresh_weights_are_the_shape_and_the_seed():
             made(**wrong)
 
 
+def test_attention_has_one_head():
+    unet = FreshPixel("x", size=16, widths=[8, 16], groups=4, layers=1).pipe.unet
+    assert {m.heads for m in unet.modules() if type(m).__name__ == "Attention"} == {1}
+
+
+def test_what_the_untrained_model_makes_depends_on_where_training_starts():
+    assert ddpm(init="random").sampling_key() != ddpm(init="copy").sampling_key()
+
+
 def test_the_cifar_network_has_the_parameters_of_the_paper(node):
     """35.7 M (Ho et al. 2020, appendix B)."""
     from conftest import CONF
@@ -175,7 +184,7 @@ def test_a_share_of_one_is_no_stage_and_clean_arms_are_shared(cell):
     assert "protected_share" not in whole.names
     assert some.names["protected_share"] == 0.5
     for wrong in ("0", "1.5"):
-        with pytest.raises(ConfigError, match="protected_share: must be above 0"):
+        with pytest.raises(ConfigError, match="protected_share: must be a number above 0"):
             cell(f"protected_share={wrong}")
 
 
@@ -208,6 +217,7 @@ def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
         "protect.batch": 4,
         "protect.dtype": "fp32",
         "protected_share": "1.0,0.5",
+        "seed": 0,
         "runtime.out": tmp_path / "out",
         "runtime.records": tmp_path / "records",
     }

@@ -172,6 +172,8 @@ def test_a_cell_of_edits(tiny, tmp_path):
     scores = {arm: {k: v["value"] for k, v in part["metrics"].items()} for arm, part in record["arms"].items()}
     assert scores["clean"]["edit_ssim"] == pytest.approx(1)
     assert "edit_psnr" not in scores["clean"]
+    assert record["arms"]["clean"]["absent"] == {"edit_psnr": "the metric has no finite value here"}
+    assert record["arms"]["protected"]["absent"] == {}
     for arm in ("reseeded", "protected", "purified", "clean_attacked"):
         assert scores[arm]["edit_ssim"] < 1
         assert math.isfinite(scores[arm]["edit_psnr"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -85,6 +86,34 @@ def test_a_checkpoint_is_a_real_start(tmp_path):
     torch.save(state, tmp_path / "c")
     resumed, _ = train(settings, tmp_path / "c")
     assert not same(whole, resumed)
+
+
+def test_dropout_belongs_to_the_step_and_leaves_the_global_generator_alone(tmp_path):
+    def dropped(stop=None):
+        torch.manual_seed(0)
+        net, run = nn.Sequential(nn.Linear(3, 32), nn.Dropout(0.5), nn.Linear(32, 1)), Run(1)
+        torch.manual_seed(5 if stop is None else 6)  # must not matter
+
+        def loss(step):
+            if step == stop:
+                raise Killed
+            return net(torch.ones(4, 3)).square().mean() - net[2].bias.sum()
+
+        before = torch.get_rng_state()
+        with suppress(Killed):
+            fit(
+                list(net.parameters()),
+                loss,
+                FitSettings(steps=6, lr=0.05, save_every=2),
+                run,
+                checkpoint=tmp_path / "c",
+            )
+        assert torch.equal(torch.get_rng_state(), before)
+        return list(net.parameters())
+
+    whole = dropped()
+    dropped(stop=5)
+    assert same(whole, dropped())
 
 
 # -- closed forms ------------------------------------------------------------------------------------------------------

@@ -246,6 +246,23 @@ def test_bf16_is_near_fp32_and_its_losses_are_float32(model, tiny):
     torch.testing.assert_close(got, want, rtol=0.02, atol=0)
 
 
+def test_small_steps_of_a_fine_tuning_survive_bf16(tiny, tmp_path):
+    """Weights that bfloat16 cannot tell from those they started from are sampled with as they were saved."""
+    whole = LatentDiffusion(str(tiny), "tiny", dtype="bf16")
+    tuned = whole.fresh_unet("copy", Run().rng("unet"))
+    with torch.no_grad():
+        for p in tuned.parameters():
+            p.mul_(1 + 2.0**-12)  # less than half of bfloat16's 2^-8
+    tuned.save_pretrained(tmp_path / "unet")
+    model = whole.with_tuned(tmp_path)
+    for name, p in model.pipe.unet.named_parameters():
+        assert torch.equal(p, dict(tuned.named_parameters())[name]), name
+    assert {x.dtype for part in (model.pipe.vae, model.pipe.text_encoder) for x in part.parameters()} == {torch.float32}
+    assert whole.pipe.vae.dtype == torch.bfloat16
+    (made,) = sample(model, ["a photo of a ring"], [0], Run(), steps=2, guidance=2.0)
+    assert made.isfinite().all()
+
+
 # -- generation --------------------------------------------------------------------------------------------------------
 
 PROMPTS = ["a photo of a ring", "a photo of a red ball on sand", "", "a photo of a star"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factory import LABEL, SCORES, make_record, shifted
+from factory import LABEL, SCORES, make_arm, make_record, shifted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +106,10 @@ def test_thiefs_best_is_chosen_on_validation_and_reported_on_references() -> Non
     assert "flatters the thief" not in T.plain(made)
     assert "44.0 @2x" in T.plain(made)
     assert T.thiefs_best(made, "protected") == {}
+    # What has no validation score (a judge's) is read where the thief stopped, though another stop would flatter it.
+    for stop, value in (("0.5", 0.9), ("1", 0.8), ("2", 0.3)):
+        made["arms"]["clean"]["curve"][stop]["similarity"] = value
+    assert T.thiefs_best(made, "clean") == {"distance": ("2", 44.0), "similarity": ("2", 0.3)}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +118,21 @@ def test_thiefs_best_is_chosen_on_validation_and_reported_on_references() -> Non
 )
 def test_box(same: tuple[int, int, int], word: str) -> None:
     assert T.box_of(dict(zip(("same_vae", "same_unet", "same_prompt"), map(bool, same), strict=True))) == word
+
+
+def test_edits_must_beat_noise() -> None:
+    """Edits of clean pictures are compared with themselves and do not spread: their floor is what noise does."""
+    from udpbench.report.boards import above_floor, boards
+
+    found = [make_record(shifted(0.0, noise=1.0 * s), subject=str(s), task="img2img") for s in range(4)]
+    for record in found:
+        record["arms"]["reseeded"] = make_arm(90.0, 0.2)
+    (board,) = boards(found)
+    assert board.floors["distance"] == pytest.approx(2.0 + 1.5)  # noise is 2 above clean, and 0 to 3 more here
+    names = [row.protect for row in board.rows if row.control]
+    assert names == ["noise (control)", "reseeded (control)"]
+    (eudp,) = [row for row in board.rows if not row.control]
+    assert above_floor(eudp.summaries["distance"].effect, board.floors["distance"])
 
 
 # -- a folder of records -----------------------------------------------------------------------------------------------
@@ -182,11 +201,13 @@ def test_ranked_by_effect_with_controls_last_and_labels_apart(report: Path) -> N
     text = (report / "report.md").read_text()
     assert text.index(f"## {'SD 1.5'}") < text.index(f"## {LABEL}")
     board = [
-        line.split(" | ")
+        line.strip("| ").split(" | ")
         for line in text[text.index(f"## {LABEL}") :].split("#### Arms")[0].splitlines()
         if "|" in line
     ]
-    assert [(r[0].strip("| "), r[1]) for r in board[2:]] == [
+    assert board[0][-2:] == ["protect (s)", "UNet images"]
+    assert [r[-2] for r in board[2:]] == ["24.0"] * 4 + ["-"]
+    assert [(r[0], r[1]) for r in board[2:]] == [
         ("eudp", "impress"), ("eudp", "jpeg"), ("udp", "impress"), ("udp", "jpeg"), ("noise (control)", "none"),
     ]  # fmt: skip
     assert [re.match(r"\d+ %", r[6])[0] for r in board[2:6]] == ["73 %", "42 %", "66 %", "27 %"]
@@ -203,6 +224,7 @@ def test_comparisons_flags_failures_and_environment_are_told(report: Path) -> No
     assert "+8.00" in line
     assert "| the moon was full | 0/0 |" in text
     assert "few subjects" in text  # the single SD record
+    assert not [x for x in text.splitlines() if "no seed floor" in x and LABEL in x]  # only the SD board has none
     assert "RuntimeError: out of memory \\| \\<b>" in text
     assert "0123456789ab" in text
     assert "torch 2.8.0" in text
@@ -277,6 +299,24 @@ def test_variants_are_told_apart_by_the_settings_that_differ() -> None:
     chosen = choose(files(*made, other))
     assert [r["cell"]["protect"] for r in chosen.ok] == ["eudp (steps=50)", "eudp (steps=100)", "eudp"]
     assert made[0]["cell"]["protect"] == "eudp"  # what was handed in stays as it is
+
+
+def test_data_models_and_what_is_matched_are_told_apart_but_not_subjects() -> None:
+    def named(key: str, *settings: dict) -> list[str]:
+        made = [make_record(subject=str(i), settings=s) for i, s in enumerate(settings)]
+        return [r["cell"][key] for r in choose(files(*made)).ok]
+
+    assert named("data", {"data": {"train": 6, "subject": 1}}, {"data": {"train": 12, "subject": 2}}) == [
+        "toyworld (train=6)", "toyworld (train=12)",
+    ]  # fmt: skip
+    assert named("data", *({"data": {"path": p, "prompt": p, "reference": p + "2"}} for p in "ab")) == ["toyworld"] * 2
+    assert named("victim", {"model": {"path": "a"}}, {"model": {"path": "b"}}) == ["micro (path=a)", "micro (path=b)"]
+    assert (
+        named("attacker", {"model": {"path": "a"}}, {"model": {"path": "a"}, "attacker": {"path": "b"}})[1]
+        == "micro (path=b)"
+    )
+    likes = ({"protect": {"a": 1}, "like": {"levels": n}} for n in (4, 8))
+    assert named("protect", *likes) == ["eudp (like.levels=4)", "eudp (like.levels=8)"]
 
 
 def test_repeated_cells_count_once_and_conflicting_ones_are_an_error() -> None:

@@ -20,10 +20,8 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_effect_and_residual_are_signed_for_the_owner() -> None:
-    assert S.effect(70.0, 40.0, "higher") == 30.0
-    assert S.effect(0.25, 0.75, "lower") == 0.5
-    assert S.residual(55.0, 45.0, "higher") == 10.0
+def test_a_sign_is_the_owner_s_wish() -> None:
+    assert (S.sign("higher"), S.sign("lower")) == (1, -1)
     with pytest.raises(ValueError, match="unknown 'up'; allowed are higher, lower"):
         S.sign("up")
 
@@ -42,12 +40,31 @@ def test_few_victims_get_the_t_interval_of_scipy(x: list[int]) -> None:
     want = reference.ttest_1samp(x, 0).confidence_interval(0.95) if spread else (np.mean(x), np.mean(x))
     assert (got.low, got.high) == pytest.approx(tuple(want), rel=1e-9, abs=1e-9)
     assert got.method == "t"
-    assert got.smallest_detectable == pytest.approx((want[1] - want[0]) / 2, rel=1e-9, abs=1e-9)
+    assert got.half_width == pytest.approx((want[1] - want[0]) / 2, rel=1e-9, abs=1e-9)
+
+
+@given(
+    st.lists(st.lists(st.integers(-100, 100), min_size=1, max_size=4), min_size=2, max_size=5),
+    st.integers(1, 3),
+)
+def test_seeds_of_a_subject_are_not_counted_as_subjects(groups: list[list[int]], times: int) -> None:
+    """Few subjects: the interval is that of their means, and running every seed again narrows nothing."""
+    pairs = {(str(s), k): float(v) for s, g in enumerate(groups) for k, v in enumerate(g * times)}
+    means = {(str(s), 0): float(np.mean(g)) for s, g in enumerate(groups)}
+    got, want = S.paired_interval(pairs, rng()), S.paired_interval(means, rng())
+    assert (got.mean, got.low, got.high) == pytest.approx((want.mean, want.low, want.high), abs=1e-9)
+    assert (got.victims, got.subjects, got.method) == (len(pairs), len(groups), "t")
+
+
+def test_seeds_of_one_subject_give_an_interval_over_seeds() -> None:
+    got = S.paired_interval({("0", k): v for k, v in enumerate((1.0, 2.0, 4.0))}, rng())
+    want = reference.ttest_1samp([1.0, 2.0, 4.0], 0).confidence_interval(0.95)
+    assert (got.low, got.high) == pytest.approx(tuple(want))
 
 
 def test_one_victim_has_no_interval_and_none_is_an_error() -> None:
     one = S.paired_interval({("0", 0): 2.0}, rng())
-    assert (one.mean, one.low, one.high, one.method, one.smallest_detectable) == (2.0, None, None, "none", None)
+    assert (one.mean, one.low, one.high, one.method, one.half_width) == (2.0, None, None, "none", None)
     assert not one.excludes_zero
     with pytest.raises(ValueError, match="no pair given"):
         S.paired_interval({}, rng())
@@ -78,7 +95,7 @@ def test_resampling_uneven_subjects_never_reads_padding() -> None:
 
 
 def test_the_same_generator_gives_the_same_interval_and_the_order_of_victims_does_not_matter() -> None:
-    pairs = {(str(i), k): float(i * k) for i in range(4) for k in range(2)}
+    pairs = {(str(i), k): math.sin(7.0 * i + k) for i in range(6) for k in range(2)}
     turned = dict(reversed(pairs.items()))
     assert S.paired_interval(pairs, rng()) == S.paired_interval(turned, rng())
     assert S.paired_interval(pairs, rng()) != S.paired_interval(pairs, np.random.default_rng(9))
@@ -216,7 +233,9 @@ def test_flags_of_a_group() -> None:
     other = make_record(subject="0", seed=1)
     other["stages"][0]["device"] = "cuda"
     assert flags.cross_device([make_record(), other]) == "cross-device comparison: cpu, cuda"
-    assert flags.no_seed_floor([make_record(), other]) is None
-    assert flags.no_seed_floor([make_record(), make_record(subject="1")]) is not None
+    assert flags.no_seed_floor([None, 0.5]) is None
+    assert flags.no_seed_floor([None]) == flags.NO_FLOOR
     assert flags.few_subjects([make_record(), other]) == "few subjects: intervals rest on 1"
-    assert flags.of_group([make_record(subject=str(s), seed=k) for s in range(3) for k in range(2)]) == []
+    whole = [make_record(subject=str(s), seed=k) for s in range(3) for k in range(2)]
+    assert flags.of_group(whole, {"distance": 0.5}) == []
+    assert flags.of_group(whole, {"distance": None}) == [flags.NO_FLOOR]

@@ -313,6 +313,24 @@ def test_budgets_hold_on_the_saved_picture_and_are_used(model, owner, budget):
         assert x.max() <= 1
 
 
+def test_every_picture_is_trained_on_as_often_whatever_its_size(model, pictures, monkeypatch):
+    wide = torch.cat([pictures[1], pictures[2]], 2)[:, :, :27]
+    owner, drawn, real = make_owner([*pictures[:3], wide]), [], type(model).loss
+
+    def loss(self, z, cond, t, noise, unet=None):
+        drawn.extend([z.shape[-1]] * len(z))
+        return real(self, z, cond, t, noise, unet)
+
+    protection = udp()
+    trained = protection._training_loss(model, model.pipe.unet, model.embed(owner.prompts), owner.images, Run(), 0)
+    monkeypatch.setattr(type(model), "loss", loss)
+    with torch.no_grad():
+        for step in range(200):
+            trained(step)
+    share = sum(width == max(drawn) for width in drawn) / len(drawn)
+    assert share == pytest.approx(1 / 4, abs=0.1)  # one picture of four; half, if sizes were drawn
+
+
 def test_pictures_of_two_sizes(model, pictures):
     wide = torch.cat([pictures[1], pictures[2]], 2)[:, :, :27]
     images = [pictures[0], wide, pictures[3]]

@@ -99,19 +99,6 @@ def sign(owner_wants: str) -> int:
     return 1 if owner_wants == "higher" else -1
 
 
-def effect(protected: float, clean: float, owner_wants: str) -> float:
-    """s(protected) - s(clean), signed so that + is what the owner wants."""
-    return sign(owner_wants) * (protected - clean)
-
-
-def residual(purified: float, clean_attacked: float, owner_wants: str) -> float:
-    """s(purified) - s(clean_attacked), signed.
-
-    What the protection still does after the attack, the attack's own damage aside.
-    """
-    return sign(owner_wants) * (purified - clean_attacked)
-
-
 def victim(record: Record) -> Key:
     """The (subject, seed) of a record."""
     return str(record["cell"]["subject"]), int(record["cell"]["seed"])

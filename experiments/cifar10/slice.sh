@@ -1,5 +1,5 @@
 #!/bin/sh
-# UDP's first experiment at CIFAR-10's size, for a GPU that is lent for minutes at a time:
+# UDP's first experiment at CIFAR-10's size, for a GPU that can be had for minutes at a time:
 #   experiments/cifar10/slice.sh data.root=DIR runtime.device=cuda
 # works for at most $SLICE seconds (590) and ends with status 75 while there is more to do; the same command again goes
 # on from the last checkpoint. Status 0: the table is whole.

@@ -1,14 +1,16 @@
 #!/bin/sh
 # What IMPRESS claims, at toy scale. Resumable: the same command again goes on where it stopped.
 # Further words go to every part, e.g. runtime.device=cuda.
-set -eu
+set -euf
 study() { "${PYTHON:-python}" -m udpbench -m experiment=impress "$@"; }
 
-styles='task=style_finetune data.style=2,3,4,5,6'
+styles='task=style_finetune task.curve=[0.5,1.0,2.0] data.style=2,3,4,5,6'
 edits='task=img2img,inpaint data.train=12 data.subject=105,106,107,108,109'
 
 study $styles protect=glaze attack=none,impress,gaussian_noise,resize "$@"                  # style mimicry
+study $styles protect=none seed=1,2 'arms=[untuned,ceiling,clean]' "$@"                     # how much seeds differ
 study $styles protect=glaze attack=jpeg attack.quality=15 "$@"                              # the paper's third baseline
 study $styles protect=consistent protect@protect.inner=glaze attack=none,impress "$@"       # the owner who expects IMPRESS
 study $edits protect=photoguard,photoguard_diffusion attack=none,impress,gaussian_noise,resize "$@"   # malicious edits
+study $edits protect=photoguard attack=jpeg attack.quality=15 "$@"
 study $edits protect=consistent protect@protect.inner=photoguard attack=none,impress "$@"

@@ -57,6 +57,11 @@ class Folder:
         self.token, self.prompts = token, list(prompts)
 
     @property
+    def subject(self) -> str:
+        """The folder's name: pictures in another folder show another subject."""
+        return self.path.resolve().name
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Pictures by folder."""
         return {

@@ -16,7 +16,8 @@ class Edits:
 
     What the owner wants is turned round: a cloak shall not be seen, what it does to edits shall. The clean arm against
     itself is the measure's perfect value, or absent where that is not finite (PSNR, which so has scores and no
-    effects); the arm ``reseeded``, clean pictures edited from other noise, shows how much edits differ for no reason at all.
+    effects); the arm ``reseeded``, clean pictures edited from other noise, shows how much edits differ for no reason
+    at all.
     """
 
     against: ClassVar[str] = "clean_arm"

@@ -13,12 +13,10 @@ from typing import Any, cast
 
 from udpbench.record import Cell, Record
 
-_PARTS = (
-    "protect",
-    "attack",
-    "task",
-    "budget",
-)  # cell fields whose settings are told apart; config has a group of each name
+# Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
+_MODELS = ("surrogate", "victim", "attacker")
+_PARTS = ("protect", "attack", "task", "budget", "data", *_MODELS)
+_OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
 _VICTIM = ("subject", "seed")
 
 
@@ -63,13 +61,23 @@ def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
     named = dict(files)
     for paths in groups.values():
         for part in _PARTS:
-            settings = {p: _flat(files[p]["config"].get(part)) for p in paths}
+            settings = {p: _settings(files[p], part) for p in paths}
             every = {k for s in settings.values() for k in s}
             differing = sorted(k for k in every if len({json.dumps(s.get(k)) for s in settings.values()}) > 1)
             for p in paths if differing else ():
                 said = ", ".join(f"{k}={settings[p].get(k)}" for k in differing)
                 named[p] = _renamed(named[p], part, said)
     return named
+
+
+def _settings(record: Record, part: str) -> dict[str, Any]:
+    """The settings of a part that make its condition another one."""
+    config = record["config"]
+    found = _flat(config.get(part) or (config.get("model") if part in _MODELS else None))
+    if part == "data":
+        own = {*_OF_SUBJECT, *(["reference"] if isinstance(found.get("reference"), str) else [])}  # a folder, no number
+        return {k: v for k, v in found.items() if k not in own}
+    return found | (_flat(config.get("like"), "like") if part == "protect" else {})
 
 
 def _renamed(record: Record, part: str, said: str) -> Record:

@@ -97,7 +97,8 @@ def comparisons(board: Board, seed: int = 0) -> Section | None:
     intervals = sum(c.difference.low is not None for c in found)
     headers = ("a - b", "arm", "metric", "difference", "smallest shown", "victims", "verdict")
     text = (
-        "Paired on the same subject and seed; + means a protects better. Smallest shown: half the 95 % interval, the smallest mean difference that would have excluded zero. "
+        "Paired on the same subject and seed; + means a protects better. Smallest shown: half the 95 % interval, the "
+        "smallest mean difference that would have excluded zero. "
         f"Without any true difference {significant(0.05 * intervals, 2)} of these {intervals} intervals would exclude "
         "zero by chance.",
     )
