@@ -102,9 +102,7 @@ def test_a_whole_cell(whole):
     assert record["label"] == "local"
     assert record["knowledge"] == {"same_vae": True, "same_unet": True, "same_prompt": False}
     for arm, part in record["arms"].items():
-        assert {"kd_efflite0", "sim_train_efflite0", "subject_acc", "scene_acc"} <= set(part["metrics"]) | (
-            {"scene_acc"} if arm == "ceiling" else set()
-        )
+        assert {"kd_efflite0", "sim_train_efflite0", "subject_acc", "scene_acc"} <= set(part["metrics"])
         assert part["absent"]["frechet_distance"] == "needs 1000 pictures a side, there are 6"
         assert len(list(Path(part["images"]).glob("*.png"))) == (8 if arm == "ceiling" else 6)
     for arm in ("noise", "protected"):

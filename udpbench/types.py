@@ -87,5 +87,4 @@ class Owner:
     names: list[str]  # one per picture; random draws are keyed by them
     prompts: list[str]  # one per picture: what the owner thinks the thief will write
     class_prompt: str = ""
-    extra_clean: list[Tensor] = field(default_factory=list)  # further clean pictures of the same subject; may be empty
     like: list[Tensor] | None = None  # a protection's saved pictures, for controls that match its strength

@@ -27,7 +27,6 @@ def sample(
     steps: int,
     guidance: float,
     solver: str = "dpmpp",
-    negative_prompt: str = "",
 ) -> Iterator[Tensor]:
     """Yield pictures, (n, 3, H, W) float32 [0,1] with n <= ``run.batch``: one per prompt, in order.
 
@@ -43,7 +42,6 @@ def sample(
         with torch.inference_mode():
             made = pipe(
                 prompt=list(prompts[part]),
-                negative_prompt=[negative_prompt] * len(prompts[part]),
                 latents=noise.to(model.device, pipe.unet.dtype),
                 num_inference_steps=steps,
                 guidance_scale=guidance,
