@@ -217,6 +217,13 @@ def test_the_smallest_set_that_would_be_compared_decides(changed, values, there_
     assert made.absent.get("kernel_distance") == (there_are and f"needs 50 pictures a side, there are {there_are}")
 
 
+def test_validation_pictures_count_only_for_scores_that_the_thief_chooses_by(changed):
+    few = {"task.pictures": 250, "data.reference": 250, "data.heldout": 250, "data.validation": 40, "task.curve": [1.0, 2.0]}
+    absent = changed(few).absent
+    assert absent["kernel_distance"] == "needs 50 pictures a side, there are 40"
+    assert "precision_recall" not in absent
+
+
 def test_photographs_have_no_set_scores(cell):
     made = cell("data=photos", "data.size=16", "task.pictures=64", "data.reference=64")
     assert {k for k in made.absent if "overlap" in made.absent[k]} == {"kernel_distance"} | {

@@ -147,16 +147,18 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
         return f"data {cell.data.name} has no reference pictures"
     if thing.against == "reference" and not getattr(cell.data.thing, "compares_sets", True):
         return f"data {cell.data.name} has references that overlap the training pictures"
-    if thing.against == "reference" and (n := _smallest_set(cell)) < thing.minimum:
+    if thing.against == "reference" and (n := _smallest_set(cell, thing)) < thing.minimum:
         return f"needs {thing.minimum} pictures a side, there are {n}"
     return _lacking(thing)
 
 
-def _smallest_set(cell: Cell) -> int:
-    """How many pictures the smallest set would have that is compared with another (the ceiling's counts, too)."""
+def _smallest_set(cell: Cell, metric: Any) -> int:
+    """How many pictures the smallest set would have that ``metric`` compares with another (the ceiling's counts, too;
+    validation pictures, if the thief chooses by it)."""
     sizes = cell.data.thing.sizes
     parts = ["reference", *(["heldout"] if "ceiling" in cell.arms else [])]
-    parts += ["validation"] if len(cell.task.thing.curve) > 1 else []
+    chooses = len(cell.task.thing.curve) > 1 and bool(set(metric.scores) & set(cell.primary))
+    parts += ["validation"] if chooses else []
     return min(cell.task.thing.made(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
 
 
