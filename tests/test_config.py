@@ -218,7 +218,13 @@ def test_the_smallest_set_that_would_be_compared_decides(changed, values, there_
 
 
 def test_validation_pictures_count_only_for_scores_that_the_thief_chooses_by(changed):
-    few = {"task.pictures": 250, "data.reference": 250, "data.heldout": 250, "data.validation": 40, "task.curve": [1.0, 2.0]}
+    few = {
+        "task.pictures": 250,
+        "data.reference": 250,
+        "data.heldout": 250,
+        "data.validation": 40,
+        "task.curve": [1.0, 2.0],
+    }
     absent = changed(few).absent
     assert absent["kernel_distance"] == "needs 50 pictures a side, there are 40"
     assert "precision_recall" not in absent

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from udpbench import images
 from udpbench.metrics import features
 from udpbench.metrics.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16, features_of
+from udpbench.metrics.sets import FrechetDistance
 from udpbench.models import efficientnet
 from udpbench.models.efficientnet import EfficientNetLite, PerceptualLite1, Unit
 from udpbench.types import Run
@@ -290,6 +291,17 @@ def clean_fid_stand_in(folder: Path) -> Path:
     path = folder / InceptionClean.file
     torch.jit.save(torch.jit.script(StandIn()), str(path))
     return path
+
+
+def test_other_weights_under_the_same_name_are_another_metric(tmp_path):
+    metric = FrechetDistance(InceptionClean(str(tmp_path / InceptionClean.file)), minimum=2)
+    assert metric.identity() == {}  # not in place
+    found = []
+    for content in (b"one", b"two"):
+        (tmp_path / InceptionClean.file).write_bytes(content)
+        found.append(metric.identity())
+    assert found[0] != found[1]
+    assert FrechetDistance(EfficientNetLite0(), minimum=2).identity() == {}
 
 
 def test_clean_features_are_clean_fids_own(tmp_path):

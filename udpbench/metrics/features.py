@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udpbench import images
+from udpbench.digest import files_digest
 from udpbench.models.efficientnet import load, weights_path
 from udpbench.types import Run
 
@@ -44,6 +45,10 @@ class Extractor:
     def network(self, device: torch.device) -> Network:
         """Load the network; ValueError as ``check``."""
         raise NotImplementedError
+
+    def identity(self) -> dict[str, str]:
+        """What a key must hold of the weights beside ``name``; nothing where the file's name is its checksum."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,13 @@ class InceptionClean(PlacedExtractor):
         if path.name != self.file:  # clean-fid is told the folder and knows the name
             raise ValueError(f"inception_clean: clean-fid wants the weights in a file named {self.file}, given {path}")
         return path
+
+    def identity(self) -> dict[str, str]:
+        """The digest of the file, whose name says nothing of what it holds."""
+        try:
+            return {"weights": files_digest([self.path()])}
+        except ValueError:  # not in place: then the metric is absent
+            return {}
 
     def network(self, device: torch.device) -> Network:
         folder = self.path().parent

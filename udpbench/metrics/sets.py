@@ -141,6 +141,10 @@ class SetMetric:
         """ValueError saying what to do if weights are missing; nothing is loaded."""
         self.features.check()
 
+    def identity(self) -> dict[str, str]:
+        """Of the weights of the features."""
+        return self.features.identity()
+
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Scores of the generated folder ``got`` against the reference folder ``ref``."""
         n, m = (len(images.list_images(folder)) for folder in (got, ref))
