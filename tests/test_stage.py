@@ -13,6 +13,7 @@ import pytest
 
 from udpbench.stage import FACTS, Stage, Store, hash_of
 from udpbench.types import Log
+from udpbench.whole import whole
 
 fork = multiprocessing.get_context("fork")  # children start without importing torch anew
 
@@ -337,3 +338,21 @@ def test_facts_are_readable_json(tmp_path):
         "device",
         "commit",
     }
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with whole(path) as beside:
+        beside.write_text("one")
+        assert not path.exists()
+        assert beside.name.endswith(".part")
+
+    def fails():
+        with whole(path) as beside:
+            beside.write_text("two")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fails()
+    assert path.read_text() == "one"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]

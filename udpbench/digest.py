@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from udpbench.whole import whole
 
 
 def folder_digest(folder: Path, skip: str = "") -> str:
@@ -40,8 +41,6 @@ def _file_digest(file: Path) -> str:
     if key not in known:
         with file.open("rb") as stream:
             known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        beside = cache.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(known))
-        os.replace(beside, cache)
+        with whole(cache) as beside:
+            beside.write_text(json.dumps(known))
     return known[key]

@@ -6,7 +6,6 @@ The one listing, the one resize, the one rounding to 8 bits.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
+
+from udpbench.whole import whole
 
 SUFFIXES = (
     ".png",
@@ -158,11 +159,9 @@ def from_pil(image: Image.Image) -> Tensor:
 
 def write_png(path: Path, x: Tensor) -> None:
     """Write CHW [0,1] as an 8-bit RGB PNG: beside first, then renamed, so that a file under its name is whole."""
-    path = Path(path)
     image = to_pil(x)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    image.save(beside, format="PNG")
-    os.replace(beside, path)
+    with whole(path) as beside:
+        image.save(beside, format="PNG")
 
 
 def write_masks(folder: Path, names: Sequence[str], masks: Tensor) -> None:
@@ -260,10 +259,8 @@ def read_metadata(folder: Path) -> dict[str, dict]:
 def write_metadata(folder: Path, rows: dict[str, dict]) -> None:
     """Write ``metadata.jsonl``: one line per file name, {"file_name": name, ...row}."""
     text = "".join(json.dumps({"file_name": name, **row}, ensure_ascii=False) + "\n" for name, row in rows.items())
-    path = Path(folder) / METADATA
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with whole(Path(folder) / METADATA) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) -> list[Tensor]:

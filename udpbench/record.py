@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+
+from udpbench.whole import whole
 
 if TYPE_CHECKING:
     import pandas
@@ -114,10 +115,8 @@ def write(path: Path, record: Record) -> None:
     ordered: dict[str, Any] = {k: _sorted(record[k]) for k in _TOP}  # type: ignore[literal-required]
     ordered["arms"] = {arm: _sorted(record["arms"][arm]) for arm in ARMS if arm in record["arms"]}
     ordered |= {k: _sorted(v) for k, v in sorted(record.items()) if k not in _TOP}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_text(json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    with whole(path) as beside:
+        beside.write_text(json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from udpbench.images import resize, to_uint8
 from udpbench.record import ARMS
+from udpbench.whole import whole
 
 GAIN = 10.0
 COLUMNS = 8
@@ -75,10 +75,8 @@ def contact_sheet(rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS) 
 def write_sheet(path: Path, rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS) -> None:
     """``contact_sheet`` as a PNG, written beside and renamed."""
     sheet = contact_sheet(rows, columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    sheet.save(beside, format="PNG")
-    os.replace(beside, path)
+    with whole(path) as beside:
+        sheet.save(beside, format="PNG")
 
 
 def _tile(x: Tensor) -> Image.Image:

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from udpbench.digest import folder_digest
 from udpbench.provenance import commit
 from udpbench.types import Log, Run, Titled
+from udpbench.whole import whole
 
 FACTS = (
     "_stage.json"  # what a finished stage says of itself; the one file in its folder that is not part of its content
@@ -192,9 +193,11 @@ class Store:
             "commit": commit(),
             **measured,
         }
-        _write(part / FACTS, json.dumps(facts, indent=1, sort_keys=True))
+        with whole(part / FACTS) as beside:
+            beside.write_text(json.dumps(facts, indent=1, sort_keys=True))
         os.rename(part, final)
-        _write(twin, str(final.relative_to(self.root)))
+        with whole(twin) as beside:
+            beside.write_text(str(final.relative_to(self.root)))
         self.computed.append(stage.recipe)
 
 
@@ -213,14 +216,6 @@ def _link(target: Path, link: Path) -> None:
     beside = link.with_name(f"{link.name}.{os.getpid()}")
     beside.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
     os.replace(beside, link)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    os.replace(beside, path)
 
 
 def _content(folder: Path) -> str:

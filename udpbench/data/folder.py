@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +12,7 @@ from torch import Tensor
 from udpbench import images
 from udpbench.digest import files_digest
 from udpbench.types import Run
+from udpbench.whole import whole
 
 PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
 _SUCH_AS = "such as 'a photo of a {token} dog'"
@@ -176,6 +176,5 @@ def write_facts(out: Path, name: str, instance: str, class_prompt: str, prompts:
         "truth": None,
         "sets": sets,
     }
-    beside = out / ".data.json.part"
-    beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, out / "data.json")
+    with whole(out / "data.json") as beside:
+        beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

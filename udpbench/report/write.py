@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from udpbench.report.choose import Chosen, choose
 from udpbench.report.document import Document, Figure, Section
 from udpbench.report.render import latex, markdown, page
 from udpbench.stats import Summary
+from udpbench.whole import whole
 
 _BOARD_COLUMNS = (
     "label", "data", "budget", "task", "surrogate", "victim", "attacker", "owner_prompt", "protect", "attack",
@@ -119,8 +119,6 @@ def _csv(columns: Sequence[str], rows: Sequence[dict[str, object]]) -> str:
 
 
 def _write(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    with whole(path) as beside:
+        beside.write_bytes(data)
     return path

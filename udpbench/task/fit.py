@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.types import Run
+from udpbench.whole import whole
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,8 @@ def _load(
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write what an interrupted piece of work needs to go on: whole or not at all."""
-    beside = path.with_name(path.name + ".part")
-    torch.save(state, beside)
-    os.replace(beside, path)
+    with whole(path) as beside:
+        torch.save(state, beside)
 
 
 def load_state(path: Path | None) -> dict[str, Any] | None:
