@@ -74,11 +74,11 @@ def _run(cell: Cell, store: Store, tracker: Tracker, cfg: DictConfig) -> None:
         tracker.finish("failed")
         refused = _refused(error, Path(cfg.runtime.out))
         console.say(f"error: {refused or _reason(error)}")
-        if not written and not refused:  # it would refuse the record, too
+        if written:
+            console.say(f"the record is whole: {path}")
+        elif not refused:  # it would refuse the record, too
             record.write(path, failed_record(cell, store, config, error))
             console.say(f"the traceback is in {path}")
-        elif written:
-            console.say(f"the record is whole: {path}")
         _fail(2 if isinstance(error, ValueError) else 1)
 
 

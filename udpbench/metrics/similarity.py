@@ -36,6 +36,10 @@ class TrainSimilarity:
         """ValueError saying what to do if weights are missing; nothing is loaded."""
         self.features.check()
 
+    def identity(self) -> dict[str, str]:
+        """Of the weights of the features."""
+        return self.features.identity()
+
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Scores of the generated folder ``got`` against the folder of clean training pictures ``ref``."""
         ours, theirs = (F.normalize(features_of(folder, self.features, run).double()) for folder in (got, ref))

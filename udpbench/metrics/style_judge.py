@@ -26,8 +26,7 @@ class StyleJudge:
 
     Apart, because they part: a victim that has memorised its pictures has the style and not the content, an untuned
     model the reverse. A picture the judge is unsure of counts as wrong in both; one whose prompt asks for nothing that
-    the truth knows has no content to be right about. The judge is a classifier trained on
-    renderings only.
+    the truth knows has no content to be right about. The judge is a classifier trained on renderings only.
     """
 
     version: ClassVar[int] = 1

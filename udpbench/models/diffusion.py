@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,11 +53,16 @@ def trainable_copy(module: nn.Module) -> Any:
     return copy.deepcopy(module).float().requires_grad_(True).train()
 
 
+def own_generators() -> AbstractContextManager[None]:
+    """What a block seeds and draws from torch's own generators leaves no trace outside."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+
+
 @contextmanager
 def initialised_by(rng: torch.Generator) -> Iterator[None]:
     """Weights that libraries draw within the block from torch's own generator are those of ``rng``; that generator is
     left as it was."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with own_generators():
         torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
         yield
 
@@ -85,6 +90,7 @@ class Diffusion(ABC):
             path = str(Path(__file__).parent / "micro" / "weights" / path.removeprefix("pkg:"))
         self.name, self.path, self.revision, self.mirrors, self.dtype = name, path, revision, tuple(mirrors), dtype
         self.device = torch.device("cpu")
+        self._alpha_bar_there: Tensor | None = None
 
     # -- identity and loading ------------------------------------------------------------------------------------------
 
@@ -155,10 +161,9 @@ class Diffusion(ABC):
 
     def _alpha_bar_on(self, device: torch.device) -> Tensor:
         """``alpha_bar``, copied to a device once: a copy in every loss would wait for the device."""
-        kept = self.__dict__.get("_alpha_bar_there")
-        if kept is None or kept.device != device:
-            kept = self.__dict__["_alpha_bar_there"] = self.alpha_bar.to(device)
-        return kept
+        if self._alpha_bar_there is None or self._alpha_bar_there.device != device:
+            self._alpha_bar_there = self.alpha_bar.to(device)
+        return self._alpha_bar_there
 
     @property
     def prediction(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from udpbench.attack.impress import PERCEPTUAL, check_distance, load_distance
 from udpbench.budget import Budget
+from udpbench.models.sample import make_solver
 from udpbench.protect.pgd import chunks
 from udpbench.types import Owner, Run
 
@@ -107,10 +108,9 @@ class Glaze:
 
         The noise of a picture belongs to its name.
         """
-        from diffusers import DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
+        from diffusers import StableDiffusionImg2ImgPipeline
 
-        # Not the solver of models/sample.py: with its Karras steps a strength would be no share of the schedule.
-        solver = DPMSolverMultistepScheduler.from_config(model.pipe.scheduler.config)
+        solver = make_solver("dpmpp", model.pipe.scheduler.config, karras=False)
         pipe = model.assembled(StableDiffusionImg2ImgPipeline, scheduler=solver)
         with torch.inference_mode():
             made = pipe(

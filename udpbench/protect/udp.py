@@ -12,7 +12,7 @@ rounds and steps, the optimizer of the inner model, and the distribution ``p(t)`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -179,9 +179,10 @@ class UDP:
         """The victim's loss on the pictures as they are in round ``k``: latents computed once, t uniform as in any
         training. A batch holds pictures of one size; which, is drawn by how many pictures have it."""
         with torch.no_grad():
+            stacks = [(group, torch.stack([images[i] for i in group])) for group in by_size(images)]
             groups = [
-                (group, torch.cat([model.encode(x.to(run.device)) for x in _stacked(images, group, run.batch)]))
-                for group in by_size(images)
+                (group, torch.cat([model.encode(x.to(run.device)) for x in stack.split(run.batch)]))
+                for group, stack in stacks
             ]
         group_of = {i: k for k, (group, _) in enumerate(groups) for i in group}
 
@@ -260,12 +261,6 @@ class UDP:
             return -product.view(1)
 
         return loss
-
-
-def _stacked(images: list[Tensor], group: list[int], most: int) -> Iterator[Tensor]:
-    """The pictures of a group of one size, NCHW, at most ``most`` at once."""
-    for first in range(0, len(group), most):
-        yield torch.stack([images[i] for i in group[first : first + most]])
 
 
 class EUDP(UDP):

@@ -65,11 +65,6 @@ class Board:
         return f"{n['task']} on {n['data']}, {n['budget']}, {models}{prompt}{settings}"
 
     @property
-    def of_edits(self) -> bool:
-        """Whether the task edits pictures: then nothing is trained, and the clean arm is compared with itself."""
-        return any("reseeded" in r["arms"] for r in self.records)
-
-    @property
     def ranked_by(self) -> list[str]:
         """The metrics shown in the leaderboard: the primary ones, or all if there are none."""
         return [m for m, info in self.metrics.items() if info["primary"]] or list(self.metrics)
@@ -91,29 +86,34 @@ def boards(records: Sequence[Record], seed: int = 0) -> list[Board]:
 
 def _board(names: dict[str, str], group: list[Record], every: Sequence[Record], seed: int) -> Board:
     label, key, metrics = names.pop("label"), tuple(names.items()), metrics_of(group)
-    board = Board(label, names, group, metrics, {})
     alike = _alike(label, names, every)
-    board.floors.update({m: _floor(board, alike, m) for m in metrics})
+    floors = {m: _floor(group, alike, m) for m in metrics}
+    board = Board(label, names, group, metrics, floors)
     pairs: dict[tuple[str, str], list[Record]] = {}
     for record in group:
         if "protected" in record["arms"]:
             pairs.setdefault((record["cell"]["protect"], record["cell"]["attack"]), []).append(record)
     for (protect, attack), part in sorted(pairs.items()):
         rng = {m: generator(seed, label, *key, protect, m) for m in metrics}  # one effect, one interval for all attacks
-        found = {m: summarise(part, m, metrics[m]["owner_wants"], board.floors[m], rng[m]) for m in metrics}
+        found = {m: summarise(part, m, metrics[m]["owner_wants"], floors[m], rng[m]) for m in metrics}
         board.rows.append(Row(protect, attack, part, found))
     board.rows.sort(key=lambda row: (-_rank(row, board), row.protect, row.attack))
     board.rows.extend(_controls(board, key, seed))
     return board
 
 
-def _floor(board: Board, alike: Sequence[Record], metric: str) -> float | None:
+def _floor(group: Sequence[Record], alike: Sequence[Record], metric: str) -> float | None:
     """Clean victims spread over seeds; edits start from the same noise in every arm and do not, so that any change at
     all would count: they have to beat what noise of the same budget does."""
-    if not board.of_edits:
+    if not _of_edits(group):
         return seed_floor(values(alike, "clean", metric))
-    effects = differences(board.records, "noise", "clean", metric)
+    effects = differences(group, "noise", "clean", metric)
     return sum(effects.values()) / len(effects) if effects else None
+
+
+def _of_edits(records: Sequence[Record]) -> bool:
+    """Whether the task edits pictures: then nothing is trained, and the clean arm is compared with itself."""
+    return any("reseeded" in r["arms"] for r in records)
 
 
 def _alike(label: str, names: dict[str, str], every: Sequence[Record]) -> list[Record]:
@@ -173,9 +173,11 @@ def leaderboard(board: Board) -> Section:
 
 def _reading(board: Board) -> list[str]:
     floors = [f"{m} {significant(f)}" if (f := board.floors[m]) is not None else f"{m}: none" for m in board.ranked_by]
-    meaning = "mean effect of noise" if board.of_edits else "pooled standard deviation of clean victims over seeds"
+    floor = "Seed floor (pooled standard deviation of clean victims over seeds)"
+    if _of_edits(board.records):
+        floor = "Noise floor (mean effect of noise)"
     lines = [
-        f"{'Noise' if board.of_edits else 'Seed'} floor ({meaning}): {', '.join(floors)}.",
+        f"{floor}: {', '.join(floors)}.",
         "Effect = s(protected) - s(clean), residual = s(purified) - s(clean_attacked), + is what the owner wants; "
         "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: what the owner wants of the score.",
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from udpbench.models.diffusion import own_generators
 from udpbench.types import Run
 from udpbench.whole import whole
 
@@ -80,9 +80,10 @@ def fit(
     optimizer = optimizer or settings.optimizer(parameters)
     average = [p.detach().clone() for p in parameters] if settings.ema else []
     start = _load(checkpoint, parameters, optimizer, average)
-    with run.log.bar(title, settings.steps, "step") as advance, _own_generators():
+    with run.log.bar(title, settings.steps, "step") as advance, own_generators():
         advance(start)
         for step in range(start, settings.steps):
+            # Dropout draws from torch's own generators.
             torch.manual_seed(run.rng(title, "dropout", before + step).initial_seed())
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
@@ -103,11 +104,6 @@ def fit(
                 _save(checkpoint, done, parameters, optimizer, average)
     for p, a in zip(parameters, average, strict=False):
         p.data.copy_(a)
-
-
-def _own_generators() -> AbstractContextManager[None]:
-    """What a block seeds and draws from torch's own generators (dropout does) leaves no trace outside."""
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def with_average(parameters: Sequence[nn.Parameter], average: Sequence[Tensor], do: Callable[[], None]) -> None:
