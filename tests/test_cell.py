@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from udpbench.cell import _some
+from udpbench.images import write_png
 from udpbench.record import read_records
+from udpbench.stage import Stage
 
 ARMS = ["untuned", "ceiling", "clean", "noise", "protected", "purified", "clean_attacked"]
 SMALL = [
@@ -290,3 +294,17 @@ def test_importing_the_package_is_light(shell):
     code = "import sys, udpbench, udpbench.__main__; print([m for m in ('torch', 'numpy', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []
+
+
+def test_edits_stand_under_the_picture_they_were_made_of_prompt_after_prompt(tmp_path):
+    pictures, each = 10, 4
+    for i in range(pictures * each):
+        write_png(tmp_path / f"{i // each:02d}-{i % each:02d}.png", torch.full((3, 8, 8), i / 255))
+
+    class OneFolder:
+        def path(self, stage):
+            return tmp_path
+
+    stage = Stage("edit", {}, lambda *_: None)
+    shown = [round(float(x.mean()) * 255) for x in _some(OneFolder(), stage, each)]
+    assert shown == [k * each + k % each for k in range(8)]

@@ -140,6 +140,15 @@ def test_what_is_missing_is_told_before_any_work(wrong, overrides, told, tmp_pat
     assert told in line
 
 
+@pytest.mark.slow
+def test_sending_without_a_key_is_told_before_any_work(wrong, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    line = wrong("track=wandb", "track.mode=online")[-1]
+    assert line.startswith("error: track wandb: no API key for mode online; run `wandb login`, or take track.mode=off")
+
+
 def test_all_mistakes_are_told_at_once(wrong):
     lines = wrong(
         "budget.levels=300",

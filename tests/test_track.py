@@ -191,6 +191,8 @@ def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path: Path) -> None:
         log.scalar("train clean/loss", torch.tensor(1.0), step)
         log.scalar("train protected/loss", torch.tensor(1.0), step)
     log.table("scores", [{"arm": "clean", "distance": 1.5}])
+    log.bars("distance by arm", {"clean": 1.5, "protected": 2.5})
+    log.summary({"effect/distance": 1.0})
     log.image("sheet", tmp_path / "sheet.png")
     log.finish("ok")
     import wandb
@@ -199,9 +201,10 @@ def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path: Path) -> None:
     (run,) = (tmp_path / "cell" / "wandb").glob("offline-run-*-ab12")
     assert (run / "run-ab12.wandb").stat().st_size > 500
     stored = (run / "run-ab12.wandb").read_bytes()
-    for text in (b"udpbench", b"sweep", b"train clean/loss", b"train protected/step", b"scores"):
+    for text in (b"udpbench", b"sweep", b"train clean/loss", b"train protected/step", b"scores", b"effect/distance"):
         assert text in stored
     assert list((run / "files" / "media" / "images").glob("sheet_*.png"))
+    assert list((run / "files" / "media" / "table").glob("distance by arm_table_*.table.json"))
 
 
 def test_wandb_disabled_writes_nothing_but_runs(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def _show(cell: Cell, store: Store, found: Record, path: Path, folder: Path, tra
     from rich.console import Console
 
     from udpbench.cell import draw_sheet
-    from udpbench.record import long_rows
+    from udpbench.dashboard import mirror
     from udpbench.table import cell_table
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,8 +111,7 @@ def _show(cell: Cell, store: Store, found: Record, path: Path, folder: Path, tra
     store.log.say(f"record: {path}")
     store.log.say(f"pictures: {folder / 'sheet.png'}")
     if tracker is not None:
-        tracker.image("contact sheet", folder / "sheet.png")
-        tracker.table("scores", long_rows([found]))
+        mirror(found, folder / "sheet.png", tracker)
         tracker.finish("ok")
 
 

@@ -96,20 +96,22 @@ def knowledge(cell: Cell) -> dict[str, bool]:
 
 
 def draw_sheet(cell: Cell, store: Store, path: Path) -> None:
-    """The contact sheet: training pictures clean, protected, purified, what was added, and what each arm
-    generated."""
+    """The contact sheet: training pictures clean, protected, purified, what was added, and what each arm generated;
+    edits stand under the picture they were made of, prompt after prompt."""
     made = arms(cell)
     training: dict[str, list] = {"clean": _some(store, data_stage(cell))}  # whether or not clean is among the arms
     training |= {name: _some(store, made[name].pictures) for name in ("protected", "purified") if name in made}
-    generated = {name: _some(store, arm.final) for name, arm in made.items()}
+    each = 1 if cell.task.thing.trains else cell.task.thing.made(1)
+    generated = {name: _some(store, arm.final, each) for name, arm in made.items()}
     sheet.write_sheet(path, sheet.cell_rows(training, generated))
 
 
-def _some(store: Store, stage: Stage | None) -> list:
+def _some(store: Store, stage: Stage | None, each: int = 1) -> list:
+    """Pictures to show of a stage that made ``each`` of every picture it was given: of the k-th, the k-th in turn."""
     assert stage is not None
     folder = store.path(stage)
-    folder = folder / "train" if stage.name == "data" else folder
-    return [read(path) for path in list_images(folder)[:SHOWN]]
+    paths = list_images(folder / "train" if stage.name == "data" else folder)
+    return [read(paths[k * each + k % each]) for k in range(min(SHOWN, len(paths) // each))]
 
 
 def _read_scores(store: Store, stage: Stage) -> dict[str, float]:

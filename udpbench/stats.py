@@ -22,6 +22,7 @@ DRAWS = 2000
 LEVEL = 0.95
 FEW = 6  # below this many subjects a t interval, from here on a bootstrap
 CONTROLS = ("noise", "noise_rms")  # arms that a protection can be compared with
+DERIVED = {"effect": ("protected", "clean"), "residual": ("purified", "clean_attacked")}  # arm minus arm
 
 
 @dataclass(frozen=True)

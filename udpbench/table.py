@@ -12,7 +12,7 @@ from rich.text import Text
 
 from udpbench import flags
 from udpbench.record import ARMS, MetricInfo, Record, metrics_of
-from udpbench.stats import Interval, differences, victim
+from udpbench.stats import DERIVED, Interval, differences, victim
 
 WIDTH = 100
 ARROW = {"higher": "↑", "lower": "↓"}
@@ -105,7 +105,7 @@ def _block(record: Record, info: dict[str, MetricInfo]) -> Table:
         if best := _best_row(record, arm, info):
             table.add_row("  thief's best", *best)
     table.add_section()
-    for name, (arm, base) in {"effect": ("protected", "clean"), "residual": ("purified", "clean_attacked")}.items():
+    for name, (arm, base) in DERIVED.items():
         table.add_row(name, *(_single(differences([record], arm, base, n).values()) for n in info), style="bold")
     table.add_row("recovery", *("n/a" for _ in info))
     return table

@@ -37,6 +37,9 @@ class Tracker(Log):
     Order of calls: start, then anything, then finish.
     """
 
+    def check(self) -> None:
+        """ValueError saying what to do if nothing could be sent; nothing is opened."""
+
     def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
         """Say what run it is: ``run_id`` is the cell's recipe, ``group`` the sweep, ``folder`` where files may go.
 
@@ -48,6 +51,12 @@ class Tracker(Log):
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Show rows of equal keys."""
+
+    def bars(self, name: str, values: Mapping[str, float]) -> None:
+        """Show one bar per number."""
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """The run's final numbers, by which runs are compared."""
 
     def finish(self, status: str) -> None:
         """Close what was opened; ``status`` as in the record, "ok" or "failed"."""
@@ -124,6 +133,19 @@ class Wandb(_Buffered):
         self._run: WandbRun | None = None
         self._axes: set[str] = set()
 
+    def check(self) -> None:
+        if self.mode != "online":
+            return
+        import wandb
+
+        instead = "take track.mode=offline and send with `wandb sync` later"
+        try:
+            known = wandb.login(prompt=False)
+        except wandb.Error as error:
+            raise ValueError(f"track wandb: {' '.join(str(error).split())}; {instead}") from error
+        if not known:
+            raise ValueError(f"track wandb: no API key for mode online; run `wandb login`, or {instead}")
+
     def image(self, name: str, path: Path) -> None:
         run = self._open()
         import wandb
@@ -137,6 +159,16 @@ class Wandb(_Buffered):
 
             columns: list[str | int] = list(rows[0])
             run.log({name: wandb.Table(columns=columns, data=[[row[str(c)] for c in columns] for row in rows])})
+
+    def bars(self, name: str, values: Mapping[str, float]) -> None:
+        run = self._open()
+        import wandb
+
+        rows = wandb.Table(columns=["arm", name], data=[[label, value] for label, value in values.items()])
+        run.log({name: wandb.plot.bar(rows, "arm", name, title=name)})
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        self._open().summary.update(dict(values))
 
     def finish(self, status: str) -> None:
         self._flush()
@@ -193,6 +225,12 @@ class Jsonl(_Buffered):
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self._write([{"event": "table", "name": name, "rows": [dict(row) for row in rows]}])
+
+    def bars(self, name: str, values: Mapping[str, float]) -> None:
+        self._write([{"event": "bars", "name": name, "values": dict(values)}])
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        self._write([{"event": "summary", "values": dict(values)}])
 
     def finish(self, status: str) -> None:
         self._flush()
@@ -371,6 +409,14 @@ class Fanout(Tracker):
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         for tracker in self._trackers():
             tracker.table(name, rows)
+
+    def bars(self, name: str, values: Mapping[str, float]) -> None:
+        for tracker in self._trackers():
+            tracker.bars(name, values)
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        for tracker in self._trackers():
+            tracker.summary(values)
 
     def finish(self, status: str) -> None:
         for tracker in self._trackers():

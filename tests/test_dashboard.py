@@ -1,0 +1,66 @@
+"""What a tracker is shown of a finished cell: every score, the primary ones as charts, numbers to compare runs by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from factory import SCORES, make_record
+
+from udpbench import dashboard
+from udpbench.track import Jsonl
+
+
+@pytest.fixture
+def record():
+    found = make_record(settings={"task": {"steps": 150}})
+    for arm in ("clean", "protected"):
+        found["arms"][arm]["curve"] = {s: {"distance": 10 * float(s)} for s in ("0.5", "1", "2")}
+    return found
+
+
+@pytest.fixture
+def shown(record, tmp_path):
+    """What was shown of ``record``: the events by kind."""
+    log = Jsonl()
+    log.start("ab12", "group", {}, tmp_path)
+    dashboard.mirror(record, Path("sheet.png"), log)
+    log.finish("ok")
+    events = [json.loads(line) for line in (tmp_path / "track.jsonl").read_text().splitlines()]
+    return {kind: [e for e in events if e["event"] == kind] for kind in {e["event"] for e in events}}
+
+
+def test_the_sheet_and_every_score_are_there(shown):
+    assert [e["path"] for e in shown["image"]] == ["sheet.png"]
+    (table,) = shown["table"]
+    assert len(table["rows"]) == 3 * len(SCORES)  # two metrics and one that is absent
+
+
+def test_a_chart_of_the_arms_for_each_primary_score(shown):
+    (chart,) = shown["bars"]
+    assert chart["name"] == "distance (owner wants it higher)"
+    assert chart["values"] == {arm: distance for arm, (distance, _) in SCORES.items()}
+
+
+def test_scores_along_the_training_stand_at_their_steps(shown):
+    points = [(e["name"], e["step"], e["value"]) for e in shown["scalar"]]
+    assert sorted(points) == [
+        (f"{arm}/distance", step, value)
+        for arm in ("clean", "protected")
+        for step, value in ((75, 5.0), (150, 10.0), (300, 20.0))
+    ]
+
+
+def test_runs_are_compared_by_effect_and_residual(shown):
+    (event,) = shown["summary"]
+    found = event["values"]
+    assert found["protected/similarity"] == 0.40
+    assert found["effect/distance"] == 70.0 - 40.0
+    assert found["effect/similarity"] == pytest.approx(0.80 - 0.40)  # + is what the owner wants
+    assert found["residual/distance"] == 55.0 - 45.0
+
+
+def test_nothing_is_derived_from_arms_that_are_not_there():
+    found = dashboard.summary(make_record({"clean": (40.0, 0.8), "ceiling": (20.0, 0.9)}))
+    assert set(found) == {f"{arm}/{metric}" for arm in ("clean", "ceiling") for metric in ("distance", "similarity")}
