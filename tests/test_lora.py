@@ -25,10 +25,10 @@ def told(model) -> torch.Tensor:
         return model.predict(model.pipe.unet, noisy, torch.tensor([100, 700]), model.embed(["a photo of a ring", ""]))
 
 
-@pytest.fixture(scope="module")
-def trained(model, folder, tmp_path_factory):
+@pytest.fixture(scope="module", params=["attention", "all"])
+def trained(request, model, folder, tmp_path_factory):
     """(task, published folder) with alpha unlike rank."""
-    task, out = lora(alpha=5.0), tmp_path_factory.mktemp("out")
+    task, out = lora(alpha=5.0, layers=request.param), tmp_path_factory.mktemp("out")
     before = told(model)
     task.train(folder, out, model, Run())
     assert torch.equal(told(model), before), "the victim itself was changed"
@@ -45,11 +45,12 @@ def test_the_tuned_model_is_w_plus_alpha_over_rank_b_a(model, trained):
     _, folder = trained
     tensors = load_file(folder / "lora" / LORA)
     by_hand = model.having(unet=copy.deepcopy(model.pipe.unet))
-    downs = [name for name in tensors if name.endswith(".lora.down.weight")]
+    downs = [name for name in tensors if name.endswith(".lora_A.weight")]
     assert 2 * len(downs) == len(tensors) > 0
     for name in downs:
-        layer = by_hand.pipe.unet.get_submodule(name.removeprefix("unet.").removesuffix(".lora.down.weight"))
-        layer.weight.data += tensors[name.removesuffix("down.weight") + "up.weight"] @ tensors[name]
+        layer = by_hand.pipe.unet.get_submodule(name.removeprefix("unet.").removesuffix(".lora_A.weight"))
+        up, down = tensors[name.removesuffix("A.weight") + "B.weight"], tensors[name]
+        layer.weight.data += (up.flatten(1) @ down.flatten(1)).view(layer.weight.shape)
     torch.testing.assert_close(told(by_hand), told(model.with_tuned(folder)), atol=1e-5, rtol=1e-4)
     assert (told(model) - told(by_hand)).abs().max() > 1e-3
 
@@ -74,11 +75,27 @@ def test_kohya_s_names_load_as_the_same_model(model, trained):
     torch.testing.assert_close(told(other), told(model.with_tuned(folder)), atol=1e-5, rtol=1e-4)
 
 
-def test_only_the_additions_are_trained(model):
-    student = lora().student(model, Run())
+@pytest.mark.parametrize("layers", ["attention", "all"])
+def test_only_the_additions_are_trained(model, layers):
+    student = lora(layers=layers).student(model, Run())
     trained = {id(p) for p in student.parameters}
     for name, p in student.model.pipe.unet.named_parameters():
         assert (id(p) in trained) == ("lora_" in name) == p.requires_grad
+
+
+def test_all_layers_are_those_of_attention_and_every_convolution_within_blocks(model):
+    def tuned(layers):
+        unet = lora(layers=layers).student(model, Run()).model.pipe.unet
+        return {name.partition(".lora_A")[0] for name, _ in unet.named_parameters() if ".lora_A" in name}
+
+    few, many = tuned("attention"), tuned("all")
+    assert few < many
+    inside = {
+        name
+        for name, layer in model.pipe.unet.named_modules()
+        if isinstance(layer, torch.nn.Conv2d) and name not in ("conv_in", "conv_out")
+    }
+    assert inside <= many
 
 
 def test_the_start_is_that_of_the_seed(model):
@@ -87,7 +104,7 @@ def test_the_start_is_that_of_the_seed(model):
     assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0.0}, {"alpha": -1.0}])
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0.0}, {"alpha": -1.0}, {"layers": "none"}])
 def test_wrong_settings_are_told_in_one_line(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         lora(**wrong)
