@@ -47,6 +47,12 @@ def test_the_autoencoder_is_as_measured(model):
     assert measure.measure_vae(model.pipe.vae)["psnr_subjects"] == pytest.approx(recorded["psnr_subjects"], abs=0.05)
 
 
+def test_the_grey_box_shares_all_but_the_unet(model):
+    mine, other = model.identity(), LatentDiffusion("pkg:micro_b", "micro_b").identity()
+    assert {part for part in mine if mine[part] == other.get(part)} >= {"vae", "text_encoder", "tokenizer"}
+    assert mine["unet"] != other["unet"]
+
+
 def test_the_judge_is_unsure_of_garbage(judge):
     x = torch.rand(64, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert (judge.classify(x)["shape"] == -1).float().mean() > 0.9
