@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from udpbench.models.diffusion import DTYPES, Cond, Diffusion, initialised_by
 
@@ -44,7 +44,7 @@ class PixelDiffusion(Diffusion):
         from diffusers import UNet2DModel
 
         unet = UNet2DModel.from_pretrained(folder / "unet")
-        return self.having(unet=unet.to(self.device, torch.float32).requires_grad_(False).eval())
+        return self.having(unet=unet.float().to(self.device).requires_grad_(False).eval())
 
     @property
     def size(self) -> int:
@@ -132,7 +132,8 @@ class FreshPixel(PixelDiffusion):
 
         with initialised_by(torch.Generator().manual_seed(self.seed)):
             unet = UNet2DModel(**self.unet_config)
-        unet.to(self.device, DTYPES[self.dtype]).requires_grad_(False).eval()
+        # torch's own: that of diffusers warns of modules to be kept in float32, of which there are none.
+        nn.Module.to(unet, self.device, DTYPES[self.dtype]).requires_grad_(False).eval()
         pipe = DDPMPipeline(unet, DDPMScheduler())
         pipe.set_progress_bar_config(disable=True)
         return pipe
