@@ -1,4 +1,4 @@
-"""Textual inversion: one vector is learned, everything else stays, and diffusers' loader understands the file."""
+"""Textual inversion: the vectors of one word are learned, everything else stays, and diffusers' loader understands the file."""
 
 from __future__ import annotations
 
@@ -32,8 +32,19 @@ def test_the_file_holds_one_vector_under_the_new_word(model, trained):
     assert (vector - model.pipe.text_encoder.get_input_embeddings().weight.mean(0)).abs().max() > 0.1
 
 
-def test_the_loaded_model_says_what_the_student_said(model, tmp_path):
-    student = inversion().student(model, Run())
+def test_several_vectors_start_alike_and_part(model, folder, tmp_path):
+    task = inversion(vectors=3)
+    (start,) = task.student(model, Run()).parameters
+    assert torch.equal(start[0], start[1])
+    task.train(folder, tmp_path, model, Run())
+    (rows,) = load_file(tmp_path / "step_3" / "embedding" / EMBEDDING).values()
+    assert rows.shape == (3, start.shape[1])
+    assert min(float((rows[i] - rows[j]).abs().max()) for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-3
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_the_loaded_model_says_what_the_student_said(model, tmp_path, vectors):
+    student = inversion(vectors=vectors).student(model, Run())
     student.parameters[0].data.normal_(generator=torch.Generator().manual_seed(1))
     student.save(tmp_path)
     loaded = model.with_tuned(tmp_path)
@@ -53,6 +64,18 @@ def test_nothing_else_changes(model, trained):
         assert torch.equal(a, b)
 
 
+def test_the_pipeline_draws_what_the_embeddings_say(model, tmp_path):
+    """Three vectors stand where the word stood, in the pipeline's own reading of a prompt as in ours."""
+    student = inversion(vectors=3).student(model, Run())
+    student.parameters[0].data.normal_(generator=torch.Generator().manual_seed(1))
+    student.save(tmp_path)
+    loaded = model.with_tuned(tmp_path)
+    theirs, _ = loaded.pipe.encode_prompt("a photo of a <sks> ring", "cpu", 1, False)
+    torch.testing.assert_close(loaded.embed(["a photo of a <sks> ring"]).hidden, theirs)
+    ids = loaded.pipe.tokenizer(loaded.pipe.maybe_convert_prompt("a <sks>", loaded.pipe.tokenizer)).input_ids
+    assert ids[2:5] == [ids[2], ids[2] + 1, ids[2] + 2]
+
+
 def test_the_vector_is_all_that_is_trained(model):
     student = inversion().student(model, Run())
     (vector,) = student.parameters
@@ -66,8 +89,8 @@ def test_start_is_a_word_or_the_mean(model):
     table = model.pipe.text_encoder.get_input_embeddings().weight
     (mean,) = inversion().student(model, Run()).parameters
     (ring,) = inversion(start="ring").student(model, Run()).parameters
-    torch.testing.assert_close(mean.data, table.mean(0))
-    assert torch.equal(ring.data, table[model.pipe.tokenizer("ring", add_special_tokens=False).input_ids[0]])
+    torch.testing.assert_close(mean.data[0], table.mean(0))
+    assert torch.equal(ring.data[0], table[model.pipe.tokenizer("ring", add_special_tokens=False).input_ids[0]])
     for wrong in ("nosuchword", "ring ball"):
         with pytest.raises(ValueError, match="start must be one word"):
             inversion(start=wrong).student(model, Run())
@@ -87,5 +110,7 @@ def test_generation_uses_the_new_word_and_the_record_shows_the_data_s(model, tra
 def test_wrong_settings_are_told_in_one_line():
     with pytest.raises(ValueError, match="lacks the word 'sks'"):
         inversion().caption("a photo of a ring")
+    with pytest.raises(ValueError, match="vectors must be >= 1"):
+        inversion(vectors=0)
     with pytest.raises(ValueError, match="prior_weight 0"):
         inversion(prior_weight=1.0, prior_images=2)

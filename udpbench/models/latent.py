@@ -111,10 +111,11 @@ class LatentDiffusion(Diffusion):
 
     def embed(self, prompts: list[str], encoder: nn.Module | None = None) -> Cond:
         """Prompt embeddings: last hidden states over the padded prompts; differentiable in ``encoder`` (None: the
-        model's own)."""
+        model's own). Words of several learned tokens are spelled out, as the pipeline does."""
         encoder, words = encoder or self.pipe.text_encoder, self.pipe.tokenizer
+        said = self.pipe.maybe_convert_prompt(prompts, words)
         tokens = words(
-            prompts, padding="max_length", max_length=words.model_max_length, truncation=True, return_tensors="pt"
+            said, padding="max_length", max_length=words.model_max_length, truncation=True, return_tensors="pt"
         )
         return Cond(encoder(tokens.input_ids.to(self.device))[0])
 

@@ -1,4 +1,4 @@
-"""Textual inversion: learn the embedding of one new word, everything else frozen (Gal et al., ICLR 2023)."""
+"""Textual inversion: learn the embeddings of one new word, everything else frozen (Gal et al., ICLR 2023)."""
 
 from __future__ import annotations
 
@@ -23,20 +23,25 @@ if TYPE_CHECKING:
 class TextualInversion(Tuning):
     """The word ``word`` of the data's captions and prompts becomes a new one, ``<word>``, whose embedding is learned.
 
-    Saved as ``embedding/learned_embeds.safetensors`` ({new word: vector}), the format of diffusers' loader.
+    Saved as ``embedding/learned_embeds.safetensors`` ({new word: vectors}), the format of diffusers' loader.
 
     Args:
         word: the word that stands for the subject in captions and prompts.
-        start: the word whose embedding the new one starts from; None: the mean of all embeddings.
+        vectors: how many embeddings the new word has, each in the place of a token; the paper's method has one, more
+            ("extended latent spaces" there, usual with AUTOMATIC1111) hold more of the subject.
+        start: the word whose embedding the new ones start from; None: the mean of all embeddings.
     """
 
     word: str
+    vectors: int = 1
     start: str | None = None
 
     name: ClassVar[str] = "textual_inversion"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.vectors < 1:
+            raise ValueError(f"textual_inversion: vectors must be >= 1, given {self.vectors}")
         if self.prior_weight:
             raise ValueError(f"textual_inversion: has no class pictures (prior_weight 0), given {self.prior_weight}")
 
@@ -57,21 +62,23 @@ class TextualInversion(Tuning):
         words, encoder = copy.deepcopy(victim.pipe.tokenizer), copy.deepcopy(victim.pipe.text_encoder)
         table = encoder.get_input_embeddings()
         first = self._first(words, table.weight)
-        if words.add_tokens(self.new_word) != 1:
+        tokens = [self.new_word, *(f"{self.new_word}_{i}" for i in range(1, self.vectors))]  # diffusers' names
+        if words.add_tokens(tokens) != self.vectors:
             raise ValueError(f"textual_inversion: the tokenizer knows the word {self.new_word!r} already")
-        learned = OneMore(table, words.convert_tokens_to_ids(self.new_word), first)
+        learned = SomeMore(table, words.convert_tokens_to_ids(self.new_word), first.repeat(self.vectors, 1))
         encoder.set_input_embeddings(learned)
 
         def save(folder: Path) -> None:
             (folder / "embedding").mkdir()
-            save_file({self.new_word: learned.vector.detach().cpu().clone()}, folder / "embedding" / EMBEDDING)
+            rows = learned.rows.detach().cpu().clone()
+            save_file({self.new_word: rows if self.vectors > 1 else rows[0]}, folder / "embedding" / EMBEDDING)
 
         unet: Any = victim.pipe.unet
         if self.gradient_checkpointing:
             unet = copy.deepcopy(unet).train()  # diffusers checkpoints in training mode only
             unet.enable_gradient_checkpointing()
         parts = {"text_encoder": encoder, "tokenizer": words, "unet": unet}
-        return Student(victim.having(**parts), [learned.vector], save, text=True)
+        return Student(victim.having(**parts), [learned.rows], save, text=True)
 
     def _first(self, words: Any, table: Tensor) -> Tensor:
         if self.start is None:
@@ -82,13 +89,13 @@ class TextualInversion(Tuning):
         return table[ids[0]]
 
 
-class OneMore(nn.Module):
-    """A frozen table of embeddings and one trained row beside it, for the token ``index``."""
+class SomeMore(nn.Module):
+    """A frozen table of embeddings and trained ``rows`` (n, width) after it, for the tokens from ``index`` on."""
 
-    def __init__(self, table: nn.Embedding, index: int, first: Tensor) -> None:
+    def __init__(self, table: nn.Embedding, index: int, rows: Tensor) -> None:
         super().__init__()
         self.table, self.index = table, index
-        self.vector = nn.Parameter(first.detach().float().clone())
+        self.rows = nn.Parameter(rows.detach().float().clone())
 
     @property
     def weight(self) -> Tensor:
@@ -97,6 +104,6 @@ class OneMore(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids (N, tokens) to embeddings (N, tokens, width)."""
-        new = ids == self.index
+        new = ids >= self.index
         known = self.table(ids.masked_fill(new, 0))
-        return torch.where(new[..., None], self.vector.to(known.dtype), known)
+        return torch.where(new[..., None], self.rows[(ids - self.index).clamp(min=0)].to(known.dtype), known)
