@@ -16,4 +16,4 @@ study $styles $curve protect=udp,eudp "$@"                                      
 study $styles $curve $floor "$@"
 study $scratch $curve protect=udp,eudp "$@"                                      # training from scratch, all protected
 study $scratch $curve protect=udp,eudp protected_share=0.8,0.5 "$@"              # and a share of them
-study $objects $curve protect=eudp protect.times=alpha_bar,snr,uniform "$@"      # which p(t)
+study $objects $curve protect=eudp protect.times=alpha_bar,snr "$@"              # which p(t); uniform is UDP
