@@ -112,6 +112,7 @@ class UDP:
         """Name, and the variant if it is not the usual one."""
         variant = [self.times] if self.times != self.default_times else []
         variant += ["outer_clean"] if self.outer == "clean" else []
+        variant += ["scratch"] if self.surrogate_init == "random" else []
         return "_".join([type(self).__name__.lower(), *variant])
 
     def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[Diffusion], run: Run) -> list[Tensor]:
