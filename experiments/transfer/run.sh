@@ -1,0 +1,8 @@
+#!/bin/sh
+# Does protection made on one model hold against a thief with another? Resumable: the same command again goes on.
+# Further words go to every part, e.g. runtime.device=cuda.
+set -euf
+study() { "${PYTHON:-python}" -m udpbench -m experiment=transfer "$@"; }
+
+study protect=none seed=1,2 'arms=[untuned,ceiling,clean]' "$@"                     # the seed floor
+study protect=eudp,photoguard model@surrogate=micro,micro_b "$@"
