@@ -39,7 +39,7 @@ def test_the_sheet_and_every_score_are_there(shown):
 
 def test_a_chart_of_the_arms_for_each_primary_score(shown):
     (chart,) = shown["bars"]
-    assert chart["name"] == "distance (owner wants it higher)"
+    assert chart["name"] == "distance by arm"
     assert chart["values"] == {arm: distance for arm, (distance, _) in SCORES.items()}
 
 

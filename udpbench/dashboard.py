@@ -17,7 +17,7 @@ def mirror(record: Record, sheet: Path, tracker: Tracker) -> None:
     tracker.table("scores", long_rows([record]))
     for metric, about in metrics_of([record]).items():
         if about["primary"]:
-            tracker.bars(f"{metric} (owner wants it {about['owner_wants']})", by_arm(record, metric))
+            tracker.bars(f"{metric} by arm", by_arm(record, metric))
     for name, value, step in along_training(record):
         tracker.scalar(name, value, step)
     tracker.summary(summary(record))
