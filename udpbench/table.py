@@ -25,7 +25,7 @@ def significant(x: float, digits: int = 3, signed: bool = False) -> str:
 
     1234 -> 1230, 0.05678 -> 0.0568.
     """
-    if x == 0:
+    if abs(x) < 1e-12:  # what rounding leaves of a sum that is 0
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(x)))
     x = round(x, places)
