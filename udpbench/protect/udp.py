@@ -127,10 +127,11 @@ class UDP:
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
             advance(start * self.image_steps)
             for k in range(start, self.rounds):
-                unet.requires_grad_(True).train()
-                trained, before = self._training_loss(model, unet, cond, images, run, k), k * self.training.steps
-                weights = list(unet.parameters())
-                fit(weights, trained, self.training, run, title="surrogate", optimizer=optimizer, before=before)
+                if self.training.steps:
+                    unet.requires_grad_(True).train()
+                    trained, before = self._training_loss(model, unet, cond, images, run, k), k * self.training.steps
+                    weights = list(unet.parameters())
+                    fit(weights, trained, self.training, run, title="surrogate", optimizer=optimizer, before=before)
                 unet.requires_grad_(self.outer == "clean").eval()
                 images = pgd(
                     images,
