@@ -22,7 +22,9 @@ def test_both_sides_run_and_their_ratio_is_that_of_their_times(tiny, name, monke
     model = LatentDiffusion(str(tiny), "tiny")
     row = bench.compare(name, model, Run(0, torch.device("cpu")), n=2, steps=2, repeats=1)
     assert row["ratio"] == pytest.approx(3.0)
-    assert [v for k, v in row.items() if k.endswith("_per_second")] == pytest.approx([row["batch"] / 2, row["batch"] / 6])
+    assert [v for k, v in row.items() if k.endswith("_per_second")] == pytest.approx(
+        [row["batch"] / 2, row["batch"] / 6]
+    )
 
 
 def test_plain_and_our_perturbation_stay_in_the_same_ball(tiny):
