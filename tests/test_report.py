@@ -29,7 +29,7 @@ from udpbench.stats import Interval, compare
 @pytest.mark.parametrize(
     ("x", "text"),
     [(1234.0, "1230"), (9.999, "10.0"), (0.05678, "0.0568"), (0.0, "0"), (-3.14159, "-3.14"), (99.96, "100"),
-     (1e-9, "1.00e-09"), (123456.0, "123000"), (0.5, "0.500"), (1e12, "1.00e+12"), (3.3e-17, "0"), (-3.3e-17, "0")],
+     (1e-9, "1.00e-09"), (123456.0, "123000"), (0.5, "0.500"), (1e12, "1.00e+12")],
 )  # fmt: skip
 def test_three_significant_digits(x: float, text: str) -> None:
     assert T.significant(x) == text
@@ -37,8 +37,13 @@ def test_three_significant_digits(x: float, text: str) -> None:
 
 @given(st.floats(-1e15, 1e15, allow_subnormal=False))
 def test_significant_is_within_half_a_unit_of_the_third_digit(x: float) -> None:
-    assert float(T.significant(x)) == pytest.approx(x, rel=0.00501, abs=1e-12)
+    assert float(T.significant(x)) == pytest.approx(x, rel=0.00501, abs=1e-300)
     assert float(T.significant(x, signed=True)) == float(T.significant(x))
+
+
+@pytest.mark.parametrize("mean", [3.3e-17, -3.3e-17])
+def test_a_mean_that_is_zero_but_for_rounding_is_shown_as_zero(mean: float) -> None:
+    assert T.interval_text(Interval(mean, -0.07, 0.07, 5, 5, "t")) == "0 [-0.0700, +0.0700]"
 
 
 def test_interval_text() -> None:

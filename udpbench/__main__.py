@@ -31,14 +31,14 @@ FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is r
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Build the cell, run it, show it; a failure becomes one line and, once the cell was built, a failed record."""
-    from udpbench.config import ConfigError
     from udpbench.track import Console
 
     console = Console(worker=_worker())
     try:
         _set_threads(cfg.runtime.threads)
         cell, store, tracker = prepare(cfg, HydraConfig.get().runtime.choices, console)
-    except ConfigError as error:
+        tracker.check()
+    except ValueError as error:
         for line in str(error).splitlines():
             console.say(f"error: {line}")
         _fail(2)

@@ -37,12 +37,9 @@ def prepare(cfg: DictConfig, choices: Mapping[str, str | None], log: Log | None 
     store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), log, cfg.runtime.batch)
     try:
         tracker = instantiate(cfg.track)
-        tracker.check()
     except InstantiationException as error:
         own = isinstance(error.__cause__, ValueError)  # the tracker's words, not Hydra's
         raise ConfigError(str(error.__cause__) if own else " ".join(str(error).split())) from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     return build(cfg, choices), store, tracker
 
 

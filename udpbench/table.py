@@ -25,7 +25,7 @@ def significant(x: float, digits: int = 3, signed: bool = False) -> str:
 
     1234 -> 1230, 0.05678 -> 0.0568.
     """
-    if abs(x) < 1e-12:  # what rounding leaves of a sum that is 0
+    if x == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(x)))
     x = round(x, places)
@@ -41,6 +41,8 @@ def interval_text(x: Interval | None) -> str:
     mean = significant(x.mean, signed=True)
     if x.low is None or x.high is None:
         return f"{mean} ({x.victims} victim{'s' if x.victims > 1 else ''})"
+    if abs(x.mean) < 1e-12 * (x.high - x.low):  # what rounding leaves of a mean that is 0
+        mean = "0"
     return f"{mean} [{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
 
 
