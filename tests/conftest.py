@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test may ask a server for weights
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,9 @@ from udpbench.pipeline import Cell
 from udpbench.types import Owner
 
 CONF = Path(__file__).parent.parent / "conf"
+
+hypothesis.settings.register_profile("udpbench", deadline=None)  # time says how busy the machine is, not what is wrong
+hypothesis.settings.load_profile("udpbench")
 
 
 @pytest.fixture(scope="session", autouse=True)

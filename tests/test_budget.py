@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from udpbench import images
 from udpbench.budget import RMS, Linf, measure
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 changes = st.sampled_from(["sign", "normal", "flat", "half", "sparse"])
 
 

@@ -14,7 +14,7 @@ from udpbench import images
 from udpbench.digest import files_digest
 
 # Each example writes its own files over the last ones, so sharing the folder is safe.
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 20))
 
 

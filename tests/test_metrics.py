@@ -35,7 +35,7 @@ from udpbench.metrics.similarity import TrainSimilarity
 from udpbench.types import Run
 
 CONF = Path(__file__).parent.parent / "conf"
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 300))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_pretraining_never_draws_held_out_combinations(seed, n):
     s = renderer.draw(n, seeded(seed))
     assert len(s) == n

@@ -23,6 +23,7 @@ from udpbench.report.choose import choose
 from udpbench.report.document import Document, Section, Table
 from udpbench.report.render import latex, latex_text, markdown, page
 from udpbench.report.sections import curve_points, verdict
+from udpbench.report.transfer import transfer
 from udpbench.stats import Interval, compare
 
 
@@ -391,3 +392,27 @@ def test_published_settings_have_a_board_of_their_own():
     found = boards(records)
     assert [{row.protect for row in b.rows if not row.control} for b in found] == [{"advdm"}, {"advdm_released"}]
     assert [b.title.endswith(", settings as published") for b in found] == [False, True]
+
+
+def test_transfer_puts_surrogates_and_victims_side_by_side() -> None:
+    """eudp of micro beats that of other by 8 on every victim of micro; nobody made udp on other, nobody attacked far
+    with it."""
+    seeds = [(str(s), k) for s in range(3) for k in (0, 1)]
+    cells = [("eudp", "micro", "micro", 8.0), ("eudp", "other", "micro", 0.0), ("udp", "micro", "micro", 2.0),
+             ("eudp", "other", "far", 5.0)]  # fmt: skip
+    records = [
+        make_record(shifted(k, protected=more + (int(s) - 1) / 10), protect=p, subject=s, seed=k, surrogate=a, victim=v)
+        for p, a, v, more in cells
+        for s, k in seeds
+    ]
+    (section,) = transfer(boards(records))
+    effects, paired = section.blocks
+    assert effects.headers == ("protection", "made on", "distance ↑: far", "distance ↑: micro")
+    mean = {row[:2]: tuple(cell.split(" ")[0] for cell in row[2:]) for row in effects.rows}
+    assert mean == {("eudp", "micro"): ("-", "+38.0"), ("eudp", "other"): ("+35.0", "+30.0"),
+                    ("udp", "micro"): ("-", "+32.0")}  # fmt: skip
+    assert paired.rows == (("eudp", "micro - other", "micro", "distance", "+8.00 [+8.00, +8.00]", "0", "6"),)
+
+
+def test_one_pair_of_models_is_no_transfer() -> None:
+    assert transfer(boards([make_record(), make_record(attack="jpeg"), make_record(label="SD 1.5", victim="sd")])) == []

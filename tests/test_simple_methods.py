@@ -82,7 +82,7 @@ def test_noise_belongs_to_the_name_and_the_seed(method):
     assert not torch.equal(*same_picture_other_name)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(1, 20), st.sampled_from(["normal", "sign", "low", "uniform"]), st.floats(0, 1), st.floats(0, 1))
 def test_noise_rms_has_the_measured_rms_and_no_larger_peak(levels, kind, low, high):
     rng = torch.Generator().manual_seed(3)
@@ -142,7 +142,7 @@ def test_folders_pair_by_name_and_refuse_what_does_not_fit(tmp_path, method):
         method(tmp_path / "none").identity()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 100), st.sampled_from(["jpeg", "webp"]), st.integers(1, 40), st.integers(1, 40))
 def test_codecs_keep_size_and_range_at_any_quality(quality, format, height, width):
     x = picture(height, width)
@@ -211,7 +211,7 @@ def test_ssim_matches_the_reference_library():
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 40), st.integers(1, 40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_resize_keeps_size_range_and_flat_pictures(share, height, width):
     x = torch.full((3, height, width), 0.25)
     (got,) = Resize(share).purify([x], ["a.png"], [""], None, Run())

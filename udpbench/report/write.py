@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from udpbench.record import LONG, Record, long_rows, read_files
@@ -13,6 +14,7 @@ from udpbench.report.boards import Board, boards, leaderboard
 from udpbench.report.choose import Chosen, choose
 from udpbench.report.document import Document, Figure, Section
 from udpbench.report.render import latex, markdown, page
+from udpbench.report.transfer import transfer
 from udpbench.stats import Summary
 from udpbench.whole import whole
 
@@ -48,13 +50,13 @@ def write_report(folder: Path, out: Path, title: str, plots: bool = True) -> lis
 def build(title: str, chosen: Chosen, found: Sequence[Board], folder: Path, plots: bool) -> Document:
     """The whole report, in the order it is read in."""
     parts = [_summary(chosen)]
-    label = None
-    for number, board in enumerate(found, start=1):
-        if board.label != label:
-            label = board.label
-            parts.append(Section(label, 2))
-        parts += [leaderboard(board), *_figures(board, number, plots), sections.arm_means(board)]
-        parts += [part for part in (sections.comparisons(board), sections.curves(board)) if part is not None]
+    for label, group in groupby(enumerate(found, start=1), key=lambda numbered: numbered[1].label):
+        parts.append(Section(label, 2))
+        same = list(group)
+        for number, board in same:
+            parts += [leaderboard(board), *_figures(board, number, plots), sections.arm_means(board)]
+            parts += [part for part in (sections.comparisons(board), sections.curves(board)) if part is not None]
+        parts += transfer([board for _, board in same])
     every = [*chosen.ok, *chosen.failed.values()]
     parts += [sections.flag_section(found), sections.failed_section(chosen, folder), sections.environment(every)]
     return Document(title, tuple(parts))
