@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import composed
 
 from udpbench import images
@@ -14,6 +15,7 @@ from udpbench.cell import run_cell
 from udpbench.config import ConfigError, build
 from udpbench.metrics.edits import Edits
 from udpbench.metrics.pairs import Psnr, Ssim, Vif
+from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver
 from udpbench.stage import Store
 from udpbench.task.edit import Img2Img, Inpaint
@@ -81,18 +83,28 @@ def test_edits_that_are_there_are_kept(model, folder, tmp_path):
 
 
 @pytest.mark.parametrize("repaint", ["inside", "outside"])
-def test_what_the_mask_keeps_is_the_round_trip(model, folder, pictures, tmp_path, repaint):
-    """An object that fills the picture: kept whole (outside) it comes back as the autoencoder has it; else it does not."""
-    images.write_masks(tmp_path / "masks", [f"{i}.png" for i in range(4)], torch.ones(4, 1, 16, 16))
-    task = inpaint(mask="data", repaint=repaint)
-    made = edit(task, folder, tmp_path / "made", model, masks=tmp_path / "masks")
+@pytest.mark.parametrize("latents", [4, 8])
+def test_what_the_mask_keeps_is_the_round_trip(model, pictures, tmp_path, repaint, latents):
+    """An object that fills the picture: kept whole (outside) it comes back as the autoencoder has it; else it does not.
+
+    With four latent channels, as Stable Diffusion, and with eight, as the embedded model.
+    """
+    model = model if latents == 4 else LatentDiffusion("pkg:micro", "micro")
+    names, x = [f"{i}.png" for i in range(len(pictures))], F.interpolate(torch.stack(pictures), model.size)
+    for name, picture in zip(names, x, strict=True):
+        images.write_png(tmp_path / "folder" / name, picture)
+    images.write_masks(tmp_path / "masks", names, torch.ones(len(x), 1, model.size, model.size))
+    made = edit(
+        inpaint(mask="data", repaint=repaint), tmp_path / "folder", tmp_path / "made", model, masks=tmp_path / "masks"
+    )
     with torch.no_grad():
-        mean, std = model.moments(torch.stack(pictures))
-        rngs = [Run().rng("inpaint", "first", f"{i}.png", 0, 0) for i in range(4)]
+        mean, std = model.moments(x)
+        rngs = [Run().rng("inpaint", "first", name, 0, 0) for name in names]
         noise = torch.cat([torch.randn(mean[:1].shape, generator=g) for g in rngs])
         kept = model.decode(mean + std * noise).clamp(0, 1)
     far = max(float((made[f"{i}-00-00.png"] - kept[i]).abs().max()) for i in range(4))
     assert (far < 1.5 / 255) == (repaint == "outside"), far
+    assert model.pipe.unet.config.in_channels == latents
 
 
 def test_masks_are_the_middle_the_data_s_or_a_folder(pictures, tmp_path):

@@ -6,6 +6,7 @@ start from the same noise.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +105,9 @@ class Img2Img:
 
         return self._of(StableDiffusionImg2ImgPipeline, model)
 
-    def _of(self, kind: Any, model: LatentDiffusion) -> Any:
-        return model.assembled(kind, scheduler=make_solver(self.solver, model.pipe.scheduler.config, karras=False))
+    def _of(self, kind: Any, model: LatentDiffusion, **parts: Any) -> Any:
+        solver = make_solver(self.solver, model.pipe.scheduler.config, karras=False)
+        return model.assembled(kind, scheduler=solver, **parts)
 
     def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
         """Name -> what is painted anew, (1, H, W) of 0 and 1; empty: everything, nothing is kept by a mask."""
@@ -133,8 +135,8 @@ class Img2Img:
 class Inpaint(Img2Img):
     """Paint a part of the picture anew, keep the rest (PhotoGuard keeps the face and repaints around it).
 
-    With a 9-channel inpainting UNet the mask and the masked picture are its inputs; with a 4-channel one, the kept part
-    of the latents is put back, noised, at every step (as in diffusers' pipeline).
+    With a 9-channel inpainting UNet the mask and the masked picture are its inputs; with one that takes latents alone,
+    the kept part of the latents is put back, noised, at every step (as in diffusers' pipeline).
 
     Args:
         mask: ``data``: the masks that come with the data (white: the object); ``centre``: the middle half of the
@@ -166,7 +168,10 @@ class Inpaint(Img2Img):
     def pipeline(self, model: LatentDiffusion) -> Any:
         from diffusers import StableDiffusionInpaintPipeline
 
-        return self._of(StableDiffusionInpaintPipeline, model)
+        unet = model.pipe.unet
+        if unet.config.in_channels == model.pipe.vae.config.latent_channels:
+            unet = _without_mask_input(unet)
+        return self._of(StableDiffusionInpaintPipeline, model, unet=unet)
 
     def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
         folder = masks if self.mask == "data" else Path(self.mask)
@@ -177,6 +182,14 @@ class Inpaint(Img2Img):
             kept = _centre(x) if self.mask == "centre" else _object(folder, name, x)  # type: ignore[arg-type]
             found[name] = 1 - kept if self.repaint == "outside" else kept
         return found
+
+
+def _without_mask_input(unet: Any) -> Any:
+    """The same network, weights shared, that says it has 4 input channels: by that number, not by the latents', the
+    pipeline of diffusers tells a UNet that takes no mask."""
+    same = copy.copy(unet)
+    same.register_to_config(in_channels=4)
+    return same
 
 
 def _centre(x: Tensor) -> Tensor:
