@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from udpbench import images
+from udpbench.console import Console
 from udpbench.record import read_records
 from udpbench.stage import Stage, Store
-from udpbench.track import Console
 
 WORKERS = 4
 

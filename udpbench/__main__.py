@@ -31,7 +31,7 @@ FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is r
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Build the cell, run it, show it; a failure becomes one line and, once the cell was built, a failed record."""
-    from udpbench.track import Console
+    from udpbench.console import Console
 
     console = Console(worker=_worker())
     try:

@@ -44,8 +44,8 @@ def _build(source: Path, prompt: str, overrides: list[str]) -> tuple[Cell, Store
     from hydra import compose, initialize_config_dir
 
     from udpbench.config import build, find_device
+    from udpbench.console import Console
     from udpbench.stage import Store
-    from udpbench.track import Console
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["data=folder", *overrides], return_hydra_config=True)

@@ -55,7 +55,7 @@ def plan_cells(overrides: Sequence[str], multirun: bool) -> list[Planned]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    from udpbench.track import Console
+    from udpbench.console import Console
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

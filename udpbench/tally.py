@@ -10,9 +10,9 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from udpbench.console import clock_text
 from udpbench.estimate import Estimate
 from udpbench.stage import Stage
-from udpbench.track import clock_text
 
 SHOWN = 20  # cells; of what is wrong or unknown, too
 # In the order of the pipeline; others come after.

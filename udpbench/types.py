@@ -16,7 +16,7 @@ from torch import Tensor
 class Log:
     """Where a stage says what it is doing.
 
-    This one says nothing; ``udpbench.track`` has those that print, plot and send.
+    This one says nothing; ``udpbench.console`` has the one that prints, ``udpbench.track`` those that plot and send.
     """
 
     @contextmanager
