@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udpbench import table as T
+from udpbench.intervals import Interval
 from udpbench.record import Record, write
 from udpbench.report.__main__ import main
 from udpbench.report.boards import above_floor, boards
@@ -24,7 +25,7 @@ from udpbench.report.document import Document, Section, Table
 from udpbench.report.render import latex, latex_text, markdown, page
 from udpbench.report.sections import curve_points, verdict
 from udpbench.report.transfer import transfer
-from udpbench.stats import Interval, compare
+from udpbench.stats import compare
 
 
 @pytest.mark.parametrize(

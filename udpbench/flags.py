@@ -73,7 +73,7 @@ def cross_device(records: Sequence[Record]) -> str | None:
 def no_seed_floor(floors: Iterable[float | None]) -> str | None:
     """No subject has clean victims of two seeds, so that nothing can be claimed.
 
-    ``floors``: of every metric, see ``stats.seed_floor``.
+    ``floors``: of every metric, see ``intervals.seed_floor``.
     """
     return None if any(floor is not None for floor in floors) else NO_FLOOR
 

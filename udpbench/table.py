@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from udpbench import flags
+from udpbench.intervals import Interval
 from udpbench.record import ARMS, MetricInfo, Record, metrics_of
-from udpbench.stats import DERIVED, Interval, differences, victim
+from udpbench.stats import DERIVED, differences, victim
 
 WIDTH = 100
 ARROW = {"higher": "↑", "lower": "↓"}

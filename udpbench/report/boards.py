@@ -7,22 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from udpbench.intervals import Interval, Recovery, generator, paired_interval, recovery, seed_floor
 from udpbench.record import MetricInfo, Record, metrics_of
 from udpbench.report.document import Section, Table
-from udpbench.stats import (
-    CONTROLS,
-    Interval,
-    Recovery,
-    Summary,
-    differences,
-    generator,
-    paired_interval,
-    recovery,
-    seed_floor,
-    summarise,
-    values,
-    victim,
-)
+from udpbench.stats import CONTROLS, Summary, differences, summarise, values, victim
 from udpbench.table import ARROW, box_of, interval_text, significant
 
 _ROW = ("protect", "attack", "subject", "seed")  # what may differ within a board

@@ -7,9 +7,10 @@ from itertools import combinations
 
 import numpy as np
 
+from udpbench.intervals import Interval, generator, paired_interval
 from udpbench.report.boards import NOT_SHOWN, Board, Row, above_floor
 from udpbench.report.document import Section, Table
-from udpbench.stats import Interval, generator, paired_interval, sign, values
+from udpbench.stats import sign, values
 from udpbench.table import ARROW, interval_text, significant
 
 _MODELS = ("surrogate", "victim", "attacker")
