@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from udpbench.types import Owner, Run
 
 Loop = Callable[[], object]
 PROMPT = "a photo of a sks ball"
-SET = 200  # pictures of which features are taken: those of an arm, not of a batch
 
 
 def pictures(n: int, size: int) -> Tensor:
@@ -166,7 +166,25 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
     return ours, plain
 
 
-LOOPS = {"perturb": perturb, "impress": impress, "dreambooth": dreambooth, "generate": generate, "features": features}
+@dataclass(frozen=True)
+class Bench:
+    """A hot loop: ``make(model, run, n, steps)`` gives ours and the plain one.
+
+    ``unit``: what its speed counts, steps or pictures. ``n``: pictures, if not as many as a model's batch.
+    """
+
+    make: Callable[[LatentDiffusion, Run, int, int], tuple[Loop, Loop]]
+    unit: str = "steps"
+    n: int | None = None
+
+
+LOOPS = {
+    "perturb": Bench(perturb),
+    "impress": Bench(impress),
+    "dreambooth": Bench(dreambooth),
+    "generate": Bench(generate, "pictures"),
+    "features": Bench(features, "pictures", n=200),  # those of an arm
+}
 
 
 def timed(loop: Loop, device: torch.device) -> float:
@@ -182,19 +200,19 @@ def timed(loop: Loop, device: torch.device) -> float:
 
 def compare(name: str, model: LatentDiffusion, run: Run, n: int, steps: int, repeats: int) -> dict[str, Any]:
     """Time one loop and its plain form in turns."""
-    n = SET if name == "features" else n
-    ours, plain = LOOPS[name](model, run, n, steps)
+    bench = LOOPS[name]
+    n = bench.n or n
+    ours, plain = bench.make(model, run, n, steps)
     timed(ours, run.device), timed(plain, run.device)  # warm-up
     pairs = [(timed(ours, run.device), timed(plain, run.device)) for _ in range(repeats)]
     a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
-    unit = "pictures" if name in ("generate", "features") else "steps"
-    done = n if unit == "pictures" else steps
+    done = n if bench.unit == "pictures" else steps
     return {
         "loop": name,
         "model": model.name,
         "batch": n,
-        f"{unit}_per_second": done / a,
-        f"plain_{unit}_per_second": done / b,
+        f"{bench.unit}_per_second": done / a,
+        f"plain_{bench.unit}_per_second": done / b,
         "ratio": b / a,
     }
 
