@@ -53,6 +53,12 @@ def test_the_grey_box_shares_all_but_the_unet(model):
     assert mine["unet"] != other["unet"]
 
 
+def test_the_black_box_shares_nothing(model):
+    mine, other = model.identity(), LatentDiffusion("pkg:micro_c", "micro_c").identity()
+    assert {part for part in ("vae", "unet", "text_encoder") if mine[part] == other[part]} == set()
+    assert json.loads((build.WEIGHTS / "measured.json").read_text())["micro_c"]["prompts"]["acc_all"] >= 0.75
+
+
 def test_the_judge_is_unsure_of_garbage(judge):
     x = torch.rand(64, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert (judge.classify(x)["shape"] == -1).float().mean() > 0.9
