@@ -12,7 +12,8 @@ from conftest import composed, small
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench import __main__ as command
-from udpbench.config import ConfigError, build, find_device
+from udpbench.config import build, find_device
+from udpbench.mistakes import ConfigError
 from udpbench.pipeline import Cell
 from udpbench.record import read_records
 
@@ -67,8 +68,12 @@ COMMANDS = {
     "task.solver=euler": "error: dreambooth: unknown solver 'euler'; allowed are dpmpp, ddim",
     "+metric@metrics.extra.fd=fd_efflite0": "error: metric fd: needs 1000 pictures a side, there are 6",
     "protect=noise_rms": "error: protect=noise_rms: say whose strength it shall match, e.g. protect@like=eudp",
-    "protect=folder": "error: Missing mandatory value: path",
+    "protect=folder": "error: folder: give protect.path=...",
     "runtime.device=tpu": "error: runtime.device: 'tpu' cannot be used",
+    "runtime.batch=0": "error: runtime.batch: must be a whole number >= 1, given 0",
+    "metrics=pairs": "error: metrics: none can be computed for this cell (levels: compares a changed picture with its",
+    "metrics=edits": "error: metrics: none can be computed for this cell (edit_ssim: task dreambooth makes no edits",
+    "+metric@cloak.bundle.judge=judge": "error: metric judge: does not compare a changed picture with its original",
     "track=tensorboard": "Could not find 'track/tensorboard'",
 }
 
@@ -83,7 +88,10 @@ def test_a_wrong_command_gives_its_line_and_status_2(wrong, override):
 VALUES = [
     ("budget.levels", 300, "budget linf: levels (1/255 of a [0,1] pixel) must be 1 to 128, given 300"),
     ("budget.levels", "eight", "given 'eight'"),
-    ("task.lr", "fast", "fit: lr must be a number >= 0, given 'fast'"),
+    ("task.lr", "fast", "dreambooth: lr must be a number, given 'fast'"),
+    ("task.steps", 1.5, "dreambooth: steps must be a whole number, given 1.5"),
+    ("task.steps", True, "dreambooth: steps must be a whole number, given True"),
+    ("task.curve", 1.0, "dreambooth: curve must be a list, given 1.0"),
     ("task.steps", 0, "dreambooth: steps, batch, pictures and sample_steps must be >= 1, given 0"),
     (
         "model.path",
@@ -99,7 +107,11 @@ VALUES = [
     ("protected_share", 0, "protected_share: must be a number above 0 and at most 1, given 0"),
     ("seed", -1, "seed: must be a whole number >= 0, given -1"),
     ("seed", "one", "seed: must be a whole number >= 0, given 'one'"),
-    ("protect.rounds", "many", "udpbench.protect.udp.EUDP"),
+    ("protect.rounds", "many", "eudp: rounds must be a whole number, given 'many'"),
+    ("protected_share", 0.01, "protected_share: 0.01 of 6 training pictures is none"),
+    ("protected_share", True, "protected_share: must be a number above 0 and at most 1, given True"),
+    ("arms", ["purified"], "arms: none of ['purified'] means anything for protect=eudp attack=none task=dreambooth"),
+    ("arms", [], "arms: none of [] means anything"),
     (
         "protect.times",
         "cosine",
@@ -128,6 +140,10 @@ def test_a_wrong_value_gives_its_line(changed, key, value, told):
         (["data=photos", "data.size=16", "+metric@metrics.extra.kd=kd_efflite0"], "error: metric kd: data photos has references that overlap"),
         (["task=inpaint", "~task.pictures", "data=photos", "data.size=16"], "error: task inpaint: data photos has no masks; give task.mask=centre"),
         (["task=img2img", "~task.pictures", "protected_share=0.5"], "error: protected_share: task img2img trains on nothing that could be mixed"),
+        (["attack=impress", "model@attacker=ddpm32"], "error: impress: needs an autoencoder, which attacker ddpm32 lacks; choose model@attacker="),
+        (["task=textual_inversion", "data.token=xyz"], "error: task textual_inversion: learns the word 'sks', but captions of data toyworld have 'xyz'; give task.word=xyz"),
+        (["task=textual_inversion", "data=toyworld_many"], "captions of data toyworld_many have no word for a subject"),
+        (["protect=noise_rms", "protect@like=noise_rms"], "error: protect@like=noise_rms: has no strength of its own"),
         (["+metric@cloak.bundle.lpips=lpips_alex"], "error: metric lpips: lpips_alex: weights are missing; put https://"),
     ],
 )  # fmt: skip

@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 
 from udpbench import images
 from udpbench.budget import Linf
-from udpbench.config import ConfigError, make_part
+from udpbench.config import make_part
+from udpbench.mistakes import ConfigError
 from udpbench.protect.advdm import AdvDM
 from udpbench.protect.consistent import Consistent, inconsistency
 from udpbench.protect.glaze import Glaze

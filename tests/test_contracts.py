@@ -21,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from udpbench import images
 from udpbench.budget import RMS, Linf, measure
+from udpbench.data import renderer
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.tiny import save_tiny_pixel
 from udpbench.protect.noise import Noise
-from udpbench.types import Run
+from udpbench.types import Log, Run
 
 # Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
 SHORT = {
@@ -136,6 +137,24 @@ def test_a_misspelt_setting_is_refused(node, folder, group, option):
     conf["no_such_setting"] = 1
     with pytest.raises(InstantiationException, match="no_such_setting|takes no arguments"):
         build(conf, folder)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [case for case in EVERY if case[0] in ("protect", "attack") and case[1] not in DRAWS_NOTHING]
+)
+def test_methods_run_on_the_embedded_model(node, folder, group, option):
+    """Its pictures are larger and its latents have eight channels, not the four of Stable Diffusion and the tiny one."""
+    model, budget, run = LatentDiffusion("pkg:micro", "micro"), Linf(8), Run(seed=0)
+    thing = build(node(group, option), folder)
+    x = renderer.render(renderer.draw(2, torch.Generator().manual_seed(0), renderer.subject(0)), model.size)
+    owner = make_owner(list(x), ["0000.png", "0001.png"])
+    if group == "attack":
+        made = thing.purify(owner.images, owner.names, owner.prompts, model if thing.needs else None, run)
+    else:
+        owner.like = [y + 4 / 255 for y in x]
+        made = thing(owner, budget, [model if thing.needs else None], run)
+    assert torch.stack(made).shape == x.shape
+    assert 0 < float((torch.stack(made) - x).abs().mean()) < 0.2
 
 
 # -- protections -------------------------------------------------------------------------------------------------------
@@ -356,6 +375,42 @@ def test_task_trains_and_generates(node, folder, model, pixels, tmp_path, option
     )
     assert task.made(7) == len(rows)
     json.dumps([task.training_key(), task.sampling_key()])
+
+
+class Killed(Log):
+    """Ends the training after so many steps, as Ctrl-C would."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def scalar(self, name: str, value: torch.Tensor | float, step: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("option", options("task"))
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(node, folder, model, pixels, tmp_path, option):
+    conf = node("task", option)
+    if "lr" not in conf:
+        pytest.skip("edits")
+    conf["steps"], conf["save_every"], conf["prior_weight" if "prior_weight" in conf else "warmup"] = 6, 2, 0
+    task = build(conf, folder, keep={"steps", "save_every"})
+    model = pixels if "pixel" in task.needs else model
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    task.train(folder, tmp_path / "whole", model, Run())
+    with pytest.raises(KeyboardInterrupt):
+        task.train(folder, tmp_path / "killed", model, Run(log=Killed(5)))
+    assert (tmp_path / "killed" / "checkpoint.pt").exists()
+    steps: list[int] = []
+    counting = Log()
+    counting.scalar = lambda name, value, step: steps.append(step)  # type: ignore[method-assign]
+    task.train(folder, tmp_path / "killed", model, Run(log=counting))
+    assert steps == [4, 5]
+    whole, killed = (sorted(p for p in (tmp_path / name).rglob("*") if p.is_file()) for name in ("whole", "killed"))
+    assert [p.relative_to(tmp_path / "whole") for p in whole] == [p.relative_to(tmp_path / "killed") for p in killed]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(whole, killed, strict=True))
 
 
 @pytest.mark.parametrize("option", options("task"))

@@ -13,8 +13,8 @@ from conftest import write_cifar10
 from safetensors.torch import load_file
 
 from udpbench import images
-from udpbench.config import ConfigError
 from udpbench.data import renderer
+from udpbench.mistakes import ConfigError
 from udpbench.models.pixel import FreshPixel, PixelDiffusion
 from udpbench.models.sample import sample_pixels
 from udpbench.models.tiny import save_tiny_pixel

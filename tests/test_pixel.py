@@ -10,7 +10,7 @@ from conftest import as_saved, make_owner
 
 from udpbench.attack.impress import Impress
 from udpbench.budget import Linf
-from udpbench.config import ConfigError
+from udpbench.mistakes import ConfigError
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.tiny import save_tiny_pixel
 from udpbench.protect.udp import EUDP, UDP

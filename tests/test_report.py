@@ -127,19 +127,22 @@ def test_box(same: tuple[int, int, int], word: str) -> None:
     assert T.box_of(dict(zip(("same_vae", "same_unet", "same_prompt"), map(bool, same), strict=True))) == word
 
 
-def test_edits_must_beat_noise() -> None:
+@pytest.mark.parametrize("reseeded", [True, False])
+def test_edits_must_beat_noise(reseeded: bool) -> None:
     """Edits of clean pictures are compared with themselves and do not spread: their floor is what noise does."""
-    from udpbench.report.boards import above_floor, boards
-
     found = [make_record(shifted(0.0, noise=1.0 * s), subject=str(s), task="img2img") for s in range(4)]
     for record in found:
-        record["arms"]["reseeded"] = make_arm(90.0, 0.2)
+        if reseeded:
+            record["arms"]["reseeded"] = make_arm(90.0, 0.2)
+        for arm in record["arms"].values():
+            arm["metrics"] = {f"edit_{name}": score for name, score in arm["metrics"].items()}
     (board,) = boards(found)
-    assert board.floors["distance"] == pytest.approx(2.0 + 1.5)  # noise is 2 above clean, and 0 to 3 more here
+    assert board.floors["edit_distance"] == pytest.approx(2.0 + 1.5)  # noise is 2 above clean, and 0 to 3 more here
     names = [row.protect for row in board.rows if row.control]
-    assert names == ["noise (control)", "reseeded (control)"]
+    assert names == ["noise (control)", *(["reseeded (control)"] if reseeded else [])]
     (eudp,) = [row for row in board.rows if not row.control]
-    assert above_floor(eudp.summaries["distance"].effect, board.floors["distance"])
+    assert above_floor(eudp.summaries["edit_distance"].effect, board.floors["edit_distance"])
+    assert "no seed floor" not in T.plain(found[0])
 
 
 # -- a folder of records -----------------------------------------------------------------------------------------------

@@ -46,6 +46,13 @@ def test_rows_come_in_order_and_say_the_gain() -> None:
     assert torch.allclose(rows["protected - clean, x20 around grey"][0], flat(0.9))
 
 
+def test_edits_are_not_called_trained_on_or_generated() -> None:
+    rows = S.cell_rows({"clean": [flat(0.5)], "protected": [flat(0.52)]}, {"clean": [flat(0)]}, edits=True)
+    assert list(rows) == [
+        "pictures: clean", "pictures: protected", "protected - clean, x10 around grey", "edited: clean",
+    ]  # fmt: skip
+
+
 def test_the_sheet_shows_the_pictures_row_by_row_eight_at_most() -> None:
     red, blue = torch.zeros(3, 64, 64), torch.zeros(3, 64, 64)
     red[0], blue[2] = 1, 1

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from udpbench import images
-from udpbench.config import ConfigError
 from udpbench.data import renderer, styles
 from udpbench.data.renderer import COLORS, SCENES, SHAPES, TEXTURES
 from udpbench.data.toyworld_style import MOST, ToyWorldStyle, different_objects
 from udpbench.metrics import style_judge
 from udpbench.metrics.judge import JudgeMetric
+from udpbench.mistakes import ConfigError
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro import build, measure, pictures
 from udpbench.models.micro.judge import HEADS, STYLE_HEADS, Judge

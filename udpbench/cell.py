@@ -103,7 +103,7 @@ def draw_sheet(cell: Cell, store: Store, path: Path) -> None:
     training |= {name: _some(store, made[name].pictures) for name in ("protected", "purified") if name in made}
     each = 1 if cell.task.thing.trains else cell.task.thing.made(1)
     generated = {name: _some(store, arm.final, each) for name, arm in made.items()}
-    sheet.write_sheet(path, sheet.cell_rows(training, generated))
+    sheet.write_sheet(path, sheet.cell_rows(training, generated, edits=not cell.task.thing.trains))
 
 
 def _some(store: Store, stage: Stage | None, each: int = 1) -> list:

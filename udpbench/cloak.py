@@ -61,10 +61,10 @@ def _cloak(cell: Cell, store: Store, target: Path) -> None:
     from rich.table import Table
 
     from udpbench.images import read_folder, write_png
-    from udpbench.pipeline import data_stage, protect_stage
+    from udpbench.pipeline import data_stage, protected_stage
     from udpbench.visibility import survival, visibility
 
-    clean_folder, cloaked_folder = store.do(data_stage(cell), protect_stage(cell, cell.protect))
+    clean_folder, cloaked_folder = store.do(data_stage(cell), protected_stage(cell))
     clean, cloaked = read_folder(clean_folder / "train"), read_folder(cloaked_folder)
     target.mkdir(parents=True, exist_ok=True)
     codecs = [f"{codec} {quality}" for codec, quality in SURVIVES]

@@ -31,9 +31,12 @@ def prepare(cfg: DictConfig, choices: Mapping[str, str | None], log: Log | None 
     """
     from hydra.utils import instantiate
 
-    from udpbench.config import ConfigError, build, find_device
+    from udpbench.config import build, find_device
+    from udpbench.mistakes import ConfigError
     from udpbench.stage import Store
 
+    if not isinstance(cfg.runtime.batch, int) or cfg.runtime.batch < 1:
+        raise ConfigError(f"runtime.batch: must be a whole number >= 1, given {cfg.runtime.batch!r}")
     store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), log, cfg.runtime.batch)
     try:
         tracker = instantiate(cfg.track)

@@ -271,7 +271,7 @@ def arms(cell: Cell) -> dict[str, Arm]:
     """The arms that the cell asks for and that mean something for it, in the order of ``ARMS``."""
     clean = data_stage(cell)
     protects, attacks = cell.protect.name != "none", cell.attack.name != "none"
-    protected = protect_stage(cell, cell.protect, _like(cell)) if protects else clean
+    protected = protected_stage(cell) if protects else clean
     pictures = {
         "clean": clean,
         "noise": protect_stage(cell, cell.noise) if protects else None,
@@ -300,10 +300,11 @@ def _edited_arm(cell: Cell, images: Stage) -> Arm:
     return Arm(images, {1.0: edit_stage(cell, images)})
 
 
-def _like(cell: Cell) -> Stage | None:
-    """The pictures whose strength a control on its own (``protect=noise_rms protect@like=eudp``) matches."""
+def protected_stage(cell: Cell) -> Stage:
+    """The cell's protection on the owner's pictures; of a control on its own (``protect=noise_rms protect@like=eudp``)
+    with the strength of the pictures that it shall match."""
     wanted = getattr(cell.protect.thing, "wants_like", False)
-    return protect_stage(cell, cell.like) if wanted and cell.like else None
+    return protect_stage(cell, cell.protect, protect_stage(cell, cell.like) if wanted and cell.like else None)
 
 
 def scores(cell: Cell, arm: Arm) -> dict[tuple[str, float], Stage]:

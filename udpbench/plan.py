@@ -94,8 +94,8 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     from hydra.core.hydra_config import HydraConfig
 
     from udpbench.cell import wanted, with_ancestors
-    from udpbench.config import ConfigError
     from udpbench.estimate import History
+    from udpbench.mistakes import ConfigError
     from udpbench.stage import device_name
     from udpbench.tally import Planned
 

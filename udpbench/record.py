@@ -18,6 +18,7 @@ ARMS = ("untuned", "clean", "reseeded", "noise", "noise_rms", "protected", "puri
 CELL = ("data", "subject", "budget", "protect", "attack", "task", "surrogate", "victim", "attacker", "seed")
 EXTRA = ("owner_prompt", "protected_share")  # further names a cell may have
 WANTS = ("higher", "lower")
+EDITED = "edit_"  # begins the names of scores of edits
 STATUS = ("ok", "failed")
 _TOP: dict[str, type | tuple[type, ...]] = {
     "schema": int, "status": str, "cell": dict, "label": str, "knowledge": dict, "arms": dict, "cloak": dict,
@@ -237,6 +238,11 @@ class MetricInfo(TypedDict):
 
     owner_wants: str
     primary: bool
+
+
+def of_edits(record: Record) -> bool:
+    """Whether the task edited pictures: then nothing was trained, and the clean arm is compared with itself."""
+    return any(name.startswith(EDITED) for arm in record["arms"].values() for name in arm["metrics"])
 
 
 def metrics_of(records: Iterable[Record]) -> dict[str, MetricInfo]:

@@ -20,23 +20,27 @@ _GAP, _LABEL = 4, 150
 
 
 def cell_rows(
-    training: Mapping[str, Sequence[Tensor]], generated: Mapping[str, Sequence[Tensor]], gain: float = GAIN
+    training: Mapping[str, Sequence[Tensor]],
+    generated: Mapping[str, Sequence[Tensor]],
+    gain: float = GAIN,
+    edits: bool = False,
 ) -> dict[str, list[Tensor]]:
     """Label -> pictures, in the order of the sheet.
 
     ``training``: "clean" and any of "protected", "purified", ...: CHW in [0,1], the same pictures in the same order;
     each but clean is followed by its difference to clean. ``generated``: arm -> CHW pictures, the same prompts and
-    seeds in every arm.
+    seeds in every arm. ``edits``: nothing was trained, so they are called pictures and edits.
     """
     if "clean" not in training:
         raise ValueError(f"sheet: training pictures need 'clean', given {', '.join(training) or 'nothing'}")
+    given, made = ("pictures", "edited") if edits else ("training", "generated")
     rows: dict[str, list[Tensor]] = {}
     for name, pictures in training.items():
-        rows[f"training: {name}"] = list(pictures)
+        rows[f"{given}: {name}"] = list(pictures)
         if name != "clean":
             rows[f"{name} - clean, x{gain:g} around grey"] = amplified(training["clean"], pictures, gain)
     for arm in (*(a for a in ARMS if a in generated), *(a for a in generated if a not in ARMS)):
-        rows[f"generated: {arm}"] = list(generated[arm])
+        rows[f"{made}: {arm}"] = list(generated[arm])
     return rows
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from udpbench import flags
 from udpbench.intervals import Interval
-from udpbench.record import ARMS, MetricInfo, Record, metrics_of
+from udpbench.record import ARMS, MetricInfo, Record, metrics_of, of_edits
 from udpbench.stats import DERIVED, differences, victim
 
 WIDTH = 100
@@ -70,7 +70,7 @@ def cell_table(record: Record, width: int = WIDTH) -> RenderableType:
     columns = max(1, (width - _FIRST) // _COLUMN)
     blocks = [_block(record, {n: info[n] for n in names[i : i + columns]}) for i in range(0, len(names), columns)]
     raised = [*record["flags"], *(f for f in flags.of_record(record) if f not in record["flags"])]
-    raised.append(flags.NO_FLOOR)  # one cell is one victim
+    raised += [] if of_edits(record) else [flags.NO_FLOOR]  # one cell is one victim
     notes = [Text(line, style="dim") for line in _notes(record)]
     return Group(head, *blocks, *notes, *(Text(f"! {flag}", style="yellow") for flag in raised))
 

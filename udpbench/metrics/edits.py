@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from udpbench.metrics.pairs import PairMetric
+from udpbench.record import EDITED
 from udpbench.types import Run
 
 FLIPPED = {"higher": "lower", "lower": "higher"}
@@ -26,7 +27,7 @@ class Edits:
 
     def __init__(self, of: PairMetric) -> None:
         self.of = of
-        self.scores = {f"edit_{name}": FLIPPED[wants] for name, wants in of.scores.items()}
+        self.scores = {f"{EDITED}{name}": FLIPPED[wants] for name, wants in of.scores.items()}
 
     def identity(self) -> dict[str, Any]:
         """The version of the measure."""
@@ -38,4 +39,4 @@ class Edits:
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Means over the edits in ``got`` against those of the same name in ``ref``."""
-        return {f"edit_{name}": value for name, value in self.of(got, ref, run).items()}
+        return {f"{EDITED}{name}": value for name, value in self.of(got, ref, run).items()}

@@ -38,27 +38,32 @@ def pgd(
     steps: Sequence[float],
     most: int,
     advance: Callable[[int], None] = lambda n: None,
+    before: int = 0,
 ) -> list[Tensor]:
     """Ascents of ``loss`` from ``images``, one for each of ``steps`` (their lengths in levels), each projected on the
     budget around ``clean``; CHW in, CHW out, on ``run.device``.
 
     ``loss(x, index)`` gets NCHW pictures (the rows of ``images`` at ``index``) and returns N losses; pictures do not
     see one another. At most ``most`` pictures go through it at once. ``x <- project(x + step * direction(gradient))``
-    (Madry et al. 2018). What ``run.penalty`` says of the pictures is subtracted from the loss.
+    (Madry et al. 2018). What ``run.penalty`` says of the pictures is subtracted from the loss. Their mean is logged as
+    ``perturb/loss``, steps counted from ``before``.
     """
     out = [x.to(run.device) for x in images]
     clean = [x.to(run.device) for x in clean]
-    for length in steps:
+    for step, length in enumerate(steps, start=before):
+        raised = torch.zeros((), device=run.device)
         for index in chunks(out, most):
             x = torch.stack([out[i] for i in index]).requires_grad_(True)
             total = loss(x, index).sum()
             if run.penalty is not None:
                 total = total - run.penalty(x).sum()
             (gradient,) = torch.autograd.grad(total, x)
+            raised += total.detach() / len(out)
             moved = x.detach() + budget.direction(gradient) * length
             moved = budget.project(moved, torch.stack([clean[i] for i in index]))
             for i, new in zip(index, moved, strict=True):
                 out[i] = new
+        run.log.scalar("perturb/loss", raised, step)
         advance(1)
     return out
 

@@ -142,6 +142,7 @@ class UDP:
                     steps=[self.step_levels or budget.levels / 8] * self.image_steps,
                     most=run.batch // self.draws if self.outer == "perturbed" else len(images),
                     advance=advance,
+                    before=k * self.image_steps,
                 )
                 self._keep(unet, optimizer, images, run, k + 1)
         return images

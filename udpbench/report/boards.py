@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from udpbench.intervals import Interval, Recovery, generator, paired_interval, recovery, seed_floor
-from udpbench.record import MetricInfo, Record, metrics_of
+from udpbench.record import MetricInfo, Record, metrics_of, of_edits
 from udpbench.report.document import Section, Table
 from udpbench.stats import CONTROLS, Summary, differences, summarise, values, victim
 from udpbench.table import ARROW, box_of, interval_text, significant
@@ -93,15 +93,10 @@ def _board(names: dict[str, str], group: list[Record], every: Sequence[Record], 
 def _floor(group: Sequence[Record], alike: Sequence[Record], metric: str) -> float | None:
     """Clean victims spread over seeds; edits start from the same noise in every arm and do not, so that any change at
     all would count: they have to beat what noise of the same budget does."""
-    if not _of_edits(group):
+    if not any(map(of_edits, group)):
         return seed_floor(values(alike, "clean", metric))
     effects = differences(group, "noise", "clean", metric)
     return sum(effects.values()) / len(effects) if effects else None
-
-
-def _of_edits(records: Sequence[Record]) -> bool:
-    """Whether the task edits pictures: then nothing is trained, and the clean arm is compared with itself."""
-    return any("reseeded" in r["arms"] for r in records)
 
 
 def _alike(label: str, names: dict[str, str], every: Sequence[Record]) -> list[Record]:
@@ -162,8 +157,8 @@ def leaderboard(board: Board) -> Section:
 def _reading(board: Board) -> list[str]:
     floors = [f"{m} {significant(f)}" if (f := board.floors[m]) is not None else f"{m}: none" for m in board.ranked_by]
     floor = "Seed floor (pooled standard deviation of clean victims over seeds)"
-    if _of_edits(board.records):
-        floor = "Noise floor (mean effect of noise)"
+    if any(map(of_edits, board.records)):
+        floor = "Noise floor (mean effect of noise; the row reseeded shows how much edits differ for no reason at all)"
     lines = [
         f"{floor}: {', '.join(floors)}.",
         "Effect = s(protected) - s(clean), residual = s(purified) - s(clean_attacked), + is what the owner wants; "

@@ -59,6 +59,9 @@ class TextualInversion(Tuning):
 
     def student(self, victim: LatentDiffusion, run: Run) -> Student:
         """The victim with one more word."""
+        room = victim.pipe.tokenizer.model_max_length - 2  # beside the tokens of begin and end
+        if self.vectors > room:
+            raise ValueError(f"textual_inversion: vectors must be <= {room}, what a prompt holds, given {self.vectors}")
         words, encoder = copy.deepcopy(victim.pipe.tokenizer), copy.deepcopy(victim.pipe.text_encoder)
         table = encoder.get_input_embeddings()
         first = self._first(words, table.weight)

@@ -1,0 +1,37 @@
+"""Mistakes in a configuration: collected, and told in the words of the part that found them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hydra.errors import InstantiationException
+from omegaconf.errors import OmegaConfBaseException
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """What is wrong with a configuration: one line per mistake, all of them at once."""
+
+
+class Mistakes(list[str]):
+    """Collects mistakes instead of stopping at the first."""
+
+    def attempt(self, do: Callable[..., T], *arguments: Any) -> T | None:
+        """``do(*arguments)``, or None and one more line in the list."""
+        try:
+            return do(*arguments)
+        except InstantiationException as error:
+            self.append(_root(error))
+        except (ValueError, OmegaConfBaseException) as error:
+            self.append(str(error).splitlines()[0])
+        return None
+
+
+def _root(error: BaseException) -> str:
+    """The line of the innermost cause: the component's own words, not Hydra's (but for those that say too little)."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause).splitlines()[0] if isinstance(cause, ValueError) else " ".join(str(error).split())
