@@ -139,10 +139,15 @@ def test_edits_must_beat_noise(reseeded: bool) -> None:
     (board,) = boards(found)
     assert board.floors["edit_distance"] == pytest.approx(2.0 + 1.5)  # noise is 2 above clean, and 0 to 3 more here
     names = [row.protect for row in board.rows if row.control]
-    assert names == ["noise (control)", *(["reseeded (control)"] if reseeded else [])]
+    again = ["reseeded (control)"] if reseeded else []
+    assert names == ["noise (control)", *again, "clean_attacked of impress (control)"]
     (eudp,) = [row for row in board.rows if not row.control]
     assert above_floor(eudp.summaries["edit_distance"].effect, board.floors["edit_distance"])
+    residual = eudp.summaries["edit_distance"].residual
+    assert residual is not None
+    assert residual.mean == pytest.approx(55.0 - 40.0)  # purified - clean: distances to clean do not subtract
     assert "no seed floor" not in T.plain(found[0])
+    assert next(r for r in T.plain(found[0]).splitlines() if r.startswith(" residual")).split()[1] == "+15.0"
 
 
 # -- a folder of records -----------------------------------------------------------------------------------------------

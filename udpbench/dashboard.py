@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from udpbench.record import ARMS, Record, long_rows, metrics_of
-from udpbench.stats import DERIVED, differences
+from udpbench.stats import derived, differences
 from udpbench.track import Tracker
 
 
@@ -41,7 +41,7 @@ def along_training(record: Record) -> Iterator[tuple[str, float, int]]:
 def summary(record: Record) -> dict[str, float]:
     """ARM/METRIC, effect/METRIC and residual/METRIC -> number."""
     found = {f"{arm}/{m}": value for m in metrics_of([record]) for arm, value in by_arm(record, m).items()}
-    for name, (arm, base) in DERIVED.items():
+    for name, (arm, base) in derived(record).items():
         for metric in metrics_of([record]):
             found |= {f"{name}/{metric}": d for d in differences([record], arm, base, metric).values()}
     return found

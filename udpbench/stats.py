@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from udpbench.intervals import Interval, Key, Recovery, generator, paired_interval, recovery
-from udpbench.record import Record, metrics_of, score_of
+from udpbench.record import Record, metrics_of, of_edits, score_of
 
 CONTROLS = ("noise", "noise_rms")  # arms that a protection can be compared with
-DERIVED = {"effect": ("protected", "clean"), "residual": ("purified", "clean_attacked")}  # arm minus arm
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,19 @@ class Comparison:
     b: str
     difference: Interval
     unpaired: int
+
+
+def derived(record: Record) -> dict[str, tuple[str, str]]:
+    """What follows from arms: name -> (arm, the arm it is compared with).
+
+    What the attack costs by itself is no merit of the protection, so a residual is taken from ``clean_attacked``; but
+    scores of edits are distances to the clean arm's edits already, and distances in different directions do not
+    subtract: there it is taken from ``clean``, where those scores are perfect.
+    """
+    return {
+        "effect": ("protected", "clean"),
+        "residual": ("purified", "clean" if of_edits(record) else "clean_attacked"),
+    }
 
 
 def sign(owner_wants: str) -> int:
@@ -86,7 +98,7 @@ def summarise(
 ) -> Summary:
     """Effect, residual and recovery of one condition's ``records``."""
     effects = differences(records, "protected", "clean", metric)
-    residuals = differences(records, "purified", "clean_attacked", metric)
+    residuals = differences(records, *derived(records[0])["residual"], metric) if records else {}
     return Summary(
         metric,
         owner_wants,

@@ -13,7 +13,7 @@ from rich.text import Text
 from udpbench import flags
 from udpbench.intervals import Interval
 from udpbench.record import ARMS, MetricInfo, Record, metrics_of, of_edits
-from udpbench.stats import DERIVED, differences, victim
+from udpbench.stats import derived, differences, victim
 
 WIDTH = 100
 ARROW = {"higher": "↑", "lower": "↓"}
@@ -108,7 +108,7 @@ def _block(record: Record, info: dict[str, MetricInfo]) -> Table:
         if best := _best_row(record, arm, info):
             table.add_row("  thief's best", *best)
     table.add_section()
-    for name, (arm, base) in DERIVED.items():
+    for name, (arm, base) in derived(record).items():
         table.add_row(name, *(_single(differences([record], arm, base, n).values()) for n in info), style="bold")
     table.add_row("recovery", *("n/a" for _ in info))
     return table

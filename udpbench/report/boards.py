@@ -10,11 +10,12 @@ import numpy as np
 from udpbench.intervals import Interval, Recovery, generator, paired_interval, recovery, seed_floor
 from udpbench.record import MetricInfo, Record, metrics_of, of_edits
 from udpbench.report.document import Section, Table
-from udpbench.stats import CONTROLS, Summary, differences, summarise, values, victim
+from udpbench.stats import CONTROLS, Summary, derived, differences, summarise, values, victim
 from udpbench.table import ARROW, box_of, interval_text, significant
 
 _ROW = ("protect", "attack", "subject", "seed")  # what may differ within a board
 NOT_SHOWN = "†"
+_DEPENDS = {"noise_rms": "protect", "clean_attacked": "attack"}  # controls that are a row for each of these
 PUBLISHED = "_released"  # ends the names of settings as their authors published them: other work, other steps
 
 
@@ -106,15 +107,16 @@ def _alike(label: str, names: dict[str, str], every: Sequence[Record]) -> list[R
 
 
 def _controls(board: Board, key: tuple[tuple[str, str], ...], seed: int) -> list[Row]:
-    """The noise arms as rows of their own; noise_rms is as strong as its protection, so it is one row for each. Of
-    edits, too, how much they differ for no reason (reseeded)."""
+    """The noise arms as rows of their own; of edits, too, how much they differ for no reason (reseeded) and what the
+    attack does to clean pictures."""
     rows = []
-    for arm in (*CONTROLS, "reseeded"):
+    for arm in (*CONTROLS, "reseeded", *(["clean_attacked"] if any(map(of_edits, board.records)) else [])):
         holders = [r for r in board.records if arm in r["arms"]]
-        for protect in sorted({r["cell"]["protect"] for r in holders}) if arm == "noise_rms" else [""]:
-            part = [r for r in holders if protect in ("", r["cell"]["protect"])]
+        of = _DEPENDS.get(arm)
+        for which in sorted({r["cell"][of] for r in holders}) if of else [""]:  # type: ignore[literal-required]
+            part = [r for r in holders if not of or r["cell"][of] == which]  # type: ignore[literal-required]
             if part:
-                name = f"{arm} of {protect} (control)" if protect else f"{arm} (control)"
+                name = f"{arm} of {which} (control)" if of else f"{arm} (control)"
                 found = {
                     m: _control_summary(part, arm, m, board, generator(seed, board.label, *key, name, m))
                     for m in board.metrics
@@ -159,9 +161,10 @@ def _reading(board: Board) -> list[str]:
     floor = "Seed floor (pooled standard deviation of clean victims over seeds)"
     if any(map(of_edits, board.records)):
         floor = "Noise floor (mean effect of noise; the row reseeded shows how much edits differ for no reason at all)"
+    base = derived(board.records[0])["residual"][1]
     lines = [
         f"{floor}: {', '.join(floors)}.",
-        "Effect = s(protected) - s(clean), residual = s(purified) - s(clean_attacked), + is what the owner wants; "
+        f"Effect = s(protected) - s(clean), residual = s(purified) - s({base}), + is what the owner wants; "
         "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: what the owner wants of the score.",
     ]
     if any(
