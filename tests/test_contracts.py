@@ -1,6 +1,6 @@
 """What every component must do. The YAMLs in conf/ are listed: a new one is tested without an edit here.
 
-Everything runs on the tiny random pipeline with few steps; what a method does with real weights is not shown here.
+Everything runs with few steps on the tiny random pipeline, methods on the embedded model, too; how well they work is not shown here.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def test_a_victim_must_be_of_pixels(cell, tiny, tmp_path):
     pixel = save_tiny_pixel(tmp_path / "pixel")
     made = arms(cell("task=ddpm", "data=toyworld", "model@victim=pixel", f"victim.path={pixel}"))
     assert {"untuned", "ceiling", "clean", "protected"} <= made.keys()
-    with pytest.raises(ConfigError, match="ddpm: needs a victim that can pixel; model"):
+    with pytest.raises(ConfigError, match="ddpm: needs a model of pixels, which victim local lacks"):
         cell("task=ddpm", "data=toyworld")
 
 

@@ -126,7 +126,7 @@ def test_exact_proportion_has_an_interval_of_width_zero() -> None:
     [
         ([20.0, 21.0], [], 0.1, "n/a: not attacked"),
         ([], [], 0.1, "n/a: no effect measured"),
-        ([20.0, 21.0], [1.0, 1.0], None, "n/a: no seed floor"),
+        ([20.0, 21.0], [1.0, 1.0], None, "n/a: no floor"),
         ([20.0], [1.0], 0.1, "n/a: one victim has no interval"),
         ([20.0, 20.1, 20.2], [1.0, 1.0, 1.0], 25.0, "n/a: no effect to recover"),
         ([-20.0, -20.1, -20.2], [1.0, 1.0, 1.0], 0.1, "n/a: no effect to recover"),

@@ -209,7 +209,7 @@ def test_leaderboard_numbers(report: Path) -> None:
     assert float(row["seed_floor"]) == pytest.approx(0.5**0.5)  # pairs (x, x + 1)
     assert row["victims"] == "8"
     (other,) = [r for r in rows if r["label"] == "SD 1.5" and r["metric"] == "distance" and r["control"] == "False"]
-    assert (other["effect_low"], other["recovery"], other["recovery_reason"]) == ("", "", "n/a: no seed floor")
+    assert (other["effect_low"], other["recovery"], other["recovery_reason"]) == ("", "", "n/a: no floor")
 
 
 def test_ranked_by_effect_with_controls_last_and_labels_apart(report: Path) -> None:
@@ -227,7 +227,7 @@ def test_ranked_by_effect_with_controls_last_and_labels_apart(report: Path) -> N
     ]  # fmt: skip
     assert [re.match(r"\d+ %", r[6])[0] for r in board[2:6]] == ["73 %", "42 %", "66 %", "27 %"]
     sd = text[text.index("## SD 1.5") : text.index(f"## {LABEL}")]
-    assert "no seed floor" in sd
+    assert "no floor: nothing claimed" in sd
     assert "†" in sd
     assert "udp" not in sd.replace("eudp", "")
 
@@ -372,7 +372,7 @@ def test_verdicts() -> None:
     (better, *_) = compare(world(), "eudp", "udp")
     (even, *_) = compare(world(), "eudp", "eudp")
     assert verdict(better, 0.1) == "eudp protects better"
-    assert verdict(better, None) == "no seed floor: nothing claimed"
+    assert verdict(better, None) == "no floor: nothing claimed"
     assert verdict(even, 0.1) == "no difference shown"
 
 
@@ -420,7 +420,20 @@ def test_transfer_puts_surrogates_and_victims_side_by_side() -> None:
     mean = {row[:2]: tuple(cell.split(" ")[0] for cell in row[2:]) for row in effects.rows}
     assert mean == {("eudp", "micro"): ("-", "+38.0"), ("eudp", "other"): ("+35.0", "+30.0"),
                     ("udp", "micro"): ("-", "+32.0")}  # fmt: skip
-    assert paired.rows == (("eudp", "micro - other", "micro", "distance", "+8.00 [+8.00, +8.00]", "0", "6"),)
+    (row,) = paired.rows
+    assert row[:6] == ("eudp of micro - eudp of other", "protected", "distance", "+8.00 [+8.00, +8.00]", "0", "6")
+
+
+def test_transfer_takes_the_victims_of_every_attack() -> None:
+    """An attack that was tried on one easy victim only does not speak for the protection."""
+    cells = [(s, a, "none") for s in range(3) for a in ("micro", "other")] + [(3, "micro", "jpeg")]
+    records = [
+        make_record(shifted(0, protected=10.0 * s), subject=str(s), surrogate=a, attack=attack)
+        for s, a, attack in cells
+    ]
+    effects, paired = transfer(boards(records))[0].blocks
+    assert [row[2].split(" ")[0] for row in effects.rows] == ["+45.0", "+40.0"]  # 30 and 10 times 0..3, 0..2
+    assert paired.rows[0][3:6] == ("0 [0, 0]", "0", "3 (1 unpaired)")
 
 
 def test_one_pair_of_models_is_no_transfer() -> None:

@@ -29,7 +29,7 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
     ):
         lacking = part.thing.needs - model.thing.capabilities
         if lacking:
-            wanted = " and ".join(NEEDS[need] for need in sorted(lacking))
+            wanted = " and ".join(NEEDS.get(need, need) for need in sorted(lacking))
             errors.append(f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=...")
     if getattr(cell.protect.thing, "wants_like", False) and cell.like is None:
         errors.append(f"protect={cell.protect.name}: say whose strength it shall match, e.g. protect@like=eudp")
@@ -70,8 +70,8 @@ def _no_word(cell: Cell) -> str | None:
     word, token = getattr(cell.task.thing, "word", None), getattr(cell.data.thing, "token", None)
     if word is None or word == token:
         return None
-    has = f"have {token!r}; give task.word={token}" if token else "have no word for a subject"
-    return f"task {cell.task.name}: learns the word {word!r}, but captions of data {cell.data.name} {has}"
+    has = f"calls its subject {token!r}; give task.word={token}" if token else "has no word for a subject"
+    return f"task {cell.task.name}: learns the word {word!r}, but data {cell.data.name} {has}"
 
 
 def _not_of_changes(thing: Any) -> str | None:

@@ -35,7 +35,7 @@ def prepare(cfg: DictConfig, choices: Mapping[str, str | None], log: Log | None 
     from udpbench.mistakes import ConfigError
     from udpbench.stage import Store
 
-    if not isinstance(cfg.runtime.batch, int) or cfg.runtime.batch < 1:
+    if isinstance(cfg.runtime.batch, bool) or not isinstance(cfg.runtime.batch, int) or cfg.runtime.batch < 1:
         raise ConfigError(f"runtime.batch: must be a whole number >= 1, given {cfg.runtime.batch!r}")
     store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), log, cfg.runtime.batch)
     try:

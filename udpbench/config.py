@@ -41,7 +41,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     share = cfg.protected_share
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         errors.append(f"protected_share: must be a number above 0 and at most 1, given {share!r}")
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
+    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
         errors.append(f"seed: must be a whole number >= 0, given {cfg.seed!r}")
     metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
     cloak = _metrics(cfg.cloak.bundle, errors)
@@ -77,7 +77,11 @@ def make_part(node: DictConfig, name: str) -> Part:
     if missing := sorted(OmegaConf.missing_keys(node)):
         raise ValueError(f"{name}: give {', '.join(f'{key}=...' for key in missing)}")
     settings = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    if wrong := _mistyped(get_object(node["_target_"]), settings):  # type: ignore[arg-type]
+    try:
+        takes = get_object(node["_target_"])
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
+    if wrong := _mistyped(takes, settings):  # type: ignore[arg-type]
         raise ValueError(f"{name}: {'; '.join(wrong)}")
     thing = instantiate(node, _convert_="all")
     return Part(getattr(thing, "label", name), settings, thing)  # type: ignore[arg-type]
@@ -94,8 +98,12 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
 
 def _mistyped(takes: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
     """What of ``settings`` is of another kind than the annotations of ``takes`` say, if they say a simple one."""
-    wrong = []
-    for key, parameter in inspect.signature(takes).parameters.items():
+    wrong: list[str] = []
+    try:
+        parameters = inspect.signature(takes).parameters
+    except (TypeError, ValueError):  # not everything that can be called tells what it takes
+        return []
+    for key, parameter in parameters.items():
         kind, _, none = str(parameter.annotation).partition(" | ")
         value = settings.get(key)
         if kind.partition("[")[0] not in _KINDS or none not in ("", "None") or value is None:

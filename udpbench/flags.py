@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from udpbench.record import Record
+from udpbench.record import Record, of_edits
 from udpbench.stats import sign
 
 LEARNT = 0.30  # the clean victim must cover this share of the window from untuned to ceiling
 NO_FLOOR = "no seed floor: no subject has clean victims of two seeds"
+NO_NOISE = "no floor: edits are held against those of the arm noise, which is missing"
 RUINED = 0.30  # an attack may cost clean data this share of the window
 
 
@@ -101,7 +102,10 @@ def of_record(record: Record) -> list[str]:
 
 def of_group(records: Sequence[Record], floors: Mapping[str, float | None]) -> list[str]:
     """Objections to what is said of several victims of one condition together; ``floors``: metric -> seed floor."""
-    found = (no_seed_floor(floors.values()), few_subjects(records), cross_device(records))
+    no_floor = no_seed_floor(floors.values())
+    if no_floor and any(map(of_edits, records)):
+        no_floor = NO_NOISE
+    found = (no_floor, few_subjects(records), cross_device(records))
     return [sentence for sentence in found if sentence is not None]
 
 

@@ -107,7 +107,7 @@ def recovery(
     if not keys:
         return Recovery(None, "n/a: not attacked" if effects else "n/a: no effect measured")
     if floor is None:
-        return Recovery(None, "n/a: no seed floor")
+        return Recovery(None, "n/a: no floor")
     shown = paired_interval({k: effects[k] for k in keys}, rng, draws, level)
     if shown.low is None:
         return Recovery(None, "n/a: one victim has no interval")

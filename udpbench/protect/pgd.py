@@ -45,8 +45,8 @@ def pgd(
 
     ``loss(x, index)`` gets NCHW pictures (the rows of ``images`` at ``index``) and returns N losses; pictures do not
     see one another. At most ``most`` pictures go through it at once. ``x <- project(x + step * direction(gradient))``
-    (Madry et al. 2018). What ``run.penalty`` says of the pictures is subtracted from the loss. Their mean is logged as
-    ``perturb/loss``, steps counted from ``before``.
+    (Madry et al. 2018). What ``run.penalty`` says of the pictures is subtracted from the loss. What is raised is logged
+    as ``perturb/loss``, a mean over the pictures, steps counted from ``before``.
     """
     out = [x.to(run.device) for x in images]
     clean = [x.to(run.device) for x in clean]

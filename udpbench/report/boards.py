@@ -49,9 +49,21 @@ class Board:
     def title(self) -> str:
         n = self.names
         models = f"{n['surrogate']} -> {n['victim']}, attacker {n['attacker']}"
+        return f"{n['task']} on {n['data']}, {n['budget']}, {models}{self._further}"
+
+    @property
+    def subtitle(self) -> str:
+        """The title without the models."""
+        n = self.names
+        return f"{n['task']} on {n['data']}, {n['budget']}{self._further}"
+
+    @property
+    def _further(self) -> str:
+        n = self.names
         prompt = f", owner prompt {n['owner_prompt']}" if "owner_prompt" in n else ""
+        share = f", {float(n['protected_share']):.0%} protected" if "protected_share" in n else ""
         settings = ", settings as published" if n.get("settings") == "published" else ""
-        return f"{n['task']} on {n['data']}, {n['budget']}, {models}{prompt}{settings}"
+        return f"{prompt}{share}{settings}"
 
     @property
     def ranked_by(self) -> list[str]:
@@ -160,13 +172,15 @@ def _reading(board: Board) -> list[str]:
     floors = [f"{m} {significant(f)}" if (f := board.floors[m]) is not None else f"{m}: none" for m in board.ranked_by]
     floor = "Seed floor (pooled standard deviation of clean victims over seeds)"
     if any(map(of_edits, board.records)):
-        floor = "Noise floor (mean effect of noise; the row reseeded shows how much edits differ for no reason at all)"
+        floor = "Noise floor (mean effect of noise; the arm reseeded shows how much edits differ for no reason at all)"
     base = derived(board.records[0])["residual"][1]
     lines = [
         f"{floor}: {', '.join(floors)}.",
         f"Effect = s(protected) - s(clean), residual = s(purified) - s({base}), + is what the owner wants; "
         "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: what the owner wants of the score.",
     ]
+    if base == "clean":
+        lines.append("What the attack does to edits by itself (clean_attacked) counts against the recovery.")
     if any(
         not above_floor(s.effect, s.floor)
         for row in board.rows

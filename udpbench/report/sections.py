@@ -94,43 +94,40 @@ def comparisons(board: Board, seed: int = 0) -> Section | None:
     found = [c for c in found if c.metric in board.ranked_by]
     if not found:
         return None
-    intervals = sum(c.difference.low is not None for c in found)
-    headers = ("a - b", "arm", "metric", "difference", "smallest shown", "victims", "verdict")
+    compared = [(c, board.floors[c.metric]) for c in found]
     text = (
         "Paired on the same subject and seed; + means a protects better. Smallest shown: half the 95 % interval, the "
-        "smallest mean difference that would have excluded zero. "
+        f"smallest mean difference that would have excluded zero. {by_chance(compared)}",
+    )
+    rows = tuple(comparison_row(*pair) for pair in compared)
+    return Section("Paired comparisons", 4, text, (Table(COMPARED, rows, left=3),), in_latex=True)
+
+
+COMPARED = ("a - b", "arm", "metric", "difference", "smallest shown", "victims", "verdict")
+
+
+def by_chance(compared: Sequence[tuple[Comparison, float | None]]) -> str:
+    """How many of the intervals would mislead."""
+    intervals = sum(c.difference.low is not None for c, _ in compared)
+    return (
         f"Without any true difference {significant(0.05 * intervals, 2)} of these {intervals} intervals would exclude "
-        "zero by chance.",
-    )
-    return Section(
-        "Paired comparisons",
-        4,
-        text,
-        (Table(headers, tuple(_comparison(c, board) for c in found), left=3),),
-        in_latex=True,
+        "zero by chance."
     )
 
 
-def _comparison(c: Comparison, board: Board) -> tuple[str, ...]:
+def comparison_row(c: Comparison, floor: float | None) -> tuple[str, ...]:
+    """The cells under ``COMPARED``."""
     half = c.difference.half_width
     arm = c.arm if c.arm == "protected" else f"{c.arm}: {c.condition['attack']}"
     victims = f"{c.difference.victims}" + (f" ({c.unpaired} unpaired)" if c.unpaired else "")
     least = "-" if half is None else significant(half)
-    return (
-        f"{c.a} - {c.b}",
-        arm,
-        c.metric,
-        interval_text(c.difference),
-        least,
-        victims,
-        verdict(c, board.floors[c.metric]),
-    )
+    return f"{c.a} - {c.b}", arm, c.metric, interval_text(c.difference), least, victims, verdict(c, floor)
 
 
 def verdict(c: Comparison, floor: float | None) -> str:
     """What may be said of a comparison."""
     if floor is None:
-        return "no seed floor: nothing claimed"
+        return "no floor: nothing claimed"
     if not c.difference.excludes_zero:
         return "no difference shown"
     return f"{c.a if c.difference.mean > 0 else c.b} protects better"

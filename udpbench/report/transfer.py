@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
+from typing import cast
 
-import numpy as np
-
-from udpbench.intervals import Interval, generator, paired_interval
-from udpbench.report.boards import NOT_SHOWN, Board, Row, above_floor
+from udpbench.intervals import generator, paired_interval
+from udpbench.record import Cell, Record
+from udpbench.report.boards import NOT_SHOWN, Board, above_floor
 from udpbench.report.document import Section, Table
-from udpbench.stats import sign, values
-from udpbench.table import ARROW, interval_text, significant
+from udpbench.report.sections import COMPARED, by_chance, comparison_row
+from udpbench.stats import Comparison, compare, differences
+from udpbench.table import ARROW, interval_text
 
 _MODELS = ("surrogate", "victim", "attacker")
 
@@ -23,75 +24,74 @@ def transfer(boards: Sequence[Board], seed: int = 0) -> list[Section]:
     for board in boards:
         names = ((k, v) for k, v in sorted(board.names.items()) if k not in _MODELS)
         alike.setdefault((("label", board.label), *names), []).append(board)
-    return [_section(dict(key), group, seed) for key, group in alike.items() if len(_cells(group)) > 1]
+    return [_section(group, seed) for group in alike.values() if len({_models(r) for r in _protected(group)}) > 1]
 
 
-def _section(names: dict[str, str], group: Sequence[Board], seed: int) -> Section:
-    held = dict(sorted(_cells(group).items()))
+def _models(record: Record) -> tuple[str, str]:
+    return record["cell"]["surrogate"], record["cell"]["victim"]
+
+
+def _protected(group: Sequence[Board]) -> list[Record]:
+    """Every record with a protected arm, whatever the attack and the attacker: that arm knows neither."""
+    return [r for board in group for r in board.records if "protected" in r["arms"]]
+
+
+def _section(group: Sequence[Board], seed: int) -> Section:
+    records, first = _protected(group), group[0]
+    metrics = list(dict.fromkeys(m for board in group for m in board.ranked_by))
+    compared = _compared(group, records, metrics, seed)
     text = (
-        "Effect of the protection made on one model (rows) against the thief's victim of another (columns), as in the "
-        f"leaderboards; {NOT_SHOWN} no claim.",
-        "Differences are paired on subject and seed; + means that the first surrogate protects better.",
+        "Effect of the protection made on one model (rows) against the thief's victim of another (columns); "
+        f"{NOT_SHOWN} the interval does not lie above the floor: no claim.",
+        f"Paired differences: + means that the first surrogate protects better. {by_chance(compared)}",
     )
-    first = next(iter(held.values()))
-    tables = [_effects(held, metric, first.metrics[metric]["owner_wants"]) for metric in first.ranked_by]
-    title = f"Transfer: {names['task']} on {names['data']}, {names['budget']}"
-    return Section(title, 3, text, (*tables, *_differences(held, first.ranked_by, seed)), in_latex=True)
+    caption = f"{first.label}: transfer, {first.subtitle}"
+    tables = [_effects(group, records, metric, caption, seed) for metric in metrics]
+    rows = tuple(comparison_row(c, floor) for c, floor in compared)
+    tables += [Table(COMPARED, rows, caption, left=3)] if rows else []
+    return Section(f"Transfer: {first.subtitle}", 3, text, tuple(tables), in_latex=True)
 
 
-def _cells(group: Iterable[Board]) -> dict[tuple[str, str], Board]:
-    """(surrogate, victim) -> its board; of boards that differ in the attacker the first, for effects know no attack."""
-    found: dict[tuple[str, str], Board] = {}
-    for board in group:
-        if any(not row.control for row in board.rows):
-            found.setdefault((board.names["surrogate"], board.names["victim"]), board)
+def _effects(group: Sequence[Board], records: Sequence[Record], metric: str, caption: str, seed: int) -> Table:
+    """Protections by surrogates (rows) and victims (columns)."""
+    victims = sorted({r["cell"]["victim"] for r in records})
+    made = sorted({(r["cell"]["protect"], r["cell"]["surrogate"]) for r in records})
+    rows = tuple((*who, *(_effect(group, records, *who, victim, metric, seed) for victim in victims)) for who in made)
+    wants = next(b.metrics[metric]["owner_wants"] for b in group if metric in b.metrics)
+    headers = ("protection", "made on", *(f"{metric} {ARROW[wants]}: {victim}" for victim in victims))
+    return Table(headers, rows, caption, left=2)
+
+
+def _effect(
+    group: Sequence[Board], records: Sequence[Record], protect: str, surrogate: str, victim: str, metric: str, seed: int
+) -> str:
+    mine = [r for r in records if r["cell"]["protect"] == protect and _models(r) == (surrogate, victim)]
+    found = differences(mine, "protected", "clean", metric)
+    if not found:
+        return "-"
+    effect = paired_interval(found, generator(seed, "transfer", protect, surrogate, victim, metric))
+    return interval_text(effect) + ("" if above_floor(effect, _floor(group, victim, metric)) else f" {NOT_SHOWN}")
+
+
+def _floor(group: Sequence[Board], victim: str, metric: str) -> float | None:
+    return next((b.floors[metric] for b in group if b.names["victim"] == victim and metric in b.floors), None)
+
+
+def _compared(
+    group: Sequence[Board], records: Sequence[Record], metrics: Sequence[str], seed: int
+) -> list[tuple[Comparison, float | None]]:
+    """(comparison, floor) of each protection made on two models, against the same victims."""
+    found = []
+    for protect in sorted({r["cell"]["protect"] for r in records}):
+        named = [_named(r) for r in records if r["cell"]["protect"] == protect]
+        for a, b in combinations(sorted({r["cell"]["protect"] for r in named}), 2):
+            every = [c for c in compare(named, a, b, seed=seed) if c.metric in metrics]
+            found += [(c, _floor(group, c.condition["victim"], c.metric)) for c in every]
     return found
 
 
-def _protections(board: Board) -> dict[str, Row]:
-    return {row.protect: row for row in reversed(board.rows) if not row.control}
-
-
-def _effects(held: dict[tuple[str, str], Board], metric: str, wants: str) -> Table:
-    surrogates, victims = (sorted({cell[i] for cell in held}) for i in (0, 1))
-    names = sorted({name for board in held.values() for name in _protections(board)})
-    rows = [
-        (name, made_on, *(_effect(held.get((made_on, against)), name, metric) for against in victims))
-        for name in names
-        for made_on in surrogates
-        if any(name in _protections(board) for (s, _), board in held.items() if s == made_on)
-    ]
-    headers = ("protection", "made on", *(f"{metric} {ARROW[wants]}: {against}" for against in victims))
-    return Table(headers, tuple(rows), left=2)
-
-
-def _effect(board: Board | None, protect: str, metric: str) -> str:
-    row = _protections(board).get(protect) if board else None
-    found = row.summaries[metric] if row and metric in row.summaries else None
-    if found is None or found.effect is None:
-        return "-"
-    return interval_text(found.effect) + ("" if above_floor(found.effect, found.floor) else f" {NOT_SHOWN}")
-
-
-def _differences(held: dict[tuple[str, str], Board], metrics: Sequence[str], seed: int) -> list[Table]:
-    rows: list[tuple[str, ...]] = []
-    for (a, victim), (b, other) in combinations(held, 2):
-        if victim != other:
-            continue
-        left, right = _protections(held[a, victim]), _protections(held[b, victim])
-        for name in sorted(left.keys() & right.keys()):
-            for metric in metrics:
-                found = _difference(
-                    left[name], right[name], metric, generator(seed, "transfer", a, b, victim, name, metric)
-                )
-                if found:
-                    least = "-" if found.half_width is None else significant(found.half_width)
-                    rows.append((name, f"{a} - {b}", victim, metric, interval_text(found), least, str(found.victims)))
-    headers = ("protection", "made on", "victim", "metric", "difference", "smallest shown", "victims")
-    return [Table(headers, tuple(rows), left=4)] if rows else []
-
-
-def _difference(a: Row, b: Row, metric: str, rng: np.random.Generator) -> Interval | None:
-    x, y = (values(row.records, "protected", metric) for row in (a, b))
-    pairs = {k: sign(a.summaries[metric].owner_wants) * (x[k] - y[k]) for k in x.keys() & y.keys()}
-    return paired_interval(pairs, rng) if pairs else None
+def _named(record: Record) -> Record:
+    """The surrogate becomes a part of the protection's name."""
+    cell = record["cell"]
+    name = {"protect": f"{cell['protect']} of {cell['surrogate']}", "surrogate": ""}
+    return cast(Record, {**record, "cell": cast(Cell, {**cell, **name})})

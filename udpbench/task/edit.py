@@ -168,9 +168,14 @@ class Inpaint(Img2Img):
     def pipeline(self, model: LatentDiffusion) -> Any:
         from diffusers import StableDiffusionInpaintPipeline
 
-        unet = model.pipe.unet
-        if unet.config.in_channels == model.pipe.vae.config.latent_channels:
+        unet, latents = model.pipe.unet, model.pipe.vae.config.latent_channels
+        if unet.config.in_channels == latents:
             unet = _without_mask_input(unet)
+        elif unet.config.in_channels != 9:
+            raise ValueError(
+                f"inpaint: a UNet takes {latents} channels (its latents) or 9 (with mask and masked picture), "
+                f"{model.name} takes {unet.config.in_channels}"
+            )
         return self._of(StableDiffusionInpaintPipeline, model, unet=unet)
 
     def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:

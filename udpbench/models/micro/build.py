@@ -42,7 +42,7 @@ DESIGNS = {
     "micro": Design(),
     # The same autoencoder and text encoder under another UNet, trained on other pictures: a grey box.
     "micro_b": Design(borrows="micro", unet_widths=(32, 64, 64), world="world of micro_b"),
-    # Nothing in common: another autoencoder from another training mix, another text encoder, another UNet: a black box.
+    # No weights and no pictures in common, an autoencoder from another training mix: a black box.
     "micro_c": Design(
         vae_widths=(24, 32, 48),
         latents=6,
