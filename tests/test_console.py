@@ -28,13 +28,18 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture
+def log(clock: Clock) -> Console:
+    """A console that writes to no terminal."""
+    return Console(io.StringIO(), every=5, clock=clock)
+
+
 def lines(log: Console) -> list[str]:
     assert isinstance(log._stream, io.StringIO)
     return log._stream.getvalue().splitlines()
 
 
-def test_without_a_terminal_a_plain_line_every_few_seconds(clock: Clock) -> None:
-    log = Console(io.StringIO(), every=5, clock=clock)
+def test_without_a_terminal_a_plain_line_every_few_seconds(log: Console, clock: Clock) -> None:
     with log.bar("train clean", 200, "step") as advance:
         advance(0)
         for _ in range(200):
@@ -46,8 +51,7 @@ def test_without_a_terminal_a_plain_line_every_few_seconds(clock: Clock) -> None
     assert len(shown) == 10
 
 
-def test_a_resumed_training_is_not_counted_as_speed(clock: Clock) -> None:
-    log = Console(io.StringIO(), every=5, clock=clock)
+def test_a_resumed_training_is_not_counted_as_speed(log: Console, clock: Clock) -> None:
     with log.bar("train", 200, "step") as advance:
         advance(100)
         clock.now = 10.0
@@ -55,8 +59,7 @@ def test_a_resumed_training_is_not_counted_as_speed(clock: Clock) -> None:
     assert lines(log)[0] == "train  120/200 step  2/s  eta 0:40"
 
 
-def test_slow_units_are_shown_as_seconds_per_unit(clock: Clock) -> None:
-    log = Console(io.StringIO(), every=5, clock=clock)
+def test_slow_units_are_shown_as_seconds_per_unit(log: Console, clock: Clock) -> None:
     with log.bar("protect", 4, "image") as advance:
         advance(0)
         clock.now = 8.0
@@ -64,9 +67,7 @@ def test_slow_units_are_shown_as_seconds_per_unit(clock: Clock) -> None:
     assert lines(log)[0] == "protect  1/4 image  8 s/image  eta 0:24"
 
 
-def test_short_inner_bars_leave_no_line_and_broken_ones_are_closed(clock: Clock) -> None:
-    log = Console(io.StringIO(), every=5, clock=clock)
-
+def test_short_inner_bars_leave_no_line_and_broken_ones_are_closed(log: Console) -> None:
     def work() -> None:
         with log.bar("outer", 2) as outer, log.bar("inner", 3) as inner:
             inner(3)

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from udpbench import images
 from udpbench.budget import RMS, Linf, measure
+from udpbench.check import NEEDS
 from udpbench.data import renderer
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
@@ -82,7 +83,7 @@ def test_yaml_builds_and_is_versioned(node, folder, group, option):
         assert thing.version >= 1
         assert "version" not in vars(thing)
     if group in ("protect", "attack", "task"):
-        assert thing.needs <= {"denoise", "latent", "text", "inpaint", "pixel"}
+        assert thing.needs <= NEEDS.keys()
     first = (CONF / group / f"{option}.yaml").read_text().splitlines()[0]
     assert first.startswith("# "), "the first line of a YAML says what it is"
 

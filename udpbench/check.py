@@ -53,7 +53,7 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
 
 def _none_protected(cell: Cell) -> str | None:
     train = cell.data.thing.sizes["train"]
-    if cell.protect.name == "none" or round(cell.protected_share * train) > 0:
+    if cell.protect.name == "none" or cell.share_of(train) > 0:
         return None
     return f"protected_share: {cell.protected_share:g} of {train} training pictures is none"
 

@@ -32,11 +32,11 @@ def prepare(cfg: DictConfig, choices: Mapping[str, str | None], log: Log | None 
     from hydra.utils import instantiate
 
     from udpbench.config import build, find_device
-    from udpbench.mistakes import ConfigError
+    from udpbench.mistakes import ConfigError, not_whole
     from udpbench.stage import Store
 
-    if isinstance(cfg.runtime.batch, bool) or not isinstance(cfg.runtime.batch, int) or cfg.runtime.batch < 1:
-        raise ConfigError(f"runtime.batch: must be a whole number >= 1, given {cfg.runtime.batch!r}")
+    if line := not_whole("runtime.batch", cfg.runtime.batch, 1):
+        raise ConfigError(line)
     store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), log, cfg.runtime.batch)
     try:
         tracker = instantiate(cfg.track)

@@ -11,7 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.check import check
-from udpbench.mistakes import ConfigError, Mistakes
+from udpbench.mistakes import ConfigError, Mistakes, not_whole
 from udpbench.pipeline import ARMS, Cell, Part
 
 OWNER_PROMPTS = ("class", "data", "empty")
@@ -41,8 +41,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     share = cfg.protected_share
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         errors.append(f"protected_share: must be a number above 0 and at most 1, given {share!r}")
-    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or cfg.seed < 0:
-        errors.append(f"seed: must be a whole number >= 0, given {cfg.seed!r}")
+    errors += [line] if (line := not_whole("seed", cfg.seed, 0)) else []
     metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
     cloak = _metrics(cfg.cloak.bundle, errors)
     for thing in (*parts.values(), *metrics.values(), *cloak.values()):

@@ -103,7 +103,7 @@ def of_record(record: Record) -> list[str]:
 def of_group(records: Sequence[Record], floors: Mapping[str, float | None]) -> list[str]:
     """Objections to what is said of several victims of one condition together; ``floors``: metric -> seed floor."""
     no_floor = no_seed_floor(floors.values())
-    if no_floor and any(map(of_edits, records)):
+    if no_floor and of_edits(*records):
         no_floor = NO_NOISE
     found = (no_floor, few_subjects(records), cross_device(records))
     return [sentence for sentence in found if sentence is not None]

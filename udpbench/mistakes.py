@@ -29,6 +29,13 @@ class Mistakes(list[str]):
         return None
 
 
+def not_whole(name: str, value: object, least: int) -> str | None:
+    """The line for a setting that must be a whole number of at least ``least``, if ``value`` is none."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return None
+    return f"{name}: must be a whole number >= {least}, given {value!r}"
+
+
 def _root(error: BaseException) -> str:
     """The line of the innermost cause: the component's own words, not Hydra's (but for those that say too little)."""
     cause = error

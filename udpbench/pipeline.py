@@ -80,6 +80,10 @@ class Cell:
             "seed": self.seed,
         }
 
+    def share_of(self, n: int) -> int:
+        """How many of ``n`` training pictures the owner could protect."""
+        return round(self.protected_share * n)
+
 
 # -- stages ------------------------------------------------------------------------------------------------------------
 
@@ -133,7 +137,7 @@ def mixed_stage(cell: Cell, images: Stage) -> Stage:
         changed, clean = parents["images"], parents["data"] / "train"
         names = [path.name for path in list_images(clean)]
         order = torch.randperm(len(names), generator=run.rng("protected_share")).tolist()
-        kept = {names[i] for i in order[: round(cell.protected_share * len(names))]}
+        kept = {names[i] for i in order[: cell.share_of(len(names))]}
         for name in names:
             png = Path(name).with_suffix(".png").name
             write_png(out / png, read(changed / png if name in kept else clean / name))

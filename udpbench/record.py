@@ -240,9 +240,10 @@ class MetricInfo(TypedDict):
     primary: bool
 
 
-def of_edits(record: Record) -> bool:
+def of_edits(*records: Record) -> bool:
     """Whether the task edited pictures: then nothing was trained, and the clean arm is compared with itself."""
-    return any(name.startswith(EDITED) for arm in record["arms"].values() for name in arm["metrics"])
+    arms = (arm for record in records for arm in record["arms"].values())
+    return any(name.startswith(EDITED) for arm in arms for name in arm["metrics"])
 
 
 def metrics_of(records: Iterable[Record]) -> dict[str, MetricInfo]:

@@ -191,8 +191,9 @@ def weights_file(what: str, file: str, source: str, given: str | Path | None = N
     """
     path = Path(given).expanduser() if given else Path(torch.hub.get_dir()) / "checkpoints" / file
     if not path.is_file():
-        url = f"{source}/{file}"
-        raise ValueError(f"{what}: weights are missing; put {url} at {path}, or give its path as `weights`")
+        url, home = f"{source}/{file}", Path.home()  # the line goes into records: it names no home of one machine
+        place = Path("~", path.relative_to(home)) if path.is_relative_to(home) else path
+        raise ValueError(f"{what}: weights are missing; put {url} at {place}, or give its path as `weights`")
     wanted = re.search(r"-([0-9a-f]{8})\.", file)
     if wanted:
         with path.open("rb") as stream:

@@ -106,7 +106,7 @@ def _board(names: dict[str, str], group: list[Record], every: Sequence[Record], 
 def _floor(group: Sequence[Record], alike: Sequence[Record], metric: str) -> float | None:
     """Clean victims spread over seeds; edits start from the same noise in every arm and do not, so that any change at
     all would count: they have to beat what noise of the same budget does."""
-    if not any(map(of_edits, group)):
+    if not of_edits(*group):
         return seed_floor(values(alike, "clean", metric))
     effects = differences(group, "noise", "clean", metric)
     return sum(effects.values()) / len(effects) if effects else None
@@ -122,7 +122,7 @@ def _controls(board: Board, key: tuple[tuple[str, str], ...], seed: int) -> list
     """The noise arms as rows of their own; of edits, too, how much they differ for no reason (reseeded) and what the
     attack does to clean pictures."""
     rows = []
-    for arm in (*CONTROLS, "reseeded", *(["clean_attacked"] if any(map(of_edits, board.records)) else [])):
+    for arm in (*CONTROLS, "reseeded", *(["clean_attacked"] if of_edits(*board.records) else [])):
         holders = [r for r in board.records if arm in r["arms"]]
         of = _DEPENDS.get(arm)
         for which in sorted({r["cell"][of] for r in holders}) if of else [""]:  # type: ignore[literal-required]
@@ -171,7 +171,7 @@ def leaderboard(board: Board) -> Section:
 def _reading(board: Board) -> list[str]:
     floors = [f"{m} {significant(f)}" if (f := board.floors[m]) is not None else f"{m}: none" for m in board.ranked_by]
     floor = "Seed floor (pooled standard deviation of clean victims over seeds)"
-    if any(map(of_edits, board.records)):
+    if of_edits(*board.records):
         floor = "Noise floor (mean effect of noise; the arm reseeded shows how much edits differ for no reason at all)"
     base = derived(board.records[0])["residual"][1]
     lines = [

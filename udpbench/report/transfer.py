@@ -24,7 +24,8 @@ def transfer(boards: Sequence[Board], seed: int = 0) -> list[Section]:
     for board in boards:
         names = ((k, v) for k, v in sorted(board.names.items()) if k not in _MODELS)
         alike.setdefault((("label", board.label), *names), []).append(board)
-    return [_section(group, seed) for group in alike.values() if len({_models(r) for r in _protected(group)}) > 1]
+    found = ((group, _protected(group)) for group in alike.values())
+    return [_section(group, records, seed) for group, records in found if len({_models(r) for r in records}) > 1]
 
 
 def _models(record: Record) -> tuple[str, str]:
@@ -36,8 +37,8 @@ def _protected(group: Sequence[Board]) -> list[Record]:
     return [r for board in group for r in board.records if "protected" in r["arms"]]
 
 
-def _section(group: Sequence[Board], seed: int) -> Section:
-    records, first = _protected(group), group[0]
+def _section(group: Sequence[Board], records: Sequence[Record], seed: int) -> Section:
+    first = group[0]
     metrics = list(dict.fromkeys(m for board in group for m in board.ranked_by))
     compared = _compared(group, records, metrics, seed)
     text = (
