@@ -36,6 +36,7 @@ CELL = [
     "protect.draws=1",
     "attack=impress",
     "attack.iterations=3",
+    "+metric@cloak.bundle.inconsistency=inconsistency",
 ]
 NOTES_IMPORTS = """
 import atexit, os, sys
@@ -112,6 +113,9 @@ def test_a_whole_cell(whole):
     for arm in ("noise", "protected"):
         assert 2 <= record["cloak"][arm]["linf"] <= 8
     assert set(record["cloak"]) == {"noise", "protected", "purified", "clean_attacked"}
+    assert {a for a, c in record["cloak"].items() if "inconsistency_auc_vs_noise" in c} == set(record["cloak"]) - {
+        "noise"
+    }
     assert record["counts"] == {"unet_image": 4 * 6, "unet_train": 2 * 4, "vae_image": 3 * 6}
     assert all(not stage["cached"] and stage["device"] == "cpu" for stage in record["stages"])
     assert len({stage["recipe"] for stage in record["stages"]}) == len(record["stages"])

@@ -48,6 +48,13 @@ def test_both_scores_in_closed_form(tmp_path):
     assert set(metric.per_image(got, ref, Run(batch=2))["1.png"]) == {"inconsistency", "original"}
 
 
+def test_against_noise_it_says_whether_being_protected_shows_or_being_changed(tmp_path):
+    metric = Inconsistency(Blur())
+    got, noise = folder(tmp_path / "got", [30, 50, 10]), folder(tmp_path / "noise", [40, 40, 10])
+    wins = (1 + 3 + 0.5) / 9  # 30 beats the 10; 50 beats all; 10 ties with the 10
+    assert metric.against_noise(got, noise, Run(batch=2)) == {"inconsistency_auc_vs_noise": pytest.approx(wins)}
+
+
 def test_it_is_known_by_its_autoencoder_alone():
     assert Inconsistency(Blur()).identity() == {"vae": "a", "dtype": "fp32"}
 

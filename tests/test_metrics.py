@@ -366,14 +366,14 @@ def test_constant_change_of_eight_levels(tmp_path):
     cloaked = write(tmp_path / "cloaked", {k: v + 8 / 255 for k, v in images.read_folder(clean).items()})
     run = Run(batch=2)
     assert Psnr()(cloaked, clean, run) == {"psnr": pytest.approx(20 * math.log10(255 / 8), rel=1e-5)}
-    assert CloakLevels()(cloaked, clean, run) == {"linf": 8, "rms": 8}
+    assert CloakLevels()(cloaked, clean, run) == {"linf": 8, "rms": 8, "rms_max": 8}
     assert list(Psnr().per_image(cloaked, clean, run)) == ["0.png", "1.png", "2.png"]
 
 
 def test_levels_are_the_worst_linf_and_the_mean_rms(tmp_path):
     clean = write(tmp_path / "clean", {f"{i}.png": torch.full((3, 4, 4), 0.4) for i in range(2)})
     cloaked = write(tmp_path / "cloaked", {f"{i}.png": torch.full((3, 4, 4), 0.4 + (i + 1) / 255) for i in range(2)})
-    assert CloakLevels()(cloaked, clean, Run()) == {"linf": 2, "rms": 1.5}
+    assert CloakLevels()(cloaked, clean, Run()) == {"linf": 2, "rms": 1.5, "rms_max": 2}
     assert CloakLevels().per_image(cloaked, clean, Run())["0.png"] == {"linf": 1, "rms": 1}
 
 
@@ -402,7 +402,7 @@ def test_unchanged_pictures(tmp_path):
     assert Psnr()(clean, clean, Run()) == {}  # infinite, and so no number
     assert Ssim()(clean, clean, Run()) == {"ssim": pytest.approx(1, abs=1e-6)}
     assert PerceptualDistance()(clean, clean, Run()) == {"dist_lite1": 0}
-    assert CloakLevels()(clean, clean, Run()) == {"linf": 0, "rms": 0}
+    assert CloakLevels()(clean, clean, Run()) == {"linf": 0, "rms": 0, "rms_max": 0}
 
 
 def test_pairs_that_do_not_match_are_errors(tmp_path):

@@ -90,7 +90,15 @@ def spoilt(**arms: float) -> Record:
             "attack ruins clean data: it costs 30% of the untuned-ceiling window on distance",
         ),
         ({**make_record(), "cloak": {"protected": {"linf": 9.0}}}, "budget exceeded: protected measures linf 9 levels"),
-        ({**make_record(), "config": {}, "cloak": {"noise": {"linf": 9.0}}}, "budget exceeded: noise measures linf 9"),
+        ({**make_record(), "cloak": {"noise": {"linf": 9.0}}}, "budget exceeded: noise measures linf 9"),
+        (
+            {
+                **make_record(),
+                "cell": {**make_record()["cell"], "budget": "rms_4.5"},
+                "cloak": {"noise": {"rms": 4, "rms_max": 5}},
+            },
+            "budget exceeded: noise measures rms_max 5 levels, allowed 4.5",
+        ),
         ({**make_record(), "provenance": {"dirty": True}}, "dirty tree: the code differs"),
     ],
 )

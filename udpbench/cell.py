@@ -21,7 +21,7 @@ def wanted(cell: Cell) -> list[Stage]:
     """Every stage the cell's record is made of; in the order in which their work is best done (arm by arm)."""
     found: list[Stage] = []
     for arm in arms(cell).values():
-        found += [*cloak_scores(cell, arm).values(), *arm.generated.values(), *scores(cell, arm).values()]
+        found += [*cloak_scores(cell, arm), *arm.generated.values(), *scores(cell, arm).values()]
         found += validation_scores(cell, arm).values()
     return found
 
@@ -41,7 +41,7 @@ def run_cell(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Reco
     found = empty_record(cell, store, config)
     found["arms"] = {name: _arm(cell, store, arm) for name, arm in made.items()}
     found["cloak"] = {
-        name: {k: v for stage in cloak_scores(cell, arm).values() for k, v in _read_scores(store, stage).items()}
+        name: {k: v for stage in cloak_scores(cell, arm) for k, v in _read_scores(store, stage).items()}
         for name, arm in made.items()
         if arm.pictures is not None and arm.pictures.name != "data"
     }

@@ -125,11 +125,6 @@ def _has_window(wants: str, at: dict[str, float]) -> bool:
 
 
 def _budget(record: Record) -> tuple[str, float] | None:
-    """(measured norm, levels) from the resolved config, else from a budget name like linf_8; None for other
-    budgets."""
-    settings = record["config"].get("budget")
-    if isinstance(settings, dict) and "levels" in settings:
-        norm = {"Linf": "linf", "L2": "rms", "RMS": "rms"}.get(str(settings.get("_target_", "")).rpartition(".")[2])
-        return (norm, float(settings["levels"])) if norm else None
-    named = re.fullmatch(r"(linf|rms|l2)_(\d+(?:\.\d+)?)", record["cell"]["budget"])
-    return ("linf" if named[1] == "linf" else "rms", float(named[2])) if named else None
+    """(norm as the cloak is measured, levels) from the budget's name, like linf_8; None for budgets of other kinds."""
+    named = re.fullmatch(r"(linf|rms)_(\d+(?:\.\d+)?)", record["cell"]["budget"])
+    return ("linf" if named[1] == "linf" else "rms_max", float(named[2])) if named else None

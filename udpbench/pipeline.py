@@ -233,6 +233,7 @@ def ceiling_stage(cell: Cell) -> Stage:
 def score_stage(cell: Cell, metric: Part, pictures: Stage, clean: Stage, against: str = "") -> Stage:
     """One metric of one folder of pictures against what it is measured against; writes ``scores.json``."""
     against = against or metric.thing.against
+    measure = metric.thing.against_noise if against == "noise" else metric.thing
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         data = parents["data"]
@@ -243,14 +244,17 @@ def score_stage(cell: Cell, metric: Part, pictures: Stage, clean: Stage, against
             "input": data / "train",
             "truth": data,
             "clean_arm": parents.get("clean_arm"),
+            "noise": parents.get("noise"),
         }
-        scores = metric.thing(_pictures(parents["pictures"]), places[against], run)
+        scores = measure(_pictures(parents["pictures"]), places[against], run)
         (out / "scores.json").write_text(json.dumps(scores, sort_keys=True))
 
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": clean}
     if against == "clean_arm":
         parents["clean_arm"] = edit_stage(cell, clean)
+    if against == "noise":
+        parents["noise"] = protect_stage(cell, cell.noise)
     return Stage("score", metric.key | {"against": against}, work, parents, title=pictures.title)
 
 
@@ -338,12 +342,18 @@ def validation_scores(cell: Cell, arm: Arm) -> dict[tuple[str, float], Stage]:
     }
 
 
-def cloak_scores(cell: Cell, arm: Arm) -> dict[str, Stage]:
-    """The scores of an arm's training pictures against the clean ones: visibility, measured budget."""
+def cloak_scores(cell: Cell, arm: Arm) -> list[Stage]:
+    """The scores of an arm's training pictures against the clean ones (visibility, measured budget) and, for metrics
+    that have a word on it, against noise of the same budget."""
     if arm.pictures is None or arm.pictures.name == "data":
-        return {}
-    clean = data_stage(cell)
-    return {k: score_stage(cell, m, arm.pictures, clean) for k, m in cell.cloak_metrics.items()}
+        return []
+    clean, metrics = data_stage(cell), cell.cloak_metrics.values()
+    found = [score_stage(cell, m, arm.pictures, clean) for m in metrics]
+    compares = cell.protect.name != "none" and "noise" in cell.arms
+    if compares and arm.pictures.recipe != protect_stage(cell, cell.noise).recipe:
+        of_noise = [m for m in metrics if hasattr(m.thing, "against_noise")]
+        found += [score_stage(cell, m, arm.pictures, clean, "noise") for m in of_noise]
+    return found
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------

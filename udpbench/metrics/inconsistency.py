@@ -17,7 +17,8 @@ class Inconsistency(PairMetric):
 
     ``inconsistency``: mean over pictures of mean |x - D(E(x))|, in 8-bit levels. ``inconsistency_auc``: probability
     that a changed picture's is larger than an original one's, ties counting half (the area under the ROC curve of
-    that detector): 0.5 gives nothing away.
+    that detector): 0.5 gives nothing away. ``inconsistency_auc_vs_noise``: the same with pictures under noise of the
+    same budget in place of the originals: at or below 0.5, it is being changed that shows, not being protected.
     """
 
     version: ClassVar[int] = 1
@@ -47,8 +48,19 @@ class Inconsistency(PairMetric):
         return self.measured(got, ref, run, ("inconsistency", "original"))
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
-        """Both scores of the folder ``got`` (changed) against ``ref`` (original)."""
+        """Mean and AUC of the folder ``got`` (changed) against ``ref`` (original)."""
+        changed, original = self._both(got, ref, run)
+        return {"inconsistency": float(changed.mean()), "inconsistency_auc": _auc(changed, original)}
+
+    def against_noise(self, got: Path, noise: Path, run: Run) -> dict[str, float]:
+        """The AUC of the folder ``got`` (changed) against ``noise``, the same pictures under noise instead."""
+        return {"inconsistency_auc_vs_noise": _auc(*self._both(got, noise, run))}
+
+    def _both(self, got: Path, ref: Path, run: Run) -> tuple[torch.Tensor, torch.Tensor]:
         rows = list(self.per_image(got, ref, run).values())
-        changed, original = (torch.tensor([row[k] for row in rows]) for k in ("inconsistency", "original"))
-        larger = (changed[:, None] > original).double() + 0.5 * (changed[:, None] == original).double()
-        return {"inconsistency": float(changed.mean()), "inconsistency_auc": float(larger.mean())}
+        return torch.tensor([row["inconsistency"] for row in rows]), torch.tensor([row["original"] for row in rows])
+
+
+def _auc(changed: torch.Tensor, original: torch.Tensor) -> float:
+    larger = (changed[:, None] > original).double() + 0.5 * (changed[:, None] == original).double()
+    return float(larger.mean())
