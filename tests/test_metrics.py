@@ -425,6 +425,7 @@ def test_the_owner_wants_an_invisible_change():
         "dist_lite1": "lower",
         "linf": "lower",
         "rms": "lower",
+        "rms_max": "lower",
         "lpips_vgg": "lower",
     }
     assert {m.against for m in metrics} == {"input"}
