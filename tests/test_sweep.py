@@ -86,7 +86,8 @@ def test_a_failing_cell_stops_no_worker_and_the_status_is_1(swept):
 @pytest.mark.slow
 def test_every_line_of_several_workers_says_whose_it_is(swept):
     _, done = swept
-    lines = done.stderr.splitlines()
+    first, *lines = done.stderr.splitlines()
+    assert first == f"sweep: {WORKERS} cells"
     assert {line.split(" ")[0] for line in lines} == {f"[{i}]" for i in range(WORKERS)} | {"1"}, done.stderr
     assert [line for line in lines if line.startswith("[1] error: ValueError: ")]
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -61,7 +63,7 @@ def _run(cell: Cell, store: Store, tracker: Tracker, cfg: DictConfig) -> None:
     written = False
     tracker.start(key, _group(), config, folder)
     try:
-        console.say(f"udpbench: {words(cell)} on {store.device}; {todo} stages to do")
+        console.say(f"{_called()}: {words(cell)} on {store.device}; {todo} stages to do")
         found = run_cell(cell, store, config)
         record.write(path, found)
         written = True  # what fails from here on is the showing
@@ -135,6 +137,11 @@ def _group() -> str:
     return str(config.sweep.dir if _in_sweep() else config.run.dir)
 
 
+def _called() -> str:
+    """How the run calls itself: in a sweep, by the number that its folder has."""
+    return f"cell {HydraConfig.get().job.num}" if _in_sweep() else "udpbench"
+
+
 def _worker() -> str:
     """The number of a sweep's cell, if its launcher may run several at once."""
     config = HydraConfig.get()
@@ -164,14 +171,19 @@ def _fail(status: int) -> None:
     sys.exit(status)
 
 
-class ExitStatus(Callback):
-    """Ends a sweep with status 1 if a cell failed, whatever launcher and process it ran in.
+class Sweep(Callback):
+    """Begins a sweep with its size, for Hydra composes every cell before the first one starts; ends it with status 1 if
+    a cell failed, whatever launcher and process it ran in.
 
     Failed cells leave ``FAILED`` behind.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget the failures of an earlier sweep into the same folder."""
+        """Say how many cells there are and forget the failures of an earlier sweep into the same folder."""
+        from udpbench.plan import grid
+
+        with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
+            say(f"sweep: {len(grid(config))} cells")
         for marker in Path(config.hydra.sweep.dir).rglob(FAILED):
             marker.unlink()
 

@@ -62,20 +62,27 @@ def plan_cells(overrides: Sequence[str], multirun: bool) -> list[Planned]:
         if not multirun:
             return [_plan_cell(loader.load_configuration("config", list(overrides), RunMode.RUN), "", {})]
         master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
-        jobs = _grid(master)
-        configs = [loader.load_sweep_config(master, job) for job in jobs]  # as in a run, all before the first is built
+        jobs = grid(master)
+        log, configs = Console(), []
+        with log.bar("compose", len(jobs), "cell") as advance:
+            for job in jobs:  # as in a run, all before the first is built
+                configs.append(loader.load_sweep_config(master, job))
+                advance(1)
         varied = [i for i, words in enumerate(zip(*jobs, strict=True)) if len(set(words)) > 1]
         histories: dict[Path, History] = {}
         found = []
-        with Console().bar("plan", len(jobs), "cell") as advance:
+        with log.bar("plan", len(jobs), "cell") as advance:
             for job, cfg in zip(jobs, configs, strict=True):
                 found.append(_plan_cell(cfg, " ".join(job[i] for i in varied) or " ".join(job), histories))
                 advance(1)
     return found
 
 
-def _grid(master: DictConfig) -> list[list[str]]:
-    """The overrides of every job of a sweep, as Hydra's own sweeper makes them."""
+def grid(master: DictConfig) -> list[list[str]]:
+    """The overrides of every job of a sweep, as Hydra's own sweeper makes them.
+
+    Raises HydraException for any other sweeper and for words that are no overrides.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
