@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -13,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from udpbench import __main__ as command
 from udpbench.config import build, find_device
+from udpbench.images import write_png
 from udpbench.mistakes import ConfigError
 from udpbench.pipeline import Cell
 from udpbench.record import read_records
@@ -108,6 +111,11 @@ VALUES = [
     ("protected_share", 0, "protected_share: must be a number above 0 and at most 1, given 0"),
     ("seed", -1, "seed: must be a whole number >= 0, given -1"),
     ("seed", "one", "seed: must be a whole number >= 0, given 'one'"),
+    (
+        "metrics.bundle.kernel_distance.features.blur_sigma",
+        "much",
+        "kernel_distance: features.blur_sigma must be a number, given 'much'",
+    ),
     ("protect.rounds", "many", "eudp: rounds must be a whole number, given 'many'"),
     ("protected_share", 0.01, "protected_share: 0.01 of 6 training pictures is none"),
     ("protected_share", True, "protected_share: must be a number above 0 and at most 1, given True"),
@@ -155,6 +163,37 @@ def test_what_is_missing_is_told_before_any_work(wrong, overrides, told, tmp_pat
     (line,) = wrong(*overrides)
     assert line.startswith("error: ")
     assert told in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data.prompt=null"], "error: data folder: {folder}/b.png has no caption; give prompt, such as"),
+        (["data.prompt='a dog'"], "error: data folder: give class_prompt, or put {{token}} where"),
+        (["task=inpaint", "task.mask={masks}"], "error: task inpaint: 1 pictures have no mask; put b.png into {masks}"),
+    ],
+)  # fmt: skip
+def test_what_a_folder_lacks_is_told_before_any_work(wrong, overrides, told, tmp_path, pictures):
+    folder, masks = tmp_path / "mine", tmp_path / "masks"
+    for place, names in ((folder, "ab"), (masks, "a")):
+        place.mkdir()
+        for name, x in zip(names, pictures, strict=False):
+            write_png(place / f"{name}.png", x)
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a dog"}\n')
+    rest = ["data=folder", f"data.path={folder}", "data.prompt='a {token} dog'", "~data.size", "~task.pictures"]
+    (line,) = wrong("task=img2img", *rest, *(words.format(masks=masks) for words in overrides))
+    assert line.startswith(told.format(folder=folder, masks=masks))
+
+
+def test_a_unet_that_takes_masks_inpaints_and_is_asked_for_nothing_else(wrong, cell, tiny, tmp_path):
+    folder = tmp_path / "nine"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "unet/config.json").read_text())
+    (folder / "unet/config.json").write_text(json.dumps(config | {"in_channels": 9}))
+    words = ["~task.pictures", "model@victim=local", f"victim.path={folder}"]
+    assert cell("task=inpaint", *words).victim.thing.capabilities == {"latent", "text"}
+    (line,) = wrong("task=img2img", *words)
+    assert line.startswith("error: img2img: needs a UNet that takes no masks beside latents, which victim local lacks")
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ import torch
 from conftest import CONF, options
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 
-from udpbench.cell import run_cell
+from udpbench.cell import draw_sheet, run_cell
 from udpbench.config import build
 from udpbench.stage import Store
 from udpbench.types import Log
@@ -36,8 +37,13 @@ def shortened(task: str) -> DictConfig:
 def test_a_task_runs_with_its_own_model_data_and_metrics(task, tmp_path):
     cfg = shortened(task)
     cell = build(cfg, cfg.hydra.runtime.choices)
-    record = run_cell(cell, Store(tmp_path, torch.device("cpu"), Log(), 8), {})
+    store = Store(tmp_path, torch.device("cpu"), Log(), 8)
+    record = run_cell(cell, store, {})
     assert list(record["arms"]) == ["purified"]
     for part in record["arms"].values():
         assert set(cell.primary) <= part["metrics"].keys()
         assert all(math.isfinite(score["value"]) for score in part["metrics"].values())
+    draw_sheet(cell, store, tmp_path / "sheet.png")
+    rows = 4 + (task == "inpaint")  # clean, purified, their difference, the mask, what came of the purified ones
+    side = 3 * 32 if task == "ddpm" else 2 * 64  # small pictures are enlarged by whole numbers
+    assert Image.open(tmp_path / "sheet.png").height == rows * (side + 4) + 4

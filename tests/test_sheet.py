@@ -53,6 +53,13 @@ def test_edits_are_not_called_trained_on_or_generated() -> None:
     ]  # fmt: skip
 
 
+def test_what_was_painted_anew_stands_above_the_edits() -> None:
+    hole = torch.eye(64)[None]
+    rows = S.cell_rows({"clean": [flat(0.5)]}, {"clean": [flat(0)]}, edits=True, holes=[hole])
+    assert list(rows) == ["pictures: clean", "painted anew (white)", "edited: clean"]
+    assert rows["painted anew (white)"] == [hole]
+
+
 def test_the_sheet_shows_the_pictures_row_by_row_eight_at_most() -> None:
     red, blue = torch.zeros(3, 64, 64), torch.zeros(3, 64, 64)
     red[0], blue[2] = 1, 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from udpbench import flags, record, sheet
-from udpbench.images import list_images, read
+from udpbench.images import fit_square, list_images, read
 from udpbench.pipeline import Arm, Cell, arms, cloak_scores, data_stage, scores, validation_scores
 from udpbench.provenance import provenance
 from udpbench.stage import Stage, Store, hash_of
@@ -101,9 +101,11 @@ def draw_sheet(cell: Cell, store: Store, path: Path) -> None:
     made = arms(cell)
     training: dict[str, list] = {"clean": _some(store, data_stage(cell))}  # whether or not clean is among the arms
     training |= {name: _some(store, made[name].pictures) for name in ("protected", "purified") if name in made}
-    each = 1 if cell.task.thing.trains else cell.task.thing.made(1)
+    edits = not cell.task.thing.trains
+    each = cell.task.thing.made(1) if edits else 1
     generated = {name: _some(store, arm.final, each) for name, arm in made.items()}
-    sheet.write_sheet(path, sheet.cell_rows(training, generated, edits=not cell.task.thing.trains))
+    holes = _holes(cell, store.path(data_stage(cell))) if edits else []
+    sheet.write_sheet(path, sheet.cell_rows(training, generated, edits=edits, holes=holes))
 
 
 def _some(store: Store, stage: Stage | None, each: int = 1) -> list:
@@ -112,6 +114,13 @@ def _some(store: Store, stage: Stage | None, each: int = 1) -> list:
     folder = store.path(stage)
     paths = list_images(folder / "train" if stage.name == "data" else folder)
     return [read(paths[k * each + k % each]) for k in range(min(SHOWN, len(paths) // each))]
+
+
+def _holes(cell: Cell, data: Path) -> list:
+    """What the task paints anew in the pictures to show; nothing if it edits whole pictures."""
+    shown = {path.name: read(path) for path in list_images(data / "train")[:SHOWN]}
+    squares = {name: fit_square(x, min(x.shape[-2:])) for name, x in shown.items()}
+    return list(cell.task.thing.holes(squares, data / "masks").values())
 
 
 def _read_scores(store: Store, stage: Stage) -> dict[str, float]:

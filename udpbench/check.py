@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from udpbench.mistakes import ConfigError, Mistakes
@@ -11,7 +12,7 @@ from udpbench.pipeline import Cell, Part, arms
 NEEDS = {
     "latent": "an autoencoder",
     "text": "prompts",
-    "denoise": "a denoiser",
+    "denoise": "a UNet that takes no masks beside latents",
     "pixel": "a model of pixels",
 }  # capability of a model -> words
 
@@ -35,7 +36,7 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
         errors.append(f"protect={cell.protect.name}: say whose strength it shall match, e.g. protect@like=eudp")
     if cell.like and getattr(cell.like.thing, "wants_like", False):
         errors.append(f"protect@like={cell.like.name}: has no strength of its own; give a protection, e.g. eudp")
-    errors += [reason for part in (cell.protect, cell.attack) if (reason := _lacking(part.thing))]
+    errors += [reason for part in (cell.data, cell.protect, cell.attack) if (reason := _lacking(part.thing))]
     if cell.protected_share < 1 and not cell.task.thing.trains:
         errors.append(f"protected_share: task {cell.task.name} trains on nothing that could be mixed; give 1")
     errors += [reason for find in (_none_protected, _no_arms, _no_masks, _no_word) if (reason := find(cell))]
@@ -83,9 +84,15 @@ def _not_of_changes(thing: Any) -> str | None:
 
 def _no_masks(cell: Cell) -> str | None:
     """Why the task's masks cannot be had, or None."""
-    if getattr(cell.task.thing, "mask", None) != "data" or getattr(cell.data.thing, "has_masks", False):
+    mask, data = getattr(cell.task.thing, "mask", None), cell.data
+    if mask == "data" and not getattr(data.thing, "has_masks", False):
+        return f"task {cell.task.name}: data {data.name} has no masks; give task.mask=centre or a folder of masks"
+    if mask in (None, "data", "centre") or not hasattr(data.thing, "stems"):
         return None
-    return f"task {cell.task.name}: data {cell.data.name} has no masks; give task.mask=centre or a folder of masks"
+    missing = [stem for stem in data.thing.stems() if not (Path(mask) / f"{stem}.png").is_file()]
+    if missing:
+        return f"task {cell.task.name}: {len(missing)} pictures have no mask; put {missing[0]}.png into {mask}"
+    return None
 
 
 def _obstacle(cell: Cell, metric: Part) -> str | None:

@@ -96,12 +96,14 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
 
 
 def _mistyped(takes: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
-    """What of ``settings`` is of another kind than the annotations of ``takes`` say, if they say a simple one."""
-    wrong: list[str] = []
+    """What of ``settings`` is of another kind than the annotations of ``takes`` say, if they say a simple one; parts of
+    parts included."""
+    parts = {key: value for key, value in settings.items() if isinstance(value, dict) and "_target_" in value}
+    wrong = [f"{key}.{line}" for key, v in parts.items() for line in _mistyped(get_object(v["_target_"]), v)]
     try:
         parameters = inspect.signature(takes).parameters
     except (TypeError, ValueError):  # not everything that can be called tells what it takes
-        return []
+        return wrong
     for key, parameter in parameters.items():
         kind, _, none = str(parameter.annotation).partition(" | ")
         value = settings.get(key)

@@ -77,6 +77,15 @@ class Folder:
             found["reference"] = files_digest(self._pictures(self.reference))
         return found
 
+    def check(self) -> None:
+        """ValueError saying which picture cannot be taken or has no caption; no picture is decoded."""
+        self._captions(self._pictures(self.path))
+        self._instance_and_class()
+
+    def stems(self) -> list[str]:
+        """Names of the pictures without their suffixes."""
+        return [path.stem for path in self._pictures(self.path)]
+
     def __call__(self, out: Path, run: Run) -> None:
         """Write ``out`` as a data folder: train/, reference/ (if given) and data.json."""
         pictures = self._pictures(self.path)

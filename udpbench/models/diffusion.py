@@ -74,7 +74,6 @@ class Diffusion(ABC):
     here. Losses are computed in float32 whatever the model's dtype.
     """
 
-    capabilities: ClassVar[frozenset[str]]
     places: ClassVar[tuple[str, ...]] = ("path", "mirrors")
     shape: ClassVar[str]  # what a folder must be shaped like
     option: ClassVar[str]  # of the configuration that takes such a folder
@@ -91,6 +90,11 @@ class Diffusion(ABC):
         self.name, self.path, self.revision, self.mirrors, self.dtype = name, path, revision, tuple(mirrors), dtype
         self.device = torch.device("cpu")
         self._alpha_bar_there: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> frozenset[str]:
+        """What it offers, of ``udpbench.check.NEEDS``."""
 
     # -- identity and loading ------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,10 +23,20 @@ LORA, EMBEDDING = "pytorch_lora_weights.safetensors", "learned_embeds.safetensor
 class LatentDiffusion(Diffusion):
     """A model that denoises the latents of an autoencoder, told what to draw by a text."""
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
     shape: ClassVar[str] = "Stable-Diffusion-shaped"
     option: ClassVar[str] = "local"
     parts: ClassVar[tuple[str, ...]] = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+
+    @cached_property
+    def capabilities(self) -> frozenset[str]:
+        """``latent``, ``text`` and, if the UNet takes latents and nothing beside them, ``denoise``; of a model on a
+        hub, whose files are not read before they are needed, that is assumed."""
+        unet, vae = (Path(self.path).expanduser() / part / "config.json" for part in ("unet", "vae"))
+        if unet.is_file() and vae.is_file():
+            takes, gives = (json.loads(file.read_text()) for file in (unet, vae))
+            if takes.get("in_channels", 4) != gives.get("latent_channels", 4):
+                return frozenset({"latent", "text"})
+        return frozenset({"denoise", "latent", "text"})
 
     @cached_property
     def pipe(self) -> StableDiffusionPipeline:

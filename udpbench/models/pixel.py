@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 class PixelDiffusion(Diffusion):
     """A model that denoises pictures themselves, with nothing to tell it what to draw (Ho et al., NeurIPS 2020)."""
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"denoise", "pixel"})
     shape: ClassVar[str] = "DDPM-shaped"
     option: ClassVar[str] = "pixel"
     parts: ClassVar[tuple[str, ...]] = ("unet", "scheduler")
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """``denoise`` and ``pixel``."""
+        return frozenset({"denoise", "pixel"})
 
     @cached_property
     def pipe(self) -> DDPMPipeline:

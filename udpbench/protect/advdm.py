@@ -30,7 +30,7 @@ class AdvDM:
     version: ClassVar[int] = 1
     couples_images: ClassVar[bool] = False
     heeds_penalty: ClassVar[bool] = True  # by way of pgd
-    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ class Glaze:
     version: ClassVar[int] = 1
     couples_images: ClassVar[bool] = False
     heeds_penalty: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
 
     def __init__(
         self,

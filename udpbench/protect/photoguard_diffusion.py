@@ -81,7 +81,7 @@ class PhotoGuardDiffusion:
     version: ClassVar[int] = 1
     couples_images: ClassVar[bool] = False
     heeds_penalty: ClassVar[bool] = True  # by way of pgd
-    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
     places: ClassVar[tuple[str, ...]] = ("target",)
 
     def __init__(

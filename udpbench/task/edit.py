@@ -45,7 +45,7 @@ class Img2Img:
 
     name: ClassVar[str] = "img2img"
     version: ClassVar[int] = 2
-    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
     trains: ClassVar[bool] = False
     curve: ClassVar[tuple[float, ...]] = (1.0,)
 
@@ -149,6 +149,7 @@ class Inpaint(Img2Img):
     strength: float = 1.0
 
     name: ClassVar[str] = "inpaint"
+    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})  # its UNet may take masks, too
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -50,7 +50,7 @@ class Tuning(TrainingTask):
     prior_images: int = 0
     solver: str = "dpmpp"
 
-    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})
+    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
     of_sampling: ClassVar[tuple[str, ...]] = (*TrainingTask.of_sampling, "guidance")
     of_speed: ClassVar[tuple[str, ...]] = (*TrainingTask.of_speed, "gradient_checkpointing")
 
