@@ -9,7 +9,8 @@ strong='budget.levels=16 protect.distance_budget=0.4'  # chosen on development s
 edits='task=img2img,inpaint data.train=12 data.subject=105,106,107,108,109'
 
 study $styles protect=glaze attack=none,impress,gaussian_noise,resize "$@"                  # style mimicry
-study $styles $strong protect=glaze attack=none,impress,jpeg,gaussian_noise,resize "$@"      # at a budget at which Glaze has an effect
+study $styles $strong protect=glaze attack=none,impress,gaussian_noise,resize "$@"          # at a budget at which Glaze has an effect
+study $styles $strong protect=glaze attack=jpeg attack.quality=15 "$@"
 study $styles protect=none seed=1,2 'arms=[untuned,ceiling,clean]' "$@"                     # how much seeds differ
 study $styles protect=glaze attack=jpeg attack.quality=15 "$@"                              # the paper's third baseline
 study $styles protect=consistent protect@protect.inner=glaze attack=none,impress "$@"       # the owner who expects IMPRESS
