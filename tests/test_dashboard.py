@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from factory import SCORES, make_record
+from PIL import Image
 
 from udpbench import dashboard
-from udpbench.track import Jsonl
+from udpbench.track import Jsonl, Wandb
 
 
 @pytest.fixture
@@ -46,10 +47,25 @@ def test_a_chart_of_the_arms_for_each_primary_score(shown):
 def test_scores_along_the_training_stand_at_their_steps(shown):
     points = [(e["name"], e["step"], e["value"]) for e in shown["scalar"]]
     assert sorted(points) == [
-        (f"{arm}/distance", step, value)
+        (f"curve/{arm}/distance", step, value)
         for arm in ("clean", "protected")
         for step, value in ((75, 5.0), (150, 10.0), (300, 20.0))
     ]
+
+
+def test_no_curve_overwrites_a_number_that_runs_are_compared_by(record, tmp_path, monkeypatch):
+    """wandb's summary holds the last value of every curve; what was set by hand is lost if a curve of that name follows."""
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "home"))
+    log = Wandb()
+    log.start("ab12", "group", {}, tmp_path / "cell")
+    Image.new("RGB", (8, 8)).save(tmp_path / "sheet.png")
+    dashboard.mirror(record, tmp_path / "sheet.png", log)
+    log._flush()
+    assert log._run is not None
+    found = dict(log._run.summary)
+    log.finish("ok")
+    assert found["protected/distance"] == 70.0
+    assert found["curve/protected/distance"] == 20.0
 
 
 def test_runs_are_compared_by_effect_and_residual(shown):

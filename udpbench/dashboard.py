@@ -30,12 +30,15 @@ def by_arm(record: Record, metric: str) -> dict[str, float]:
 
 
 def along_training(record: Record) -> Iterator[tuple[str, float, int]]:
-    """(name, value, training steps) of every score at every point of the curve."""
+    """(name, value, training steps) of every score at every point of the curve.
+
+    The names are not those of ``summary``: wandb keeps the last value of a curve as the run's number of that name.
+    """
     for arm, part in record["arms"].items():
         for share in sorted(part["curve"], key=float):
             step = round(float(share) * record["config"]["task"]["steps"])
             for metric, value in part["curve"][share].items():
-                yield f"{arm}/{metric}", value, step
+                yield f"curve/{arm}/{metric}", value, step
 
 
 def summary(record: Record) -> dict[str, float]:

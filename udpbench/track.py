@@ -162,6 +162,7 @@ class Wandb(_Buffered):
         run.log({name: wandb.plot.bar(rows, "arm", name, title=name)})
 
     def summary(self, values: Mapping[str, float]) -> None:
+        self._flush()
         self._open().summary.update(dict(values))
 
     def finish(self, status: str) -> None:
@@ -224,6 +225,7 @@ class Jsonl(_Buffered):
         self._write([{"event": "bars", "name": name, "values": dict(values)}])
 
     def summary(self, values: Mapping[str, float]) -> None:
+        self._flush()
         self._write([{"event": "summary", "values": dict(values)}])
 
     def finish(self, status: str) -> None:
