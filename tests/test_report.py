@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +25,9 @@ from udpbench.report.boards import above_floor, boards
 from udpbench.report.choose import choose
 from udpbench.report.document import Document, Section, Table
 from udpbench.report.render import latex, latex_text, markdown, page
-from udpbench.report.sections import curve_points, verdict
+from udpbench.report.sections import curve_points, flag_section, verdict
 from udpbench.report.transfer import transfer
+from udpbench.report.write import board_csv
 from udpbench.stats import compare
 
 
@@ -312,7 +315,7 @@ def test_variants_are_told_apart_by_the_settings_that_differ() -> None:
     made = [make_record(settings={"protect": {"steps": n, "lr": 1}}) for n in (50, 100)]
     other = make_record(attack="jpeg", settings={"protect": {"steps": 50, "lr": 1}})
     chosen = choose(files(*made, other))
-    assert [r["cell"]["protect"] for r in chosen.ok] == ["eudp (steps=50)", "eudp (steps=100)", "eudp"]
+    assert [r["cell"]["protect"] for r in chosen.ok] == ["eudp (steps=50)", "eudp (steps=100)", "eudp (steps=50)"]
     assert made[0]["cell"]["protect"] == "eudp"  # what was handed in stays as it is
 
 
@@ -332,6 +335,40 @@ def test_data_models_and_what_is_matched_are_told_apart_but_not_subjects() -> No
     )
     likes = ({"protect": {"a": 1}, "like": {"levels": n}} for n in (4, 8))
     assert named("protect", *likes) == ["eudp (like.levels=4)", "eudp (like.levels=8)"]
+
+
+def test_victims_of_different_length_are_not_compared_and_give_no_floor() -> None:
+    def trained(steps: int, **cell: Any) -> Record:
+        return make_record(settings={"task": {"steps": steps}}, **cell)
+
+    seeds = [trained(400, protect="none", attack="none", seed=k) for k in (1, 2)]
+    chosen = choose(files(trained(200, protect="eudp"), trained(400, protect="udp"), *seeds))
+    short, long = boards(chosen.ok)
+    assert [short.names["task"], long.names["task"]] == ["dreambooth (steps=200)", "dreambooth (steps=400)"]
+    assert [row.protect for row in short.rows if not row.control] == ["eudp"]
+    assert (short.floors["distance"], long.floors["distance"]) == (None, 0.0)
+
+
+def test_a_flag_of_a_cell_that_protects_nothing_is_told() -> None:
+    clean = make_record(
+        {"untuned": (100.0, 0.1), "clean": (90.0, 0.2), "ceiling": (20.0, 0.9)}, protect="none", attack="none"
+    )
+    (table,) = flag_section(boards([clean])).blocks
+    (row,) = [row for row in table.rows if row[2].startswith("victim did not learn")]
+    assert row[1:] == ("none / none", row[2], "0/0")
+
+
+def test_rows_of_the_leaderboard_s_table_are_told_apart_by_their_names() -> None:
+    made = [make_record(protected_share=s, subject=str(i)) for s in (0.5, 0.8) for i in range(2)]
+    rows = list(
+        csv.DictReader(io.StringIO(board_csv(boards([*made, make_record(), make_record(protect="eudp_released")]))))
+    )
+    names = [tuple(v for k, v in row.items() if k not in ("effect", "residual", "recovery")) for row in rows]
+    assert len(set(names)) == len(rows)
+    assert {row["protected_share"] for row in rows} == {"", "0.5", "0.8"}
+    assert {row["settings"] for row in rows} == {"", "published"}
+    for board in boards(made):
+        assert set(board.names) <= set(rows[0])
 
 
 def test_repeated_cells_count_once_and_conflicting_ones_are_an_error() -> None:

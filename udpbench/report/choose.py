@@ -15,9 +15,8 @@ from udpbench.record import Cell, Record
 
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
 _MODELS = ("surrogate", "victim", "attacker")
-_PARTS = ("protect", "attack", "task", "budget", "data", *_MODELS)
+_PARTS = ("protect", "attack", "task", "data", "budget", *_MODELS)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
-_VICTIM = ("subject", "seed")
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,19 @@ def choose(files: Mapping[Path, Record]) -> Chosen:
 
 
 def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
-    """Where cells of the same names differ in a part's settings, the settings that differ join the name.
+    """Where a part goes by one name under several settings, those that differ join the name: eudp (steps=50).
 
-    Eudp (steps=50).
+    Among all cells of a task and data set: so no protections are compared whose victims trained for different times,
+    and no seed floor comes from victims of another length.
     """
-    groups: dict[str, list[Path]] = {}
-    for path, record in files.items():
-        groups.setdefault(_key(record, _VICTIM), []).append(path)
     named = dict(files)
-    for paths in groups.values():
-        for part in _PARTS:
+    for part in _PARTS:
+        groups: dict[str, list[Path]] = {}
+        for path, record in files.items():
+            names = cast(dict[str, Any], record["cell"])
+            alike = json.dumps([record["label"], names["data"], names["task"], names[part]])
+            groups.setdefault(alike, []).append(path)
+        for paths in groups.values():
             settings = {p: _settings(files[p], part) for p in paths}
             every = {k for s in settings.values() for k in s}
             differing = sorted(k for k in every if len({json.dumps(s.get(k)) for s in settings.values()}) > 1)

@@ -178,15 +178,16 @@ def flag_section(boards: Sequence[Board]) -> Section:
     """Everything that speaks against believing a number, with the victims it is about."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for board in boards:
+        where = f"{board.label}: {board.title}"
         for row in (r for r in board.rows if not r.control):
-            where = f"{board.label}: {board.title}", f"{row.protect} / {row.attack}"
             for sentence in flags.of_group(row.records, board.floors):
-                rows.setdefault((*where, sentence), [])
-            for record in row.records:
-                own = [*record["flags"], *(f for f in flags.of_record(record) if f not in record["flags"])]
-                for sentence in own:
-                    if not sentence.startswith("no seed floor"):  # a matter of the group: it knows the other seeds
-                        rows.setdefault((*where, sentence), []).append("/".join(map(str, victim(record))))
+                rows.setdefault((where, f"{row.protect} / {row.attack}", sentence), [])
+        for record in board.records:  # those without a protected arm, too
+            own = [*record["flags"], *(f for f in flags.of_record(record) if f not in record["flags"])]
+            for sentence in own:
+                if not sentence.startswith("no seed floor"):  # a matter of the group: it knows the other seeds
+                    of = f"{record['cell']['protect']} / {record['cell']['attack']}"
+                    rows.setdefault((where, of, sentence), []).append("/".join(map(str, victim(record))))
     if not rows:
         return Section("Flags", 2, ("None.",))
     table = tuple((*key, ", ".join(sorted(set(who))) or "all") for key, who in rows.items())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from udpbench.record import LONG, Record, long_rows, read_files
+from udpbench.record import EXTRA, LONG, Record, long_rows, read_files
 from udpbench.report import sections
 from udpbench.report.boards import Board, boards, leaderboard
 from udpbench.report.choose import Chosen, choose
@@ -19,7 +19,7 @@ from udpbench.stats import Summary
 from udpbench.whole import whole
 
 _BOARD_COLUMNS = (
-    "label", "data", "budget", "task", "surrogate", "victim", "attacker", "owner_prompt", "protect", "attack",
+    "label", "data", "budget", "task", "surrogate", "victim", "attacker", *EXTRA, "settings", "protect", "attack",
     "control", "metric", "owner_wants", "victims", "effect", "effect_low", "effect_high", "residual", "residual_low",
     "residual_high", "recovery", "recovery_low", "recovery_high", "recovery_reason", "seed_floor",
 )  # fmt: skip
