@@ -153,6 +153,7 @@ def test_a_wrong_value_gives_its_line(changed, key, value, told):
         (["task=textual_inversion", "data.token=xyz"], "error: task textual_inversion: learns the word 'sks', but data toyworld calls its subject 'xyz'; give task.word=xyz"),
         (["task=textual_inversion", "data=toyworld_many"], "data toyworld_many has no word for a subject"),
         (["protect=noise_rms", "protect@like=noise_rms"], "error: protect@like=noise_rms: has no strength of its own"),
+        (["+metric@metrics.extra.kd=kd_efflite0", "metrics.extra.kd.features.blur_sigma=0", "task.pictures=64"], "error: metrics: kernel_distance and kd both give the score kd_efflite0; leave one out"),
         (["+metric@cloak.bundle.lpips=lpips_alex"], "error: metric lpips: lpips_alex: weights are missing; put https://"),
     ],
 )  # fmt: skip

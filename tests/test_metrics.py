@@ -317,7 +317,7 @@ def test_folder_scores_are_generated_first_and_cut_the_larger_set_by_name(tmp_pa
 
 def test_scores_carry_their_network_in_the_name():
     expected = {
-        EfficientNetLite0: ["fd_efflite0", "kd_efflite0", "precision_efflite0", "recall_efflite0"],
+        EfficientNetLite0: ["fd_efflite0_224", "kd_efflite0_224", "precision_efflite0_224", "recall_efflite0_224"],
         Vgg16: ["fd_vgg16", "kd_vgg16", "precision_vgg16", "recall_vgg16"],
         Inception: ["fid", "kid_x1000", "precision_inception", "recall_inception"],
         InceptionClean: ["fid_clean", "kid_clean_x1000", "precision_inception_clean", "recall_inception_clean"],

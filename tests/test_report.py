@@ -337,6 +337,32 @@ def test_data_models_and_what_is_matched_are_told_apart_but_not_subjects() -> No
     assert named("protect", *likes) == ["eudp (like.levels=4)", "eudp (like.levels=8)"]
 
 
+def test_cells_measured_otherwise_are_told_apart_and_further_metrics_are_no_difference() -> None:
+    def measured(size: int | None, kind: str = "sign", **cell: Any) -> Record:
+        bundle = {"kd": {"features": {"size": size}}} if size else {}
+        return make_record(settings={"noise": {"kind": kind}, "metrics": {"bundle": bundle, "extra": None}}, **cell)
+
+    def tasks(*records: Record) -> list[str]:
+        return [r["cell"]["task"] for r in choose(files(*records)).ok]
+
+    assert tasks(measured(32), measured(48, subject="1")) == [
+        "dreambooth (metrics.kd.features.size=32)", "dreambooth (metrics.kd.features.size=48)",
+    ]  # fmt: skip
+    assert tasks(measured(32), measured(None, subject="1")) == ["dreambooth"] * 2
+    assert tasks(measured(32), measured(32, "uniform", subject="1"))[1] == "dreambooth (noise.kind=uniform)"
+
+
+def test_a_cell_that_was_run_with_other_arms_has_them_all() -> None:
+    part = make_record({arm: SCORES[arm] for arm in ("clean", "protected")})
+    rest = make_record({arm: SCORES[arm] for arm in ("clean", "noise", "ceiling")})
+    chosen = choose(files(part, rest))
+    assert [set(r["arms"]) for r in chosen.ok] == [{"clean", "protected", "noise", "ceiling"}]
+    assert chosen.repeated == 1
+    rest["arms"]["clean"]["recipe"] = "beef"
+    with pytest.raises(ValueError, match="the same cell with different recipes"):
+        choose(files(part, rest))
+
+
 def test_victims_of_different_length_are_not_compared_and_give_no_floor() -> None:
     def trained(steps: int, **cell: Any) -> Record:
         return make_record(settings={"task": {"steps": steps}}, **cell)

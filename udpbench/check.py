@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
         errors.append(f"protected_share: task {cell.task.name} trains on nothing that could be mixed; give 1")
     errors += [reason for find in (_none_protected, _no_arms, _no_masks, _no_word) if (reason := find(cell))]
     errors += [f"metric {name}: {why}" for name, m in cell.cloak_metrics.items() if (why := _not_of_changes(m.thing))]
+    errors += [*_same_scores("metrics", cell.metrics), *_same_scores("metrics@cloak", cell.cloak_metrics)]
     absent = {name: reason for name, m in cell.metrics.items() if (reason := _obstacle(cell, m))}
     errors += [f"metric {name}: {reason}" for name, reason in absent.items() if name in asked_for]
     if errors:
@@ -80,6 +82,15 @@ def _not_of_changes(thing: Any) -> str | None:
     if thing.against != "input":
         return "does not compare a changed picture with its original; it belongs to metrics, not to metrics@cloak"
     return _lacking(thing)
+
+
+def _same_scores(group: str, metrics: Mapping[str, Part]) -> list[str]:
+    """A line for every score that two metrics of other settings would give: one would hide the other."""
+    first: dict[str, str] = {}
+    pairs = [(score, name) for name, metric in metrics.items() for score in metric.thing.scores]
+    shared = [(score, first.setdefault(score, name), name) for score, name in pairs]
+    twice = [(score, one, other) for score, one, other in shared if metrics[one].settings != metrics[other].settings]
+    return [f"{group}: {one} and {other} both give the score {score}; leave one out" for score, one, other in twice]
 
 
 def _no_masks(cell: Cell) -> str | None:

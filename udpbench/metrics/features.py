@@ -25,18 +25,21 @@ from udpbench.models.efficientnet import load, weights_path
 from udpbench.types import Run
 
 Network = Callable[[Tensor], Tensor]  # NCHW float32 [0,1], as stored, on the device -> (N, d)
+EMBEDDED = 32  # side in pixels of what EfficientNet-Lite0 sees of pictures of the embedded world
 KEPT = 16  # folders whose features stay in memory; 1,000 pictures are 8 MB or less (VGG16: 16 MB)
 _memo: OrderedDict[tuple[str, int, Extractor, str], Tensor] = OrderedDict()
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A feature network and the treatment of the pictures before it.
-
-    ``name`` ends the names of the scores.
-    """
+    """A feature network and the treatment of the pictures before it."""
 
     name: ClassVar[str]
+
+    @property
+    def suffix(self) -> str:
+        """What ends the names of the scores."""
+        return self.name
 
     def check(self) -> None:
         """ValueError saying what to do if the weights are missing; nothing is loaded."""
@@ -57,12 +60,16 @@ class EfficientNetLite0(Extractor):
 
     ``blur_sigma``: Gaussian smoothing of the stored picture, in its pixels, before the resize (0: none): VAEs differ
     from renderings in the finest detail first, and that is not what a score of content should see. ``size``: side of
-    the square the network sees, in pixels.
+    the square the network sees, in pixels; other than the 32 of the embedded world, it is part of the scores' names.
     """
 
     name: ClassVar[str] = "efflite0"
     size: int = 224
     blur_sigma: float = 0.0
+
+    @property
+    def suffix(self) -> str:
+        return self.name if self.size == EMBEDDED else f"{self.name}_{self.size}"
 
     def __post_init__(self) -> None:
         if self.size < 16:

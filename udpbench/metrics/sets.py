@@ -165,7 +165,7 @@ class SetMetric:
 
 def score_name(kind: str, features: Extractor) -> str:
     """``kind_network``, or the name the world knows it by (``fid``)."""
-    name = f"{kind}_{features.name}"
+    name = f"{kind}_{features.suffix}"
     return PUBLIC.get(name, name)
 
 
