@@ -46,3 +46,18 @@ def test_class_pictures_do_not_depend_on_how_many_are_scored(cell):
     assert base == class_stage(cell(*prior, "task.pictures=9")).recipe
     assert base != class_stage(cell(*prior, "task.guidance=4.0")).recipe
     assert base != class_stage(cell(prior[0], "task.prior_images=5")).recipe
+
+
+def test_pictures_purified_elsewhere_are_not_what_the_attack_makes_of_clean_ones(cell, tmp_path, pictures):
+    for name in ("purified", "clean"):
+        (tmp_path / name).mkdir()
+        write_png(tmp_path / name / "0000.png", pictures[0 if name == "clean" else 1])
+    alone = arms(cell("attack=folder", f"attack.path={tmp_path / 'purified'}"))
+    assert "purified" in alone
+    assert "clean_attacked" not in alone
+    both = arms(cell("attack=folder", f"attack.path={tmp_path / 'purified'}", f"attack.clean={tmp_path / 'clean'}"))
+    assert both["purified"].pictures.recipe == alone["purified"].pictures.recipe
+    assert (
+        both["clean_attacked"].pictures.settings["attack"]["identity"]
+        != both["purified"].pictures.settings["attack"]["identity"]
+    )

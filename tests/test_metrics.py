@@ -337,8 +337,8 @@ def test_efflite0_tells_the_distorted_set_from_the_other_half(tmp_path):
     other = write(tmp_path / "other", {f"{i:02}.png": t for i, t in enumerate(tiles[1::2])})
     spoilt = {f"{i:02}.png": (t + 0.5 * (noise(3, 64, 64, seed=i) - 0.5)).clamp(0, 1) for i, t in enumerate(tiles[::2])}
     metric = KernelDistance(EfficientNetLite0(size=64, blur_sigma=1.0), minimum=20)
-    clean = metric(fine, other, Run())["kd_efflite0"]
-    assert metric(write(tmp_path / "spoilt", spoilt), other, Run())["kd_efflite0"] > 2 * max(clean, 1)
+    clean = metric(fine, other, Run())["kd_efflite0_64"]
+    assert metric(write(tmp_path / "spoilt", spoilt), other, Run())["kd_efflite0_64"] > 2 * max(clean, 1)
 
 
 def test_similarity_to_the_training_pictures(tmp_path):

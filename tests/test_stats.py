@@ -123,3 +123,12 @@ def test_flags_of_a_group() -> None:
     whole = [make_record(subject=str(s), seed=k) for s in range(3) for k in range(2)]
     assert flags.of_group(whole, {"distance": 0.5}) == []
     assert flags.of_group(whole, {"distance": None}) == [flags.NO_FLOOR]
+
+
+def test_without_what_the_attack_does_to_clean_pictures_there_is_no_residual_and_it_says_why() -> None:
+    scores = {arm: pair for arm, pair in SCORES.items() if arm != "clean_attacked"}
+    found = S.summarise(
+        [make_record(scores, seed=k) for k in range(3)], "distance", "higher", 0.1, np.random.default_rng(0)
+    )
+    assert found.residual is None
+    assert found.recovery.reason == "n/a: no arm clean_attacked"

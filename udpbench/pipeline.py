@@ -115,19 +115,19 @@ def protect_stage(cell: Cell, protect: Part, like: Stage | None = None) -> Stage
     return Stage("protect", key, work, parents, cell.seed, protect.name, resumable=True)
 
 
-def attack_stage(cell: Cell, images: Stage) -> Stage:
-    """The purification attack on a folder of pictures."""
+def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
+    """A purification attack on a folder of pictures."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         folder = _pictures(parents["images"])
         pictures, captions = read_folder(folder), read_metadata(folder)
-        model = cell.attacker.thing.to(run.device) if cell.attack.thing.needs else None
+        model = cell.attacker.thing.to(run.device) if attack.thing.needs else None
         prompts = [captions[name]["text"] for name in pictures]
-        made = cell.attack.thing.purify(list(pictures.values()), list(pictures), prompts, model, run)
+        made = attack.thing.purify(list(pictures.values()), list(pictures), prompts, model, run)
         _write_like(out, folder, list(pictures), made)
 
-    key = {"attack": cell.attack.key} | ({"attacker": cell.attacker.key} if cell.attack.thing.needs else {})
-    return Stage("attack", key, work, {"images": images}, cell.seed, f"{cell.attack.name} on {images.title}")
+    key = {"attack": attack.key} | ({"attacker": cell.attacker.key} if attack.thing.needs else {})
+    return Stage("attack", key, work, {"images": images}, cell.seed, f"{attack.name} on {images.title}")
 
 
 def mixed_stage(cell: Cell, images: Stage) -> Stage:
@@ -280,13 +280,14 @@ def arms(cell: Cell) -> dict[str, Arm]:
     clean = data_stage(cell)
     protects, attacks = cell.protect.name != "none", cell.attack.name != "none"
     protected = protected_stage(cell) if protects else clean
+    on_clean = _attack_on_clean(cell) if attacks else None
     pictures = {
         "clean": clean,
         "noise": protect_stage(cell, cell.noise) if protects else None,
         "noise_rms": protect_stage(cell, cell.noise_rms, protected) if protects else None,
         "protected": protected if protects else None,
-        "purified": attack_stage(cell, protected) if protects and attacks else None,
-        "clean_attacked": attack_stage(cell, clean) if attacks else None,
+        "purified": attack_stage(cell, protected, cell.attack) if protects and attacks else None,
+        "clean_attacked": attack_stage(cell, clean, on_clean) if on_clean else None,
     }
     make = _trained_arm if cell.task.thing.trains else _edited_arm
     made: dict[str, Arm | None] = {name: make(cell, images) for name, images in pictures.items() if images}
@@ -296,6 +297,14 @@ def arms(cell: Cell) -> dict[str, Arm]:
     else:
         made["reseeded"] = Arm(None, {1.0: edit_stage(cell, clean, "second")})
     return {name: arm for name in ARMS if name in cell.arms and (arm := made.get(name))}
+
+
+def _attack_on_clean(cell: Cell) -> Part | None:
+    """The attack as it is on clean pictures; None if what it would make of them is not known."""
+    if not hasattr(cell.attack.thing, "on_clean"):
+        return cell.attack
+    same = cell.attack.thing.on_clean()
+    return replace(cell.attack, thing=same) if same else None
 
 
 def _trained_arm(cell: Cell, images: Stage) -> Arm:

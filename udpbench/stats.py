@@ -99,12 +99,15 @@ def summarise(
     """Effect, residual and recovery of one condition's ``records``."""
     effects = differences(records, "protected", "clean", metric)
     residuals = differences(records, *derived(records[0])["residual"], metric) if records else {}
+    back = recovery(effects, residuals, floor, rng)
+    if not residuals and any("purified" in r["arms"] for r in records):
+        back = Recovery(None, f"n/a: no arm {derived(records[0])['residual'][1]}")
     return Summary(
         metric,
         owner_wants,
         paired_interval(effects, rng) if effects else None,
         paired_interval(residuals, rng) if residuals else None,
-        recovery(effects, residuals, floor, rng),
+        back,
         floor,
     )
 

@@ -159,8 +159,10 @@ def _single(found: object) -> str:
 
 def _notes(record: Record) -> list[str]:
     lines = ["* primary; arrows: what the owner wants; effect, residual: + is what the owner wants"]
-    attacked = "purified" in record["arms"] and "clean_attacked" in record["arms"]
-    reason = "one victim has no interval (udpbench.report puts victims together)" if attacked else "not attacked"
+    base = derived(record)["residual"][1]
+    reason = "one victim has no interval (udpbench.report puts victims together)"
+    if "purified" not in record["arms"] or base not in record["arms"]:
+        reason = f"no arm {base}" if "purified" in record["arms"] else "not attacked"
     lines.append(f"recovery n/a: {reason}")
     if any(part["curve"] and not part.get("curve_validation") for part in record["arms"].values()):
         lines.append("thief's best chosen on the reported references, not on validation references: flatters the thief")

@@ -16,15 +16,21 @@ from udpbench.types import Run
 class Folder:
     """Takes the purified pictures from ``path``.
 
-    Paired by name (any suffix), of the same sizes, everything else is an error.
+    Paired by name (any suffix), of the same sizes, everything else is an error. ``clean``: the folder with what the
+    same attack made of the clean pictures; without it there is no arm ``clean_attacked``, and where something is
+    trained no residual.
     """
 
     version: ClassVar[int] = 1
-    places: ClassVar[tuple[str, ...]] = ("path",)
+    places: ClassVar[tuple[str, ...]] = ("path", "clean")
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+    def __init__(self, path: str | Path, clean: str | Path | None = None) -> None:
+        self.path, self.clean = Path(path).expanduser(), None if clean is None else Path(clean).expanduser()
+
+    def on_clean(self) -> Folder | None:
+        """The same attack on the clean pictures; None if its pictures are not there."""
+        return None if self.clean is None else Folder(self.clean)
 
     def identity(self) -> dict[str, str]:
         """Digest of the pictures."""
