@@ -196,7 +196,8 @@ def test_wrong_settings_are_told_in_one_line(wrong):
 
 @pytest.mark.slow
 def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
-    """A slice that is too short ends with status 75 and keeps what is there; a long enough one finishes the table."""
+    """A slice that is too short ends with status 75 and keeps what is there; a long enough one finishes the table and
+    does nothing twice."""
     small = {
         "data.root": write_cifar10(tmp_path / "cifar", per_class=(6, 6)),
         "data.train": 60,
@@ -224,9 +225,27 @@ def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
     script = Path(__file__).parent.parent / "experiments" / "cifar10" / "slice.sh"
     said = [str(script), *(f"{k}={v}" for k, v in small.items())]
     environment = {**os.environ, "PYTHON": sys.executable}
-    short = subprocess.run(said, env={**environment, "SLICE": "1"}, capture_output=True, text=True)
-    assert short.returncode == 75, short.stderr
-    assert "the same command goes on" in short.stdout
+    done: dict[Path, int] = {}
+    for seconds in range(4, 60, 2):  # the shortest in which something gets finished
+        short = subprocess.run(said, env={**environment, "SLICE": str(seconds)}, capture_output=True, text=True)
+        assert short.returncode == 75, short.stderr
+        assert "the same command goes on" in short.stdout
+        if done := {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("_stage.json")}:
+            break
     long = subprocess.run(said, env={**environment, "SLICE": "300"}, capture_output=True, text=True)
     assert long.returncode == 0, long.stdout + long.stderr
     assert len(list((tmp_path / "records").glob("*.json"))) == 2
+    assert done
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_a_child_that_does_not_stop_ends_its_slice_all_the_same(tmp_path):
+    child = tmp_path / "child"
+    child.write_text("#!/bin/sh\nkill -9 $$\n")
+    child.chmod(0o755)
+    script = Path(__file__).parent.parent / "experiments" / "cifar10" / "slice.sh"
+    for slice_s, status in (("0", 75), ("100", 137)):  # killed when the slice was over, and before
+        ended = subprocess.run(
+            [script], env={**os.environ, "PYTHON": str(child), "SLICE": slice_s}, capture_output=True
+        )
+        assert ended.returncode == status

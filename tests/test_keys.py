@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from copy import copy
+from dataclasses import replace
 
 from udpbench.cell import recipe
-from udpbench.images import write_png
+from udpbench.images import list_images, read_metadata, write_png
 from udpbench.pipeline import arms, class_stage, scores
+from udpbench.stage import Store
+from udpbench.task.dreambooth import DreamBooth
 
 
 def test_a_model_that_moved_is_the_same_model(cell, tiny, tmp_path):
@@ -60,4 +64,30 @@ def test_pictures_purified_elsewhere_are_not_what_the_attack_makes_of_clean_ones
     assert (
         both["clean_attacked"].pictures.settings["attack"]["identity"]
         != both["purified"].pictures.settings["attack"]["identity"]
+    )
+
+
+class Mine(DreamBooth):
+    """A thief of somebody's own."""
+
+
+def test_a_task_of_one_s_own_is_not_the_one_it_is_made_of(cell):
+    theirs = cell()
+    thing = copy(theirs.task.thing)
+    thing.__class__ = Mine
+    mine = replace(theirs, task=replace(theirs.task, thing=thing))
+    assert arms(mine)["clean"].final.recipe != arms(theirs)["clean"].final.recipe
+    assert arms(mine)["clean"].pictures.recipe == arms(theirs)["clean"].pictures.recipe
+
+
+def test_the_ceiling_has_no_more_pictures_than_a_victim_makes(cell, tmp_path):
+    made = cell("data.heldout=9", "data.reference=9", "task.pictures=6", "arms=[ceiling]")
+    (folder,) = Store(tmp_path).do(arms(made)["ceiling"].final)
+    assert [path.name for path in list_images(folder)] == [f"{i:04d}.png" for i in range(6)]
+    assert set(read_metadata(folder)) == {path.name for path in list_images(folder)}
+    wide = cell("data.heldout=9", "data.reference=9", "task.pictures=9", "arms=[ceiling]")
+    assert arms(wide)["ceiling"].final.recipe != arms(made)["ceiling"].final.recipe
+    assert (
+        arms(cell("data.heldout=9", "data.reference=9", "task.pictures=20", "arms=[ceiling]"))["ceiling"].final.recipe
+        == arms(wide)["ceiling"].final.recipe
     )

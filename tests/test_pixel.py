@@ -10,6 +10,7 @@ from conftest import as_saved, make_owner
 
 from udpbench.attack.impress import Impress
 from udpbench.budget import Linf
+from udpbench.cell import knowledge
 from udpbench.mistakes import ConfigError
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.tiny import save_tiny_pixel
@@ -98,3 +99,14 @@ def test_the_command_takes_a_pixel_surrogate_and_refuses_a_pixel_victim(cell, fo
         match="dreambooth: needs an autoencoder and prompts, which victim pixel lacks; choose model@victim=",
     ):
         cell("model@victim=pixel", f"victim.path={folder}")
+
+
+def test_what_two_pixel_models_have_in_common_is_all_or_nothing(cell, folder, tmp_path):
+    words = ["data=toyworld_many", "metrics=pixels", "task=ddpm", "model@surrogate=pixel", "model@victim=pixel"]
+    other = save_tiny_pixel(tmp_path / "other", seed=1)
+
+    def common(victim: Path) -> tuple[bool, bool]:
+        made = knowledge(cell(*words, f"surrogate.path={folder}", f"victim.path={victim}"))
+        return made["same_vae"], made["same_unet"]
+
+    assert (common(folder), common(other)) == ((True, True), (False, False))

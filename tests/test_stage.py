@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -209,6 +210,21 @@ def test_equal_inputs_made_by_different_recipes_share_work(tmp_path):
     assert b2.recipe not in store.computed
     (third,) = store.do(make("c", "z", {"p": b2}))  # a linked folder is as good a parent
     assert (third / "text").read_text() == "zyx"
+
+
+def test_a_shared_folder_that_was_removed_is_made_anew_under_either_name(tmp_path):
+    calls: list[str] = []
+    store = Store(tmp_path)
+    pairs = [make(text="same", settings={"way": i}) for i in range(2)]
+    first, second = (make("b", "work", {"p": p}, settings={"text": "work"}, calls=calls) for p in pairs)
+    store.do(first, second)
+    assert store.path(second).is_symlink()
+    shutil.rmtree(store.path(first))
+    for _ in range(2):
+        (folder,) = Store(tmp_path).do(second)
+        assert (folder / "text").read_text() == "worksame"
+        assert not folder.is_symlink()
+    assert calls == ["work", "work"]
 
 
 def test_work_is_not_shared_where_anything_else_differs(tmp_path):

@@ -100,6 +100,10 @@ def spoilt(**arms: float) -> Record:
             "budget exceeded: noise measures rms_max 5 levels, allowed 4.5",
         ),
         ({**make_record(), "provenance": {"dirty": True}}, "dirty tree: the code differs"),
+        (
+            {**make_record(), "stages": [{**make_record()["stages"][0], "commit": "0123-dirty"}]},
+            "dirty tree: done by code that is in no commit: protect",
+        ),
     ],
 )
 def test_flags(record: Record, flag: str) -> None:

@@ -86,13 +86,20 @@ def label(cell: Cell) -> str:
 
 
 def knowledge(cell: Cell) -> dict[str, bool]:
-    """What the owner's model has in common with the thief's."""
+    """What the owner's model has in common with the thief's; of models without an autoencoder, all or nothing."""
     mine, theirs = (part.thing.identity() for part in (cell.surrogate, cell.victim))
 
     def same(part: str) -> bool:
-        return mine.get(part, mine.get("hub")) == theirs.get(part, theirs.get("hub"))
+        ours, others = ({k: of[k] for k in (part, "hub", "revision") if k in of} for of in (mine, theirs))
+        return ours == others
 
-    return {"same_vae": same("vae"), "same_unet": same("unet"), "same_prompt": cell.owner_prompt == "data"}
+    latent = "latent" in cell.surrogate.thing.capabilities | cell.victim.thing.capabilities
+    same_unet = same("unet")
+    return {
+        "same_vae": same("vae") if latent else same_unet,
+        "same_unet": same_unet,
+        "same_prompt": cell.owner_prompt == "data",
+    }
 
 
 def draw_sheet(cell: Cell, store: Store, path: Path) -> None:

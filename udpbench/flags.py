@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from udpbench.provenance import DIRTY
 from udpbench.record import Record, of_edits
 from udpbench.stats import sign
 
@@ -89,8 +90,11 @@ def few_subjects(records: Sequence[Record]) -> str | None:
 
 
 def dirty_tree(record: Record) -> str | None:
-    """The code was not the commit that the record names."""
-    return "dirty tree: the code differs from the recorded commit" if record["provenance"].get("dirty") else None
+    """The code was not a commit when the record was written, or when a stage was done that it rests on."""
+    if record["provenance"].get("dirty"):
+        return "dirty tree: the code differs from the recorded commit"
+    kinds = sorted({s["name"].partition(" ")[0] for s in record["stages"] if str(s["commit"]).endswith(DIRTY)})
+    return f"dirty tree: done by code that is in no commit: {', '.join(kinds)}" if kinds else None
 
 
 def of_record(record: Record) -> list[str]:

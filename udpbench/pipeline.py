@@ -156,7 +156,7 @@ def train_stage(cell: Cell, images: Stage) -> Stage:
         task.train(_pictures(parents["images"]), out, cell.victim.thing, run, *extra)
 
     parents = {"images": images} | ({"class": class_stage(cell)} if task.prior_weight else {})
-    key = {"task": cell.task.name, "version": task.version, "training": task.training_key(), "victim": cell.victim.key}
+    key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key}
     return Stage("train", key, work, parents, cell.seed, images.title, resumable=True)
 
 
@@ -169,20 +169,20 @@ def class_stage(cell: Cell) -> Stage:
         task.class_pictures(out, cell.victim.thing, prompt, run)
 
     sampling = {k: v for k, v in task.sampling_key().items() if k != "pictures"}
-    key = {"task": cell.task.name, "version": task.version, "sampling": sampling, "n": task.prior_images}
-    key |= {"victim": cell.victim.key}
+    key = _task_key(cell) | {"sampling": sampling, "n": task.prior_images, "victim": cell.victim.key}
     return Stage("class", key, work, {"data": data_stage(cell)}, cell.seed, "class pictures", resumable=True)
+
+
+def _task_key(cell: Cell) -> dict[str, Any]:
+    """What names a task in a key; somebody's own class, which inherits a version, by its name, too."""
+    key = {"task": cell.task.name, "version": cell.task.thing.version}
+    own = type(cell.task.thing)
+    return key if own.__module__.startswith("udpbench.") else key | {"class": f"{own.__module__}.{own.__qualname__}"}
 
 
 def _made_key(cell: Cell) -> dict[str, Any]:
     """What generated pictures and edits depend on beside their inputs."""
-    task = cell.task.thing
-    return {
-        "task": cell.task.name,
-        "version": task.version,
-        "sampling": task.sampling_key(),
-        "victim": cell.victim.key,
-    }
+    return _task_key(cell) | {"sampling": cell.task.thing.sampling_key(), "victim": cell.victim.key}
 
 
 def generate_stage(cell: Cell, model: Stage | None, share: float = 1.0) -> Stage:
@@ -216,18 +216,24 @@ def edit_stage(cell: Cell, images: Stage, draw: str = "first") -> Stage:
 
 
 def ceiling_stage(cell: Cell) -> Stage:
-    """A perfect victim: held-out pictures of the subject after one round trip through the victim's autoencoder."""
+    """A perfect victim: held-out pictures of the subject after one round trip through the victim's autoencoder; no
+    more of them than a victim makes, for some scores depend on how many there are."""
+    sizes = cell.data.thing.sizes
+    most = min(sizes["heldout"], cell.task.thing.made(sizes["train"]))
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         model, held = cell.victim.thing.to(run.device), parents["data"] / "heldout"
+        kept = {path.name for path in list_images(held)[:most]}
         for names, x in iterate(held, run.batch):
             with torch.inference_mode():
                 back = model.round_trip(x.to(run.device)).clamp(0, 1).cpu()
             for name, picture in zip(names, back, strict=True):
-                write_png(out / name, picture)
-        write_metadata(out, read_metadata(held))
+                if name in kept:
+                    write_png(out / name, picture)
+        write_metadata(out, {name: row for name, row in read_metadata(held).items() if name in kept})
 
-    return Stage("ceiling", {"victim": cell.victim.key}, work, {"data": data_stage(cell)}, title="ceiling")
+    key = {"victim": cell.victim.key} | ({"most": most} if most < sizes["heldout"] else {})
+    return Stage("ceiling", key, work, {"data": data_stage(cell)}, title="ceiling")
 
 
 def score_stage(cell: Cell, metric: Part, pictures: Stage, clean: Stage, against: str = "") -> Stage:

@@ -17,6 +17,8 @@ _PACKAGES = (
     "torch-fidelity", "clean-fid", "lpips", "numpy", "scipy", "pillow", "hydra-core", "wandb",
 )  # fmt: skip
 
+DIRTY = "-dirty"  # behind the name of a commit that the code had left
+
 
 def provenance(device: torch.device | None = None) -> dict[str, Any]:
     """Where numbers made now come from: commit and dirty flag (None outside a repository), versions, device,
@@ -38,7 +40,7 @@ def commit() -> str | None:
     """The commit of the code that runs, ``-dirty`` behind it if what makes numbers was changed since; None outside a
     repository."""
     found, dirty = _git()
-    return found and found + "-dirty" * bool(dirty)
+    return found and found + DIRTY * bool(dirty)
 
 
 def _git() -> tuple[str | None, bool | None]:

@@ -195,6 +195,7 @@ class Store:
         }
         with whole(part / FACTS) as beside:
             beside.write_text(json.dumps(facts, indent=1, sort_keys=True))
+        final.unlink(missing_ok=True)  # a link to a twin that somebody has removed
         os.rename(part, final)
         with whole(twin) as beside:
             beside.write_text(str(final.relative_to(self.root)))

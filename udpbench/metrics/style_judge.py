@@ -38,7 +38,7 @@ class StyleJudge:
     def check(self) -> None:
         """ValueError saying what to do if the weights are missing; nothing is loaded."""
         if not (WEIGHTS / FILE).is_file():
-            how = "python -m udpbench.models.micro.train style_judge --steps 4000, then export"
+            how = "python -m udpbench.models.micro.train style_judge --steps 7500, then export"
             raise ValueError(f"style_judge: weights are missing in {WEIGHTS}; train them: {how}")
 
     def identity(self) -> dict[str, str]:

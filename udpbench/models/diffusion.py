@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from udpbench.digest import folder_digest
 
+PREDICTIONS = ("epsilon", "v_prediction")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -171,8 +172,13 @@ class Diffusion(ABC):
 
     @property
     def prediction(self) -> str:
-        """``epsilon`` or ``v_prediction``."""
-        return self.pipe.scheduler.config.prediction_type
+        """``epsilon`` or ``v_prediction``; ValueError for a model that predicts anything else."""
+        kind = self.pipe.scheduler.config.prediction_type
+        if kind not in PREDICTIONS:
+            raise ValueError(
+                f"model {self.name}: predicts {kind!r}, which has no loss here; allowed are {', '.join(PREDICTIONS)}"
+            )
+        return kind
 
     @property
     def multiple(self) -> int:
