@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from udpbench import __main__ as command
 from udpbench.config import build, find_device
-from udpbench.images import write_png
+from udpbench.images import write_masks, write_png
 from udpbench.mistakes import ConfigError
 from udpbench.pipeline import Cell
 from udpbench.record import read_records
@@ -171,15 +171,15 @@ def test_what_is_missing_is_told_before_any_work(wrong, overrides, told, tmp_pat
     [
         (["data.prompt=null"], "error: data folder: {folder}/b.png has no caption; give prompt, such as"),
         (["data.prompt='a dog'"], "error: data folder: give class_prompt, or put {{token}} where"),
-        (["task=inpaint", "task.mask={masks}"], "error: task inpaint: 1 pictures have no mask; put b.png into {masks}"),
+        (["task=inpaint", "task.mask={masks}"], "error: inpaint: b.png has no mask; put b.png into {masks}"),
     ],
 )  # fmt: skip
 def test_what_a_folder_lacks_is_told_before_any_work(wrong, overrides, told, tmp_path, pictures):
     folder, masks = tmp_path / "mine", tmp_path / "masks"
-    for place, names in ((folder, "ab"), (masks, "a")):
-        place.mkdir()
-        for name, x in zip(names, pictures, strict=False):
-            write_png(place / f"{name}.png", x)
+    folder.mkdir()
+    for name, x in zip("ab", pictures, strict=False):
+        write_png(folder / f"{name}.png", x)
+    write_masks(masks, ["a.png"], pictures[0][None, :1])
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a dog"}\n')
     rest = ["data=folder", f"data.path={folder}", "data.prompt='a {token} dog'", "~data.size", "~task.pictures"]
     (line,) = wrong("task=img2img", *rest, *(words.format(masks=masks) for words in overrides))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import composed
+from PIL import Image
 
 from udpbench import images
 from udpbench.cell import run_cell
@@ -121,6 +122,28 @@ def test_masks_are_the_middle_the_data_s_or_a_folder(pictures, tmp_path):
         inpaint(mask="data").holes(x, None)
     with pytest.raises(ValueError, match=r"there is no file .*c\.png"):
         inpaint(mask=str(tmp_path)).holes({"c": pictures[0]}, None)
+
+
+def test_a_mask_has_one_channel_and_the_size_of_its_picture_as_it_is_shown(pictures, tmp_path, monkeypatch):
+    photos, masks = tmp_path / "photos", tmp_path / "home" / "masks"
+    for folder in (photos, masks):
+        folder.mkdir(parents=True)
+    turned = Image.new("RGB", (20, 10))
+    turned.getexif()[0x0112] = 6  # a camera held upright: shown as 10 x 20
+    turned.save(photos / "a.jpg", exif=turned.getexif())
+    Image.new("L", (10, 20)).save(masks / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    task = inpaint(mask="~/masks")
+    task.check_masks([photos / "a.jpg"])
+    for wrong, said in (
+        (Image.new("L", (20, 10)), "20 x 10, mode L"),
+        (Image.new("RGBA", (10, 20)), "10 x 20, mode RGBA"),
+    ):
+        wrong.save(masks / "a.png")
+        with pytest.raises(
+            ValueError, match=f"a.png is {said}; a mask has one channel and the size of its picture, 10 x 20"
+        ):
+            task.check_masks([photos / "a.jpg"])
 
 
 def test_a_folder_of_masks_is_in_the_key_by_its_contents(tmp_path):

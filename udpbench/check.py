@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from udpbench.mistakes import ConfigError, Mistakes
@@ -98,12 +97,11 @@ def _no_masks(cell: Cell) -> str | None:
     mask, data = getattr(cell.task.thing, "mask", None), cell.data
     if mask == "data" and not getattr(data.thing, "has_masks", False):
         return f"task {cell.task.name}: data {data.name} has no masks; give task.mask=centre or a folder of masks"
-    if mask in (None, "data", "centre") or not hasattr(data.thing, "stems"):
+    if mask in (None, "data", "centre") or not hasattr(data.thing, "files"):
         return None
-    missing = [stem for stem in data.thing.stems() if not (Path(mask) / f"{stem}.png").is_file()]
-    if missing:
-        return f"task {cell.task.name}: {len(missing)} pictures have no mask; put {missing[0]}.png into {mask}"
-    return None
+    errors = Mistakes()
+    errors.attempt(cell.task.thing.check_masks, data.thing.files())
+    return errors[0] if errors else None
 
 
 def _obstacle(cell: Cell, metric: Part) -> str | None:

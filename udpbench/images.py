@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from udpbench.whole import whole
@@ -208,7 +208,7 @@ def iterate(folder: Path, batch: int) -> Iterator[tuple[list[str], Tensor]]:
         raise ValueError(f"images: batch must be >= 1, given {batch}")
     names: list[str] = []
     pictures: list[Tensor] = []
-    for _, path in sorted((_header_size(p), p) for p in list_images(folder)):
+    for _, path in sorted((header(p)[1:], p) for p in list_images(folder)):
         picture = read(path)
         if pictures and picture.shape != pictures[0].shape:
             yield names, torch.stack(pictures)
@@ -222,13 +222,17 @@ def iterate(folder: Path, batch: int) -> Iterator[tuple[list[str], Tensor]]:
         yield names, torch.stack(pictures)
 
 
-def _header_size(path: Path) -> tuple[int, int]:
-    """(height, width) before any EXIF rotation, without decoding; (0, 0) where ``read`` will say what is wrong."""
+def header(path: Path) -> tuple[str, int, int]:
+    """(Pillow's mode, height, width as it is shown), without decoding; ("", 0, 0) where ``read`` will say what is
+    wrong."""
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            # Of a PNG without it in the beginning, Pillow would decode all to look for it at the end.
+            exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+            turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return image.mode, *((image.width, image.height) if turned else (image.height, image.width))
     except (*_BROKEN, Image.DecompressionBombError):
-        return 0, 0
+        return "", 0, 0
 
 
 def read_metadata(folder: Path) -> dict[str, dict]:

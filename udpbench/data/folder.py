@@ -82,9 +82,9 @@ class Folder:
         self._captions(self._pictures(self.path))
         self._instance_and_class()
 
-    def stems(self) -> list[str]:
-        """Names of the pictures without their suffixes."""
-        return [path.stem for path in self._pictures(self.path)]
+    def files(self) -> list[Path]:
+        """The pictures to train on or to edit."""
+        return self._pictures(self.path)
 
     def __call__(self, out: Path, run: Run) -> None:
         """Write ``out`` as a data folder: train/, reference/ (if given) and data.json."""

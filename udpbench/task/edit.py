@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 
 from udpbench.digest import files_digest
-from udpbench.images import fit_square, read, read_folder
+from udpbench.images import fit_square, header, read, read_folder
 from udpbench.models.sample import SOLVERS, make_solver
 from udpbench.task.base import write_made
 from udpbench.types import Run
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
+
+
+MASK_MODES = ("1", "L", "I", "I;16")  # Pillow's for one channel
 
 
 @dataclass(kw_only=True)
@@ -140,7 +143,8 @@ class Inpaint(Img2Img):
 
     Args:
         mask: ``data``: the masks that come with the data (white: the object); ``centre``: the middle half of the
-            sides; or a folder with one 1-channel PNG per picture, by its name without the suffix (white: the object).
+            sides; or a folder with one 1-channel PNG per picture, by its name without the suffix and of its size
+            (white: the object).
         repaint: ``outside`` the object or ``inside``.
     """
 
@@ -155,8 +159,26 @@ class Inpaint(Img2Img):
         super().__post_init__()
         if self.repaint not in ("outside", "inside"):
             raise ValueError(f"inpaint: unknown repaint {self.repaint!r}; allowed are outside, inside")
-        if self.mask not in ("data", "centre") and not Path(self.mask).is_dir():
+        if self.mask not in ("data", "centre") and not self._folder.is_dir():
             raise ValueError(f"inpaint: mask must be data, centre or a folder of masks, given {self.mask!r}")
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.mask).expanduser()
+
+    def check_masks(self, pictures: Sequence[Path]) -> None:
+        """ValueError naming the first of ``pictures`` whose mask is missing, or is not of one channel and its size; no
+        picture is decoded."""
+        for path in pictures:
+            mask = self._folder / f"{path.stem}.png"
+            if not mask.is_file():
+                raise ValueError(f"inpaint: {path.name} has no mask; put {mask.name} into {self.mask}")
+            (mode, height, width), (_, *side) = header(mask), header(path)
+            if mode not in MASK_MODES or [height, width] != side:
+                raise ValueError(
+                    f"inpaint: {mask} is {width} x {height}, mode {mode}; "
+                    f"a mask has one channel and the size of its picture, {side[1]} x {side[0]}"
+                )
 
     def sampling_key(self) -> dict[str, Any]:
         """The settings that edits depend on, and the contents of a folder of masks."""
@@ -164,7 +186,7 @@ class Inpaint(Img2Img):
 
     def _mask_key(self) -> str:
         named = self.mask in ("data", "centre")
-        return self.mask if named else files_digest(sorted(Path(self.mask).glob("*.png")))
+        return self.mask if named else files_digest(sorted(self._folder.glob("*.png")))
 
     def pipeline(self, model: LatentDiffusion) -> Any:
         from diffusers import StableDiffusionInpaintPipeline
@@ -180,7 +202,7 @@ class Inpaint(Img2Img):
         return self._of(StableDiffusionInpaintPipeline, model, unet=unet)
 
     def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
-        folder = masks if self.mask == "data" else Path(self.mask)
+        folder = masks if self.mask == "data" else self._folder
         if self.mask != "centre" and folder is None:
             raise ValueError("inpaint: the data has no masks; give task.mask=centre or a folder of masks")
         found = {}
