@@ -152,6 +152,8 @@ def test_a_wrong_value_gives_its_line(changed, key, value, told):
         (["attack=impress", "model@attacker=ddpm32"], "error: impress: needs an autoencoder, which attacker ddpm32 lacks; choose model@attacker="),
         (["task=textual_inversion", "data.token=xyz"], "error: task textual_inversion: learns the word 'sks', but data toyworld calls its subject 'xyz'; give task.word=xyz"),
         (["task=textual_inversion", "data=toyworld_many"], "data toyworld_many has no word for a subject"),
+        (["task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "protect=udp"], "error: udp: protect.surrogate_init=victim_task starts from the weights of surrogate ddpm32, which has learned nothing; say"),
+        (["task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "task.init=copy", "protect=none"], "error: ddpm: task.init=copy starts from the weights of victim ddpm32, which has learned nothing; say task.init=random"),
         (["protect=noise_rms", "protect@like=noise_rms"], "error: protect@like=noise_rms: has no strength of its own"),
         (["+metric@metrics.extra.kd=kd_efflite0", "metrics.extra.kd.features.blur_sigma=0", "task.pictures=64"], "error: metrics: kernel_distance and kd both give the score kd_efflite0; leave one out"),
         (["+metric@cloak.bundle.lpips=lpips_alex"], "error: metric lpips: lpips_alex: weights are missing; put https://"),
@@ -169,9 +171,10 @@ def test_what_is_missing_is_told_before_any_work(wrong, overrides, told, tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["data.prompt=null"], "error: data folder: {folder}/b.png has no caption; give prompt, such as"),
-        (["data.prompt='a dog'"], "error: data folder: give class_prompt, or put {{token}} where"),
-        (["task=inpaint", "task.mask={masks}"], "error: inpaint: b.png has no mask; put b.png into {masks}"),
+        (["task=img2img", "~task.pictures", "data.prompt=null"], "error: data folder: {folder}/b.png has no caption; give prompt, such as"),
+        (["task=img2img", "~task.pictures", "data.prompt='a dog'"], "error: data folder: give class_prompt, or put {{token}} where"),
+        (["task=textual_inversion", "data.prompt='a {{token}} dog'", "task.word=sks"], "error: textual_inversion: the prompt 'a dog' lacks the word 'sks' (task.word)"),
+        (["task=inpaint", "~task.pictures", "task.mask={masks}"], "error: inpaint: b.png has no mask; put b.png into {masks}"),
     ],
 )  # fmt: skip
 def test_what_a_folder_lacks_is_told_before_any_work(wrong, overrides, told, tmp_path, pictures):
@@ -181,8 +184,8 @@ def test_what_a_folder_lacks_is_told_before_any_work(wrong, overrides, told, tmp
         write_png(folder / f"{name}.png", x)
     write_masks(masks, ["a.png"], pictures[0][None, :1])
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a dog"}\n')
-    rest = ["data=folder", f"data.path={folder}", "data.prompt='a {token} dog'", "~data.size", "~task.pictures"]
-    (line,) = wrong("task=img2img", *rest, *(words.format(masks=masks) for words in overrides))
+    rest = ["data=folder", f"data.path={folder}", "data.prompt='a {token} dog'", "~data.size"]
+    (line,) = wrong(*rest, *(words.format(masks=masks) for words in overrides))
     assert line.startswith(told.format(folder=folder, masks=masks))
 
 

@@ -94,6 +94,10 @@ def test_from_scratch_starts_from_the_seed_and_fine_tuning_from_the_victim(pixel
     assert torch.equal(found["one"][weight], found["same"][weight])
     assert not torch.equal(found["one"][weight], found["other"][weight])
     assert torch.equal(found["copy"][weight], pixels.pipe.unet.state_dict()[weight])
+    again = PixelDiffusion(str(tmp_path / "one" / "step_1"), "again")  # what was trained is a model to go on from
+    assert set(again.identity()) == {"unet", "scheduler", "dtype"}
+    assert torch.equal(again.pipe.unet.state_dict()[weight], found["one"][weight])
+    assert torch.equal(again.alpha_bar, pixels.alpha_bar)
 
 
 def test_half_of_the_pictures_are_mirrored(pixels, folder, monkeypatch, tmp_path):
@@ -211,7 +215,7 @@ def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
         "task.dtype": "fp32",
         "task.pictures": 50,
         "task.sample_steps": 2,
-        "protect": "eudp",
+        "protect": "eudp_scratch",
         "protect.rounds": 1,
         "protect.model_steps": 1,
         "protect.image_steps": 1,

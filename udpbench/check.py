@@ -39,7 +39,8 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
     errors += [reason for part in (cell.data, cell.protect, cell.attack) if (reason := _lacking(part.thing))]
     if cell.protected_share < 1 and not cell.task.thing.trains:
         errors.append(f"protected_share: task {cell.task.name} trains on nothing that could be mixed; give 1")
-    errors += [reason for find in (_none_protected, _no_arms, _no_masks, _no_word) if (reason := find(cell))]
+    finds = (_no_weights, _none_protected, _no_arms, _no_masks, _no_word)
+    errors += [reason for find in finds if (reason := find(cell))]
     errors += [f"metric {name}: {why}" for name, m in cell.cloak_metrics.items() if (why := _not_of_changes(m.thing))]
     errors += [*_same_scores("metrics", cell.metrics), *_same_scores("metrics@cloak", cell.cloak_metrics)]
     absent = {name: reason for name, m in cell.metrics.items() if (reason := _obstacle(cell, m))}
@@ -51,6 +52,21 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise ConfigError(f"metrics: none can be computed for this cell ({reasons or 'none is chosen'})")
     return replace(cell, metrics=kept, absent=absent)
+
+
+def _no_weights(cell: Cell) -> str | None:
+    """Why nothing can start from a model's weights, or None."""
+    starts = (
+        ("task", cell.task, "init", "copy", cell.victim, "victim"),
+        ("protect", cell.protect, "surrogate_init", "victim_task", cell.surrogate, "surrogate"),
+    )
+    for group, part, setting, value, model, role in starts:
+        if getattr(part.thing, setting, None) == value and not model.thing.trained:
+            return (
+                f"{part.name}: {group}.{setting}={value} starts from the weights of {role} {model.name}, "
+                f"which has learned nothing; say {group}.{setting}=random, or choose model@{role}=pixel {role}.path=DIR"
+            )
+    return None
 
 
 def _none_protected(cell: Cell) -> str | None:
@@ -70,8 +86,13 @@ def _no_arms(cell: Cell) -> str | None:
 def _no_word(cell: Cell) -> str | None:
     """Why the word that the task learns cannot be learned, or None."""
     word, token = getattr(cell.task.thing, "word", None), getattr(cell.data.thing, "token", None)
-    if word is None or word == token:
+    if word is None:
         return None
+    if word == token:
+        errors = Mistakes()
+        for text in cell.data.thing.texts() if hasattr(cell.data.thing, "texts") else ():
+            errors.attempt(cell.task.thing.caption, text)
+        return errors[0] if errors else None
     has = f"calls its subject {token!r}; give task.word={token}" if token else "has no word for a subject"
     return f"task {cell.task.name}: learns the word {word!r}, but data {cell.data.name} {has}"
 

@@ -59,7 +59,7 @@ class Cell:
     seed: int
     like: Part | None = None  # the protection whose strength protect=noise_rms matches
     arms: tuple[str, ...] = ARMS
-    protected_share: float = 1.0  # of the training pictures; the others are clean in every arm
+    protected_share: float = 1.0  # of the training pictures that stay changed; the others are clean in every arm
     owner_prompt: str = "class"  # class | data | empty: what the owner writes as prompt while protecting
     metrics: Mapping[str, Part] = field(default_factory=dict)
     cloak_metrics: Mapping[str, Part] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Cell:
         }
 
     def share_of(self, n: int) -> int:
-        """How many of ``n`` training pictures the owner could protect."""
+        """How many of ``n`` training pictures stay changed."""
         return round(self.protected_share * n)
 
 

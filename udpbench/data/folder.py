@@ -86,6 +86,11 @@ class Folder:
         """The pictures to train on or to edit."""
         return self._pictures(self.path)
 
+    def texts(self) -> list[str]:
+        """Every caption and prompt."""
+        instance, _ = self._instance_and_class()
+        return [*self._captions(self.files()).values(), *_filled(self.prompts, instance)]
+
     def __call__(self, out: Path, run: Run) -> None:
         """Write ``out`` as a data folder: train/, reference/ (if given) and data.json."""
         pictures = self._pictures(self.path)
@@ -172,6 +177,10 @@ def numbered(pictures: Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
     return ((f"{i:04d}", picture) for i, picture in enumerate(pictures))
 
 
+def _filled(prompts: Sequence[str], instance: str) -> list[str]:
+    return [p.replace("{instance}", instance) for p in prompts]
+
+
 def write_facts(out: Path, name: str, instance: str, class_prompt: str, prompts: Sequence[str], sets: bool) -> None:
     """Write data.json of pictures whose truth is not known.
 
@@ -181,7 +190,7 @@ def write_facts(out: Path, name: str, instance: str, class_prompt: str, prompts:
         "name": name,
         "instance_prompt": instance,
         "class_prompt": class_prompt,
-        "prompts": [p.replace("{instance}", instance) for p in prompts],
+        "prompts": _filled(prompts, instance),
         "truth": None,
         "sets": sets,
     }

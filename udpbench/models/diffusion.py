@@ -77,6 +77,7 @@ class Diffusion(ABC):
 
     places: ClassVar[tuple[str, ...]] = ("path", "mirrors")
     shape: ClassVar[str]  # what a folder must be shaped like
+    trained: ClassVar[bool] = True  # whether its weights have learned anything
     option: ClassVar[str]  # of the configuration that takes such a folder
     parts: ClassVar[tuple[str, ...]]  # folders of the pipeline whose files are the model
     pipe: Any  # the diffusers pipeline: frozen, in evaluation mode, on ``device``

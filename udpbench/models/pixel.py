@@ -90,6 +90,8 @@ class FreshPixel(PixelDiffusion):
         seed: of the weights.
     """
 
+    trained: ClassVar[bool] = False
+
     def __init__(
         self,
         name: str,

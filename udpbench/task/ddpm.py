@@ -46,7 +46,7 @@ class Ddpm(TrainingTask):
         return super().sampling_key() | {"init": self.init}
 
     def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run) -> None:
-        """Train on the pictures in ``images``; write ``out/step_N/`` for every point of the curve."""
+        """Train on the pictures in ``images``; write ``out/step_N/``, a pipeline, for every point of the curve."""
         model = victim.to(run.device)
         unet = model.fresh_unet(self.init, run.rng("init"))
         data = load_pictures(images, model.size, run)
@@ -63,7 +63,8 @@ class Ddpm(TrainingTask):
             run.tally("unet_victim", self.batch)
             return model.loss(z, model.embed([""] * self.batch), t, noise, unet).mean()
 
-        self.fit(list(unet.parameters()), loss, lambda folder: unet.save_pretrained(folder / "unet"), out, run)
+        tuned = model.having(unet=unet).pipe  # whole, so that model=pixel takes it
+        self.fit(list(unet.parameters()), loss, tuned.save_pretrained, out, run)
 
     def generate(self, tuned: Path | None, out: Path, victim: PixelDiffusion, prompts: Sequence[str], run: Run) -> None:
         """Write ``pictures`` PNGs by the model in ``tuned``; None: by the victim before any step (with ``init`` random,

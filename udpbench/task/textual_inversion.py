@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -47,10 +48,10 @@ class TextualInversion(Tuning):
 
     def caption(self, text: str) -> str:
         """``text`` with the new word in place of ``word``; ValueError if it is not there."""
-        words = text.split(" ")
-        if self.word not in words:
+        made, found = re.subn(rf"(?<!\w){re.escape(self.word)}(?!\w)", self.new_word, text)
+        if not found:
             raise ValueError(f"textual_inversion: the prompt {text!r} lacks the word {self.word!r} (task.word)")
-        return " ".join(self.new_word if w == self.word else w for w in words)
+        return made
 
     @property
     def new_word(self) -> str:
