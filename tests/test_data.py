@@ -5,6 +5,7 @@ import json
 import pickle
 import tarfile
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -315,6 +316,17 @@ def test_cifar10_identity_is_of_the_files_and_not_of_their_place(tmp_path):
     (tmp_path / "b" / "cifar-10-batches-py" / "test_batch").write_bytes(b"other")
     assert Cifar10(tmp_path / "b").identity() != first
     assert set(Cifar10.places) == {"root", "download"}
+
+
+def test_a_download_that_fails_is_told_in_one_line(tmp_path, monkeypatch):
+    def fail(self, *args, **settings):
+        raise URLError("no\nnetwork")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", fail)
+    with pytest.raises(
+        ValueError, match=r"^data cifar10: https://\S+ cannot be downloaded to \S+: <urlopen error no network>$"
+    ):
+        Cifar10(tmp_path, download=True).identity()
 
 
 def test_cifar10_says_what_to_download_and_does_not(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """``python -m udpbench.plan [-m] GROUP=OPTION KEY=VALUE ...``: what ``python -m udpbench`` with the same words would
 compute.
 
-Nothing is computed and nothing written. Lists the cells and their stages, what of them is finished, and how much time
+Nothing is computed and nothing written (but what ``data.download=true`` asks for: keys need the files). Lists the cells and their stages, what of them is finished, and how much time
 and disk the rest will take, by what finished stages took.
 """
 

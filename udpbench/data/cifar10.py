@@ -119,10 +119,7 @@ class Cifar10:
         """The layout that is there, and its files by split."""
         found = _find(self.root, self.classes)
         if found is None and self.download:
-            import torchvision
-
-            torchvision.datasets.CIFAR10(str(self.root), download=True)
-            found = _find(self.root, self.classes)
+            found = self._downloaded()
         if found is None:
             from torchvision.datasets import CIFAR10
 
@@ -131,6 +128,16 @@ class Cifar10:
                 "say data.download=true"
             )
         return found
+
+    def _downloaded(self) -> tuple[str, dict[str, list[Path]]] | None:
+        from torchvision.datasets import CIFAR10
+
+        try:
+            CIFAR10(str(self.root), download=True)
+        except (OSError, RuntimeError) as error:  # no network; not the file that was expected
+            reason = " ".join(str(error).split())
+            raise ValueError(f"data cifar10: {CIFAR10.url} cannot be downloaded to {self.root}: {reason}") from error
+        return _find(self.root, self.classes)
 
     def _in_turn(self, split: str, rows: Rows, n: int) -> list[Callable[[], Tensor]]:
         """The first ``n`` pictures of the chosen classes, the classes in turn."""
