@@ -1,8 +1,8 @@
 """``python -m udpbench.plan [-m] GROUP=OPTION KEY=VALUE ...``: what ``python -m udpbench`` with the same words would
 compute.
 
-Nothing is computed and nothing written (but what ``data.download=true`` asks for: keys need the files). Lists the cells and their stages, what of them is finished, and how much time
-and disk the rest will take, by what finished stages took.
+Nothing is computed and nothing written (but what ``data.download=true`` asks for: keys need the files). Lists the cells
+and their stages, what of them is finished, and how much time and disk the rest will take, by what finished stages took.
 """
 
 from __future__ import annotations
