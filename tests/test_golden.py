@@ -1,4 +1,4 @@
-"""Numbers that must not change unless a ``version`` does: losses, size and probes of every protection and attack.
+"""Numbers that must not change unless a ``version`` does: losses, size and probes of every protection, attack, task and rendered data set.
 
 ``UDPBENCH_REFRESH_GOLDEN=1 pytest tests/test_golden.py`` writes tests/golden.json anew. Weights are drawn by parameter name, so that
 other versions of the libraries start from the same ones. Sums in another order flip the sign of a few vanishing gradients: therefore
@@ -20,7 +20,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from udpbench.budget import Linf
+from udpbench.images import read
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.tiny import save_tiny_pixel
 from udpbench.protect.noise import Noise
 from udpbench.types import Log, Run
 
@@ -28,9 +31,17 @@ FILE = Path(__file__).parent / "golden.json"
 REFRESH = bool(os.environ.get("UDPBENCH_REFRESH_GOLDEN"))
 ELSEWHERE = "folder"  # the option of both groups that computes nothing
 SHORT = {"rounds": 2, "model_steps": 3, "image_steps": 4, "iterations": 5, "draws": 2, "perceptual": "lite1"}
-CASES = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option != ELSEWHERE]
+METHODS = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option != ELSEWHERE]
+THIEF = {"steps": 4, "lr": 1e-3, "warmup": 1, "batch": 2, "pictures": 2, "sample_steps": 4, "prior_images": 2}
+TASKS = [f"task/{option}" for option in options("task")]
+FEW = {"train": 2, "reference": 1, "validation": 1, "heldout": 1}
+DATA = [f"data/{option}" for option in options("data") if option.startswith("toyworld")]
+CASES = METHODS + TASKS + DATA
 LOSS, CHANGE = {"default": 1e-3}, {"default": 0.02}  # relative, by case
-PROBE, AGREE = 0.25, 0.9  # levels; share of the probes that must be within
+PROBE, AGREE = (
+    {"default": 0.25, "task": 2.0, "data": 1.5},
+    0.9,
+)  # levels, by group; share of the probes that must be within
 
 
 class Losses(Log):
@@ -41,21 +52,34 @@ class Losses(Log):
         self.values.append(float(value))
 
 
+def steadied(part: torch.nn.Module, called: str) -> None:
+    """Give ``part`` weights that depend on their names only."""
+    for name, p in part.named_parameters():
+        seed = int.from_bytes(hashlib.sha256(f"{called}.{name}".encode()).digest()[:7], "little")
+        draw = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
+        p.data.copy_(
+            draw / max(1, p[0].numel()) ** 0.5
+            if p.ndim > 1
+            else 1.0 + 0.1 * draw
+            if "norm" in name and "weight" in name
+            else 0.1 * draw
+        )
+
+
 @pytest.fixture(scope="module")
 def steady(tiny) -> LatentDiffusion:
-    """The tiny pipeline with weights that depend on their names only."""
+    """The tiny pipeline with steady weights."""
     model = LatentDiffusion(str(tiny), "steady")
     for part in ("vae", "unet", "text_encoder"):
-        for name, p in getattr(model.pipe, part).named_parameters():
-            seed = int.from_bytes(hashlib.sha256(f"{part}.{name}".encode()).digest()[:7], "little")
-            draw = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
-            p.data.copy_(
-                draw / max(1, p[0].numel()) ** 0.5
-                if p.ndim > 1
-                else 1.0 + 0.1 * draw
-                if "norm" in name and "weight" in name
-                else 0.1 * draw
-            )
+        steadied(getattr(model.pipe, part), part)
+    return model
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory) -> PixelDiffusion:
+    """The tiny model of pixels with steady weights."""
+    model = PixelDiffusion(str(save_tiny_pixel(tmp_path_factory.mktemp("pixels") / "tiny")), "steady")
+    steadied(model.pipe.unet, "unet")
     return model
 
 
@@ -84,14 +108,55 @@ def measured(case: str, conf: DictConfig, model: LatentDiffusion, pictures: list
     }
 
 
+def of_a_task(conf: DictConfig, model: Any, folder: Path, out: Path) -> dict[str, Any]:
+    """What its training loses, and a picture that it makes."""
+    task = instantiate(
+        conf, **{k: v for k, v in THIEF.items() if k in conf} | {k: "centre" for k in ("mask",) if k in conf}
+    )
+    log = Losses()
+    run = Run(seed=0, log=log)
+    (out / "made").mkdir()
+    if task.trains:
+        prompts = ["a photo of a sks ring"]
+        extra = []
+        if task.prior_weight:
+            task.class_pictures(out / "class", model, "a photo of a ring", run)
+            extra = [out / "class"]
+        task.train(folder, out / "trained", model, run, *extra)
+        task.generate(out / "trained" / f"step_{task.mark(1.0)}", out / "made", model, prompts, run)
+    else:
+        task.edit(folder, out / "made", model, "a photo of a ring", None, run, "first")
+    return {"version": task.version, "losses": log.values[:1] + log.values[-1:], **of_a_picture(out / "made")}
+
+
+def of_data(conf: DictConfig, out: Path) -> dict[str, Any]:
+    thing = instantiate(conf, **{k: v for k, v in FEW.items() if k in conf}, _convert_="all")
+    thing(out, Run(seed=0))
+    return {"version": thing.version, "losses": [], **of_a_picture(out / "train")}
+
+
+def of_a_picture(folder: Path) -> dict[str, Any]:
+    """Probes of the first picture in ``folder``, in levels."""
+    x = 255 * read(min(folder.glob("*.png")))
+    step = x.shape[-1] // 4
+    return {
+        "mean_change": float(x.mean()),
+        "probes": [round(float(v)) for v in x[:, step // 4 :: step, step // 2 :: step].flatten()],
+    }
+
+
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
     return json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_numbers_are_those_of_the_version(case, node, steady, pictures, golden):
-    got = measured(case, node(*case.split("/")), steady, pictures)
+def test_numbers_are_those_of_the_version(case, node, steady, pixels, pictures, folder, golden, tmp_path):
+    conf, group = node(*case.split("/")), case.partition("/")[0]
+    if group == "task":
+        got = of_a_task(conf, pixels if case.startswith("task/ddpm") else steady, folder, tmp_path)
+    else:
+        got = of_data(conf, tmp_path) if group == "data" else measured(case, conf, steady, pictures)
     if REFRESH:
         known = json.loads(FILE.read_text()) if FILE.exists() else {}
         known = {k: v for k, v in known.items() if k in CASES} | {case: got}
@@ -105,7 +170,8 @@ def test_numbers_are_those_of_the_version(case, node, steady, pictures, golden):
     differs = f"{case} computes other numbers than version {want['version']} did; if that is meant, raise its `version`, then {refresh}"
     assert got["losses"] == pytest.approx(want["losses"], rel=LOSS.get(case, LOSS["default"])), differs
     assert got["mean_change"] == pytest.approx(want["mean_change"], rel=CHANGE.get(case, CHANGE["default"])), differs
-    near = [abs(a - b) <= PROBE for a, b in zip(got["probes"], want["probes"], strict=True)]
+    within = PROBE.get(group, PROBE["default"])
+    near = [abs(a - b) <= within for a, b in zip(got["probes"], want["probes"], strict=True)]
     assert sum(near) >= AGREE * len(near), differs
 
 
@@ -115,10 +181,13 @@ def test_every_number_belongs_to_a_method(golden):
 
 
 @pytest.mark.skipif(REFRESH, reason="being written")
-@pytest.mark.parametrize("case", [c for c in CASES if not c.endswith("/none")])
+@pytest.mark.parametrize("case", [c for c in METHODS if not c.endswith("/none")])
 def test_golden_numbers_tell_methods_apart(case, golden):
     """The probes are sharp enough: no other method's numbers would pass."""
-    for other, numbers in golden.items():
+    for other in METHODS:
         if other != case:
-            near = [abs(a - b) <= PROBE for a, b in zip(golden[case]["probes"], numbers["probes"], strict=True)]
+            numbers = golden[other]
+            near = [
+                abs(a - b) <= PROBE["default"] for a, b in zip(golden[case]["probes"], numbers["probes"], strict=True)
+            ]
             assert sum(near) < AGREE * len(near), other
