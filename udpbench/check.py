@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,27 +22,7 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
 
     Raises ConfigError; a metric in ``asked_for`` that cannot be computed is a mistake, too.
     """
-    errors = Mistakes()
-    for part, model, role in (
-        (cell.protect, cell.surrogate, "surrogate"),
-        (cell.attack, cell.attacker, "attacker"),
-        (cell.task, cell.victim, "victim"),
-    ):
-        lacking = part.thing.needs - model.thing.capabilities
-        if lacking:
-            wanted = " and ".join(NEEDS.get(need, need) for need in sorted(lacking))
-            errors.append(f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=...")
-    if getattr(cell.protect.thing, "wants_like", False) and cell.like is None:
-        errors.append(f"protect={cell.protect.name}: say whose strength it shall match, e.g. protect@like=eudp")
-    if cell.like and getattr(cell.like.thing, "wants_like", False):
-        errors.append(f"protect@like={cell.like.name}: has no strength of its own; give a protection, e.g. eudp")
-    errors += [reason for part in (cell.data, cell.protect, cell.attack) if (reason := _lacking(part.thing))]
-    if cell.protected_share < 1 and not cell.task.thing.trains:
-        errors.append(f"protected_share: task {cell.task.name} trains on nothing that could be mixed; give 1")
-    finds = (_no_weights, _none_protected, _no_arms, _no_masks, _no_word)
-    errors += [reason for find in finds if (reason := find(cell))]
-    errors += [f"metric {name}: {why}" for name, m in cell.cloak_metrics.items() if (why := _not_of_changes(m.thing))]
-    errors += [*_same_scores("metrics", cell.metrics), *_same_scores("metrics@cloak", cell.cloak_metrics)]
+    errors = [line for find in MISTAKES for line in find(cell)]
     absent = {name: reason for name, m in cell.metrics.items() if (reason := _obstacle(cell, m))}
     errors += [f"metric {name}: {reason}" for name, reason in absent.items() if name in asked_for]
     if errors:
@@ -54,75 +34,107 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
     return replace(cell, metrics=kept, absent=absent)
 
 
-def _no_weights(cell: Cell) -> str | None:
-    """Why nothing can start from a model's weights, or None."""
-    starts = (
+# -- mistakes: cell -> a line for each ---------------------------------------------------------------------------------
+
+
+def _models_that_lack(cell: Cell) -> Iterator[str]:
+    for part, model, role in (
+        (cell.protect, cell.surrogate, "surrogate"),
+        (cell.attack, cell.attacker, "attacker"),
+        (cell.task, cell.victim, "victim"),
+    ):
+        lacking = part.thing.needs - model.thing.capabilities
+        if lacking:
+            wanted = " and ".join(NEEDS.get(need, need) for need in sorted(lacking))
+            yield f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=..."
+
+
+def _untrained_models(cell: Cell) -> Iterator[str]:
+    """What starts from weights that have learned nothing."""
+    for group, part, setting, value, model, role in (
         ("task", cell.task, "init", "copy", cell.victim, "victim"),
         ("protect", cell.protect, "surrogate_init", "victim_task", cell.surrogate, "surrogate"),
-    )
-    for group, part, setting, value, model, role in starts:
+    ):
         if getattr(part.thing, setting, None) == value and not model.thing.trained:
-            return (
+            yield (
                 f"{part.name}: {group}.{setting}={value} starts from the weights of {role} {model.name}, "
                 f"which has learned nothing; say {group}.{setting}=random, or choose model@{role}=pixel {role}.path=DIR"
             )
-    return None
 
 
-def _none_protected(cell: Cell) -> str | None:
+def _strength_to_match(cell: Cell) -> Iterator[str]:
+    if getattr(cell.protect.thing, "wants_like", False) and cell.like is None:
+        yield f"protect={cell.protect.name}: say whose strength it shall match, e.g. protect@like=eudp"
+    if cell.like and getattr(cell.like.thing, "wants_like", False):
+        yield f"protect@like={cell.like.name}: has no strength of its own; give a protection, e.g. eudp"
+
+
+def _missing_here(cell: Cell) -> Iterator[str]:
+    """What components say is missing on this machine."""
+    for part in (cell.data, cell.protect, cell.attack):
+        if hasattr(part.thing, "check"):
+            yield from _refused(part.thing.check)
+
+
+def _share(cell: Cell) -> Iterator[str]:
+    if cell.protected_share < 1 and not cell.task.thing.trains:
+        yield f"protected_share: task {cell.task.name} trains on nothing that could be mixed; give 1"
     train = cell.data.thing.sizes["train"]
-    if cell.protect.name == "none" or cell.share_of(train) > 0:
-        return None
-    return f"protected_share: {cell.protected_share:g} of {train} training pictures is none"
+    if cell.protect.name != "none" and not cell.share_of(train):
+        yield f"protected_share: {cell.protected_share:g} of {train} training pictures is none"
 
 
-def _no_arms(cell: Cell) -> str | None:
-    if arms(cell):
-        return None
-    given = f"protect={cell.protect.name} attack={cell.attack.name} task={cell.task.name}"
-    return f"arms: none of {list(cell.arms)} means anything for {given}"
+def _arms(cell: Cell) -> Iterator[str]:
+    if not arms(cell):
+        given = f"protect={cell.protect.name} attack={cell.attack.name} task={cell.task.name}"
+        yield f"arms: none of {list(cell.arms)} means anything for {given}"
 
 
-def _no_word(cell: Cell) -> str | None:
-    """Why the word that the task learns cannot be learned, or None."""
-    word, token = getattr(cell.task.thing, "word", None), getattr(cell.data.thing, "token", None)
-    if word is None:
-        return None
-    if word == token:
-        errors = Mistakes()
-        for text in cell.data.thing.texts() if hasattr(cell.data.thing, "texts") else ():
-            errors.attempt(cell.task.thing.caption, text)
-        return errors[0] if errors else None
-    has = f"calls its subject {token!r}; give task.word={token}" if token else "has no word for a subject"
-    return f"task {cell.task.name}: learns the word {word!r}, but data {cell.data.name} {has}"
-
-
-def _not_of_changes(thing: Any) -> str | None:
-    """Why a metric cannot be computed of the change of each picture, or None."""
-    if thing.against != "input":
-        return "does not compare a changed picture with its original; it belongs to metrics, not to metrics@cloak"
-    return _lacking(thing)
-
-
-def _same_scores(group: str, metrics: Mapping[str, Part]) -> list[str]:
-    """A line for every score that two metrics of other settings would give: one would hide the other."""
-    first: dict[str, str] = {}
-    pairs = [(score, name) for name, metric in metrics.items() for score in metric.thing.scores]
-    shared = [(score, first.setdefault(score, name), name) for score, name in pairs]
-    twice = [(score, one, other) for score, one, other in shared if metrics[one].settings != metrics[other].settings]
-    return [f"{group}: {one} and {other} both give the score {score}; leave one out" for score, one, other in twice]
-
-
-def _no_masks(cell: Cell) -> str | None:
-    """Why the task's masks cannot be had, or None."""
+def _masks(cell: Cell) -> Iterator[str]:
     mask, data = getattr(cell.task.thing, "mask", None), cell.data
     if mask == "data" and not getattr(data.thing, "has_masks", False):
-        return f"task {cell.task.name}: data {data.name} has no masks; give task.mask=centre or a folder of masks"
-    if mask in (None, "data", "centre") or not hasattr(data.thing, "files"):
-        return None
-    errors = Mistakes()
-    errors.attempt(cell.task.thing.check_masks, data.thing.files())
-    return errors[0] if errors else None
+        yield f"task {cell.task.name}: data {data.name} has no masks; give task.mask=centre or a folder of masks"
+    elif mask not in (None, "data", "centre") and hasattr(data.thing, "files"):
+        yield from _refused(lambda: cell.task.thing.check_masks(data.thing.files()))
+
+
+def _word(cell: Cell) -> Iterator[str]:
+    """Why the word that the task learns cannot be learned."""
+    word, token = getattr(cell.task.thing, "word", None), getattr(cell.data.thing, "token", None)
+    if word is not None and word != token:
+        has = f"calls its subject {token!r}; give task.word={token}" if token else "has no word for a subject"
+        yield f"task {cell.task.name}: learns the word {word!r}, but data {cell.data.name} {has}"
+    elif word is not None and hasattr(cell.data.thing, "texts"):
+        yield from _refused(lambda: [cell.task.thing.caption(text) for text in cell.data.thing.texts()])
+
+
+def _cloak_metrics(cell: Cell) -> Iterator[str]:
+    for name, metric in cell.cloak_metrics.items():
+        if metric.thing.against != "input":
+            what = "does not compare a changed picture with its original; it belongs to metrics, not to metrics@cloak"
+            yield f"metric {name}: {what}"
+        elif reason := _lacking(metric.thing):
+            yield f"metric {name}: {reason}"
+
+
+def _same_scores(cell: Cell) -> Iterator[str]:
+    """Scores that two metrics of other settings would give: one would hide the other."""
+    for group, metrics in (("metrics", cell.metrics), ("metrics@cloak", cell.cloak_metrics)):
+        first: dict[str, str] = {}
+        for name, metric in metrics.items():
+            for score in metric.thing.scores:
+                other = first.setdefault(score, name)
+                if metrics[other].settings != metric.settings:
+                    yield f"{group}: {other} and {name} both give the score {score}; leave one out"
+
+
+MISTAKES: tuple[Callable[[Cell], Iterator[str]], ...] = (
+    _models_that_lack, _untrained_models, _strength_to_match, _missing_here, _share, _arms, _masks, _word,
+    _cloak_metrics, _same_scores,
+)  # fmt: skip
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
 
 
 def _obstacle(cell: Cell, metric: Part) -> str | None:
@@ -157,8 +169,12 @@ def _smallest_set(cell: Cell, metric: Any) -> int:
 
 
 def _lacking(thing: Any) -> str | None:
-    """What a component says is missing on this machine (weights); asked before the work starts."""
+    """What a metric says is missing on this machine (weights); asked before the work starts."""
+    return next(iter(_refused(thing.check)), None) if hasattr(thing, "check") else None
+
+
+def _refused(do: Callable[[], Any]) -> list[str]:
+    """The line of the ValueError that ``do`` raises, if it does."""
     errors = Mistakes()
-    if hasattr(thing, "check"):
-        errors.attempt(thing.check)
-    return errors[0] if errors else None
+    errors.attempt(do)
+    return errors
