@@ -109,6 +109,25 @@ def test_what_the_mask_keeps_is_the_round_trip(model, pictures, tmp_path, repain
     assert model.pipe.unet.config.in_channels == latents
 
 
+def test_a_unet_of_nine_channels_is_told_the_mask_and_what_it_keeps(model, folder, tmp_path, monkeypatch):
+    """What it is given is the noisy latents, the mask at their size and the latents of the picture without the hole."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = type(model.pipe.unet).from_config({**model.pipe.unet.config, "in_channels": 9}).eval()
+    nine, seen = model.having(unet=unet), []
+    nine.to = lambda device: nine  # type: ignore[method-assign]
+    real = unet.forward
+    monkeypatch.setattr(unet, "forward", lambda x, *rest, **more: seen.append(x) or real(x, *rest, **more))
+    whole = edit(inpaint(), folder, tmp_path / "whole", nine)
+    assert {x.shape[1] for x in seen} == {9}
+    hole = F.interpolate(inpaint().holes({"a": torch.zeros(3, 16, 16)}, None)["a"][None], 8)
+    assert torch.equal(seen[0][0, 4:5], hole[0])
+    alone = edit(inpaint(), folder, tmp_path / "alone", nine, Run(batch=1))
+    assert all((whole[k] - alone[k]).abs().max() < 1.5 / 255 for k in whole)
+    inside = edit(inpaint(repaint="inside"), folder, tmp_path / "inside", nine)
+    assert any(not torch.equal(whole[k], inside[k]) for k in whole)
+
+
 def test_masks_are_the_middle_the_data_s_or_a_folder(pictures, tmp_path):
     x = dict(zip("ab", pictures, strict=False))
     middle = inpaint(repaint="inside").holes(x, None)["a"]
