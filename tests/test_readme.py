@@ -1,14 +1,17 @@
 """The README keeps its promises: its code runs, its list is the one the configuration makes."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from udpbench import catalog, record, table
+from udpbench.budget import measure
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -78,3 +81,20 @@ def test_the_table_is_that_of_the_record():
     (found,) = record.read_files(ROOT / "experiments" / "make_run" / "records").values()
     shown = README.read_text().split("<!-- run:begin -->")[1].split("```")[1]
     assert [line.rstrip() for line in table.plain(found).strip().splitlines()] == shown.strip().splitlines()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs():
+    """Its code, cell by cell, with fewer steps."""
+    cells = json.loads((ROOT / "notebooks" / "quickstart.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    for long, short in (
+        ("rounds=2, model_steps=5, image_steps=10", "rounds=1, model_steps=1, image_steps=2"),
+        ("iterations=50", "iterations=2"),
+    ):
+        assert long in code
+        code = code.replace(long, short)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["purified"]) == 6
+    assert all(measure(a, b)["linf"] <= 8 for a, b in zip(names["clean"], names["protected"], strict=True))
