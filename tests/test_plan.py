@@ -155,7 +155,7 @@ COMMANDS = [
 def test_every_command_of_a_study_can_be_planned(planned, study, words):
     assert words[0] == f"experiment={study}"
     words = [
-        re.sub(r"^(data\.subject|data\.style)=([^,]*),.*", r"\1=\2", word) for word in words
+        re.sub(r"^(data\.subject|data\.style)=([^,]*,[^,]*),.*", r"\1=\2", word) for word in words
     ]  # the others are like it
     status, numbers, _, said = planned("-m", *words, model=False)
     assert status == 0, said
