@@ -74,6 +74,7 @@ COMMANDS = {
     "protect=folder": "error: folder: give protect.path=...",
     "runtime.device=tpu": "error: runtime.device: 'tpu' cannot be used",
     "protect._target_=no.such.Thing": "error: eudp: Error loading 'no.such.Thing'",
+    "metrics.bundle.kernel_distance.features._target_=no.such.Thing": "error: kernel_distance: Error loading 'no.such.Thing'",
     "runtime.batch=0": "error: runtime.batch: must be a whole number >= 1, given 0",
     "metrics=pairs": "error: metrics: none can be computed for this cell (levels: compares a changed picture with its",
     "metrics=edits": "error: metrics: none can be computed for this cell (edit_ssim: task dreambooth makes no edits",

@@ -13,12 +13,13 @@ from conftest import write_cifar10
 from safetensors.torch import load_file
 
 from udpbench import images
+from udpbench.arms import arms
 from udpbench.data import renderer
 from udpbench.mistakes import ConfigError
 from udpbench.models.pixel import FreshPixel, PixelDiffusion
 from udpbench.models.sample import sample_pixels
 from udpbench.models.tiny import save_tiny_pixel
-from udpbench.pipeline import arms, mixed_stage, protect_stage
+from udpbench.pipeline import mixed_stage, protect_stage
 from udpbench.stage import Store
 from udpbench.task.ddpm import Ddpm, load_pictures
 from udpbench.types import Log, Run

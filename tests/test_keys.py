@@ -6,9 +6,10 @@ import shutil
 from copy import copy
 from dataclasses import replace
 
+from udpbench.arms import arms, scores
 from udpbench.cell import recipe
 from udpbench.images import list_images, read_metadata, write_png
-from udpbench.pipeline import arms, class_stage, scores
+from udpbench.pipeline import class_stage
 from udpbench.stage import Store
 from udpbench.task.dreambooth import DreamBooth
 

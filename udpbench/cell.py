@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from udpbench import flags, record, sheet
+from udpbench.arms import Arm, arms, cloak_scores, scores, validation_scores
 from udpbench.images import fit_square, list_images, read
-from udpbench.pipeline import Arm, Cell, arms, cloak_scores, data_stage, scores, validation_scores
+from udpbench.pipeline import Cell, data_stage
 from udpbench.provenance import provenance
 from udpbench.stage import Stage, Store, hash_of
 
@@ -111,7 +112,7 @@ def draw_sheet(cell: Cell, store: Store, path: Path) -> None:
     edits = not cell.task.thing.trains
     each = cell.task.thing.made(1) if edits else 1
     generated = {name: _some(store, arm.final, each) for name, arm in made.items()}
-    holes = _holes(cell, store.path(data_stage(cell))) if edits else []
+    holes = _holes(cell, store.path(data_stage(cell)), training["clean"]) if edits else []
     sheet.write_sheet(path, sheet.cell_rows(training, generated, edits=edits, holes=holes))
 
 
@@ -123,10 +124,10 @@ def _some(store: Store, stage: Stage | None, each: int = 1) -> list:
     return [read(paths[k * each + k % each]) for k in range(min(SHOWN, len(paths) // each))]
 
 
-def _holes(cell: Cell, data: Path) -> list:
-    """What the task paints anew in the pictures to show; nothing if it edits whole pictures."""
-    shown = {path.name: read(path) for path in list_images(data / "train")[:SHOWN]}
-    squares = {name: fit_square(x, min(x.shape[-2:])) for name, x in shown.items()}
+def _holes(cell: Cell, data: Path, shown: list) -> list:
+    """What the task paints anew in the pictures to show, the first ones; nothing if it edits whole pictures."""
+    names = (path.name for path in list_images(data / "train"))
+    squares = {name: fit_square(x, min(x.shape[-2:])) for name, x in zip(names, shown, strict=False)}
     return list(cell.task.thing.holes(squares, data / "masks").values())
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from udpbench.arms import arms
 from udpbench.mistakes import ConfigError, Mistakes
-from udpbench.pipeline import Cell, Part, arms
+from udpbench.pipeline import Cell, Part
 
 NEEDS = {
     "latent": "an autoencoder",
@@ -94,7 +95,7 @@ def _masks(cell: Cell) -> Iterator[str]:
     mask, data = getattr(cell.task.thing, "mask", None), cell.data
     if mask == "data" and not getattr(data.thing, "has_masks", False):
         yield f"task {cell.task.name}: data {data.name} has no masks; give task.mask=centre or a folder of masks"
-    elif mask not in (None, "data", "centre") and hasattr(data.thing, "files"):
+    elif mask is not None and hasattr(data.thing, "files"):
         yield from _refused(lambda: cell.task.thing.check_masks(data.thing.files()))
 
 

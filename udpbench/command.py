@@ -32,11 +32,10 @@ def prepare(cfg: DictConfig, choices: Mapping[str, str | None], log: Log | None 
     from hydra.utils import instantiate
 
     from udpbench.config import build, find_device
-    from udpbench.mistakes import ConfigError, not_whole
+    from udpbench.mistakes import ConfigError, check_whole
     from udpbench.stage import Store
 
-    if line := not_whole("runtime.batch", cfg.runtime.batch, 1):
-        raise ConfigError(line)
+    check_whole("runtime.batch", cfg.runtime.batch, 1)
     store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), log, cfg.runtime.batch)
     try:
         tracker = instantiate(cfg.track)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.check import check
-from udpbench.mistakes import ConfigError, Mistakes, not_whole
+from udpbench.mistakes import ConfigError, Mistakes, check_whole
 from udpbench.pipeline import ARMS, Cell, Part
 
 OWNER_PROMPTS = ("class", "data", "empty")
@@ -41,7 +41,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     share = cfg.protected_share
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         errors.append(f"protected_share: must be a number above 0 and at most 1, given {share!r}")
-    errors += [line] if (line := not_whole("seed", cfg.seed, 0)) else []
+    errors.attempt(check_whole, "seed", cfg.seed, 0)
     metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
     cloak = _metrics(cfg.cloak.bundle, errors)
     for thing in (*parts.values(), *metrics.values(), *cloak.values()):
@@ -77,10 +77,10 @@ def make_part(node: DictConfig, name: str) -> Part:
         raise ValueError(f"{name}: give {', '.join(f'{key}=...' for key in missing)}")
     settings = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     try:
-        takes = get_object(node["_target_"])
-    except (ImportError, ValueError) as error:
+        wrong = _mistyped(settings)  # type: ignore[arg-type]
+    except (ImportError, ValueError) as error:  # the path of no object
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
-    if wrong := _mistyped(takes, settings):  # type: ignore[arg-type]
+    if wrong:
         raise ValueError(f"{name}: {'; '.join(wrong)}")
     thing = instantiate(node, _convert_="all")
     return Part(getattr(thing, "label", name), settings, thing)  # type: ignore[arg-type]
@@ -95,11 +95,12 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
 }
 
 
-def _mistyped(takes: Callable[..., Any], settings: Mapping[str, Any]) -> list[str]:
-    """What of ``settings`` is of another kind than the annotations of ``takes`` say, if they say a simple one; parts of
-    parts included."""
+def _mistyped(settings: Mapping[str, Any]) -> list[str]:
+    """What of a part's settings is of another kind than the annotations of its ``_target_`` say, if they say a simple
+    one; parts of parts included."""
     parts = {key: value for key, value in settings.items() if isinstance(value, dict) and "_target_" in value}
-    wrong = [f"{key}.{line}" for key, v in parts.items() for line in _mistyped(get_object(v["_target_"]), v)]
+    wrong = [f"{key}.{line}" for key, part in parts.items() for line in _mistyped(part)]
+    takes = get_object(settings["_target_"])
     try:
         parameters = inspect.signature(takes).parameters
     except (TypeError, ValueError):  # not everything that can be called tells what it takes

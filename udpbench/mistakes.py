@@ -29,11 +29,10 @@ class Mistakes(list[str]):
         return None
 
 
-def not_whole(name: str, value: object, least: int) -> str | None:
-    """The line for a setting that must be a whole number of at least ``least``, if ``value`` is none."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return None
-    return f"{name}: must be a whole number >= {least}, given {value!r}"
+def check_whole(name: str, value: object, least: int) -> None:
+    """ConfigError if a setting is no whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name}: must be a whole number >= {least}, given {value!r}")
 
 
 def _root(error: BaseException) -> str:

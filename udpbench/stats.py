@@ -55,6 +55,14 @@ def derived(record: Record) -> dict[str, tuple[str, str]]:
     }
 
 
+def no_residual(record: Record) -> str | None:
+    """Why a record has no residual, by its arms."""
+    base = derived(record)["residual"][1]
+    if "purified" not in record["arms"]:
+        return "not attacked"
+    return None if base in record["arms"] else f"no arm {base}"
+
+
 def sign(owner_wants: str) -> int:
     """+1 if the owner wants the score higher, -1 if lower."""
     if owner_wants not in ("higher", "lower"):
@@ -100,8 +108,9 @@ def summarise(
     effects = differences(records, "protected", "clean", metric)
     residuals = differences(records, *derived(records[0])["residual"], metric) if records else {}
     back = recovery(effects, residuals, floor, rng)
-    if not residuals and any("purified" in r["arms"] for r in records):
-        back = Recovery(None, f"n/a: no arm {derived(records[0])['residual'][1]}")
+    attacked = next((r for r in records if "purified" in r["arms"]), None)
+    if attacked and not residuals:
+        back = Recovery(None, f"n/a: {no_residual(attacked) or f'{metric} is absent'}")
     return Summary(
         metric,
         owner_wants,

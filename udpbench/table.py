@@ -13,7 +13,7 @@ from rich.text import Text
 from udpbench import flags
 from udpbench.intervals import Interval
 from udpbench.record import ARMS, MetricInfo, Record, metrics_of, of_edits
-from udpbench.stats import derived, differences, victim
+from udpbench.stats import derived, differences, no_residual, victim
 
 WIDTH = 100
 ARROW = {"higher": "↑", "lower": "↓"}
@@ -159,11 +159,8 @@ def _single(found: object) -> str:
 
 def _notes(record: Record) -> list[str]:
     lines = ["* primary; arrows: what the owner wants; effect, residual: + is what the owner wants"]
-    base = derived(record)["residual"][1]
-    reason = "one victim has no interval (udpbench.report puts victims together)"
-    if "purified" not in record["arms"] or base not in record["arms"]:
-        reason = f"no arm {base}" if "purified" in record["arms"] else "not attacked"
-    lines.append(f"recovery n/a: {reason}")
+    alone = "one victim has no interval (udpbench.report puts victims together)"
+    lines.append(f"recovery n/a: {no_residual(record) or alone}")
     if any(part["curve"] and not part.get("curve_validation") for part in record["arms"].values()):
         lines.append("thief's best chosen on the reported references, not on validation references: flatters the thief")
     for arm, measured in sorted(record["cloak"].items()):

@@ -79,7 +79,7 @@ class Folder:
 
     def check(self) -> None:
         """ValueError saying which picture cannot be taken or has no caption; no picture is decoded."""
-        self._captions(self._pictures(self.path))
+        self._captions(self.files())
         self._instance_and_class()
 
     def files(self) -> list[Path]:
@@ -107,8 +107,9 @@ class Folder:
 
     def _pictures(self, folder: Path) -> list[Path]:
         pictures = images.list_images(folder)
+        those = set(pictures)
         for path in sorted(folder.iterdir()):
-            known = path in pictures or path.name.startswith(".") or path.is_dir() or path.suffix.lower() in _BESIDE
+            known = path in those or path.name.startswith(".") or path.is_dir() or path.suffix.lower() in _BESIDE
             if not known:
                 raise ValueError(
                     f"data folder: {path} is not a picture; remove it, allowed are {' '.join(images.SUFFIXES)}"

@@ -51,10 +51,6 @@ class Denoising(PairMetric):
 
         return lambda changed, original: {"changed": of(changed), "original": of(original)}
 
-    def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
-        """File name -> mean loss of the picture in ``got`` (``changed``) and of the one in ``ref`` (``original``)."""
-        return self.measured(got, ref, run, ("changed", "original"))
-
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """The score of the folder ``got`` (changed) against ``ref`` (original)."""
         rows = self.per_image(got, ref, run).values()

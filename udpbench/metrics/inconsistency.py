@@ -43,10 +43,6 @@ class Inconsistency(PairMetric):
 
         return lambda changed, original: {"inconsistency": of(changed), "original": of(original)}
 
-    def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
-        """File name -> ``inconsistency`` of the picture in ``got`` and ``original``, that of the one in ``ref``."""
-        return self.measured(got, ref, run, ("inconsistency", "original"))
-
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Mean and AUC of the folder ``got`` (changed) against ``ref`` (original)."""
         changed, original = self._both(got, ref, run)

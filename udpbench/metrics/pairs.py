@@ -40,19 +40,16 @@ class PairMetric:
         raise NotImplementedError
 
     def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
-        """File name -> score -> value, sorted by name, of the folder ``got`` (changed) against ``ref`` (original)."""
-        return self.measured(got, ref, run, tuple(self.scores))
-
-    def measured(self, got: Path, ref: Path, run: Run, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
-        """File name -> each of ``names`` among what ``prepare`` measures, sorted by file name."""
+        """File name -> what ``prepare`` measures, sorted by file name, of the folder ``got`` (changed) against ``ref``
+        (original)."""
         measured: dict[str, dict[str, float]] = {}
         measure_batch = self.prepare(run.device)
         with torch.inference_mode():
             for files, changed, original in _pairs(got, ref, run.batch):
                 values = measure_batch(changed.to(run.device), original.to(run.device))
-                rows = zip(*(values[name].tolist() for name in names), strict=True)
+                rows = zip(*(value.tolist() for value in values.values()), strict=True)
                 for file, row in zip(files, rows, strict=True):
-                    measured[file] = dict(zip(names, row, strict=True))
+                    measured[file] = dict(zip(values, row, strict=True))
         return dict(sorted(measured.items()))
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
@@ -217,10 +214,6 @@ class CloakLevels(PairMetric):
             return {norm: torch.tensor([row[norm] for row in rows], dtype=torch.float64) for norm in ("linf", "rms")}
 
         return values
-
-    def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
-        """File name -> ``linf`` and ``rms``."""
-        return self.measured(got, ref, run, ("linf", "rms"))
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """The largest of each, and the mean ``rms``."""

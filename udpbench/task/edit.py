@@ -159,16 +159,18 @@ class Inpaint(Img2Img):
         super().__post_init__()
         if self.repaint not in ("outside", "inside"):
             raise ValueError(f"inpaint: unknown repaint {self.repaint!r}; allowed are outside, inside")
-        if self.mask not in ("data", "centre") and not self._folder.is_dir():
+        if self._folder and not self._folder.is_dir():
             raise ValueError(f"inpaint: mask must be data, centre or a folder of masks, given {self.mask!r}")
 
     @property
-    def _folder(self) -> Path:
-        return Path(self.mask).expanduser()
+    def _folder(self) -> Path | None:
+        return None if self.mask in ("data", "centre") else Path(self.mask).expanduser()
 
     def check_masks(self, pictures: Sequence[Path]) -> None:
-        """ValueError naming the first of ``pictures`` whose mask is missing, or is not of one channel and its size; no
-        picture is decoded."""
+        """ValueError naming the first of ``pictures`` whose mask is missing in the folder of masks, if there is one, or
+        is not of one channel and its size; no picture is decoded."""
+        if not self._folder:
+            return
         for path in pictures:
             mask = self._folder / f"{path.stem}.png"
             if not mask.is_file():
@@ -185,8 +187,7 @@ class Inpaint(Img2Img):
         return {k: v for k, v in super().sampling_key().items() if k != "mask"} | {"mask": self._mask_key()}
 
     def _mask_key(self) -> str:
-        named = self.mask in ("data", "centre")
-        return self.mask if named else files_digest(sorted(self._folder.glob("*.png")))
+        return files_digest(sorted(self._folder.glob("*.png"))) if self._folder else self.mask
 
     def pipeline(self, model: LatentDiffusion) -> Any:
         from diffusers import StableDiffusionInpaintPipeline
