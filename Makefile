@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Every test takes one thread. A file stays with one worker: its fixtures are made once.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast test-gpu check bench clean
@@ -20,10 +22,10 @@ run: $(BIN)/.installed ## Does EUDP protect a subject from DreamBooth, and does 
 	$(BIN)/python -m udpbench protect=eudp attack=impress task=dreambooth
 
 test: $(BIN)/.installed ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(BIN)/.installed ## Run the quick tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-gpu: $(BIN)/.installed ## Run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu

@@ -26,7 +26,7 @@ def window_share(untuned: float, ceiling: float, value: float) -> float:
 def did_not_learn(record: Record) -> str | None:
     """The clean victim covers under 30 % of the window on a primary score, or there is no window."""
     for metric, wants, at in _primary(record, "untuned", "ceiling", "clean"):
-        if not _has_window(wants, at):
+        if not has_window(wants, at):
             return f"no window: ceiling is no better than untuned on {metric}"
         share = window_share(at["untuned"], at["ceiling"], at["clean"])
         if share < LEARNT:
@@ -46,7 +46,7 @@ def saturated(record: Record) -> str | None:
 def attack_ruins_clean(record: Record) -> str | None:
     """The attack costs clean data over 30 % of the window: it is no attack."""
     for metric, wants, at in _primary(record, "untuned", "ceiling", "clean", "clean_attacked"):
-        if _has_window(wants, at):
+        if has_window(wants, at):
             lost = (at["clean"] - at["clean_attacked"]) / (at["ceiling"] - at["untuned"])
             if lost > RUINED:
                 return f"attack ruins clean data: it costs {lost:.0%} of the untuned-ceiling window on {metric}"
@@ -123,7 +123,7 @@ def _primary(record: Record, *arms: str) -> Iterator[tuple[str, str, dict[str, f
             yield metric, score["owner_wants"], {arm: m[metric]["value"] for arm, m in zip(arms, measured, strict=True)}
 
 
-def _has_window(wants: str, at: dict[str, float]) -> bool:
+def has_window(wants: str, at: dict[str, float]) -> bool:
     """A perfect victim is better for the thief than an untuned one."""
     return sign(wants) * (at["untuned"] - at["ceiling"]) > 0
 

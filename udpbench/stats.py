@@ -11,6 +11,8 @@ from udpbench.intervals import Interval, Key, Recovery, generator, paired_interv
 from udpbench.record import Record, metrics_of, of_edits, score_of
 
 CONTROLS = ("noise", "noise_rms")  # arms that a protection can be compared with
+_VICTIM = ("subject", "seed")
+_Side = tuple[str, list[Record], str]  # of a comparison: its name, its records, their arm
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference a - b on the same victims; positive: ``a`` protects better.
+    """Paired difference a - b on the same victims; positive: after ``a`` the owner is better off.
 
-    ``unpaired``: victims only one side has.
+    ``a`` and ``b`` are protections, or attacks on the same protection. ``unpaired``: victims only one side has.
     """
 
     condition: dict[str, str]
@@ -139,27 +141,50 @@ def compare(
         raise ValueError(f"compare: no record of protection {min(unknown)!r}; there are {', '.join(sorted(names))}")
     if control and arm != "protected":
         return []  # noise is never attacked
-    rows = []
-    for condition, group in _conditions(records, arm).items():
+    leave = {"protect", *_VICTIM} | ({"attack", "attacker"} if arm == "protected" else set())
+    found = []
+    for condition, group in _conditions(records, leave).items():
         left = [r for r in group if r["cell"]["protect"] == protect_a]
         right = left if control else [r for r in group if r["cell"]["protect"] == protect_b]
-        for metric, info in metrics_of([*left, *right]).items():
-            a, b = values(left, arm, metric), values(right, protect_b if control else arm, metric)
-            pairs = {k: sign(info["owner_wants"]) * (a[k] - b[k]) for k in a.keys() & b.keys()}
-            if pairs:
-                rng = generator(seed, "compare", *condition, metric, arm, protect_a, protect_b)
-                described = dict(condition)
-                interval = paired_interval(pairs, rng)
-                rest = len(a.keys() ^ b.keys())
-                rows.append(
-                    Comparison(described, metric, info["owner_wants"], arm, protect_a, protect_b, interval, rest)
-                )
-    return rows
+        sides = (protect_a, left, arm), (protect_b, right, protect_b if control else arm)
+        found += _paired(condition, arm, *sides, seed)
+    return found
 
 
-def _conditions(records: Sequence[Record], arm: str) -> dict[tuple[tuple[str, str], ...], list[Record]]:
-    """Records that differ in the protection and the victim only (and in the attack, for an arm without one)."""
-    leave = {"protect", "subject", "seed"} | ({"attack", "attacker"} if arm == "protected" else set())
+def compare_attacks(records: Sequence[Record], attack_a: str, attack_b: str, seed: int = 0) -> list[Comparison]:
+    """Paired differences between what is left of a protection after ``attack_a`` and after ``attack_b``, one per
+    condition, protection and metric; positive: ``attack_b`` gives the thief more.
+
+    "none" is the protected pictures as they are, so that attack - none is what the attack gives back (negative) or
+    spoils. Pairs agree in everything but the attack.
+    """
+    found = []
+    for condition, group in _conditions(records, {"attack", *_VICTIM}).items():
+        found += _paired(condition, "purified", _left_by(attack_a, group), _left_by(attack_b, group), seed)
+    return found
+
+
+def _left_by(attack: str, group: list[Record]) -> _Side:
+    if attack == "none":
+        return attack, group, "protected"
+    return attack, [r for r in group if r["cell"]["attack"] == attack], "purified"
+
+
+def _paired(condition: tuple[tuple[str, str], ...], arm: str, a: _Side, b: _Side, seed: int) -> list[Comparison]:
+    """The comparison of two sides for every metric that both have of some victim."""
+    found = []
+    for metric, info in metrics_of([*a[1], *b[1]]).items():
+        left, right = values(a[1], a[2], metric), values(b[1], b[2], metric)
+        pairs = {k: sign(info["owner_wants"]) * (left[k] - right[k]) for k in left.keys() & right.keys()}
+        if pairs:
+            interval = paired_interval(pairs, generator(seed, "compare", *condition, metric, arm, a[0], b[0]))
+            rest = len(left.keys() ^ right.keys())
+            found.append(Comparison(dict(condition), metric, info["owner_wants"], arm, a[0], b[0], interval, rest))
+    return found
+
+
+def _conditions(records: Sequence[Record], leave: set[str]) -> dict[tuple[tuple[str, str], ...], list[Record]]:
+    """Records that differ in the names ``leave`` only."""
     groups: dict[tuple[tuple[str, str], ...], list[Record]] = {}
     for record in records:
         cell = sorted((k, str(v)) for k, v in record["cell"].items() if k not in leave)

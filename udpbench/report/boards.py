@@ -44,6 +44,7 @@ class Board:
     metrics: dict[str, MetricInfo]
     floors: dict[str, float | None]
     rows: list[Row] = field(default_factory=list)
+    shown: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -67,22 +68,26 @@ class Board:
 
     @property
     def ranked_by(self) -> list[str]:
-        """The metrics shown in the leaderboard: the primary ones, or all if there are none."""
+        """The metrics shown in the leaderboard: those asked for, else the primary ones, or all if there are none."""
+        if self.shown:
+            return [m for m in self.shown if m in self.metrics]
         return [m for m, info in self.metrics.items() if info["primary"]] or list(self.metrics)
 
 
-def boards(records: Sequence[Record], seed: int = 0) -> list[Board]:
+def boards(records: Sequence[Record], seed: int = 0, every: Sequence[Record] | None = None) -> list[Board]:
     """Group and summarise ``records``; sorted by label, then by names.
 
-    Protections with settings as published are not ranked beside those matched in steps and work.
+    Protections with settings as published are not ranked beside those matched in steps and work. ``every``: where
+    clean victims of further seeds may be found, if that is more than ``records``.
     """
+    every = records if every is None else every
     groups: dict[tuple[tuple[str, str], ...], list[Record]] = {}
     for record in records:
         names = sorted((k, str(v)) for k, v in record["cell"].items() if k not in _ROW)
         if record["cell"]["protect"].endswith(PUBLISHED):
             names.append(("settings", "published"))
         groups.setdefault((("label", record["label"]), *names), []).append(record)
-    return [_board(dict(key), group, records, seed) for key, group in sorted(groups.items())]
+    return [_board(dict(key), group, every, seed) for key, group in sorted(groups.items())]
 
 
 def _board(names: dict[str, str], group: list[Record], every: Sequence[Record], seed: int) -> Board:

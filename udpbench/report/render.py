@@ -32,7 +32,7 @@ def markdown(document: Document) -> str:
         for block in section.blocks:
             lines += [
                 *(
-                    _markdown_table(block)
+                    markdown_table(block)
                     if isinstance(block, Table)
                     else [f"![{block.caption}](figures/{block.name}.png)"]
                 ),
@@ -41,7 +41,8 @@ def markdown(document: Document) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
+    """The lines of a table in GitHub Markdown."""
     rule = [":--" if i < table.left else "--:" for i in range(len(table.headers))]
     return ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in (table.headers, tuple(rule), *table.rows)]
 

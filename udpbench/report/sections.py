@@ -1,4 +1,4 @@
-"""The parts of a report beside the leaderboards: arms, comparisons, curves, flags, failures, environment."""
+"""The parts of a report beside leaderboards and arms: comparisons, curves, flags, failures, environment."""
 
 from __future__ import annotations
 
@@ -6,79 +6,16 @@ import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from udpbench import flags
-from udpbench.record import ARMS, Record
+from udpbench.record import Record
+from udpbench.report.arms import arm_rows
 from udpbench.report.boards import Board
 from udpbench.report.choose import Chosen
 from udpbench.report.document import Section, Table
-from udpbench.stats import CONTROLS, Comparison, compare, sign, values, victim
-from udpbench.table import ARROW, interval_text, last_line, significant, thiefs_best
-
-_SHARED = ("untuned", "clean", "noise", "ceiling")  # the same whatever protects and attacks
-
-
-def arm_rows(board: Board) -> list[tuple[str, str, list[Record]]]:
-    """(what to call it, arm, its records).
-
-    Shared arms once, the others once for each protection and attack they depend on.
-    """
-    found: dict[tuple[int, str], tuple[str, str, list[Record]]] = {}
-    for record in board.records:
-        protect, attack = record["cell"]["protect"], record["cell"]["attack"]
-        said = {
-            "protected": f": {protect}",
-            "noise_rms": f": {protect}",
-            "clean_attacked": f": {attack}",
-            "purified": f": {protect} / {attack}",
-        }
-        for arm in record["arms"]:
-            name = arm + said.get(arm, "")
-            found.setdefault((ARMS.index(arm), name), (name, arm, []))[2].append(record)
-    return [found[key] for key in sorted(found)]
-
-
-def arm_means(board: Board) -> Section:
-    """Mean ± standard deviation over victims of every arm and metric."""
-    headers = (
-        "arm",
-        "victims",
-        *(f"{m}{'*' if i['primary'] else ''} {ARROW[i['owner_wants']]}" for m, i in board.metrics.items()),
-    )
-    rows = []
-    for name, arm, records in arm_rows(board):
-        scores = [list(values(records, arm, m).values()) for m in board.metrics]
-        rows.append((name, str(len({victim(r) for r in records})), *(_spread(x) for x in scores)))
-    text = ["Mean ± standard deviation over victims; * primary; arrows: what the owner wants."]
-    odd = [arm for arm in _SHARED if _disagree(board, arm)]
-    if odd:
-        text.append(
-            f"Records do not agree on the scores of {', '.join(odd)} for the same victim (other device or settings); "
-            "the first is shown."
-        )
-    text += [f"Absent: {line}." for line in _absent(board)]
-    return Section("Arms", 4, tuple(text), (Table(headers, tuple(rows)),))
-
-
-def _spread(x: list[float]) -> str:
-    if not x:
-        return "-"
-    return f"{significant(fmean(x))} ± {significant(stdev(x), 2)}" if len(x) > 1 else significant(x[0])
-
-
-def _disagree(board: Board, arm: str) -> bool:
-    seen: dict[tuple[str, tuple[str, int]], float] = {}
-    for record in (r for r in board.records if arm in r["arms"]):
-        for metric, score in record["arms"][arm]["metrics"].items():
-            if seen.setdefault((metric, victim(record)), score["value"]) != score["value"]:
-                return True
-    return False
-
-
-def _absent(board: Board) -> list[str]:
-    found = {(m, why) for r in board.records for part in r["arms"].values() for m, why in part["absent"].items()}
-    return [f"{metric} ({why})" for metric, why in sorted(found)]
+from udpbench.stats import CONTROLS, Comparison, compare, compare_attacks, sign, victim
+from udpbench.table import interval_text, last_line, significant, thiefs_best
 
 
 def comparisons(board: Board, seed: int = 0) -> Section | None:
@@ -103,6 +40,40 @@ def comparisons(board: Board, seed: int = 0) -> Section | None:
     return Section("Paired comparisons", 4, text, (Table(COMPARED, rows, left=3),), in_latex=True)
 
 
+def attacks(board: Board, seed: int = 0) -> Section | None:
+    """What each attack gives back, and which gives back more, on the metrics that rank.
+
+    None where nothing was attacked.
+    """
+    purified = [r for r in board.records if "purified" in r["arms"]]
+    names = sorted({r["cell"]["attack"] for r in purified})
+    pairs = [*((a, "none") for a in names), *combinations(names, 2)]
+    found = [c for pair in pairs for c in compare_attacks(purified, *pair, seed) if c.metric in board.ranked_by]
+    if not found:
+        return None
+    compared = [(c, board.floors[c.metric]) for c in found]
+    text = (
+        "What is left after attack a less what is left after b (none: the protected pictures as they are), paired on "
+        f"the same subject and seed; + means that b gives the thief more. {by_chance(compared)}",
+    )
+    rows = tuple(_attack_row(*pair) for pair in compared)
+    return Section("Attacks compared", 4, text, (Table(ATTACKS, rows, left=3),), in_latex=True)
+
+
+ATTACKS = ("a - b", "protection", "metric", "difference", "smallest shown", "victims", "verdict")
+
+
+def _attack_row(c: Comparison, floor: float | None) -> tuple[str, ...]:
+    name, *numbers = _numbers(c)
+    said = verdict(c, floor)
+    if c.difference.excludes_zero and floor is not None:
+        gains = c.difference.mean < 0
+        said = f"{c.a if gains else c.b} gives back more"
+        if c.b == "none":
+            said = "gives back" if gains else "spoils even more"
+    return name, c.condition["protect"], *numbers, said
+
+
 COMPARED = ("a - b", "arm", "metric", "difference", "smallest shown", "victims", "verdict")
 
 
@@ -117,11 +88,16 @@ def by_chance(compared: Sequence[tuple[Comparison, float | None]]) -> str:
 
 def comparison_row(c: Comparison, floor: float | None) -> tuple[str, ...]:
     """The cells under ``COMPARED``."""
-    half = c.difference.half_width
+    name, *numbers = _numbers(c)
     arm = c.arm if c.arm == "protected" else f"{c.arm}: {c.condition['attack']}"
+    return name, arm, *numbers, verdict(c, floor)
+
+
+def _numbers(c: Comparison) -> tuple[str, ...]:
+    half = c.difference.half_width
     victims = f"{c.difference.victims}" + (f" ({c.unpaired} unpaired)" if c.unpaired else "")
     least = "-" if half is None else significant(half)
-    return f"{c.a} - {c.b}", arm, c.metric, interval_text(c.difference), least, victims, verdict(c, floor)
+    return f"{c.a} - {c.b}", c.metric, interval_text(c.difference), least, victims
 
 
 def verdict(c: Comparison, floor: float | None) -> str:

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from udpbench.record import EXTRA, LONG, Record, long_rows, read_files
-from udpbench.report import sections
+from udpbench.report import arms, sections
 from udpbench.report.boards import Board, boards, leaderboard
 from udpbench.report.choose import Chosen, choose
 from udpbench.report.document import Document, Figure, Section
@@ -54,8 +54,9 @@ def build(title: str, chosen: Chosen, found: Sequence[Board], folder: Path, plot
         parts.append(Section(label, 2))
         same = list(group)
         for number, board in same:
-            parts += [leaderboard(board), *_figures(board, number, plots), sections.arm_means(board)]
-            parts += [part for part in (sections.comparisons(board), sections.curves(board)) if part is not None]
+            parts += [leaderboard(board), *_figures(board, number, plots), arms.arm_means(board)]
+            further = (arms.learning, arms.pictures, sections.comparisons, sections.attacks, sections.curves)
+            parts += [part for make in further if (part := make(board)) is not None]
         parts += transfer([board for _, board in same])
     every = [*chosen.ok, *chosen.failed.values()]
     parts += [sections.flag_section(found), sections.failed_section(chosen, folder), sections.environment(every)]

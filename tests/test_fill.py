@@ -1,0 +1,160 @@
+"""What stands behind a text's tables: attacks compared, what was learnt, what was changed, and the marks that ask for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from factory import make_record, shifted
+
+from udpbench.record import Record, write
+from udpbench.report import arms, sections
+from udpbench.report.boards import Board, boards
+from udpbench.report.fill import filled, made, main
+from udpbench.report.render import markdown_table
+from udpbench.stats import compare_attacks
+
+ROOT = Path(__file__).parent.parent
+TEXTS = [path for path in sorted(ROOT.glob("experiments/*/README.md")) if "<!-- table " in path.read_text()]
+
+
+def grid() -> list[Record]:
+    """Four subjects under two attacks; impress leaves 15 less than the protection had, jpeg 5 more."""
+    found = []
+    for s in range(4):
+        for attack, left in (("impress", 0.0), ("jpeg", 20.0)):
+            scores = shifted(s, purified=left + 0.1 * s)
+            found.append(make_record(scores, subject=str(s), attack=attack))
+    return [*found, make_record(shifted(1.0), subject="0", seed=1)]  # clean victims of two seeds: a floor
+
+
+@pytest.fixture
+def board() -> Board:
+    (found,) = boards(grid())
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for i, record in enumerate(grid()):
+        write(tmp_path / "records" / f"{i}.json", record)
+    return tmp_path
+
+
+def test_attacks_are_compared_by_what_they_leave():
+    by = {
+        pair: next(c for c in compare_attacks(grid()[:-1], *pair) if c.metric == "distance")
+        for pair in (("impress", "none"), ("jpeg", "none"), ("jpeg", "impress"))
+    }
+    assert [c.difference.mean for c in by.values()] == pytest.approx([-15 + 0.15, 5 + 0.15, 20])
+    assert all(c.difference.victims == 4 and c.unpaired == 0 for c in by.values())
+    assert by["jpeg", "none"].condition["protect"] == "eudp"
+    wanted_lower = next(c for c in compare_attacks(grid()[:-1], "impress", "none") if c.metric == "similarity")
+    assert wanted_lower.difference.mean == pytest.approx(-(0.55 - 0.40))
+
+
+def test_attacks_of_other_protections_are_not_mixed():
+    other = [make_record(shifted(0.0, purified=40.0), subject=str(s), protect="udp", attack="jpeg") for s in range(4)]
+    found = [c for c in compare_attacks([*grid(), *other], "jpeg", "none") if c.metric == "distance"]
+    assert {c.condition["protect"]: round(c.difference.mean, 2) for c in found} == {"eudp": 5.15, "udp": 25.0}
+
+
+def test_the_report_says_which_attack_gives_back(board):
+    section = sections.attacks(board)
+    assert section is not None
+    (table,) = section.blocks
+    said = {row[0]: row[-1] for row in table.rows}
+    assert said == {
+        "impress - none": "gives back",
+        "jpeg - none": "spoils even more",
+        "impress - jpeg": "impress gives back more",
+    }
+    assert "0.15 of these 3 intervals" in section.text[0]
+    (without,) = boards([make_record(attack="none", subject=str(s)) for s in range(2)])
+    for record in without.records:
+        del record["arms"]["purified"]
+    assert sections.attacks(without) is None
+
+
+def test_what_clean_victims_learnt(board):
+    section = arms.learning(board)
+    assert section is not None
+    (row,) = section.blocks[0].rows
+    # untuned 100 + s, clean 40 + s, ceiling 20 + s: three quarters of the window each
+    assert (row[0], row[1], row[-2], row[-1]) == ("distance", "5", "75% (75% to 75%)", "0")
+    for record in board.records:
+        del record["arms"]["ceiling"]
+    assert arms.learning(board) is None
+
+
+def test_what_was_done_to_the_pictures(board):
+    board.records[0]["cloak"]["protected"]["rms"] = 7.25
+    section = arms.pictures(board)
+    assert section is not None
+    (table,) = section.blocks
+    rows = {row[0]: dict(zip(table.headers, row)) for row in table.rows}
+    assert set(rows) == {"noise", "protected: eudp"}
+    assert rows["protected: eudp"]["rms"].startswith("5.65 ± ")  # one of five is 2 more: 5.25 + 2 / 5
+    assert rows["noise"]["psnr"] == "-"
+
+
+def test_every_victim_has_a_row_for_every_arm(board):
+    (table,) = arms.victims(board).blocks
+    assert [row[:3] for row in table.rows[:3]] == [("0", "0", "untuned"), ("0", "0", "clean"), ("0", "0", "noise")]
+    assert len(table.rows) == 5 * 7 + 4 * 2  # the second attack adds two arms; the fifth victim has one attack
+    assert len({row[:3] for row in table.rows}) == len(table.rows)
+
+
+def test_a_mark_is_filled_and_stays_filled(folder):
+    text = folder / "text.md"
+    text.write_text("Before\n<!-- table effects scores=similarity attack=jpeg -->\nold\n<!-- end -->\nafter\n")
+    assert main([str(text)]) == 0
+    once = text.read_text()
+    assert once.startswith("Before\n<!-- table effects scores=similarity attack=jpeg -->\nSeed floor")
+    assert once.endswith("|\n<!-- end -->\nafter\n")
+    assert "old" not in once
+    assert "impress" not in once
+    assert "distance" not in once
+    assert "similarity 0" in once, "the floor takes clean victims of every attack"
+    assert filled(text) == once
+
+
+def test_boards_that_differ_become_one_table(folder):
+    for i, share in enumerate((0.5, 0.8)):
+        write(folder / "records" / f"more{i}.json", make_record(subject="0", protected_share=share))
+    lines = made("arms scores=distance text=no", folder).splitlines()
+    assert lines[0].startswith("| protected_share | arm | victims | distance")
+    assert {line.split("|")[1].strip() for line in lines[2:]} == {"0.5", "0.8", "1.0"}
+    assert "protected_share" not in made("arms protected_share=1.0", folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [("lists", "unknown kind 'lists'; allowed are effects, "), ("arms colour=red", "unknown name 'colour'; allowed are records, "),
+     ("arms task=dance*", "no record has what it asks for"), ("arms records=nowhere", "nowhere")],
+)  # fmt: skip
+def test_a_wrong_mark_is_told_in_one_line(folder, capsys, words, told):
+    text = folder / "text.md"
+    text.write_text(f"<!-- table {words} -->\n<!-- end -->\n")
+    before = text.read_text()
+    assert main([str(text)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"udpbench.report.fill: {text}: table {words}: ")
+    assert told in line
+    assert text.read_text() == before
+
+
+def test_a_text_without_marks_is_refused(tmp_path, capsys):
+    (tmp_path / "x.md").write_text("nothing")
+    assert main([str(tmp_path / "x.md")]) == 2
+    assert "there is no <!-- table KIND" in capsys.readouterr().err
+
+
+def test_a_table_s_cells_cannot_break_it(board):
+    (table,) = arms.victims(board).blocks
+    assert all(line.count(" | ") == len(table.headers) - 1 for line in markdown_table(table))
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=[path.parent.name for path in TEXTS])
+def test_tables_are_those_of_the_records(path):
+    assert filled(path) == path.read_text(), f"say: python -m udpbench.report.fill {path.relative_to(ROOT)}"

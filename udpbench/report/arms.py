@@ -1,0 +1,142 @@
+"""What arms scored, what was done to their pictures, and what clean victims learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from udpbench import flags
+from udpbench.record import ARMS, Record, score_of
+from udpbench.report.boards import Board
+from udpbench.report.document import Section, Table
+from udpbench.stats import values, victim
+from udpbench.table import ARROW, significant
+
+_SHARED = ("untuned", "clean", "noise", "ceiling")  # the same whatever protects and attacks
+
+
+def arm_rows(board: Board) -> list[tuple[str, str, list[Record]]]:
+    """(what to call it, arm, its records).
+
+    Shared arms once, the others once for each protection and attack they depend on.
+    """
+    found: dict[tuple[int, str], tuple[str, str, list[Record]]] = {}
+    for record in board.records:
+        protect, attack = record["cell"]["protect"], record["cell"]["attack"]
+        said = {
+            "protected": f": {protect}",
+            "noise_rms": f": {protect}",
+            "clean_attacked": f": {attack}",
+            "purified": f": {protect} / {attack}",
+        }
+        for arm in record["arms"]:
+            name = arm + said.get(arm, "")
+            found.setdefault((ARMS.index(arm), name), (name, arm, []))[2].append(record)
+    return [found[key] for key in sorted(found)]
+
+
+def arm_means(board: Board) -> Section:
+    """Mean ± standard deviation over victims of every arm and metric."""
+    shown = list(board.shown or board.metrics)
+    rows = []
+    for name, arm, records in arm_rows(board):
+        scores = [list(values(records, arm, m).values()) for m in shown]
+        rows.append((name, str(len({victim(r) for r in records})), *(_spread(x) for x in scores)))
+    text = ["Mean ± standard deviation over victims; * primary; arrows: what the owner wants."]
+    odd = [arm for arm in _SHARED if _disagree(board, arm)]
+    if odd:
+        text.append(
+            f"Records do not agree on the scores of {', '.join(odd)} for the same victim (other device or settings); "
+            "the first is shown."
+        )
+    text += [f"Absent: {line}." for line in _absent(board)]
+    return Section("Arms", 4, tuple(text), (Table(("arm", "victims", *_heads(board, shown)), tuple(rows)),))
+
+
+def _heads(board: Board, metrics: Sequence[str]) -> list[str]:
+    infos = [(m, board.metrics[m]) for m in metrics]
+    return [f"{m}{'*' if info['primary'] else ''} {ARROW[info['owner_wants']]}" for m, info in infos]
+
+
+def victims(board: Board) -> Section:
+    """Every arm of every victim by itself."""
+    rows = []
+    for name, arm, records in arm_rows(board):
+        first: dict[tuple[str, int], Record] = {}
+        for record in records:
+            first.setdefault(victim(record), record)
+        for (subject, seed), record in first.items():
+            scores = [score_of(record, arm, m) for m in board.ranked_by]
+            rows.append((subject, str(seed), name, *("-" if s is None else significant(s["value"]) for s in scores)))
+    place = {name: i for i, (name, _, _) in enumerate(arm_rows(board))}
+    rows.sort(key=lambda row: (len(row[0]), row[0], int(row[1]), place[row[2]]))
+    headers = ("subject", "seed", "arm", *_heads(board, board.ranked_by))
+    return Section("Victims", 4, (), (Table(headers, tuple(rows), left=3),))
+
+
+def pictures(board: Board) -> Section | None:
+    """How much protections and attacks changed the pictures; None where nothing did.
+
+    ``board.shown`` chooses among these measures, too.
+    """
+    every = sorted({k for r in board.records for part in r["cloak"].values() for k in part})
+    measures = [k for k in board.shown if k in every] or every
+    rows = []
+    for name, arm, records in arm_rows(board):
+        found = {victim(r): r["cloak"][arm] for r in reversed(records) if arm in r["cloak"]}
+        if found:
+            cells = ([part[k] for part in found.values() if k in part] for k in measures)
+            rows.append((name, str(len(found)), *(_spread(x) for x in cells)))
+    text = "Mean ± standard deviation over victims; linf, rms in levels of 255, psnr in dB."
+    return Section("Pictures", 4, (text,), (Table(("arm", "victims", *measures), tuple(rows)),)) if rows else None
+
+
+def learning(board: Board) -> Section | None:
+    """How far clean victims get in the window between no training and a perfect victim; None without any such arm."""
+    rows = []
+    for metric in board.ranked_by:
+        wants = board.metrics[metric]["owner_wants"]
+        found: dict[tuple[str, int], tuple[dict[str, float], str | None]] = {}
+        for record in board.records:
+            at = {arm: s["value"] for arm in _WINDOW if (s := score_of(record, arm, metric)) is not None}
+            if len(at) == len(_WINDOW) and flags.has_window(wants, at):
+                found.setdefault(victim(record), (at, flags.did_not_learn(record)))
+        if found:
+            means = [significant(fmean(at[arm] for at, _ in found.values())) for arm in _WINDOW]
+            shares = [flags.window_share(at["untuned"], at["ceiling"], at["clean"]) for at, _ in found.values()]
+            few = sum(share < flags.LEARNT for share in shares)
+            rows.append((metric, str(len(found)), *means, _range(shares), str(few)))
+    headers = ("metric", "victims", *_WINDOW, "window covered, mean (least to most)", f"under {flags.LEARNT:.0%}")
+    text = (
+        "How far clean victims get from untuned (no training) to ceiling (a perfect victim); under "
+        f"{flags.LEARNT:.0%} a victim says nothing of a protection.",
+    )
+    return Section("Learning", 4, text, (Table(headers, tuple(rows)),)) if rows else None
+
+
+_WINDOW = ("untuned", "clean", "ceiling")
+
+
+def _range(shares: Sequence[float]) -> str:
+    mean, low, high = (f"{x:.0%}" for x in (fmean(shares), min(shares), max(shares)))
+    return f"{mean} ({low} to {high})" if len(shares) > 1 else mean
+
+
+def _spread(x: list[float]) -> str:
+    if not x:
+        return "-"
+    return f"{significant(fmean(x))} ± {significant(stdev(x), 2)}" if len(x) > 1 else significant(x[0])
+
+
+def _disagree(board: Board, arm: str) -> bool:
+    seen: dict[tuple[str, tuple[str, int]], float] = {}
+    for record in (r for r in board.records if arm in r["arms"]):
+        for metric, score in record["arms"][arm]["metrics"].items():
+            if seen.setdefault((metric, victim(record)), score["value"]) != score["value"]:
+                return True
+    return False
+
+
+def _absent(board: Board) -> list[str]:
+    found = {(m, why) for r in board.records for part in r["arms"].values() for m, why in part["absent"].items()}
+    return [f"{metric} ({why})" for metric, why in sorted(found)]
