@@ -99,7 +99,12 @@ def test_what_was_done_to_the_pictures(board):
 
 
 def test_every_victim_has_a_row_for_every_arm(board):
-    (table,) = arms.victims(board).blocks
+    board.records[0]["arms"]["clean"]["curve"] = {"0.5": {"distance": 50.0}, "1": {"distance": 40.0}}
+    section = arms.victims(board)
+    assert section.text == ("Several scores: at 0.5x, 1x the training steps.",)
+    (table,) = section.blocks
+    assert table.headers == ("subject", "seed", "arm", "distance* ↑")
+    assert [row[-1] for row in table.rows[:3]] == ["100", "50.0, 40.0", "42.0"]
     assert [row[:3] for row in table.rows[:3]] == [("0", "0", "untuned"), ("0", "0", "clean"), ("0", "0", "noise")]
     assert len(table.rows) == 5 * 7 + 4 * 2  # the second attack adds two arms; the fifth victim has one attack
     assert len({row[:3] for row in table.rows}) == len(table.rows)

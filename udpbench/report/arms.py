@@ -59,19 +59,24 @@ def _heads(board: Board, metrics: Sequence[str]) -> list[str]:
 
 
 def victims(board: Board) -> Section:
-    """Every arm of every victim by itself."""
+    """Every arm of every victim by itself, at every multiple of the training steps that was scored."""
     rows = []
-    for name, arm, records in arm_rows(board):
-        first: dict[tuple[str, int], Record] = {}
-        for record in records:
-            first.setdefault(victim(record), record)
-        for (subject, seed), record in first.items():
-            scores = [score_of(record, arm, m) for m in board.ranked_by]
-            rows.append((subject, str(seed), name, *("-" if s is None else significant(s["value"]) for s in scores)))
-    place = {name: i for i, (name, _, _) in enumerate(arm_rows(board))}
-    rows.sort(key=lambda row: (len(row[0]), row[0], int(row[1]), place[row[2]]))
+    for place, (name, arm, records) in enumerate(arm_rows(board)):
+        for (subject, seed), record in {victim(r): r for r in reversed(records)}.items():
+            scores = (_along(record, arm, m) for m in board.ranked_by)
+            rows.append(((len(subject), subject, seed, place), (subject, str(seed), name, *scores)))
+    multiples = sorted({m for r in board.records for part in r["arms"].values() for m in part["curve"]}, key=float)
     headers = ("subject", "seed", "arm", *_heads(board, board.ranked_by))
-    return Section("Victims", 4, (), (Table(headers, tuple(rows), left=3),))
+    text = [f"Several scores: at {', '.join(f'{m}x' for m in multiples)} the training steps."] if multiples else []
+    return Section("Victims", 4, tuple(text), (Table(headers, tuple(row for _, row in sorted(rows)), left=3),))
+
+
+def _along(record: Record, arm: str, metric: str) -> str:
+    curve = record["arms"][arm]["curve"]
+    points = [curve[m][metric] for m in sorted(curve, key=float) if metric in curve[m]]
+    if not points and (score := score_of(record, arm, metric)) is not None:
+        points = [score["value"]]
+    return ", ".join(map(significant, points)) or "-"
 
 
 def pictures(board: Board) -> Section | None:
