@@ -136,7 +136,7 @@ def test_boards_that_differ_become_one_table(folder):
 @pytest.mark.parametrize(
     ("words", "told"),
     [("lists", "unknown kind 'lists'; allowed are effects, "), ("arms colour=red", "unknown name 'colour'; allowed are records, "),
-     ("arms task=dance*", "no record has what it asks for"), ("arms records=nowhere", "nowhere")],
+     ("arms scores=beauty", "unknown score 'beauty'; allowed are distance, linf"), ("arms task=dance*", "no record has what it asks for"), ("arms records=nowhere", "nowhere")],
 )  # fmt: skip
 def test_a_wrong_mark_is_told_in_one_line(folder, capsys, words, told):
     text = folder / "text.md"

@@ -37,7 +37,7 @@ def arm_rows(board: Board) -> list[tuple[str, str, list[Record]]]:
 
 def arm_means(board: Board) -> Section:
     """Mean ± standard deviation over victims of every arm and metric."""
-    shown = list(board.shown or board.metrics)
+    shown = [m for m in board.shown or board.metrics if m in board.metrics]
     rows = []
     for name, arm, records in arm_rows(board):
         scores = [list(values(records, arm, m).values()) for m in shown]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from udpbench.record import CELL, EXTRA, Record, read_files
+from udpbench.record import CELL, EXTRA, Record, metrics_of, read_files
 from udpbench.report import arms, sections
 from udpbench.report.boards import Board, boards, leaderboard
 from udpbench.report.choose import choose
@@ -69,6 +69,9 @@ def made(words: str, folder: Path) -> str:
     every = choose(read_files(folder / source)).ok
     kept = [r for r in every if all(_fits(r, name, patterns) for name, patterns in names.items())]
     shown = tuple(filter(None, scores.split(",")))
+    measured = {*metrics_of(kept), *(k for r in kept for part in r["cloak"].values() for k in part)}
+    if missing := [score for score in shown if score not in measured]:
+        raise ValueError(f"unknown score {missing[0]!r}; allowed are {', '.join(sorted(measured))}")
     found = [(board, KINDS[kind](replace(board, shown=shown))) for board in boards(kept, every=every)]
     parts = [(board, section) for board, section in found if section is not None]
     if not parts:
