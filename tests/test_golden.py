@@ -30,9 +30,27 @@ from udpbench.types import Log, Run
 FILE = Path(__file__).parent / "golden.json"
 REFRESH = bool(os.environ.get("UDPBENCH_REFRESH_GOLDEN"))
 ELSEWHERE = "folder"  # the option of both groups that computes nothing
-SHORT = {"rounds": 2, "model_steps": 3, "image_steps": 4, "iterations": 5, "draws": 2, "perceptual": "lite1"}
+DTYPE = "fp32"  # processors differ in how they add in bf16
+SHORT = {
+    "rounds": 2,
+    "model_steps": 3,
+    "image_steps": 4,
+    "iterations": 5,
+    "draws": 2,
+    "perceptual": "lite1",
+    "dtype": DTYPE,
+}
 METHODS = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option != ELSEWHERE]
-THIEF = {"steps": 4, "lr": 1e-3, "warmup": 1, "batch": 2, "pictures": 2, "sample_steps": 4, "prior_images": 2}
+THIEF = {
+    "steps": 4,
+    "lr": 1e-3,
+    "warmup": 1,
+    "batch": 2,
+    "pictures": 2,
+    "sample_steps": 4,
+    "prior_images": 2,
+    "dtype": DTYPE,
+}
 TASKS = [f"task/{option}" for option in options("task")]
 FEW = {"train": 2, "reference": 1, "validation": 1, "heldout": 1}
 DATA = [f"data/{option}" for option in options("data") if option.startswith("toyworld")]
