@@ -193,6 +193,19 @@ def test_a_share_of_one_is_no_stage_and_clean_arms_are_shared(cell):
             cell(f"protected_share={wrong}")
 
 
+def test_an_attack_is_made_on_all_that_reached_the_thief(cell):
+    """Half of it protected: he cannot tell which half."""
+    some = cell("protect=noise", "attack=jpeg", "protected_share=0.5")
+    made = arms(some)
+    mixed = mixed_stage(some, protect_stage(some, some.protect))
+    assert made["purified"].pictures.parents["images"].recipe == mixed.recipe
+    for arm in ("purified", "clean_attacked"):
+        assert made[arm].final.parents["model"].parents["images"].recipe == made[arm].pictures.recipe
+    whole = arms(cell("protect=noise", "attack=jpeg"))
+    assert made["clean_attacked"].final.recipe == whole["clean_attacked"].final.recipe
+    assert made["purified"].final.recipe != whole["purified"].final.recipe
+
+
 @pytest.mark.parametrize("wrong", [{"init": "zeros"}, {"solver": "euler"}, {"steps": 0}])
 def test_wrong_settings_are_told_in_one_line(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

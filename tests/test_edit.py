@@ -34,9 +34,9 @@ def inpaint(**settings) -> Inpaint:
     return Inpaint(**{"prompts": PROMPTS[:1], "sample_steps": 3, "guidance": 2.0, "mask": "centre", **settings})
 
 
-def edit(task, folder, out, model, run=None, draw="first", masks=None):
+def edit(task, folder, out, model, run=None, draw="first", masks=None, clean=None):
     out.mkdir()
-    task.edit(folder, out, model, "a photo of a ring", masks, run or Run(), draw)
+    task.edit(folder, out, model, "a photo of a ring", masks, run or Run(), draw, clean)
     return images.read_folder(out)
 
 
@@ -107,6 +107,37 @@ def test_what_the_mask_keeps_is_the_round_trip(model, pictures, tmp_path, repain
     far = max(float((made[f"{i}-00-00.png"] - kept[i]).abs().max()) for i in range(4))
     assert (far < 1.5 / 255) == (repaint == "outside"), far
     assert model.pipe.unet.config.in_channels == latents
+
+
+def test_the_clean_picture_s_kept_part_lies_over_an_inpainting_and_nothing_else(model, folder, pictures, tmp_path):
+    """Whatever was added to the picture: outside the hole an edit is the clean one; inside it is what was painted."""
+    for name, x in zip(sorted(path.name for path in folder.glob("*.png")), pictures, strict=True):
+        images.write_png(tmp_path / "cloaked" / name, (x + 8 / 255).clamp(0, 1))
+    task = inpaint(mask="centre")
+    bare = edit(
+        inpaint(mask="centre", overlay_clean=False), tmp_path / "cloaked", tmp_path / "bare", model, clean=folder
+    )
+    over = edit(task, tmp_path / "cloaked", tmp_path / "over", model, clean=folder)
+    hole = next(iter(task.holes({"a": pictures[0]}, None).values())).bool().expand(3, -1, -1)
+    for name, x in over.items():
+        clean = images.read(folder / f"{name.split('-')[0]}.png")
+        assert torch.equal(x[~hole], clean[~hole])
+        assert torch.equal(x[hole], bare[name][hole])
+        assert not torch.equal(bare[name][~hole], clean[~hole])
+    alone = edit(img2img(), tmp_path / "cloaked", tmp_path / "whole", model)
+    same = edit(img2img(), tmp_path / "cloaked", tmp_path / "same", model, clean=folder)
+    assert all(torch.equal(alone[k], same[k]) for k in alone)
+
+
+def test_fresh_noise_in_the_steps_is_the_edit_s_own(model, folder, tmp_path):
+    still = edit(img2img(), folder, tmp_path / "still", model)
+    noisy = edit(img2img(eta=1.0), folder, tmp_path / "noisy", model)
+    alone = edit(img2img(eta=1.0), folder, tmp_path / "alone", model, Run(batch=1))
+    assert all((noisy[k] - alone[k]).abs().max() < 1.5 / 255 for k in noisy)
+    assert any((noisy[k] - still[k]).abs().max() > 4 / 255 for k in noisy)
+    for wrong in ({"eta": 1.5}, {"eta": 0.5, "solver": "dpmpp"}):
+        with pytest.raises(ValueError, match="eta must be 0 to 1 with ddim"):
+            img2img(**wrong)
 
 
 def test_a_unet_of_nine_channels_is_told_the_mask_and_what_it_keeps(model, folder, tmp_path, monkeypatch):

@@ -161,10 +161,12 @@ def test_odd_sizes(model, pictures):
     assert [x.shape for x in made] == [x.shape for x in given]
 
 
-def test_work_is_counted(model, pictures):
+@pytest.mark.parametrize(("sampled", "passes"), [(True, 2 * 6), (False, 6 + 1)])
+def test_work_is_counted(model, pictures, sampled, passes):
+    """A target whose latents are not drawn is encoded once."""
     run = Run()
-    method()(make_owner(pictures), Linf(8), [model], run)
-    assert run.count == {"unet_forward": 2 * 4 * 3, "vae_image": 2 * 6 * 4}
+    method(sample_latents=sampled)(make_owner(pictures), Linf(8), [model], run)
+    assert run.count == {"unet_forward": 2 * 4 * 3, "vae_image": passes * 4}
 
 
 def test_the_shipped_style_is_in_the_embedded_model_s_words(node, model):

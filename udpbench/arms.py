@@ -48,11 +48,17 @@ def arms(cell: Cell) -> dict[str, Arm]:
         "noise": protect_stage(cell, cell.noise) if protects else None,
         "noise_rms": protect_stage(cell, cell.noise_rms, protected) if protects else None,
         "protected": protected if protects else None,
-        "purified": attack_stage(cell, protected, cell.attack) if protects and attacks else None,
+        "purified": attack_stage(cell, _reaching(cell, protected), cell.attack) if protects and attacks else None,
         "clean_attacked": attack_stage(cell, clean, on_clean) if on_clean else None,
     }
     make = _trained_arm if cell.task.thing.trains else _edited_arm
-    made: dict[str, Arm | None] = {name: make(cell, images) for name, images in pictures.items() if images}
+    # An attack is made on all that reached the thief, who cannot tell protected pictures from clean ones.
+    whole = ("clean", "purified", "clean_attacked")
+    made: dict[str, Arm | None] = {
+        name: make(cell, images, images if name in whole else _reaching(cell, images))
+        for name, images in pictures.items()
+        if images
+    }
     if cell.task.thing.trains:
         made["untuned"] = Arm(None, {1.0: generate_stage(cell, None)})
         made["ceiling"] = Arm(None, {1.0: ceiling_stage(cell)}) if cell.data.thing.sizes.get("heldout") else None
@@ -69,14 +75,18 @@ def _attack_on_clean(cell: Cell) -> Part | None:
     return replace(cell.attack, thing=same) if same else None
 
 
-def _trained_arm(cell: Cell, images: Stage) -> Arm:
-    mixed = images if cell.protected_share == 1 or images.name == "data" else mixed_stage(cell, images)
-    model = train_stage(cell, mixed)
+def _reaching(cell: Cell, images: Stage) -> Stage:
+    """Changed pictures as they reach the thief: all of them, or a share among clean ones."""
+    return images if cell.protected_share == 1 or images.name == "data" else mixed_stage(cell, images)
+
+
+def _trained_arm(cell: Cell, images: Stage, reaching: Stage) -> Arm:
+    model = train_stage(cell, reaching)
     return Arm(images, {share: generate_stage(cell, model, share) for share in cell.task.thing.curve})
 
 
-def _edited_arm(cell: Cell, images: Stage) -> Arm:
-    return Arm(images, {1.0: edit_stage(cell, images)})
+def _edited_arm(cell: Cell, images: Stage, reaching: Stage) -> Arm:
+    return Arm(images, {1.0: edit_stage(cell, reaching)})
 
 
 def scores(cell: Cell, arm: Arm) -> dict[tuple[str, float], Stage]:

@@ -213,8 +213,8 @@ def edit_stage(cell: Cell, images: Stage, draw: str = "first") -> Stage:
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         said, masks = _facts(parents["data"])["class_prompt"], parents["data"] / "masks"
-        folder = _pictures(parents["images"])
-        task.edit(folder, out, cell.victim.thing, said, masks if masks.is_dir() else None, run, draw)
+        folder, clean = _pictures(parents["images"]), parents["data"] / "train"
+        task.edit(folder, out, cell.victim.thing, said, masks if masks.is_dir() else None, run, draw, clean)
 
     parents = {"images": images, "data": data_stage(cell)}
     return Stage(

@@ -6,7 +6,7 @@ study() { "${PYTHON:-python}" -m udpbench -m experiment=udp "$@"; }
 
 curve='task.curve=[0.5,1.0,2.0]'
 objects='task=dreambooth data.subject=105,106,107,108,109'
-styles='task=style_finetune task.steps=200 data.style=2,3,4,5,6'  # half of today's preset, as it was run
+styles='task=style_finetune data.style=2,3,4,5,6'
 scratch='task=ddpm task.curve=[0.5,1.0] protect=udp_scratch,eudp_scratch seed=0,1'
 floor='protect=none seed=1,2 arms=[untuned,ceiling,clean]'  # how much clean victims differ from seed to seed
 

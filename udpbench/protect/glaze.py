@@ -130,18 +130,18 @@ class Glaze:
         self,
         x: Tensor,
         clean: Tensor,
-        goal: Tensor,
+        wanted: Callable[[], Tensor],
         distance: Callable[[Tensor, Tensor], Tensor],
         model: LatentDiffusion,
         rngs: Sequence[torch.Generator] = (),
     ) -> Tensor:
-        """What is minimised, for each of N pictures; ``x``, ``clean`` and ``goal`` NCHW [0,1], (N,) out.
+        """What is minimised, for each of N pictures; ``x`` and ``clean`` NCHW [0,1], (N,) out.
 
-        ``rngs``: of the pictures, where latents are drawn.
+        ``wanted``: gives the latents of the targets. ``rngs``: of the pictures, where latents are drawn.
         """
-        mine, wanted = self._latents(x, rngs, model), self._latents(goal, rngs, model)
+        mine = self._latents(x, rngs, model)
         excess = (distance(x, clean) - self.distance_budget).clamp(min=0)
-        return (mine - wanted).square().flatten(1).mean(1) + self.alpha * excess
+        return (mine - wanted()).square().flatten(1).mean(1) + self.alpha * excess
 
     def _latents(self, x: Tensor, rngs: Sequence[torch.Generator], model: LatentDiffusion) -> Tensor:
         mean, std = model.moments(x)
@@ -161,6 +161,11 @@ class Glaze:
         advance: Callable[[int], None],
     ) -> Tensor:
         rngs = [run.rng("glaze", name) for name in names]
+        fixed = None if self.sample_latents else self._latents(goal, rngs, model)
+
+        def wanted() -> Tensor:
+            return self._latents(goal, rngs, model) if fixed is None else fixed
+
         start = torch.stack([torch.rand(clean.shape[1:], generator=rng) * 2 - 1 for rng in rngs]).to(clean.device)
         # The variable lives in [-1,1], as in the released code.
         x = budget.project(clean + self.start_noise * start / 2, clean)
@@ -168,7 +173,7 @@ class Glaze:
         adam = torch.optim.Adam([y], lr=self.lr)
         for step in range(self.iterations):
             x = (y + 1) / 2
-            loss = self.objective(x, clean, goal, distance, model, rngs).sum()
+            loss = self.objective(x, clean, wanted, distance, model, rngs).sum()
             if run.penalty is not None:
                 loss = loss + run.penalty(x).sum()
             (y.grad,) = torch.autograd.grad(loss, y)
@@ -178,5 +183,5 @@ class Glaze:
                 y.copy_(2 * x - 1)
             run.log.scalar("glaze/loss", loss.detach(), step)
             advance(1)
-        run.tally("vae_image", 2 * self.iterations * len(y))
+        run.tally("vae_image", (2 * self.iterations if self.sample_latents else self.iterations + 1) * len(y))
         return x

@@ -37,6 +37,8 @@ class Img2Img:
         draws: edits per picture and prompt.
         strength: share of the noise schedule, above 0, at most 1.
         sample_steps, guidance, solver: of the denoising; ``strength * sample_steps`` steps are made.
+        eta: share of DDPM's fresh noise in every step of DDIM (Song et al. 2021, eq. 16), 0 to 1; it is of the edit's
+            own generator, too.
     """
 
     prompts: Sequence[str]
@@ -45,6 +47,7 @@ class Img2Img:
     strength: float
     draws: int = 1
     solver: str = "ddim"
+    eta: float = 0.0
 
     name: ClassVar[str] = "img2img"
     version: ClassVar[int] = 2
@@ -65,6 +68,8 @@ class Img2Img:
             )
         if self.solver not in SOLVERS:
             raise ValueError(f"{self.name}: unknown solver {self.solver!r}; allowed are {', '.join(SOLVERS)}")
+        if not 0 <= self.eta <= (self.solver == "ddim"):
+            raise ValueError(f"{self.name}: eta must be 0 to 1 with ddim and 0 otherwise, given {self.eta}")
 
     def made(self, train: int) -> int:
         """How many edits there are of ``train`` pictures."""
@@ -75,16 +80,26 @@ class Img2Img:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
 
     def edit(
-        self, images: Path, out: Path, victim: LatentDiffusion, said: str, masks: Path | None, run: Run, draw: str
+        self,
+        images: Path,
+        out: Path,
+        victim: LatentDiffusion,
+        said: str,
+        masks: Path | None,
+        run: Run,
+        draw: str,
+        clean: Path | None = None,
     ) -> None:
         """Write every edit of the pictures in ``images``; ``draw`` names the noise: the same name, the same noise.
 
-        ``said``: the data's class prompt. ``masks``: the data's (white: the object), for tasks that use them. Edits
-        that are there are kept.
+        ``said``: the data's class prompt. ``masks``: the data's (white: the object), for tasks that use them.
+        ``clean``: the pictures as they were, whose kept part is laid over the edits, for tasks that do. Edits that are
+        there are kept.
         """
         model = victim.to(run.device)
         pictures = {name: fit_square(x, model.size) for name, x in read_folder(images).items()}
         holes = self.holes(pictures, masks)
+        over = self.overlay(clean, model.size) if clean else {}
         asked = [p.replace("{class}", said) for p in self.prompts]
         jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.draws)]
         rows = [
@@ -98,7 +113,10 @@ class Img2Img:
                 x = torch.stack([pictures[name] for name, _, _ in part])
                 hole = torch.stack([holes[name] for name, _, _ in part]) if holes else None
                 rngs = [run.rng(self.name, draw, *job) for job in part]
-                yield self._batch(pipe, x, hole, [asked[k] for _, k, _ in part], rngs)
+                made = self._batch(pipe, x, hole, [asked[k] for _, k, _ in part], rngs)
+                if over and hole is not None:
+                    made = torch.where(hole > 0, made, torch.stack([over[Path(name).stem] for name, _, _ in part]))
+                yield made
 
         write_made(rows, out, run, make, title="edit")
 
@@ -116,6 +134,10 @@ class Img2Img:
         """Name -> what is painted anew, (1, H, W) of 0 and 1; empty: everything, nothing is kept by a mask."""
         return {}
 
+    def overlay(self, clean: Path, size: int) -> dict[str, Tensor]:
+        """Stem -> the clean picture whose kept part is laid over the edits; empty: edits stay as they are made."""
+        return {}
+
     def _batch(
         self, pipe: Any, x: Tensor, hole: Tensor | None, prompts: list[str], rngs: list[torch.Generator]
     ) -> Tensor:
@@ -127,6 +149,7 @@ class Img2Img:
                 strength=self.strength,
                 num_inference_steps=self.sample_steps,
                 guidance_scale=self.guidance,
+                eta=self.eta,
                 generator=rngs,
                 output_type="pt",
                 **extra,
@@ -146,13 +169,18 @@ class Inpaint(Img2Img):
             sides; or a folder with one 1-channel PNG per picture, by its name without the suffix and of its size
             (white: the object).
         repaint: ``outside`` the object or ``inside``.
+        overlay_clean: lay the kept part of the clean picture over every edit, so that scores compare what was painted.
+            Without it edits are what the pipeline makes, whose kept part is the picture after the autoencoder: with
+            whatever was added to it.
     """
 
     mask: str = "data"
     repaint: str = "outside"
     strength: float = 1.0
+    overlay_clean: bool = True
 
     name: ClassVar[str] = "inpaint"
+    version: ClassVar[int] = 3  # 3: overlay_clean
     needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})  # its UNet may take masks, too
 
     def __post_init__(self) -> None:
@@ -211,6 +239,11 @@ class Inpaint(Img2Img):
             kept = _centre(x) if self.mask == "centre" else _object(folder, name, x)  # type: ignore[arg-type]
             found[name] = 1 - kept if self.repaint == "outside" else kept
         return found
+
+    def overlay(self, clean: Path, size: int) -> dict[str, Tensor]:
+        if not self.overlay_clean:
+            return {}
+        return {Path(name).stem: fit_square(x, size) for name, x in read_folder(clean).items()}
 
 
 def _without_mask_input(unet: Any) -> Any:
