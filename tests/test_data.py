@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 from urllib.error import URLError
@@ -109,6 +110,27 @@ def test_folder_crops_captions_and_references_if_told(tmp_path, pictures):
     told = facts(out)
     assert (told["instance_prompt"], told["class_prompt"], told["sets"]) == ("zwx", "a dog", True)
     assert told["prompts"] == ["a painting of zwx", "a cat"]
+
+
+def test_prompts_of_a_folder_are_the_captions_of_its_references(pictures, tmp_path):
+    """As style mimicry is judged: the same things again. Without captions there, the usual four."""
+    others = tmp_path / "others"
+    shutil.copytree(pictures, others)
+    plain = Folder(pictures, 8, "a painting by {token}", reference=others)
+    assert plain.asked()[1] == "{instance} on a table"
+    names = [path.name for path in images.list_images(others)]
+    images.write_metadata(others, {name: {"text": f"a boat {i % 2} by sks"} for i, name in enumerate(names)})
+    told = Folder(pictures, 8, "a painting by {token}", reference=others)
+    assert told.asked() == ["a boat 0 by sks", "a boat 1 by sks"]
+    told(tmp_path / "made", Run())
+    assert json.loads((tmp_path / "made" / "data.json").read_text())["prompts"] == told.asked()
+    assert set(told.asked()) < set(told.texts())
+    before = told.identity()
+    images.write_metadata(others, {name: {"text": "a horse"} for name in names[1:]})
+    assert told.identity() != before
+    with pytest.raises(ValueError, match="no caption for some pictures; add them, or give prompts"):
+        told.asked()
+    assert Folder(pictures, 8, "{token}", "x", reference=others, prompts=["a"]).asked() == ["a"]
 
 
 def test_folder_without_prompt_takes_the_one_caption_there_is(tmp_path, pictures):

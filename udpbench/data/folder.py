@@ -27,11 +27,12 @@ class Folder:
     stands for the rare word that names the subject; the class prompt is, unless given, the prompt without it.
     ``reference`` is a folder of further pictures of the same subject, for scores that compare sets; without it there
     are none. ``size`` crops the centre square and resizes it; None keeps every picture as it is. In ``prompts`` (for
-    generation), ``{instance}`` stands for the instance prompt. Hidden files, subfolders, captions and notes are left
-    alone; any other file that is not a picture is an error.
+    generation), ``{instance}`` stands for the instance prompt; without them they are the captions of the reference
+    pictures, as style mimicry is judged, or, of a folder without captions, the four of ``PROMPTS``. Hidden files,
+    subfolders, captions and notes are left alone; any other file that is not a picture is an error.
     """
 
-    version: ClassVar[int] = 2  # 2: colour profiles are applied
+    version: ClassVar[int] = 3  # 3: prompts of the reference pictures
     places: ClassVar[tuple[str, ...]] = ("path", "reference")
 
     def __init__(
@@ -42,11 +43,11 @@ class Folder:
         class_prompt: str | None = None,
         reference: str | Path | None = None,
         token: str = "sks",
-        prompts: Sequence[str] = PROMPTS,
+        prompts: Sequence[str] | None = None,
     ) -> None:
         if size is not None and size < 1:
             raise ValueError(f"data folder: size must be at least 1 pixel or null (as they are), given {size}")
-        if not prompts:
+        if prompts is not None and not prompts:
             raise ValueError("data folder: prompts is empty; give at least one prompt to generate with: '{instance}'")
         if class_prompt is None and prompt is not None and "{token}" not in prompt:
             raise ValueError(
@@ -54,7 +55,7 @@ class Folder:
             )
         self.path, self.size, self.prompt, self.class_prompt = Path(path).expanduser(), size, prompt, class_prompt
         self.reference = None if reference is None else Path(reference).expanduser()
-        self.token, self.prompts = token, list(prompts)
+        self.token, self.prompts = token, None if prompts is None else list(prompts)
 
     @property
     def subject(self) -> str:
@@ -75,12 +76,15 @@ class Folder:
         found = {"pictures": files_digest(self._pictures(self.path) + ([metadata] if metadata.is_file() else []))}
         if self.reference is not None:
             found["reference"] = files_digest(self._pictures(self.reference))
+        if self._told:
+            found["prompts"] = files_digest([self._told])
         return found
 
     def check(self) -> None:
         """ValueError saying which picture cannot be taken or has no caption; no picture is decoded."""
         self._captions(self.files())
         self._instance_and_class()
+        self.asked()
 
     def files(self) -> list[Path]:
         """The pictures to train on or to edit."""
@@ -89,7 +93,24 @@ class Folder:
     def texts(self) -> list[str]:
         """Every caption and prompt."""
         instance, _ = self._instance_and_class()
-        return [*self._captions(self.files()).values(), *_filled(self.prompts, instance)]
+        return [*self._captions(self.files()).values(), *_filled(self.asked(), instance)]
+
+    def asked(self) -> list[str]:
+        """The prompts to generate with, ``{instance}`` not yet filled in."""
+        if not self._told:
+            return self.prompts or list(PROMPTS)
+        rows = images.read_metadata(self._told.parent)
+        texts = [rows.get(path.name, {}).get("text") for path in self._pictures(self._told.parent)]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"data folder: {self._told} has no caption for some pictures; add them, or give prompts")
+        return list(dict.fromkeys(map(str, texts)))
+
+    @property
+    def _told(self) -> Path | None:
+        """The captions that are the prompts to generate with."""
+        if self.prompts is not None or self.reference is None:
+            return None
+        return path if (path := self.reference / images.METADATA).is_file() else None
 
     def __call__(self, out: Path, run: Run) -> None:
         """Write ``out`` as a data folder: train/, reference/ (if given) and data.json."""
@@ -103,7 +124,7 @@ class Folder:
         if self.reference is not None:
             write_pictures(out / "reference", ((p.stem, self._read(p)) for p in self._pictures(self.reference)))
         sets = self.reference is not None
-        write_facts(out, f"folder {self.path.name}", instance, class_prompt, self.prompts, sets)
+        write_facts(out, f"folder {self.path.name}", instance, class_prompt, self.asked(), sets)
 
     def _pictures(self, folder: Path) -> list[Path]:
         pictures = images.list_images(folder)
