@@ -219,7 +219,8 @@ def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
     small = {
         "data.root": write_cifar10(tmp_path / "cifar", per_class=(6, 6)),
         "data.train": 60,
-        "data.reference": 60,
+        "data.reference": 50,
+        "data.heldout": 50,
         "model.widths": "[8,8]",
         "model.groups": 4,
         "model.layers": 1,

@@ -7,7 +7,8 @@ perturbation is trained on, using the noise scales of the forward process, becau
 This is a *reconstruction*: no code was published and the text that could be found does not give the formulas. The
 paper's are: the max-min problem, sample-wise bounded noise, alternation, and that EUDP changes the sampling of time
 steps by the noise schedule. Our choices are: the L-infinity (or RMS) budget, projected sign ascent, the numbers of
-rounds and steps, the optimizer of the inner model, and the distribution ``p(t)`` below.
+rounds and steps, the optimizer of the inner model, which sees the pictures as they are (a victim may train on mirrored
+ones, too), and the distribution ``p(t)`` below.
 """
 
 from __future__ import annotations
