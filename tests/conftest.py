@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of every command it starts
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test may ask a server for weights
 
 import hypothesis
@@ -77,7 +78,7 @@ def owner(pictures) -> Owner:
     return make_owner(pictures)
 
 
-def write_cifar10(root: Path, per_class: tuple[int, int] = (2, 1)) -> Path:
+def write_cifar10(root: Path, per_class: tuple[int, int] = (2, 2)) -> Path:
     """Random pictures in torchvision's layout: so many a class in each of two training batches and in the test batch."""
     folder, rng = root / "cifar-10-batches-py", np.random.default_rng(0)
     folder.mkdir(parents=True)

@@ -167,6 +167,7 @@ def test_the_same_command_again_does_nothing(whole, shell):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_interrupted_then_killed_then_finished_is_as_if_in_one_go(whole, shell, tmp_path):
     command = [*CELL, f"runtime.out={tmp_path}"]
 

@@ -58,3 +58,13 @@ def test_a_missing_folder_is_named(tmp_path):
     done = cloak(tmp_path / "nowhere", tmp_path / "out", "protect=noise", cwd=tmp_path)
     assert done.returncode == 2
     assert "nowhere" in done.stderr
+
+
+def test_one_s_own_pictures_are_never_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    write_png(tmp_path / "mine" / "a.png", torch.zeros(3, 16, 16))
+    before = (tmp_path / "mine" / "a.png").read_bytes()
+    done = cloak(tmp_path / "mine", tmp_path / "mine" / ".", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the protected pictures would replace your own; give another folder" in done.stderr
+    assert (tmp_path / "mine" / "a.png").read_bytes() == before

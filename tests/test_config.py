@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 from conftest import composed, small
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,7 +19,7 @@ from udpbench.config import build, find_device
 from udpbench.images import write_masks, write_png
 from udpbench.mistakes import ConfigError
 from udpbench.pipeline import Cell
-from udpbench.record import read_records
+from udpbench.record import read_files, read_records
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,11 @@ COMMANDS = {
     "protect._target_=no.such.Thing": "error: eudp: Error loading 'no.such.Thing'",
     "metrics.bundle.kernel_distance.features._target_=no.such.Thing": "error: kernel_distance: Error loading 'no.such.Thing'",
     "runtime.batch=0": "error: runtime.batch: must be a whole number >= 1, given 0",
+    "runtime.grad_batch=0": "error: runtime.grad_batch: must be a whole number >= 1, given 0",
+    "runtime.threads=two": "error: runtime.threads: must be a whole number >= 1, given 'two'",
+    "runtime.device=meta": "error: runtime.device: 'meta' cannot be used (no device to compute on: meta)",
+    "metrics.primary=[kd_typo]": "error: metrics.primary: unknown kd_typo; allowed are ",
+    "metrics.primary=kd_efflite0": "error: metrics.primary: must be a list, given 'kd_efflite0'",
     "metrics=pairs": "error: metrics: none can be computed for this cell (levels: compares a changed picture with its",
     "metrics=edits": "error: metrics: none can be computed for this cell (edit_ssim: task dreambooth makes no edits",
     "+metric@cloak.bundle.judge=judge": "error: metric judge: does not compare a changed picture with its original",
@@ -340,7 +346,19 @@ def test_a_finished_record_survives_a_failure_to_show_it(tiny, tmp_path, monkeyp
     assert "the reader has gone" in (said := capsys.readouterr().err)
     assert "the record is whole" in said
 
+    # What fails later, the work having been removed, is told beside it; and so it is though the tracker fails, too.
+    shutil.rmtree(tmp_path / "store")
+    monkeypatch.setattr("udpbench.task.tuning.Tuning.generate", closed)
+    monkeypatch.setattr("udpbench.track.Nothing.finish", closed)
+    monkeypatch.setattr(sys, "argv", ["udpbench", *words])
+    with pytest.raises(SystemExit) as end:
+        command.run()
+    assert end.value.code == 1
+    assert "error: BrokenPipeError: the reader has gone" in capsys.readouterr().err
+    records = {path.stem.endswith("-failed"): r["status"] for path, r in read_files(tmp_path / "records").items()}
+    assert records == {True: "failed", False: "ok"}
 
-@pytest.mark.parametrize("wanted", ["cpu", "auto"])
-def test_devices_that_are_there(wanted):
-    assert find_device(wanted).type in ("cpu", "cuda")
+
+def test_devices_that_are_there():
+    assert find_device("cpu").type == "cpu"
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

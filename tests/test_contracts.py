@@ -305,7 +305,9 @@ def test_attack_treats_each_picture_on_its_own(node, folder, model, pictures, op
     thing = build(node("attack", option), folder)
     labels = [f"{i:04d}.png" for i in range(4)]
     whole = thing.purify(pictures, labels, [""] * 4, model if thing.needs else None, Run())
-    (alone,) = thing.purify(pictures[2:3], labels[2:3], [""], model if thing.needs else None, Run(batch=1))
+    (alone,) = thing.purify(
+        pictures[2:3], labels[2:3], [""], model if thing.needs else None, Run(batch=1, grad_batch=1)
+    )
     torch.testing.assert_close(alone, whole[2], atol=1e-4, rtol=0)
 
 

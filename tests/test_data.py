@@ -250,24 +250,22 @@ def test_cifar10_takes_the_classes_in_turn_and_no_picture_twice(tmp_path):
     Cifar10(root, ["dog", "cat"], train=4, reference=2, validation=1, heldout=2)(out, Run(seed=5))
     (labels, pictures), (test_labels, test_pictures) = batches(root)
     cats, dogs = (pictures[labels == CLASSES.index(name)] for name in ("cat", "dog"))
-    expected = [cats[0], dogs[0], cats[1], dogs[1], cats[2], dogs[2], cats[3]]
-    got = [
-        images.to_uint8(x)
-        for part in ("train", "validation", "heldout")
-        for x in images.read_folder(out / part).values()
-    ]
-    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-    reference = [images.to_uint8(x) for x in images.read_folder(out / "reference").values()]
-    for x, name in zip(reference, ("cat", "dog"), strict=True):
-        assert torch.equal(x, test_pictures[test_labels == CLASSES.index(name)][0])
+    test_cats, test_dogs = (test_pictures[test_labels == CLASSES.index(name)] for name in ("cat", "dog"))
+    expected = {
+        ("train", "validation"): [cats[0], dogs[0], cats[1], dogs[1], cats[2]],
+        ("reference", "heldout"): [test_cats[0], test_dogs[0], test_cats[1], test_dogs[1]],
+    }
+    for parts, wanted in expected.items():
+        got = [images.to_uint8(x) for part in parts for x in images.read_folder(out / part).values()]
+        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
     told = facts(out)
     assert (told["name"], told["prompts"], told["truth"], told["sets"]) == ("CIFAR-10 cat+dog", [""], None, True)
     assert {row["text"] for row in images.read_metadata(out / "train").values()} == {""}
 
 
-def test_cifar10_counts_by_class_if_told_and_the_whole_test_split_is_the_reference():
+def test_cifar10_counts_by_class_if_told_and_the_rest_of_the_test_split_is_the_reference():
     whole = Cifar10("x", train=100, reference=None)
-    assert whole.sizes == {"train": 100, "reference": 10000, "validation": 0, "heldout": 1000}
+    assert whole.sizes == {"train": 100, "reference": 9000, "validation": 0, "heldout": 1000}
     assert whole.subject == ""
     some = Cifar10("x", ["cat", "dog", "ship"], train=100, heldout=5, validation=1, per_class=True)
     assert some.sizes == {"train": 300, "reference": 3000, "validation": 3, "heldout": 15}
@@ -368,8 +366,8 @@ def test_cifar10_names_what_is_wrong_with_the_files(tmp_path, small):
     root = write_cifar10(tmp_path / "cifar")
     with pytest.raises(ValueError, match="6 pictures of airplane are asked of the train split, it has 4"):
         Cifar10(root, train=60, reference=10, heldout=0)(tmp_path / "few", Run())
-    with pytest.raises(ValueError, match="2 pictures of cat are asked of the test split, it has 1"):
-        Cifar10(root, ["cat"], train=1, reference=2, heldout=0)(tmp_path / "out", Run())
+    with pytest.raises(ValueError, match="3 pictures of cat are asked of the test split, it has 2"):
+        Cifar10(root, ["cat"], train=1, reference=3, heldout=0)(tmp_path / "out", Run())
     file = root / "cifar-10-batches-py" / "data_batch_1"
     for content, reason in (
         (b"", "data_batch_1 cannot be read"),

@@ -213,11 +213,12 @@ def test_wrong_settings_are_told_in_one_line(wrong):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
     """A slice that is too short ends with status 75 and keeps what is there; a long enough one finishes the table and
     does nothing twice."""
     small = {
-        "data.root": write_cifar10(tmp_path / "cifar", per_class=(6, 6)),
+        "data.root": write_cifar10(tmp_path / "cifar", per_class=(3, 10)),
         "data.train": 60,
         "data.reference": 50,
         "data.heldout": 50,
@@ -245,7 +246,7 @@ def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
     said = [str(script), *(f"{k}={v}" for k, v in small.items())]
     environment = {**os.environ, "PYTHON": sys.executable}
     done: dict[Path, int] = {}
-    for seconds in range(4, 60, 2):  # the shortest in which something gets finished
+    for seconds in (8, 16, 32, 64):  # the shortest in which something gets finished
         short = subprocess.run(said, env={**environment, "SLICE": str(seconds)}, capture_output=True, text=True)
         assert short.returncode == 75, short.stderr
         assert "the same command goes on" in short.stdout

@@ -81,7 +81,12 @@ def test_what_clean_victims_learnt(board):
     assert section is not None
     (row,) = section.blocks[0].rows
     # untuned 100 + s, clean 40 + s, ceiling 20 + s: three quarters of the window each
-    assert (row[0], row[1], row[-2], row[-1]) == ("distance", "5", "75% (75% to 75%)", "0")
+    assert (row[0], row[1], *row[-3:]) == ("distance", "5", "75% (75% to 75%)", "0", "0")
+    for arm, score in (("ceiling", 130.0), ("clean", 95.0)):  # one victim's ceiling is no better than no training
+        board.records[-1]["arms"][arm]["metrics"]["distance"]["value"] = score
+    (row,) = arms.learning(board).blocks[0].rows
+    assert row[-1] == "1"
+    assert row[-3] == "75% (75% to 75%)"
     for record in board.records:
         del record["arms"]["ceiling"]
     assert arms.learning(board) is None

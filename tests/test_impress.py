@@ -136,7 +136,7 @@ def test_pixels_are_clamped(model):
 @pytest.mark.parametrize("size_correct", [True, False])
 def test_a_picture_is_purified_the_same_alone_and_in_a_batch(model, pictures, size_correct):
     whole = purify(model, pictures, size_correct=size_correct)
-    halves = purify(model, pictures, run=Run(batch=3), size_correct=size_correct)
+    halves = purify(model, pictures, run=Run(grad_batch=3), size_correct=size_correct)
     for i, x in enumerate(pictures):
         (alone,) = purify(model, [x], [f"{i}.png"], size_correct=size_correct)
         torch.testing.assert_close(alone, whole[i], atol=1e-4, rtol=0)

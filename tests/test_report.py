@@ -437,6 +437,8 @@ def test_verdicts() -> None:
     assert verdict(better, 0.1) == "eudp protects better"
     assert verdict(better, None) == "no floor: nothing claimed"
     assert verdict(even, 0.1) == "no difference shown"
+    (alone, *_) = compare(world(subjects=1, seeds=1), "eudp", "udp")
+    assert verdict(alone, 0.1) == "one victim: nothing claimed"
 
 
 def test_curve_points_are_means_over_victims() -> None:

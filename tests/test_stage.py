@@ -127,7 +127,7 @@ def test_facts_say_what_was_done(tmp_path):
     assert facts["recipe"] == a.recipe
     assert facts["seed"] == 5
     assert facts["device"] == "cpu"
-    assert 0.05 <= facts["seconds"] < 5
+    assert facts["seconds"] >= 0.05
     assert facts["peak_mb"] is None or facts["peak_mb"] > 10
     assert sorted(p.name for p in store.path(a).iterdir()) == [FACTS, "text"]
 
@@ -177,7 +177,7 @@ def test_seconds_of_interrupted_attempts_count(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         store.do(a)
     store.do(a)
-    assert 0.4 <= store.facts(a)["seconds"] < 5
+    assert store.facts(a)["seconds"] >= 0.4
 
 
 # -- content -----------------------------------------------------------------------------------------------------------

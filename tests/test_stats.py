@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from factory import SCORES, make_record, shifted
+from factory import SCORES, make_arm, make_record, shifted
 
 from udpbench import flags
 from udpbench import stats as S
@@ -79,6 +79,19 @@ def spoilt(**arms: float) -> Record:
     return make_record({arm: (arms.get(arm, d), s) for arm, (d, s) in SCORES.items()})
 
 
+def larger(arm: str, n: int) -> Record:
+    record = make_record()
+    record["arms"][arm] = make_arm(*SCORES[arm], n=n)
+    return record
+
+
+def unranked() -> Record:
+    record = make_record()
+    for part in record["arms"].values():
+        part["metrics"]["distance"]["primary"] = False
+    return record
+
+
 @pytest.mark.parametrize(
     ("record", "flag"),
     [
@@ -100,6 +113,11 @@ def spoilt(**arms: float) -> Record:
             "budget exceeded: noise measures rms_max 5 levels, allowed 4.5",
         ),
         ({**make_record(), "provenance": {"dirty": True}}, "dirty tree: the code differs"),
+        (
+            larger("ceiling", 1000),
+            "sets of different sizes: untuned 256, clean 256, noise 256, protected 256, purified 256, ",
+        ),
+        (unranked(), "no primary score could be measured"),
         (
             {**make_record(), "stages": [{**make_record()["stages"][0], "commit": "0123-dirty"}]},
             "dirty tree: done by code that is in no commit: protect",
@@ -136,3 +154,19 @@ def test_without_what_the_attack_does_to_clean_pictures_there_is_no_residual_and
     )
     assert found.residual is None
     assert found.recovery.reason == "n/a: no arm clean_attacked"
+
+
+def test_an_effect_has_one_interval_whatever_else_is_asked_of_it() -> None:
+    """Beside an attack, whose recovery draws too, and without one."""
+    attacked = [
+        make_record(shifted(s % 3, protected=1.7 * s), subject=str(s), seed=k) for s in range(7) for k in (0, 1)
+    ]
+    alone = [make_record({a: v for a, v in SCORES.items() if a != "purified"}) for _ in attacked]
+    for plain, record in zip(alone, attacked, strict=True):
+        plain["cell"] = record["cell"]
+        plain["arms"] = {a: part for a, part in record["arms"].items() if a != "purified"}
+    one, two = (S.summarise(r, "distance", "higher", 0.1, np.random.default_rng(0)) for r in (attacked, alone))
+    assert one.recovery.interval is not None
+    assert one.effect == two.effect
+    assert one.effect is not None
+    assert one.effect.method == "bootstrap"

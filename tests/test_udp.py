@@ -137,7 +137,7 @@ def test_first_gradient_of_a_picture_is_the_same_alone_and_in_a_batch(model, pic
     method(make_owner(pictures), together, [model], Run())
     for i, x in enumerate(pictures):
         alone = Watching(8)
-        method(make_owner([x], [f"{i:04d}.png"]), alone, [model], Run(batch=1))
+        method(make_owner([x], [f"{i:04d}.png"]), alone, [model], Run(batch=1, grad_batch=1))
         torch.testing.assert_close(
             alone.gradients[0][0],
             together.gradients[0][i],

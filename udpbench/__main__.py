@@ -69,19 +69,35 @@ def _run(cell: Cell, store: Store, tracker: Tracker, cfg: DictConfig) -> None:
         written = True  # what fails from here on is the showing
         _show(cell, store, found, path, folder, tracker if todo else None)
     except KeyboardInterrupt:
-        tracker.finish("failed")
+        _close(tracker)
         console.say("interrupted; the same command goes on where this one stopped")
         _fail(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
-        tracker.finish("failed")
         refused = _refused(error, Path(cfg.runtime.out))
         console.say(f"error: {refused or _reason(error)}")
         if written:
             console.say(f"the record is whole: {path}")
         elif not refused:  # it would refuse the record, too
-            record.write(path, failed_record(cell, store, config, error))
-            console.say(f"the traceback is in {path}")
+            beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _failed(path) else path
+            record.write(beside, failed_record(cell, store, config, error))
+            console.say(f"the traceback is in {beside}")
+        _close(tracker)
         _fail(2 if isinstance(error, ValueError) else 1)
+
+
+def _close(tracker: Tracker) -> None:
+    """End the tracker's run as failed; what keeps it from writing (a full disk, a lost GPU) is known by then."""
+    with suppress(Exception):
+        tracker.finish("failed")
+
+
+def _failed(path: Path) -> bool:
+    """Whether a record may be overwritten by a failure: what once was finished is kept."""
+    from udpbench.record import read_files
+
+    with suppress(ValueError):
+        return read_files(path.parent)[path]["status"] == "failed"
+    return True
 
 
 def _refused(error: Exception, out: Path) -> str | None:
@@ -96,6 +112,8 @@ def _refused(error: Exception, out: Path) -> str | None:
 
 def _reason(error: Exception) -> str:
     """One line for a person."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return "the GPU has too little memory; give runtime.grad_batch=N (with gradients) or runtime.batch=N, smaller"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
@@ -157,7 +175,7 @@ def _in_sweep() -> bool:
 def _set_threads(threads: int | None) -> None:
     import torch
 
-    if threads:
+    if isinstance(threads, int) and threads > 0:  # what else is given is told when everything is checked
         torch.set_num_threads(threads)
 
 

@@ -146,20 +146,20 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
 
     keep = tempfile.TemporaryDirectory()
     extractor = EfficientNetLite0(size=64)
+    source = [Path(keep.name) / "pictures"]
+    source[0].mkdir()
     for i, picture in enumerate(pictures(n, model.size)):
-        write_png(Path(keep.name) / f"{i:04d}.png", picture)
+        write_png(source[0] / f"{i:04d}.png", picture)
     network = extractor.network(run.device)
     turn = iter(range(1_000_000))
 
     def ours() -> Tensor:
         # A new name each time: features of a finished folder are remembered.
-        link = Path(keep.name).parent / f"{Path(keep.name).name}-{next(turn)}"
-        Path(keep.name).rename(link)
-        keep.name = str(link)
-        return features_of(link, extractor, run)
+        source.append(source[-1].rename(source[-1].with_name(f"pictures-{next(turn)}")))
+        return features_of(source[-1], extractor, run)
 
     def plain() -> Tensor:
-        x = torch.stack([read(path) for path in list_images(Path(keep.name))]).to(run.device)
+        x = torch.stack([read(path) for path in list_images(source[-1])]).to(run.device)
         with torch.inference_mode():
             return network(resize(x, 64))
 

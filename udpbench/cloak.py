@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as for python -m udpbench, e.g. protect=eudp budget.levels=8")
     args = parser.parse_intermixed_args()
     try:
+        if args.target.resolve() == args.source.resolve():
+            raise ValueError(f"{args.target}: the protected pictures would replace your own; give another folder")
         with told("interrupted; the same command goes on where this one stopped"):
             cell, store = _build(args.source, args.prompt, args.overrides)
             _cloak(cell, store, args.target)
@@ -52,7 +54,8 @@ def _build(source: Path, prompt: str, overrides: list[str]) -> tuple[Cell, Store
     # Not as overrides: names of folders and sentences may hold what Hydra's grammar gives a meaning.
     cfg.data.path, cfg.data.prompt, cfg.data.class_prompt = str(source.resolve()), prompt, prompt
     cell = build(cfg, cfg.hydra.runtime.choices)
-    store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), Console(), cfg.runtime.batch)
+    sizes = cfg.runtime.batch, cfg.runtime.grad_batch
+    store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), Console(), *sizes)
     return cell, store
 
 

@@ -35,8 +35,12 @@ def prepare(cfg: DictConfig, choices: Mapping[str, str | None], log: Log | None 
     from udpbench.mistakes import ConfigError, check_whole
     from udpbench.stage import Store
 
-    check_whole("runtime.batch", cfg.runtime.batch, 1)
-    store = Store(Path(cfg.runtime.store), find_device(cfg.runtime.device), log, cfg.runtime.batch)
+    for name in ("batch", "grad_batch"):
+        check_whole(f"runtime.{name}", cfg.runtime[name], 1)
+    if cfg.runtime.threads is not None:
+        check_whole("runtime.threads", cfg.runtime.threads, 1)
+    device = find_device(cfg.runtime.device)
+    store = Store(Path(cfg.runtime.store), device, log, cfg.runtime.batch, cfg.runtime.grad_batch)
     try:
         tracker = instantiate(cfg.track)
     except InstantiationException as error:

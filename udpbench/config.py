@@ -44,6 +44,9 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     errors.attempt(check_whole, "seed", cfg.seed, 0)
     metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
     cloak = _metrics(cfg.cloak.bundle, errors)
+    if not errors:
+        every = tuple(score for metric in metrics.values() for score in metric.thing.scores)
+        _check_choice(errors, "metrics.primary", cfg.metrics.primary, every)
     for thing in (*parts.values(), *metrics.values(), *cloak.values()):
         if thing is not None:  # its key reads what it depends on: folders, weights
             errors.attempt(getattr, thing, "key")
@@ -135,10 +138,13 @@ def find_device(wanted: str) -> torch.device:
 
     Raises ConfigError for a device that is not there.
     """
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is float32: numbers must not depend on what a GPU would rather do
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(wanted)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"no device to compute on: {device.type}")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from udpbench.whole import whole
@@ -41,6 +42,6 @@ def _file_digest(file: Path) -> str:
     if key not in known:
         with file.open("rb") as stream:
             known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        with whole(cache) as beside:
+        with suppress(OSError), whole(cache) as beside:  # a memory only: a home that cannot be written has none
             beside.write_text(json.dumps(known))
     return known[key]

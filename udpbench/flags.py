@@ -89,6 +89,23 @@ def few_subjects(records: Sequence[Record]) -> str | None:
     return f"few subjects: intervals rest on {len(subjects)}" if len(subjects) < 3 else None
 
 
+def unequal_sets(record: Record) -> str | None:
+    """Arms have different numbers of pictures: scores that depend on how many there are do not compare."""
+    sizes = {arm: max((s["n"] for s in part["metrics"].values()), default=0) for arm, part in record["arms"].items()}
+    known = {arm: n for arm, n in sizes.items() if n}
+    if len(set(known.values())) < 2:
+        return None
+    return (
+        f"sets of different sizes: {', '.join(f'{arm} {n}' for arm, n in known.items())}; only kernel distances compare"
+    )
+
+
+def nothing_primary(record: Record) -> str | None:
+    """No score by which victims are judged could be measured: no other check can object to anything."""
+    scores = [score for part in record["arms"].values() for score in part["metrics"].values()]
+    return "no primary score could be measured" if scores and not any(s["primary"] for s in scores) else None
+
+
 def dirty_tree(record: Record) -> str | None:
     """The code was not a commit when the record was written, or when a stage was done that it rests on."""
     if record["provenance"].get("dirty"):
@@ -99,7 +116,15 @@ def dirty_tree(record: Record) -> str | None:
 
 def of_record(record: Record) -> list[str]:
     """Every objection to one cell by itself; this is what the record's "flags" hold."""
-    checks = (did_not_learn, saturated, attack_ruins_clean, budget_exceeded, dirty_tree)
+    checks = (
+        did_not_learn,
+        saturated,
+        attack_ruins_clean,
+        budget_exceeded,
+        unequal_sets,
+        nothing_primary,
+        dirty_tree,
+    )
     found = [check(record) for check in checks]
     return [sentence for sentence in (*found, cross_device([record])) if sentence is not None]
 

@@ -80,9 +80,17 @@ class Stage:
 class Store:
     """A folder of finished stages, shared by any number of processes."""
 
-    def __init__(self, root: Path, device: torch.device | None = None, log: Log | None = None, batch: int = 32) -> None:
+    def __init__(
+        self,
+        root: Path,
+        device: torch.device | None = None,
+        log: Log | None = None,
+        batch: int = 32,
+        grad_batch: int = 32,
+    ) -> None:
         self.root = Path(root)
         self.device, self.log, self.batch = device or torch.device("cpu"), log or Log(), batch
+        self.grad_batch = grad_batch
         self.computed: list[str] = []  # recipes done by this process, in order
 
     def path(self, stage: Stage) -> Path:
@@ -177,7 +185,7 @@ class Store:
             shutil.rmtree(part)
         part.mkdir(parents=True, exist_ok=True)
         _remove_halves(part)
-        run = Run(stage.seed, self.device, Titled(self.log, stage.title or stage.name), self.batch)
+        run = Run(stage.seed, self.device, Titled(self.log, stage.title or stage.name), self.batch, self.grad_batch)
         spent = part / "_seconds"  # of earlier, interrupted attempts
         with _measured(self.device, spent) as measured:
             stage.work(part, {k: self.path(p).resolve() for k, p in stage.parents.items()}, run)

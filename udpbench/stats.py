@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,18 +107,21 @@ def differences(records: Iterable[Record], arm: str, base: str, metric: str) -> 
 def summarise(
     records: Sequence[Record], metric: str, owner_wants: str, floor: float | None, rng: np.random.Generator
 ) -> Summary:
-    """Effect, residual and recovery of one condition's ``records``."""
+    """Effect, residual and recovery of one condition's ``records``.
+
+    Each draws from ``rng`` as it is given, so that an effect has one interval, whatever else is asked of it.
+    """
     effects = differences(records, "protected", "clean", metric)
     residuals = differences(records, *derived(records[0])["residual"], metric) if records else {}
-    back = recovery(effects, residuals, floor, rng)
+    back = recovery(effects, residuals, floor, deepcopy(rng))
     attacked = next((r for r in records if "purified" in r["arms"]), None)
     if attacked and not residuals:
         back = Recovery(None, f"n/a: {no_residual(attacked) or f'{metric} is absent'}")
     return Summary(
         metric,
         owner_wants,
-        paired_interval(effects, rng) if effects else None,
-        paired_interval(residuals, rng) if residuals else None,
+        paired_interval(effects, deepcopy(rng)) if effects else None,
+        paired_interval(residuals, deepcopy(rng)) if residuals else None,
         back,
         floor,
     )

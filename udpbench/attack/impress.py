@@ -74,7 +74,7 @@ class Impress:
         """Purified pictures, CHW [0,1]; prompts are not used."""
         distance = load_distance(self.perceptual, self.weights, run.device)
         out: list[Tensor] = list(images)
-        groups = list(chunks(images, run.batch))
+        groups = list(chunks(images, run.grad_batch))
         with run.log.bar("purify", self.iterations * len(groups), "it") as advance:
             for index in groups:
                 x = torch.stack([images[i] for i in index]).to(run.device)

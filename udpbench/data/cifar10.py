@@ -54,13 +54,13 @@ class Cifar10:
     (``train-cat.tar.gz``; JPEG copies are called "CIFAR-10 (JPEG)", as their pixels are not the originals'). Nothing is
     downloaded unless ``download`` is true, and then by torchvision, which checks the archive.
 
-    ``classes``: names, or null for all ten. ``train``, then ``validation``, then ``heldout`` pictures are taken from
-    the training split, ``reference`` from the test split (null: all of it): always the first ones in the order of the
-    files, the classes in turn, so that classes are equally frequent and no picture is in two sets. With ``per_class``
-    all four numbers are for each class.
+    ``classes``: names, or null for all ten. ``train``, then ``validation`` pictures are taken from the training split,
+    ``reference`` (null: all that is left), then ``heldout`` from the test split: always the first ones in the order of
+    the files, the classes in turn, so that classes are equally frequent and no picture is in two sets. With
+    ``per_class`` all four numbers are for each class.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: held-out pictures are of the test split
     places: ClassVar[tuple[str, ...]] = ("root", "download")
 
     def __init__(
@@ -88,7 +88,7 @@ class Cifar10:
         every = IN_SPLIT["test"] * len(self.classes)
         self.sizes = {
             "train": train * factor,
-            "reference": every if reference is None else reference * factor,
+            "reference": every - heldout * factor if reference is None else reference * factor,
             "validation": validation * factor,
             "heldout": heldout * factor,
         }
@@ -104,7 +104,7 @@ class Cifar10:
         """Write ``out`` as a data folder: train/, reference/, validation/, heldout/ and data.json."""
         layout, files = self._files()
         with run.log.bar("read pictures", sum(self.sizes.values()), "img") as advance:
-            for split, parts in (("train", ("train", "validation", "heldout")), ("test", ("reference",))):
+            for split, parts in (("train", ("train", "validation")), ("test", ("reference", "heldout"))):
                 wanted = [self.sizes[part] for part in parts]
                 chosen = iter(self._in_turn(split, LAYOUTS[layout][1](files[split]), sum(wanted)))
                 for part, n in zip(parts, wanted, strict=True):

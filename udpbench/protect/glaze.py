@@ -92,7 +92,7 @@ class Glaze:
         model = surrogates[0]
         distance = load_distance(self.perceptual, self.weights, run.device)
         out = list(owner.images)
-        groups = list(chunks(owner.images, run.batch))
+        groups = list(chunks(owner.images, run.grad_batch))
         with run.log.bar("perturb", self.iterations * len(groups), "it") as advance:
             for index in groups:
                 clean = torch.stack([owner.images[i] for i in index]).to(run.device)

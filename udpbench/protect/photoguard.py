@@ -71,7 +71,7 @@ class PhotoGuard:
         first = self.step_levels or budget.levels / 3
         steps = [first * (1 - 0.99 * k / max(1, self.steps - 1)) for k in range(self.steps)]
         with run.log.bar("perturb", self.steps, "step") as advance:
-            return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.batch, advance=advance)
+            return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.grad_batch, advance=advance)
 
     def _goal(self, model: LatentDiffusion, size: tuple[int, ...], device: torch.device) -> Tensor:
         """Latents of the target for pictures of ``size`` (height, width); or zero."""

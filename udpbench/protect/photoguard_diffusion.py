@@ -137,7 +137,7 @@ class PhotoGuardDiffusion:
 
         images = first_images(owner, budget, run, self.random_start)
         steps = [self.step_levels or budget.levels / 8] * self.iterations
-        most = run.batch // self.draws
+        most = run.grad_batch // self.draws
         with run.log.bar("perturb", self.iterations, "step") as advance:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)
 

@@ -141,7 +141,7 @@ class UDP:
                     budget,
                     run,
                     steps=[self.step_levels or budget.levels / 8] * self.image_steps,
-                    most=run.batch // self.draws if self.outer == "perturbed" else len(images),
+                    most=run.grad_batch // self.draws if self.outer == "perturbed" else len(images),
                     advance=advance,
                     before=k * self.image_steps,
                 )

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         title = given.title or given.folder.resolve().name
         written = write_report(given.folder, given.out or given.folder / "report", title, plots=not given.no_plots)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"udpbench.report: {error}\n")
         return 2
     sys.stdout.write("".join(f"{path}\n" for path in written))

@@ -101,17 +101,20 @@ def learning(board: Board) -> Section | None:
     rows = []
     for metric in board.ranked_by:
         wants = board.metrics[metric]["owner_wants"]
-        found: dict[tuple[str, int], tuple[dict[str, float], str | None]] = {}
+        found: dict[tuple[str, int], dict[str, float]] = {}
         for record in board.records:
             at = {arm: s["value"] for arm in _WINDOW if (s := score_of(record, arm, metric)) is not None}
-            if len(at) == len(_WINDOW) and flags.has_window(wants, at):
-                found.setdefault(victim(record), (at, flags.did_not_learn(record)))
+            if len(at) == len(_WINDOW):
+                found.setdefault(victim(record), at)
         if found:
-            means = [significant(fmean(at[arm] for at, _ in found.values())) for arm in _WINDOW]
-            shares = [flags.window_share(at["untuned"], at["ceiling"], at["clean"]) for at, _ in found.values()]
+            means = [significant(fmean(at[arm] for at in found.values())) for arm in _WINDOW]
+            having = [at for at in found.values() if flags.has_window(wants, at)]
+            shares = [flags.window_share(at["untuned"], at["ceiling"], at["clean"]) for at in having]
             few = sum(share < flags.LEARNT for share in shares)
-            rows.append((metric, str(len(found)), *means, _range(shares), str(few)))
-    headers = ("metric", "victims", *_WINDOW, "window covered, mean (least to most)", f"under {flags.LEARNT:.0%}")
+            covered = _range(shares) if shares else "-"
+            rows.append((metric, str(len(found)), *means, covered, str(few), str(len(found) - len(having))))
+    covered = "window covered, mean (least to most)"
+    headers = ("metric", "victims", *_WINDOW, covered, f"under {flags.LEARNT:.0%}", "no window")
     text = (
         "How far clean victims get from untuned (no training) to ceiling (a perfect victim); under "
         f"{flags.LEARNT:.0%} a victim says nothing of a protection.",

@@ -104,6 +104,8 @@ def verdict(c: Comparison, floor: float | None) -> str:
     """What may be said of a comparison."""
     if floor is None:
         return "no floor: nothing claimed"
+    if c.difference.low is None:
+        return "one victim: nothing claimed"
     if not c.difference.excludes_zero:
         return "no difference shown"
     return f"{c.a if c.difference.mean > 0 else c.b} protects better"

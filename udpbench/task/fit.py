@@ -87,7 +87,7 @@ def fit(
             torch.manual_seed(run.rng(title, "dropout", before + step).initial_seed())
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
-            with torch.autocast(run.device.type, torch.bfloat16, enabled=settings.dtype == "bf16"):
+            with torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=settings.dtype == "bf16"):
                 value = loss(step)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
