@@ -344,7 +344,10 @@ def pixels(tmp_path_factory) -> PixelDiffusion:
 
 @pytest.mark.parametrize("option", options("task"))
 def test_task_trains_and_generates(node, folder, model, pixels, tmp_path, option):
-    task = build(node("task", option), folder)
+    conf = node("task", option)
+    if "lr" in conf:
+        conf["lr"] = max(conf["lr"], 1e-3)  # so that the few steps here can be seen
+    task = build(conf, folder)
     if not task.trains:
         pytest.skip("edits")
     model = pixels if "pixel" in task.needs else model
@@ -372,10 +375,7 @@ def test_task_trains_and_generates(node, folder, model, pixels, tmp_path, option
     assert [row["text"] for row in rows.values()] == [said[i % len(said)] for i in range(task.pictures)]
     for name in rows:
         assert (tmp_path / "made" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-    assert (
-        any((tmp_path / "made" / n).read_bytes() != (tmp_path / "untuned" / n).read_bytes() for n in rows)
-        or task.training.lr < 1e-5
-    )
+    assert any((tmp_path / "made" / n).read_bytes() != (tmp_path / "untuned" / n).read_bytes() for n in rows)
     assert task.made(7) == len(rows)
     json.dumps([task.training_key(), task.sampling_key()])
 

@@ -176,7 +176,7 @@ def class_stage(cell: Cell) -> Stage:
         task.class_pictures(out, cell.victim.thing, prompt, run)
 
     sampling = {k: v for k, v in task.sampling_key().items() if k != "pictures"}
-    key = _task_key(cell) | {"sampling": sampling, "n": task.prior_images, "victim": cell.victim.key}
+    key = _task_key(cell) | {"sampling": sampling, "noise": "class", "n": task.prior_images, "victim": cell.victim.key}
     return Stage("class", key, work, {"data": data_stage(cell)}, cell.seed, "class pictures", resumable=True)
 
 

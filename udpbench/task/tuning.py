@@ -3,7 +3,7 @@ inversion share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -106,14 +106,28 @@ class Tuning(TrainingTask):
         self._write(model.with_tuned(tuned) if tuned else model, prompts, self.pictures, out, run, tuned is not None)
 
     def class_pictures(self, out: Path, victim: LatentDiffusion, prompt: str, run: Run) -> None:
-        """Write ``prior_images`` PNGs of the class, by the untuned model."""
-        self._write(victim.to(run.device), [prompt], self.prior_images, out, run, tuned=False)
+        """Write ``prior_images`` PNGs of the class, by the untuned model, from other noise than scored pictures."""
+        self._write(victim.to(run.device), [prompt], self.prior_images, out, run, tuned=False, noise="class")
 
-    def _write(self, model: LatentDiffusion, prompts: Sequence[str], n: int, out: Path, run: Run, tuned: bool) -> None:
+    def _write(
+        self,
+        model: LatentDiffusion,
+        prompts: Sequence[str],
+        n: int,
+        out: Path,
+        run: Run,
+        tuned: bool,
+        noise: str | None = None,
+    ) -> None:
         rows = over_prompts(prompts, n)
         said = [self.caption(row["text"]) if tuned else row["text"] for _, row in rows]
         settings = {"steps": self.sample_steps, "guidance": self.guidance, "solver": self.solver}
-        write_made(rows, out, run, lambda left: sample(model, [said[i] for i in left], left, run, **settings))  # type: ignore[arg-type]
+
+        def make(left: list[int]) -> Iterator[Tensor]:
+            keys = [(noise, i) if noise else i for i in left]
+            return sample(model, [said[i] for i in left], keys, run, **settings)  # type: ignore[arg-type]
+
+        write_made(rows, out, run, make)
 
 
 class Latents:
