@@ -155,7 +155,7 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
 
     def ours() -> Tensor:
         # A new name each time: features of a finished folder are remembered.
-        source.append(source[-1].rename(source[-1].with_name(f"pictures-{next(turn)}")))
+        source.append(source[-1].rename(Path(keep.name) / f"pictures-{next(turn)}"))
         return features_of(source[-1], extractor, run)
 
     def plain() -> Tensor:
