@@ -10,6 +10,7 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.types import Run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(bench.LOOPS))
 def test_both_sides_run_and_their_ratio_is_that_of_their_times(tiny, name, monkeypatch):
     seconds = iter([0.0, 0.0, 2.0, 6.0])  # warm-up of both, then ours and the plain loop

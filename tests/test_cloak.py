@@ -36,6 +36,7 @@ def test_pictures_of_two_sizes_keep_size_and_budget(tmp_path, tiny):
     assert "eudp, linf_6" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -54,12 +55,14 @@ def test_wrong_input_is_one_line_and_status_2(tmp_path, words, said):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_missing_folder_is_named(tmp_path):
     done = cloak(tmp_path / "nowhere", tmp_path / "out", "protect=noise", cwd=tmp_path)
     assert done.returncode == 2
     assert "nowhere" in done.stderr
 
 
+@pytest.mark.slow
 def test_one_s_own_pictures_are_never_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     write_png(tmp_path / "mine" / "a.png", torch.zeros(3, 16, 16))

@@ -140,6 +140,7 @@ def test_a_misspelt_setting_is_refused(node, folder, group, option):
         build(conf, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "option"), [case for case in EVERY if case[0] in ("protect", "attack") and case[1] not in DRAWS_NOTHING]
 )

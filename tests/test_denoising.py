@@ -36,6 +36,7 @@ def test_it_is_the_mean_of_the_model_s_losses(model, pictures, tmp_path):
     assert found == pytest.approx(total[got] / total[ref], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_folders_give_one_and_batches_do_not_matter(model, pictures, tmp_path):
     ref, got = folder(tmp_path / "ref", pictures), folder(tmp_path / "got", [x.flip(-1) for x in pictures])
     metric = Denoising(model, 3)
@@ -43,6 +44,7 @@ def test_equal_folders_give_one_and_batches_do_not_matter(model, pictures, tmp_p
     assert metric(got, ref, Run(batch=1)) == pytest.approx(metric(got, ref, Run(batch=4, seed=9)))
 
 
+@pytest.mark.slow
 def test_what_raises_the_loss_is_seen(model, pictures, tmp_path):
     """AdvDM ascends this very loss: on noise it never saw, the saved pictures still have more of it."""
     made = AdvDM(steps=20, draws=4)(make_owner(pictures), Linf(32), [model], Run())

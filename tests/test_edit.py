@@ -245,6 +245,7 @@ def test_the_owner_s_wish_is_turned_round(folder):
     assert Edits(Psnr())(folder, folder, Run()) == {}  # infinite: absent
 
 
+@pytest.mark.slow
 def test_a_cell_of_edits(tiny, tmp_path):
     """Its arms, and that the clean arm is perfect against itself."""
     cfg = composed(

@@ -42,6 +42,7 @@ def test_the_recorded_measurements_hold_what_is_promised():
     assert found["prompts"]["acc_all"] >= 0.9  # class, colour, texture and scene at once
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_as_measured(model):
     recorded = json.loads((build.WEIGHTS / "measured.json").read_text())["micro"]["autoencoder"]
     assert measure.measure_vae(model.pipe.vae)["psnr_subjects"] == pytest.approx(recorded["psnr_subjects"], abs=0.05)
@@ -53,6 +54,7 @@ def test_the_grey_box_shares_all_but_the_unet(model):
     assert mine["unet"] != other["unet"]
 
 
+@pytest.mark.slow
 def test_the_black_box_shares_no_weights(model):
     black = LatentDiffusion("pkg:micro_c", "micro_c")
     mine, other = model.identity(), black.identity()
@@ -66,6 +68,7 @@ def test_the_judge_is_unsure_of_garbage(judge):
     assert (judge.classify(x)["shape"] == -1).float().mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", [0, 1])
 def test_the_ceiling_is_reachable(model, subject):
     """Pictures after one round trip score precision and recall >= 0.6 in the scoring setting of conf/features/efflite0.yaml."""

@@ -49,6 +49,7 @@ def test_a_model_of_its_own_is_trained_written_and_drawn_with(small, tmp_path):
     ).exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_borrows_has_the_other_s_autoencoder_and_words(small, tmp_path):
     small("unet", "--model", "micro_b", "--steps", "1")
     small("export", "--model", "micro_b")

@@ -171,6 +171,7 @@ def test_first_gradient_is_that_of_the_loss_written_out(model, pictures):
     torch.testing.assert_close(budget.gradients[0], want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
 
 
+@pytest.mark.slow
 def test_perturbation_raises_the_loss_more_than_noise_does(model):
     """Float32 pictures; loss of the surrogate on fresh draws that all three share."""
     truth = renderer.draw(4, torch.Generator().manual_seed(1), renderer.subject(1))
@@ -412,6 +413,7 @@ def test_random_start_belongs_to_the_name_and_keeps_the_budget(pictures, budget)
 # -- interrupted -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"outer": "clean"}, {"random_start": True}])
 def test_interrupted_and_resumed_equals_uninterrupted(model, owner, tmp_path, settings):
     """The first attempt dies in its third round; the second takes the finished two from there."""
