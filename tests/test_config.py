@@ -346,8 +346,10 @@ def test_a_finished_record_survives_a_failure_to_show_it(tiny, tmp_path, monkeyp
     assert "the reader has gone" in (said := capsys.readouterr().err)
     assert "the record is whole" in said
 
-    # What fails later, the work having been removed, is told beside it; and so it is though the tracker fails, too.
+    # What fails later, the work having been removed, is told beside it, whatever else lies there; and so it is though the
+    # tracker fails, too.
     shutil.rmtree(tmp_path / "store")
+    (tmp_path / "records" / "broken.json").write_text("{")
     monkeypatch.setattr("udpbench.task.tuning.Tuning.generate", closed)
     monkeypatch.setattr("udpbench.track.Nothing.finish", closed)
     monkeypatch.setattr(sys, "argv", ["udpbench", *words])
@@ -355,6 +357,7 @@ def test_a_finished_record_survives_a_failure_to_show_it(tiny, tmp_path, monkeyp
         command.run()
     assert end.value.code == 1
     assert "error: BrokenPipeError: the reader has gone" in capsys.readouterr().err
+    (tmp_path / "records" / "broken.json").unlink()
     records = {path.stem.endswith("-failed"): r["status"] for path, r in read_files(tmp_path / "records").items()}
     assert records == {True: "failed", False: "ok"}
 

@@ -37,8 +37,8 @@ def main(cfg: DictConfig) -> None:
 
     console = Console(worker=_worker())
     try:
-        _set_threads(cfg.runtime.threads)
         cell, store, tracker = prepare(cfg, HydraConfig.get().runtime.choices, console)
+        _set_threads(cfg.runtime.threads)
         tracker.check()
     except ValueError as error:
         for line in str(error).splitlines():
@@ -93,10 +93,10 @@ def _close(tracker: Tracker) -> None:
 
 def _failed(path: Path) -> bool:
     """Whether a record may be overwritten by a failure: what once was finished is kept."""
-    from udpbench.record import read_files
+    from udpbench.record import read
 
-    with suppress(ValueError):
-        return read_files(path.parent)[path]["status"] == "failed"
+    with suppress(ValueError):  # a broken one holds nothing
+        return read(path)["status"] == "failed"
     return True
 
 
@@ -175,7 +175,7 @@ def _in_sweep() -> bool:
 def _set_threads(threads: int | None) -> None:
     import torch
 
-    if isinstance(threads, int) and threads > 0:  # what else is given is told when everything is checked
+    if threads:
         torch.set_num_threads(threads)
 
 

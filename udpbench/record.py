@@ -120,6 +120,11 @@ def write(path: Path, record: Record) -> None:
         beside.write_text(json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def read(path: Path) -> Record:
+    """The record in a file; ValueError naming the file if it is broken."""
+    return check(_load(path), str(path))
+
+
 def read_records(folder: Path) -> list[Record]:
     """Every record under ``folder``, sorted by path.
 
@@ -139,9 +144,9 @@ def read_files(folder: Path) -> dict[Path, Record]:
         raise ValueError(f"records: {folder} is not a folder; give one that holds record JSONs")
     found: dict[Path, Record] = {}
     for path in sorted(folder.rglob("*.json")):
-        read = _load(path)
-        if isinstance(read, dict) and ("schema" in read or "cell" in read):
-            found[path] = check(read, str(path))
+        loaded = _load(path)
+        if isinstance(loaded, dict) and ("schema" in loaded or "cell" in loaded):
+            found[path] = check(loaded, str(path))
     if not found:
         raise ValueError(f"records: no record JSON under {folder}; a finished cell writes one")
     return found

@@ -64,9 +64,7 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     log: Log = field(default_factory=Log)
     batch: int = 32  # pictures through a network at once; outside the keys: it may change speed and memory only
-    grad_batch: int = (
-        32  # the same where gradients with respect to pictures are taken, which keeps every layer in memory
-    )
+    grad_batch: int = 32  # the same for gradients with respect to pictures: they keep every layer in memory
     count: dict[str, int] = field(default_factory=dict)  # work done, e.g. UNet evaluations: written to the record
     scratch: Path | None = None  # a folder that an interrupted attempt at the same work left its state in
     # N losses of NCHW pictures that a protection keeps low beside its own aim (see protect/consistent.py)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 from udpbench.record import CELL, EXTRA, Record, metrics_of, read_files
@@ -47,9 +48,11 @@ def filled(path: Path) -> str:
     if not _MARK.search(text):
         raise ValueError(f"{path}: there is no <!-- table KIND ... --> with an <!-- end -->")
 
+    once = cache(_read)  # the marks of a text mostly ask for the same records
+
     def renewed(found: re.Match[str]) -> str:
         try:
-            body = made(found[1], path.parent)
+            body = made(found[1], path.parent, once)
         except ValueError as error:
             raise ValueError(f"{path}: table {found[1]}: {error}") from error
         return f"<!-- table {found[1]} -->\n{body}\n<!-- end -->"
@@ -57,7 +60,11 @@ def filled(path: Path) -> str:
     return _MARK.sub(renewed, text)
 
 
-def made(words: str, folder: Path) -> str:
+def _read(folder: Path) -> list[Record]:
+    return choose(read_files(folder)).ok
+
+
+def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read) -> str:
     """The Markdown that the words of a mark ask for. ``folder``: where relative paths start."""
     kind, *rest = words.split()
     if kind not in KINDS:
@@ -66,7 +73,7 @@ def made(words: str, folder: Path) -> str:
     source, scores, told = names.pop("records", "records"), names.pop("scores", ""), names.pop("text", "yes")
     if unknown := names.keys() - {*CELL, *EXTRA}:
         raise ValueError(f"unknown name {min(unknown)!r}; allowed are records, scores, text, {', '.join(CELL + EXTRA)}")
-    every = choose(read_files(folder / source)).ok
+    every = read(folder / source)
     kept = [r for r in every if all(_fits(r, name, patterns) for name, patterns in names.items())]
     shown = tuple(filter(None, scores.split(",")))
     measured = {*metrics_of(kept), *(k for r in kept for part in r["cloak"].values() for k in part)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -28,16 +28,11 @@ def comparisons(board: Board, seed: int = 0) -> Section | None:
     pairs = [*combinations(names, 2), *((a, c) for a in names for c in controls if c not in names)]
     with_arms = [r for r in board.records if "protected" in r["arms"]]
     found = [c for a, b in pairs for arm in ("protected", "purified") for c in compare(with_arms, a, b, arm, seed)]
-    found = [c for c in found if c.metric in board.ranked_by]
-    if not found:
-        return None
-    compared = [(c, board.floors[c.metric]) for c in found]
     text = (
         "Paired on the same subject and seed; + means a protects better. Smallest shown: half the 95 % interval, the "
-        f"smallest mean difference that would have excluded zero. {by_chance(compared)}",
+        "smallest mean difference that would have excluded zero."
     )
-    rows = tuple(comparison_row(*pair) for pair in compared)
-    return Section("Paired comparisons", 4, text, (Table(COMPARED, rows, left=3),), in_latex=True)
+    return _compared("Paired comparisons", text, COMPARED, comparison_row, found, board)
 
 
 def attacks(board: Board, seed: int = 0) -> Section | None:
@@ -48,16 +43,28 @@ def attacks(board: Board, seed: int = 0) -> Section | None:
     purified = [r for r in board.records if "purified" in r["arms"]]
     names = sorted({r["cell"]["attack"] for r in purified})
     pairs = [*((a, "none") for a in names), *combinations(names, 2)]
-    found = [c for pair in pairs for c in compare_attacks(purified, *pair, seed) if c.metric in board.ranked_by]
-    if not found:
-        return None
-    compared = [(c, board.floors[c.metric]) for c in found]
+    found = [c for pair in pairs for c in compare_attacks(purified, *pair, seed)]
     text = (
         "What is left after attack a less what is left after b (none: the protected pictures as they are), paired on "
-        f"the same subject and seed; + means that b gives the thief more. {by_chance(compared)}",
+        "the same subject and seed; + means that b gives the thief more."
     )
-    rows = tuple(_attack_row(*pair) for pair in compared)
-    return Section("Attacks compared", 4, text, (Table(ATTACKS, rows, left=3),), in_latex=True)
+    return _compared("Attacks compared", text, ATTACKS, _attack_row, found, board)
+
+
+def _compared(
+    title: str,
+    text: str,
+    headers: tuple[str, ...],
+    row: Callable[[Comparison, float | None], tuple[str, ...]],
+    found: Sequence[Comparison],
+    board: Board,
+) -> Section | None:
+    """The section of the comparisons on the metrics that rank; None with nothing to compare."""
+    compared = [(c, board.floors[c.metric]) for c in found if c.metric in board.ranked_by]
+    if not compared:
+        return None
+    rows = tuple(row(*pair) for pair in compared)
+    return Section(title, 4, (f"{text} {by_chance(compared)}",), (Table(headers, rows, left=3),), in_latex=True)
 
 
 ATTACKS = ("a - b", "protection", "metric", "difference", "smallest shown", "victims", "verdict")
