@@ -92,7 +92,9 @@ def test_every_line_of_several_workers_says_whose_it_is(swept):
     assert [line for line in lines if line.startswith("[1] error: ValueError: ")]
 
 
-def test_a_worker_draws_no_bars_and_signs_its_lines():
+def test_a_worker_draws_no_bars_and_signs_its_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")  # whatever the suite was started from
+
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
