@@ -17,12 +17,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench.budget import Linf
-from udpbench.config import build
-from udpbench.data import renderer
-from udpbench.images import as_saved, write_metadata, write_png
-from udpbench.pipeline import Cell
-from udpbench.types import Owner
+from udpbench.benchmark.build import build
+from udpbench.benchmark.stages import Cell
+from udpbench.core.budget import Linf
+from udpbench.core.images import as_saved, write_metadata, write_png
+from udpbench.interfaces import Owner
+from udpbench.world import renderer
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -39,7 +39,7 @@ def _one_thread():
 def tiny(tmp_path_factory) -> Path:
     """Folder of a Stable-Diffusion-shaped pipeline of 16 px pictures with random weights; do not write into it."""
     from udpbench.models.diffusion import _quiet
-    from udpbench.models.tiny import save_tiny
+    from udpbench.world.training.tiny import save_tiny
 
     _quiet()
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from udpbench.record import Arm, Record
+from udpbench.results.record import Arm, Record
 
 # arm -> fid-like score (owner wants it higher) and similarity-like score (owner wants it lower)
 SCORES = {
@@ -65,7 +65,7 @@ def make_record(
         "cloak": {"protected": {"linf": 8.0, "rms": 5.25, "psnr": 33.1}, "noise": {"linf": 8.0, "rms": 8.0}},
         "counts": {"unet_image": 600},
         "stages": [stage],  # type: ignore[list-item]
-        "config": {"budget": {"_target_": "udpbench.budget.Linf", "levels": 8}, "protect": {}, **(settings or {})},
+        "config": {"budget": {"_target_": "udpbench.core.budget.Linf", "levels": 8}, "protect": {}, **(settings or {})},
         "provenance": {"commit": "0123456789abcdef", "dirty": False, "packages": {"torch": "2.8.0"}, "device": "cpu: x",
                        "python": "3.11.7"},
         "flags": [],

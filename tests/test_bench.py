@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from udpbench import bench
+from udpbench.commands import bench
+from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.types import Run
 
 
 @pytest.mark.slow

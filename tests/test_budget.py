@@ -7,8 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from udpbench import images
-from udpbench.budget import RMS, Linf, measure
+from udpbench.core import images
+from udpbench.core.budget import RMS, Linf, measure
 
 quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 changes = st.sampled_from(["sign", "normal", "flat", "half", "sparse"])

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from udpbench.cell import _some
-from udpbench.images import write_png
-from udpbench.record import read_records
-from udpbench.stage import Stage
+from udpbench.benchmark.run import _some
+from udpbench.benchmark.store import Stage
+from udpbench.core.images import write_png
+from udpbench.results.record import read_records
 
 ARMS = ["untuned", "ceiling", "clean", "noise", "protected", "purified", "clean_attacked"]
 SMALL = [
@@ -125,7 +125,7 @@ def test_a_whole_cell(whole):
 
 @pytest.mark.slow
 def test_the_table_and_the_sheet_are_shown(whole):
-    from udpbench import images
+    from udpbench.core import images
 
     out, _, _, table, said = whole
     for word in (*ARMS, "effect", "residual", "recovery", "subject_", "needs 1000 pictures", "no seed floor"):
@@ -204,7 +204,7 @@ def test_interrupted_then_killed_then_finished_is_as_if_in_one_go(whole, shell, 
 
 def sweep(shell, tmp_path, pictures, *more: str) -> tuple[int, str, str]:
     """A sweep whose first cell fails in its attack stage and whose second is fine."""
-    from udpbench import images
+    from udpbench.core import images
 
     for name in ("good", "bad"):
         (tmp_path / name).mkdir()

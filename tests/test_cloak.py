@@ -1,4 +1,4 @@
-"""``python -m udpbench.cloak``: one's own pictures, at their own size, through the real command."""
+"""``python -m udpbench.commands.protect``: one's own pictures, at their own size, through the real command."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 import pytest
 import torch
 
-from udpbench.budget import measure
-from udpbench.images import read, write_png
+from udpbench.core.budget import measure
+from udpbench.core.images import read, write_png
 
 
 def cloak(source, target, *words: str, cwd) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "udpbench.cloak", str(source), str(target), *words]
+    command = [sys.executable, "-m", "udpbench.commands.protect", str(source), str(target), *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 

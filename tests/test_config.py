@@ -14,12 +14,12 @@ import torch
 from conftest import composed, small
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench import __main__ as command
-from udpbench.config import build, find_device
-from udpbench.images import write_masks, write_png
-from udpbench.mistakes import ConfigError
-from udpbench.pipeline import Cell
-from udpbench.record import read_files, read_records
+from udpbench.benchmark.build import build, find_device
+from udpbench.benchmark.stages import Cell
+from udpbench.commands import run as command
+from udpbench.core.errors import ConfigError
+from udpbench.core.images import write_masks, write_png
+from udpbench.results.record import read_files, read_records
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_photographs_have_no_set_scores(cell):
 
 
 def test_pictures_of_one_s_own(cell, tmp_path, pictures):
-    from udpbench import images
+    from udpbench.core import images
 
     for i, x in enumerate(pictures):
         images.write_png(tmp_path / f"{i}.png", x)
@@ -350,8 +350,8 @@ def test_a_finished_record_survives_a_failure_to_show_it(tiny, tmp_path, monkeyp
     # tracker fails, too.
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "records" / "broken.json").write_text("{")
-    monkeypatch.setattr("udpbench.task.tuning.Tuning.generate", closed)
-    monkeypatch.setattr("udpbench.track.Nothing.finish", closed)
+    monkeypatch.setattr("udpbench.optim.tuning.Tuning.generate", closed)
+    monkeypatch.setattr("udpbench.tracking.track.Nothing.finish", closed)
     monkeypatch.setattr(sys, "argv", ["udpbench", *words])
     with pytest.raises(SystemExit) as end:
         command.run()

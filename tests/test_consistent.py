@@ -11,19 +11,20 @@ from conftest import CONF, Watching, make_owner, options
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from udpbench import images
-from udpbench.budget import Linf
-from udpbench.config import make_part
-from udpbench.mistakes import ConfigError
+from udpbench.benchmark.build import make_part
+from udpbench.core import images
+from udpbench.core.budget import Linf
+from udpbench.core.errors import ConfigError
+from udpbench.interfaces import Run
+from udpbench.models.latent import inconsistency
+from udpbench.optim.pgd import pgd
 from udpbench.protect.advdm import AdvDM
-from udpbench.protect.consistent import Consistent, inconsistency
+from udpbench.protect.consistent import Consistent
 from udpbench.protect.glaze import Glaze
 from udpbench.protect.noise import Noise
-from udpbench.protect.pgd import pgd
 from udpbench.protect.photoguard import PhotoGuard
 from udpbench.protect.photoguard_diffusion import PhotoGuardDiffusion
 from udpbench.protect.udp import EUDP, UDP
-from udpbench.types import Run
 
 UDP_SMALL: dict[str, Any] = {"rounds": 1, "model_steps": 0, "image_steps": 2, "lr": 1e-3, "batch": 2}
 INNER = {
@@ -212,7 +213,7 @@ def test_the_key_tells_inner_protections_and_their_settings_apart(monkeypatch):
         key("protect@protect.inner=photoguard"),
         key("protect@protect.inner=photoguard", "protect.inner.steps=7"),
     ]
-    from udpbench.stage import hash_of
+    from udpbench.benchmark.store import hash_of
 
     assert len({hash_of(k) for k in keys}) == len(keys)
     assert key() == keys[0]

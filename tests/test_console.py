@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from udpbench.console import Console, clock_text
+from udpbench.tracking.console import Console, clock_text
 
 
 class Clock:

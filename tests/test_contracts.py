@@ -19,15 +19,15 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench import images
-from udpbench.budget import RMS, Linf, measure
-from udpbench.check import NEEDS
-from udpbench.data import renderer
+from udpbench.benchmark.check import NEEDS
+from udpbench.core import images
+from udpbench.core.budget import RMS, Linf, measure
+from udpbench.interfaces import Log, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
-from udpbench.models.tiny import save_tiny_pixel
 from udpbench.protect.noise import Noise
-from udpbench.types import Log, Run
+from udpbench.world import renderer
+from udpbench.world.training.tiny import save_tiny_pixel
 
 # Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
 SHORT = {

@@ -9,8 +9,8 @@ import pytest
 from factory import SCORES, make_record
 from PIL import Image
 
-from udpbench import dashboard
-from udpbench.track import Jsonl, Wandb
+from udpbench.tracking import dashboard
+from udpbench.tracking.track import Jsonl, Wandb
 
 
 @pytest.fixture

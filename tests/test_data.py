@@ -14,12 +14,12 @@ import torch
 from conftest import write_cifar10
 from PIL import Image
 
-from udpbench import images
+from udpbench.core import images
 from udpbench.data.cifar10 import CLASSES, Cifar10
 from udpbench.data.folder import Folder
 from udpbench.data.photos import SUBJECTS, Photos
 from udpbench.data.toyworld_many import ToyWorldMany
-from udpbench.types import Run
+from udpbench.interfaces import Run
 
 
 def facts(out):

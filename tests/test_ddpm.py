@@ -12,17 +12,17 @@ import torch
 from conftest import write_cifar10
 from safetensors.torch import load_file
 
-from udpbench import images
-from udpbench.arms import arms
-from udpbench.data import renderer
-from udpbench.mistakes import ConfigError
+from udpbench.benchmark.arms import arms
+from udpbench.benchmark.stages import mixed_stage, protect_stage
+from udpbench.benchmark.store import Store
+from udpbench.core import images
+from udpbench.core.errors import ConfigError
+from udpbench.interfaces import Log, Run
 from udpbench.models.pixel import FreshPixel, PixelDiffusion
 from udpbench.models.sample import sample_pixels
-from udpbench.models.tiny import save_tiny_pixel
-from udpbench.pipeline import mixed_stage, protect_stage
-from udpbench.stage import Store
 from udpbench.task.ddpm import Ddpm, load_pictures
-from udpbench.types import Log, Run
+from udpbench.world import renderer
+from udpbench.world.training.tiny import save_tiny_pixel
 
 
 @pytest.fixture(scope="module")

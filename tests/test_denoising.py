@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import make_owner
 
-from udpbench.budget import Linf
-from udpbench.images import read, write_png
+from udpbench.core.budget import Linf
+from udpbench.core.images import read, write_png
+from udpbench.interfaces import Run
 from udpbench.metrics.denoising import Denoising
 from udpbench.protect.advdm import AdvDM
-from udpbench.types import Run
 
 
 def folder(path, images):

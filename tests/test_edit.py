@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from conftest import composed
 from PIL import Image
 
-from udpbench import images
-from udpbench.cell import run_cell
-from udpbench.config import build
+from udpbench.benchmark.build import build
+from udpbench.benchmark.run import run_cell
+from udpbench.benchmark.store import Store
+from udpbench.core import images
+from udpbench.core.errors import ConfigError
+from udpbench.interfaces import Log, Run
 from udpbench.metrics.edits import Edits
 from udpbench.metrics.pairs import Psnr, Ssim, Vif
-from udpbench.mistakes import ConfigError
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver
-from udpbench.stage import Store
 from udpbench.task.edit import Img2Img, Inpaint
-from udpbench.types import Log, Run
 
 PROMPTS = ["{class} in the snow", "{class} at night"]
 

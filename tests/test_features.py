@@ -12,13 +12,14 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
-from udpbench import images
-from udpbench.metrics import features
-from udpbench.metrics.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16, features_of
+from udpbench.commands.bench import features
+from udpbench.core import images
+from udpbench.interfaces import Run
 from udpbench.metrics.sets import FrechetDistance
 from udpbench.models import efficientnet
-from udpbench.models.efficientnet import EfficientNetLite, PerceptualLite1, Unit
-from udpbench.types import Run
+from udpbench.models.efficientnet import EfficientNetLite, Unit
+from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16, features_of
+from udpbench.models.perceptual import PerceptualLite1
 
 
 @pytest.fixture(scope="module")

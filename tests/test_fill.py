@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from factory import make_record, shifted
 
-from udpbench.record import Record, write
-from udpbench.report import arms, sections
-from udpbench.report.boards import Board, boards
-from udpbench.report.fill import filled, made, main
-from udpbench.report.render import markdown_table
-from udpbench.stats import compare_attacks
+from udpbench.results.record import Record, write
+from udpbench.results.report import arms, sections
+from udpbench.results.report.boards import Board, boards
+from udpbench.results.report.fill import filled, made, main
+from udpbench.results.report.render import markdown_table
+from udpbench.results.stats import compare_attacks
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [path for path in sorted(ROOT.glob("experiments/*/README.md")) if "<!-- table " in path.read_text()]
@@ -149,7 +149,7 @@ def test_a_wrong_mark_is_told_in_one_line(folder, capsys, words, told):
     before = text.read_text()
     assert main([str(text)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"udpbench.report.fill: {text}: table {words}: ")
+    assert line.startswith(f"udpbench.results.report.fill: {text}: table {words}: ")
     assert told in line
     assert text.read_text() == before
 
@@ -167,4 +167,4 @@ def test_a_table_s_cells_cannot_break_it(board):
 
 @pytest.mark.parametrize("path", TEXTS, ids=[path.parent.name for path in TEXTS])
 def test_tables_are_those_of_the_records(path):
-    assert filled(path) == path.read_text(), f"say: python -m udpbench.report.fill {path.relative_to(ROOT)}"
+    assert filled(path) == path.read_text(), f"say: python -m udpbench.results.report.fill {path.relative_to(ROOT)}"

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from udpbench import images
+from udpbench.core import images
+from udpbench.interfaces import Run
+from udpbench.optim.fit import FitSettings, fit
 from udpbench.task.dreambooth import DreamBooth
-from udpbench.task.fit import FitSettings, fit
-from udpbench.types import Run
 
 
 class Killed(Exception):
@@ -295,7 +295,7 @@ def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model,
 
 
 def test_a_training_killed_after_its_last_mark_is_finished(tmp_path, model, folder, monkeypatch):
-    import udpbench.task.base as module
+    import udpbench.optim.training as module
 
     task = dreambooth(save_every=2)
     real = module.fit

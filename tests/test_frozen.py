@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import Watching, as_saved, make_owner
 
-from udpbench.budget import Linf
-from udpbench.images import write_png
+from udpbench.core.budget import Linf
+from udpbench.core.images import write_png
+from udpbench.interfaces import Run
 from udpbench.protect.advdm import AdvDM
 from udpbench.protect.photoguard import PhotoGuard
-from udpbench.types import Run
 
 
 def stacked(made) -> torch.Tensor:

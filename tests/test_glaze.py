@@ -8,11 +8,11 @@ from conftest import make_owner
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from udpbench.budget import RMS, Linf, measure
-from udpbench.images import as_saved
+from udpbench.core.budget import RMS, Linf, measure
+from udpbench.core.images import as_saved
+from udpbench.interfaces import Log, Run
 from udpbench.protect import glaze
 from udpbench.protect.glaze import Glaze
-from udpbench.types import Log, Run
 
 PLAIN = {
     "iterations": 6, "lr": 0.02, "alpha": 0.7, "distance_budget": 1e-4, "start_noise": 0.05, "perceptual": "lite1",

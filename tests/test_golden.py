@@ -19,13 +19,13 @@ from conftest import make_owner, options
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from udpbench.budget import Linf
-from udpbench.images import read
+from udpbench.core.budget import Linf
+from udpbench.core.images import read
+from udpbench.interfaces import Log, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
-from udpbench.models.tiny import save_tiny_pixel
 from udpbench.protect.noise import Noise
-from udpbench.types import Log, Run
+from udpbench.world.training.tiny import save_tiny_pixel
 
 FILE = Path(__file__).parent / "golden.json"
 REFRESH = bool(os.environ.get("UDPBENCH_REFRESH_GOLDEN"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from udpbench.budget import Linf
-from udpbench.images import as_saved, write_metadata, write_png
+from udpbench.core.budget import Linf
+from udpbench.core.images import as_saved, write_metadata, write_png
+from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.protect.udp import EUDP
 from udpbench.task.dreambooth import DreamBooth
-from udpbench.types import Owner, Run
 
 pytestmark = [
     pytest.mark.gpu,

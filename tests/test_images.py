@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from udpbench import images
-from udpbench.digest import files_digest
+from udpbench.core import images
+from udpbench.core.digest import files_digest
 
 # Each example writes its own files over the last ones, so sharing the folder is safe.
 quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

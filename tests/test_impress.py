@@ -10,7 +10,7 @@ from torch import Tensor
 
 from udpbench.attack import impress
 from udpbench.attack.impress import Impress
-from udpbench.types import Log, Run
+from udpbench.interfaces import Log, Run
 
 PLAIN = {"iterations": 6, "lr": 0.02, "alpha": 0.5, "distance_budget": 1e-4, "start_noise": 0.05, "perceptual": "lite1"}
 

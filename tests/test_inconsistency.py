@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from udpbench.images import write_png
+from udpbench.core.images import write_png
+from udpbench.interfaces import Run
 from udpbench.metrics.inconsistency import Inconsistency
 from udpbench.models.pixel import PixelDiffusion
-from udpbench.types import Run
 
 
 class Blur:

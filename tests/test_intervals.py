@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from udpbench.intervals import Key, Recovery, _resample, paired_interval, recovery, seed_floor
+from udpbench.results.intervals import Key, Recovery, _resample, paired_interval, recovery, seed_floor
 
 
 def rng() -> np.random.Generator:

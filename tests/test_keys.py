@@ -6,11 +6,11 @@ import shutil
 from copy import copy
 from dataclasses import replace
 
-from udpbench.arms import arms, scores
-from udpbench.cell import recipe
-from udpbench.images import list_images, read_metadata, write_png
-from udpbench.pipeline import class_stage
-from udpbench.stage import Store
+from udpbench.benchmark.arms import arms, scores
+from udpbench.benchmark.run import recipe
+from udpbench.benchmark.stages import class_stage
+from udpbench.benchmark.store import Store
+from udpbench.core.images import list_images, read_metadata, write_png
 from udpbench.task.dreambooth import DreamBooth
 
 

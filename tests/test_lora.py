@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from udpbench.interfaces import Run
 from udpbench.models.latent import LORA
 from udpbench.task.lora import KOHYA, Lora
-from udpbench.types import Run
 
 
 def lora(**settings) -> Lora:

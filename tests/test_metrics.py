@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from udpbench import images
+from udpbench.core import images
+from udpbench.interfaces import Run
 from udpbench.metrics import pairs, sets
-from udpbench.metrics.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
 from udpbench.metrics.pairs import CloakLevels, Lpips, PairMetric, PerceptualDistance, Psnr, Ssim
 from udpbench.metrics.sets import (
     DensityCoverage,
@@ -32,7 +32,7 @@ from udpbench.metrics.sets import (
     precision_recall,
 )
 from udpbench.metrics.similarity import TrainSimilarity
-from udpbench.types import Run
+from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
 
 CONF = Path(__file__).parent.parent / "conf"
 quick = settings(max_examples=25)

@@ -7,14 +7,14 @@ import pytest
 import torch
 import yaml
 
-from udpbench.data import renderer
-from udpbench.metrics.features import EfficientNetLite0
-from udpbench.metrics.judge import load_judge
+from udpbench.interfaces import Run
 from udpbench.metrics.sets import precision_recall
+from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.micro import build, measure
+from udpbench.models.micro.judge import load_judge
 from udpbench.models.sample import sample
-from udpbench.types import Run
+from udpbench.world import renderer
+from udpbench.world.training import build, measure
 
 ROOT = Path(__file__).parent.parent
 

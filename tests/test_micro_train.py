@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from udpbench.data import renderer
+from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.micro import build, train
 from udpbench.models.sample import sample
-from udpbench.types import Run
+from udpbench.world import renderer
+from udpbench.world.training import build, train
 
 WEIGHTS = build.WEIGHTS
 

@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 
-from udpbench.data import renderer
+from udpbench.interfaces import Run
 from udpbench.models import diffusion
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.micro import build
 from udpbench.models.sample import make_solver, sample
-from udpbench.models.tiny import save_tiny
-from udpbench.types import Run
+from udpbench.world import renderer
+from udpbench.world.training import build
+from udpbench.world.training.tiny import save_tiny
 
 
 @pytest.fixture(scope="module")

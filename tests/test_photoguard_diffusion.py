@@ -8,13 +8,13 @@ from conftest import Watching, make_owner
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
-from udpbench import images
-from udpbench.budget import Linf
+from udpbench.core import images
+from udpbench.core.budget import Linf
+from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.tiny import save_tiny
 from udpbench.protect import photoguard_diffusion
 from udpbench.protect.photoguard_diffusion import PhotoGuardDiffusion, ddim_step, img2img_steps
-from udpbench.types import Run
+from udpbench.world.training.tiny import save_tiny
 
 SMALL = {"iterations": 3, "strength": 0.5, "sample_steps": 3}
 

@@ -9,14 +9,14 @@ import torch
 from conftest import as_saved, make_owner
 
 from udpbench.attack.impress import Impress
-from udpbench.budget import Linf
-from udpbench.cell import knowledge
-from udpbench.mistakes import ConfigError
+from udpbench.benchmark.run import knowledge
+from udpbench.core.budget import Linf
+from udpbench.core.errors import ConfigError
+from udpbench.interfaces import Run
 from udpbench.models.pixel import PixelDiffusion
-from udpbench.models.tiny import save_tiny_pixel
 from udpbench.protect.udp import EUDP, UDP
 from udpbench.task.dreambooth import DreamBooth
-from udpbench.types import Run
+from udpbench.world.training.tiny import save_tiny_pixel
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,12 @@ import pytest
 from conftest import small
 from rich.console import Console
 
-from udpbench import __main__ as command
-from udpbench import plan, tally
-from udpbench.estimate import Estimate, History
-from udpbench.stage import FACTS, Stage, Store
-from udpbench.tally import Planned, Tally, count
+from udpbench.benchmark.estimate import Estimate, History
+from udpbench.benchmark.store import FACTS, Stage, Store
+from udpbench.commands import plan
+from udpbench.commands import run as command
+from udpbench.results import tally
+from udpbench.results.tally import Planned, Tally, count
 
 GRID = ["-m", "protect=noise", "attack=none,jpeg", "arms=[untuned,clean,protected,purified]"]
 
@@ -298,13 +299,13 @@ def test_an_invalid_cell_of_a_grid_is_listed_and_the_others_are_planned(planned)
 def test_help_is_quick_and_imports_no_torch():
     code = (
         "import atexit, sys; atexit.register(lambda: print(*sys.modules)); sys.argv = ['plan', '--help'];"
-        "import runpy; runpy.run_module('udpbench.plan', run_name='__main__', alter_sys=False)"
+        "import runpy; runpy.run_module('udpbench.commands.plan', run_name='__main__', alter_sys=False)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 0, done.stderr
     assert "--multirun" in done.stdout
     modules = set(done.stdout.splitlines()[-1].split())
-    assert "udpbench.command" in modules
+    assert "udpbench.commands.common" in modules
     assert not modules & {"torch", "numpy", "rich", "wandb"}
 
 

@@ -11,10 +11,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from udpbench.cell import draw_sheet, run_cell
-from udpbench.config import build
-from udpbench.stage import Store
-from udpbench.types import Log
+from udpbench.benchmark.build import build
+from udpbench.benchmark.run import draw_sheet, run_cell
+from udpbench.benchmark.store import Store
+from udpbench.interfaces import Log
 
 SHORT = {
     "task": {"steps": 2, "pictures": 50, "sample_steps": 2, "warmup": 1, "draws": 1, "strength": 1.0},

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from factory import make_record
 
-from udpbench import provenance as P
-from udpbench import record
+from udpbench.core import provenance as P
+from udpbench.results import record
 
 
 def _git(folder: Path, *words: str) -> None:

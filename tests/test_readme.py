@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from udpbench import catalog, record, table
-from udpbench.budget import measure
+from udpbench.commands import list as catalog
+from udpbench.core.budget import measure
+from udpbench.results import record, table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -61,7 +62,7 @@ def test_the_list_of_methods_is_up_to_date(tmp_path):
     copy = tmp_path / "README.md"
     copy.write_text(README.read_text())
     catalog.update(copy)
-    assert copy.read_text() == README.read_text(), "say: python -m udpbench.catalog README.md"
+    assert copy.read_text() == README.read_text(), "say: python -m udpbench.commands.list README.md"
 
 
 def test_every_option_says_what_it_is():

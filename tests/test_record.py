@@ -13,7 +13,7 @@ from factory import make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udpbench import record as R
+from udpbench.results import record as R
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_metrics_are_listed_primary_first_and_must_agree() -> None:
 
 
 def test_reading_records_imports_nothing_heavy() -> None:
-    code = "import udpbench.record, sys; print(sorted({'torch', 'pandas', 'scipy'} & set(sys.modules)))"
+    code = "import udpbench.results.record, sys; print(sorted({'torch', 'pandas', 'scipy'} & set(sys.modules)))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udpbench import images
-from udpbench.data import renderer
-from udpbench.data.renderer import COLORS, EMBLEMS, SCENES, SHAPES, TEXTURES
+from udpbench.core import images
+from udpbench.core.digest import files_digest
 from udpbench.data.toyworld import ToyWorld
-from udpbench.digest import files_digest
-from udpbench.types import Run
+from udpbench.interfaces import Run
+from udpbench.world import renderer
+from udpbench.world.renderer import COLORS, EMBLEMS, SCENES, SHAPES, TEXTURES
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -17,18 +17,18 @@ from factory import LABEL, SCORES, make_arm, make_record, shifted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udpbench import table as T
-from udpbench.intervals import Interval
-from udpbench.record import Record, write
-from udpbench.report.__main__ import main
-from udpbench.report.boards import above_floor, boards
-from udpbench.report.choose import choose
-from udpbench.report.document import Document, Section, Table
-from udpbench.report.render import latex, latex_text, markdown, page
-from udpbench.report.sections import curve_points, flag_section, verdict
-from udpbench.report.transfer import transfer
-from udpbench.report.write import board_csv
-from udpbench.stats import compare
+from udpbench.results import table as T
+from udpbench.results.intervals import Interval
+from udpbench.results.record import Record, write
+from udpbench.results.report.__main__ import main
+from udpbench.results.report.boards import above_floor, boards
+from udpbench.results.report.choose import choose
+from udpbench.results.report.document import Document, Section, Table
+from udpbench.results.report.render import latex, latex_text, markdown, page
+from udpbench.results.report.sections import curve_points, flag_section, verdict
+from udpbench.results.report.transfer import transfer
+from udpbench.results.report.write import board_csv
+from udpbench.results.stats import compare
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_wrong_folders_are_one_line_and_status_2(
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom udpbench.report.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit as e:\n"
+        "import sys\nfrom udpbench.results.report.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit as e:\n"
         "    print(e.code, sorted({'torch', 'pandas', 'numpy', 'scipy', 'matplotlib', 'rich'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

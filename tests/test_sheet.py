@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from udpbench import sheet as S
-from udpbench.images import read
+from udpbench.core.images import read
+from udpbench.results import sheet as S
 
 
 def flat(value: float, height: int = 64, width: int = 64) -> torch.Tensor:

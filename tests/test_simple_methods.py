@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from udpbench import images
 from udpbench.attack.folder import Folder as PurifiedFolder
 from udpbench.attack.gaussian_noise import GaussianNoise
-from udpbench.attack.jpeg import Jpeg, recompress
+from udpbench.attack.jpeg import Jpeg
 from udpbench.attack.resize import Resize
-from udpbench.budget import RMS, Linf, measure
+from udpbench.core import images
+from udpbench.core.budget import RMS, Linf, measure
+from udpbench.core.images import recompress
+from udpbench.core.visibility import compare, ssim, survival, visibility
+from udpbench.interfaces import Owner, Run
 from udpbench.protect.folder import Folder as ProtectedFolder
 from udpbench.protect.noise import Noise, NoiseRms
-from udpbench.types import Owner, Run
-from udpbench.visibility import compare, ssim, survival, visibility
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -271,11 +272,11 @@ def test_survival_is_the_energy_along_the_perturbation(monkeypatch):
         30 / 255,
         10 / 255,
     )  # d = (30, 40, 0), d' = (30, 0, 10): <d, d'> = 900, |d|^2 = 2500
-    monkeypatch.setattr("udpbench.visibility.recompress", lambda x, codec, quality: turned if x.max() > 0 else x)
+    monkeypatch.setattr("udpbench.core.visibility.recompress", lambda x, codec, quality: turned if x.max() > 0 else x)
     assert math.isclose(survival(clean, cloaked, "jpeg", 50), (900 / 2500) ** 2, rel_tol=1e-6)
     cosine, energy = compare(clean, cloaked, "jpeg", 50)
     assert math.isclose(cosine, 900 / (50 * math.sqrt(1000)), rel_tol=1e-6)
     assert math.isclose(energy, 1000 / 2500, rel_tol=1e-6)
     assert math.isclose(survival(cloaked, clean, "jpeg", 50), (900 / 2500) ** 2, rel_tol=1e-6)
-    monkeypatch.setattr("udpbench.visibility.recompress", lambda x, codec, quality: -x)
+    monkeypatch.setattr("udpbench.core.visibility.recompress", lambda x, codec, quality: -x)
     assert math.isclose(survival(clean, cloaked, "jpeg", 50), -1, rel_tol=1e-6)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from udpbench.stage import FACTS, Stage, Store, hash_of
-from udpbench.types import Log
-from udpbench.whole import whole
+from udpbench.benchmark.store import FACTS, Stage, Store, hash_of
+from udpbench.core.atomic import whole
+from udpbench.interfaces import Log
 
 fork = multiprocessing.get_context("fork")  # children start without importing torch anew
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from factory import SCORES, make_arm, make_record, shifted
 
-from udpbench import flags
-from udpbench import stats as S
-from udpbench.record import Record
+from udpbench.results import flags
+from udpbench.results import stats as S
+from udpbench.results.record import Record
 
 
 def rng() -> np.random.Generator:

@@ -9,18 +9,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from udpbench import images
-from udpbench.data import renderer, styles
-from udpbench.data.renderer import COLORS, SCENES, SHAPES, TEXTURES
+from udpbench.core import images
+from udpbench.core.errors import ConfigError
 from udpbench.data.toyworld_style import MOST, ToyWorldStyle, different_objects
+from udpbench.interfaces import Run
 from udpbench.metrics import style_judge
 from udpbench.metrics.judge import JudgeMetric
-from udpbench.mistakes import ConfigError
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.micro import build, measure, pictures
 from udpbench.models.micro.judge import HEADS, STYLE_HEADS, Judge
 from udpbench.models.micro.judge import style_judge as new_style_judge
-from udpbench.types import Run
+from udpbench.world import renderer, styles
+from udpbench.world.renderer import COLORS, SCENES, SHAPES, TEXTURES
+from udpbench.world.training import build, measure, pictures
 
 EVERY = range(len(styles.STYLES))
 NAMES = [*styles.STYLES]

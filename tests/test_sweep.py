@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from udpbench import images
-from udpbench.console import Console
-from udpbench.record import read_records
-from udpbench.stage import Stage, Store
+from udpbench.benchmark.store import Stage, Store
+from udpbench.core import images
+from udpbench.results.record import read_records
+from udpbench.tracking.console import Console
 
 WORKERS = 4
 

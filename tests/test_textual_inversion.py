@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from udpbench import images
+from udpbench.core import images
+from udpbench.interfaces import Run
 from udpbench.models.latent import EMBEDDING
 from udpbench.task.textual_inversion import TextualInversion
-from udpbench.types import Run
 
 
 def inversion(**settings) -> TextualInversion:

@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from udpbench import track as T
-from udpbench.console import Console
-from udpbench.types import Log
+from udpbench.interfaces import Log
+from udpbench.tracking import track as T
+from udpbench.tracking.console import Console
 
 CONF = Path(__file__).parent.parent / "conf" / "track"
 CONFIG = {"protect": {"steps": 50}}
@@ -162,7 +162,7 @@ def test_every_option_can_be_built(path: Path) -> None:
 
 def test_no_tracking_never_imports_wandb() -> None:
     code = (
-        "import sys; from pathlib import Path; import torch; from udpbench.track import Nothing; log = Nothing()\n"
+        "import sys; from pathlib import Path; import torch; from udpbench.tracking.track import Nothing; log = Nothing()\n"
         "log.start('a', 'b', {}, Path('nowhere')); log.scalar('x', torch.ones(()), 0); log.table('t', [{'a': 1}])\n"
         "log.image('i', Path('x.png')); log.finish('ok'); print('wandb' in sys.modules)"
     )

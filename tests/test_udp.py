@@ -9,13 +9,13 @@ import torch
 from conftest import Watching, make_owner
 from scipy.stats import chisquare
 
-from udpbench.budget import RMS, Linf, measure
-from udpbench.data import renderer
-from udpbench.images import as_saved
+from udpbench.core.budget import RMS, Linf, measure
+from udpbench.core.images import as_saved
+from udpbench.interfaces import Log, Owner, Run
+from udpbench.optim.pgd import by_size, chunks, pgd, random_start
 from udpbench.protect.noise import Noise
-from udpbench.protect.pgd import by_size, chunks, pgd, random_start
 from udpbench.protect.udp import EUDP, TIMES, UDP, time_distribution
-from udpbench.types import Log, Owner, Run
+from udpbench.world import renderer
 
 SMALL = {"rounds": 2, "model_steps": 2, "image_steps": 3, "lr": 1e-3, "batch": 2}
 

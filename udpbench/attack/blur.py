@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from udpbench.metrics.features import smooth
-from udpbench.types import Run
+from udpbench.core.images import smooth
+from udpbench.interfaces import Run
 
 
 class Blur:

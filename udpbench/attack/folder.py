@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from udpbench.digest import files_digest
-from udpbench.images import list_images, read_paired
-from udpbench.types import Run
+from udpbench.core.digest import files_digest
+from udpbench.core.images import list_images, read_paired
+from udpbench.interfaces import Run
 
 
 class Folder:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.types import Run
+from udpbench.interfaces import Run
 
 
 class GaussianNoise:

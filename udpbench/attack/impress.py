@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.protect.pgd import chunks
-from udpbench.types import Run
+from udpbench.interfaces import Run
+from udpbench.models.latent import inconsistency
+from udpbench.models.perceptual import PERCEPTUAL, check_distance, load_distance
+from udpbench.optim.pgd import chunks
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
-
-PERCEPTUAL = ("lpips_vgg", "lpips_alex", "lpips_squeeze", "lite1")
 
 
 class Impress:
@@ -119,31 +119,3 @@ class Impress:
             advance(1)
         run.tally("vae_image", self.iterations * len(y))
         return (y.detach() + 1) / 2
-
-
-def inconsistency(x: Tensor, model: LatentDiffusion) -> Tensor:
-    """``mean |x - D(E(x))|^2`` of each of N pictures (NCHW [0,1]), on the [-1,1] scale, (N,); differentiable."""
-    return (2 * (model.round_trip(x) - x)).square().flatten(1).mean(1)
-
-
-def check_distance(name: str, weights: str | None) -> None:
-    """ValueError saying what to do if the weights of the perceptual distance ``name`` are missing; nothing is
-    loaded."""
-    from udpbench.metrics.pairs import Lpips, PerceptualDistance
-
-    metric = PerceptualDistance() if name == "lite1" else Lpips(name.removeprefix("lpips_"), weights)
-    metric.check()
-
-
-def load_distance(name: str, weights: str | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """The perceptual distance ``name`` between NCHW [0,1] pictures, (N,), differentiable; frozen, on ``device``.
-
-    Raises ValueError if the network's weights are not there: nothing else is used in its place.
-    """
-    if name == "lite1":
-        from udpbench.models.efficientnet import PerceptualLite1
-
-        return PerceptualLite1().to(device).eval().requires_grad_(False)
-    from udpbench.metrics.pairs import load_lpips
-
-    return load_lpips(name.removeprefix("lpips_"), weights, device)

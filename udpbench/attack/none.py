@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from udpbench.types import Run
+from udpbench.interfaces import Run
 
 
 class Nothing:

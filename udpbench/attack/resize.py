@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from udpbench.images import resize
-from udpbench.types import Run
+from udpbench.core.images import resize
+from udpbench.interfaces import Run
 
 
 class Resize:

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from udpbench import images
-from udpbench.data.folder import write_facts, write_pictures
-from udpbench.digest import files_digest
-from udpbench.types import Run
+from udpbench.core import images
+from udpbench.core.digest import files_digest
+from udpbench.core.folders import write_facts, write_pictures
+from udpbench.interfaces import Run
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IN_SPLIT = {"train": 5000, "test": 1000}  # pictures of each class

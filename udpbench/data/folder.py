@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
-from udpbench import images
-from udpbench.digest import files_digest
-from udpbench.types import Run
-from udpbench.whole import whole
+from udpbench.core import images
+from udpbench.core.digest import files_digest
+from udpbench.core.folders import _filled, write_facts, write_pictures
+from udpbench.interfaces import Run
 
 PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
 _SUCH_AS = "such as 'a photo of a {token} dog'"
@@ -179,42 +178,3 @@ class Folder:
             prompt = texts[0]
         general = " ".join(prompt.replace("{token}", " ").split()) if self.class_prompt is None else self.class_prompt
         return prompt.replace("{token}", self.token), general
-
-
-def write_pictures(
-    folder: Path, pictures: Iterable[tuple[str, Tensor]], advance: Callable[[int], None] = lambda n: None
-) -> list[str]:
-    """Write (stem, CHW in [0,1]) as PNGs, one at a time; returns the file names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = []
-    for stem, picture in pictures:
-        names.append(f"{stem}.png")
-        images.write_png(folder / names[-1], picture)
-        advance(1)
-    return names
-
-
-def numbered(pictures: Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """(stem, picture) for ``write_pictures``: 0000, 0001, ..."""
-    return ((f"{i:04d}", picture) for i, picture in enumerate(pictures))
-
-
-def _filled(prompts: Sequence[str], instance: str) -> list[str]:
-    return [p.replace("{instance}", instance) for p in prompts]
-
-
-def write_facts(out: Path, name: str, instance: str, class_prompt: str, prompts: Sequence[str], sets: bool) -> None:
-    """Write data.json of pictures whose truth is not known.
-
-    ``{instance}`` in the prompts becomes the instance prompt.
-    """
-    facts = {
-        "name": name,
-        "instance_prompt": instance,
-        "class_prompt": class_prompt,
-        "prompts": _filled(prompts, instance),
-        "truth": None,
-        "sets": sets,
-    }
-    with whole(out / "data.json") as beside:
-        beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from udpbench import images
-from udpbench.data.folder import PROMPTS, write_facts, write_pictures
-from udpbench.types import Run
+from udpbench.core import images
+from udpbench.core.folders import write_facts, write_pictures
+from udpbench.data.folder import PROMPTS
+from udpbench.interfaces import Run
 
 # subject: (name in skimage.data, class noun). Public domain or CC0.
 SUBJECTS = {

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
-from udpbench.data import renderer
-from udpbench.data.folder import numbered, write_pictures
-from udpbench.images import write_masks, write_metadata
-from udpbench.types import Run
+from udpbench.core.folders import numbered, write_pictures
+from udpbench.core.images import write_masks, write_metadata
+from udpbench.interfaces import Run
+from udpbench.world import renderer
 
 
 class ToyWorld:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from udpbench.data import renderer
-from udpbench.data.folder import write_facts, write_pictures
-from udpbench.images import write_metadata
-from udpbench.types import Run
+from udpbench.core.folders import write_facts, write_pictures
+from udpbench.core.images import write_metadata
+from udpbench.interfaces import Run
+from udpbench.world import renderer
 
 CHUNK = 256  # pictures rendered at once
 

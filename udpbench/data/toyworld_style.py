@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from udpbench.data import renderer, styles
-from udpbench.data.folder import numbered, write_pictures
-from udpbench.images import write_masks, write_metadata
-from udpbench.types import Run
+from udpbench.core.folders import numbered, write_pictures
+from udpbench.core.images import write_masks, write_metadata
+from udpbench.interfaces import Run
+from udpbench.world import renderer, styles
 
 MOST = 128  # different (noun, colour, texture) that a draw surely holds
 
@@ -22,7 +22,7 @@ class ToyWorldStyle:
     ``train`` shows different objects of the pretraining world, none of them held out, each captioned with all that
     words can say: object, colour, texture, scene, and the rare token, which stands for the style. ``reference``,
     ``validation`` and ``heldout`` show further objects, captioned as ``prompts`` are: every noun in every scene, with
-    the token, nothing about the style. Styles 0 and 1 are for development, the others for tests (udpbench.data.styles).
+    the token, nothing about the style. Styles 0 and 1 are for development, the others for tests (udpbench.world.styles).
 
     The class prompt, which is what an owner writes who knows only what kind of pictures these are, is ``a photo``: the
     objects differ, so any noun would be wrong in most pictures, and the embedded model takes these two words as it

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from udpbench.interfaces import Run
 from udpbench.metrics.pairs import Measure, PairMetric
 from udpbench.models.diffusion import Diffusion
-from udpbench.types import Run
 
 
 class Denoising(PairMetric):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from udpbench.interfaces import Run
 from udpbench.metrics.pairs import PairMetric
-from udpbench.record import EDITED
-from udpbench.types import Run
+from udpbench.results.record import EDITED
 
 FLIPPED = {"higher": "lower", "lower": "higher"}
 

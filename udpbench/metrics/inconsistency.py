@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
+from udpbench.interfaces import Run
 from udpbench.metrics.pairs import Measure, PairMetric
 from udpbench.models.latent import LatentDiffusion
-from udpbench.types import Run
 
 
 class Inconsistency(PairMetric):

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.data.renderer import SCENES
-from udpbench.digest import folder_digest
-from udpbench.images import iterate, read_metadata, resize
-from udpbench.types import Run
+from udpbench.core.digest import folder_digest
+from udpbench.core.images import iterate, read_metadata, resize
+from udpbench.interfaces import Run
+from udpbench.models.micro.judge import WEIGHTS, load_judge
+from udpbench.world.renderer import SCENES
 
 if TYPE_CHECKING:
-    from udpbench.models.micro.judge import Judge
-
-WEIGHTS = Path(__file__).parent.parent / "models" / "micro" / "weights" / "judge"
+    pass
 
 
 class JudgeMetric:
@@ -35,7 +34,7 @@ class JudgeMetric:
 
     def identity(self) -> dict[str, str]:
         """Digest of the judge's weights."""
-        return {"judge": folder_digest(WEIGHTS)}
+        return {"judge": folder_digest(WEIGHTS / "judge")}
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Score the pictures in ``got`` against the truth in ``ref/data.json``."""
@@ -59,10 +58,3 @@ class JudgeMetric:
 def _scene(prompt: str) -> int:
     """Index of the scene a prompt asks for; -1 if it names none."""
     return next((i for i, name in enumerate(SCENES) if name in prompt), -1)
-
-
-def load_judge(device: torch.device) -> Judge:
-    """The embedded judge, frozen."""
-    from udpbench.models.micro.judge import Judge, with_weights
-
-    return with_weights(Judge(), WEIGHTS / "judge.safetensors", device)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from udpbench import images
-from udpbench.budget import measure
-from udpbench.metrics.features import weights_file
-from udpbench.models.efficientnet import PerceptualLite1, weights_path
-from udpbench.types import Run
+from udpbench.core import images
+from udpbench.core.budget import measure
+from udpbench.interfaces import Run
+from udpbench.models.efficientnet import weights_path
+from udpbench.models.perceptual import TRUNKS, PerceptualLite1, _trunk_file, load_lpips
 
 Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]  # changed, original: NCHW [0,1] -> score -> (N,)
-TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth", "vgg": "vgg16-397923af.pth"}
 
 
 class PairMetric:
@@ -97,7 +95,7 @@ class Ssim(PairMetric):
         self.scores = {"ssim": "higher"}
 
     def prepare(self, device: torch.device) -> Measure:
-        from udpbench.visibility import ssim
+        from udpbench.core.visibility import ssim
 
         def values(changed: Tensor, original: Tensor) -> dict[str, Tensor]:
             _check_side("ssim", changed, 11)
@@ -163,40 +161,6 @@ class Lpips(PairMetric):
     def prepare(self, device: torch.device) -> Measure:
         distance = load_lpips(self.net, self.weights, device)
         return lambda changed, original: {f"lpips_{self.net}": distance(changed, original)}
-
-
-class LpipsDistance(nn.Module):
-    """LPIPS 0.1 (arXiv:1801.03924): the lpips package's heads on torchvision's trunk ``net``, frozen."""
-
-    def __init__(self, net: str, trunk: dict[str, Tensor]) -> None:
-        super().__init__()
-        import lpips
-
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="torchvision")  # lpips calls its old names
-            self.network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-        # lpips cuts the trunk into slices but keeps torchvision's numbers: slice2.3.weight was features.3.weight.
-        kept = {name: trunk[f"features.{name.partition('.')[2]}"] for name in self.network.net.state_dict()}
-        self.network.net.load_state_dict(kept)
-        self.requires_grad_(False).eval()
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distances (N,) between ``x`` and ``y``, NCHW float32 in [0,1] of one size; differentiable in both."""
-        return self.network(x, y, normalize=True).flatten()  # normalize: from [0,1] to the [-1,1] it was trained on
-
-
-def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> LpipsDistance:
-    """LPIPS on ``device``.
-
-    ``weights``: file of the trunk; None: the torch hub's checkpoints. Nothing is downloaded. Raises ValueError if the
-    trunk is missing.
-    """
-    trunk = torch.load(_trunk_file(net, weights), map_location="cpu", weights_only=True)
-    return LpipsDistance(net, trunk).to(device)
-
-
-def _trunk_file(net: str, weights: str | Path | None) -> Path:
-    return weights_file(f"lpips_{net}", TRUNKS[net], "https://download.pytorch.org/models", weights)
 
 
 class CloakLevels(PairMetric):

@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from udpbench import images
-from udpbench.metrics.features import Extractor, features_of
-from udpbench.types import Run
+from udpbench.core import images
+from udpbench.interfaces import Run
+from udpbench.models.features import Extractor, features_of
 
 CHUNK = 1024  # rows of a pairwise matrix in memory at once
 # Numbers of the reference Inception go by their public names; "x1000" because the libraries print a KID unscaled.

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch.nn.functional as F
 
-from udpbench.metrics.features import Extractor, features_of
+from udpbench.interfaces import Run
 from udpbench.metrics.sets import score_name
-from udpbench.types import Run
+from udpbench.models.features import Extractor, features_of
 
 
 class TrainSimilarity:

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.digest import folder_digest
-from udpbench.images import iterate, read_metadata, resize
-from udpbench.types import Run
+from udpbench.core.digest import folder_digest
+from udpbench.core.images import iterate, read_metadata, resize
+from udpbench.interfaces import Run
+from udpbench.models.micro.judge import WEIGHTS, load_style_judge
 
 if TYPE_CHECKING:
-    from udpbench.models.micro.judge import Judge
-
-WEIGHTS = Path(__file__).parent.parent / "models" / "micro" / "weights" / "style_judge"
-FILE = "style_judge.safetensors"
+    pass
 
 
 class StyleJudge:
@@ -37,13 +35,13 @@ class StyleJudge:
 
     def check(self) -> None:
         """ValueError saying what to do if the weights are missing; nothing is loaded."""
-        if not (WEIGHTS / FILE).is_file():
-            how = "python -m udpbench.models.micro.train style_judge --steps 7500, then export"
+        if not (WEIGHTS / "style_judge" / "style_judge.safetensors").is_file():
+            how = "python -m udpbench.world.training.train style_judge --steps 7500, then export"
             raise ValueError(f"style_judge: weights are missing in {WEIGHTS}; train them: {how}")
 
     def identity(self) -> dict[str, str]:
         """Digest of the judge's weights."""
-        return {"judge": folder_digest(WEIGHTS)}
+        return {"judge": folder_digest(WEIGHTS / "style_judge")}
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Score the pictures in ``got`` against the truth in ``ref/data.json``."""
@@ -61,10 +59,3 @@ class StyleJudge:
         if content:
             scores["content_acc"] = sum(content) / len(content)
         return scores
-
-
-def load_style_judge(device: torch.device) -> Judge:
-    """The embedded judge of styles, frozen."""
-    from udpbench.models.micro.judge import style_judge, with_weights
-
-    return with_weights(style_judge(), WEIGHTS / FILE, device)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udpbench.digest import folder_digest
+from udpbench.core.digest import folder_digest
 
 PREDICTIONS = ("epsilon", "v_prediction")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -96,7 +96,7 @@ class Diffusion(ABC):
     @property
     @abstractmethod
     def capabilities(self) -> frozenset[str]:
-        """What it offers, of ``udpbench.check.NEEDS``."""
+        """What it offers, of ``udpbench.benchmark.check.NEEDS``."""
 
     # -- identity and loading ------------------------------------------------------------------------------------------
 

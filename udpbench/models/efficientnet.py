@@ -18,7 +18,6 @@ from torch import Tensor, nn
 # kernel, stride, expansion and output channels of each stage
 STAGES = ((3, 1, 1, 16), (3, 2, 6, 24), (5, 2, 6, 40), (3, 2, 6, 80), (5, 1, 6, 112), (5, 2, 6, 192), (3, 1, 6, 320))
 BLOCKS = {"lite0": (1, 2, 2, 3, 3, 4, 1), "lite1": (1, 3, 3, 4, 4, 5, 1)}
-TAPS = (0, 1, 2, 4, 6)  # the stages whose end is the last of its resolution: 1/2, 1/4, 1/8, 1/16, 1/32
 FILES = {
     "lite0": ("efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "lite1": ("efficientnet-lite1-77cc7160.pth", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
@@ -107,35 +106,6 @@ class EfficientNetLite(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """ImageNet logits (N, 1000); trained on 224 px (Lite0) and 240 px (Lite1)."""
         return self.classifier(self(x))
-
-
-class PerceptualLite1(nn.Module):
-    """The ``lite1`` distance: LPIPS's construction (Zhang et al. 2018, eq. 1) on EfficientNet-Lite1, unweighted.
-
-    Feature maps of five resolutions are scaled to unit length along the channels; the squared difference is summed
-    over channels, averaged over space, then over the maps. In [0,4]; 0 for equal pictures. It is *not* LPIPS and its
-    numbers do not compare.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = load("lite1")
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distances (N,) between ``x`` and ``y``, NCHW in [0,1] of one size; differentiable in both."""
-        if x.shape != y.shape:
-            raise ValueError(
-                f"lite1 distance: pictures must be of the same size, given {tuple(x.shape)} and {tuple(y.shape)}"
-            )
-        # One after the other, so that a picture that needs no gradient keeps no activations.
-        ours, theirs = self._unit_maps(x), self._unit_maps(y)
-        return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]).mean(0)
-
-    def _unit_maps(self, x: Tensor) -> list[Tensor]:
-        maps = self.network.maps(x)
-        chosen = [maps[i].float() for i in TAPS]
-        # The square root has no finite slope at 0, hence the small number inside it and not outside.
-        return [m / (m.square().sum(1, keepdim=True) + 1e-10).sqrt() for m in chosen]
 
 
 def load(which: str) -> EfficientNetLite:

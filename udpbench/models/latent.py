@@ -133,3 +133,8 @@ class LatentDiffusion(Diffusion):
     def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy latents at time steps ``t``, float32."""
         return unet(noisy.to(unet.dtype), t, cond.hidden.to(unet.dtype)).sample.float()
+
+
+def inconsistency(x: Tensor, model: LatentDiffusion) -> Tensor:
+    """``mean |x - D(E(x))|^2`` of each of N pictures (NCHW [0,1]), on the [-1,1] scale, (N,); differentiable."""
+    return (2 * (model.round_trip(x) - x)).square().flatten(1).mean(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from udpbench.types import Run
+from udpbench.interfaces import Run
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

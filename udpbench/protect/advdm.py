@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.budget import Budget
-from udpbench.protect.pgd import first_images, pgd
-from udpbench.types import Owner, Run
+from udpbench.core.budget import Budget
+from udpbench.interfaces import Owner, Run
+from udpbench.optim.pgd import first_images, pgd
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

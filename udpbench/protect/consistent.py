@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor
 
-from udpbench.attack.impress import inconsistency
-from udpbench.budget import Budget
-from udpbench.types import Owner, Run
+from udpbench.core.budget import Budget
+from udpbench.interfaces import Owner, Run
+from udpbench.models.latent import inconsistency
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from udpbench.budget import Budget
-from udpbench.digest import files_digest
-from udpbench.images import list_images, read_paired
-from udpbench.types import Owner, Run
+from udpbench.core.budget import Budget
+from udpbench.core.digest import files_digest
+from udpbench.core.images import list_images, read_paired
+from udpbench.interfaces import Owner, Run
 
 
 class Folder:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.attack.impress import PERCEPTUAL, check_distance, load_distance
-from udpbench.budget import Budget
+from udpbench.core.budget import Budget
+from udpbench.interfaces import Owner, Run
+from udpbench.models.perceptual import PERCEPTUAL, check_distance, load_distance
 from udpbench.models.sample import make_solver
-from udpbench.protect.pgd import chunks
-from udpbench.types import Owner, Run
+from udpbench.optim.pgd import chunks
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.budget import Budget, measure
-from udpbench.images import as_saved
-from udpbench.types import Owner, Run
+from udpbench.core.budget import Budget, measure
+from udpbench.core.images import as_saved
+from udpbench.interfaces import Owner, Run
 
 
 class Noise:

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from udpbench.budget import Budget
-from udpbench.types import Owner, Run
+from udpbench.core.budget import Budget
+from udpbench.interfaces import Owner, Run
 
 
 class Nothing:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.budget import Budget
-from udpbench.digest import files_digest
-from udpbench.protect.pgd import first_images, pgd
-from udpbench.protect.target import check_target, target_picture
-from udpbench.types import Owner, Run
+from udpbench.core.budget import Budget
+from udpbench.core.digest import files_digest
+from udpbench.interfaces import Owner, Run
+from udpbench.optim.pgd import first_images, pgd
+from udpbench.optim.target import check_target, target_picture
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from udpbench.budget import Budget
-from udpbench.digest import files_digest
+from udpbench.core.budget import Budget
+from udpbench.core.digest import files_digest
+from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.sample import make_solver
-from udpbench.protect.pgd import first_images, pgd
-from udpbench.protect.target import check_target, target_picture
-from udpbench.types import Owner, Run
+from udpbench.optim.pgd import first_images, pgd
+from udpbench.optim.target import check_target, target_picture
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from udpbench.budget import Budget
-from udpbench.protect.pgd import by_size, first_images, pgd
-from udpbench.task.fit import FitSettings, fit, load_state, save_state
-from udpbench.types import Owner, Run
+from udpbench.core.budget import Budget
+from udpbench.interfaces import Owner, Run
+from udpbench.optim.fit import FitSettings, fit, load_state, save_state
+from udpbench.optim.pgd import by_size, first_images, pgd
 
 if TYPE_CHECKING:
     from udpbench.models.diffusion import Cond, Diffusion

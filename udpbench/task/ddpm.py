@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.images import fit_square, iterate, to_uint8
+from udpbench.core.images import fit_square, iterate, to_uint8
+from udpbench.interfaces import Run
 from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
-from udpbench.task.base import TrainingTask, over_prompts, write_made
-from udpbench.types import Run
+from udpbench.optim.training import TrainingTask, over_prompts, write_made
 
 if TYPE_CHECKING:
     from udpbench.models.pixel import PixelDiffusion

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from udpbench.interfaces import Run
 from udpbench.models.diffusion import trainable_copy
-from udpbench.task.tuning import Student, Tuning
-from udpbench.types import Run
+from udpbench.optim.tuning import Student, Tuning
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

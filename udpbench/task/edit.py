@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.digest import files_digest
-from udpbench.images import fit_square, header, read, read_folder
+from udpbench.core.digest import files_digest
+from udpbench.core.images import fit_square, header, read, read_folder
+from udpbench.interfaces import Run
 from udpbench.models.sample import SOLVERS, make_solver
-from udpbench.task.base import write_made
-from udpbench.types import Run
+from udpbench.optim.training import write_made
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from udpbench.interfaces import Run
 from udpbench.models.diffusion import initialised_by
-from udpbench.task.tuning import Student, Tuning
-from udpbench.types import Run
+from udpbench.optim.tuning import Student, Tuning
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

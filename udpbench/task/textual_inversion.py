@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from udpbench.interfaces import Run
 from udpbench.models.latent import EMBEDDING
-from udpbench.task.tuning import Student, Tuning
-from udpbench.types import Run
+from udpbench.optim.tuning import Student, Tuning
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

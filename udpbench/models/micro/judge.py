@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udpbench.data import renderer, styles
+from udpbench.world import renderer, styles
 
+WEIGHTS = Path(__file__).parent / "weights"  # one folder for each embedded model and judge
 HEADS = {
     "shape": len(renderer.SHAPES),
     "color": len(renderer.COLORS),
@@ -82,3 +83,13 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(h)))
+
+
+def load_judge(device: torch.device) -> Judge:
+    """The embedded judge, frozen."""
+    return with_weights(Judge(), WEIGHTS / "judge" / "judge.safetensors", device)
+
+
+def load_style_judge(device: torch.device) -> Judge:
+    """The embedded judge of styles, frozen."""
+    return with_weights(style_judge(), WEIGHTS / "style_judge" / "style_judge.safetensors", device)

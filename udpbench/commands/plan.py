@@ -1,0 +1,139 @@
+"""``python -m udpbench.commands.plan [-m] GROUP=OPTION KEY=VALUE ...``: what ``python -m udpbench`` with the same words would
+compute.
+
+Nothing is computed and nothing written (but what ``data.download=true`` asks for: keys need the files). Lists the cells
+and their stages, what of them is finished, and how much time and disk the rest will take, by what finished stages took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from udpbench.commands.common import CONF, prepare, say, told, words
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from udpbench.benchmark.estimate import History
+    from udpbench.results.tally import Planned
+
+
+def main() -> None:
+    """Exit status as the command itself would have: 0 fine, 2 wrong configuration, 1 if that is so of some cells of a
+    grid; 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m udpbench.commands.plan",
+        description="Cells, stages, time and disk that python -m udpbench with the same words would take.",
+        epilog="python -m udpbench --help lists the options.",
+    )
+    parser.add_argument("-m", "--multirun", action="store_true", help="a grid")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+    parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION KEY=VALUE", help="as for python -m udpbench")
+    args = parser.parse_intermixed_args()
+    with told():
+        cells = plan_cells(args.overrides, args.multirun)
+        if args.multirun or not cells[0].errors:
+            _show(cells, args.json)
+    if args.multirun:
+        sys.exit(1 if any(cell.errors for cell in cells) else 0)
+    for error in cells[0].errors:
+        say(f"error: {error}")
+    sys.exit(2 if cells[0].errors else 0)
+
+
+def plan_cells(overrides: Sequence[str], multirun: bool) -> list[Planned]:
+    """The cells that a command line names; a grid's in the order in which it would run them.
+
+    Raises HydraException for a command line that names none.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    from udpbench.tracking.console import Console
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        if not multirun:
+            return [_plan_cell(loader.load_configuration("config", list(overrides), RunMode.RUN), "", {})]
+        master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+        jobs = grid(master)
+        log, configs = Console(), []
+        with log.bar("compose", len(jobs), "cell") as advance:
+            for job in jobs:  # as in a run, all before the first is built
+                configs.append(loader.load_sweep_config(master, job))
+                advance(1)
+        varied = [i for i, words in enumerate(zip(*jobs, strict=True)) if len(set(words)) > 1]
+        histories: dict[Path, History] = {}
+        found = []
+        with log.bar("plan", len(jobs), "cell") as advance:
+            for job, cfg in zip(jobs, configs, strict=True):
+                found.append(_plan_cell(cfg, " ".join(job[i] for i in varied) or " ".join(job), histories))
+                advance(1)
+    return found
+
+
+def grid(master: DictConfig) -> list[list[str]]:
+    """The overrides of every job of a sweep, as Hydra's own sweeper makes them.
+
+    Raises HydraException for any other sweeper and for words that are no overrides.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    sweeper = master.hydra.sweeper
+    if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
+        raise HydraException("plan: only hydra/sweeper=basic knows its cells before they have run")
+    given = [f"{k}={v}" for k, v in (sweeper.params or {}).items()] + list(master.hydra.overrides.task)
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    return BasicSweeper.split_arguments(parser.parse_overrides(given), None)[0]
+
+
+def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Planned:
+    """``name`` is how a grid calls the cell; ``histories`` are the stores read so far, by their folders."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from udpbench.benchmark.estimate import History
+    from udpbench.benchmark.run import wanted, with_ancestors
+    from udpbench.benchmark.store import device_name
+    from udpbench.core.errors import ConfigError
+    from udpbench.results.tally import Planned
+
+    HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in somebody's configuration
+    try:
+        cell, store, _ = prepare(cfg, cfg.hydra.runtime.choices)
+    except ConfigError as error:
+        return Planned(name, errors=tuple(str(error).splitlines()))
+    history = histories.setdefault(store.root, History(store.root, device_name(store.device)))
+    stages = wanted(cell)
+    return Planned(
+        name or words(cell),
+        history.device,
+        {store.path(stage): stage for stage in with_ancestors(stages)},
+        {store.path(stage): history.estimate(stage) for stage in store.missing(stages)},
+    )
+
+
+def _show(cells: Sequence[Planned], path: Path | None) -> None:
+    from rich.console import Console
+
+    from udpbench.results.tally import as_json, count, summary, table
+
+    plan = count(cells)
+    if path:
+        path.write_text(json.dumps(as_json(plan), indent=1))
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table(plan))
+    for line in summary(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""``python -m udpbench GROUP=OPTION KEY=VALUE ...``: one cell and its arms; with ``-m``, a grid of cells.
+
+The only file that knows Hydra is running. Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130
+interrupted. A sweep goes on when a cell fails and ends with status 1.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from udpbench.commands.common import CONF, prepare, say, told, words
+
+if TYPE_CHECKING:
+    from udpbench.benchmark.stages import Cell
+    from udpbench.benchmark.store import Store
+    from udpbench.results.record import Record
+    from udpbench.tracking.track import Tracker
+
+FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is read from these
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Build the cell, run it, show it; a failure becomes one line and, once the cell was built, a failed record."""
+    from udpbench.tracking.console import Console
+
+    console = Console(worker=_worker())
+    try:
+        cell, store, tracker = prepare(cfg, HydraConfig.get().runtime.choices, console)
+        _set_threads(cfg.runtime.threads)
+        tracker.check()
+    except ValueError as error:
+        for line in str(error).splitlines():
+            console.say(f"error: {line}")
+        _fail(2)
+        return
+    _run(cell, store, tracker, cfg)
+
+
+def _run(cell: Cell, store: Store, tracker: Tracker, cfg: DictConfig) -> None:
+    from udpbench.benchmark.run import failed_record, recipe, run_cell, wanted
+    from udpbench.results import record
+    from udpbench.tracking.track import Fanout
+
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    key = recipe(cell)
+    folder = Path(cfg.runtime.out) / "cells" / key
+    path = Path(cfg.runtime.records) / f"{_slug(cell)}-{key}.json"
+    console = store.log
+    store.log = Fanout([console, tracker])
+    todo = len(store.missing(wanted(cell)))
+    written = False
+    tracker.start(key, _group(), config, folder)
+    try:
+        console.say(f"{_called()}: {words(cell)} on {store.device}; {todo} stages to do")
+        found = run_cell(cell, store, config)
+        record.write(path, found)
+        written = True  # what fails from here on is the showing
+        _show(cell, store, found, path, folder, tracker if todo else None)
+    except KeyboardInterrupt:
+        _close(tracker)
+        console.say("interrupted; the same command goes on where this one stopped")
+        _fail(130)
+    except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
+        refused = _refused(error, Path(cfg.runtime.out))
+        console.say(f"error: {refused or _reason(error)}")
+        if written:
+            console.say(f"the record is whole: {path}")
+        elif not refused:  # it would refuse the record, too
+            beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _failed(path) else path
+            record.write(beside, failed_record(cell, store, config, error))
+            console.say(f"the traceback is in {beside}")
+        _close(tracker)
+        _fail(2 if isinstance(error, ValueError) else 1)
+
+
+def _close(tracker: Tracker) -> None:
+    """End the tracker's run as failed; what keeps it from writing (a full disk, a lost GPU) is known by then."""
+    with suppress(Exception):
+        tracker.finish("failed")
+
+
+def _failed(path: Path) -> bool:
+    """Whether a record may be overwritten by a failure: what once was finished is kept."""
+    from udpbench.results.record import read
+
+    with suppress(ValueError):  # a broken one holds nothing
+        return read(path)["status"] == "failed"
+    return True
+
+
+def _refused(error: Exception, out: Path) -> str | None:
+    """One line for a person if the disk is full or may not be written; torch and safetensors have errors of their own
+    for it."""
+    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+    if not told and (not out.exists() or shutil.disk_usage(out).free > 1_000_000):
+        return None
+    what = f"cannot write {error.filename or out}: {error.strerror}" if isinstance(error, OSError) else f"{out} is full"
+    return f"{what}; free some space, or write elsewhere with runtime.out=DIR"
+
+
+def _reason(error: Exception) -> str:
+    """One line for a person."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return "the GPU has too little memory; give runtime.grad_batch=N (with gradients) or runtime.batch=N, smaller"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _show(cell: Cell, store: Store, found: Record, path: Path, folder: Path, tracker: Tracker | None) -> None:
+    """The table, the contact sheet and, if anything was computed, the tracker's mirror of both."""
+    from rich.console import Console
+
+    from udpbench.benchmark.run import draw_sheet
+    from udpbench.results.table import cell_table
+    from udpbench.tracking.dashboard import mirror
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_sheet(cell, store, folder / "sheet.png")
+    Console(width=None if sys.stdout.isatty() else 110).print(cell_table(found))
+    store.log.say(f"record: {path}")
+    store.log.say(f"pictures: {folder / 'sheet.png'}")
+    if tracker is not None:
+        mirror(found, folder / "sheet.png", tracker)
+        tracker.finish("ok")
+
+
+def _slug(cell: Cell) -> str:
+    names = cell.names
+    parts = (
+        names["data"],
+        names["subject"],
+        names["budget"],
+        names["protect"],
+        names["attack"],
+        names["task"],
+        f"s{names['seed']}",
+    )
+    return "-".join(str(p) for p in parts if p != "")
+
+
+def _group() -> str:
+    """The sweep a run belongs to; a single run is its own."""
+    config = HydraConfig.get()
+    return str(config.sweep.dir if _in_sweep() else config.run.dir)
+
+
+def _called() -> str:
+    """How the run calls itself: in a sweep, by the number that its folder has."""
+    return f"cell {HydraConfig.get().job.num}" if _in_sweep() else "udpbench"
+
+
+def _worker() -> str:
+    """The number of a sweep's cell, if its launcher may run several at once."""
+    config = HydraConfig.get()
+    several = _in_sweep() and not config.launcher._target_.endswith(".BasicLauncher")
+    return str(config.job.num) if several else ""
+
+
+def _in_sweep() -> bool:
+    mode = HydraConfig.get().mode
+    return mode is not None and mode.name == "MULTIRUN"
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _fail(status: int) -> None:
+    """End a single run with ``status``; in a sweep, note it and let the other cells go on."""
+    if _in_sweep() and status != 130:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAILED).write_text(str(status))
+        return
+    sys.exit(status)
+
+
+class Sweep(Callback):
+    """Begins a sweep with its size, for Hydra composes every cell before the first one starts; ends it with status 1 if
+    a cell failed, whatever launcher and process it ran in.
+
+    Failed cells leave ``FAILED`` behind.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say how many cells there are and forget the failures of an earlier sweep into the same folder."""
+        from udpbench.commands.plan import grid
+
+        with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
+            say(f"sweep: {len(grid(config))} cells")
+        for marker in Path(config.hydra.sweep.dir).rglob(FAILED):
+            marker.unlink()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say which cells failed.
+
+        SystemExit passes through Hydra, which would turn any other exception into a warning.
+        """
+        failed = sorted(Path(config.hydra.sweep.dir).rglob(FAILED))
+        if failed:
+            say(f"{len(failed)} of the sweep's cells failed: {', '.join(str(p.parent) for p in failed)}")
+            sys.exit(1)
+
+
+def run() -> None:
+    """The command: ``main``, with every mistake in the command line told in one line."""
+    with told("interrupted; the same command goes on where this one stopped"):
+        main()
+
+
+if __name__ == "__main__":
+    run()

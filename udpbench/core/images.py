@@ -1,0 +1,335 @@
+"""Pictures on disk and in memory: 8-bit PNG and NCHW float32 in [0,1].
+
+The one listing, the one resize, the one rounding to 8 bits.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import ExifTags, Image, ImageCms, ImageOps
+from torch import Tensor
+
+from udpbench.core.atomic import whole
+
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".ppm",
+    ".pgm",
+    ".heic",
+    ".jfif",
+)
+METADATA = "metadata.jsonl"
+# What Pillow raises on broken files, over all its decoders.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures directly in ``folder`` (by suffix; hidden files and subfolders do not count), sorted by name.
+
+    Raises ValueError if the folder is missing or holds no picture.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"images: there is no folder {folder}")
+    found = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
+    )
+    if not found:
+        raise ValueError(f"images: no picture in {folder}; allowed are files ending in {' '.join(SUFFIXES)}")
+    return found
+
+
+def read(path: Path) -> Tensor:
+    """Read a picture as it should look: CHW float32 RGB in [0,1].
+
+    EXIF rotation is applied, transparency is laid over white, CMYK, palette, grey and 16-bit pictures are converted
+    (16-bit grey keeps its precision), of an animation the first frame is taken. An embedded colour profile other than
+    sRGB is applied; one that cannot be read is ignored, as browsers do.
+    Raises ValueError naming the file if it is missing, empty, truncated or not an image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"images: there is no file {path}")
+    if not path.stat().st_size:
+        raise ValueError(f"images: {path} is empty")
+    try:
+        with Image.open(path) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"images: {path} is not an image that can be read here; convert it to PNG") from error
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise ValueError(f"images: {path} is truncated or broken: {' '.join(str(error).split())}") from error
+
+
+def _rgb(image: Image.Image) -> Tensor:
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = torch.from_numpy(np.array(image, dtype=np.float32))
+        grey = grey if image.mode == "F" else grey / 65535
+        if not bool(((grey >= 0) & (grey <= 1)).all()):
+            raise ValueError(f"mode {image.mode} with values outside the 16-bit range (integers) or [0,1] (floats)")
+        return grey.expand(3, -1, -1).contiguous()
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        alpha = _tensor(rgba)[3:]
+        return _tensor(_in_srgb(rgba.convert("RGB"))) * alpha + (1 - alpha)
+    return _tensor(_in_srgb(image).convert("RGB"))
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """``image`` by the colour profile it brings along; as it is without one.
+
+    One that says it is sRGB is left alone: a conversion would change levels by rounding.
+    """
+    data = image.info.get("icc_profile")
+    if not data:
+        return image
+    image = image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(data))
+        if "srgb" in ImageCms.getProfileDescription(profile).lower():
+            return image
+        made = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError):  # broken, or of another kind of picture
+        return image
+    assert made is not None  # not in place
+    return made
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Round [0,1] to the 256 levels, clamped; same shape, uint8.
+
+    The only rounding there is.
+    """
+    return x.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_saved(x: Tensor) -> Tensor:
+    """What reading the PNG of ``x`` would give: float32 in [0,1], multiples of 1/255."""
+    return to_uint8(x).float() / 255
+
+
+def to_pil(x: Tensor) -> Image.Image:
+    """CHW RGB in [0,1] as an 8-bit Pillow image.
+
+    ValueError for another shape or values that are not finite.
+    """
+    if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
+        raise ValueError(f"images: a picture must be 3 x height x width, given {tuple(x.shape)}")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("images: the picture holds values that are not finite (NaN or infinity)")
+    return Image.fromarray(to_uint8(x).permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """A Pillow image as CHW float32 RGB in [0,1], converted as ``read`` does (without EXIF rotation)."""
+    return _rgb(image)
+
+
+def write_png(path: Path, x: Tensor) -> None:
+    """Write CHW [0,1] as an 8-bit RGB PNG: beside first, then renamed, so that a file under its name is whole."""
+    image = to_pil(x)
+    with whole(path) as beside:
+        image.save(beside, format="PNG")
+
+
+def write_masks(folder: Path, names: Sequence[str], masks: Tensor) -> None:
+    """Write (N, 1, H, W) in [0,1] as 1-channel PNGs, each under its picture's name with the suffix ``.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, mask in zip(names, masks, strict=True):
+        Image.fromarray(to_uint8(mask[0]).cpu().numpy()).save((folder / name).with_suffix(".png"), format="PNG")
+
+
+def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Antialiased bicubic resize of NCHW to (height, width), or a square; clamped to [0,1], differentiable."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if x.ndim != 4:
+        raise ValueError(f"images: resize takes N x C x height x width, given {tuple(x.shape)}")
+    if min(height, width) < 1:
+        raise ValueError(f"images: a size must be at least 1 x 1, given {height} x {width}")
+    if tuple(x.shape[-2:]) != (height, width):
+        x = F.interpolate(x, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return x.clamp(0, 1)
+
+
+def fit_square(x: Tensor, size: int) -> Tensor:
+    """The largest centred square of CHW, resized to C x size x size."""
+    height, width = x.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(x[None, :, top : top + side, left : left + side], size)[0]
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """All pictures of a small folder: file name -> CHW float32 in [0,1], sorted by name.
+
+    Else: ``iterate``.
+    """
+    return {path.name: read(path) for path in list_images(folder)}
+
+
+def iterate(folder: Path, batch: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Batches (names, NCHW) of at most ``batch`` pictures of one size each; sorted by size, then by name.
+
+    Only one batch is in memory at a time.
+    """
+    if batch < 1:
+        raise ValueError(f"images: batch must be >= 1, given {batch}")
+    names: list[str] = []
+    pictures: list[Tensor] = []
+    for _, path in sorted((header(p)[1:], p) for p in list_images(folder)):
+        picture = read(path)
+        if pictures and picture.shape != pictures[0].shape:
+            yield names, torch.stack(pictures)
+            names, pictures = [], []
+        names.append(path.name)
+        pictures.append(picture)
+        if len(pictures) == batch:
+            yield names, torch.stack(pictures)
+            names, pictures = [], []
+    if pictures:
+        yield names, torch.stack(pictures)
+
+
+def header(path: Path) -> tuple[str, int, int]:
+    """(Pillow's mode, height, width as it is shown), without decoding; ("", 0, 0) where ``read`` will say what is
+    wrong."""
+    try:
+        with Image.open(path) as image:
+            # Of a PNG without it in the beginning, Pillow would decode all to look for it at the end.
+            exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+            turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return image.mode, *((image.width, image.height) if turned else (image.height, image.width))
+    except (*_BROKEN, Image.DecompressionBombError):
+        return "", 0, 0
+
+
+def read_metadata(folder: Path) -> dict[str, dict]:
+    """Rows of ``metadata.jsonl``: file name -> the row's other entries (such as "text"); {} if there is no such file.
+
+    Raises ValueError naming the line if it is not a JSON object with a "file_name", or names a file twice.
+    """
+    path = Path(folder) / METADATA
+    rows: dict[str, dict] = {}
+    if not path.is_file():
+        return rows
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name = row.pop("file_name")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f'images: {path} line {number} must be a JSON object with a "file_name"; it is {line[:80]}'
+            ) from error
+        if name in rows:
+            raise ValueError(f"images: {path} line {number} names {name} a second time")
+        rows[name] = row
+    return rows
+
+
+def write_metadata(folder: Path, rows: dict[str, dict]) -> None:
+    """Write ``metadata.jsonl``: one line per file name, {"file_name": name, ...row}."""
+    text = "".join(json.dumps({"file_name": name, **row}, ensure_ascii=False) + "\n" for name, row in rows.items())
+    with whole(Path(folder) / METADATA) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) -> list[Tensor]:
+    """Pictures made elsewhere, paired with ``names`` by the name without suffix, each of the size of its image (CHW).
+
+    Returns CHW float32 in [0,1] in the order of ``names``; further pictures in the folder are left alone. Raises
+    ValueError saying which picture is missing, there twice, or of another size.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in list_images(folder):
+        found.setdefault(path.stem, []).append(path)
+    paired = []
+    for name, image in zip(names, images, strict=True):
+        candidates = found.get(Path(name).stem, [])
+        if len(candidates) != 1:
+            raise ValueError(
+                f"images: {folder} must have exactly one picture for {name} (any suffix), it has {len(candidates)}"
+            )
+        picture = read(candidates[0])
+        if picture.shape != image.shape:
+            got, want = (f"{x.shape[1]} x {x.shape[2]}" for x in (picture, image))
+            raise ValueError(f"images: {candidates[0]} is {got} (height x width), it must be {want} as {name} is")
+        paired.append(picture)
+    return paired
+
+
+FORMATS = ("jpeg", "webp")
+SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
+
+
+def recompress(x: Tensor, format: str, quality: int, subsampling: str = "4:2:0") -> Tensor:
+    """Encode CHW [0,1] (rounded to 8 bits) and decode it again; float32 CHW in [0,1] on the CPU."""
+    check_codec(format, quality, subsampling)
+    buffer = io.BytesIO()
+    if format == "jpeg":
+        to_pil(x).save(buffer, format="JPEG", quality=quality, subsampling=subsampling)
+    else:
+        to_pil(x).save(buffer, format="WEBP", quality=quality)
+    with Image.open(buffer) as image:
+        return from_pil(image)
+
+
+def check_codec(format: str, quality: int, subsampling: str = "4:2:0") -> None:
+    """ValueError unless Pillow can encode this."""
+    if format not in FORMATS:
+        raise ValueError(f"attack jpeg: unknown format {format!r}; allowed are {', '.join(FORMATS)}")
+    if not isinstance(quality, int) or isinstance(quality, bool) or not 1 <= quality <= 100:
+        raise ValueError(f"attack jpeg: quality must be a whole number from 1 to 100, given {quality!r}")
+    if subsampling not in SUBSAMPLINGS:
+        raise ValueError(f"attack jpeg: unknown subsampling {subsampling!r}; allowed are {', '.join(SUBSAMPLINGS)}")
+    if format == "webp" and subsampling != "4:2:0":
+        raise ValueError(f"attack jpeg: lossy webp always stores chroma 4:2:0, given {subsampling!r}")
+
+
+def smooth(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian smoothing of NCHW over 3 sigma, sigma in pixels; edge pixels are repeated.
+
+    0 gives ``x`` back.
+    """
+    if not sigma:
+        return x
+    radius, channels = math.ceil(3 * sigma), x.shape[1]
+    weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / sigma).square())
+    weight = (weight / weight.sum()).view(1, 1, 1, -1).repeat(channels, 1, 1, 1)
+    x = F.pad(x, (radius, radius, radius, radius), mode="replicate")
+    return F.conv2d(F.conv2d(x, weight, groups=channels), weight.transpose(2, 3), groups=channels)

@@ -1,0 +1,216 @@
+"""Feature networks: folder of pictures -> (N, d). Extracted once per folder and process, shared by every metric.
+
+The extractors hold numbers only (equal numbers = equal features) and load their network when called. What one of them
+computes is part of the numbers of every metric built on it: a change here raises the ``version`` of those metrics.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from udpbench.core import images
+from udpbench.core.digest import files_digest
+from udpbench.core.images import smooth
+from udpbench.interfaces import Run
+from udpbench.models.efficientnet import load, weights_path
+from udpbench.models.weights import weights_file
+
+Network = Callable[[Tensor], Tensor]  # NCHW float32 [0,1], as stored, on the device -> (N, d)
+EMBEDDED = 32  # side in pixels of what EfficientNet-Lite0 sees of pictures of the embedded world
+KEPT = 16  # folders whose features stay in memory; 1,000 pictures are 8 MB or less (VGG16: 16 MB)
+_memo: OrderedDict[tuple[str, int, Extractor, str], Tensor] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature network and the treatment of the pictures before it."""
+
+    name: ClassVar[str]
+
+    @property
+    def suffix(self) -> str:
+        """What ends the names of the scores."""
+        return self.name
+
+    def check(self) -> None:
+        """ValueError saying what to do if the weights are missing; nothing is loaded."""
+        raise NotImplementedError
+
+    def network(self, device: torch.device) -> Network:
+        """Load the network; ValueError as ``check``."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, str]:
+        """What a key must hold of the weights beside ``name``; nothing where the file's name is its checksum."""
+        return {}
+
+
+@dataclass(frozen=True)
+class EfficientNetLite0(Extractor):
+    """EfficientNet-Lite0 (ImageNet), 1280 pooled features; its weights come from a package.
+
+    ``blur_sigma``: Gaussian smoothing of the stored picture, in its pixels, before the resize (0: none): VAEs differ
+    from renderings in the finest detail first, and that is not what a score of content should see. ``size``: side of
+    the square the network sees, in pixels; other than the 32 of the embedded world, it is part of the scores' names.
+    """
+
+    name: ClassVar[str] = "efflite0"
+    size: int = 224
+    blur_sigma: float = 0.0
+
+    @property
+    def suffix(self) -> str:
+        return self.name if self.size == EMBEDDED else f"{self.name}_{self.size}"
+
+    def __post_init__(self) -> None:
+        if self.size < 16:
+            raise ValueError(f"efflite0: size must be at least 16 pixels, given {self.size}")
+        if not 0 <= self.blur_sigma <= 16:
+            raise ValueError(f"efflite0: blur_sigma is in pixels, given {self.blur_sigma}; allowed are 0 (none) to 16")
+
+    def check(self) -> None:
+        weights_path("lite0")
+
+    def network(self, device: torch.device) -> Network:
+        network = load("lite0").to(device)
+        return lambda x: network(images.resize(smooth(x, self.blur_sigma), self.size))
+
+
+@dataclass(frozen=True)
+class PlacedExtractor(Extractor):
+    """A network whose weights somebody has put in place.
+
+    ``weights``: the file; None: the torch hub's checkpoints.
+    """
+
+    file: ClassVar[str]
+    source: ClassVar[str]
+    weights: str | None = None
+
+    def path(self) -> Path:
+        """The file with the weights."""
+        return weights_file(self.name, self.file, self.source, self.weights)
+
+    def check(self) -> None:
+        self.path()
+
+
+@dataclass(frozen=True)
+class Inception(PlacedExtractor):
+    """The Inception network of the FID (TensorFlow's, 2048 pooled features), as ported and fed by torch-fidelity.
+
+    8-bit pictures, TensorFlow-1 bilinear resize to 299.
+    """
+
+    name: ClassVar[str] = "inception"
+    size: ClassVar[int] = 299
+    file: ClassVar[str] = "weights-inception-2015-12-05-6726825d.pth"
+    source: ClassVar[str] = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+
+    def network(self, device: torch.device) -> Network:
+        path = self.path()
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        return _fidelity(FeatureExtractorInceptionV3, "2048", path, device)
+
+
+@dataclass(frozen=True)
+class Vgg16(PlacedExtractor):
+    """The network of improved precision and recall: second fully connected layer of a VGG16, after its ReLU (4096).
+
+    torchvision's weights, fed by torch-fidelity: 8-bit pictures, TensorFlow-1 bilinear resize to 224.
+    """
+
+    name: ClassVar[str] = "vgg16"
+    size: ClassVar[int] = 224
+    file: ClassVar[str] = "vgg16-397923af.pth"
+    source: ClassVar[str] = "https://download.pytorch.org/models"
+
+    def network(self, device: torch.device) -> Network:
+        path = self.path()
+        from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+
+        return _fidelity(FeatureExtractorVGG16, "fc2_relu", path, device)
+
+
+def _fidelity(build: Callable[..., nn.Module], layer: str, path: Path, device: torch.device) -> Network:
+    # torch-fidelity unpickles whatever the file holds, so it is first read in the mode that lets only tensors pass.
+    torch.load(path, map_location="cpu", weights_only=True)
+    network = build(layer, [layer], feature_extractor_weights_path=str(path)).to(device)
+    return lambda x: network(images.to_uint8(x))[0]
+
+
+@dataclass(frozen=True)
+class InceptionClean(PlacedExtractor):
+    """Inception as TorchScript behind clean-fid's resize (mode "clean", Pillow's bicubic in float): ``fid_clean``.
+
+    Only clean-fid's resize and network are used: its own distance needs an argument that SciPy 1.18 has no longer.
+    """
+
+    name: ClassVar[str] = "inception_clean"
+    size: ClassVar[int] = 299
+    file: ClassVar[str] = "inception-2015-12-05.pt"
+    source: ClassVar[str] = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics"
+
+    def path(self) -> Path:
+        path = super().path()
+        if path.name != self.file:  # clean-fid is told the folder and knows the name
+            raise ValueError(f"inception_clean: clean-fid wants the weights in a file named {self.file}, given {path}")
+        return path
+
+    def identity(self) -> dict[str, str]:
+        """The digest of the file, whose name says nothing of what it holds."""
+        try:
+            return {"weights": files_digest([self.path()])}
+        except ValueError:  # not in place: then the metric is absent
+            return {}
+
+    def network(self, device: torch.device) -> Network:
+        folder = self.path().parent
+        from cleanfid.inception_torchscript import InceptionV3W
+        from cleanfid.resize import build_resizer
+
+        network = InceptionV3W(str(folder), download=False).to(device).eval()
+        resizer = build_resizer("clean")
+
+        def features(x: Tensor) -> Tensor:
+            pictures = images.to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
+            resized = torch.stack([torch.from_numpy(resizer(picture)) for picture in pictures])
+            return network(resized.permute(0, 3, 1, 2).contiguous().to(device))
+
+        return features
+
+
+def features_of(folder: Path, extractor: Extractor, run: Run) -> Tensor:
+    """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name.
+
+    Not to be changed in place.
+        Kept for the last few folders: a finished folder does not change (one that was written again is noticed by its
+        time).
+    """
+    folder = Path(folder).resolve()
+    total = len(images.list_images(folder))
+    key = (str(folder), folder.stat().st_mtime_ns, extractor, str(run.device))
+    if key not in _memo:
+        _memo[key] = _extract(folder, total, extractor, run)
+        while len(_memo) > KEPT:
+            _memo.popitem(last=False)
+    _memo.move_to_end(key)
+    return _memo[key]
+
+
+def _extract(folder: Path, total: int, extractor: Extractor, run: Run) -> Tensor:
+    network = extractor.network(run.device)
+    rows: dict[str, Tensor] = {}
+    with torch.inference_mode(), run.log.bar(f"features {extractor.name}", total, "image") as advance:
+        for names, x in images.iterate(folder, run.batch):
+            rows.update(zip(names, network(x.to(run.device)).float().cpu(), strict=True))
+            advance(len(names))
+    return torch.stack([rows[name] for name in sorted(rows)])

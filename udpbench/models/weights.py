@@ -1,0 +1,29 @@
+"""Where weights that nobody may download for the user are looked for."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+
+
+def weights_file(what: str, file: str, source: str, given: str | Path | None = None) -> Path:
+    """The weights ``given``, or ``file`` in the torch hub's checkpoints folder.
+
+    Nothing is downloaded. Raises ValueError if it is missing, or if ``file`` names the start of a sha256 (torch hub's
+    habit) that is not the content's.
+    """
+    path = Path(given).expanduser() if given else Path(torch.hub.get_dir()) / "checkpoints" / file
+    if not path.is_file():
+        url, home = f"{source}/{file}", Path.home()  # the line goes into records: it names no home of one machine
+        place = Path("~", path.relative_to(home)) if path.is_relative_to(home) else path
+        raise ValueError(f"{what}: weights are missing; put {url} at {place}, or give its path as `weights`")
+    wanted = re.search(r"-([0-9a-f]{8})\.", file)
+    if wanted:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if not found.startswith(wanted[1]):
+            raise ValueError(f"{what}: {path} is not {file}: its sha256 starts with {found[:8]}, not {wanted[1]}")
+    return path

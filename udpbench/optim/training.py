@@ -1,0 +1,161 @@
+"""What every task that trains a victim has: a length, a curve over it, and pictures at its points."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from udpbench.core.images import write_metadata, write_png
+from udpbench.interfaces import Run
+from udpbench.models.sample import SOLVERS
+from udpbench.optim.fit import FitSettings, fit
+
+
+@dataclass(kw_only=True)
+class TrainingTask:
+    """Settings and arithmetic of a task that trains; what is trained is the subclass's affair.
+
+    Args:
+        steps, lr, batch, weight_decay, warmup, decay, ema, dtype, save_every: of the training (AdamW, float32 master
+        weights, ``dtype`` autocast).
+        pictures: how many pictures are generated for scoring, over the data's prompts in turn.
+        sample_steps, solver: of the generation.
+        curve: score at these multiples of ``steps``, all from one training of ``max(curve) * steps`` steps.
+    """
+
+    steps: int
+    lr: float
+    batch: int
+    pictures: int
+    sample_steps: int
+    solver: str
+    weight_decay: float = 1e-2
+    warmup: int = 0
+    decay: str = "constant"
+    ema: float = 0.0
+    dtype: str = "fp32"
+    save_every: int = 100
+    curve: Sequence[float] = (1.0,)
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]]
+    trains: ClassVar[bool] = True
+    prior_weight: ClassVar[float] = 0.0  # of class pictures in the training; 0: there are none
+    solvers: ClassVar[tuple[str, ...]] = SOLVERS
+    # Settings of the generation alone, and those that change speed and memory only; all others make the model.
+    of_sampling: ClassVar[tuple[str, ...]] = ("pictures", "sample_steps", "solver")
+    of_speed: ClassVar[tuple[str, ...]] = ("save_every",)
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch", "pictures", "sample_steps")
+        if min(getattr(self, name) for name in counts) < 1:
+            given = ", ".join(str(getattr(self, name)) for name in counts)
+            raise ValueError(f"{self.name}: steps, batch, pictures and sample_steps must be >= 1, given {given}")
+        if self.solver not in self.solvers:
+            raise ValueError(f"{self.name}: unknown solver {self.solver!r}; allowed are {', '.join(self.solvers)}")
+        self.curve = sorted(float(c) for c in self.curve)
+        if 1.0 not in self.curve or self.curve[0] <= 0:
+            raise ValueError(f"{self.name}: curve must hold 1 and numbers > 0, given {self.curve}")
+        self.training = FitSettings(
+            steps=self.mark(self.curve[-1]),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            decay=self.decay,
+            ema=self.ema,
+            dtype=self.dtype,
+            save_every=self.save_every,
+        )
+
+    def mark(self, share: float) -> int:
+        """Number of steps of a point of the curve."""
+        return max(1, round(share * self.steps))
+
+    @property
+    def marks(self) -> list[int]:
+        """Numbers of steps at the points of the curve."""
+        return [self.mark(share) for share in self.curve]
+
+    def fit(
+        self,
+        parameters: Sequence[nn.Parameter],
+        loss: Callable[[int], Tensor],
+        save: Callable[[Path], None],
+        out: Path,
+        run: Run,
+    ) -> None:
+        """Train ``parameters`` on ``loss(step)``, resuming from ``out/checkpoint.pt``; ``save`` writes ``out/step_N/``
+        for every point of the curve."""
+        checkpoint = out / "checkpoint.pt"
+        fit(
+            parameters,
+            loss,
+            self.training,
+            run,
+            checkpoint=checkpoint,
+            marks=self.marks,
+            at_mark=lambda step: publish(out / f"step_{step}", save),
+        )
+        checkpoint.unlink(missing_ok=True)
+
+    def made(self, train: int) -> int:
+        """How many pictures are generated after training on ``train``."""
+        return self.pictures
+
+    def training_key(self) -> dict[str, Any]:
+        """The settings that a trained model depends on."""
+        apart = {*self.of_sampling, *self.of_speed}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+
+    def sampling_key(self) -> dict[str, Any]:
+        """The settings that generated pictures depend on."""
+        return {name: getattr(self, name) for name in self.of_sampling}
+
+
+def publish(folder: Path, save: Callable[[Path], None]) -> None:
+    """Let ``save`` write a model folder: beside first, then renamed.
+
+    A folder that is there is replaced: an attempt that was interrupted after this mark comes by it once more.
+    """
+    beside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    save(beside)
+    (beside / "parts.json").write_text(json.dumps(sorted(p.name for p in beside.iterdir())))
+    if folder.exists():
+        shutil.rmtree(folder)
+    beside.rename(folder)
+
+
+def write_made(
+    rows: Sequence[tuple[str, dict[str, Any]]],
+    out: Path,
+    run: Run,
+    make: Callable[[list[int]], Iterable[Tensor]],
+    title: str = "generate",
+) -> None:
+    """One PNG per (name, metadata) of ``rows`` and ``metadata.jsonl``; pictures that are already there are kept.
+
+    ``make(indices)`` yields batches (n, 3, H, W) [0,1] of the rows at ``indices``, in order.
+    """
+    left = [i for i, (name, _) in enumerate(rows) if not (out / name).exists()]
+    with run.log.bar(title, len(rows), "img") as advance:
+        advance(len(rows) - len(left))
+        rest: Iterator[int] = iter(left)
+        for made in make(left) if left else ():
+            for picture in made:
+                write_png(out / rows[next(rest)][0], picture)
+            advance(len(made))
+    write_metadata(out, dict(rows))
+
+
+def over_prompts(prompts: Sequence[str], n: int) -> list[tuple[str, dict[str, Any]]]:
+    """Rows of ``write_made`` for ``n`` pictures named by number, over ``prompts`` in turn."""
+    return [(f"{i:05d}.png", {"text": prompts[i % len(prompts)], "seed": i}) for i in range(n)]

@@ -1,1 +1,0 @@
-"""Records to Markdown, CSV, LaTeX and one self-contained HTML page: ``python -m udpbench.report FOLDER``."""

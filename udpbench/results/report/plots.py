@@ -1,0 +1,75 @@
+"""Figures of a report, as PNG bytes that are the same for the same records."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from udpbench.results.report.boards import Board
+from udpbench.results.report.document import Figure
+from udpbench.results.report.sections import better_for_thief, curve_points
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+def figures(board: Board, number: int) -> list[Figure]:
+    """Effects and residuals with intervals and the seed floor, and the curves over training length if there are any."""
+    found = []
+    for metric in board.ranked_by:
+        if any(row.summaries[metric].effect for row in board.rows):
+            caption = f"{metric}: effect (dot) and residual (cross) with 95 % intervals; grey: within the seed floor"
+            found.append(Figure(f"board{number}-{metric}", _effects(board, metric), caption))
+        if points := curve_points(board, metric):
+            wants = better_for_thief(board.metrics[metric]["owner_wants"])
+            found.append(
+                Figure(f"board{number}-{metric}-curve", _curve(points, metric, wants), f"{metric} over training length")
+            )
+    return found
+
+
+def _effects(board: Board, metric: str) -> bytes:
+    from matplotlib.figure import Figure as Drawing
+
+    rows = board.rows[::-1]
+    drawing = Drawing(figsize=(7, 1.2 + 0.32 * len(rows)), layout="constrained")
+    axes = drawing.subplots()
+    floor = board.floors[metric]
+    if floor is not None:
+        axes.axvspan(-floor, floor, color="0.9", zorder=0)
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    for y, row in enumerate(rows):
+        summary = row.summaries[metric]
+        for interval, up, style, colour in ((summary.effect, 0.1, "o", "C0"), (summary.residual, -0.1, "x", "C3")):
+            if interval is not None:
+                axes.plot(interval.mean, y + up, style, color=colour, markersize=5)
+                if interval.low is not None and interval.high is not None:
+                    axes.plot([interval.low, interval.high], [y + up] * 2, color=colour, linewidth=1.4)
+    axes.set_yticks(
+        range(len(rows)), [row.protect if row.control else f"{row.protect} / {row.attack}" for row in rows], fontsize=8
+    )
+    axes.set_xlabel(f"{metric}, difference to clean (+: what the owner wants)", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    return _png(drawing)
+
+
+def _curve(points: dict[str, list[tuple[float, float]]], metric: str, thief_wants: str) -> bytes:
+    from matplotlib.figure import Figure as Drawing
+
+    drawing = Drawing(figsize=(6, 3.2), layout="constrained")
+    axes = drawing.subplots()
+    for name, line in points.items():
+        axes.plot([x for x, _ in line], [y for _, y in line], marker="o", markersize=4, linewidth=1.3, label=name)
+    axes.set_xlabel("training steps (multiple of the setting)", fontsize=8)
+    axes.set_ylabel(f"{metric} (thief wants it {thief_wants})", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.legend(fontsize=7, loc="best")
+    return _png(drawing)
+
+
+def _png(drawing: Drawing) -> bytes:
+    out = io.BytesIO()
+    drawing.savefig(
+        out, format="png", dpi=110, metadata={"Software": None}
+    )  # no version inside: equal records, equal bytes
+    return out.getvalue()

@@ -1,0 +1,119 @@
+"""What the embedded models can do, measured: ``measured.json`` beside the weights is made of this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from udpbench.core.images import resize
+from udpbench.interfaces import Run
+from udpbench.models.latent import LatentDiffusion
+from udpbench.models.micro.judge import Judge
+from udpbench.models.sample import sample
+from udpbench.world import renderer, styles
+from udpbench.world.training import pictures
+
+
+def psnr(got: Tensor, want: Tensor) -> float:
+    """Mean over pictures of the PSNR in dB, both NCHW [0,1], ``got`` rounded to 8 bits."""
+    error = ((got * 255).round().clamp(0, 255) / 255 - want).square().flatten(1).mean(1)
+    return float((-10 * error.log10()).mean())
+
+
+@torch.no_grad()
+def measure_vae(vae: AutoencoderKL) -> dict[str, float]:
+    """PSNR of the round trip on the pretraining world, on held-out subjects and on photographs that no training has
+    seen."""
+    vae.eval()
+
+    def trip(x: Tensor) -> float:
+        return psnr(vae.decode(vae.encode(x * 2 - 1).latent_dist.mean).sample / 2 + 0.5, x)
+
+    rng = torch.Generator().manual_seed(1)
+    subjects = torch.cat([renderer.render(renderer.draw(16, rng, renderer.subject(k))) for k in range(10)])
+    return {
+        "psnr_world": trip(renderer.render(renderer.draw(128, rng))),
+        "psnr_subjects": trip(subjects),
+        "psnr_photographs": trip(unseen_photographs()),
+    }
+
+
+def unseen_photographs() -> Tensor:
+    """Crops of the four photographs that no training reads (see udpbench.data.photos), NCHW [0,1], 64 px."""
+    import skimage.data
+
+    crops = []
+    for name in ("chelsea", "coffee", "astronaut", "rocket"):
+        photo = torch.from_numpy(getattr(skimage.data, name)().copy()).permute(2, 0, 1).float() / 255
+        side = min(photo.shape[1:])
+        for part in (side, side // 2):
+            top, left = (photo.shape[1] - part) // 2, (photo.shape[2] - part) // 2
+            crops.append(resize(photo[None, :, top : top + part, left : left + part], pictures.SIZE))
+    return torch.cat(crops)
+
+
+def measure_prompts(model: LatentDiffusion, judge: Judge, n: int = 300) -> dict[str, float]:
+    """Share of ``n`` pictures in which the judge finds what the prompt names: class, colour, texture, scene, and all
+    four; 20 steps of DDIM, guidance 3."""
+    truth = renderer.draw(n, torch.Generator().manual_seed(3))
+    said = renderer.captions(truth, torch.Generator().manual_seed(3), drop=0.0)
+    made = torch.cat(list(sample(model, said, range(n), Run(0, batch=50), steps=20, guidance=3.0)))
+    told = judge.classify(made)
+    right = {name: told[name] == getattr(truth, name) for name in ("shape", "color", "texture", "scene")}
+    right["all"] = torch.stack(list(right.values())).all(0)
+    return {f"acc_{name}": float(v.float().mean()) for name, v in right.items()}
+
+
+@torch.no_grad()
+def measure_judge(judge: Judge, change: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, float]:
+    """Accuracy by attribute and of the subject (shape, both colours, texture together) on held-out subjects 0-39,
+    after ``change``."""
+    judge.eval()
+    rng = torch.Generator().manual_seed(2)
+    right: dict[str, list[Tensor]] = {}
+    for k in range(40):
+        truth = renderer.draw(16, rng, renderer.subject(k))
+        told = judge.classify(change(renderer.render(truth)))
+        for name, value in told.items():
+            right.setdefault(name, []).append(value == getattr(truth, name))
+    share = {name: torch.cat(v) for name, v in right.items()}
+    share["subject"] = share["shape"] & share["color"] & share["second"] & share["texture"]
+    unsure = (judge.classify(pictures.garbage(512, rng))["shape"] < 0).float().mean()
+    return {**{f"acc_{name}": float(v.float().mean()) for name, v in share.items()}, "garbage_unsure": float(unsure)}
+
+
+@torch.no_grad()
+def measure_style_judge(
+    judge: Judge, change: Callable[[Tensor], Tensor] = lambda x: x, n: int = 10
+) -> dict[str, float]:
+    """Accuracy of the judge of styles by attribute and of the content (shape and scene together), after ``change``.
+
+    On ``n`` pictures of each style and of none, of the pretraining world and of each of the held-out subjects 0-9; the
+    worst style's accuracy, too, and the shares of these pictures and of garbage, in every style, that it is unsure of.
+    """
+    judge.eval()
+    rng, styled = torch.Generator().manual_seed(4), range(len(styles.STYLES) + 1)
+    right: dict[str, list[Tensor]] = {}
+    for subject in (None, *map(renderer.subject, range(10))):
+        for k in styled:
+            truth = renderer.draw(n, rng, subject)
+            x = renderer.render(truth)
+            told = judge.classify(change(styles.stylise(x, k) if k < len(styles.STYLES) else x))
+            for name in ("shape", "scene"):
+                right.setdefault(name, []).append(told[name] == getattr(truth, name))
+            right.setdefault("style", []).append(told["style"] == k)
+            right.setdefault("unsure", []).append(told["style"] < 0)
+    by_style = torch.stack(right["style"]).view(-1, len(styled), n).float().mean((0, 2))
+    share = {name: torch.cat(v) for name, v in right.items()}
+    share["content"] = share["shape"] & share["scene"]
+    unsure = share.pop("unsure").float().mean()
+    garbage = judge.classify(pictures.in_styles(pictures.garbage(512, rng), rng)[0])["style"] < 0
+    return {
+        **{f"acc_{name}": float(v.float().mean()) for name, v in share.items()},
+        "acc_worst_style": float(by_style.min()),
+        "world_unsure": float(unsure),
+        "garbage_unsure": float(garbage.float().mean()),
+    }
