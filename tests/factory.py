@@ -9,13 +9,13 @@ from udpbench.results.record import Arm, Record
 
 # arm -> fid-like score (owner wants it higher) and similarity-like score (owner wants it lower)
 SCORES = {
-    "untuned": (100.0, 0.10),
+    "pretrained": (100.0, 0.10),
     "clean": (40.0, 0.80),
     "noise": (42.0, 0.78),
     "protected": (70.0, 0.40),
     "purified": (55.0, 0.55),
     "clean_attacked": (45.0, 0.70),
-    "ceiling": (20.0, 0.95),
+    "upper_bound": (20.0, 0.95),
 }
 LABEL = "embedded world (64 px)"
 
@@ -24,11 +24,11 @@ def make_arm(distance: float, similarity: float, recipe: str = "00ff", n: int = 
     """An arm with a primary metric "distance" and a metric "similarity"; fid is absent."""
     return {
         "metrics": {
-            "distance": {"value": distance, "n": n, "owner_wants": "higher", "primary": True},
-            "similarity": {"value": similarity, "n": n, "owner_wants": "lower", "primary": False},
+            "distance": {"value": distance, "n": n, "better_protected": "up", "primary": True},
+            "similarity": {"value": similarity, "n": n, "better_protected": "down", "primary": False},
         },
         "absent": {"fid": f"needs 1000 pictures a side, there are {n}"},
-        "recipe": recipe,
+        "key": recipe,
         "curve": {},
         "images": "store/00ff/images",
     }
@@ -38,17 +38,18 @@ def make_record(
     scores: Mapping[str, tuple[float, float]] = SCORES,
     label: str = LABEL,
     error: str | None = None,
+    facts: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     **cell: Any,
 ) -> Record:
     """A record of one cell; ``cell`` overrides names, ``settings`` the config; failed if ``error`` is given."""
     names = {
         "data": "toyworld", "subject": "0", "budget": "linf_8", "protect": "eudp", "attack": "impress",
-        "task": "dreambooth", "surrogate": "micro", "victim": "micro", "attacker": "micro", "seed": 0, **cell,
+        "task": "dreambooth", "surrogate": "micro", "victim": "micro", "purifier": "micro", "seed": 0, **cell,
     }  # fmt: skip
     stage = {
         "name": f"protect {names['protect']}",
-        "recipe": "ab12",
+        "key": "ab12",
         "seconds": 24.0,
         "peak_mb": 900.0,
         "cached": False,
@@ -56,13 +57,17 @@ def make_record(
         "commit": None,
     }
     return {
-        "schema": 1,
+        "schema": 2,
         "status": "failed" if error else "ok",
         "cell": names,  # type: ignore[typeddict-item]
         "label": label,
+        "facts": {
+            "budget": {"kind": "linf", "eps": 8.0}, "preset": "matched", "edits": False, "embedded": True,
+            "protected_fraction": 1.0, **(facts or {}),
+        },
         "knowledge": {"same_vae": True, "same_unet": True, "same_prompt": False},
         "arms": {} if error else {arm: make_arm(*pair) for arm, pair in scores.items()},
-        "cloak": {"protected": {"linf": 8.0, "rms": 5.25, "psnr": 33.1}, "noise": {"linf": 8.0, "rms": 8.0}},
+        "perturbation": {"protected": {"linf": 8.0, "rms": 5.25, "psnr": 33.1}, "noise": {"linf": 8.0, "rms": 8.0}},
         "counts": {"unet_image": 600},
         "stages": [stage],  # type: ignore[list-item]
         "config": {"budget": {"_target_": "udpbench.core.budget.Linf", "levels": 8}, "protect": {}, **(settings or {})},

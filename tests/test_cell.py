@@ -21,7 +21,7 @@ from udpbench.benchmark.store import Stage
 from udpbench.core.images import write_png
 from udpbench.results.record import read_records
 
-ARMS = ["untuned", "ceiling", "clean", "noise", "protected", "purified", "clean_attacked"]
+ARMS = ["pretrained", "upper_bound", "clean", "noise", "protected", "purified", "clean_attacked"]
 SMALL = [
     "model=local", "model.dtype=fp32", "data.size=16", "data.reference=8", "data.validation=4", "data.heldout=8", "task.steps=6",
     "task.pictures=6", "task.sample_steps=2", "task.save_every=2", "metrics.bundle.kernel_distance.minimum=4", "runtime.device=cpu",
@@ -33,10 +33,10 @@ CELL = [
     "protect.rounds=1",
     "protect.model_steps=2",
     "protect.image_steps=4",
-    "protect.draws=1",
+    "protect.samples=1",
     "attack=impress",
     "attack.iterations=3",
-    "+metric@cloak.bundle.inconsistency=inconsistency",
+    "+metric@perturbation.bundle.inconsistency=inconsistency",
 ]
 NOTES_IMPORTS = """
 import atexit, os, sys
@@ -88,7 +88,7 @@ def scores(record) -> dict[str, dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def whole(shell, tmp_path_factory):
+def atomic_write(shell, tmp_path_factory):
     """A cell, done in one go: its folder, process, status and output."""
     out = tmp_path_factory.mktemp("whole")
     process = shell(*CELL, f"runtime.out={out}")
@@ -111,14 +111,14 @@ def test_a_whole_cell(whole):
         assert part["absent"]["frechet_distance"] == "needs 1000 pictures a side, there are 6"
         assert len(list(Path(part["images"]).glob("*.png"))) == 6
     for arm in ("noise", "protected"):
-        assert 2 <= record["cloak"][arm]["linf"] <= 8
-    assert set(record["cloak"]) == {"noise", "protected", "purified", "clean_attacked"}
-    assert {a for a, c in record["cloak"].items() if "inconsistency_auc_vs_noise" in c} == set(record["cloak"]) - {
-        "noise"
-    }
+        assert 2 <= record["perturbation"][arm]["linf"] <= 8
+    assert set(record["perturbation"]) == {"noise", "protected", "purified", "clean_attacked"}
+    assert {a for a, c in record["perturbation"].items() if "inconsistency_auc_vs_noise" in c} == set(
+        record["perturbation"]
+    ) - {"noise"}
     assert record["counts"] == {"unet_image": 4 * 6, "unet_train": 2 * 4, "vae_image": 3 * 6}
     assert all(not stage["cached"] and stage["device"] == "cpu" for stage in record["stages"])
-    assert len({stage["recipe"] for stage in record["stages"]}) == len(record["stages"])
+    assert len({stage["key"] for stage in record["stages"]}) == len(record["stages"])
     assert sum(stage["name"].startswith("train") for stage in record["stages"]) == 5
     assert record["config"]["protect"]["rounds"] == 1
 
@@ -128,7 +128,7 @@ def test_the_table_and_the_sheet_are_shown(whole):
     from udpbench.core import images
 
     out, _, _, table, said = whole
-    for word in (*ARMS, "effect", "residual", "recovery", "subject_", "needs 1000 pictures", "no seed floor"):
+    for word in (*ARMS, "effect", "residual", "recovery", "subject_", "needs 1000 pictures", "no seed SD"):
         assert word in table, word
     (path,) = out.glob("cells/*/sheet.png")
     assert str(path) in said
@@ -197,8 +197,8 @@ def test_interrupted_then_killed_then_finished_is_as_if_in_one_go(whole, shell, 
     (resumed,) = read_records(tmp_path / "records")
     (record,) = read_records(whole[0] / "records")
     assert scores(resumed) == scores(record)
-    assert resumed["cloak"] == record["cloak"]
-    assert {k: a["recipe"] for k, a in resumed["arms"].items()} == {k: a["recipe"] for k, a in record["arms"].items()}
+    assert resumed["perturbation"] == record["perturbation"]
+    assert {k: a["key"] for k, a in resumed["arms"].items()} == {k: a["key"] for k, a in record["arms"].items()}
     assert not list(tmp_path.glob("store/*/*.part"))
 
 

@@ -25,7 +25,7 @@ def test_pictures_of_two_sizes_keep_size_and_budget(tmp_path, tiny):
     source.mkdir()
     for name, size in (("a", (30, 41)), ("b", (24, 24))):
         write_png(source / f"{name}.png", torch.rand(3, *size, generator=torch.Generator().manual_seed(0)))
-    small = ["protect=eudp", "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=3", "budget.levels=6"]
+    small = ["protect=eudp", "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=3", "budget.eps=6"]
     model = ["model=local", f"model.path={tiny}", "model.dtype=fp32"]
     done = cloak(source, target, *small, *model, "--prompt", "my cat's ball, (red)", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def test_pictures_of_two_sizes_keep_size_and_budget(tmp_path, tiny):
     ("words", "said"),
     [
         (["protect=nosuch"], "nosuch"),
-        (["protect=noise", "budget.levels=300"], "300"),
+        (["protect=noise", "budget.eps=300"], "300"),
         (["protect=noise", "model=local", "model.path=/no/such/folder"], "/no/such/folder"),
     ],
 )

@@ -68,7 +68,7 @@ COMMANDS = {
     "protect.foo=1": "error: Could not override 'protect.foo'. To append to your config use +protect.foo=1",
     "+protect.foo=1": "unexpected keyword argument 'foo'",
     "no_equals_sign": "error: ",
-    "budget.levels=0": "error: budget linf: levels (1/255 of a [0,1] pixel) must be 1 to 128, given 0",
+    "budget.eps=0": "error: budget linf: levels (1/255 of a [0,1] pixel) must be 1 to 128, given 0",
     "task.solver=euler": "error: dreambooth: unknown solver 'euler'; allowed are dpmpp, ddim",
     "+metric@metrics.extra.fd=fd_efflite0": "error: metric fd: needs 1000 pictures a side, there are 6",
     "protect=noise_rms": "error: protect=noise_rms: say whose strength it shall match, e.g. protect@like=eudp",
@@ -84,7 +84,7 @@ COMMANDS = {
     "metrics.primary=kd_efflite0": "error: metrics.primary: must be a list, given 'kd_efflite0'",
     "metrics=pairs": "error: metrics: none can be computed for this cell (levels: compares a changed picture with its",
     "metrics=edits": "error: metrics: none can be computed for this cell (edit_ssim: task dreambooth makes no edits",
-    "+metric@cloak.bundle.judge=judge": "error: metric judge: does not compare a changed picture with its original",
+    "+metric@perturbation.bundle.judge=judge": "error: metric judge: does not compare a changed picture with its original",
     "track=tensorboard": "Could not find 'track/tensorboard'",
 }
 
@@ -97,8 +97,8 @@ def test_a_wrong_command_gives_its_line_and_status_2(wrong, override):
 
 
 VALUES = [
-    ("budget.levels", 300, "budget linf: levels (1/255 of a [0,1] pixel) must be 1 to 128, given 300"),
-    ("budget.levels", "eight", "given 'eight'"),
+    ("budget.eps", 300, "budget linf: levels (1/255 of a [0,1] pixel) must be 1 to 128, given 300"),
+    ("budget.eps", "eight", "given 'eight'"),
     ("task.lr", "fast", "dreambooth: lr must be a number, given 'fast'"),
     ("task.steps", 1.5, "dreambooth: steps must be a whole number, given 1.5"),
     ("task.steps", True, "dreambooth: steps must be a whole number, given True"),
@@ -111,11 +111,11 @@ VALUES = [
     ),
     ("model.dtype", "fp16", "model local: unknown dtype 'fp16'; allowed are fp32, bf16"),
     ("owner_prompt", "thief", "owner_prompt: unknown thief; allowed are class, data, empty"),
-    ("arms", ["clean", "dirty"], "arms: unknown dirty; allowed are untuned, ceiling, clean"),
-    ("arms", None, "arms: must be a list, given None; allowed in it are untuned"),
+    ("arms", ["clean", "dirty"], "arms: unknown dirty; allowed are pretrained, upper bound, clean"),
+    ("arms", None, "arms: must be a list, given None; allowed in it are pretrained"),
     ("arms", "clean", "arms: must be a list, given 'clean'"),
-    ("protected_share", "half", "protected_share: must be a number above 0 and at most 1, given 'half'"),
-    ("protected_share", 0, "protected_share: must be a number above 0 and at most 1, given 0"),
+    ("protected_fraction", "half", "protected_fraction: must be a number above 0 and at most 1, given 'half'"),
+    ("protected_fraction", 0, "protected_fraction: must be a number above 0 and at most 1, given 0"),
     ("seed", -1, "seed: must be a whole number >= 0, given -1"),
     ("seed", "one", "seed: must be a whole number >= 0, given 'one'"),
     (
@@ -124,8 +124,8 @@ VALUES = [
         "kernel_distance: features.blur_sigma must be a number, given 'much'",
     ),
     ("protect.rounds", "many", "eudp: rounds must be a whole number, given 'many'"),
-    ("protected_share", 0.01, "protected_share: 0.01 of 6 training pictures is none"),
-    ("protected_share", True, "protected_share: must be a number above 0 and at most 1, given True"),
+    ("protected_fraction", 0.01, "protected_fraction: 0.01 of 6 training pictures is none"),
+    ("protected_fraction", True, "protected_fraction: must be a number above 0 and at most 1, given True"),
     ("arms", ["purified"], "arms: none of ['purified'] means anything for protect=eudp attack=none task=dreambooth"),
     ("arms", [], "arms: none of [] means anything"),
     (
@@ -155,15 +155,15 @@ def test_a_wrong_value_gives_its_line(changed, key, value, told):
         (["data=photos", "data.size=16", "+metric@metrics.extra.judge=judge"], "error: metric judge: data photos has no truth"),
         (["data=photos", "data.size=16", "+metric@metrics.extra.kd=kd_efflite0"], "error: metric kd: data photos has references that overlap"),
         (["task=inpaint", "~task.pictures", "data=photos", "data.size=16"], "error: task inpaint: data photos has no masks; give task.mask=centre"),
-        (["task=img2img", "~task.pictures", "protected_share=0.5"], "error: protected_share: task img2img trains on nothing that could be mixed"),
-        (["attack=impress", "model@attacker=ddpm32"], "error: impress: needs an autoencoder, which attacker ddpm32 lacks; choose model@attacker="),
+        (["task=img2img", "~task.pictures", "protected_fraction=0.5"], "error: protected_fraction: task img2img trains on nothing that could be mixed"),
+        (["attack=impress", "model@purifier=ddpm32"], "error: impress: needs an autoencoder, which purifier ddpm32 lacks; choose model@purifier="),
         (["task=textual_inversion", "data.token=xyz"], "error: task textual_inversion: learns the word 'sks', but data toyworld calls its subject 'xyz'; give task.word=xyz"),
         (["task=textual_inversion", "data=toyworld_many"], "data toyworld_many has no word for a subject"),
         (["task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "protect=udp"], "error: udp: protect.surrogate_init=victim_task starts from the weights of surrogate ddpm32, which has learned nothing; say"),
         (["task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "task.init=copy", "protect=none"], "error: ddpm: task.init=copy starts from the weights of victim ddpm32, which has learned nothing; say task.init=random"),
         (["protect=noise_rms", "protect@like=noise_rms"], "error: protect@like=noise_rms: has no strength of its own"),
         (["+metric@metrics.extra.kd=kd_efflite0", "metrics.extra.kd.features.blur_sigma=0", "task.pictures=64"], "error: metrics: kernel_distance and kd both give the score kd_efflite0; leave one out"),
-        (["+metric@cloak.bundle.lpips=lpips_alex"], "error: metric lpips: lpips_alex: weights are missing; put https://"),
+        (["+metric@perturbation.bundle.lpips=lpips_alex"], "error: metric lpips: lpips_alex: weights are missing; put https://"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_told_before_any_work(wrong, overrides, told, tmp_path, monkeypatch):
@@ -218,7 +218,7 @@ def test_sending_without_a_key_is_told_before_any_work(wrong, tmp_path, monkeypa
 
 def test_all_mistakes_are_told_at_once(wrong):
     lines = wrong(
-        "budget.levels=300",
+        "budget.eps=300",
         "owner_prompt=thief",
         "task.solver=euler",
         "model.path=/no/such/folder",
@@ -239,7 +239,7 @@ def test_the_real_command_says_the_same(tiny, tmp_path):
         "udpbench",
         "model=local",
         f"model.path={tiny}",
-        "budget.levels=300",
+        "budget.eps=300",
         f"runtime.out={tmp_path}",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -253,19 +253,19 @@ def test_the_real_command_says_the_same(tiny, tmp_path):
 
 def test_one_model_for_all_roles_is_one_object(cell, tiny):
     made = cell()
-    assert made.surrogate is made.victim is made.attacker
+    assert made.surrogate is made.victim is made.purifier
     assert "pipe" not in vars(made.victim.thing), "building loads nothing"
     other = cell("model@victim=local", f"victim.path={tiny}", "victim.name=another")
-    assert other.surrogate is other.attacker
+    assert other.surrogate is other.purifier
     assert other.victim is not other.surrogate
     assert other.victim.thing.name == "another"
 
 
 def test_names_say_what_was_chosen(cell):
-    names = cell("protect=udp", "attack=jpeg", "budget=rms", "budget.levels=5", "data.subject=3", "seed=7").names
+    names = cell("protect=udp", "attack=jpeg", "budget=rms", "budget.eps=5", "data.subject=3", "seed=7").names
     assert names == {
         "data": "toyworld", "subject": "3", "budget": "rms_5", "protect": "udp", "attack": names["attack"], "task": "dreambooth",
-        "surrogate": "local", "victim": "local", "attacker": "local", "owner_prompt": "class", "seed": 7,
+        "surrogate": "local", "victim": "local", "purifier": "local", "owner_prompt": "class", "seed": 7,
     }  # fmt: skip
     assert names["attack"].startswith("jpeg")
 
@@ -326,7 +326,7 @@ def test_pictures_of_one_s_own(cell, tmp_path, pictures):
 
 def test_errors_of_build_are_one_line_each(changed):
     with pytest.raises(ConfigError) as error:
-        changed({"budget.levels": 300, "task.solver": "euler"})
+        changed({"budget.eps": 300, "task.solver": "euler"})
     assert len(str(error.value).splitlines()) == 2
 
 
@@ -334,7 +334,7 @@ def test_a_finished_record_survives_a_failure_to_show_it(tiny, tmp_path, monkeyp
     def closed(*_):
         raise BrokenPipeError("the reader has gone")
 
-    words = [*small(tiny), "protect=none", "arms=[untuned]", "runtime.device=cpu", f"runtime.out={tmp_path}"]
+    words = [*small(tiny), "protect=none", "arms=[pretrained]", "runtime.device=cpu", f"runtime.out={tmp_path}"]
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["udpbench", *words])
     monkeypatch.setattr(command, "_show", closed)

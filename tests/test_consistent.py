@@ -29,11 +29,11 @@ from udpbench.protect.udp import EUDP, UDP
 UDP_SMALL: dict[str, Any] = {"rounds": 1, "model_steps": 0, "image_steps": 2, "lr": 1e-3, "batch": 2}
 INNER = {
     "udp": lambda: UDP(**UDP_SMALL),
-    "eudp": lambda: EUDP(**UDP_SMALL, draws=2),
+    "eudp": lambda: EUDP(**UDP_SMALL, samples=2),
     "udp, outer=clean": lambda: UDP(**UDP_SMALL, outer="clean"),
-    "advdm": lambda: AdvDM(steps=2, draws=2),
+    "advdm": lambda: AdvDM(steps=2, samples=2),
     "photoguard": lambda: PhotoGuard(steps=2),
-    "photoguard_diffusion": lambda: PhotoGuardDiffusion(iterations=2, strength=0.5, sample_steps=2, draws=2),
+    "photoguard_diffusion": lambda: PhotoGuardDiffusion(iterations=2, strength=0.5, sample_steps=2, samples=2),
 }
 
 

@@ -211,7 +211,7 @@ def test_protection_keeps_and_uses_its_budget_on_the_saved_picture(
         if getattr(thing, "keeps_budget", True):
             assert budget.holds(measured)
         if option != "none":
-            assert measured["rms"] >= 0.25 * budget.levels
+            assert measured["rms"] >= 0.25 * budget.eps
 
 
 @pytest.mark.parametrize("option", PROTECT)
@@ -238,7 +238,7 @@ def test_protection_is_that_of_its_seed(node, folder, model, pictures, protect, 
 
 @pytest.mark.parametrize("option", PROTECT)
 def test_draws_belong_to_the_picture(protect, node, folder, monkeypatch, option):
-    """Alone, a picture gets the draws it gets in a batch; and, unless pictures are coupled by design, the same output."""
+    """Alone, a picture gets the samples it gets in a batch; and, unless pictures are coupled by design, the same output."""
     thing = build(node("protect", option), folder)
     drawn: list[list[tuple]] = []
     real = LatentDiffusion.loss
@@ -352,7 +352,7 @@ def test_task_trains_and_generates(node, folder, model, pixels, tmp_path, option
     if not task.trains:
         pytest.skip("edits")
     model = pixels if "pixel" in task.needs else model
-    for name in ("class", "model", "made", "again", "untuned"):
+    for name in ("class", "model", "made", "again", "pretrained"):
         (tmp_path / name).mkdir()
     run, prompts = Run(), ["a photo of a sks ring", "a photo of a sks ring on sand"]
     prior = None
@@ -361,11 +361,13 @@ def test_task_trains_and_generates(node, folder, model, pixels, tmp_path, option
         task.class_pictures(prior, model, "a photo of a ring", run)
         assert len(images.list_images(prior)) == task.prior_images
     task.train(folder, tmp_path / "model", model, run, *([prior] if prior else []))
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(f"step_{task.mark(c)}" for c in task.curve)
-    tuned = tmp_path / "model" / f"step_{task.mark(1.0)}"
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(
+        f"step_{task.steps_at(c)}" for c in task.curve
+    )
+    tuned = tmp_path / "model" / f"step_{task.steps_at(1.0)}"
     task.generate(tuned, tmp_path / "made", model, prompts, run)
     task.generate(tuned, tmp_path / "again", model, prompts, Run())
-    task.generate(None, tmp_path / "untuned", model, prompts, Run())
+    task.generate(None, tmp_path / "pretrained", model, prompts, Run())
     rows = images.read_metadata(tmp_path / "made")
     assert (
         [p.name for p in images.list_images(tmp_path / "made")]
@@ -376,7 +378,7 @@ def test_task_trains_and_generates(node, folder, model, pixels, tmp_path, option
     assert [row["text"] for row in rows.values()] == [said[i % len(said)] for i in range(task.pictures)]
     for name in rows:
         assert (tmp_path / "made" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-    assert any((tmp_path / "made" / n).read_bytes() != (tmp_path / "untuned" / n).read_bytes() for n in rows)
+    assert any((tmp_path / "made" / n).read_bytes() != (tmp_path / "pretrained" / n).read_bytes() for n in rows)
     assert task.made(7) == len(rows)
     json.dumps([task.training_key(), task.sampling_key()])
 
@@ -429,7 +431,7 @@ def test_task_edits(node, folder, model, tmp_path, option):
         task.edit(folder, tmp_path / out, model, "a photo of a ring", tmp_path / "masks", Run(), draw)
     rows = images.read_metadata(tmp_path / "made")
     assert [p.name for p in images.list_images(tmp_path / "made")] == sorted(rows)
-    assert len(rows) == task.made(len(names)) == len(names) * len(task.prompts) * task.draws
+    assert len(rows) == task.made(len(names)) == len(names) * len(task.prompts) * task.samples
     assert {row["text"] for row in rows.values()} == {p.replace("{class}", "a photo of a ring") for p in task.prompts}
     made, again, other = (images.read_folder(tmp_path / out) for out in ("made", "again", "other"))
     assert all(torch.equal(made[k], again[k]) for k in rows)
@@ -445,7 +447,7 @@ def test_metric_says_what_it_is(node, folder, option):
     metric = build(node("metric", option), folder, short=False)
     assert metric.against in ("reference", "train_clean", "input", "truth", "clean_arm")
     assert metric.scores
-    assert set(metric.scores.values()) <= {"higher", "lower"}
+    assert set(metric.scores.values()) <= {"up", "down"}
     assert metric.minimum >= 1
 
 
@@ -480,7 +482,7 @@ def test_data_writes_the_folder_that_every_stage_reads(node, folder, tmp_path, o
 @pytest.mark.parametrize("option", options("budget"))
 def test_budget_has_a_size_and_a_name(node, folder, option):
     budget = build(node("budget", option), folder)
-    assert budget.levels == 8
+    assert budget.eps == 8
     assert budget.name.endswith("_8")
     clean = torch.full((1, 3, 8, 8), 0.5)
     far = budget.project(clean + 0.5, clean)

@@ -78,5 +78,7 @@ def test_runs_are_compared_by_effect_and_residual(shown):
 
 
 def test_nothing_is_derived_from_arms_that_are_not_there():
-    found = dashboard.summary(make_record({"clean": (40.0, 0.8), "ceiling": (20.0, 0.9)}))
-    assert set(found) == {f"{arm}/{metric}" for arm in ("clean", "ceiling") for metric in ("distance", "similarity")}
+    found = dashboard.summary(make_record({"clean": (40.0, 0.8), "upper_bound": (20.0, 0.9)}))
+    assert set(found) == {
+        f"{arm}/{metric}" for arm in ("clean", "upper_bound") for metric in ("distance", "similarity")
+    }

@@ -156,14 +156,14 @@ def test_the_cifar_network_has_the_parameters_of_the_paper(node):
 def test_a_victim_must_be_of_pixels(cell, tiny, tmp_path):
     pixel = save_tiny_pixel(tmp_path / "pixel")
     made = arms(cell("task=ddpm", "data=toyworld", "model@victim=pixel", f"victim.path={pixel}"))
-    assert {"untuned", "ceiling", "clean", "protected"} <= made.keys()
+    assert {"pretrained", "upper_bound", "clean", "protected"} <= made.keys()
     with pytest.raises(ConfigError, match="ddpm: needs a model of pixels, which victim local lacks"):
         cell("task=ddpm", "data=toyworld")
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_a_share_of_the_pictures_is_protected(cell, tmp_path, share):
-    made = cell("protect=noise", f"protected_share={share}", "data.train=10")
+    made = cell("protect=noise", f"protected_fraction={share}", "data.train=10")
     store = Store(tmp_path, torch.device("cpu"), Log(), 8)
     protected = protect_stage(made, made.protect)
     mixed = mixed_stage(made, protected)
@@ -174,7 +174,7 @@ def test_a_share_of_the_pictures_is_protected(cell, tmp_path, share):
     assert len(which) == round(10 * share)
     assert all(torch.equal(found[k], clean[k]) for k in clean.keys() - which)
     assert not any(torch.equal(clean[k], changed[k]) for k in clean)
-    other = cell("protect=noise_rms", "protect@like=noise", f"protected_share={share}", "data.train=10")
+    other = cell("protect=noise_rms", "protect@like=noise", f"protected_fraction={share}", "data.train=10")
     again = mixed_stage(other, protect_stage(other, other.noise))
     store.do(again)
     others, noise = images.read_folder(store.path(again)), images.read_folder(store.path(again.parents["images"]))
@@ -182,28 +182,28 @@ def test_a_share_of_the_pictures_is_protected(cell, tmp_path, share):
 
 
 def test_a_share_of_one_is_no_stage_and_clean_arms_are_shared(cell):
-    whole, some = cell("protect=noise"), cell("protect=noise", "protected_share=0.5")
+    whole, some = cell("protect=noise"), cell("protect=noise", "protected_fraction=0.5")
     one, two = arms(whole), arms(some)
-    assert one["clean"].final.recipe == two["clean"].final.recipe
-    assert one["protected"].final.recipe != two["protected"].final.recipe
-    assert "protected_share" not in whole.names
-    assert some.names["protected_share"] == 0.5
+    assert one["clean"].final.key == two["clean"].final.key
+    assert one["protected"].final.key != two["protected"].final.key
+    assert "protected_fraction" not in whole.names
+    assert some.names["protected_fraction"] == 0.5
     for wrong in ("0", "1.5"):
-        with pytest.raises(ConfigError, match="protected_share: must be a number above 0"):
-            cell(f"protected_share={wrong}")
+        with pytest.raises(ConfigError, match="protected_fraction: must be a number above 0"):
+            cell(f"protected_fraction={wrong}")
 
 
 def test_an_attack_is_made_on_all_that_reached_the_thief(cell):
     """Half of it protected: he cannot tell which half."""
-    some = cell("protect=noise", "attack=jpeg", "protected_share=0.5")
+    some = cell("protect=noise", "attack=jpeg", "protected_fraction=0.5")
     made = arms(some)
     mixed = mixed_stage(some, protect_stage(some, some.protect))
-    assert made["purified"].pictures.parents["images"].recipe == mixed.recipe
+    assert made["purified"].pictures.parents["images"].key == mixed.key
     for arm in ("purified", "clean_attacked"):
-        assert made[arm].final.parents["model"].parents["images"].recipe == made[arm].pictures.recipe
+        assert made[arm].final.parents["model"].parents["images"].key == made[arm].pictures.key
     whole = arms(cell("protect=noise", "attack=jpeg"))
-    assert made["clean_attacked"].final.recipe == whole["clean_attacked"].final.recipe
-    assert made["purified"].final.recipe != whole["purified"].final.recipe
+    assert made["clean_attacked"].final.key == whole["clean_attacked"].final.key
+    assert made["purified"].final.key != whole["purified"].final.key
 
 
 @pytest.mark.parametrize("wrong", [{"init": "zeros"}, {"solver": "euler"}, {"steps": 0}])
@@ -237,7 +237,7 @@ def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
         "protect.image_steps": 1,
         "protect.batch": 4,
         "protect.dtype": "fp32",
-        "protected_share": "1.0,0.5",
+        "protected_fraction": "1.0,0.5",
         "seed": 0,
         "runtime.out": tmp_path / "out",
         "runtime.records": tmp_path / "records",

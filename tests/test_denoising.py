@@ -47,11 +47,11 @@ def test_equal_folders_give_one_and_batches_do_not_matter(model, pictures, tmp_p
 @pytest.mark.slow
 def test_what_raises_the_loss_is_seen(model, pictures, tmp_path):
     """AdvDM ascends this very loss: on noise it never saw, the saved pictures still have more of it."""
-    made = AdvDM(steps=20, draws=4)(make_owner(pictures), Linf(32), [model], Run())
+    made = AdvDM(steps=20, samples=4)(make_owner(pictures), Linf(32), [model], Run())
     got, ref = folder(tmp_path / "got", made), folder(tmp_path / "ref", pictures)
     assert Denoising(model, 64)(got, ref, Run())["denoising_ratio"] > 1.0
 
 
 def test_draws_must_be_a_count(model):
-    with pytest.raises(ValueError, match="draws must be >= 1"):
+    with pytest.raises(ValueError, match="samples must be >= 1"):
         Denoising(model, 0)

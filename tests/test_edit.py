@@ -60,7 +60,7 @@ def test_an_edit_is_sdedit(model, folder, pictures, tmp_path):
 
 
 def test_draws_belong_to_the_edit_not_to_the_batch(model, folder, tmp_path):
-    task = img2img(draws=2)
+    task = img2img(samples=2)
     whole = edit(task, folder, tmp_path / "whole", model)
     alone = edit(task, folder, tmp_path / "alone", model, Run(batch=1))
     other = edit(task, folder, tmp_path / "other", model, draw="second")
@@ -112,20 +112,20 @@ def test_what_the_mask_keeps_is_the_round_trip(model, pictures, tmp_path, repain
 def test_the_clean_picture_s_kept_part_lies_over_an_inpainting_and_nothing_else(model, folder, pictures, tmp_path):
     """Whatever was added to the picture: outside the hole an edit is the clean one; inside it is what was painted."""
     for name, x in zip(sorted(path.name for path in folder.glob("*.png")), pictures, strict=True):
-        images.write_png(tmp_path / "cloaked" / name, (x + 8 / 255).clamp(0, 1))
+        images.write_png(tmp_path / "protected" / name, (x + 8 / 255).clamp(0, 1))
     task = inpaint(mask="centre")
     bare = edit(
-        inpaint(mask="centre", overlay_clean=False), tmp_path / "cloaked", tmp_path / "bare", model, clean=folder
+        inpaint(mask="centre", overlay_clean=False), tmp_path / "protected", tmp_path / "bare", model, clean=folder
     )
-    over = edit(task, tmp_path / "cloaked", tmp_path / "over", model, clean=folder)
+    over = edit(task, tmp_path / "protected", tmp_path / "over", model, clean=folder)
     hole = next(iter(task.holes({"a": pictures[0]}, None).values())).bool().expand(3, -1, -1)
     for name, x in over.items():
         clean = images.read(folder / f"{name.split('-')[0]}.png")
         assert torch.equal(x[~hole], clean[~hole])
         assert torch.equal(x[hole], bare[name][hole])
         assert not torch.equal(bare[name][~hole], clean[~hole])
-    alone = edit(img2img(), tmp_path / "cloaked", tmp_path / "whole", model)
-    same = edit(img2img(), tmp_path / "cloaked", tmp_path / "same", model, clean=folder)
+    alone = edit(img2img(), tmp_path / "protected", tmp_path / "whole", model)
+    same = edit(img2img(), tmp_path / "protected", tmp_path / "same", model, clean=folder)
     assert all(torch.equal(alone[k], same[k]) for k in alone)
 
 
@@ -209,7 +209,7 @@ def test_a_folder_of_masks_is_in_the_key_by_its_contents(tmp_path):
     ("wrong", "said"),
     [
         ({"prompts": []}, "at least one prompt"),
-        ({"draws": 0}, "draws >= 1"),
+        ({"samples": 0}, "samples >= 1"),
         ({"strength": 0.0}, "strength must be above 0"),
         ({"strength": 1.5}, "strength must be above 0"),
         ({"strength": 0.1}, "leave a step"),
@@ -240,7 +240,7 @@ def test_vif_is_one_for_equal_pictures_and_needs_41_pixels(tmp_path):
 
 def test_the_owner_s_wish_is_turned_round(folder):
     for of in (Psnr(), Ssim(), Vif()):
-        assert Edits(of).scores == {f"edit_{name}": "lower" for name in of.scores}
+        assert Edits(of).scores == {f"edit_{name}": "down" for name in of.scores}
     assert Edits(Ssim())(folder, folder, Run()) == {"edit_ssim": pytest.approx(1)}
     assert Edits(Psnr())(folder, folder, Run()) == {}  # infinite: absent
 
@@ -249,7 +249,7 @@ def test_the_owner_s_wish_is_turned_round(folder):
 def test_a_cell_of_edits(tiny, tmp_path):
     """Its arms, and that the clean arm is perfect against itself."""
     cfg = composed(
-        tiny, "task=img2img", "task.sample_steps=2", "task.draws=1", "task.prompts=['{class} at night']", "protect=noise",
+        tiny, "task=img2img", "task.sample_steps=2", "task.samples=1", "task.prompts=['{class} at night']", "protect=noise",
         "data.train=2", "attack=jpeg", "~metrics.bundle.edit_vif", "~metrics.bundle.edit_lpips", "~task.pictures",
     )  # fmt: skip
     cell = build(cfg, cfg.hydra.runtime.choices)

@@ -80,20 +80,23 @@ def test_what_clean_victims_learnt(board):
     section = arms.learning(board)
     assert section is not None
     (row,) = section.blocks[0].rows
-    # untuned 100 + s, clean 40 + s, ceiling 20 + s: three quarters of the window each
+    # pretrained 100 + s, clean 40 + s, upper bound 20 + s: three quarters of the window each
     assert (row[0], row[1], *row[-3:]) == ("distance", "5", "75% (75% to 75%)", "0", "0")
-    for arm, score in (("ceiling", 130.0), ("clean", 95.0)):  # one victim's ceiling is no better than no training
+    for arm, score in (
+        ("upper_bound", 130.0),
+        ("clean", 95.0),
+    ):  # one victim's upper_bound is no better than no training
         board.records[-1]["arms"][arm]["metrics"]["distance"]["value"] = score
     (row,) = arms.learning(board).blocks[0].rows
     assert row[-1] == "1"
     assert row[-3] == "75% (75% to 75%)"
     for record in board.records:
-        del record["arms"]["ceiling"]
+        del record["arms"]["upper_bound"]
     assert arms.learning(board) is None
 
 
 def test_what_was_done_to_the_pictures(board):
-    board.records[0]["cloak"]["protected"]["rms"] = 7.25
+    board.records[0]["perturbation"]["protected"]["rms"] = 7.25
     section = arms.pictures(board)
     assert section is not None
     (table,) = section.blocks
@@ -110,7 +113,7 @@ def test_every_victim_has_a_row_for_every_arm(board):
     (table,) = section.blocks
     assert table.headers == ("subject", "seed", "arm", "distance* ↑")
     assert [row[-1] for row in table.rows[:3]] == ["100", "50.0, 40.0", "42.0"]
-    assert [row[:3] for row in table.rows[:3]] == [("0", "0", "untuned"), ("0", "0", "clean"), ("0", "0", "noise")]
+    assert [row[:3] for row in table.rows[:3]] == [("0", "0", "pretrained"), ("0", "0", "clean"), ("0", "0", "noise")]
     assert len(table.rows) == 5 * 7 + 4 * 2  # the second attack adds two arms; the fifth victim has one attack
     assert len({row[:3] for row in table.rows}) == len(table.rows)
 
@@ -131,11 +134,11 @@ def test_a_mark_is_filled_and_stays_filled(folder):
 
 def test_boards_that_differ_become_one_table(folder):
     for i, share in enumerate((0.5, 0.8)):
-        write(folder / "records" / f"more{i}.json", make_record(subject="0", protected_share=share))
+        write(folder / "records" / f"more{i}.json", make_record(subject="0", protected_fraction=share))
     lines = made("arms scores=distance text=no", folder).splitlines()
-    assert lines[0].startswith("| protected_share | arm | victims | distance")
+    assert lines[0].startswith("| protected_fraction | arm | victims | distance")
     assert {line.split("|")[1].strip() for line in lines[2:]} == {"0.5", "0.8", "1.0"}
-    assert "protected_share" not in made("arms protected_share=1.0", folder)
+    assert "protected_fraction" not in made("arms protected_fraction=1.0", folder)
 
 
 @pytest.mark.parametrize(

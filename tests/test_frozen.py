@@ -19,12 +19,12 @@ def stacked(made) -> torch.Tensor:
 
 def test_advdm_s_first_gradient_is_that_of_the_loss_written_out(model, pictures):
     owner, budget = make_owner(pictures[:1]), Watching(8)
-    AdvDM(steps=1, draws=2, random_start=False)(owner, budget, [model], Run())
+    AdvDM(steps=1, samples=2, random_start=False)(owner, budget, [model], Run())
     rng = Run().rng("advdm", owner.names[0])
     x = pictures[0][None].clone().requires_grad_(True)
     pipe = model.pipe
     posterior = pipe.vae.encode(2 * x - 1).latent_dist
-    # The draws in the order of the code: the posterior's, the time steps, the noise.
+    # The samples in the order of the code: the posterior's, the time steps, the noise.
     drawn = torch.randn(2, *posterior.mean.shape[1:], generator=rng)
     t = torch.randint(1000, (2,), generator=rng)
     noise = torch.randn(2, *posterior.mean.shape[1:], generator=rng)
@@ -38,7 +38,7 @@ def test_advdm_s_first_gradient_is_that_of_the_loss_written_out(model, pictures)
 
 def test_advdm_raises_the_loss_more_than_noise_does(model, pictures):
     owner = make_owner(pictures)
-    made = stacked(AdvDM(steps=30, draws=2)(owner, Linf(8), [model], Run()))
+    made = stacked(AdvDM(steps=30, samples=2)(owner, Linf(8), [model], Run()))
     sign = torch.randn(made.shape, generator=torch.Generator().manual_seed(1)).sign()
     noisy = (torch.stack(pictures) + sign * 8 / 255).clamp(0, 1)
     rng = torch.Generator().manual_seed(2)
@@ -97,7 +97,7 @@ def test_photoguard_with_a_target_comes_nearer_to_it(model, pictures, tmp_path):
 
 
 def test_wrong_settings_are_told_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="advdm: steps and draws must be >= 1, given 0 and 1"):
+    with pytest.raises(ValueError, match="advdm: steps and samples must be >= 1, given 0 and 1"):
         AdvDM(steps=0)
     with pytest.raises(ValueError, match="photoguard: steps must be >= 1, given 0"):
         PhotoGuard(steps=0)

@@ -36,7 +36,7 @@ SHORT = {
     "model_steps": 3,
     "image_steps": 4,
     "iterations": 5,
-    "draws": 2,
+    "samples": 2,
     "perceptual": "lite1",
     "dtype": DTYPE,
 }
@@ -141,7 +141,7 @@ def of_a_task(conf: DictConfig, model: Any, folder: Path, out: Path) -> dict[str
             task.class_pictures(out / "class", model, "a photo of a ring", run)
             extra = [out / "class"]
         task.train(folder, out / "trained", model, run, *extra)
-        task.generate(out / "trained" / f"step_{task.mark(1.0)}", out / "made", model, prompts, run)
+        task.generate(out / "trained" / f"step_{task.steps_at(1.0)}", out / "made", model, prompts, run)
     else:
         task.edit(folder, out / "made", model, "a photo of a ring", None, run, "first")
     return {"version": task.version, "losses": log.values[:1] + log.values[-1:], **of_a_picture(out / "made")}

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the same draws and nearly the same numbers as on the CPU, and bf16 with checkpointing at work."""
+"""What only a GPU can show: the same samples and nearly the same numbers as on the CPU, and bf16 with checkpointing at work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pictures(n: int) -> list[torch.Tensor]:
 def protect(tiny, device: str) -> torch.Tensor:
     model = LatentDiffusion(str(tiny), "tiny").to(device)
     owner = Owner(pictures(3), ["a", "b", "c"], [PROMPT] * 3)
-    method = EUDP(rounds=1, model_steps=0, image_steps=1, lr=1e-4, batch=1, draws=2)
+    method = EUDP(rounds=1, model_steps=0, image_steps=1, lr=1e-4, batch=1, samples=2)
     return torch.stack([x.cpu() for x in method(owner, Linf(8), [model], Run(0, torch.device(device)))])
 
 

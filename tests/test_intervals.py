@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from udpbench.results.intervals import Key, Recovery, _resample, paired_interval, recovery, seed_floor
+from udpbench.results.intervals import Key, Recovery, _resample, paired_interval, recovery, seed_sd
 
 
 def rng() -> np.random.Generator:
@@ -56,7 +56,7 @@ def test_one_victim_has_no_interval_and_none_is_an_error() -> None:
 
 def test_one_seed_per_subject_is_the_plain_bootstrap_of_scipy() -> None:
     x = np.random.default_rng(1).normal(3, 2, size=40)
-    got = paired_interval({(f"{i:02}", 0): v for i, v in enumerate(x)}, rng(), draws=20_000)
+    got = paired_interval({(f"{i:02}", 0): v for i, v in enumerate(x)}, rng(), resamples=20_000)
     want = reference.bootstrap((x,), np.mean, n_resamples=20_000, method="percentile", rng=2).confidence_interval
     assert (got.low, got.high) == pytest.approx((want.low, want.high), abs=0.03)
     assert got.method == "bootstrap"
@@ -89,9 +89,9 @@ def test_seed_floor_is_the_pooled_standard_deviation_within_subjects() -> None:
     clean = {("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 10.0, ("b", 1): 10.0, ("b", 2): 13.0, ("c", 0): 99.0}
     groups = ([1.0, 3.0], [10.0, 10.0, 13.0])
     want = math.sqrt(sum(np.var(g, ddof=1) * (len(g) - 1) for g in groups) / 3)
-    assert seed_floor(clean) == pytest.approx(want)
-    assert seed_floor({("a", 0): 1.0, ("b", 0): 2.0}) is None
-    assert seed_floor({}) is None
+    assert seed_sd(clean) == pytest.approx(want)
+    assert seed_sd({("a", 0): 1.0, ("b", 0): 2.0}) is None
+    assert seed_sd({}) is None
 
 
 def pairs(values: list[float]) -> dict[Key, float]:

@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import replace
 
 from udpbench.benchmark.arms import arms, scores
-from udpbench.benchmark.run import recipe
+from udpbench.benchmark.run import cell_key
 from udpbench.benchmark.stages import class_stage
 from udpbench.benchmark.store import Store
 from udpbench.core.images import list_images, read_metadata, write_png
@@ -16,7 +16,7 @@ from udpbench.task.dreambooth import DreamBooth
 
 def test_a_model_that_moved_is_the_same_model(cell, tiny, tmp_path):
     moved = shutil.copytree(tiny, tmp_path / "elsewhere")
-    assert recipe(cell()) == recipe(cell(f"model.path={moved}"))
+    assert cell_key(cell()) == cell_key(cell(f"model.path={moved}"))
 
 
 def test_pictures_that_moved_are_the_same_pictures(cell, pictures, tmp_path):
@@ -25,32 +25,32 @@ def test_pictures_that_moved_are_the_same_pictures(cell, pictures, tmp_path):
         for i, x in enumerate(pictures):
             write_png(tmp_path / folder / "mine" / f"{i}.png", x)
     words = ("data=folder", "data.prompt='a photo of a {token} ring'")
-    one, two = (recipe(cell(*words, f"data.path={tmp_path / folder / 'mine'}")) for folder in ("a", "b"))
+    one, two = (cell_key(cell(*words, f"data.path={tmp_path / folder / 'mine'}")) for folder in ("a", "b"))
     assert one == two
     write_png(tmp_path / "b" / "mine" / "0.png", pictures[1])
-    assert recipe(cell(*words, f"data.path={tmp_path / 'b' / 'mine'}")) != one
+    assert cell_key(cell(*words, f"data.path={tmp_path / 'b' / 'mine'}")) != one
 
 
 def test_a_number_of_references_is_no_place(cell):
-    assert recipe(cell("data=photos", "data.reference=9")) != recipe(cell("data=photos", "data.reference=10"))
+    assert cell_key(cell("data=photos", "data.reference=9")) != cell_key(cell("data=photos", "data.reference=10"))
 
 
 def test_the_ceiling_is_scored_once_for_all_seeds(cell):
-    ceilings = [arms(c)["ceiling"] for c in (cell("seed=0"), cell("seed=1"))]
+    ceilings = [arms(c)["upper_bound"] for c in (cell("seed=0"), cell("seed=1"))]
     first, second = (
-        {s.recipe for s in scores(c, arm).values()} for c, arm in zip((cell(), cell("seed=1")), ceilings, strict=True)
+        {s.key for s in scores(c, arm).values()} for c, arm in zip((cell(), cell("seed=1")), ceilings, strict=True)
     )
     assert first == second
-    trained = [{s.recipe for s in scores(c, arms(c)["clean"]).values()} for c in (cell(), cell("seed=1"))]
+    trained = [{s.key for s in scores(c, arms(c)["clean"]).values()} for c in (cell(), cell("seed=1"))]
     assert not trained[0] & trained[1]
 
 
 def test_class_pictures_do_not_depend_on_how_many_are_scored(cell):
     prior = ("task.prior_weight=1.0", "task.prior_images=4")
-    base = class_stage(cell(*prior)).recipe
-    assert base == class_stage(cell(*prior, "task.pictures=9")).recipe
-    assert base != class_stage(cell(*prior, "task.guidance=4.0")).recipe
-    assert base != class_stage(cell(prior[0], "task.prior_images=5")).recipe
+    base = class_stage(cell(*prior)).key
+    assert base == class_stage(cell(*prior, "task.pictures=9")).key
+    assert base != class_stage(cell(*prior, "task.guidance=4.0")).key
+    assert base != class_stage(cell(prior[0], "task.prior_images=5")).key
 
 
 def test_pictures_purified_elsewhere_are_not_what_the_attack_makes_of_clean_ones(cell, tmp_path, pictures):
@@ -61,7 +61,7 @@ def test_pictures_purified_elsewhere_are_not_what_the_attack_makes_of_clean_ones
     assert "purified" in alone
     assert "clean_attacked" not in alone
     both = arms(cell("attack=folder", f"attack.path={tmp_path / 'purified'}", f"attack.clean={tmp_path / 'clean'}"))
-    assert both["purified"].pictures.recipe == alone["purified"].pictures.recipe
+    assert both["purified"].pictures.key == alone["purified"].pictures.key
     assert (
         both["clean_attacked"].pictures.settings["attack"]["identity"]
         != both["purified"].pictures.settings["attack"]["identity"]
@@ -77,18 +77,20 @@ def test_a_task_of_one_s_own_is_not_the_one_it_is_made_of(cell):
     thing = copy(theirs.task.thing)
     thing.__class__ = Mine
     mine = replace(theirs, task=replace(theirs.task, thing=thing))
-    assert arms(mine)["clean"].final.recipe != arms(theirs)["clean"].final.recipe
-    assert arms(mine)["clean"].pictures.recipe == arms(theirs)["clean"].pictures.recipe
+    assert arms(mine)["clean"].final.key != arms(theirs)["clean"].final.key
+    assert arms(mine)["clean"].pictures.key == arms(theirs)["clean"].pictures.key
 
 
 def test_the_ceiling_has_no_more_pictures_than_a_victim_makes(cell, tmp_path):
-    made = cell("data.heldout=9", "data.reference=9", "task.pictures=6", "arms=[ceiling]")
-    (folder,) = Store(tmp_path).do(arms(made)["ceiling"].final)
+    made = cell("data.heldout=9", "data.reference=9", "task.pictures=6", "arms=[upper_bound]")
+    (folder,) = Store(tmp_path).do(arms(made)["upper_bound"].final)
     assert [path.name for path in list_images(folder)] == [f"{i:04d}.png" for i in range(6)]
     assert set(read_metadata(folder)) == {path.name for path in list_images(folder)}
-    wide = cell("data.heldout=9", "data.reference=9", "task.pictures=9", "arms=[ceiling]")
-    assert arms(wide)["ceiling"].final.recipe != arms(made)["ceiling"].final.recipe
+    wide = cell("data.heldout=9", "data.reference=9", "task.pictures=9", "arms=[upper_bound]")
+    assert arms(wide)["upper_bound"].final.key != arms(made)["upper_bound"].final.key
     assert (
-        arms(cell("data.heldout=9", "data.reference=9", "task.pictures=20", "arms=[ceiling]"))["ceiling"].final.recipe
-        == arms(wide)["ceiling"].final.recipe
+        arms(cell("data.heldout=9", "data.reference=9", "task.pictures=20", "arms=[upper_bound]"))[
+            "upper_bound"
+        ].final.key
+        == arms(wide)["upper_bound"].final.key
     )

@@ -37,7 +37,7 @@ def trained(request, model, folder, tmp_path_factory):
 
 
 def test_a_fresh_student_is_the_victim(model):
-    assert torch.equal(told(lora().student(model, Run()).model), told(model))
+    assert torch.equal(told(lora().trainable(model, Run()).model), told(model))
 
 
 def test_the_tuned_model_is_w_plus_alpha_over_rank_b_a(model, trained):
@@ -57,11 +57,11 @@ def test_the_tuned_model_is_w_plus_alpha_over_rank_b_a(model, trained):
 
 def test_the_student_is_what_is_saved(model, folder, tmp_path):
     task = lora(alpha=6.0)
-    student = task.student(model, Run())
-    for p in student.parameters:
+    trainable = task.trainable(model, Run())
+    for p in trainable.parameters:
         p.data.add_(0.1)
-    student.save(tmp_path)
-    torch.testing.assert_close(told(model.with_tuned(tmp_path)), told(student.model), atol=1e-5, rtol=1e-4)
+    trainable.save(tmp_path)
+    torch.testing.assert_close(told(model.with_tuned(tmp_path)), told(trainable.model), atol=1e-5, rtol=1e-4)
 
 
 def test_kohya_s_names_load_as_the_same_model(model, trained):
@@ -77,15 +77,15 @@ def test_kohya_s_names_load_as_the_same_model(model, trained):
 
 @pytest.mark.parametrize("layers", ["attention", "all"])
 def test_only_the_additions_are_trained(model, layers):
-    student = lora(layers=layers).student(model, Run())
-    trained = {id(p) for p in student.parameters}
-    for name, p in student.model.pipe.unet.named_parameters():
+    trainable = lora(layers=layers).trainable(model, Run())
+    trained = {id(p) for p in trainable.parameters}
+    for name, p in trainable.model.pipe.unet.named_parameters():
         assert (id(p) in trained) == ("lora_" in name) == p.requires_grad
 
 
 def test_all_layers_are_those_of_attention_and_every_convolution_within_blocks(model):
     def tuned(layers):
-        unet = lora(layers=layers).student(model, Run()).model.pipe.unet
+        unet = lora(layers=layers).trainable(model, Run()).model.pipe.unet
         return {name.partition(".lora_A")[0] for name, _ in unet.named_parameters() if ".lora_A" in name}
 
     few, many = tuned("attention"), tuned("all")
@@ -99,7 +99,9 @@ def test_all_layers_are_those_of_attention_and_every_convolution_within_blocks(m
 
 
 def test_the_start_is_that_of_the_seed(model):
-    one, same, other = ([p.detach().clone() for p in lora().student(model, Run(seed=s)).parameters] for s in (1, 1, 2))
+    one, same, other = (
+        [p.detach().clone() for p in lora().trainable(model, Run(seed=s)).parameters] for s in (1, 1, 2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from udpbench.core import images
 from udpbench.interfaces import Run
 from udpbench.metrics import pairs, sets
-from udpbench.metrics.pairs import CloakLevels, Lpips, PairMetric, PerceptualDistance, Psnr, Ssim
+from udpbench.metrics.pairs import Lpips, PairMetric, PerceptualDistance, PerturbationSize, Psnr, Ssim
 from udpbench.metrics.sets import (
     DensityCoverage,
     FrechetDistance,
@@ -325,7 +325,7 @@ def test_scores_carry_their_network_in_the_name():
     for extractor, names in expected.items():
         metrics = [metric(extractor()) for metric in SETS[:3]]
         assert [name for metric in metrics for name in metric.scores] == names
-        assert {w for metric in metrics for w in metric.scores.values()} == {"higher", "lower"}
+        assert {w for metric in metrics for w in metric.scores.values()} == {"up", "down"}
 
 
 def test_efflite0_tells_the_distorted_set_from_the_other_half(tmp_path):
@@ -355,7 +355,7 @@ def test_similarity_to_the_training_pictures(tmp_path):
     }
     assert metric(train, train, Run())["nearest_train_pixels"] == pytest.approx(1)
     assert metric.against == "train_clean"
-    assert set(metric.scores.values()) == {"lower"}
+    assert set(metric.scores.values()) == {"down"}
 
 
 # -- pairs -------------------------------------------------------------------------------------------------------------
@@ -363,26 +363,28 @@ def test_similarity_to_the_training_pictures(tmp_path):
 
 def test_constant_change_of_eight_levels(tmp_path):
     clean = write(tmp_path / "clean", {f"{i}.png": noise(3, 16, 16 + i, seed=i) * 0.5 for i in range(3)})
-    cloaked = write(tmp_path / "cloaked", {k: v + 8 / 255 for k, v in images.read_folder(clean).items()})
+    protected = write(tmp_path / "protected", {k: v + 8 / 255 for k, v in images.read_folder(clean).items()})
     run = Run(batch=2)
-    assert Psnr()(cloaked, clean, run) == {"psnr": pytest.approx(20 * math.log10(255 / 8), rel=1e-5)}
-    assert CloakLevels()(cloaked, clean, run) == {"linf": 8, "rms": 8, "rms_max": 8}
-    assert list(Psnr().per_image(cloaked, clean, run)) == ["0.png", "1.png", "2.png"]
+    assert Psnr()(protected, clean, run) == {"psnr": pytest.approx(20 * math.log10(255 / 8), rel=1e-5)}
+    assert PerturbationSize()(protected, clean, run) == {"linf": 8, "rms": 8, "rms_max": 8}
+    assert list(Psnr().per_image(protected, clean, run)) == ["0.png", "1.png", "2.png"]
 
 
 def test_levels_are_the_worst_linf_and_the_mean_rms(tmp_path):
     clean = write(tmp_path / "clean", {f"{i}.png": torch.full((3, 4, 4), 0.4) for i in range(2)})
-    cloaked = write(tmp_path / "cloaked", {f"{i}.png": torch.full((3, 4, 4), 0.4 + (i + 1) / 255) for i in range(2)})
-    assert CloakLevels()(cloaked, clean, Run()) == {"linf": 2, "rms": 1.5, "rms_max": 2}
-    assert CloakLevels().per_image(cloaked, clean, Run())["0.png"] == {"linf": 1, "rms": 1}
+    protected = write(
+        tmp_path / "protected", {f"{i}.png": torch.full((3, 4, 4), 0.4 + (i + 1) / 255) for i in range(2)}
+    )
+    assert PerturbationSize()(protected, clean, Run()) == {"linf": 2, "rms": 1.5, "rms_max": 2}
+    assert PerturbationSize().per_image(protected, clean, Run())["0.png"] == {"linf": 1, "rms": 1}
 
 
 def test_psnr_and_ssim_are_those_of_scikit_image(tmp_path):
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     clean = write(tmp_path / "clean", {"0.png": noise(3, 40, 52), "1.png": noise(3, 40, 52, seed=1)})
-    cloaked = write(tmp_path / "cloaked", {k: 0.8 * v + 0.05 for k, v in images.read_folder(clean).items()})
-    a, b = ([x.permute(1, 2, 0).double().numpy() for x in images.read_folder(f).values()] for f in (clean, cloaked))
+    protected = write(tmp_path / "protected", {k: 0.8 * v + 0.05 for k, v in images.read_folder(clean).items()})
+    a, b = ([x.permute(1, 2, 0).double().numpy() for x in images.read_folder(f).values()] for f in (clean, protected))
     psnr = np.mean([peak_signal_noise_ratio(x, y, data_range=1) for x, y in zip(a, b, strict=True)])
     window = {
         "gaussian_weights": True,
@@ -392,9 +394,9 @@ def test_psnr_and_ssim_are_those_of_scikit_image(tmp_path):
         "data_range": 1,
     }
     ssim = np.mean([structural_similarity(x, y, **window) for x, y in zip(a, b, strict=True)])
-    assert Psnr()(cloaked, clean, Run())["psnr"] == pytest.approx(psnr, rel=1e-5)
+    assert Psnr()(protected, clean, Run())["psnr"] == pytest.approx(psnr, rel=1e-5)
     for batch in (1, 2):
-        assert Ssim()(cloaked, clean, Run(batch=batch))["ssim"] == pytest.approx(ssim, abs=1e-9)
+        assert Ssim()(protected, clean, Run(batch=batch))["ssim"] == pytest.approx(ssim, abs=1e-9)
 
 
 def test_unchanged_pictures(tmp_path):
@@ -402,7 +404,7 @@ def test_unchanged_pictures(tmp_path):
     assert Psnr()(clean, clean, Run()) == {}  # infinite, and so no number
     assert Ssim()(clean, clean, Run()) == {"ssim": pytest.approx(1, abs=1e-6)}
     assert PerceptualDistance()(clean, clean, Run()) == {"dist_lite1": 0}
-    assert CloakLevels()(clean, clean, Run()) == {"linf": 0, "rms": 0, "rms_max": 0}
+    assert PerturbationSize()(clean, clean, Run()) == {"linf": 0, "rms": 0, "rms_max": 0}
 
 
 def test_pairs_that_do_not_match_are_errors(tmp_path):
@@ -418,15 +420,15 @@ def test_pairs_that_do_not_match_are_errors(tmp_path):
 
 
 def test_the_owner_wants_an_invisible_change():
-    metrics: list[PairMetric] = [Psnr(), Ssim(), PerceptualDistance(), CloakLevels(), Lpips("vgg")]
+    metrics: list[PairMetric] = [Psnr(), Ssim(), PerceptualDistance(), PerturbationSize(), Lpips("vgg")]
     assert {k: v for m in metrics for k, v in m.scores.items()} == {
-        "psnr": "higher",
-        "ssim": "higher",
-        "dist_lite1": "lower",
-        "linf": "lower",
-        "rms": "lower",
-        "rms_max": "lower",
-        "lpips_vgg": "lower",
+        "psnr": "up",
+        "ssim": "up",
+        "dist_lite1": "down",
+        "linf": "down",
+        "rms": "down",
+        "rms_max": "down",
+        "lpips_vgg": "down",
     }
     assert {m.against for m in metrics} == {"input"}
 
@@ -514,7 +516,7 @@ def test_every_metric_builds_and_says_what_it_is(hydra, name):
     metric = instantiate(hydra(overrides=[f"+metric={name}"]).metric)
     assert metric.version >= 1
     assert metric.against in ("reference", "train_clean", "input", "truth", "clean_arm")
-    assert set(metric.scores.values()) <= {"higher", "lower"}
+    assert set(metric.scores.values()) <= {"up", "down"}
     assert metric.minimum >= 1
 
 

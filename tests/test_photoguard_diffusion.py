@@ -101,7 +101,7 @@ def test_recomputed_gradients_are_those_of_a_chain_that_is_kept(model, pictures,
     def gradient() -> Tensor:
         x = torch.stack(pictures).requires_grad_(True)
         rngs = [Run().rng(i) for i in range(4)]
-        made = method(draws=2, eta=eta).edited(x, model.embed([""] * 8), rngs, model)
+        made = method(samples=2, eta=eta).edited(x, model.embed([""] * 8), rngs, model)
         return torch.autograd.grad(made.square().sum(), x)[0]
 
     calls = []
@@ -134,7 +134,7 @@ def test_only_one_evaluation_is_kept_in_memory(model, pictures):
 
 @pytest.mark.parametrize("prompt", ["empty", "owner"])
 def test_first_gradient_is_that_of_the_objective_written_out(model, pictures, prompt):
-    """Minus the mean over draws of the mean square of f(x) - grey, in [-1,1]."""
+    """Minus the mean over samples of the mean square of f(x) - grey, in [-1,1]."""
     budget, owner = Watching(8), make_owner(pictures[:1])
     method(iterations=1, prompt=prompt)(owner, budget, [model], Run())
     x = pictures[0][None].clone().requires_grad_(True)
@@ -144,10 +144,10 @@ def test_first_gradient_is_that_of_the_objective_written_out(model, pictures, pr
 
 
 def test_draws_are_averaged(model, pictures):
-    """Two draws: the mean of the gradients that each of them has."""
+    """Two samples: the mean of the gradients that each of them has."""
     x, owner = pictures[0], make_owner(pictures[:1])
     two = Watching(8)
-    method(iterations=1, draws=2)(owner, two, [model], Run())
+    method(iterations=1, samples=2)(owner, two, [model], Run())
     rng = Run().rng("photoguard_diffusion", owner.names[0])
     noise = torch.randn(2, 4, 8, 8, generator=rng)
     pipe, t = model.pipe, img2img_steps(model, 0.5, 3)[0]
@@ -169,13 +169,13 @@ def test_draws_are_averaged(model, pictures):
 def test_the_distance_to_the_target_falls_more_than_under_noise(models, pictures, prediction):
     """On fresh draws; a random start of the whole budget is the noise."""
     model, owner = models[prediction], make_owner(pictures)
-    made = method(iterations=10, draws=2)(owner, Linf(16), [model], Run())
+    made = method(iterations=10, samples=2)(owner, Linf(16), [model], Run())
     noisy = photoguard_diffusion.first_images(owner, Linf(16), Run(), True)
 
     def distance(rows: list[Tensor]) -> float:
         rngs = [Run(seed=9).rng(i) for i in range(4)]
         with torch.no_grad():
-            got = method(draws=8).edited(torch.stack(rows), model.embed([""] * 32), rngs, model)
+            got = method(samples=8).edited(torch.stack(rows), model.embed([""] * 32), rngs, model)
         return float((2 * got - 1).square().mean())
 
     clean, noise, after = distance(pictures), distance(noisy), distance(made)
@@ -202,7 +202,7 @@ def test_the_target_can_be_a_picture(model, pictures, tmp_path):
 def test_odd_sizes_and_batches(model, pictures):
     wide = torch.cat([pictures[1], pictures[2]], 2)[:, :13, :27]
     given = [pictures[0], wide, pictures[3]]
-    few, many = (method(draws=2, eta=1.0)(make_owner(given), Linf(8), [model], Run(batch=b)) for b in (2, 32))
+    few, many = (method(samples=2, eta=1.0)(make_owner(given), Linf(8), [model], Run(batch=b)) for b in (2, 32))
     assert [x.shape for x in few] == [x.shape for x in given]
     for a, b in zip(few, many, strict=True):
         assert ((a - b).abs() < 1e-5).float().mean() > 0.99
@@ -210,13 +210,13 @@ def test_odd_sizes_and_batches(model, pictures):
 
 def test_work_is_counted(model, pictures):
     run = Run()
-    method(draws=2)(make_owner(pictures), Linf(8), [model], run)
+    method(samples=2)(make_owner(pictures), Linf(8), [model], run)
     assert run.count == {"unet_image": 3 * 2 * 3 * 4}
 
 
 def test_shipped_settings_take_a_hundred_evaluations_a_picture(node):
     s = node("protect", "photoguard_diffusion")
-    assert s.iterations * s.draws * s.sample_steps == 100
+    assert s.iterations * s.samples * s.sample_steps == 100
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_shipped_settings_take_a_hundred_evaluations_a_picture(node):
     [
         {"iterations": 0},
         {"sample_steps": 0},
-        {"draws": 0},
+        {"samples": 0},
         {"strength": 0.0},
         {"strength": 1.5},
         {"eta": -0.5},

@@ -52,7 +52,7 @@ def test_odd_sizes_are_padded_to_what_the_network_can_halve(ddpm):
 @pytest.mark.parametrize("kind", [UDP, EUDP])
 def test_udp_on_pixels_keeps_the_budget_and_raises_the_loss_more_than_noise(ddpm, pictures, kind, init):
     owner = make_owner(pictures)
-    method = kind(rounds=2, model_steps=2, image_steps=8, lr=1e-3, batch=2, draws=2, surrogate_init=init)
+    method = kind(rounds=2, model_steps=2, image_steps=8, lr=1e-3, batch=2, samples=2, surrogate_init=init)
     made = [as_saved(x) for x in method(owner, Linf(8), [ddpm], Run())]
     change = (torch.stack(made) - torch.stack(pictures)) * 255
     assert change.abs().max() <= 8.001

@@ -21,12 +21,12 @@ from udpbench.commands import run as command
 from udpbench.results import tally
 from udpbench.results.tally import Planned, Tally, count
 
-GRID = ["-m", "protect=noise", "attack=none,jpeg", "arms=[untuned,clean,protected,purified]"]
+GRID = ["-m", "protect=noise", "attack=none,jpeg", "arms=[pretrained,clean,protected,purified]"]
 
 
 def publish(root: Path, stage: Stage, seconds: float, size: int = 1000, device: str = "cpu") -> Path:
     """A finished stage as far as a plan can see: its facts, and ``size`` bytes beside them."""
-    folder = root / stage.name / stage.recipe
+    folder = root / stage.name / stage.key
     folder.mkdir(parents=True)
     facts = json.dumps({"seconds": seconds, "device": device, "settings": dict(stage.settings)})
     (folder / FACTS).write_text(facts)
@@ -69,7 +69,7 @@ def test_the_counts_of_a_grid(planned, cell, tiny, tmp_path):
     assert kinds(numbers, "wanted") == {"data": 2, "protect": 2, "attack": 1, "train": 5, "generate": 7}
     assert kinds(numbers, "unique") == {"data": 1, "protect": 1, "attack": 1, "train": 3, "generate": 4}
     made = cell()
-    m, c = len(made.metrics), len(made.cloak_metrics)
+    m, c = len(made.metrics), len(made.perturbation_metrics)
     assert numbers["kinds"]["score"]["unique"] == 4 * m + 2 * c
     assert numbers["kinds"]["score"]["wanted"] == 7 * m + 3 * c
     first, second = numbers["cells"]
@@ -109,7 +109,7 @@ def gather(planned, monkeypatch) -> list[Planned]:
 
 
 def test_a_single_cell_is_shown_in_words(planned):
-    status, numbers, shown, said = planned("protect=noise", "attack=jpeg", "arms=[untuned]")
+    status, numbers, shown, said = planned("protect=noise", "attack=jpeg", "arms=[pretrained]")
     assert status == 0
     assert numbers["cells"][0]["cell"].startswith("data=toyworld subject=0 protect=noise attack=jpeg")
     assert said == ""
@@ -118,18 +118,18 @@ def test_a_single_cell_is_shown_in_words(planned):
 
 @pytest.mark.slow
 def test_glob_range_and_params_of_a_preset_are_hydras(planned):
-    _, numbers, _, _ = planned("-m", "budget=glob(*)", "data.subject=range(0,2)", "protect=noise", "arms=[untuned]")
+    _, numbers, _, _ = planned("-m", "budget=glob(*)", "data.subject=range(0,2)", "protect=noise", "arms=[pretrained]")
     assert [c["cell"] for c in numbers["cells"]] == [
         f"budget={budget} data.subject={subject}" for budget in ("linf", "rms") for subject in range(2)
     ]
-    words = ["-m", "experiment=controls", "attack.sigma=1", "arms=[untuned]"]
+    words = ["-m", "experiment=controls", "attack.sigma=1", "arms=[pretrained]"]
     _, numbers, _, _ = planned(*words, "model=micro", model=False)
     assert [c["cell"] for c in numbers["cells"]] == ["data.subject=0", "data.subject=1"]
 
 
 def test_a_launcher_changes_nothing_and_another_sweeper_is_refused(planned):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
-    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "arms=[untuned]", "seed=0,1"]
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "arms=[pretrained]", "seed=0,1"]
     status, numbers, _, _ = planned("-m", *words)
     assert status == 0
     assert [c["cell"] for c in numbers["cells"]] == ["seed=0", "seed=1"]
@@ -264,7 +264,7 @@ def test_sizes_and_times():
 @pytest.mark.parametrize(
     "words",
     [
-        ["protect=foo"], ["protect.foo=1"], ["no_equals_sign"], ["protect=udp,eudp"], ["budget.levels=0", "seed=-1"], ["protect=noise_rms"],
+        ["protect=foo"], ["protect.foo=1"], ["no_equals_sign"], ["protect=udp,eudp"], ["budget.eps=0", "seed=-1"], ["protect=noise_rms"],
         ["runtime.device=tpu"], ["track=wandb", "track.mode=now"], ["-m", "protect=udp,foo"], ["-m", "seed=0,1", "protect.foo=1"],
     ],
 )  # fmt: skip
@@ -286,7 +286,7 @@ def test_a_wrong_command_gives_the_lines_and_the_status_of_the_run(planned, word
 
 
 def test_an_invalid_cell_of_a_grid_is_listed_and_the_others_are_planned(planned):
-    status, numbers, shown, _ = planned("-m", "protect=noise,noise_rms", "seed=0,-1", "arms=[untuned]")
+    status, numbers, shown, _ = planned("-m", "protect=noise,noise_rms", "seed=0,-1", "arms=[pretrained]")
     assert status == 1, "as the sweep would end"
     assert [len(c["errors"]) for c in numbers["cells"]] == [0, 1, 1, 1]
     assert numbers["cells"][0]["todo"] == numbers["total"]["todo"] > 0
@@ -311,10 +311,16 @@ def test_help_is_quick_and_imports_no_torch():
 
 @pytest.mark.slow
 def test_before_and_after_a_cell_was_run(planned, tiny, tmp_path):
-    grid = ["-m", "seed=0,1", "protect=noise", "arms=[untuned]"]
+    grid = ["-m", "seed=0,1", "protect=noise", "arms=[pretrained]"]
     _, before, _, _ = planned(*grid)
     assert before["total"]["cached"] == 0
-    words = [*small(tiny), "runtime.device=cpu", f"runtime.out={tmp_path / 'out'}", "protect=noise", "arms=[untuned]"]
+    words = [
+        *small(tiny),
+        "runtime.device=cpu",
+        f"runtime.out={tmp_path / 'out'}",
+        "protect=noise",
+        "arms=[pretrained]",
+    ]
     done = subprocess.run([sys.executable, "-m", "udpbench", *words, "seed=0"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     _, after, shown, _ = planned(*grid)

@@ -17,7 +17,7 @@ from udpbench.benchmark.store import Store
 from udpbench.interfaces import Log
 
 SHORT = {
-    "task": {"steps": 2, "pictures": 50, "sample_steps": 2, "warmup": 1, "draws": 1, "strength": 1.0},
+    "task": {"steps": 2, "pictures": 50, "sample_steps": 2, "warmup": 1, "samples": 1, "strength": 1.0},
     "data": {"train": 2, "reference": 50, "validation": 50, "heldout": 50},
 }
 RUNS_HERE = [t for t in options("task") if "Verified with: never" not in (CONF / "task" / f"{t}.yaml").read_text()]

@@ -68,7 +68,7 @@ def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
         ({"cell": {}}, "cell lacks data, subject, budget"),
         ({"status": "done"}, "unknown status 'done'; allowed are ok, failed"),
         ({"status": "failed"}, "status 'failed' does not go with error None"),
-        ({"arms": {"dirty": {}}}, "unknown arm 'dirty'; allowed are untuned"),
+        ({"arms": {"dirty": {}}}, "unknown arm 'dirty'; allowed are pretrained"),
         ({"arms": {"clean": {"metrics": {}}}}, "arm clean lacks absent, recipe, curve, images"),
     ],
 )
@@ -116,16 +116,18 @@ def test_long_table_has_a_row_per_arm_and_metric() -> None:
     assert fid.value.isna().all()
     assert fid.reason.str.startswith("needs 1000").all()
     clean = table[(table.arm == "clean") & (table.metric == "distance")].iloc[0]
-    assert (clean.value, clean.owner_wants, clean.seed) == (40.0, "higher", 0)
+    assert (clean.value, clean.better_protected, clean.seed) == (40.0, "up", 0)
 
 
 def test_metrics_are_listed_primary_first_and_must_agree() -> None:
     made = make_record()
-    made["arms"]["clean"]["metrics"]["a"] = {"value": 1.0, "n": 1, "owner_wants": "lower", "primary": False}
+    made["arms"]["clean"]["metrics"]["a"] = {"value": 1.0, "n": 1, "better_protected": "down", "primary": False}
     assert list(R.metrics_of([made])) == ["distance", "a", "similarity"]
     other = make_record()
-    other["arms"]["clean"]["metrics"]["distance"]["owner_wants"] = "lower"
-    with pytest.raises(ValueError, match="metric distance: owner_wants is higher in one record and lower in another"):
+    other["arms"]["clean"]["metrics"]["distance"]["better_protected"] = "down"
+    with pytest.raises(
+        ValueError, match="metric distance: better_protected is higher in one record and lower in another"
+    ):
         R.metrics_of([made, other])
 
 

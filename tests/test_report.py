@@ -74,7 +74,7 @@ def test_table_shows_arms_in_order_then_effect_and_residual() -> None:
     assert "similarity ↓" in text
     assert "absent: fid: needs 1000 pictures a side, there are 256" in text
     assert "recovery n/a: one victim has no interval" in text
-    assert "! no seed floor" in text
+    assert "! no seed SD" in text
     assert "grey box" in text
     assert "\x1b" not in text
 
@@ -84,11 +84,11 @@ def test_table_with_many_metrics_fits_into_100_columns() -> None:
     for arm in made["arms"].values():
         for i in range(13):
             name = f"a_rather_long_metric_name_number_{i}"
-            arm["metrics"][name] = {"value": 1234.5678 * i, "n": 256, "owner_wants": "lower", "primary": i == 7}
+            arm["metrics"][name] = {"value": 1234.5678 * i, "n": 256, "better_protected": "down", "primary": i == 7}
     text = T.plain(made)
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("clean_attacked") == 3  # 15 metrics in blocks of six
-    header = text[: text.index("untuned")]
+    header = text[: text.index("pretrained")]
     assert "distance* ↑" in header
     assert "7* ↓" in header  # the other primary metric stands in the first block, too
     assert "similarity" not in header
@@ -149,7 +149,7 @@ def test_edits_must_beat_noise(reseeded: bool) -> None:
     residual = eudp.summaries["edit_distance"].residual
     assert residual is not None
     assert residual.mean == pytest.approx(55.0 - 40.0)  # purified - clean: distances to clean do not subtract
-    assert "no seed floor" not in T.plain(found[0])
+    assert "no seed SD" not in T.plain(found[0])
     assert next(r for r in T.plain(found[0]).splitlines() if r.startswith(" residual")).split()[1] == "+15.0"
 
 
@@ -209,7 +209,7 @@ def test_leaderboard_numbers(report: Path) -> None:
     assert residual == pytest.approx(22, abs=0.3)
     assert recovery == pytest.approx(1 - residual / effect)
     assert float(row["effect_low"]) < effect < float(row["effect_high"])
-    assert float(row["seed_floor"]) == pytest.approx(0.5**0.5)  # pairs (x, x + 1)
+    assert float(row["seed_sd"]) == pytest.approx(0.5**0.5)  # pairs (x, x + 1)
     assert row["victims"] == "8"
     (other,) = [r for r in rows if r["label"] == "SD 1.5" and r["metric"] == "distance" and r["control"] == "False"]
     assert (other["effect_low"], other["recovery"], other["recovery_reason"]) == ("", "", "n/a: no floor")
@@ -242,7 +242,7 @@ def test_comparisons_flags_failures_and_environment_are_told(report: Path) -> No
     assert "+8.00" in line
     assert "| the moon was full | 0/0 |" in text
     assert "few subjects" in text  # the single SD record
-    assert not [x for x in text.splitlines() if "no seed floor" in x and LABEL in x]  # only the SD board has none
+    assert not [x for x in text.splitlines() if "no seed SD" in x and LABEL in x]  # only the SD board has none
     assert "RuntimeError: out of memory \\| \\<b>" in text
     assert "0123456789ab" in text
     assert "torch 2.8.0" in text
@@ -330,11 +330,11 @@ def test_data_models_and_what_is_matched_are_told_apart_but_not_subjects() -> No
     assert named("data", *({"data": {"path": p, "prompt": p, "reference": p + "2"}} for p in "ab")) == ["toyworld"] * 2
     assert named("victim", {"model": {"path": "a"}}, {"model": {"path": "b"}}) == ["micro (path=a)", "micro (path=b)"]
     assert (
-        named("attacker", {"model": {"path": "a"}}, {"model": {"path": "a"}, "attacker": {"path": "b"}})[1]
+        named("purifier", {"model": {"path": "a"}}, {"model": {"path": "a"}, "purifier": {"path": "b"}})[1]
         == "micro (path=b)"
     )
     likes = ({"protect": {"a": 1}, "like": {"levels": n}} for n in (4, 8))
-    assert named("protect", *likes) == ["eudp (like.levels=4)", "eudp (like.levels=8)"]
+    assert named("protect", *likes) == ["eudp (like.levels=4)", "eudp (like.eps=8)"]
 
 
 def test_cells_measured_otherwise_are_told_apart_and_further_metrics_are_no_difference() -> None:
@@ -354,11 +354,11 @@ def test_cells_measured_otherwise_are_told_apart_and_further_metrics_are_no_diff
 
 def test_a_cell_that_was_run_with_other_arms_has_them_all() -> None:
     part = make_record({arm: SCORES[arm] for arm in ("clean", "protected")})
-    rest = make_record({arm: SCORES[arm] for arm in ("clean", "noise", "ceiling")})
+    rest = make_record({arm: SCORES[arm] for arm in ("clean", "noise", "upper_bound")})
     chosen = choose(files(part, rest))
-    assert [set(r["arms"]) for r in chosen.ok] == [{"clean", "protected", "noise", "ceiling"}]
+    assert [set(r["arms"]) for r in chosen.ok] == [{"clean", "protected", "noise", "upper_bound"}]
     assert chosen.repeated == 1
-    rest["arms"]["clean"]["recipe"] = "beef"
+    rest["arms"]["clean"]["key"] = "beef"
     with pytest.raises(ValueError, match="the same cell with different recipes"):
         choose(files(part, rest))
 
@@ -377,7 +377,7 @@ def test_victims_of_different_length_are_not_compared_and_give_no_floor() -> Non
 
 def test_a_flag_of_a_cell_that_protects_nothing_is_told() -> None:
     clean = make_record(
-        {"untuned": (100.0, 0.1), "clean": (90.0, 0.2), "ceiling": (20.0, 0.9)}, protect="none", attack="none"
+        {"pretrained": (100.0, 0.1), "clean": (90.0, 0.2), "upper_bound": (20.0, 0.9)}, protect="none", attack="none"
     )
     (table,) = flag_section(boards([clean])).blocks
     (row,) = [row for row in table.rows if row[2].startswith("victim did not learn")]
@@ -385,13 +385,13 @@ def test_a_flag_of_a_cell_that_protects_nothing_is_told() -> None:
 
 
 def test_rows_of_the_leaderboard_s_table_are_told_apart_by_their_names() -> None:
-    made = [make_record(protected_share=s, subject=str(i)) for s in (0.5, 0.8) for i in range(2)]
+    made = [make_record(protected_fraction=s, subject=str(i)) for s in (0.5, 0.8) for i in range(2)]
     rows = list(
         csv.DictReader(io.StringIO(board_csv(boards([*made, make_record(), make_record(protect="eudp_released")]))))
     )
     names = [tuple(v for k, v in row.items() if k not in ("effect", "residual", "recovery")) for row in rows]
     assert len(set(names)) == len(rows)
-    assert {row["protected_share"] for row in rows} == {"", "0.5", "0.8"}
+    assert {row["protected_fraction"] for row in rows} == {"", "0.5", "0.8"}
     assert {row["settings"] for row in rows} == {"", "published"}
     for board in boards(made):
         assert set(board.names) <= set(rows[0])
@@ -401,7 +401,7 @@ def test_repeated_cells_count_once_and_conflicting_ones_are_an_error() -> None:
     chosen = choose(files(make_record(), make_record(), make_record(error="boom")))
     assert (len(chosen.ok), len(chosen.failed), chosen.repeated) == (1, 0, 2)
     other = make_record()
-    other["arms"]["clean"]["recipe"] = "beef"
+    other["arms"]["clean"]["key"] = "beef"
     with pytest.raises(ValueError, match=r"0\.json and 1\.json are the same cell with different recipes"):
         choose(files(make_record(), other))
 

@@ -38,10 +38,10 @@ def test_pairs_that_are_none_are_refused() -> None:
 
 def test_rows_come_in_order_and_say_the_gain() -> None:
     training = {"clean": [flat(0.5)], "protected": [flat(0.52)], "purified": [flat(0.51)]}
-    rows = S.cell_rows(training, {"protected": [flat(0)], "clean": [flat(0)], "untuned": [flat(0)]}, gain=20)
+    rows = S.cell_rows(training, {"protected": [flat(0)], "clean": [flat(0)], "pretrained": [flat(0)]}, gain=20)
     assert list(rows) == [
         "training: clean", "training: protected", "protected - clean, x20 around grey", "training: purified",
-        "purified - clean, x20 around grey", "generated: untuned", "generated: clean", "generated: protected",
+        "purified - clean, x20 around grey", "generated: pretrained", "generated: clean", "generated: protected",
     ]  # fmt: skip
     assert torch.allclose(rows["protected - clean, x20 around grey"][0], flat(0.9))
 

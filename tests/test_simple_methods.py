@@ -265,18 +265,18 @@ def test_survival_of_nothing_is_not_a_number_and_that_of_everything_is_one(codec
 
 
 def test_survival_is_the_energy_along_the_perturbation(monkeypatch):
-    clean, cloaked = torch.zeros(3, 2, 2), torch.zeros(3, 2, 2)
-    cloaked[0, 0, 0], cloaked[0, 0, 1] = 30 / 255, 40 / 255
+    clean, protected = torch.zeros(3, 2, 2), torch.zeros(3, 2, 2)
+    protected[0, 0, 0], protected[0, 0, 1] = 30 / 255, 40 / 255
     turned = torch.zeros(3, 2, 2)
     turned[0, 0, 0], turned[1, 0, 0] = (
         30 / 255,
         10 / 255,
     )  # d = (30, 40, 0), d' = (30, 0, 10): <d, d'> = 900, |d|^2 = 2500
     monkeypatch.setattr("udpbench.core.visibility.recompress", lambda x, codec, quality: turned if x.max() > 0 else x)
-    assert math.isclose(survival(clean, cloaked, "jpeg", 50), (900 / 2500) ** 2, rel_tol=1e-6)
-    cosine, energy = compare(clean, cloaked, "jpeg", 50)
+    assert math.isclose(survival(clean, protected, "jpeg", 50), (900 / 2500) ** 2, rel_tol=1e-6)
+    cosine, energy = compare(clean, protected, "jpeg", 50)
     assert math.isclose(cosine, 900 / (50 * math.sqrt(1000)), rel_tol=1e-6)
     assert math.isclose(energy, 1000 / 2500, rel_tol=1e-6)
-    assert math.isclose(survival(cloaked, clean, "jpeg", 50), (900 / 2500) ** 2, rel_tol=1e-6)
+    assert math.isclose(survival(protected, clean, "jpeg", 50), (900 / 2500) ** 2, rel_tol=1e-6)
     monkeypatch.setattr("udpbench.core.visibility.recompress", lambda x, codec, quality: -x)
-    assert math.isclose(survival(clean, cloaked, "jpeg", 50), -1, rel_tol=1e-6)
+    assert math.isclose(survival(clean, protected, "jpeg", 50), -1, rel_tol=1e-6)

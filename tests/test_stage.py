@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from udpbench.benchmark.store import FACTS, Stage, Store, hash_of
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
 from udpbench.interfaces import Log
 
 fork = multiprocessing.get_context("fork")  # children start without importing torch anew
@@ -55,7 +55,7 @@ def start(do) -> multiprocessing.Process:
 def test_recipe_is_that_of_what_the_stage_is_made_of():
     base = make(parents={"p": make("q")})
     same = Stage("a", {"text": "x"}, write("other work"), {"p": make("q")}, title="another title", resumable=True)
-    assert same.recipe == base.recipe
+    assert same.key == base.key
     others = [
         make("b", parents={"p": make("q")}),
         make(text="y", parents={"p": make("q")}),
@@ -65,12 +65,12 @@ def test_recipe_is_that_of_what_the_stage_is_made_of():
         make(parents={"r": make("q")}),
         make(),
     ]
-    assert len({s.recipe for s in [base, *others]}) == len(others) + 1
+    assert len({s.key for s in [base, *others]}) == len(others) + 1
 
 
 def test_recipe_does_not_depend_on_the_order_of_settings_but_on_their_types():
-    assert make(settings={"a": 1, "b": 2}).recipe == make(settings={"b": 2, "a": 1}).recipe
-    assert make(settings={"a": 1}).recipe != make(settings={"a": "1"}).recipe
+    assert make(settings={"a": 1, "b": 2}).key == make(settings={"b": 2, "a": 1}).key
+    assert make(settings={"a": 1}).key != make(settings={"a": "1"}).key
     assert hash_of({"a": 1}) == hash_of({"a": 1})
     with pytest.raises(TypeError):
         hash_of({"a": object()})
@@ -86,7 +86,7 @@ def test_a_stage_is_done_once_and_a_later_store_finds_it(tmp_path):
     store = Store(tmp_path)
     (folder,) = store.do(b)
     assert (folder / "text").read_text() == "yx"
-    assert store.computed == [a.recipe, b.recipe]
+    assert store.computed == [a.key, b.key]
     store.do(b, a)
     again = Store(tmp_path)
     assert again.do(b) == [folder]
@@ -124,7 +124,7 @@ def test_facts_say_what_was_done(tmp_path):
     store.do(a)
     facts = store.facts(a)
     assert facts["counts"] == {"steps": 5}
-    assert facts["recipe"] == a.recipe
+    assert facts["key"] == a.key
     assert facts["seed"] == 5
     assert facts["device"] == "cpu"
     assert facts["seconds"] >= 0.05
@@ -199,7 +199,7 @@ def test_equal_inputs_made_by_different_recipes_share_work(tmp_path):
     calls: list[str] = []
     one, two = make(settings={"way": 1}, calls=calls), make(settings={"way": 2}, calls=calls)  # both write "x"
     b1, b2 = (make("b", "y", {"p": p}, calls=calls) for p in (one, two))
-    assert b1.recipe != b2.recipe
+    assert b1.key != b2.key
     store = Store(tmp_path)
     first, second = store.do(b1, b2)
     assert calls == ["x", "y", "x"]
@@ -207,7 +207,7 @@ def test_equal_inputs_made_by_different_recipes_share_work(tmp_path):
     assert second.resolve() == first.resolve()
     assert store.finished(b2)
     assert store.verify(b2)
-    assert b2.recipe not in store.computed
+    assert b2.key not in store.computed
     (third,) = store.do(make("c", "z", {"p": b2}))  # a linked folder is as good a parent
     assert (third / "text").read_text() == "zyx"
 
@@ -284,7 +284,7 @@ def test_the_store_of_a_killed_process_is_finished_by_the_next(tmp_path, resumab
     a = make(work=first)
     b = make("b", "y", {"p": a}, work=second, resumable=resumable)
     process = start(lambda: Store(tmp_path / "store").do(b))
-    wait_for(tmp_path / "store" / "b" / f"{b.recipe}.part" / "half")
+    wait_for(tmp_path / "store" / "b" / f"{b.key}.part" / "half")
     time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.join(20)
@@ -292,7 +292,7 @@ def test_the_store_of_a_killed_process_is_finished_by_the_next(tmp_path, resumab
     assert store.finished(a)
     assert not store.finished(b)
     (folder,) = store.do(b)
-    assert store.computed == [b.recipe]
+    assert store.computed == [b.key]
     assert sorted(p.name for p in folder.iterdir()) == [FACTS, *(["half"] if resumable else []), "text"]
     assert list((tmp_path / "store" / "b").glob("*.part")) == []
 
@@ -331,7 +331,7 @@ def test_a_worker_does_another_ready_stage_before_it_waits(tmp_path):
     process.join(20)
     assert process.exitcode == 0
     assert order.read_text() == "quick while slow was held"
-    assert store.computed == [other.recipe, after.recipe]
+    assert store.computed == [other.key, after.key]
     (line,) = notes.said
     assert line.startswith(f"waiting for held: held by process {process.pid} on ")
     assert " since " in line
@@ -343,7 +343,7 @@ def test_facts_are_readable_json(tmp_path):
     facts = json.loads((store.path(a) / FACTS).read_text())
     assert set(facts) >= {
         "stage",
-        "recipe",
+        "key",
         "settings",
         "seed",
         "parents",
@@ -358,13 +358,13 @@ def test_facts_are_readable_json(tmp_path):
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
     path = tmp_path / "new" / "file.txt"
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text("one")
         assert not path.exists()
         assert beside.name.endswith(".part")
 
     def fails():
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text("two")
             raise OSError("disk full")
 

@@ -16,7 +16,7 @@ def rng() -> np.random.Generator:
 
 
 def test_a_sign_is_the_owner_s_wish() -> None:
-    assert (S.sign("higher"), S.sign("lower")) == (1, -1)
+    assert (S.sign("up"), S.sign("down")) == (1, -1)
     with pytest.raises(ValueError, match="unknown 'up'; allowed are higher, lower"):
         S.sign("up")
 
@@ -95,27 +95,30 @@ def unranked() -> Record:
 @pytest.mark.parametrize(
     ("record", "flag"),
     [
-        (spoilt(clean=77.0), "victim did not learn: clean covers 29% of the untuned-ceiling window on distance"),
-        (spoilt(ceiling=100.0), "no window: ceiling is no better than untuned on distance"),
-        (spoilt(protected=100.1), "protected past the untuned floor (saturated) on distance"),
+        (spoilt(clean=77.0), "victim did not learn: clean covers 29% of the pretrained-upper bound window on distance"),
+        (spoilt(upper_bound=100.0), "no window: upper_bound is no better than pretrained on distance"),
+        (spoilt(protected=100.1), "protected past the pretrained floor (saturated) on distance"),
         (
             spoilt(clean_attacked=64.1),
-            "attack ruins clean data: it costs 30% of the untuned-ceiling window on distance",
+            "attack ruins clean data: it costs 30% of the pretrained-upper bound window on distance",
         ),
-        ({**make_record(), "cloak": {"protected": {"linf": 9.0}}}, "budget exceeded: protected measures linf 9 levels"),
-        ({**make_record(), "cloak": {"noise": {"linf": 9.0}}}, "budget exceeded: noise measures linf 9"),
+        (
+            {**make_record(), "perturbation": {"protected": {"linf": 9.0}}},
+            "budget exceeded: protected measures linf 9 levels",
+        ),
+        ({**make_record(), "perturbation": {"noise": {"linf": 9.0}}}, "budget exceeded: noise measures linf 9"),
         (
             {
                 **make_record(),
                 "cell": {**make_record()["cell"], "budget": "rms_4.5"},
-                "cloak": {"noise": {"rms": 4, "rms_max": 5}},
+                "perturbation": {"noise": {"rms": 4, "rms_max": 5}},
             },
             "budget exceeded: noise measures rms_max 5 levels, allowed 4.5",
         ),
         ({**make_record(), "provenance": {"dirty": True}}, "dirty tree: the code differs"),
         (
-            larger("ceiling", 1000),
-            "sets of different sizes: untuned 256, clean 256, noise 256, protected 256, purified 256, ",
+            larger("upper_bound", 1000),
+            "sets of different sizes: pretrained 256, clean 256, noise 256, protected 256, purified 256, ",
         ),
         (unranked(), "no primary score could be measured"),
         (
@@ -132,32 +135,32 @@ def test_flags(record: Record, flag: str) -> None:
 def test_flags_at_their_limits_are_not_raised() -> None:
     assert flags.of_record(spoilt(clean=76.0, clean_attacked=76.0)) == []  # exactly 30 % learnt
     assert flags.of_record(spoilt(protected=100.0)) == []
-    assert flags.of_record({**make_record(), "cloak": {"protected": {"linf": 8.0}}}) == []
+    assert flags.of_record({**make_record(), "perturbation": {"protected": {"linf": 8.0}}}) == []
 
 
 def test_flags_of_a_group() -> None:
     other = make_record(subject="0", seed=1)
     other["stages"][0]["device"] = "cuda"
     assert flags.cross_device([make_record(), other]) == "cross-device comparison: cpu, cuda"
-    assert flags.no_seed_floor([None, 0.5]) is None
-    assert flags.no_seed_floor([None]) == flags.NO_FLOOR
+    assert flags.no_seed_sd([None, 0.5]) is None
+    assert flags.no_seed_sd([None]) == flags.NO_SEED_SD
     assert flags.few_subjects([make_record(), other]) == "few subjects: intervals rest on 1"
     whole = [make_record(subject=str(s), seed=k) for s in range(3) for k in range(2)]
     assert flags.of_group(whole, {"distance": 0.5}) == []
-    assert flags.of_group(whole, {"distance": None}) == [flags.NO_FLOOR]
+    assert flags.of_group(whole, {"distance": None}) == [flags.NO_SEED_SD]
 
 
 def test_without_what_the_attack_does_to_clean_pictures_there_is_no_residual_and_it_says_why() -> None:
     scores = {arm: pair for arm, pair in SCORES.items() if arm != "clean_attacked"}
     found = S.summarise(
-        [make_record(scores, seed=k) for k in range(3)], "distance", "higher", 0.1, np.random.default_rng(0)
+        [make_record(scores, seed=k) for k in range(3)], "distance", "up", 0.1, np.random.default_rng(0)
     )
     assert found.residual is None
     assert found.recovery.reason == "n/a: no arm clean_attacked"
 
 
 def test_an_effect_has_one_interval_whatever_else_is_asked_of_it() -> None:
-    """Beside an attack, whose recovery draws too, and without one."""
+    """Beside an attack, whose recovery resamples too, and without one."""
     attacked = [
         make_record(shifted(s % 3, protected=1.7 * s), subject=str(s), seed=k) for s in range(7) for k in (0, 1)
     ]
@@ -165,7 +168,7 @@ def test_an_effect_has_one_interval_whatever_else_is_asked_of_it() -> None:
     for plain, record in zip(alone, attacked, strict=True):
         plain["cell"] = record["cell"]
         plain["arms"] = {a: part for a, part in record["arms"].items() if a != "purified"}
-    one, two = (S.summarise(r, "distance", "higher", 0.1, np.random.default_rng(0)) for r in (attacked, alone))
+    one, two = (S.summarise(r, "distance", "up", 0.1, np.random.default_rng(0)) for r in (attacked, alone))
     assert one.recovery.interval is not None
     assert one.effect == two.effect
     assert one.effect is not None

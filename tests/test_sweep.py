@@ -22,7 +22,7 @@ WORKERS = 4
 
 @pytest.fixture(scope="module")
 def swept(tiny, pictures, tmp_path_factory):
-    """A grid of four cells on four workers, differing in pictures cloaked elsewhere; those of the second are wrong,
+    """A grid of four cells on four workers, differing in pictures protected elsewhere; those of the second are wrong,
     which shows when they are read.
 
     Its folder, and the process when it has ended.
@@ -37,7 +37,7 @@ def swept(tiny, pictures, tmp_path_factory):
         "model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "data.train=4", "data.reference=8",
         "data.validation=4", "data.heldout=8", "task.steps=4", "task.pictures=6", "task.sample_steps=2", "track=none",
         "protect=folder", f"protect.path={','.join(str(root / f'cloak{cell}') for cell in range(WORKERS))}", "attack=none",
-        "arms=[untuned,clean,protected]", "runtime.device=cpu", "runtime.threads=1", f"runtime.out={root / 'out'}",
+        "arms=[pretrained,clean,protected]", "runtime.device=cpu", "runtime.threads=1", f"runtime.out={root / 'out'}",
         f"hydra.sweep.dir={root / 'sweep'}", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={WORKERS}",
     ]  # fmt: skip
     done = subprocess.run(
@@ -52,7 +52,7 @@ def swept(tiny, pictures, tmp_path_factory):
 
 def computed(root: Path) -> list[str]:
     """The recipes that the cells' records call their own work."""
-    return [s["recipe"] for r in read_records(root / "out" / "records") for s in r["stages"] if not s["cached"]]
+    return [s["key"] for r in read_records(root / "out" / "records") for s in r["stages"] if not s["cached"]]
 
 
 @pytest.mark.slow
@@ -60,13 +60,13 @@ def test_workers_share_stages_and_none_is_done_twice(swept):
     root, done = swept
     facts = [json.loads(path.read_text()) for path in (root / "out" / "store").glob("*/*/_stage.json")]
     kinds = Counter(f["stage"] for f in facts)
-    # untuned, clean and three cloaks; the data set
+    # pretrained, clean and three perturbations; the data set
     assert {k: kinds[k] for k in ("data", "protect", "train", "generate")} == {
         "data": 1, "protect": 3, "train": 4, "generate": 5,
     }, done.stderr  # fmt: skip
     assert len(computed(root)) == len(set(computed(root)))
     # The failing cell has no list of stages in its record, but says what it does like the others.
-    for line in ("clean: train  4/4", "clean: generate  6/6", "untuned: generate  6/6", "clean: render"):
+    for line in ("clean: train  4/4", "clean: generate  6/6", "pretrained: generate  6/6", "clean: render"):
         assert done.stderr.count(line) == 1, done.stderr
     assert done.stderr.count("folder: train  4/4") == 3
 
@@ -80,7 +80,7 @@ def test_a_failing_cell_stops_no_worker_and_the_status_is_1(swept):
     assert Counter(r["status"] for r in records) == {"ok": 3, "failed": 1}
     (failed,) = [r for r in records if r["status"] == "failed"]
     assert "0003.png" in failed["error"].splitlines()[-1]
-    assert all(list(r["arms"]) == ["untuned", "clean", "protected"] for r in records if r["status"] == "ok")
+    assert all(list(r["arms"]) == ["pretrained", "clean", "protected"] for r in records if r["status"] == "ok")
 
 
 @pytest.mark.slow

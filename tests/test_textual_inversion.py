@@ -34,7 +34,7 @@ def test_the_file_holds_one_vector_under_the_new_word(model, trained):
 
 def test_several_vectors_start_alike_and_part(model, folder, tmp_path):
     task = inversion(vectors=3)
-    (start,) = task.student(model, Run()).parameters
+    (start,) = task.trainable(model, Run()).parameters
     assert torch.equal(start[0], start[1])
     task.train(folder, tmp_path, model, Run())
     (rows,) = load_file(tmp_path / "step_3" / "embedding" / EMBEDDING).values()
@@ -44,13 +44,13 @@ def test_several_vectors_start_alike_and_part(model, folder, tmp_path):
 
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_the_loaded_model_says_what_the_student_said(model, tmp_path, vectors):
-    student = inversion(vectors=vectors).student(model, Run())
-    student.parameters[0].data.normal_(generator=torch.Generator().manual_seed(1))
-    student.save(tmp_path)
+    trainable = inversion(vectors=vectors).trainable(model, Run())
+    trainable.parameters[0].data.normal_(generator=torch.Generator().manual_seed(1))
+    trainable.save(tmp_path)
     loaded = model.with_tuned(tmp_path)
     prompts = ["a photo of a <sks> ring", "a photo of a ring", "<sks> <sks>"]
     with torch.no_grad():
-        torch.testing.assert_close(loaded.embed(prompts).hidden, student.model.embed(prompts).hidden)
+        torch.testing.assert_close(loaded.embed(prompts).hidden, trainable.model.embed(prompts).hidden)
 
 
 def test_nothing_else_changes(model, trained):
@@ -66,9 +66,9 @@ def test_nothing_else_changes(model, trained):
 
 def test_the_pipeline_draws_what_the_embeddings_say(model, tmp_path):
     """Three vectors stand where the word stood, in the pipeline's own reading of a prompt as in ours."""
-    student = inversion(vectors=3).student(model, Run())
-    student.parameters[0].data.normal_(generator=torch.Generator().manual_seed(1))
-    student.save(tmp_path)
+    trainable = inversion(vectors=3).trainable(model, Run())
+    trainable.parameters[0].data.normal_(generator=torch.Generator().manual_seed(1))
+    trainable.save(tmp_path)
     loaded = model.with_tuned(tmp_path)
     theirs, _ = loaded.pipe.encode_prompt("a photo of a <sks> ring", "cpu", 1, False)
     torch.testing.assert_close(loaded.embed(["a photo of a <sks> ring"]).hidden, theirs)
@@ -77,9 +77,9 @@ def test_the_pipeline_draws_what_the_embeddings_say(model, tmp_path):
 
 
 def test_the_vector_is_all_that_is_trained(model):
-    student = inversion().student(model, Run())
-    (vector,) = student.parameters
-    loss = student.model.embed(["a photo of a <sks> ring"]).hidden.square().sum()
+    trainable = inversion().trainable(model, Run())
+    (vector,) = trainable.parameters
+    loss = trainable.model.embed(["a photo of a <sks> ring"]).hidden.square().sum()
     (gradient,) = torch.autograd.grad(loss, vector)
     assert gradient.abs().max() > 0
     assert not any(p.requires_grad for p in model.pipe.text_encoder.parameters())
@@ -87,23 +87,23 @@ def test_the_vector_is_all_that_is_trained(model):
 
 def test_start_is_a_word_or_the_mean(model):
     table = model.pipe.text_encoder.get_input_embeddings().weight
-    (mean,) = inversion().student(model, Run()).parameters
-    (ring,) = inversion(start="ring").student(model, Run()).parameters
+    (mean,) = inversion().trainable(model, Run()).parameters
+    (ring,) = inversion(start="ring").trainable(model, Run()).parameters
     torch.testing.assert_close(mean.data[0], table.mean(0))
     assert torch.equal(ring.data[0], table[model.pipe.tokenizer("ring", add_special_tokens=False).input_ids[0]])
     for wrong in ("nosuchword", "ring ball"):
         with pytest.raises(ValueError, match="start must be one word"):
-            inversion(start=wrong).student(model, Run())
+            inversion(start=wrong).trainable(model, Run())
 
 
 def test_generation_uses_the_new_word_and_the_record_shows_the_data_s(model, trained, tmp_path):
     prompts = ["a photo of a sks ring"]
-    for name in ("tuned", "untuned"):
+    for name in ("tuned", "pretrained"):
         (tmp_path / name).mkdir()
     inversion().generate(trained, tmp_path / "tuned", model, prompts, Run())
-    inversion().generate(None, tmp_path / "untuned", model, prompts, Run())
+    inversion().generate(None, tmp_path / "pretrained", model, prompts, Run())
     assert {row["text"] for row in images.read_metadata(tmp_path / "tuned").values()} == set(prompts)
-    one, two = (images.read_folder(tmp_path / name) for name in ("tuned", "untuned"))
+    one, two = (images.read_folder(tmp_path / name) for name in ("tuned", "pretrained"))
     assert any(not torch.equal(one[k], two[k]) for k in one)
 
 

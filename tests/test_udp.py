@@ -95,10 +95,10 @@ def test_the_embedded_schedule_is_stable_diffusion_s(model):
 
 @pytest.mark.parametrize("kind", TIMES)
 def test_drawn_time_steps_follow_the_distribution(kind):
-    """Chi-square over 20 bins of about equal mass; the draws are independent of the noise's shape."""
+    """Chi-square over 20 bins of about equal mass; the samples are independent of the noise's shape."""
     p = time_distribution(alpha_bar("sd"), kind)
     fake, n = SimpleNamespace(alpha_bar=alpha_bar("sd")), 20_000
-    method = attack_only(EUDP, draws=n, times=kind)
+    method = attack_only(EUDP, samples=n, times=kind)
     t, noise = method._draw(fake, torch.zeros(1, 1, 1, 1), [Run().rng("t")])
     edges = torch.searchsorted(p.cumsum(0), torch.linspace(0.05, 0.95, 19, dtype=torch.float64))
     bins = torch.bucketize(torch.arange(1000), edges)
@@ -124,15 +124,15 @@ def test_unknown_time_distribution_is_told():
 
 
 def test_eudp_with_uniform_times_is_udp(model, owner):
-    one, two = (m(owner, Linf(8), [model], Run()) for m in (udp(draws=2), udp(EUDP, draws=2, times="uniform")))
+    one, two = (m(owner, Linf(8), [model], Run()) for m in (udp(samples=2), udp(EUDP, samples=2, times="uniform")))
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    three = udp(EUDP, draws=2)(owner, Linf(8), [model], Run())
+    three = udp(EUDP, samples=2)(owner, Linf(8), [model], Run())
     assert not torch.equal(torch.stack(one), torch.stack(three))
 
 
-@pytest.mark.parametrize("draws", [1, 3])
-def test_first_gradient_of_a_picture_is_the_same_alone_and_in_a_batch(model, pictures, draws):
-    method = attack_only(image_steps=1, draws=draws)
+@pytest.mark.parametrize("samples", [1, 3])
+def test_first_gradient_of_a_picture_is_the_same_alone_and_in_a_batch(model, pictures, samples):
+    method = attack_only(image_steps=1, samples=samples)
     together = Watching(8)
     method(make_owner(pictures), together, [model], Run())
     for i, x in enumerate(pictures):
@@ -147,25 +147,25 @@ def test_first_gradient_of_a_picture_is_the_same_alone_and_in_a_batch(model, pic
 
 
 def test_batch_size_changes_nothing_but_rounding(model, owner):
-    few, many = (torch.stack(attack_only(draws=2)(owner, Linf(8), [model], Run(batch=b))) for b in (2, 32))
+    few, many = (torch.stack(attack_only(samples=2)(owner, Linf(8), [model], Run(batch=b))) for b in (2, 32))
     assert ((few - many).abs() < 1e-5).float().mean() > 0.99
 
 
 def test_first_gradient_is_that_of_the_loss_written_out(model, pictures):
-    """Mean over draws of |unet(z_t, t, c) - noise|^2, z the posterior mean, draws from the picture's own generator: rand, then noise."""
-    budget, draws = Watching(8), 2
+    """Mean over samples of |unet(z_t, t, c) - noise|^2, z the posterior mean, draws from the picture's own generator: rand, then noise."""
+    budget, samples = Watching(8), 2
     owner = make_owner(pictures[:1])
-    attack_only(image_steps=1, draws=draws)(owner, budget, [model], Run(seed=4))
+    attack_only(image_steps=1, samples=samples)(owner, budget, [model], Run(seed=4))
     rng = Run(seed=4).rng("udp", 0, owner.names[0])
-    t = (torch.rand(draws, generator=rng, dtype=torch.float64) * 1000).long()
-    noise = torch.randn(draws, 4, 8, 8, generator=rng)
+    t = (torch.rand(samples, generator=rng, dtype=torch.float64) * 1000).long()
+    noise = torch.randn(samples, 4, 8, 8, generator=rng)
     x = pictures[0][None].clone().requires_grad_(True)
     pipe = model.pipe
     z = pipe.vae.encode(2 * x - 1).latent_dist.mean * pipe.vae.config.scaling_factor
     told = pipe.unet(
-        pipe.scheduler.add_noise(z.expand(draws, -1, -1, -1), noise, t),
+        pipe.scheduler.add_noise(z.expand(samples, -1, -1, -1), noise, t),
         t,
-        model.embed(owner.prompts).hidden.expand(draws, -1, -1),
+        model.embed(owner.prompts).hidden.expand(samples, -1, -1),
     ).sample
     (want,) = torch.autograd.grad((told - noise).square().mean(), x)
     torch.testing.assert_close(budget.gradients[0], want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
@@ -173,16 +173,16 @@ def test_first_gradient_is_that_of_the_loss_written_out(model, pictures):
 
 @pytest.mark.slow
 def test_perturbation_raises_the_loss_more_than_noise_does(model):
-    """Float32 pictures; loss of the surrogate on fresh draws that all three share."""
+    """Float32 pictures; loss of the surrogate on fresh samples that all three share."""
     truth = renderer.draw(4, torch.Generator().manual_seed(1), renderer.subject(1))
     clean = [as_saved(x) for x in renderer.render(truth, 16)]
     owner, budget = make_owner(clean), Linf(8)
-    cloaked = attack_only(image_steps=60, draws=32)(owner, budget, [model], Run())
+    protected = attack_only(image_steps=60, samples=32)(owner, budget, [model], Run())
     noisy = [Noise()(owner, budget, [], Run(seed)) for seed in range(6)]
     rng, k = (
         torch.Generator().manual_seed(5),
         500,
-    )  # draws a picture: the random model's gain is small beside their spread
+    )  # samples a picture: the random model's gain is small beside their spread
     t = torch.randint(1000, (4 * k,), generator=rng)
     noise = torch.randn(4 * k, 4, 8, 8, generator=rng)
 
@@ -192,7 +192,7 @@ def test_perturbation_raises_the_loss_more_than_noise_does(model):
             return float(model.loss(z, model.embed(owner.prompts).repeat(k), t, noise).mean())
 
     base = loss(clean)
-    assert loss(cloaked) - base > max(abs(loss(x) - base) for x in noisy)
+    assert loss(protected) - base > max(abs(loss(x) - base) for x in noisy)
 
 
 def test_the_surrogate_is_trained_on_the_perturbed_pictures(model, owner, monkeypatch):
@@ -221,8 +221,8 @@ def test_the_model_is_left_as_it_was(model, owner):
     assert not any(p.requires_grad for p in model.pipe.unet.parameters())
 
 
-@pytest.mark.parametrize(("name", "value"), [("model_steps", 5), ("lr", 1e-2), ("surrogate_init", "random"), ("draws", 2), ("random_start", True),
-                                             ("step_levels", 2.0), ("outer", "clean"), ("rounds", 3), ("batch", 4), ("dtype", "bf16"),
+@pytest.mark.parametrize(("name", "value"), [("model_steps", 5), ("lr", 1e-2), ("surrogate_init", "random"), ("samples", 2), ("random_start", True),
+                                             ("step_size", 2.0), ("outer", "clean"), ("rounds", 3), ("batch", 4), ("dtype", "bf16"),
                                              ("weight_decay", 500.0), ("image_steps", 4)])  # fmt: skip
 def test_every_setting_matters(model, owner, plain, name, value):
     other = udp(**{name: value})(owner, Linf(8), [model], Run())
@@ -241,7 +241,7 @@ def test_outer_clean_is_the_gradient_of_an_unrolled_step(model, pictures):
         as_saved((x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(i))).clamp(0, 1))
         for i, x in enumerate(pictures[:2])
     ]
-    owner, method = make_owner(pictures[:2]), attack_only(image_steps=1, outer="clean", draws=2)
+    owner, method = make_owner(pictures[:2]), attack_only(image_steps=1, outer="clean", samples=2)
     budget, run = Watching(128), Run(seed=2)
     unet = model.fresh_unet("copy", run.rng("x"))
     cond = model.embed(owner.prompts)
@@ -285,9 +285,9 @@ def _copy(module):
 @pytest.mark.parametrize(("outer", "passes"), [("perturbed", 1), ("clean", 2)])
 def test_counts_are_the_arithmetic(model, owner, outer, passes):
     run = Run()
-    udp(outer=outer, draws=2)(owner, Linf(8), [model], run)
-    rounds, image_steps, draws, n = 2, 3, 2, 2
-    assert run.count == {"unet_image": passes * rounds * image_steps * draws * n, "unet_train": 2 * 2 * 2}
+    udp(outer=outer, samples=2)(owner, Linf(8), [model], run)
+    rounds, image_steps, samples, n = 2, 3, 2, 2
+    assert run.count == {"unet_image": passes * rounds * image_steps * samples * n, "unet_train": 2 * 2 * 2}
 
 
 def test_variants_have_names_of_their_own():
@@ -300,7 +300,7 @@ def test_shipped_settings_take_a_hundred_evaluations_a_picture():
     from omegaconf import OmegaConf
 
     settings = OmegaConf.load(CONF / "protect" / "udp.yaml")
-    assert settings.rounds * settings.image_steps * settings.draws == 100
+    assert settings.rounds * settings.image_steps * settings.samples == 100
 
 
 @pytest.mark.parametrize("budget", [Linf(8), Linf(2.7), RMS(4)], ids=lambda b: b.name)
@@ -309,7 +309,7 @@ def test_budgets_hold_on_the_saved_picture_and_are_used(model, owner, budget):
     for clean, x in zip(owner.images, made, strict=True):
         measured = measure(clean, as_saved(x))
         assert budget.holds(measured)
-        assert measured["rms"] >= 0.25 * budget.levels
+        assert measured["rms"] >= 0.25 * budget.eps
         assert x.min() >= 0
         assert x.max() <= 1
 
@@ -348,7 +348,7 @@ def test_pictures_of_two_sizes(model, pictures):
         {"outer": "both"},
         {"surrogate_init": "zeros"},
         {"rounds": 0},
-        {"draws": 0},
+        {"samples": 0},
         {"batch": 0},
         {"image_steps": 0},
         {"model_steps": -1},
@@ -406,7 +406,7 @@ def test_random_start_belongs_to_the_name_and_keeps_the_budget(pictures, budget)
     )
     for x, clean in zip(made, pictures, strict=True):
         assert budget.holds(measure(clean, as_saved(x)))
-        assert measure(clean, as_saved(x))["rms"] > 0.25 * budget.levels
+        assert measure(clean, as_saved(x))["rms"] > 0.25 * budget.eps
     assert not torch.equal(made[0], random_start(pictures, names, budget, Run(seed=1))[0])
 
 

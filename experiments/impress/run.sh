@@ -5,13 +5,13 @@ set -euf
 study() { "${PYTHON:-python}" -m udpbench -m experiment=impress "$@"; }
 
 styles='task=style_finetune task.curve=[0.5,1.0,2.0] data.style=2,3,4,5,6'
-strong='budget.levels=16 protect.distance_budget=0.4'  # chosen on development styles 0 and 1, once 8 levels had shown nothing
+strong='budget.eps=16 protect.distance_budget=0.4'  # chosen on development styles 0 and 1, once 8 levels had shown nothing
 edits='task=img2img,inpaint data.train=12 data.subject=105,106,107,108,109'
 
 study $styles protect=glaze attack=none,impress,gaussian_noise,resize "$@"                  # style mimicry
 study $styles $strong protect=glaze attack=none,impress,gaussian_noise,resize "$@"          # at a budget at which Glaze has an effect
 study $styles $strong protect=glaze attack=jpeg attack.quality=15 "$@"
-study $styles protect=none seed=1,2 'arms=[untuned,ceiling,clean]' "$@"                     # how much seeds differ
+study $styles protect=none seed=1,2 'arms=[pretrained,upper_bound,clean]' "$@"                     # how much seeds differ
 study $styles protect=glaze attack=jpeg attack.quality=15 "$@"                              # the paper's third baseline
 study $styles protect=consistent protect@protect.inner=glaze attack=none,impress "$@"       # the owner who expects IMPRESS
 study $edits protect=photoguard,photoguard_diffusion attack=none,impress,gaussian_noise,resize "$@"   # malicious edits

@@ -4,5 +4,5 @@
 set -euf
 study() { "${PYTHON:-python}" -m udpbench -m experiment=transfer "$@"; }
 
-study protect=none seed=1,2 'arms=[untuned,ceiling,clean]' "$@"                     # the seed floor
+study protect=none seed=1,2 'arms=[pretrained,upper_bound,clean]' "$@"                     # the seed SD
 study protect=eudp,photoguard model@surrogate=micro,micro_b,micro_c "$@"

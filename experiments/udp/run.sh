@@ -8,12 +8,12 @@ curve='task.curve=[0.5,1.0,2.0]'
 objects='task=dreambooth data.subject=105,106,107,108,109'
 styles='task=style_finetune data.style=2,3,4,5,6'
 scratch='task=ddpm task.curve=[0.5,1.0] protect=udp_scratch,eudp_scratch seed=0,1'
-floor='protect=none seed=1,2 arms=[untuned,ceiling,clean]'  # how much clean victims differ from seed to seed
+floor='protect=none seed=1,2 arms=[pretrained,upper_bound,clean]'  # how much clean victims differ from seed to seed
 
 study $objects $curve protect=udp,eudp "$@"                                      # fine-tuning on objects
 study $objects $curve $floor "$@"
 study $styles $curve protect=udp,eudp "$@"                                       # fine-tuning on styles
 study $styles $curve $floor "$@"
 study $scratch "$@"                                                              # training from scratch, all protected
-study $scratch protected_share=0.8,0.5 "$@"                                      # and a share of them
+study $scratch protected_fraction=0.8,0.5 "$@"                                      # and a share of them
 study $objects $curve protect=eudp protect.times=alpha_bar,snr "$@"              # which p(t); uniform is UDP

@@ -21,15 +21,15 @@ class GaussianNoise:
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, levels: float) -> None:
-        if not 0 < levels <= 255:
-            raise ValueError(f"attack gaussian_noise: levels must be above 0 and at most 255, given {levels}")
-        self.levels = levels
+    def __init__(self, std: float) -> None:
+        if not 0 < std <= 255:
+            raise ValueError(f"attack gaussian_noise: std must be above 0 and at most 255, given {std}")
+        self.std = std
 
     @property
     def label(self) -> str:
         """Name with its strength."""
-        return f"gaussian_noise_{self.levels:g}"
+        return f"gaussian_noise_{self.std:g}"
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
@@ -38,4 +38,4 @@ class GaussianNoise:
         noise = (
             torch.randn(x.shape, generator=run.rng("gaussian_noise", n)) for x, n in zip(images, names, strict=True)
         )
-        return [(x + self.levels / 255 * e).clamp(0, 1) for x, e in zip(images, noise, strict=True)]
+        return [(x + self.std / 255 * e).clamp(0, 1) for x, e in zip(images, noise, strict=True)]

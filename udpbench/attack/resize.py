@@ -12,7 +12,7 @@ from udpbench.interfaces import Run
 
 
 class Resize:
-    """Antialiased bicubic resize of both sides to ``share`` of their length, and back to what they were.
+    """Antialiased bicubic resize of both sides to ``scale`` of their length, and back to what they were.
 
     Whether the paper's baseline enlarges its pictures again is not known; here it does, so that the thief trains at
     the size it always does.
@@ -21,15 +21,15 @@ class Resize:
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, share: float) -> None:
-        if not 0 < share < 1:
-            raise ValueError(f"attack resize: share must be above 0 and below 1, given {share}")
-        self.share = share
+    def __init__(self, scale: float) -> None:
+        if not 0 < scale < 1:
+            raise ValueError(f"attack resize: scale must be above 0 and below 1, given {scale}")
+        self.scale = scale
 
     @property
     def label(self) -> str:
         """Name with its strength."""
-        return f"resize_{self.share:g}"
+        return f"resize_{self.scale:g}"
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
@@ -38,6 +38,6 @@ class Resize:
         made = []
         for x in images:
             height, width = x.shape[-2:]
-            small = resize(x[None], (max(1, round(height * self.share)), max(1, round(width * self.share))))
+            small = resize(x[None], (max(1, round(height * self.scale)), max(1, round(width * self.scale))))
             made.append(resize(small, (height, width))[0])
         return made

@@ -10,7 +10,6 @@ from udpbench.benchmark.stages import (
     Cell,
     Part,
     attack_stage,
-    ceiling_stage,
     data_stage,
     edit_stage,
     generate_stage,
@@ -19,6 +18,7 @@ from udpbench.benchmark.stages import (
     protected_stage,
     score_stage,
     train_stage,
+    upper_bound_stage,
 )
 from udpbench.benchmark.store import Stage
 
@@ -60,8 +60,10 @@ def arms(cell: Cell) -> dict[str, Arm]:
         if images
     }
     if cell.task.thing.trains:
-        made["untuned"] = Arm(None, {1.0: generate_stage(cell, None)})
-        made["ceiling"] = Arm(None, {1.0: ceiling_stage(cell)}) if cell.data.thing.sizes.get("heldout") else None
+        made["pretrained"] = Arm(None, {1.0: generate_stage(cell, None)})
+        made["upper_bound"] = (
+            Arm(None, {1.0: upper_bound_stage(cell)}) if cell.data.thing.sizes.get("heldout") else None
+        )
     else:
         made["reseeded"] = Arm(None, {1.0: edit_stage(cell, clean, "second")})
     return {name: arm for name in ARMS if name in cell.arms and (arm := made.get(name))}
@@ -77,7 +79,7 @@ def _attack_on_clean(cell: Cell) -> Part | None:
 
 def _reaching(cell: Cell, images: Stage) -> Stage:
     """Changed pictures as they reach the thief: all of them, or a share among clean ones."""
-    return images if cell.protected_share == 1 or images.name == "data" else mixed_stage(cell, images)
+    return images if cell.protected_fraction == 1 or images.name == "data" else mixed_stage(cell, images)
 
 
 def _trained_arm(cell: Cell, images: Stage, reaching: Stage) -> Arm:
@@ -116,15 +118,15 @@ def validation_scores(cell: Cell, arm: Arm) -> dict[tuple[str, float], Stage]:
     }
 
 
-def cloak_scores(cell: Cell, arm: Arm) -> list[Stage]:
+def perturbation_scores(cell: Cell, arm: Arm) -> list[Stage]:
     """The scores of an arm's training pictures against the clean ones (visibility, measured budget) and, for metrics
     that have a word on it, against noise of the same budget."""
     if arm.pictures is None or arm.pictures.name == "data":
         return []
-    clean, metrics = data_stage(cell), cell.cloak_metrics.values()
+    clean, metrics = data_stage(cell), cell.perturbation_metrics.values()
     found = [score_stage(cell, m, arm.pictures, clean) for m in metrics]
     compares = cell.protect.name != "none" and "noise" in cell.arms
-    if compares and arm.pictures.recipe != protect_stage(cell, cell.noise).recipe:
+    if compares and arm.pictures.key != protect_stage(cell, cell.noise).key:
         of_noise = [m for m in metrics if hasattr(m.thing, "against_noise")]
         found += [score_stage(cell, m, arm.pictures, clean, "noise") for m in of_noise]
     return found

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from udpbench.benchmark.check import check
 from udpbench.benchmark.stages import ARMS, Cell, Part
-from udpbench.core.errors import ConfigError, Mistakes, check_whole
+from udpbench.core.errors import ConfigError, Errors, check_whole
 
+PRESETS = ("matched", "released")  # of a protection: work made equal for all, or as its authors published it
 OWNER_PROMPTS = ("class", "data", "empty")
 
 
@@ -22,7 +23,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
 
     Raises ConfigError.
     """
-    errors = Mistakes()
+    errors = Errors()
 
     def part(group: str) -> Any:
         """The part chosen in ``group``: ``protect``, or, mounted elsewhere, ``protect@noise``."""
@@ -34,16 +35,16 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
 
     parts = {name: part(name) for name in ("data", "budget", "protect", "attack", "task")}
     parts |= {name: part(f"protect@{name}") for name in ("noise", "noise_rms")}
-    parts |= _shared({role: model(role) for role in ("surrogate", "victim", "attacker")})
+    parts |= _shared({role: model(role) for role in ("surrogate", "victim", "purifier")})
     parts["like"] = part("protect@like") if choices.get("protect@like") else None
     _check_choice(errors, "owner_prompt", [cfg.owner_prompt], OWNER_PROMPTS)
     _check_choice(errors, "arms", cfg.arms, ARMS)
-    share = cfg.protected_share
+    share = cfg.protected_fraction
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        errors.append(f"protected_share: must be a number above 0 and at most 1, given {share!r}")
+        errors.append(f"protected_fraction: must be a number above 0 and at most 1, given {share!r}")
     errors.attempt(check_whole, "seed", cfg.seed, 0)
     metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
-    cloak = _metrics(cfg.cloak.bundle, errors)
+    cloak = _metrics(cfg.perturbation.bundle, errors)
     if not errors:
         every = tuple(score for metric in metrics.values() for score in metric.thing.scores)
         _check_choice(errors, "metrics.primary", cfg.metrics.primary, every)
@@ -55,11 +56,11 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     cell = Cell(
         **parts,
         seed=cfg.seed,
-        protected_share=float(cfg.protected_share),
+        protected_fraction=float(cfg.protected_fraction),
         arms=tuple(cfg.arms),
         owner_prompt=cfg.owner_prompt,
         metrics=metrics,
-        cloak_metrics=cloak,
+        perturbation_metrics=cloak,
         primary=tuple(cfg.metrics.primary),
     )
     return check(cell, asked_for=tuple(cfg.metrics.get("extra") or {}))
@@ -78,15 +79,18 @@ def make_part(node: DictConfig, name: str) -> Part:
     """
     if missing := sorted(OmegaConf.missing_keys(node)):
         raise ValueError(f"{name}: give {', '.join(f'{key}=...' for key in missing)}")
-    settings = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    preset = settings.pop("preset", PRESETS[0])
+    if preset not in PRESETS:
+        raise ValueError(f"{name}: unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")
     try:
-        wrong = _mistyped(settings)  # type: ignore[arg-type]
+        wrong = _mistyped(settings)
     except (ImportError, ValueError) as error:  # the path of no object
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
     if wrong:
         raise ValueError(f"{name}: {'; '.join(wrong)}")
-    thing = instantiate(node, _convert_="all")
-    return Part(getattr(thing, "label", name), settings, thing)  # type: ignore[arg-type]
+    thing = instantiate(settings, _convert_="all")
+    return Part(getattr(thing, "label", name), settings, thing, preset)
 
 
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
@@ -119,12 +123,12 @@ def _mistyped(settings: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def _metrics(nodes: Mapping[str, DictConfig], errors: Mistakes) -> dict[str, Part]:
+def _metrics(nodes: Mapping[str, DictConfig], errors: Errors) -> dict[str, Part]:
     made = {name: errors.attempt(make_part, node, name) for name, node in nodes.items() if node}
     return {name: part for name, part in made.items() if part}
 
 
-def _check_choice(errors: Mistakes, name: str, given: Iterable[str] | None, allowed: tuple[str, ...]) -> None:
+def _check_choice(errors: Errors, name: str, given: Iterable[str] | None, allowed: tuple[str, ...]) -> None:
     if given is None or isinstance(given, str):
         errors.append(f"{name}: must be a list, given {given!r}; allowed in it are {', '.join(allowed)}")
         return

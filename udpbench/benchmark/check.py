@@ -1,4 +1,4 @@
-"""Mistakes that only show when the parts of a cell meet, found before anything is done."""
+"""Errors that only show when the parts of a cell meet, found before anything is done."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from udpbench.benchmark.arms import arms
 from udpbench.benchmark.stages import Cell, Part
-from udpbench.core.errors import ConfigError, Mistakes
+from udpbench.core.errors import ConfigError, Errors
 
 NEEDS = {
     "latent": "an autoencoder",
@@ -19,11 +19,11 @@ NEEDS = {
 
 
 def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
-    """Mistakes that only show when the parts meet; metrics that cannot be computed are left out with the reason.
+    """Errors that only show when the parts meet; metrics that cannot be computed are left out with the reason.
 
     Raises ConfigError; a metric in ``asked_for`` that cannot be computed is a mistake, too.
     """
-    errors = [line for find in MISTAKES for line in find(cell)]
+    errors = [line for find in CHECKS for line in find(cell)]
     absent = {name: reason for name, m in cell.metrics.items() if (reason := _obstacle(cell, m))}
     errors += [f"metric {name}: {reason}" for name, reason in absent.items() if name in asked_for]
     if errors:
@@ -41,7 +41,7 @@ def check(cell: Cell, asked_for: tuple[str, ...] = ()) -> Cell:
 def _models_that_lack(cell: Cell) -> Iterator[str]:
     for part, model, role in (
         (cell.protect, cell.surrogate, "surrogate"),
-        (cell.attack, cell.attacker, "attacker"),
+        (cell.attack, cell.purifier, "purifier"),
         (cell.task, cell.victim, "victim"),
     ):
         lacking = part.thing.needs - model.thing.capabilities
@@ -78,11 +78,11 @@ def _missing_here(cell: Cell) -> Iterator[str]:
 
 
 def _share(cell: Cell) -> Iterator[str]:
-    if cell.protected_share < 1 and not cell.task.thing.trains:
-        yield f"protected_share: task {cell.task.name} trains on nothing that could be mixed; give 1"
+    if cell.protected_fraction < 1 and not cell.task.thing.trains:
+        yield f"protected_fraction: task {cell.task.name} trains on nothing that could be mixed; give 1"
     train = cell.data.thing.sizes["train"]
     if cell.protect.name != "none" and not cell.share_of(train):
-        yield f"protected_share: {cell.protected_share:g} of {train} training pictures is none"
+        yield f"protected_fraction: {cell.protected_fraction:g} of {train} training pictures is none"
 
 
 def _arms(cell: Cell) -> Iterator[str]:
@@ -109,10 +109,10 @@ def _word(cell: Cell) -> Iterator[str]:
         yield from _refused(lambda: [cell.task.thing.caption(text) for text in cell.data.thing.texts()])
 
 
-def _cloak_metrics(cell: Cell) -> Iterator[str]:
-    for name, metric in cell.cloak_metrics.items():
+def _perturbation_metrics(cell: Cell) -> Iterator[str]:
+    for name, metric in cell.perturbation_metrics.items():
         if metric.thing.against != "input":
-            what = "does not compare a changed picture with its original; it belongs to metrics, not to metrics@cloak"
+            what = "does not compare a changed picture with its original; it belongs to metrics, not to metrics@perturbation"
             yield f"metric {name}: {what}"
         elif reason := _lacking(metric.thing):
             yield f"metric {name}: {reason}"
@@ -120,7 +120,7 @@ def _cloak_metrics(cell: Cell) -> Iterator[str]:
 
 def _same_scores(cell: Cell) -> Iterator[str]:
     """Scores that two metrics of other settings would give: one would hide the other."""
-    for group, metrics in (("metrics", cell.metrics), ("metrics@cloak", cell.cloak_metrics)):
+    for group, metrics in (("metrics", cell.metrics), ("metrics@perturbation", cell.perturbation_metrics)):
         first: dict[str, str] = {}
         for name, metric in metrics.items():
             for score in metric.thing.scores:
@@ -129,9 +129,9 @@ def _same_scores(cell: Cell) -> Iterator[str]:
                     yield f"{group}: {other} and {name} both give the score {score}; leave one out"
 
 
-MISTAKES: tuple[Callable[[Cell], Iterator[str]], ...] = (
+CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
     _models_that_lack, _untrained_models, _strength_to_match, _missing_here, _share, _arms, _masks, _word,
-    _cloak_metrics, _same_scores,
+    _perturbation_metrics, _same_scores,
 )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
     if thing.against == "truth" and known != thing.truth:
         return f"judges a {thing.truth}, data {cell.data.name} shows a {known}"
     if thing.against == "input":
-        return "compares a changed picture with its original; it belongs to metrics@cloak"
+        return "compares a changed picture with its original; it belongs to metrics@perturbation"
     if (thing.against == "clean_arm") == cell.task.thing.trains:
         return f"task {cell.task.name} {'makes no edits' if cell.task.thing.trains else 'only makes edits'}"
     if thing.against == "reference" and not sizes.get("reference"):
@@ -160,10 +160,10 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
 
 
 def _smallest_set(cell: Cell, metric: Any) -> int:
-    """How many pictures the smallest set would have that ``metric`` compares with another (the ceiling's counts, too;
+    """How many pictures the smallest set would have that ``metric`` compares with another (the upper_bound's counts, too;
     validation pictures, if the thief chooses by it)."""
     sizes = cell.data.thing.sizes
-    parts = ["reference", *(["heldout"] if "ceiling" in cell.arms else [])]
+    parts = ["reference", *(["heldout"] if "upper_bound" in cell.arms else [])]
     chooses = len(cell.task.thing.curve) > 1 and bool(set(metric.scores) & set(cell.primary))
     parts += ["validation"] if chooses else []
     return min(cell.task.thing.made(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
@@ -176,6 +176,6 @@ def _lacking(thing: Any) -> str | None:
 
 def _refused(do: Callable[[], Any]) -> list[str]:
     """The line of the ValueError that ``do`` raises, if it does."""
-    errors = Mistakes()
+    errors = Errors()
     errors.attempt(do)
     return errors

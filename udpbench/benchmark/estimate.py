@@ -16,7 +16,7 @@ from typing import Any
 
 from udpbench.benchmark.store import FACTS, Stage, hash_of
 
-MODELS = ("surrogate", "victim", "attacker")  # entries of a stage's settings that are models
+MODELS = ("surrogate", "victim", "purifier")  # entries of a stage's settings that are models
 NEAR = ("settings", "method", "kind")  # what a stage and its measurements have in common, budget aside; nearest first
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from udpbench.benchmark.arms import Arm, arms, cloak_scores, scores, validation_scores
+from udpbench.benchmark.arms import Arm, arms, perturbation_scores, scores, validation_scores
 from udpbench.benchmark.stages import Cell, data_stage
 from udpbench.benchmark.store import Stage, Store, hash_of
 from udpbench.core.images import fit_square, list_images, read
@@ -22,14 +22,14 @@ def wanted(cell: Cell) -> list[Stage]:
     """Every stage the cell's record is made of; in the order in which their work is best done (arm by arm)."""
     found: list[Stage] = []
     for arm in arms(cell).values():
-        found += [*cloak_scores(cell, arm), *arm.generated.values(), *scores(cell, arm).values()]
+        found += [*perturbation_scores(cell, arm), *arm.generated.values(), *scores(cell, arm).values()]
         found += validation_scores(cell, arm).values()
     return found
 
 
-def recipe(cell: Cell) -> str:
+def cell_key(cell: Cell) -> str:
     """The cell's own key: of all it is made of."""
-    return hash_of([stage.recipe for stage in wanted(cell)])
+    return hash_of([stage.key for stage in wanted(cell)])
 
 
 def run_cell(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record:
@@ -41,13 +41,13 @@ def run_cell(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Reco
     made = arms(cell)
     found = empty_record(cell, store, config)
     found["arms"] = {name: _arm(cell, store, arm) for name, arm in made.items()}
-    found["cloak"] = {
-        name: {k: v for stage in cloak_scores(cell, arm) for k, v in _read_scores(store, stage).items()}
+    found["perturbation"] = {
+        name: {k: v for stage in perturbation_scores(cell, arm) for k, v in _read_scores(store, stage).items()}
         for name, arm in made.items()
         if arm.pictures is not None and arm.pictures.name != "data"
     }
     found["stages"] = [
-        _cost(store, stage, stage.recipe in computed) for stage in with_ancestors(stages) if store.finished(stage)
+        _cost(store, stage, stage.key in computed) for stage in with_ancestors(stages) if store.finished(stage)
     ]
     found["counts"] = _counts(cell, store)
     found["flags"] = flags.of_record(found)
@@ -61,9 +61,10 @@ def empty_record(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.
         "status": "ok",
         "cell": cell.names,  # type: ignore[typeddict-item]
         "label": label(cell),
+        "facts": facts(cell),
         "knowledge": knowledge(cell),
         "arms": {},
-        "cloak": {},
+        "perturbation": {},
         "counts": {},
         "stages": [],
         "config": dict(config),
@@ -81,9 +82,20 @@ def failed_record(cell: Cell, store: Store, config: Mapping[str, Any], error: Ba
     return found
 
 
+def facts(cell: Cell) -> record.Facts:
+    """What readers of the record must know of the cell beside its names."""
+    return {
+        "budget": {"kind": cell.budget.thing.kind, "eps": cell.budget.thing.eps},
+        "preset": cell.protect.preset,
+        "edits": not cell.task.thing.trains,
+        "embedded": cell.victim.thing.embedded,
+        "protected_fraction": cell.protected_fraction,
+    }
+
+
 def label(cell: Cell) -> str:
     """Which leaderboard the cell belongs to: the embedded model's numbers never share one with another model's."""
-    return "embedded world (64 px)" if cell.victim.name.startswith("micro") else cell.victim.name
+    return "embedded world (64 px)" if cell.victim.thing.embedded else cell.victim.name
 
 
 def knowledge(cell: Cell) -> dict[str, bool]:
@@ -145,12 +157,12 @@ def _arm(cell: Cell, store: Store, arm: Arm) -> record.Arm:
     wants = {name: want for m in cell.metrics.values() for name, want in m.thing.scores.items()}
     found: record.Arm = {
         "metrics": {
-            name: {"value": value, "n": n, "owner_wants": wants[name], "primary": name in cell.primary}
+            name: {"value": value, "n": n, "better_protected": wants[name], "primary": name in cell.primary}
             for name, value in curve["1"].items()
         },
         "absent": dict(cell.absent)
         | {name: "the metric has no finite value here" for name in wants if name not in curve["1"]},
-        "recipe": arm.final.recipe,
+        "key": arm.final.key,
         "curve": curve if len(curve) > 1 else {},
         "images": str(store.path(arm.final)),
     }
@@ -164,10 +176,10 @@ def with_ancestors(stages: list[Stage]) -> list[Stage]:
     found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
-        if stage.recipe not in found:
+        if stage.key not in found:
             for parent in stage.parents.values():
                 visit(parent)
-            found[stage.recipe] = stage
+            found[stage.key] = stage
 
     for stage in stages:
         visit(stage)
@@ -177,7 +189,7 @@ def with_ancestors(stages: list[Stage]) -> list[Stage]:
 def _cost(store: Store, stage: Stage, computed: bool) -> record.Stage:
     facts = store.facts(stage)
     costs = {k: facts[k] for k in ("seconds", "peak_mb", "device", "commit")}
-    return {"name": str(stage), "recipe": stage.recipe, "cached": not computed, **costs}  # type: ignore[typeddict-item]
+    return {"name": str(stage), "key": stage.key, "cached": not computed, **costs}  # type: ignore[typeddict-item]
 
 
 def _counts(cell: Cell, store: Store) -> dict[str, int]:

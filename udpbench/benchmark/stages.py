@@ -20,7 +20,17 @@ from udpbench.benchmark.store import Stage
 from udpbench.core.images import iterate, list_images, read, read_folder, read_metadata, write_metadata, write_png
 from udpbench.interfaces import Owner, Run
 
-ARMS = ("untuned", "ceiling", "clean", "reseeded", "noise", "noise_rms", "protected", "purified", "clean_attacked")
+ARMS = (
+    "pretrained",
+    "upper_bound",
+    "clean",
+    "reseeded",
+    "noise",
+    "noise_rms",
+    "protected",
+    "purified",
+    "clean_attacked",
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Part:
     name: str
     settings: Mapping[str, Any]
     thing: Any
+    preset: str = "matched"  # or "released": settings as the authors published them
 
     @cached_property
     def key(self) -> dict[str, Any]:
@@ -55,34 +66,34 @@ class Cell:
     task: Part
     surrogate: Part
     victim: Part
-    attacker: Part
+    purifier: Part
     seed: int
     like: Part | None = None  # the protection whose strength protect=noise_rms matches
     arms: tuple[str, ...] = ARMS
-    protected_share: float = 1.0  # of the training pictures that stay changed; the others are clean in every arm
+    protected_fraction: float = 1.0  # of the training pictures that stay changed; the others are clean in every arm
     owner_prompt: str = "class"  # class | data | empty: what the owner writes as prompt while protecting
     metrics: Mapping[str, Part] = field(default_factory=dict)
-    cloak_metrics: Mapping[str, Part] = field(default_factory=dict)
+    perturbation_metrics: Mapping[str, Part] = field(default_factory=dict)
     primary: tuple[str, ...] = ()  # names of scores
     absent: Mapping[str, str] = field(default_factory=dict)  # metrics that cannot be computed here, and why
 
     @property
     def names(self) -> dict[str, Any]:
         """The cell in words, as records and tables show it."""
-        parts = ("protect", "attack", "task", "surrogate", "victim", "attacker")
+        parts = ("protect", "attack", "task", "surrogate", "victim", "purifier")
         return {
             "data": self.data.name,
             "subject": str(getattr(self.data.thing, "subject", "")),
             "budget": self.budget.thing.name,
             **{k: getattr(self, k).name for k in parts},
             "owner_prompt": self.owner_prompt,
-            **({"protected_share": self.protected_share} if self.protected_share < 1 else {}),
+            **({"protected_fraction": self.protected_fraction} if self.protected_fraction < 1 else {}),
             "seed": self.seed,
         }
 
     def share_of(self, n: int) -> int:
         """How many of ``n`` training pictures stay changed."""
-        return round(self.protected_share * n)
+        return round(self.protected_fraction * n)
 
 
 # -- stages ------------------------------------------------------------------------------------------------------------
@@ -128,12 +139,12 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         folder = _pictures(parents["images"])
         pictures, captions = read_folder(folder), read_metadata(folder)
-        model = cell.attacker.thing.to(run.device) if attack.thing.needs else None
+        model = cell.purifier.thing.to(run.device) if attack.thing.needs else None
         prompts = [captions[name]["text"] for name in pictures]
         made = attack.thing.purify(list(pictures.values()), list(pictures), prompts, model, run)
         _write_like(out, folder, list(pictures), made)
 
-    key = {"attack": attack.key} | ({"attacker": cell.attacker.key} if attack.thing.needs else {})
+    key = {"attack": attack.key} | ({"purifier": cell.purifier.key} if attack.thing.needs else {})
     return Stage("attack", key, work, {"images": images}, cell.seed, f"{attack.name} on {images.title}")
 
 
@@ -151,7 +162,7 @@ def mixed_stage(cell: Cell, images: Stage) -> Stage:
         write_metadata(out, read_metadata(changed))
 
     parents = {"images": images, "data": data_stage(cell)}
-    return Stage("mixed", {"share": cell.protected_share}, work, parents, cell.seed, f"some {images.title}")
+    return Stage("mixed", {"share": cell.protected_fraction}, work, parents, cell.seed, f"some {images.title}")
 
 
 def train_stage(cell: Cell, images: Stage) -> Stage:
@@ -168,7 +179,7 @@ def train_stage(cell: Cell, images: Stage) -> Stage:
 
 
 def class_stage(cell: Cell) -> Stage:
-    """Class pictures for prior preservation, by the untuned victim."""
+    """Class pictures for prior preservation, by the pretrained victim."""
     task = cell.task.thing
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
@@ -193,15 +204,15 @@ def _made_key(cell: Cell) -> dict[str, Any]:
 
 
 def generate_stage(cell: Cell, model: Stage | None, share: float = 1.0) -> Stage:
-    """The thief's pictures, by the model after ``share`` of its steps; by the untuned victim without one."""
+    """The thief's pictures, by the model after ``share`` of its steps; by the pretrained victim without one."""
     task = cell.task.thing
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        tuned = parents["model"] / f"step_{task.mark(share)}" if model else None
+        tuned = parents["model"] / f"step_{task.steps_at(share)}" if model else None
         task.generate(tuned, out, cell.victim.thing, _facts(parents["data"])["prompts"], run)
 
     parents = {"data": data_stage(cell)} | ({"model": model} if model else {})
-    title = (model.title if share == 1 else f"{model.title} x{share:g}") if model else "untuned"
+    title = (model.title if share == 1 else f"{model.title} x{share:g}") if model else "pretrained"
     return Stage(
         "generate", _made_key(cell) | {"share": share if model else 0}, work, parents, cell.seed, title, resumable=True
     )
@@ -222,7 +233,7 @@ def edit_stage(cell: Cell, images: Stage, draw: str = "first") -> Stage:
     )
 
 
-def ceiling_stage(cell: Cell) -> Stage:
+def upper_bound_stage(cell: Cell) -> Stage:
     """A perfect victim: held-out pictures of the subject after one round trip through the victim's autoencoder; no
     more of them than a victim makes, for some scores depend on how many there are."""
     sizes = cell.data.thing.sizes
@@ -242,7 +253,7 @@ def ceiling_stage(cell: Cell) -> Stage:
         write_metadata(out, {name: row for name, row in read_metadata(held).items() if name in kept})
 
     key = {"victim": cell.victim.key} | ({"most": most} if most < sizes["heldout"] else {})
-    return Stage("ceiling", key, work, {"data": data_stage(cell)}, title="ceiling")
+    return Stage("upper_bound", key, work, {"data": data_stage(cell)}, title="upper_bound")
 
 
 def score_stage(cell: Cell, metric: Part, pictures: Stage, clean: Stage, against: str = "") -> Stage:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
 from udpbench.core.digest import folder_digest
 from udpbench.core.provenance import commit
 from udpbench.interfaces import Log, Run, Titled
@@ -60,9 +60,9 @@ class Stage:
     resumable: bool = False
 
     @cached_property
-    def recipe(self) -> str:
+    def key(self) -> str:
         """The key by which the stage is planned, locked and looked up."""
-        return self._key({k: p.recipe for k, p in self.parents.items()})
+        return self._key({k: p.key for k, p in self.parents.items()})
 
     def content_key(self, contents: Mapping[str, str]) -> str:
         """The key by which equal work on equal inputs is found."""
@@ -95,7 +95,7 @@ class Store:
 
     def path(self, stage: Stage) -> Path:
         """Where the stage's folder is, once finished."""
-        return self.root / stage.name / stage.recipe
+        return self.root / stage.name / stage.key
 
     def finished(self, stage: Stage) -> bool:
         """Whether the stage is published."""
@@ -117,11 +117,11 @@ class Store:
         found: dict[str, Stage] = {}
 
         def visit(stage: Stage) -> None:
-            if stage.recipe in found or self.finished(stage):
+            if stage.key in found or self.finished(stage):
                 return
             for parent in stage.parents.values():
                 visit(parent)
-            found[stage.recipe] = stage
+            found[stage.key] = stage
 
         for stage in wanted:
             visit(stage)
@@ -146,15 +146,15 @@ class Store:
         return [self.path(stage) for stage in wanted]
 
     def _wait(self, stage: Stage, said: set[str]) -> None:
-        if stage.recipe not in said:
+        if stage.key not in said:
             with suppress(FileNotFoundError):  # nobody holds it any more
                 holder = self._lock_file(stage).with_suffix(".held").read_text().strip()
                 self.log.say(f"waiting for {stage}: {holder}")
-                said.add(stage.recipe)
+                said.add(stage.key)
         time.sleep(0.5)
 
     def _lock_file(self, stage: Stage) -> Path:
-        return self.root / "locks" / f"{stage.name}-{stage.recipe}.lock"
+        return self.root / "locks" / f"{stage.name}-{stage.key}.lock"
 
     def _attempt(self, stage: Stage) -> bool:
         """Do the stage unless another process holds it; True if it is finished now."""
@@ -192,22 +192,22 @@ class Store:
         spent.unlink()
         facts = {
             "stage": stage.name,
-            "recipe": stage.recipe,
+            "key": stage.key,
             "settings": dict(stage.settings),
             "seed": stage.seed,
-            "parents": {k: p.recipe for k, p in stage.parents.items()},
+            "parents": {k: p.key for k, p in stage.parents.items()},
             "content": _content(part),
             "counts": run.count,
             "commit": commit(),
             **measured,
         }
-        with whole(part / FACTS) as beside:
+        with atomic_write(part / FACTS) as beside:
             beside.write_text(json.dumps(facts, indent=1, sort_keys=True))
         final.unlink(missing_ok=True)  # a link to a twin that somebody has removed
         os.rename(part, final)
-        with whole(twin) as beside:
+        with atomic_write(twin) as beside:
             beside.write_text(str(final.relative_to(self.root)))
-        self.computed.append(stage.recipe)
+        self.computed.append(stage.key)
 
 
 def _remove_halves(folder: Path) -> None:

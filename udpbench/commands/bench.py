@@ -44,10 +44,10 @@ def pictures(n: int, size: int) -> Tensor:
 
 
 def perturb(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
-    """``steps`` image steps of EUDP on ``n`` pictures, two draws each, against a frozen surrogate."""
+    """``steps`` image steps of EUDP on ``n`` pictures, two samples each, against a frozen surrogate."""
     x = pictures(n, model.size)
     owner = Owner(list(x), [f"{i}" for i in range(n)], [PROMPT] * n)
-    method = EUDP(rounds=1, model_steps=0, image_steps=steps, lr=1e-4, batch=1, draws=2)
+    method = EUDP(rounds=1, model_steps=0, image_steps=steps, lr=1e-4, batch=1, samples=2)
     unet = model.fresh_unet("copy", run.rng("bench")).requires_grad_(False)
     hidden = model.embed([PROMPT] * n).hidden.repeat_interleave(2, 0)
 

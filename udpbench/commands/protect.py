@@ -1,7 +1,7 @@
 """``python -m udpbench.commands.protect IN OUT [GROUP=OPTION KEY=VALUE ...]``: protect a folder of one's own pictures, at their
 own size.
 
-The same protections and settings as in a study (``protect=eudp budget.levels=8 model=micro``); no victim is trained.
+The same protections and settings as in a study (``protect=eudp budget.eps=8 model=micro``); no victim is trained.
 Says how visible the change is and how much of it survives what a website does to pictures. What a number here does
 not say: that anybody is stopped.
 """
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, metavar="IN", help="folder with pictures of any format and size")
     parser.add_argument("target", type=Path, metavar="OUT", help="folder for the protected PNGs")
     parser.add_argument("--prompt", default="a photo", help="what the pictures show, for protections that read prompts")
-    parser.add_argument("overrides", nargs="*", help="as for python -m udpbench, e.g. protect=eudp budget.levels=8")
+    parser.add_argument("overrides", nargs="*", help="as for python -m udpbench, e.g. protect=eudp budget.eps=8")
     args = parser.parse_intermixed_args()
     try:
         if args.target.resolve() == args.source.resolve():
@@ -68,13 +68,13 @@ def _cloak(cell: Cell, store: Store, target: Path) -> None:
     from udpbench.core.visibility import survival, visibility
 
     clean_folder, cloaked_folder = store.do(data_stage(cell), protected_stage(cell))
-    clean, cloaked = read_folder(clean_folder / "train"), read_folder(cloaked_folder)
+    clean, protected = read_folder(clean_folder / "train"), read_folder(cloaked_folder)
     target.mkdir(parents=True, exist_ok=True)
     codecs = [f"{codec} {quality}" for codec, quality in SURVIVES]
     table = Table(title=f"{cell.protect.name}, {cell.budget.thing.name}, surrogate {cell.surrogate.name}")
     for column in ("picture", "largest change", "rms", "PSNR dB", "SSIM", *(f"survives {c}" for c in codecs)):
         table.add_column(column, justify="left" if column == "picture" else "right")
-    for name, picture in cloaked.items():
+    for name, picture in protected.items():
         write_png(target / name, picture)
         seen = visibility(clean[name], picture)
         left = [survival(clean[name], picture, codec, quality) for codec, quality in SURVIVES]
@@ -82,7 +82,7 @@ def _cloak(cell: Cell, store: Store, target: Path) -> None:
         table.add_row(name, *numbers, *(_text(v, "{:.0%}") for v in left))
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
-    console.print(f"{len(cloaked)} protected pictures in {target}. Changes in 8-bit levels (1/255).")
+    console.print(f"{len(protected)} protected pictures in {target}. Changes in 8-bit levels (1/255).")
     console.print("'survives': share of the change's energy left after saving in that format. That promises nothing.")
 
 

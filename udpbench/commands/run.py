@@ -49,12 +49,12 @@ def main(cfg: DictConfig) -> None:
 
 
 def _run(cell: Cell, store: Store, tracker: Tracker, cfg: DictConfig) -> None:
-    from udpbench.benchmark.run import failed_record, recipe, run_cell, wanted
+    from udpbench.benchmark.run import cell_key, failed_record, run_cell, wanted
     from udpbench.results import record
     from udpbench.tracking.track import Fanout
 
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    key = recipe(cell)
+    key = cell_key(cell)
     folder = Path(cfg.runtime.out) / "cells" / key
     path = Path(cfg.runtime.records) / f"{_slug(cell)}-{key}.json"
     console = store.log

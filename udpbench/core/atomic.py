@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to, which becomes ``path`` when the block ends.
 
     If it does not, ``path`` stays as it was. The folder is made; the name ends in ``.part``, which is never whole.

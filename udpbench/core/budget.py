@@ -6,7 +6,7 @@ All lengths are 8-bit levels: 1/255 of a pixel in [0,1].
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ MAXIMUM = 128.0
 class Budget(Protocol):
     """A bound on the perturbation of each picture, kept by the 8-bit PNG."""
 
-    levels: float
+    eps: float
 
     @property
     def name(self) -> str:
@@ -43,14 +43,16 @@ class Budget(Protocol):
 class Linf:
     """No pixel may change by more than ``levels``; at least 1, for less would leave every 8-bit picture as it is."""
 
-    def __init__(self, levels: float) -> None:
-        self.levels = _checked("linf", levels, 1.0)
+    kind: ClassVar[str] = "linf"
+
+    def __init__(self, eps: float) -> None:
+        self.eps = _checked("linf", eps, 1.0)
         # A saved pixel is a whole number of levels from the clean one: beyond n + 1/2 rounding would carry it to n + 1.
-        self._radius = min(self.levels, math.floor(self.levels) + 0.49) / 255
+        self._radius = min(self.eps, math.floor(self.eps) + 0.49) / 255
 
     @property
     def name(self) -> str:
-        return f"linf_{self.levels:g}"
+        return f"{self.kind}_{self.eps:g}"
 
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
         """Clip ``x`` to the ball around ``clean`` and to [0,1]; both NCHW, ``clean`` as read from an 8-bit picture.
@@ -64,7 +66,7 @@ class Linf:
         return gradient.sign() / 255
 
     def holds(self, measured: dict[str, float]) -> bool:
-        return measured["linf"] <= self.levels
+        return measured["linf"] <= self.eps
 
 
 class RMS:
@@ -73,12 +75,14 @@ class RMS:
     An L2 ball: its L2 radius on [0,1] pixels is levels/255 * sqrt(C*H*W).
     """
 
-    def __init__(self, levels: float) -> None:
-        self.levels = _checked("rms", levels, 0.0)
+    kind: ClassVar[str] = "rms"
+
+    def __init__(self, eps: float) -> None:
+        self.eps = _checked("rms", eps, 0.0)
 
     @property
     def name(self) -> str:
-        return f"rms_{self.levels:g}"
+        return f"{self.kind}_{self.eps:g}"
 
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
         """Shrink the change of each picture to the ball; both NCHW, ``clean`` as read from an 8-bit picture.
@@ -88,7 +92,7 @@ class RMS:
         """
         change = x.clamp(0, 1) - clean
         length = change.square().flatten(1).mean(1).sqrt() * 255
-        factor = (self.levels / length.clamp(min=1e-12)).clamp(max=1)
+        factor = (self.eps / length.clamp(min=1e-12)).clamp(max=1)
         low, high = torch.zeros_like(factor), factor
         if bool((ok := self._fits(change, factor, clean)).all()):
             return _moved(clean, change, factor)
@@ -100,7 +104,7 @@ class RMS:
 
     def _fits(self, change: Tensor, factor: Tensor, clean: Tensor) -> Tensor:
         steps = to_uint8(_moved(clean, change, factor)).long() - to_uint8(clean).long()
-        return steps.square().flatten(1).sum(1) <= self.levels**2 * steps[0].numel()
+        return steps.square().flatten(1).sum(1) <= self.eps**2 * steps[0].numel()
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The gradient of each picture at a root mean square of one level."""
@@ -108,19 +112,19 @@ class RMS:
         return gradient / length.view(-1, 1, 1, 1) / 255
 
     def holds(self, measured: dict[str, float]) -> bool:
-        return measured["rms"] <= self.levels * (1 + 1e-9)
+        return measured["rms"] <= self.eps * (1 + 1e-9)
 
 
 def _moved(clean: Tensor, change: Tensor, factor: Tensor) -> Tensor:
     return (clean + change * factor.view(-1, 1, 1, 1)).clamp(0, 1)
 
 
-def _checked(kind: str, levels: float, least: float) -> float:
-    number = isinstance(levels, int | float) and not isinstance(levels, bool)
-    if not number or not (levels >= least and 0 < levels <= MAXIMUM):
+def _checked(kind: str, eps: float, least: float) -> float:
+    number = isinstance(eps, int | float) and not isinstance(eps, bool)
+    if not number or not (eps >= least and 0 < eps <= MAXIMUM):
         allowed = f"{least:g} to {MAXIMUM:g}" if least else f"above 0 to {MAXIMUM:g}"
-        raise ValueError(f"budget {kind}: levels (1/255 of a [0,1] pixel) must be {allowed}, given {levels!r}")
-    return float(levels)
+        raise ValueError(f"budget {kind}: eps (of 255) must be {allowed}, given {eps!r}")
+    return float(eps)
 
 
 def measure(clean: Tensor, changed: Tensor) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
 
 
 def folder_digest(folder: Path, skip: str = "") -> str:
@@ -42,6 +42,6 @@ def _file_digest(file: Path) -> str:
     if key not in known:
         with file.open("rb") as stream:
             known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        with suppress(OSError), whole(cache) as beside:  # a memory only: a home that cannot be written has none
+        with suppress(OSError), atomic_write(cache) as beside:  # a memory only: a home that cannot be written has none
             beside.write_text(json.dumps(known))
     return known[key]

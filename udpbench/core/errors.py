@@ -1,4 +1,4 @@
-"""Mistakes in a configuration: collected, and told in the words of the part that found them."""
+"""Errors in a configuration: collected, and told in the words of the part that found them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ConfigError(ValueError):
     """What is wrong with a configuration: one line per mistake, all of them at once."""
 
 
-class Mistakes(list[str]):
+class Errors(list[str]):
     """Collects mistakes instead of stopping at the first."""
 
     def attempt(self, do: Callable[..., T], *arguments: Any) -> T | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from udpbench.core import images
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
 
 
 def write_pictures(
@@ -47,5 +47,5 @@ def write_facts(out: Path, name: str, instance: str, class_prompt: str, prompts:
         "truth": None,
         "sets": sets,
     }
-    with whole(out / "data.json") as beside:
+    with atomic_write(out / "data.json") as beside:
         beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

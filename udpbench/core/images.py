@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
 
 SUFFIXES = (
     ".png",
@@ -162,7 +162,7 @@ def from_pil(image: Image.Image) -> Tensor:
 def write_png(path: Path, x: Tensor) -> None:
     """Write CHW [0,1] as an 8-bit RGB PNG: beside first, then renamed, so that a file under its name is whole."""
     image = to_pil(x)
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         image.save(beside, format="PNG")
 
 
@@ -265,7 +265,7 @@ def read_metadata(folder: Path) -> dict[str, dict]:
 def write_metadata(folder: Path, rows: dict[str, dict]) -> None:
     """Write ``metadata.jsonl``: one line per file name, {"file_name": name, ...row}."""
     text = "".join(json.dumps({"file_name": name, **row}, ensure_ascii=False) + "\n" for name, row in rows.items())
-    with whole(Path(folder) / METADATA) as beside:
+    with atomic_write(Path(folder) / METADATA) as beside:
         beside.write_text(text, encoding="utf-8")
 
 

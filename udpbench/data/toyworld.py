@@ -16,7 +16,7 @@ class ToyWorld:
     """A subject never seen in pretraining: six pictures to train on, further ones to compare with.
 
     ``train`` is what the owner has, ``reference`` what generated pictures are compared with, ``validation`` what the
-    thief may choose by, ``heldout`` what a perfect victim would make (the ceiling). Scenes are as frequent in all of
+    thief may choose by, ``heldout`` what a perfect victim would make (the upper_bound). Scenes are as frequent in all of
     them. ``masks`` holds the object's silhouette in every training picture. The truth is in ``data.json``. Subjects
     0-9 are for development, 100 and up for tests. The pictures do not depend on the run's seed.
 

@@ -14,23 +14,23 @@ from udpbench.models.diffusion import Diffusion
 
 
 class Denoising(PairMetric):
-    """``denoising_ratio``: the untuned model's mean denoising loss on changed pictures over that on the originals.
+    """``denoising_ratio``: the pretrained model's mean denoising loss on changed pictures over that on the originals.
 
     Both see the same time steps (evenly spaced over the schedule) and the same noise, the same in every folder and
     run, and no prompt. 1: the change makes no difference to the model; what UDP, EUDP and AdvDM raise is above 1.
 
     Args:
         model: whose loss.
-        draws: time steps per picture.
+        samples: time steps per picture.
     """
 
     version: ClassVar[int] = 1
 
-    def __init__(self, model: Diffusion, draws: int) -> None:
-        if draws < 1:
-            raise ValueError(f"denoising: draws must be >= 1, given {draws}")
-        self.model, self.draws = model, draws
-        self.scores = {"denoising_ratio": "higher"}
+    def __init__(self, model: Diffusion, samples: int) -> None:
+        if samples < 1:
+            raise ValueError(f"denoising: samples must be >= 1, given {samples}")
+        self.model, self.samples = model, samples
+        self.scores = {"denoising_ratio": "up"}
 
     def identity(self) -> dict[str, str]:
         """Of the whole model."""
@@ -40,13 +40,13 @@ class Denoising(PairMetric):
         """Mean losses of the changed pictures and of the original ones."""
         model = self.model.to(device)
         steps = len(model.alpha_bar)
-        t = torch.tensor([int((k + 0.5) * steps / self.draws) for k in range(self.draws)], device=device)
+        t = torch.tensor([int((k + 0.5) * steps / self.samples) for k in range(self.samples)], device=device)
 
         def of(x: Tensor) -> Tensor:
             z = model.encode(x)
             noise = torch.stack([torch.randn(z.shape[1:], generator=Run().rng("denoising", k)) for k in range(len(t))])
             cond = model.embed([""] * len(t))
-            # One picture at a time: as many rows as draws, whatever the batch.
+            # One picture at a time: as many rows as samples, whatever the batch.
             return torch.stack([model.loss(row.expand_as(noise), cond, t, noise.to(device)).mean() for row in z])
 
         return lambda changed, original: {"changed": of(changed), "original": of(original)}

@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 from udpbench.interfaces import Run
 from udpbench.metrics.pairs import PairMetric
-from udpbench.results.record import EDITED
 
-FLIPPED = {"higher": "lower", "lower": "higher"}
+FLIPPED = {"up": "down", "down": "up"}
 
 
 class Edits:
@@ -27,7 +26,7 @@ class Edits:
 
     def __init__(self, of: PairMetric) -> None:
         self.of = of
-        self.scores = {f"{EDITED}{name}": FLIPPED[wants] for name, wants in of.scores.items()}
+        self.scores = {f"edit_{name}": FLIPPED[wants] for name, wants in of.scores.items()}
 
     def identity(self) -> dict[str, Any]:
         """The version of the measure."""
@@ -39,4 +38,4 @@ class Edits:
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Means over the edits in ``got`` against those of the same name in ``ref``."""
-        return {f"{EDITED}{name}": value for name, value in self.of(got, ref, run).items()}
+        return {f"edit_{name}": value for name, value in self.of(got, ref, run).items()}

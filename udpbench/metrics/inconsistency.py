@@ -27,7 +27,7 @@ class Inconsistency(PairMetric):
         if "latent" not in model.capabilities:
             raise ValueError(f"inconsistency: model {model.name} has no autoencoder; give a latent model")
         self.model = model
-        self.scores = {"inconsistency": "lower", "inconsistency_auc": "lower"}
+        self.scores = {"inconsistency": "down", "inconsistency_auc": "down"}
 
     def identity(self) -> dict[str, str]:
         """Of the model's autoencoder."""

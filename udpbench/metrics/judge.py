@@ -29,7 +29,7 @@ class JudgeMetric:
     version: ClassVar[int] = 1
     against: ClassVar[str] = "truth"
     truth: ClassVar[str] = "subject"  # the kind of truth it needs the data to have
-    scores: ClassVar[dict[str, str]] = {"subject_acc": "lower", "scene_acc": "lower"}
+    scores: ClassVar[dict[str, str]] = {"subject_acc": "down", "scene_acc": "down"}
     minimum: ClassVar[int] = 1
 
     def identity(self) -> dict[str, str]:

@@ -78,7 +78,7 @@ class Psnr(PairMetric):
     """Peak signal-to-noise ratio in dB over all pixels and channels of a picture, peak 1; infinite if unchanged."""
 
     def __init__(self) -> None:
-        self.scores = {"psnr": "higher"}
+        self.scores = {"psnr": "up"}
 
     def prepare(self, device: torch.device) -> Measure:
         return lambda changed, original: {"psnr": -10 * (changed - original).double().square().mean((1, 2, 3)).log10()}
@@ -92,14 +92,14 @@ class Ssim(PairMetric):
     """
 
     def __init__(self) -> None:
-        self.scores = {"ssim": "higher"}
+        self.scores = {"ssim": "up"}
 
     def prepare(self, device: torch.device) -> Measure:
         from udpbench.core.visibility import ssim
 
         def values(changed: Tensor, original: Tensor) -> dict[str, Tensor]:
             _check_side("ssim", changed, 11)
-            rows = [ssim(clean, cloaked) for clean, cloaked in zip(original, changed, strict=True)]
+            rows = [ssim(clean, protected) for clean, protected in zip(original, changed, strict=True)]
             return {"ssim": torch.tensor(rows, dtype=torch.float64)}
 
         return values
@@ -112,7 +112,7 @@ class Vif(PairMetric):
     """
 
     def __init__(self) -> None:
-        self.scores = {"vif": "higher"}
+        self.scores = {"vif": "up"}
 
     def prepare(self, device: torch.device) -> Measure:
         from torchmetrics.functional.image import visual_information_fidelity
@@ -132,7 +132,7 @@ class PerceptualDistance(PairMetric):
     """
 
     def __init__(self) -> None:
-        self.scores = {"dist_lite1": "lower"}
+        self.scores = {"dist_lite1": "down"}
 
     def check(self) -> None:
         weights_path("lite1")
@@ -153,7 +153,7 @@ class Lpips(PairMetric):
             raise ValueError(f"lpips: unknown net {net!r}; allowed are {', '.join(TRUNKS)}")
         self.net = net
         self.weights = weights
-        self.scores = {f"lpips_{net}": "lower"}
+        self.scores = {f"lpips_{net}": "down"}
 
     def check(self) -> None:
         _trunk_file(self.net, self.weights)
@@ -163,18 +163,18 @@ class Lpips(PairMetric):
         return lambda changed, original: {f"lpips_{self.net}": distance(changed, original)}
 
 
-class CloakLevels(PairMetric):
+class PerturbationSize(PairMetric):
     """How large the change is, in 8-bit levels: ``linf`` and ``rms_max`` of the worst picture, ``rms`` averaged over
     pictures."""
 
     version: ClassVar[int] = 2
 
     def __init__(self) -> None:
-        self.scores = {"linf": "lower", "rms": "lower", "rms_max": "lower"}
+        self.scores = {"linf": "down", "rms": "down", "rms_max": "down"}
 
     def prepare(self, device: torch.device) -> Measure:
         def values(changed: Tensor, original: Tensor) -> dict[str, Tensor]:
-            rows = [measure(clean, cloaked) for clean, cloaked in zip(original, changed, strict=True)]
+            rows = [measure(clean, protected) for clean, protected in zip(original, changed, strict=True)]
             return {norm: torch.tensor([row[norm] for row in rows], dtype=torch.float64) for norm in ("linf", "rms")}
 
         return values

@@ -175,7 +175,7 @@ class FrechetDistance(SetMetric):
     Biased by the number of pictures, and by how much depends on the model.
     """
 
-    kinds: ClassVar[dict[str, str]] = {"fd": "higher"}
+    kinds: ClassVar[dict[str, str]] = {"fd": "up"}
     least: ClassVar[int] = 2
 
     def __init__(self, features: Extractor, minimum: int = 1000) -> None:
@@ -191,7 +191,7 @@ class KernelDistance(SetMetric):
     Unbiased, so that sets of 50 and more already compare.
     """
 
-    kinds: ClassVar[dict[str, str]] = {"kd": "higher"}
+    kinds: ClassVar[dict[str, str]] = {"kd": "up"}
     least: ClassVar[int] = 2
 
     def __init__(self, features: Extractor, minimum: int = 50) -> None:
@@ -204,7 +204,7 @@ class KernelDistance(SetMetric):
 class PrecisionRecall(SetMetric):
     """``precision_recall`` with k = 3; of the larger folder only as many as the smaller holds, the first by name."""
 
-    kinds: ClassVar[dict[str, str]] = {"precision": "lower", "recall": "lower"}
+    kinds: ClassVar[dict[str, str]] = {"precision": "down", "recall": "down"}
     least: ClassVar[int] = 4
     equal_sizes: ClassVar[bool] = True
 
@@ -218,7 +218,7 @@ class PrecisionRecall(SetMetric):
 class DensityCoverage(SetMetric):
     """``density_coverage`` with k = 5; of the larger folder only as many as the smaller holds, the first by name."""
 
-    kinds: ClassVar[dict[str, str]] = {"density": "lower", "coverage": "lower"}
+    kinds: ClassVar[dict[str, str]] = {"density": "down", "coverage": "down"}
     least: ClassVar[int] = 6
     equal_sizes: ClassVar[bool] = True
 

@@ -30,7 +30,7 @@ class TrainSimilarity:
     @property
     def scores(self) -> dict[str, str]:
         """Score name -> what the owner wants."""
-        return {score_name(kind, self.features): "lower" for kind in ("sim_train", "nearest_train")}
+        return {score_name(kind, self.features): "down" for kind in ("sim_train", "nearest_train")}
 
     def check(self) -> None:
         """ValueError saying what to do if weights are missing; nothing is loaded."""

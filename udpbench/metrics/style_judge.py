@@ -22,7 +22,7 @@ class StyleJudge:
     """``style_acc``: share of pictures that are in the asked style; ``content_acc``: share that show the shape and the
     scene that their prompts ask for.
 
-    Apart, because they part: a victim that has memorised its pictures has the style and not the content, an untuned
+    Apart, because they part: a victim that has memorised its pictures has the style and not the content, an pretrained
     model the reverse. A picture the judge is unsure of counts as wrong in both; one whose prompt asks for nothing that
     the truth knows has no content to be right about. The judge is a classifier trained on renderings only.
     """
@@ -30,7 +30,7 @@ class StyleJudge:
     version: ClassVar[int] = 1
     against: ClassVar[str] = "truth"
     truth: ClassVar[str] = "style"  # the kind of truth it needs the data to have
-    scores: ClassVar[dict[str, str]] = {"style_acc": "lower", "content_acc": "lower"}
+    scores: ClassVar[dict[str, str]] = {"style_acc": "down", "content_acc": "down"}
     minimum: ClassVar[int] = 1
 
     def check(self) -> None:

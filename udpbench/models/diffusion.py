@@ -87,7 +87,8 @@ class Diffusion(ABC):
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"model {name}: unknown dtype {dtype!r}; allowed are {', '.join(DTYPES)}")
-        if path.startswith("pkg:"):  # weights that come with the package
+        self.embedded = path.startswith("pkg:")
+        if self.embedded:  # weights that come with the package
             path = str(Path(__file__).parent / "micro" / "weights" / path.removeprefix("pkg:"))
         self.name, self.path, self.revision, self.mirrors, self.dtype = name, path, revision, tuple(mirrors), dtype
         self.device = torch.device("cpu")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import own_generators
 
@@ -63,15 +63,15 @@ def fit(
     *,
     title: str = "train",
     checkpoint: Path | None = None,
-    marks: Sequence[int] = (),
-    at_mark: Callable[[int], None] | None = None,
+    checkpoint_steps: Sequence[int] = (),
+    at_checkpoint: Callable[[int], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     before: int = 0,
 ) -> None:
     """Train ``parameters`` in place for ``settings.steps`` steps of ``loss(step)``.
 
     ``loss`` must draw whatever it needs from generators that belong to ``step``: then a training that was killed and
-    resumed from ``checkpoint`` ends in the same weights as one that was not. ``at_mark(k)`` is called after ``k``
+    resumed from ``checkpoint`` ends in the same weights as one that was not. ``at_checkpoint(k)`` is called after ``k``
     steps for every ``k`` in ``marks`` (with the averaged weights in place if there is an EMA); marks before a
     checkpoint are not called again. A given ``optimizer`` goes on with its moments (short, repeated trainings).
     ``before``: steps of earlier trainings that the logged loss curve goes on from.
@@ -98,8 +98,8 @@ def fit(
             run.log.scalar(f"{title}/loss", value.detach(), before + step)
             advance(1)
             done = step + 1
-            if done in marks and at_mark is not None:
-                with_average(parameters, average, partial(at_mark, done))
+            if done in checkpoint_steps and at_checkpoint is not None:
+                with_average(parameters, average, partial(at_checkpoint, done))
             if checkpoint and settings.save_every and done % settings.save_every == 0 and done < settings.steps:
                 _save(checkpoint, done, parameters, optimizer, average)
     for p, a in zip(parameters, average, strict=False):
@@ -152,7 +152,7 @@ def _load(
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write what an interrupted piece of work needs to go on: whole or not at all."""
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         torch.save(state, beside)
 
 

@@ -74,10 +74,10 @@ def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> lis
 
 
 def random_start(images: Sequence[Tensor], names: Sequence[str], budget: Budget, run: Run) -> list[Tensor]:
-    """Each picture moved by uniform noise of up to ``budget.levels``, projected; the draw belongs to the picture's
+    """Each picture moved by uniform noise of up to ``budget.eps``, projected; the draw belongs to the picture's
     name."""
     out = []
     for x, name in zip(images, names, strict=True):
         noise = torch.rand(x.shape, generator=run.rng("start", name)) * 2 - 1
-        out.append(budget.project((x + noise * budget.levels / 255)[None], x[None])[0])
+        out.append(budget.project((x + noise * budget.eps / 255)[None], x[None])[0])
     return out

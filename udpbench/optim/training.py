@@ -64,7 +64,7 @@ class TrainingTask:
         if 1.0 not in self.curve or self.curve[0] <= 0:
             raise ValueError(f"{self.name}: curve must hold 1 and numbers > 0, given {self.curve}")
         self.training = FitSettings(
-            steps=self.mark(self.curve[-1]),
+            steps=self.steps_at(self.curve[-1]),
             lr=self.lr,
             weight_decay=self.weight_decay,
             warmup=self.warmup,
@@ -74,14 +74,14 @@ class TrainingTask:
             save_every=self.save_every,
         )
 
-    def mark(self, share: float) -> int:
+    def steps_at(self, share: float) -> int:
         """Number of steps of a point of the curve."""
         return max(1, round(share * self.steps))
 
     @property
-    def marks(self) -> list[int]:
+    def checkpoint_steps(self) -> list[int]:
         """Numbers of steps at the points of the curve."""
-        return [self.mark(share) for share in self.curve]
+        return [self.steps_at(share) for share in self.curve]
 
     def fit(
         self,
@@ -100,8 +100,8 @@ class TrainingTask:
             self.training,
             run,
             checkpoint=checkpoint,
-            marks=self.marks,
-            at_mark=lambda step: publish(out / f"step_{step}", save),
+            checkpoint_steps=self.checkpoint_steps,
+            at_checkpoint=lambda step: publish(out / f"step_{step}", save),
         )
         checkpoint.unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Student:
+class Trainable:
     """A model in training: ``model`` has what is trained in place of the victim's own parts."""
 
     model: LatentDiffusion
@@ -33,14 +33,14 @@ class Student:
 
 @dataclass(kw_only=True)
 class Tuning(TrainingTask):
-    """The thief's fine-tuning and its pictures; subclasses say what is trained (``student``).
+    """The thief's fine-tuning and its pictures; subclasses say what is trained (``trainable``).
 
     Args:
         guidance: of the generation (Ho & Salimans 2022); 1: none.
         sample_latents: draw latents from the posterior at each step (as the released scripts do) or use its mean.
         gradient_checkpointing: less memory, more time.
         prior_weight: weight of the prior-preservation loss on class pictures (Ruiz et al. 2023, eq. 2); 0: none.
-        prior_images: how many class pictures the untuned model generates.
+        prior_images: how many class pictures the pretrained model generates.
     """
 
     guidance: float
@@ -62,7 +62,7 @@ class Tuning(TrainingTask):
                 f"given {self.prior_weight} and {self.prior_images}"
             )
 
-    def student(self, victim: LatentDiffusion, run: Run) -> Student:
+    def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """What is trained, starting from ``victim``."""
         raise NotImplementedError
 
@@ -75,20 +75,20 @@ class Tuning(TrainingTask):
     ) -> None:
         """Tune on the pictures in ``images`` (captions in its metadata.jsonl); write ``out/step_N/`` for every point
         of the curve."""
-        student = self.student(victim.to(run.device), run)
-        subject = Latents(student, images, self, run)
-        prior = Latents(student, class_images, self, run) if class_images else None
+        trainable = self.trainable(victim.to(run.device), run)
+        subject = Latents(trainable, images, self, run)
+        prior = Latents(trainable, class_images, self, run) if class_images else None
 
         def loss(step: int) -> Tensor:
-            value = self._loss(student, subject, run, ("subject", step))
+            value = self._loss(trainable, subject, run, ("subject", step))
             if prior is not None:
-                value = value + self.prior_weight * self._loss(student, prior, run, ("prior", step))
+                value = value + self.prior_weight * self._loss(trainable, prior, run, ("prior", step))
             return value
 
-        self.fit(student.parameters, loss, student.save, out, run)
+        self.fit(trainable.parameters, loss, trainable.save, out, run)
 
-    def _loss(self, student: Student, data: Latents, run: Run, key: tuple[str, int]) -> Tensor:
-        rng, model = run.rng("train", *key), student.model
+    def _loss(self, trainable: Trainable, data: Latents, run: Run, key: tuple[str, int]) -> Tensor:
+        rng, model = run.rng("train", *key), trainable.model
         z, index = data.draw(self.batch, rng)
         t = torch.randint(len(model.alpha_bar), (self.batch,), generator=rng).to(run.device)
         noise = torch.randn(z.shape, generator=rng).to(run.device)
@@ -98,7 +98,7 @@ class Tuning(TrainingTask):
     def generate(
         self, tuned: Path | None, out: Path, victim: LatentDiffusion, prompts: Sequence[str], run: Run
     ) -> None:
-        """Write ``pictures`` PNGs over ``prompts`` in turn, by the model in ``tuned`` (None: the untuned one).
+        """Write ``pictures`` PNGs over ``prompts`` in turn, by the model in ``tuned`` (None: the pretrained one).
 
         Those there are kept.
         """
@@ -106,7 +106,7 @@ class Tuning(TrainingTask):
         self._write(model.with_tuned(tuned) if tuned else model, prompts, self.pictures, out, run, tuned is not None)
 
     def class_pictures(self, out: Path, victim: LatentDiffusion, prompt: str, run: Run) -> None:
-        """Write ``prior_images`` PNGs of the class, by the untuned model, from other noise than scored pictures."""
+        """Write ``prior_images`` PNGs of the class, by the pretrained model, from other noise than scored pictures."""
         self._write(victim.to(run.device), [prompt], self.prior_images, out, run, tuned=False, noise="class")
 
     def _write(
@@ -133,12 +133,12 @@ class Tuning(TrainingTask):
 class Latents:
     """Latents (or their posterior) and prompts of a folder of pictures, computed once."""
 
-    def __init__(self, student: Student, folder: Path, task: Tuning, run: Run) -> None:
+    def __init__(self, trainable: Trainable, folder: Path, task: Tuning, run: Run) -> None:
         captions, pictures = read_metadata(folder), read_folder(folder)
         prompts = [task.caption(captions[name]["text"]) for name in pictures]
         self.prompts = sorted(set(prompts))
         self.which = torch.tensor([self.prompts.index(p) for p in prompts])
-        self.student, self.sampled, model = student, task.sample_latents, student.model
+        self.trainable, self.sampled, model = trainable, task.sample_latents, trainable.model
         with torch.no_grad():
             x = torch.stack([fit_square(p, model.size) for p in pictures.values()])
             moments = [model.moments(part.to(run.device)) for part in x.split(run.batch)]
@@ -155,5 +155,5 @@ class Latents:
 
     def cond(self, index: Tensor) -> Cond:
         """Prompt embeddings of the pictures at ``index``; anew if what makes them is in training."""
-        embedded = self.student.model.embed(self.prompts) if self.student.text else self.embedded
+        embedded = self.trainable.model.embed(self.prompts) if self.trainable.text else self.embedded
         return embedded.take(self.which[index])

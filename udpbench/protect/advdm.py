@@ -21,8 +21,8 @@ class AdvDM:
 
     Args:
         steps: of ascent.
-        draws: (t, noise, latent) samples per picture and step, in one forward pass; 1 in the released code.
-        step_levels: length of one step in levels; None: an eighth of the budget.
+        samples: (t, noise, latent) samples per picture and step, in one forward pass; 1 in the released code.
+        step_size: length of one step in levels; None: an eighth of the budget.
         sample_latents: draw latents from the posterior (as the released code does) or use its mean.
         random_start: start from uniform noise within the budget, as the released code does.
     """
@@ -35,14 +35,14 @@ class AdvDM:
     def __init__(
         self,
         steps: int,
-        draws: int = 1,
-        step_levels: float | None = None,
+        samples: int = 1,
+        step_size: float | None = None,
         sample_latents: bool = True,
         random_start: bool = True,
     ) -> None:
-        if min(steps, draws) < 1:
-            raise ValueError(f"advdm: steps and draws must be >= 1, given {steps} and {draws}")
-        self.steps, self.draws, self.step_levels = steps, draws, step_levels
+        if min(steps, samples) < 1:
+            raise ValueError(f"advdm: steps and samples must be >= 1, given {steps} and {samples}")
+        self.steps, self.samples, self.step_size = steps, samples, step_size
         self.sample_latents, self.random_start = sample_latents, random_start
 
     def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
@@ -53,22 +53,22 @@ class AdvDM:
         rngs = [run.rng("advdm", name) for name in owner.names]
 
         def normal(like: Tensor, index: list[int]) -> Tensor:
-            shape = (self.draws, *like.shape[1:])
+            shape = (self.samples, *like.shape[1:])
             return torch.cat([torch.randn(shape, generator=rngs[i]) for i in index]).to(like.device)
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
             mean, std = model.moments(x)
-            z = mean.repeat_interleave(self.draws, 0)
+            z = mean.repeat_interleave(self.samples, 0)
             if self.sample_latents:
-                z = z + std.repeat_interleave(self.draws, 0) * normal(mean, index)
-            t = [torch.randint(len(model.alpha_bar), (self.draws,), generator=rngs[i]) for i in index]
-            many = cond.take(torch.tensor(index)).repeat(self.draws)
+                z = z + std.repeat_interleave(self.samples, 0) * normal(mean, index)
+            t = [torch.randint(len(model.alpha_bar), (self.samples,), generator=rngs[i]) for i in index]
+            many = cond.take(torch.tensor(index)).repeat(self.samples)
             run.tally("unet_image", len(z))
             each = model.loss(z, many, torch.cat(t).to(z.device), normal(mean, index))
-            return each.view(len(x), self.draws).mean(1)
+            return each.view(len(x), self.samples).mean(1)
 
         images = first_images(owner, budget, run, self.random_start)
-        steps = [self.step_levels or budget.levels / 8] * self.steps
-        most = run.grad_batch // self.draws
+        steps = [self.step_size or budget.eps / 8] * self.steps
+        most = run.grad_batch // self.samples
         with run.log.bar("perturb", self.steps, "step") as advance:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)

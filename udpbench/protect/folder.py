@@ -1,4 +1,4 @@
-"""Pictures that were cloaked elsewhere: Glaze, Nightshade, a method's official code."""
+"""Pictures that were protected elsewhere: Glaze, Nightshade, a method's official code."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Glaze:
     prompt alone (DPM-Solver++). Our choices: ``E`` is the latent as the UNet gets it, so ``alpha`` is the released
     one times the square of the model's latent scale; the mean of the posterior unless ``sample_latents``; and a
     *hard* bound: neither paper nor code has one, but here every protection keeps the budget, so after each step the
-    picture is projected on it. A large one (``budget.levels=128``) leaves the soft bound alone.
+    picture is projected on it. A large one (``budget.eps=128``) leaves the soft bound alone.
 
     Args:
         iterations, lr, alpha, distance_budget: as above; ``lr`` on the [-1,1] scale.

@@ -35,7 +35,7 @@ class Noise:
     def _one(self, clean: Tensor, name: str, budget: Budget, run: Run) -> Tensor:
         draw = torch.rand(clean.shape, generator=run.rng("noise", self.kind, name)).to(clean.device) * 2 - 1
         draw = torch.where(draw < 0, -1.0, 1.0) if self.kind == "sign" else draw
-        return budget.project((clean + draw * (budget.levels / 255))[None], clean[None])[0]
+        return budget.project((clean + draw * (budget.eps / 255))[None], clean[None])[0]
 
 
 class NoiseRms:

@@ -26,7 +26,7 @@ class PhotoGuard:
 
     Args:
         steps: of descent; 1,000 in the released notebooks.
-        step_levels: length of the first step in levels; None: a third of the budget (as 0.02 is of 0.06 there).
+        step_size: length of the first step in levels; None: a third of the budget (as 0.02 is of 0.06 there).
         target: file of the target picture; None: latents of zeros.
         random_start: start from uniform noise within the budget.
     """
@@ -40,13 +40,13 @@ class PhotoGuard:
     def __init__(
         self,
         steps: int,
-        step_levels: float | None = None,
+        step_size: float | None = None,
         target: str | None = None,
         random_start: bool = True,
     ) -> None:
         if steps < 1:
             raise ValueError(f"photoguard: steps must be >= 1, given {steps}")
-        self.steps, self.step_levels, self.random_start = steps, step_levels, random_start
+        self.steps, self.step_size, self.random_start = steps, step_size, random_start
         self.target = None if target is None else Path(target).expanduser()
 
     def check(self) -> None:
@@ -68,7 +68,7 @@ class PhotoGuard:
             return -(model.encode(x) - goals[tuple(x.shape[-2:])]).flatten(1).norm(dim=1)
 
         images = first_images(owner, budget, run, self.random_start)
-        first = self.step_levels or budget.levels / 3
+        first = self.step_size or budget.eps / 3
         steps = [first * (1 - 0.99 * k / max(1, self.steps - 1)) for k in range(self.steps)]
         with run.log.bar("perturb", self.steps, "step") as advance:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.grad_batch, advance=advance)

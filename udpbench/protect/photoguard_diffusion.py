@@ -70,10 +70,10 @@ class PhotoGuardDiffusion:
         iterations: of descent; every one draws new noise.
         strength: share of the noise schedule that the picture is noised by, above 0, at most 1.
         sample_steps: UNet evaluations of the chain.
-        draws: chains per picture and iteration, averaged, in one pass; 10 (L2) and 5 (L-infinity) in the released code.
+        samples: chains per picture and iteration, averaged, in one pass; 10 (L2) and 5 (L-infinity) in the released code.
         eta: share of DDIM's random noise, 0 to 1.
         prompt: ``empty``, or the ``owner``'s prompts.
-        step_levels: length of one step in levels; None: an eighth of the budget.
+        step_size: length of one step in levels; None: an eighth of the budget.
         target: file of the target picture; None: grey (zeros in [-1,1], the released default).
         random_start: start from uniform noise within the budget; the released code starts at the picture.
     """
@@ -89,17 +89,17 @@ class PhotoGuardDiffusion:
         iterations: int,
         strength: float,
         sample_steps: int,
-        draws: int = 1,
+        samples: int = 1,
         eta: float = 0.0,
         prompt: str = "empty",
-        step_levels: float | None = None,
+        step_size: float | None = None,
         target: str | None = None,
         random_start: bool = False,
     ) -> None:
-        if min(iterations, sample_steps, draws) < 1:
+        if min(iterations, sample_steps, samples) < 1:
             raise ValueError(
-                "photoguard_diffusion: iterations, sample_steps and draws must be >= 1, "
-                f"given {iterations}, {sample_steps} and {draws}"
+                "photoguard_diffusion: iterations, sample_steps and samples must be >= 1, "
+                f"given {iterations}, {sample_steps} and {samples}"
             )
         if not (0 < strength <= 1 and 0 <= eta <= 1):
             raise ValueError(
@@ -107,8 +107,8 @@ class PhotoGuardDiffusion:
             )
         if prompt not in PROMPTS:
             raise ValueError(f"photoguard_diffusion: unknown prompt {prompt!r}; allowed are {', '.join(PROMPTS)}")
-        self.iterations, self.strength, self.sample_steps, self.draws = iterations, strength, sample_steps, draws
-        self.eta, self.prompt, self.step_levels, self.random_start = eta, prompt, step_levels, random_start
+        self.iterations, self.strength, self.sample_steps, self.samples = iterations, strength, sample_steps, samples
+        self.eta, self.prompt, self.step_size, self.random_start = eta, prompt, step_size, random_start
         self.target = None if target is None else Path(target).expanduser()
 
     def check(self) -> None:
@@ -129,15 +129,15 @@ class PhotoGuardDiffusion:
         goals = {size: self._goal(size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
-            many = cond.take(torch.tensor(index)).repeat(self.draws)
+            many = cond.take(torch.tensor(index)).repeat(self.samples)
             made = self.edited(x, many, [rngs[i] for i in index], model)
             run.tally("unet_image", len(made) * self.sample_steps)
             each = (2 * (made - goals[tuple(x.shape[-2:])])).square().flatten(1).mean(1)
-            return -each.view(len(x), self.draws).mean(1)
+            return -each.view(len(x), self.samples).mean(1)
 
         images = first_images(owner, budget, run, self.random_start)
-        steps = [self.step_levels or budget.levels / 8] * self.iterations
-        most = run.grad_batch // self.draws
+        steps = [self.step_size or budget.eps / 8] * self.iterations
+        most = run.grad_batch // self.samples
         with run.log.bar("perturb", self.iterations, "step") as advance:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)
 
@@ -145,19 +145,19 @@ class PhotoGuardDiffusion:
         """``f`` of each of N pictures ``x`` (NCHW [0,1]), ``draws`` times in a row: about [0,1], not clamped;
         differentiable.
 
-        ``cond`` has a row for each of them. The draws of a picture, those of the first noise and then, with ``eta``,
+        ``cond`` has a row for each of them. The samples of a picture, those of the first noise and then, with ``eta``,
         those of each step, come from its own generator.
         """
         z = checkpoint(model.encode, x, use_reentrant=False, preserve_rng_state=False)
-        shape = (self.draws, *z.shape[1:])
+        shape = (self.samples, *z.shape[1:])
 
         def normal() -> Tensor:
             return torch.cat([torch.randn(shape, generator=rng) for rng in rngs]).to(z.device)
 
         t, alpha_bar = img2img_steps(model, self.strength, self.sample_steps)
-        many = t.to(z.device)[:, None].expand(-1, len(z) * self.draws)
+        many = t.to(z.device)[:, None].expand(-1, len(z) * self.samples)
         levels = alpha_bar.to(z.device)
-        z = noised(model.alpha_bar.to(z.device), z.repeat_interleave(self.draws, 0), many[0], normal())
+        z = noised(model.alpha_bar.to(z.device), z.repeat_interleave(self.samples, 0), many[0], normal())
         unet = model.pipe.unet
         for k, now in enumerate(many):
             told = checkpoint(model.predict, unet, z, now, cond, use_reentrant=False, preserve_rng_state=False)

@@ -57,8 +57,8 @@ class UDP:
 
     Args:
         rounds, model_steps, image_steps: of the alternation.
-        step_levels: length of one image step in levels; None: an eighth of the budget.
-        draws: (t, noise) samples per picture and image step, in one forward pass.
+        step_size: length of one image step in levels; None: an eighth of the budget.
+        samples: (t, noise) samples per picture and image step, in one forward pass.
         outer: which loss the pictures raise. ``perturbed``: the surrogate's loss on the perturbed pictures
             (error-maximising); ``clean``: the loss that the surrogate would have on the *clean* pictures after one
             more gradient step on the perturbed ones (one unrolled step; differentiates through the gradient).
@@ -83,8 +83,8 @@ class UDP:
         image_steps: int,
         lr: float,
         batch: int,
-        draws: int = 1,
-        step_levels: float | None = None,
+        samples: int = 1,
+        step_size: float | None = None,
         outer: str = "perturbed",
         surrogate_init: str = "victim_task",
         weight_decay: float = 1e-2,
@@ -98,13 +98,13 @@ class UDP:
             raise ValueError(f"udp: unknown outer {outer!r}; allowed are perturbed, clean")
         if surrogate_init not in ("victim_task", "random"):
             raise ValueError(f"udp: unknown surrogate_init {surrogate_init!r}; allowed are victim_task, random")
-        if min(rounds, image_steps, draws, batch) < 1 or model_steps < 0:
+        if min(rounds, image_steps, samples, batch) < 1 or model_steps < 0:
             raise ValueError(
-                "udp: rounds, image_steps, draws and batch must be >= 1 and model_steps >= 0, "
-                f"given {rounds}, {image_steps}, {draws}, {batch}, {model_steps}"
+                "udp: rounds, image_steps, samples and batch must be >= 1 and model_steps >= 0, "
+                f"given {rounds}, {image_steps}, {samples}, {batch}, {model_steps}"
             )
-        self.rounds, self.image_steps, self.draws = rounds, image_steps, draws
-        self.step_levels, self.outer, self.surrogate_init = step_levels, outer, surrogate_init
+        self.rounds, self.image_steps, self.samples = rounds, image_steps, samples
+        self.step_size, self.outer, self.surrogate_init = step_size, outer, surrogate_init
         self.random_start, self.batch, self.times = random_start, batch, times or self.default_times
         self.training = FitSettings(steps=model_steps, lr=lr, weight_decay=weight_decay, dtype=dtype)
 
@@ -140,8 +140,8 @@ class UDP:
                     self._image_loss(model, unet, cond, owner, run, k),
                     budget,
                     run,
-                    steps=[self.step_levels or budget.levels / 8] * self.image_steps,
-                    most=run.grad_batch // self.draws if self.outer == "perturbed" else len(images),
+                    steps=[self.step_size or budget.eps / 8] * self.image_steps,
+                    most=run.grad_batch // self.samples if self.outer == "perturbed" else len(images),
                     advance=advance,
                     before=k * self.image_steps,
                 )
@@ -171,7 +171,7 @@ class UDP:
     def _image_loss(
         self, model: Diffusion, unet: nn.Module, cond: Cond, owner: Owner, run: Run, k: int
     ) -> Callable[[Tensor, list[int]], Tensor]:
-        """What the pictures raise in round ``k``; each has draws of its own."""
+        """What the pictures raise in round ``k``; each has samples of its own."""
         rngs = [run.rng("udp", k, name) for name in owner.names]
         if self.outer == "clean":
             return self._clean_loss(model, unet, cond, rngs, owner.images, run)
@@ -205,14 +205,14 @@ class UDP:
         return torch.autocast(run.device.type, torch.bfloat16, enabled=self.training.dtype == "bf16")
 
     def _draw(self, model: Diffusion, z: Tensor, rngs: list[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """(t, noise) for every row of z and draw: t (N*draws,) from p(t), noise (N*draws, C, h, w).
+        """(t, noise) for every row of z and draw: t (N*samples,) from p(t), noise (N*samples, C, h, w).
 
         EUDP differs in p(t) alone.
         """
         cdf = time_distribution(model.alpha_bar, self.times).cumsum(0)
-        u = torch.stack([torch.rand(self.draws, generator=g, dtype=torch.float64) for g in rngs])
+        u = torch.stack([torch.rand(self.samples, generator=g, dtype=torch.float64) for g in rngs])
         t = torch.searchsorted(cdf, u.flatten()).clamp(max=len(cdf) - 1)
-        noise = torch.cat([torch.randn((self.draws, *z.shape[1:]), generator=g) for g in rngs])
+        noise = torch.cat([torch.randn((self.samples, *z.shape[1:]), generator=g) for g in rngs])
         return t.to(z.device), noise.to(z.device)
 
     def _perturbed_loss(
@@ -222,10 +222,10 @@ class UDP:
             z = model.encode(x)
             t, noise = self._draw(model, z, [rngs[i] for i in index])
             run.tally("unet_image", len(t))
-            many = cond.take(torch.tensor(index)).repeat(self.draws)
+            many = cond.take(torch.tensor(index)).repeat(self.samples)
             with self._autocast(run):
-                each = model.loss(z.repeat_interleave(self.draws, 0), many, t, noise, unet)
-            return each.view(len(x), self.draws).mean(1)
+                each = model.loss(z.repeat_interleave(self.samples, 0), many, t, noise, unet)
+            return each.view(len(x), self.samples).mean(1)
 
         return loss
 
@@ -251,10 +251,10 @@ class UDP:
                 z_clean = model.encode(torch.stack([clean[i] for i in index]).to(x.device))
             t, noise = self._draw(model, z, [rngs[i] for i in index])
             run.tally("unet_image", 2 * len(t))
-            many = cond.take(torch.tensor(index)).repeat(self.draws)
+            many = cond.take(torch.tensor(index)).repeat(self.samples)
 
             def gradients(latents: Tensor, graph: bool) -> tuple[Tensor, ...]:
-                each = model.loss(latents.repeat_interleave(self.draws, 0), many, t, noise, unet)
+                each = model.loss(latents.repeat_interleave(self.samples, 0), many, t, noise, unet)
                 return torch.autograd.grad(each.mean(), weights, create_graph=graph)
 
             # The one attention kernel with second derivatives.

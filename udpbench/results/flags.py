@@ -5,51 +5,50 @@ Each check returns one short sentence, or None where it has nothing to object.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from udpbench.core.provenance import DIRTY
 from udpbench.results.record import Record, of_edits
 from udpbench.results.stats import sign
 
-LEARNT = 0.30  # the clean victim must cover this share of the window from untuned to ceiling
-NO_FLOOR = "no seed floor: no subject has clean victims of two seeds"
+LEARNT = 0.30  # the clean victim must cover this share of the window from pretrained to upper bound
+NO_SEED_SD = "no seed SD: no subject has clean victims of two seeds"
 NO_NOISE = "no floor: edits are held against those of the arm noise, which is missing"
 RUINED = 0.30  # an attack may cost clean data this share of the window
 
 
-def window_share(untuned: float, ceiling: float, value: float) -> float:
-    """Where ``value`` lies between untuned (0) and ceiling (1)."""
-    return (value - untuned) / (ceiling - untuned)
+def window_share(pretrained: float, upper_bound: float, value: float) -> float:
+    """Where ``value`` lies between pretrained (0) and upper bound (1)."""
+    return (value - pretrained) / (upper_bound - pretrained)
 
 
 def did_not_learn(record: Record) -> str | None:
     """The clean victim covers under 30 % of the window on a primary score, or there is no window."""
-    for metric, wants, at in _primary(record, "untuned", "ceiling", "clean"):
+    for metric, wants, at in _primary(record, "pretrained", "upper_bound", "clean"):
         if not has_window(wants, at):
-            return f"no window: ceiling is no better than untuned on {metric}"
-        share = window_share(at["untuned"], at["ceiling"], at["clean"])
+            return f"no window: upper bound is no better than pretrained on {metric}"
+        share = window_share(at["pretrained"], at["upper_bound"], at["clean"])
         if share < LEARNT:
-            covers = f"clean covers {share:.0%} of the untuned-ceiling window on {metric}"
+            covers = f"clean covers {share:.0%} of the pretrained-upper bound window on {metric}"
             return f"victim did not learn: {covers} ({LEARNT:.0%} needed)"
     return None
 
 
 def saturated(record: Record) -> str | None:
     """The protected victim is worse than one that never trained: more protection could not be seen."""
-    for metric, wants, at in _primary(record, "untuned", "protected"):
-        if sign(wants) * (at["protected"] - at["untuned"]) > 0:
-            return f"protected past the untuned floor (saturated) on {metric}"
+    for metric, wants, at in _primary(record, "pretrained", "protected"):
+        if sign(wants) * (at["protected"] - at["pretrained"]) > 0:
+            return f"protected past the pretrained floor (saturated) on {metric}"
     return None
 
 
 def attack_ruins_clean(record: Record) -> str | None:
     """The attack costs clean data over 30 % of the window: it is no attack."""
-    for metric, wants, at in _primary(record, "untuned", "ceiling", "clean", "clean_attacked"):
+    for metric, wants, at in _primary(record, "pretrained", "upper_bound", "clean", "clean_attacked"):
         if has_window(wants, at):
-            lost = (at["clean"] - at["clean_attacked"]) / (at["ceiling"] - at["untuned"])
+            lost = (at["clean"] - at["clean_attacked"]) / (at["upper_bound"] - at["pretrained"])
             if lost > RUINED:
-                return f"attack ruins clean data: it costs {lost:.0%} of the untuned-ceiling window on {metric}"
+                return f"attack ruins clean data: it costs {lost:.0%} of the pretrained-upper bound window on {metric}"
     return None
 
 
@@ -60,7 +59,7 @@ def budget_exceeded(record: Record) -> str | None:
         return None
     norm, levels = found
     for arm in ("protected", "noise"):
-        measured = record["cloak"].get(arm, {}).get(norm)
+        measured = record["perturbation"].get(arm, {}).get(norm)
         if measured is not None and measured > levels * (1 + 1e-6):
             return f"budget exceeded: {arm} measures {norm} {measured:.4g} levels, allowed {levels:g}"
     return None
@@ -72,12 +71,12 @@ def cross_device(records: Sequence[Record]) -> str | None:
     return f"cross-device comparison: {', '.join(devices)}" if len(devices) > 1 else None
 
 
-def no_seed_floor(floors: Iterable[float | None]) -> str | None:
+def no_seed_sd(floors: Iterable[float | None]) -> str | None:
     """No subject has clean victims of two seeds, so that nothing can be claimed.
 
-    ``floors``: of every metric, see ``intervals.seed_floor``.
+    ``floors``: of every metric, see ``intervals.seed_sd``.
     """
-    return None if any(floor is not None for floor in floors) else NO_FLOOR
+    return None if any(floor is not None for floor in floors) else NO_SEED_SD
 
 
 def few_subjects(records: Sequence[Record]) -> str | None:
@@ -130,8 +129,8 @@ def of_record(record: Record) -> list[str]:
 
 
 def of_group(records: Sequence[Record], floors: Mapping[str, float | None]) -> list[str]:
-    """Objections to what is said of several victims of one condition together; ``floors``: metric -> seed floor."""
-    no_floor = no_seed_floor(floors.values())
+    """Objections to what is said of several victims of one condition together; ``floors``: metric -> seed SD."""
+    no_floor = no_seed_sd(floors.values())
     if no_floor and of_edits(*records):
         no_floor = NO_NOISE
     found = (no_floor, few_subjects(records), cross_device(records))
@@ -139,21 +138,25 @@ def of_group(records: Sequence[Record], floors: Mapping[str, float | None]) -> l
 
 
 def _primary(record: Record, *arms: str) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """(metric, owner_wants, arm -> value) of every primary metric that all ``arms`` have."""
+    """(metric, better_protected, arm -> value) of every primary metric that all ``arms`` have."""
     if any(arm not in record["arms"] for arm in arms):
         return
     measured = [record["arms"][arm]["metrics"] for arm in arms]
     for metric, score in sorted(measured[0].items()):
         if score["primary"] and all(metric in m for m in measured):
-            yield metric, score["owner_wants"], {arm: m[metric]["value"] for arm, m in zip(arms, measured, strict=True)}
+            yield (
+                metric,
+                score["better_protected"],
+                {arm: m[metric]["value"] for arm, m in zip(arms, measured, strict=True)},
+            )
 
 
 def has_window(wants: str, at: dict[str, float]) -> bool:
-    """A perfect victim is better for the thief than an untuned one."""
-    return sign(wants) * (at["untuned"] - at["ceiling"]) > 0
+    """A perfect victim is better for the thief than an pretrained one."""
+    return sign(wants) * (at["pretrained"] - at["upper_bound"]) > 0
 
 
 def _budget(record: Record) -> tuple[str, float] | None:
-    """(norm as the cloak is measured, levels) from the budget's name, like linf_8; None for budgets of other kinds."""
-    named = re.fullmatch(r"(linf|rms)_(\d+(?:\.\d+)?)", record["cell"]["budget"])
-    return ("linf" if named[1] == "linf" else "rms_max", float(named[2])) if named else None
+    """(norm as the perturbation is measured, eps) of a budget of a known kind; None for others."""
+    budget = record["facts"]["budget"]
+    return ("linf" if budget["kind"] == "linf" else "rms_max", budget["eps"]) if budget else None

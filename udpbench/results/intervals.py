@@ -1,4 +1,4 @@
-"""Means over victims with their intervals, the seed floor and recovery: numbers in, numbers out.
+"""Means over victims with their intervals, the seed SD and recovery: numbers in, numbers out.
 
 The unit of replication is a victim, one (subject, seed). Every function is pure; chance comes from the generator
 handed in.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Key = tuple[str, int]  # (subject, seed)
-DRAWS = 2000
+RESAMPLES = 2000
 LEVEL = 0.95
 FEW = 6  # below this many subjects a t interval, from here on a bootstrap
 
@@ -58,7 +58,7 @@ def generator(seed: int, *key: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
 
 
-def seed_floor(clean: Mapping[Key, float]) -> float | None:
+def seed_sd(clean: Mapping[Key, float]) -> float | None:
     """Pooled standard deviation of clean victims over seeds within subject; None where no subject has two seeds."""
     groups: dict[str, list[float]] = {}
     for (subject, _), value in sorted(clean.items()):
@@ -70,12 +70,12 @@ def seed_floor(clean: Mapping[Key, float]) -> float | None:
 
 
 def paired_interval(
-    pairs: Mapping[Key, float], rng: np.random.Generator, draws: int = DRAWS, level: float = LEVEL
+    pairs: Mapping[Key, float], rng: np.random.Generator, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Interval:
     """Mean of paired differences with its interval at ``level``.
 
     Below 6 subjects the t interval of the subjects' means (of the seeds of a single subject; one victim: none), else
-    the percentiles of ``draws`` hierarchical bootstrap means, resampling subjects and then seeds within each.
+    the percentiles of ``resamples`` hierarchical bootstrap means, resampling subjects and then seeds within each.
     """
     if not pairs:
         raise ValueError("paired_interval: no pair given; at least one victim needs both scores")
@@ -84,7 +84,7 @@ def paired_interval(
     if _subjects(keys) < FEW:
         units = _units(x, keys)[:, 0]
         return _interval(float(units.mean()), *_t_interval(float(units.mean()), units, level), keys)
-    return _interval(float(x.mean()), *_percentiles(_resample(x, keys, draws, rng)[:, 0], level), keys)
+    return _interval(float(x.mean()), *_percentiles(_resample(x, keys, resamples, rng)[:, 0], level), keys)
 
 
 def recovery(
@@ -92,14 +92,14 @@ def recovery(
     residuals: Mapping[Key, float],
     floor: float | None,
     rng: np.random.Generator,
-    draws: int = DRAWS,
+    resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Recovery:
     """1 - mean(residual)/mean(effect) over the victims that have both, with its interval.
 
     A ratio of means, not a mean of ratios.
 
-    Given only where the effect's interval lies above the seed floor; otherwise the reason. Interval: hierarchical
+    Given only where the effect's interval lies above the seed SD; otherwise the reason. Interval: hierarchical
     bootstrap, and below 6 subjects the t interval of the linearised ratio, for which r_i - (R/E) e_i is the error of
     subject i (of victim i, if there is one subject only).
     """
@@ -108,7 +108,7 @@ def recovery(
         return Recovery(None, "n/a: not attacked" if effects else "n/a: no effect measured")
     if floor is None:
         return Recovery(None, "n/a: no floor")
-    shown = paired_interval({k: effects[k] for k in keys}, rng, draws, level)
+    shown = paired_interval({k: effects[k] for k in keys}, rng, resamples, level)
     if shown.low is None:
         return Recovery(None, "n/a: one victim has no interval")
     if shown.low <= max(floor, 0.0):
@@ -120,7 +120,7 @@ def recovery(
     if few:
         low, high = _t_interval(1 - ratio, -(both[:, 1] - ratio * both[:, 0]) / both[:, 0].mean(), level)
     else:
-        means = _resample(both, keys, draws, rng)
+        means = _resample(both, keys, resamples, rng)
         low, high = _percentiles(1 - means[:, 1] / means[:, 0], level)
     return Recovery(_interval(1 - ratio, low, high, keys))
 
@@ -145,7 +145,7 @@ def _units(columns: np.ndarray, keys: Sequence[Key]) -> np.ndarray:
 def _t_interval(centre: float, x: np.ndarray, level: float) -> tuple[float | None, float | None]:
     if len(x) < 2:
         return None, None
-    from scipy.special import stdtrit  # quantile of Student's t, without the second that scipy.stats takes to import
+    from scipy.special import stdtrit  # quantile of Trainable's t, without the second that scipy.stats takes to import
 
     half = float(stdtrit(len(x) - 1, 0.5 + level / 2) * x.std(ddof=1) / math.sqrt(len(x)))
     return centre - half, centre + half
@@ -156,8 +156,8 @@ def _percentiles(x: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _resample(columns: np.ndarray, keys: Sequence[Key], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """(V, C) values of V victims -> (draws, C) means over subjects drawn with replacement, and their seeds
+def _resample(columns: np.ndarray, keys: Sequence[Key], resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """(V, C) values of V victims -> (resamples, C) means over subjects drawn with replacement, and their seeds
     likewise."""
     subjects = sorted({k[0] for k in keys})
     groups = [columns[[i for i, k in enumerate(keys) if k[0] == s]] for s in subjects]
@@ -165,9 +165,9 @@ def _resample(columns: np.ndarray, keys: Sequence[Key], draws: int, rng: np.rand
     padded = np.zeros((len(groups), counts.max(), columns.shape[1]))
     for i, group in enumerate(groups):
         padded[i, : len(group)] = group
-    drawn = rng.integers(len(groups), size=(draws, len(groups)))
-    sizes = counts[drawn][..., None]  # (draws, subjects, 1)
-    which = (rng.random((draws, len(groups), counts.max())) * sizes).astype(np.int64)
+    drawn = rng.integers(len(groups), size=(resamples, len(groups)))
+    sizes = counts[drawn][..., None]  # (resamples, subjects, 1)
+    which = (rng.random((resamples, len(groups), counts.max())) * sizes).astype(np.int64)
     keep = np.arange(counts.max()) < sizes
     total = (padded[drawn[..., None], which] * keep[..., None]).sum(axis=(1, 2))
     means: np.ndarray = total / keep.sum(axis=(1, 2))[:, None]

@@ -8,20 +8,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
+from udpbench.results.upgrade import upgraded
 
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 1
-ARMS = ("untuned", "clean", "reseeded", "noise", "noise_rms", "protected", "purified", "clean_attacked", "ceiling")
-CELL = ("data", "subject", "budget", "protect", "attack", "task", "surrogate", "victim", "attacker", "seed")
-EXTRA = ("owner_prompt", "protected_share")  # further names a cell may have
-WANTS = ("higher", "lower")
-EDITED = "edit_"  # begins the names of scores of edits
+SCHEMA = 2
+ARMS = (
+    "pretrained",
+    "clean",
+    "reseeded",
+    "noise",
+    "noise_rms",
+    "protected",
+    "purified",
+    "clean_attacked",
+    "upper_bound",
+)
+CELL = ("data", "subject", "budget", "protect", "attack", "task", "surrogate", "victim", "purifier", "seed")
+EXTRA = ("owner_prompt", "protected_fraction")  # further names a cell may have
+DIRECTIONS = ("up", "down")
 STATUS = ("ok", "failed")
 _TOP: dict[str, type | tuple[type, ...]] = {
-    "schema": int, "status": str, "cell": dict, "label": str, "knowledge": dict, "arms": dict, "cloak": dict,
+    "schema": int, "status": str, "cell": dict, "label": str, "facts": dict, "knowledge": dict, "arms": dict, "perturbation": dict,
     "counts": dict, "stages": list, "config": dict, "provenance": dict, "flags": list, "error": (str, type(None)),
 }  # fmt: skip
 
@@ -29,12 +39,12 @@ _TOP: dict[str, type | tuple[type, ...]] = {
 class Score(TypedDict):
     """One metric of one arm.
 
-    ``n``: generated pictures that went into it. ``owner_wants``: "higher" | "lower".
+    ``n``: generated pictures that went into it. ``better_protected``: "up" | "down".
     """
 
     value: float
     n: int
-    owner_wants: str
+    better_protected: str
     primary: bool
 
 
@@ -48,7 +58,7 @@ class Arm(TypedDict):
 
     metrics: dict[str, Score]
     absent: dict[str, str]
-    recipe: str
+    key: str
     curve: dict[str, dict[str, float]]
     curve_validation: NotRequired[dict[str, dict[str, float]]]
     images: str
@@ -65,9 +75,9 @@ class Cell(TypedDict):
     task: str
     surrogate: str
     victim: str
-    attacker: str
+    purifier: str
     owner_prompt: NotRequired[str]
-    protected_share: NotRequired[float]
+    protected_fraction: NotRequired[float]
     seed: int
 
 
@@ -76,7 +86,7 @@ class Stage(TypedDict):
     (see provenance)."""
 
     name: str
-    recipe: str
+    key: str
     seconds: float
     peak_mb: float
     cached: bool
@@ -84,19 +94,41 @@ class Stage(TypedDict):
     commit: str | None
 
 
+class Budget(TypedDict):
+    """The bound: ``kind`` (linf | rms) and ``eps`` of 255."""
+
+    kind: str
+    eps: float
+
+
+class Facts(TypedDict):
+    """What readers must know of a cell and would otherwise have to read out of names.
+
+    ``preset``: "matched" in steps and work, or "released" as the authors published it. ``edits``: the task edits
+    pictures, so scores are distances to the clean arm's edits. ``embedded``: the victim is a model of the embedded world.
+    """
+
+    budget: Budget | None
+    preset: str
+    edits: bool
+    embedded: bool
+    protected_fraction: float
+
+
 class Record(TypedDict):
     """Everything about one cell.
 
-    ``cloak``: arm -> what its training pictures measure against clean (levels, dB, ...).
+    ``perturbation``: arm -> what its training pictures measure against clean (levels, dB, ...).
     """
 
     schema: int
     status: str
     cell: Cell
     label: str
+    facts: Facts
     knowledge: dict[str, bool]
     arms: dict[str, Arm]
-    cloak: dict[str, dict[str, float]]
+    perturbation: dict[str, dict[str, float]]
     counts: dict[str, int]
     stages: list[Stage]
     config: dict[str, Any]
@@ -116,7 +148,7 @@ def write(path: Path, record: Record) -> None:
     ordered: dict[str, Any] = {k: _sorted(record[k]) for k in _TOP}  # type: ignore[literal-required]
     ordered["arms"] = {arm: _sorted(record["arms"][arm]) for arm in ARMS if arm in record["arms"]}
     ordered |= {k: _sorted(v) for k, v in sorted(record.items()) if k not in _TOP}
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -155,7 +187,7 @@ def read_files(folder: Path) -> dict[Path, Record]:
 def check(record: Mapping[str, Any], where: str) -> Record:
     """``record`` itself if it follows the schema, else ValueError naming ``where`` and what is wrong first."""
     if record.get("schema") != SCHEMA:
-        raise ValueError(f"{where}: record schema {record.get('schema')!r} cannot be read; allowed is {SCHEMA}")
+        raise ValueError(f"{where}: record schema {record.get('schema')!r} cannot be read; allowed are 1 and {SCHEMA}")
     for key, kind in _TOP.items():
         if key not in record or not isinstance(record[key], kind) or isinstance(record[key], bool):
             raise ValueError(f"{where}: record needs {key!r}, given {type(record.get(key)).__name__}")
@@ -174,7 +206,7 @@ def check(record: Mapping[str, Any], where: str) -> Record:
 def _check_arm(name: str, arm: Mapping[str, Any], where: str) -> None:
     if name not in ARMS:
         raise ValueError(f"{where}: unknown arm {name!r}; allowed are {', '.join(ARMS)}")
-    lacking = [k for k in ("metrics", "absent", "recipe", "curve", "images") if k not in arm]
+    lacking = [k for k in ("metrics", "absent", "key", "curve", "images") if k not in arm]
     if lacking:
         raise ValueError(f"{where}: arm {name} lacks {', '.join(lacking)}")
     both = sorted(arm["metrics"].keys() & arm["absent"].keys())
@@ -192,9 +224,9 @@ def _check_score(where: str, score: Mapping[str, Any]) -> None:
         )
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"{where}: n must be a count of pictures >= 1, given {n!r}")
-    if score.get("owner_wants") not in WANTS or not isinstance(score.get("primary"), bool):
+    if score.get("better_protected") not in DIRECTIONS or not isinstance(score.get("primary"), bool):
         raise ValueError(
-            f"{where}: needs owner_wants ({' or '.join(WANTS)}) and primary (true or false), given {score}"
+            f"{where}: needs better_protected ({' or '.join(DIRECTIONS)}) and primary (true or false), given {score}"
         )
 
 
@@ -227,7 +259,10 @@ def _load(path: Path) -> Any:
         raise ValueError(f"{word} is not JSON")
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        loaded = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        return upgraded(loaded) if isinstance(loaded, dict) and loaded.get("schema") == 1 else loaded
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: record of schema 1 cannot be read ({error})") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path}: cannot be read as JSON ({str(error).splitlines()[0]})") from error
 
@@ -241,14 +276,13 @@ def score_of(record: Record, arm: str, metric: str) -> Score | None:
 class MetricInfo(TypedDict):
     """What the records say of a metric."""
 
-    owner_wants: str
+    better_protected: str
     primary: bool
 
 
 def of_edits(*records: Record) -> bool:
     """Whether the task edited pictures: then nothing was trained, and the clean arm is compared with itself."""
-    arms = (arm for record in records for arm in record["arms"].values())
-    return any(name.startswith(EDITED) for arm in arms for name in arm["metrics"])
+    return any(record["facts"]["edits"] for record in records)
 
 
 def metrics_of(records: Iterable[Record]) -> dict[str, MetricInfo]:
@@ -260,9 +294,9 @@ def metrics_of(records: Iterable[Record]) -> dict[str, MetricInfo]:
     for record in records:
         for arm in record["arms"].values():
             for name, score in arm["metrics"].items():
-                known = found.setdefault(name, {"owner_wants": score["owner_wants"], "primary": False})
-                if known["owner_wants"] != score["owner_wants"]:
-                    raise ValueError(f"metric {name}: owner_wants is higher in one record and lower in another")
+                known = found.setdefault(name, {"better_protected": score["better_protected"], "primary": False})
+                if known["better_protected"] != score["better_protected"]:
+                    raise ValueError(f"metric {name}: better_protected is higher in one record and lower in another")
                 known["primary"] |= score["primary"]
     return dict(sorted(found.items(), key=lambda item: (not item[1]["primary"], item[0])))
 
@@ -278,16 +312,21 @@ def long_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
             for name in sorted(part["metrics"]):
                 rows.append({**head, "arm": arm, "metric": name, **_flat(part["metrics"][name]), "reason": None})
             for name, reason in sorted(part["absent"].items()):
-                empty = {"value": None, "n": None, "owner_wants": None, "primary": None}
+                empty = {"value": None, "n": None, "better_protected": None, "primary": None}
                 rows.append({**head, "arm": arm, "metric": name, **empty, "reason": reason})
     return rows
 
 
 def _flat(score: Score) -> dict[str, Any]:
-    return {"value": score["value"], "n": score["n"], "owner_wants": score["owner_wants"], "primary": score["primary"]}
+    return {
+        "value": score["value"],
+        "n": score["n"],
+        "better_protected": score["better_protected"],
+        "primary": score["primary"],
+    }
 
 
-LONG = ("label", "status", *CELL, *EXTRA, "arm", "metric", "value", "n", "owner_wants", "primary", "reason")
+LONG = ("label", "status", *CELL, *EXTRA, "arm", "metric", "value", "n", "better_protected", "primary", "reason")
 
 
 def to_table(records: Sequence[Record]) -> pandas.DataFrame:

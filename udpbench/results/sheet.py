@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
 from udpbench.core.images import resize, to_uint8
 from udpbench.results.record import ARMS
 
@@ -83,7 +83,7 @@ def contact_sheet(rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS) 
 def write_sheet(path: Path, rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS) -> None:
     """``contact_sheet`` as a PNG, written beside and renamed."""
     sheet = contact_sheet(rows, columns)
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         sheet.save(beside, format="PNG")
 
 

@@ -21,7 +21,7 @@ class Summary:
     """One metric of one condition (all victims of one protection, attack, task, ...)."""
 
     metric: str
-    owner_wants: str
+    better_protected: str
     effect: Interval | None
     residual: Interval | None
     recovery: Recovery
@@ -37,7 +37,7 @@ class Comparison:
 
     condition: dict[str, str]
     metric: str
-    owner_wants: str
+    better_protected: str
     arm: str
     a: str
     b: str
@@ -66,11 +66,11 @@ def no_residual(record: Record) -> str | None:
     return None if base in record["arms"] else f"no arm {base}"
 
 
-def sign(owner_wants: str) -> int:
+def sign(better_protected: str) -> int:
     """+1 if the owner wants the score higher, -1 if lower."""
-    if owner_wants not in ("higher", "lower"):
-        raise ValueError(f"owner_wants: unknown {owner_wants!r}; allowed are higher, lower")
-    return 1 if owner_wants == "higher" else -1
+    if better_protected not in ("up", "down"):
+        raise ValueError(f"better_protected: unknown {better_protected!r}; allowed are higher, lower")
+    return 1 if better_protected == "up" else -1
 
 
 def victim(record: Record) -> Key:
@@ -100,12 +100,12 @@ def differences(records: Iterable[Record], arm: str, base: str, metric: str) -> 
     for record in records:
         a, b = score_of(record, arm, metric), score_of(record, base, metric)
         if a is not None and b is not None:
-            found.setdefault(victim(record), sign(a["owner_wants"]) * (float(a["value"]) - float(b["value"])))
+            found.setdefault(victim(record), sign(a["better_protected"]) * (float(a["value"]) - float(b["value"])))
     return found
 
 
 def summarise(
-    records: Sequence[Record], metric: str, owner_wants: str, floor: float | None, rng: np.random.Generator
+    records: Sequence[Record], metric: str, better_protected: str, floor: float | None, rng: np.random.Generator
 ) -> Summary:
     """Effect, residual and recovery of one condition's ``records``.
 
@@ -119,7 +119,7 @@ def summarise(
         back = Recovery(None, f"n/a: {no_residual(attacked) or f'{metric} is absent'}")
     return Summary(
         metric,
-        owner_wants,
+        better_protected,
         paired_interval(effects, deepcopy(rng)) if effects else None,
         paired_interval(residuals, deepcopy(rng)) if residuals else None,
         back,
@@ -145,7 +145,7 @@ def compare(
         raise ValueError(f"compare: no record of protection {min(unknown)!r}; there are {', '.join(sorted(names))}")
     if control and arm != "protected":
         return []  # noise is never attacked
-    leave = {"protect", *_VICTIM} | ({"attack", "attacker"} if arm == "protected" else set())
+    leave = {"protect", *_VICTIM} | ({"attack", "purifier"} if arm == "protected" else set())
     found = []
     for condition, group in _conditions(records, leave).items():
         left = [r for r in group if r["cell"]["protect"] == protect_a]
@@ -179,11 +179,11 @@ def _paired(condition: tuple[tuple[str, str], ...], arm: str, a: _Side, b: _Side
     found = []
     for metric, info in metrics_of([*a[1], *b[1]]).items():
         left, right = values(a[1], a[2], metric), values(b[1], b[2], metric)
-        pairs = {k: sign(info["owner_wants"]) * (left[k] - right[k]) for k in left.keys() & right.keys()}
+        pairs = {k: sign(info["better_protected"]) * (left[k] - right[k]) for k in left.keys() & right.keys()}
         if pairs:
             interval = paired_interval(pairs, generator(seed, "compare", *condition, metric, arm, a[0], b[0]))
             rest = len(left.keys() ^ right.keys())
-            found.append(Comparison(dict(condition), metric, info["owner_wants"], arm, a[0], b[0], interval, rest))
+            found.append(Comparison(dict(condition), metric, info["better_protected"], arm, a[0], b[0], interval, rest))
     return found
 
 

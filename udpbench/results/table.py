@@ -16,7 +16,7 @@ from udpbench.results.record import ARMS, MetricInfo, Record, metrics_of, of_edi
 from udpbench.results.stats import derived, differences, no_residual, victim
 
 WIDTH = 100
-ARROW = {"higher": "↑", "lower": "↓"}
+ARROW = {"up": "↑", "down": "↓"}
 _FIRST = 20  # characters kept for the arm's name
 _COLUMN = 12  # and for a metric, padding included
 
@@ -70,7 +70,7 @@ def cell_table(record: Record, width: int = WIDTH) -> RenderableType:
     columns = max(1, (width - _FIRST) // _COLUMN)
     blocks = [_block(record, {n: info[n] for n in names[i : i + columns]}) for i in range(0, len(names), columns)]
     raised = [*record["flags"], *(f for f in flags.of_record(record) if f not in record["flags"])]
-    raised += [] if of_edits(record) else [flags.NO_FLOOR]  # one cell is one victim
+    raised += [] if of_edits(record) else [flags.NO_SEED_SD]  # one cell is one victim
     notes = [Text(line, style="dim") for line in _notes(record)]
     return Group(head, *blocks, *notes, *(Text(f"! {flag}", style="yellow") for flag in raised))
 
@@ -130,22 +130,22 @@ def thiefs_best(record: Record, arm: str) -> dict[str, tuple[str, float]]:
     if part is None or not part["curve"]:
         return {}
     curve, validated = part["curve"], part.get("curve_validation", {})
-    wants = {metric: score["owner_wants"] for metric, score in part["metrics"].items()}
+    wants = {metric: score["better_protected"] for metric, score in part["metrics"].items()}
     stops = {m: stop for m in wants if (stop := _best_stop(validated, m, wants[m]))}
     usual = next(iter(stops.values()), None)
     picked = {m: stops.get(m) or usual or _best_stop(curve, m, wants[m]) for m in wants}
     return {m: (stop, curve[stop][m]) for m, stop in picked.items() if stop and m in curve.get(stop, {})}
 
 
-def _best_stop(side: dict[str, dict[str, float]], metric: str, owner_wants: str) -> str | None:
+def _best_stop(side: dict[str, dict[str, float]], metric: str, better_protected: str) -> str | None:
     points = {stop: side[stop][metric] for stop in sorted(side, key=float) if metric in side[stop]}
-    return (min if owner_wants == "higher" else max)(points, key=points.__getitem__) if points else None
+    return (min if better_protected == "up" else max)(points, key=points.__getitem__) if points else None
 
 
 def _header(name: str, about: MetricInfo) -> str:
     """The metric's name broken at its underscores, marked * if primary, with an arrow for what the owner wants."""
     lines = [""]
-    for word in f"{name}{'*' if about['primary'] else ''} {ARROW[about['owner_wants']]}".replace("_", "_\0").split(
+    for word in f"{name}{'*' if about['primary'] else ''} {ARROW[about['better_protected']]}".replace("_", "_\0").split(
         "\0"
     ):
         lines = [*lines[:-1], lines[-1] + word] if len(lines[-1] + word) <= _COLUMN - 2 else [*lines, word]
@@ -163,7 +163,7 @@ def _notes(record: Record) -> list[str]:
     lines.append(f"recovery n/a: {no_residual(record) or alone}")
     if any(part["curve"] and not part.get("curve_validation") for part in record["arms"].values()):
         lines.append("thief's best chosen on the reported references, not on validation references: flatters the thief")
-    for arm, measured in sorted(record["cloak"].items()):
+    for arm, measured in sorted(record["perturbation"].items()):
         lines.append(f"change of {arm}: " + ", ".join(f"{k} {significant(v)}" for k, v in sorted(measured.items())))
     absent: dict[tuple[str, str], list[str]] = {}
     for arm in (a for a in ARMS if a in record["arms"]):

@@ -16,7 +16,7 @@ from udpbench.tracking.console import clock_text
 
 SHOWN = 20  # cells; of what is wrong or unknown, too
 # In the order of the pipeline; others come after.
-KINDS = ("data", "class", "protect", "attack", "mixed", "train", "generate", "edit", "ceiling", "score")
+KINDS = ("data", "class", "protect", "attack", "mixed", "train", "generate", "edit", "upper_bound", "score")
 COLUMNS = ("wanted", "unique", "cached", "to do", "time", "disk", "measured")
 
 

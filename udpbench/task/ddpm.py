@@ -42,7 +42,7 @@ class Ddpm(TrainingTask):
             raise ValueError(f"ddpm: unknown init {self.init!r}; allowed are random, copy")
 
     def sampling_key(self) -> dict[str, Any]:
-        """The settings that generated pictures depend on; ``init`` makes the untuned ones."""
+        """The settings that generated pictures depend on; ``init`` makes the pretrained ones."""
         return super().sampling_key() | {"init": self.init}
 
     def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run) -> None:

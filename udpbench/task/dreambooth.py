@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import trainable_copy
-from udpbench.optim.tuning import Student, Tuning
+from udpbench.optim.tuning import Trainable, Tuning
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
@@ -26,7 +26,7 @@ class DreamBooth(Tuning):
 
     name: ClassVar[str] = "dreambooth"
 
-    def student(self, victim: LatentDiffusion, run: Run) -> Student:
+    def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """The victim with a trainable UNet and, if asked, text encoder."""
         parts: dict[str, Any] = {"unet": victim.fresh_unet("copy", run.rng("init"))}
         if self.gradient_checkpointing:
@@ -41,4 +41,4 @@ class DreamBooth(Tuning):
                 module.save_pretrained(folder / name)
 
         weights = [p for module in parts.values() for p in module.parameters()]
-        return Student(victim.having(**parts), weights, save, text=self.train_text_encoder)
+        return Trainable(victim.having(**parts), weights, save, text=self.train_text_encoder)

@@ -34,7 +34,7 @@ class Img2Img:
 
     Args:
         prompts: what the thief asks for; ``{class}`` stands for the data's class prompt.
-        draws: edits per picture and prompt.
+        samples: edits per picture and prompt.
         strength: share of the noise schedule, above 0, at most 1.
         sample_steps, guidance, solver: of the denoising; ``strength * sample_steps`` steps are made.
         eta: share of DDPM's fresh noise in every step of DDIM (Song et al. 2021, eq. 16), 0 to 1; it is of the edit's
@@ -45,7 +45,7 @@ class Img2Img:
     sample_steps: int
     guidance: float
     strength: float
-    draws: int = 1
+    samples: int = 1
     solver: str = "ddim"
     eta: float = 0.0
 
@@ -56,10 +56,10 @@ class Img2Img:
     curve: ClassVar[tuple[float, ...]] = (1.0,)
 
     def __post_init__(self) -> None:
-        if not self.prompts or min(self.draws, self.sample_steps) < 1:
+        if not self.prompts or min(self.samples, self.sample_steps) < 1:
             raise ValueError(
-                f"{self.name}: at least one prompt, draws >= 1 and sample_steps >= 1 are needed, "
-                f"given {list(self.prompts)}, {self.draws}, {self.sample_steps}"
+                f"{self.name}: at least one prompt, samples >= 1 and sample_steps >= 1 are needed, "
+                f"given {list(self.prompts)}, {self.samples}, {self.sample_steps}"
             )
         if not 0 < self.strength <= 1 or int(self.sample_steps * self.strength) < 1:
             raise ValueError(
@@ -73,7 +73,7 @@ class Img2Img:
 
     def made(self, train: int) -> int:
         """How many edits there are of ``train`` pictures."""
-        return train * len(self.prompts) * self.draws
+        return train * len(self.prompts) * self.samples
 
     def sampling_key(self) -> dict[str, Any]:
         """The settings that edits depend on."""
@@ -101,7 +101,7 @@ class Img2Img:
         holes = self.holes(pictures, masks)
         over = self.overlay(clean, model.size) if clean else {}
         asked = [p.replace("{class}", said) for p in self.prompts]
-        jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.draws)]
+        jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.samples)]
         rows = [
             (f"{Path(name).stem}-{k:02d}-{d:02d}.png", {"text": asked[k], "of": name, "seed": d}) for name, k, d in jobs
         ]

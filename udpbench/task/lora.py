@@ -13,7 +13,7 @@ from torch import nn
 
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import initialised_by
-from udpbench.optim.tuning import Student, Tuning
+from udpbench.optim.tuning import Trainable, Tuning
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
@@ -58,7 +58,7 @@ class Lora(Tuning):
         if self.layers not in LAYERS:
             raise ValueError(f"lora: unknown layers {self.layers!r}; allowed are {', '.join(LAYERS)}")
 
-    def student(self, victim: LatentDiffusion, run: Run) -> Student:
+    def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """The victim with additions to its UNet: A drawn with the run's seed, B starting at 0."""
         from diffusers.training_utils import cast_training_params
         from peft import LoraConfig
@@ -72,7 +72,7 @@ class Lora(Tuning):
         if self.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         weights = [p for p in unet.parameters() if p.requires_grad]
-        return Student(victim.having(unet=unet), weights, lambda folder: self._save(unet, folder / "lora"))
+        return Trainable(victim.having(unet=unet), weights, lambda folder: self._save(unet, folder / "lora"))
 
     def _save(self, unet: nn.Module, folder: Path) -> None:
         from diffusers import StableDiffusionPipeline

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from udpbench.interfaces import Run
 from udpbench.models.latent import EMBEDDING
-from udpbench.optim.tuning import Student, Tuning
+from udpbench.optim.tuning import Trainable, Tuning
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
@@ -58,7 +58,7 @@ class TextualInversion(Tuning):
         """The word that is learned."""
         return f"<{self.word}>"
 
-    def student(self, victim: LatentDiffusion, run: Run) -> Student:
+    def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """The victim with one more word."""
         room = victim.pipe.tokenizer.model_max_length - 2  # beside the tokens of begin and end
         if self.vectors > room:
@@ -82,7 +82,7 @@ class TextualInversion(Tuning):
             unet = copy.deepcopy(unet).train()  # diffusers checkpoints in training mode only
             unet.enable_gradient_checkpointing()
         parts = {"text_encoder": encoder, "tokenizer": words, "unet": unet}
-        return Student(victim.having(**parts), [learned.rows], save, text=True)
+        return Trainable(victim.having(**parts), [learned.rows], save, text=True)
 
     def _first(self, words: Any, table: Tensor) -> Tensor:
         if self.start is None:

@@ -12,7 +12,7 @@ from udpbench.results.report.document import Section, Table
 from udpbench.results.stats import values, victim
 from udpbench.results.table import ARROW, significant
 
-_SHARED = ("untuned", "clean", "noise", "ceiling")  # the same whatever protects and attacks
+_SHARED = ("pretrained", "clean", "noise", "upper_bound")  # the same whatever protects and attacks
 
 
 def arm_rows(board: Board) -> list[tuple[str, str, list[Record]]]:
@@ -55,7 +55,7 @@ def arm_means(board: Board) -> Section:
 
 def _heads(board: Board, metrics: Sequence[str]) -> list[str]:
     infos = [(m, board.metrics[m]) for m in metrics]
-    return [f"{m}{'*' if info['primary'] else ''} {ARROW[info['owner_wants']]}" for m, info in infos]
+    return [f"{m}{'*' if info['primary'] else ''} {ARROW[info['better_protected']]}" for m, info in infos]
 
 
 def victims(board: Board) -> Section:
@@ -84,11 +84,11 @@ def pictures(board: Board) -> Section | None:
 
     ``board.shown`` chooses among these measures, too.
     """
-    every = sorted({k for r in board.records for part in r["cloak"].values() for k in part})
+    every = sorted({k for r in board.records for part in r["perturbation"].values() for k in part})
     measures = [k for k in board.shown if k in every] or every
     rows = []
     for name, arm, records in arm_rows(board):
-        found = {victim(r): r["cloak"][arm] for r in reversed(records) if arm in r["cloak"]}
+        found = {victim(r): r["perturbation"][arm] for r in reversed(records) if arm in r["perturbation"]}
         if found:
             cells = ([part[k] for part in found.values() if k in part] for k in measures)
             rows.append((name, str(len(found)), *(_spread(x) for x in cells)))
@@ -100,7 +100,7 @@ def learning(board: Board) -> Section | None:
     """How far clean victims get in the window between no training and a perfect victim; None without any such arm."""
     rows = []
     for metric in board.ranked_by:
-        wants = board.metrics[metric]["owner_wants"]
+        wants = board.metrics[metric]["better_protected"]
         found: dict[tuple[str, int], dict[str, float]] = {}
         for record in board.records:
             at = {arm: s["value"] for arm in _WINDOW if (s := score_of(record, arm, metric)) is not None}
@@ -109,20 +109,20 @@ def learning(board: Board) -> Section | None:
         if found:
             means = [significant(fmean(at[arm] for at in found.values())) for arm in _WINDOW]
             having = [at for at in found.values() if flags.has_window(wants, at)]
-            shares = [flags.window_share(at["untuned"], at["ceiling"], at["clean"]) for at in having]
+            shares = [flags.window_share(at["pretrained"], at["upper_bound"], at["clean"]) for at in having]
             few = sum(share < flags.LEARNT for share in shares)
             covered = _range(shares) if shares else "-"
             rows.append((metric, str(len(found)), *means, covered, str(few), str(len(found) - len(having))))
     covered = "window covered, mean (least to most)"
     headers = ("metric", "victims", *_WINDOW, covered, f"under {flags.LEARNT:.0%}", "no window")
     text = (
-        "How far clean victims get from untuned (no training) to ceiling (a perfect victim); under "
+        "How far clean victims get from pretrained (no training) to upper bound (a perfect victim); under "
         f"{flags.LEARNT:.0%} a victim says nothing of a protection.",
     )
     return Section("Learning", 4, text, (Table(headers, tuple(rows)),)) if rows else None
 
 
-_WINDOW = ("untuned", "clean", "ceiling")
+_WINDOW = ("pretrained", "clean", "upper_bound")
 
 
 def _range(shares: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from udpbench.results.intervals import Interval, Recovery, generator, paired_interval, recovery, seed_floor
+from udpbench.results.intervals import Interval, Recovery, generator, paired_interval, recovery, seed_sd
 from udpbench.results.record import MetricInfo, Record, metrics_of, of_edits
 from udpbench.results.report.document import Section, Table
 from udpbench.results.stats import CONTROLS, Summary, derived, differences, summarise, values, victim
@@ -16,7 +16,6 @@ from udpbench.results.table import ARROW, box_of, interval_text, significant
 _ROW = ("protect", "attack", "subject", "seed")  # what may differ within a board
 NOT_SHOWN = "†"
 _DEPENDS = {"noise_rms": "protect", "clean_attacked": "attack"}  # controls that are a row for each of these
-PUBLISHED = "_released"  # ends the names of settings as their authors published them: other work, other steps
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Board:
     @property
     def title(self) -> str:
         n = self.names
-        models = f"{n['surrogate']} -> {n['victim']}, attacker {n['attacker']}"
+        models = f"{n['surrogate']} -> {n['victim']}, purifier {n['purifier']}"
         return f"{n['task']} on {n['data']}, {n['budget']}, {models}{self._further}"
 
     @property
@@ -62,7 +61,7 @@ class Board:
     def _further(self) -> str:
         n = self.names
         prompt = f", owner prompt {n['owner_prompt']}" if "owner_prompt" in n else ""
-        share = f", {float(n['protected_share']):.0%} protected" if "protected_share" in n else ""
+        share = f", {float(n['protected_fraction']):.0%} protected" if "protected_fraction" in n else ""
         settings = ", settings as published" if n.get("settings") == "published" else ""
         return f"{prompt}{share}{settings}"
 
@@ -84,7 +83,7 @@ def boards(records: Sequence[Record], seed: int = 0, every: Sequence[Record] | N
     groups: dict[tuple[tuple[str, str], ...], list[Record]] = {}
     for record in records:
         names = sorted((k, str(v)) for k, v in record["cell"].items() if k not in _ROW)
-        if record["cell"]["protect"].endswith(PUBLISHED):
+        if record["facts"]["preset"] == "released":
             names.append(("settings", "published"))
         groups.setdefault((("label", record["label"]), *names), []).append(record)
     return [_board(dict(key), group, every, seed) for key, group in sorted(groups.items())]
@@ -101,7 +100,7 @@ def _board(names: dict[str, str], group: list[Record], every: Sequence[Record], 
             pairs.setdefault((record["cell"]["protect"], record["cell"]["attack"]), []).append(record)
     for (protect, attack), part in sorted(pairs.items()):
         rng = {m: generator(seed, label, *key, protect, m) for m in metrics}  # one effect, one interval for all attacks
-        found = {m: summarise(part, m, metrics[m]["owner_wants"], floors[m], rng[m]) for m in metrics}
+        found = {m: summarise(part, m, metrics[m]["better_protected"], floors[m], rng[m]) for m in metrics}
         board.rows.append(Row(protect, attack, part, found))
     board.rows.sort(key=lambda row: (-_rank(row, board), row.protect, row.attack))
     board.rows.extend(_controls(board, key, seed))
@@ -112,7 +111,7 @@ def _floor(group: Sequence[Record], alike: Sequence[Record], metric: str) -> flo
     """Clean victims spread over seeds; edits start from the same noise in every arm and do not, so that any change at
     all would count: they have to beat what noise of the same budget does."""
     if not of_edits(*group):
-        return seed_floor(values(alike, "clean", metric))
+        return seed_sd(values(alike, "clean", metric))
     effects = differences(group, "noise", "clean", metric)
     return sum(effects.values()) / len(effects) if effects else None
 
@@ -147,7 +146,7 @@ def _control_summary(records: list[Record], arm: str, metric: str, board: Board,
     effect = paired_interval(effects, rng) if effects else None
     return Summary(
         metric,
-        board.metrics[metric]["owner_wants"],
+        board.metrics[metric]["better_protected"],
         effect,
         None,
         recovery(effects, {}, None, rng),
@@ -165,7 +164,7 @@ def leaderboard(board: Board) -> Section:
     shown = board.ranked_by
     headers = ["protection", "attack", "box", "victims"]
     for metric in shown:
-        named = f"{metric} {ARROW[board.metrics[metric]['owner_wants']]}"
+        named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
         headers += [f"{named} effect", f"{named} residual", f"{named} recovery"]
     headers += ["rms (levels)", "protect (s)", "UNet images"]
     rows = tuple(tuple(_cells(row, shown)) for row in board.rows)
@@ -175,7 +174,7 @@ def leaderboard(board: Board) -> Section:
 
 def _reading(board: Board) -> list[str]:
     floors = [f"{m} {significant(f)}" if (f := board.floors[m]) is not None else f"{m}: none" for m in board.ranked_by]
-    floor = "Seed floor (pooled standard deviation of clean victims over seeds)"
+    floor = "Seed SD (pooled standard deviation of clean victims over seeds)"
     if of_edits(*board.records):
         floor = "Noise floor (mean effect of noise; the arm reseeded shows how much edits differ for no reason at all)"
     base = derived(board.records[0])["residual"][1]
@@ -216,7 +215,7 @@ def _cells(row: Row, shown: list[str]) -> list[str]:
     arm = row.protect.partition(" ")[0] if row.control else "protected"
     return [
         *cells,
-        _mean([r["cloak"].get(arm, {}).get("rms") for r in row.records]),
+        _mean([r["perturbation"].get(arm, {}).get("rms") for r in row.records]),
         *(("-", "-") if row.control else _costs(row)),
     ]
 
@@ -237,8 +236,8 @@ def _costs(row: Row) -> tuple[str, str]:
     made = f"protect {row.protect.partition(' (')[0]}"  # of a variant without the settings that the report adds
     for record in row.records:
         for stage in record["stages"]:
-            if stage["name"] == made and (not stage["cached"] or stage["recipe"] not in seconds):
-                seconds[stage["recipe"]] = stage["seconds"]
+            if stage["name"] == made and (not stage["cached"] or stage["key"] not in seconds):
+                seconds[stage["key"]] = stage["seconds"]
     return _mean(list(seconds.values())), _mean([r["counts"].get("unet_image") for r in row.records])
 
 

@@ -14,14 +14,14 @@ from typing import Any, cast
 from udpbench.results.record import Cell, Record
 
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
-_MODELS = ("surrogate", "victim", "attacker")
+_MODELS = ("surrogate", "victim", "purifier")
 _PARTS = ("protect", "attack", "task", "data", "budget", *_MODELS)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """``repeated``: records that are not counted because the same cell, with the same recipes, is there a second time;
+    """``repeated``: records that are not counted because the same cell, with the same keys, is there a second time;
     arms that only one of them has are kept."""
 
     ok: list[Record]
@@ -41,10 +41,10 @@ def choose(files: Mapping[Path, Record]) -> Chosen:
             key = _key(record, ())
             other = kept.get(key)
             if other is not None:
-                mine, others = _recipes(record), _recipes(named[other])
+                mine, others = _keys(record), _keys(named[other])
                 if any(mine[arm] != others[arm] for arm in mine.keys() & others.keys()):
                     raise ValueError(
-                        f"report: {other} and {path} are the same cell with different recipes; "
+                        f"report: {other} and {path} are the same cell with different keys; "
                         "report them from two folders"
                     )
                 named[path] = _merged(named[other], record)
@@ -58,7 +58,7 @@ def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
     """Where a part goes by one name under several settings, those that differ join the name: eudp (steps=50).
 
     Among all cells of a task and data set: so no protections are compared whose victims trained for different times,
-    and no seed floor comes from victims of another length.
+    and no seed SD comes from victims of another length.
     """
     named = dict(files)
     for part in _PARTS:
@@ -104,8 +104,8 @@ def _settings(record: Record, part: str) -> dict[str, Any]:
 
 def _merged(one: Record, other: Record) -> Record:
     """``other`` with the arms that only ``one`` has."""
-    both = {k: {**one[k], **other[k]} for k in ("arms", "cloak")}  # type: ignore[literal-required]
-    stages = {stage["recipe"]: stage for stage in (*one["stages"], *other["stages"])}
+    both = {k: {**one[k], **other[k]} for k in ("arms", "perturbation")}  # type: ignore[literal-required]
+    stages = {stage["key"]: stage for stage in (*one["stages"], *other["stages"])}
     return cast(Record, {**other, **both, "stages": list(stages.values())})
 
 
@@ -115,6 +115,8 @@ def _renamed(record: Record, part: str, said: str) -> Record:
 
 
 def _flat(value: Any, at: str = "") -> dict[str, Any]:
+    if at.endswith("_target_"):  # a class is the same wherever the package keeps it
+        value = value.rpartition(".")[2] if value.startswith("udpbench.") else value
     if not isinstance(value, Mapping):
         return {at: value} if at else {}
     return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{at}.{name}" if at else str(name)).items()}
@@ -124,5 +126,5 @@ def _key(record: Record, leave: tuple[str, ...]) -> str:
     return json.dumps([record["label"], *sorted((k, str(v)) for k, v in record["cell"].items() if k not in leave)])
 
 
-def _recipes(record: Record) -> dict[str, str]:
-    return {arm: part["recipe"] for arm, part in record["arms"].items()}
+def _keys(record: Record) -> dict[str, str]:
+    return {arm: part["key"] for arm, part in record["arms"].items()}

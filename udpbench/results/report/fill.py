@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
 from udpbench.results.record import CELL, EXTRA, Record, metrics_of, read_files
 from udpbench.results.report import arms, sections
 from udpbench.results.report.boards import Board, boards, leaderboard
@@ -35,7 +35,7 @@ KINDS: dict[str, Callable[[Board], Section | None]] = {
     "attacks": sections.attacks,
     "curves": sections.curves,
 }
-_ABSENT = {"protected_share": "1.0"}  # what a cell means that does not say it
+_ABSENT = {"protected_fraction": "1.0"}  # what a cell means that does not say it
 _MARK = re.compile(r"<!-- table (.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -76,7 +76,7 @@ def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read)
     every = read(folder / source)
     kept = [r for r in every if all(_fits(r, name, patterns) for name, patterns in names.items())]
     shown = tuple(filter(None, scores.split(",")))
-    measured = {*metrics_of(kept), *(k for r in kept for part in r["cloak"].values() for k in part)}
+    measured = {*metrics_of(kept), *(k for r in kept for part in r["perturbation"].values() for k in part)}
     if missing := [score for score in shown if score not in measured]:
         raise ValueError(f"unknown score {missing[0]!r}; allowed are {', '.join(sorted(measured))}")
     found = [(board, KINDS[kind](replace(board, shown=shown))) for board in boards(kept, every=every)]
@@ -112,7 +112,7 @@ def _joined(parts: Sequence[tuple[dict[str, str], Table]]) -> Table:
 def _telling(boards: Sequence[dict[str, str]]) -> list[str]:
     """As few names as tell all boards apart."""
     found: list[str] = []
-    for name in ("task", "budget", "protected_share", *CELL, *EXTRA):
+    for name in ("task", "budget", "protected_fraction", *CELL, *EXTRA):
         told = {tuple(_name(b, k) for k in found) for b in boards}
         if len({tuple(_name(b, k) for k in (*found, name)) for b in boards}) > len(told):
             found.append(name)
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             sys.stderr.write(f"udpbench.results.report.fill: {error}\n")
             return 2
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text(text)
     return 0
 

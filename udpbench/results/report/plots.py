@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def figures(board: Board, number: int) -> list[Figure]:
-    """Effects and residuals with intervals and the seed floor, and the curves over training length if there are any."""
+    """Effects and residuals with intervals and the seed SD, and the curves over training length if there are any."""
     found = []
     for metric in board.ranked_by:
         if any(row.summaries[metric].effect for row in board.rows):
-            caption = f"{metric}: effect (dot) and residual (cross) with 95 % intervals; grey: within the seed floor"
+            caption = f"{metric}: effect (dot) and residual (cross) with 95 % intervals; grey: within the seed SD"
             found.append(Figure(f"board{number}-{metric}", _effects(board, metric), caption))
         if points := curve_points(board, metric):
-            wants = better_for_thief(board.metrics[metric]["owner_wants"])
+            wants = better_for_thief(board.metrics[metric]["better_protected"])
             found.append(
                 Figure(f"board{number}-{metric}-curve", _curve(points, metric, wants), f"{metric} over training length")
             )

@@ -170,7 +170,7 @@ def flag_section(boards: Sequence[Board]) -> Section:
         for record in board.records:  # those without a protected arm, too
             own = [*record["flags"], *(f for f in flags.of_record(record) if f not in record["flags"])]
             for sentence in own:
-                if not sentence.startswith("no seed floor"):  # a matter of the group: it knows the other seeds
+                if not sentence.startswith("no seed SD"):  # a matter of the group: it knows the other seeds
                     of = f"{record['cell']['protect']} / {record['cell']['attack']}"
                     rows.setdefault((where, of, sentence), []).append("/".join(map(str, victim(record))))
     if not rows:
@@ -215,6 +215,6 @@ def environment(records: Sequence[Record]) -> Section:
     )
 
 
-def better_for_thief(owner_wants: str) -> str:
+def better_for_thief(better_protected: str) -> str:
     """Axis note for plots of raw scores."""
-    return "lower" if sign(owner_wants) > 0 else "higher"
+    return "down" if sign(better_protected) > 0 else "up"

@@ -14,7 +14,7 @@ from udpbench.results.report.sections import COMPARED, by_chance, comparison_row
 from udpbench.results.stats import Comparison, compare, differences
 from udpbench.results.table import ARROW, interval_text
 
-_MODELS = ("surrogate", "victim", "attacker")
+_MODELS = ("surrogate", "victim", "purifier")
 
 
 def transfer(boards: Sequence[Board], seed: int = 0) -> list[Section]:
@@ -33,7 +33,7 @@ def _models(record: Record) -> tuple[str, str]:
 
 
 def _protected(group: Sequence[Board]) -> list[Record]:
-    """Every record with a protected arm, whatever the attack and the attacker: that arm knows neither."""
+    """Every record with a protected arm, whatever the attack and the purifier: that arm knows neither."""
     return [r for board in group for r in board.records if "protected" in r["arms"]]
 
 
@@ -58,7 +58,7 @@ def _effects(group: Sequence[Board], records: Sequence[Record], metric: str, cap
     victims = sorted({r["cell"]["victim"] for r in records})
     made = sorted({(r["cell"]["protect"], r["cell"]["surrogate"]) for r in records})
     rows = tuple((*who, *(_effect(group, records, *who, victim, metric, seed) for victim in victims)) for who in made)
-    wants = next(b.metrics[metric]["owner_wants"] for b in group if metric in b.metrics)
+    wants = next(b.metrics[metric]["better_protected"] for b in group if metric in b.metrics)
     headers = ("protection", "made on", *(f"{metric} {ARROW[wants]}: {victim}" for victim in victims))
     return Table(headers, rows, caption, left=2)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from udpbench.core.atomic import whole
+from udpbench.core.atomic import atomic_write
 from udpbench.results.record import EXTRA, LONG, Record, long_rows, read_files
 from udpbench.results.report import arms, sections
 from udpbench.results.report.boards import Board, boards, leaderboard
@@ -19,9 +19,9 @@ from udpbench.results.report.transfer import transfer
 from udpbench.results.stats import Summary
 
 _BOARD_COLUMNS = (
-    "label", "data", "budget", "task", "surrogate", "victim", "attacker", *EXTRA, "settings", "protect", "attack",
-    "control", "metric", "owner_wants", "victims", "effect", "effect_low", "effect_high", "residual", "residual_low",
-    "residual_high", "recovery", "recovery_low", "recovery_high", "recovery_reason", "seed_floor",
+    "label", "data", "budget", "task", "surrogate", "victim", "purifier", *EXTRA, "settings", "protect", "attack",
+    "control", "metric", "better_protected", "victims", "effect", "effect_low", "effect_high", "residual", "residual_low",
+    "residual_high", "recovery", "recovery_low", "recovery_high", "recovery_reason", "seed_sd",
 )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def board_csv(found: Sequence[Board]) -> str:
 
 
 def _numbers(s: Summary) -> dict[str, object]:
-    found: dict[str, object] = {"metric": s.metric, "owner_wants": s.owner_wants, "seed_floor": s.floor}
+    found: dict[str, object] = {"metric": s.metric, "better_protected": s.better_protected, "seed_sd": s.floor}
     found |= {"victims": s.effect.victims if s.effect else 0, "recovery_reason": s.recovery.reason}
     for name, x in (("effect", s.effect), ("residual", s.residual), ("recovery", s.recovery.interval)):
         if x is not None:
@@ -122,6 +122,6 @@ def _csv(columns: Sequence[str], rows: Sequence[dict[str, object]]) -> str:
 
 
 def _write(path: Path, data: bytes) -> Path:
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(data)
     return path
