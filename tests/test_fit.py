@@ -173,7 +173,9 @@ def test_average_is_that_of_the_closed_form():
     ema, steps, lr = 0.6, 12, 0.5
     checkpoint_steps = {}
     seen, last = descend(
-        FitSettings(steps=steps, lr=lr, ema=ema, clip_norm=0), checkpoint_steps=(3, 12), at_checkpoint=checkpoint_steps.__setitem__
+        FitSettings(steps=steps, lr=lr, ema=ema, clip_norm=0),
+        checkpoint_steps=(3, 12),
+        at_checkpoint=checkpoint_steps.__setitem__,
     )
     assert seen == pytest.approx([-lr * k for k in range(steps)])  # the training itself never sees the average
     average = [0.0]

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from udpbench.interfaces import Run
-from udpbench.models.latent import LORA
-from udpbench.task.lora import KOHYA, Lora
+from udpbench.models.lora import KOHYA, LORA
+from udpbench.task.lora import Lora
 
 
 def lora(**settings) -> Lora:

@@ -1,22 +1,52 @@
-"""What the stages hand one another: the run (seed, device, log), the owner's pictures, and the interfaces of the
-methods."""
+"""The interfaces of the benchmark: read this file before adding a method.
+
+A method is one Python file with one class and one YAML in ``conf/`` that names it. Every attribute has a default that
+is written here; nothing is looked for that is not. Pictures are float32 RGB in [0,1] everywhere, CHW one by one and NCHW
+in batches; a perturbation is measured in 1/255 of that range, on the saved 8-bit PNG.
+
+Random numbers come from ``run.rng(...)`` and belong to the picture they are for, never to the batch.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from udpbench.core import images
+from udpbench.core.component import Component
+
+if TYPE_CHECKING:
+    from udpbench.core.budget import Budget
+    from udpbench.models.diffusion import Diffusion
+    from udpbench.models.features import Extractor
+
+# What a method may need, in ``needs``: of its model, or (class_images) of the harness.
+NEEDS = {
+    "latent": "an autoencoder",
+    "text": "prompts",
+    "denoise": "a UNet that takes nothing beside its noisy input",
+    "pixel": "a model of pixels",
+    "inpaint": "a UNet that takes a mask and the masked picture, too",
+    "class_images": "class pictures, which need prompts",
+}
+
+
+# -- what a method is handed -------------------------------------------------------------------------------------------
 
 
 class Log:
     """Where a stage says what it is doing.
 
-    This one says nothing; ``udpbench.tracking.console`` has the one that prints, ``udpbench.tracking.track`` those that plot and send.
+    This one says nothing; ``udpbench.tracking.console`` has the one that prints, ``udpbench.tracking.track`` those that
+    plot and send.
     """
 
     @contextmanager
@@ -54,16 +84,12 @@ class Titled(Log):
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage gets beside its inputs.
-
-    Random draws come from ``rng`` and belong to the item they are for, never to the batch: the generator of a key is
-    the same whatever else is computed, on whatever device (it lives on the CPU).
-    """
+    """What every stage gets beside its inputs: seed, device, log and the bounds of its memory."""
 
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     log: Log = field(default_factory=Log)
-    batch: int = 32  # pictures through a network at once; outside the keys: it may change speed and memory only
+    batch: int = 32  # pictures through a network at once; outside the cache keys: it may change speed and memory only
     grad_batch: int = 32  # the same for gradients with respect to pictures: they keep every layer in memory
     count: dict[str, int] = field(default_factory=dict)  # work done, e.g. UNet evaluations: written to the record
     scratch: Path | None = None  # a folder that an interrupted attempt at the same work left its state in
@@ -71,7 +97,10 @@ class Run:
     penalty: Callable[[Tensor], Tensor] | None = None
 
     def rng(self, *key: object) -> torch.Generator:
-        """The generator that belongs to ``key`` under this run's seed."""
+        """The generator that belongs to ``key`` under this run's seed, on the CPU.
+
+        It is the same whatever else is computed, on whatever device.
+        """
         text = "/".join([str(self.seed), *map(str, key)])
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1)
 
@@ -85,7 +114,308 @@ class Owner:
     """What the protector holds."""
 
     images: list[Tensor]  # CHW float32 [0,1]; sizes may differ
-    names: list[str]  # one per picture; random draws are keyed by them
+    names: list[str]  # one per picture; random numbers are keyed by them
     prompts: list[str]  # one per picture: what the owner thinks the thief will write
+    masks: list[Tensor] | None = None  # one per picture, 1HW of 0 and 1 (1: the object); None: the data has none
+    extra_clean: list[Tensor] = field(
+        default_factory=list
+    )  # further clean pictures of the subject, not to be protected
     class_prompt: str = ""
+    class_images: list[Tensor] = field(default_factory=list)  # pictures of the class, for methods that need them
     like: list[Tensor] | None = None  # a protection's saved pictures, for controls that match its strength
+
+
+# -- methods -----------------------------------------------------------------------------------------------------------
+
+
+class Method(Component):
+    """What protections, attacks and tasks have in common."""
+
+    needs: frozenset[str] = frozenset()  # of NEEDS; with none of the model's, no model is loaded
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether it starts from what the model has learned, so that fresh weights are an error in the cell."""
+        return False
+
+
+class Protection(Method):
+    """Perturbs the owner's pictures within a budget."""
+
+    keeps_budget: ClassVar[bool] = True  # False: it has no bound of its own; what it changed is measured all the same
+    heeds_penalty: ClassVar[bool] = False  # whether it subtracts ``run.penalty`` from what it raises (pgd does)
+    matches_strength: ClassVar[bool] = False  # whether it is a control as strong as the pictures in ``owner.like``
+    class_images: int = 0  # how many class pictures it wants in ``owner.class_images``; needs "class_images"
+
+    def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
+        """The protected pictures, CHW float32 [0,1], one for each of ``owner.images`` and of its size.
+
+        ``surrogate``: the owner's model (a ``Diffusion``), on ``run.device``; None if ``needs`` names nothing of it.
+        """
+        raise NotImplementedError
+
+
+class Attack(Method):
+    """What a thief does about a protection. Override one or more of the methods; each default changes nothing."""
+
+    def purify(
+        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
+    ) -> list[Tensor]:
+        """The purified pictures, CHW float32 [0,1], one for each of ``images`` and of its size.
+
+        ``model``: the purifier (a ``Diffusion``), on ``run.device``; None if ``needs`` names nothing of it.
+        """
+        return list(images)
+
+    def on_clean(self) -> Attack | None:
+        """The same attack as it is on clean pictures; None if what it would make of them is not known."""
+        return self
+
+    def adapt(self, victim: Any, images: Sequence[Tensor], run: Run) -> Any:
+        """The thief's model before it is trained on ``images`` (CHW): ``victim``, or one made from it."""
+        return victim
+
+    def augment(self, batch: Tensor, rng: torch.Generator) -> Tensor:
+        """The pictures of one training step, NCHW [0,1], drawn from ``rng``. Overridden, latents are not cached."""
+        return batch
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        """Names of the methods above that it overrides: what of a cell it changes."""
+        kind = type(self)
+        changed = {
+            "purify": kind.purify is not Attack.purify,
+            "adapt": kind.adapt is not Attack.adapt,
+            "augment": kind.augment is not Attack.augment,
+            "sampling": kind.sampling is not Attack.sampling,
+        }
+        return frozenset(name for name, it_does in changed.items() if it_does)
+
+    def sampling(self) -> dict[str, Any]:
+        """Further arguments of the generation, as diffusers' pipelines take them: ``{"negative_prompt": ...}``."""
+        return {}
+
+
+class Task(Method):
+    """What the thief does with the pictures: train a model and generate, or edit them as they are."""
+
+    trains: ClassVar[bool] = True
+    curve: Sequence[float] = (1.0,)  # step multipliers at which the training is scored
+    prior_weight: float = 0.0  # of class pictures in the training; 0: there are none
+    prior_images: int = 0  # how many class pictures the pretrained victim generates
+
+    def made(self, train: int) -> int:
+        """How many pictures are generated, or edits made, from ``train`` pictures."""
+        raise NotImplementedError
+
+    def steps_at(self, multiplier: float) -> int:
+        """Training steps of a point of the curve."""
+        raise NotImplementedError
+
+    def training_key(self) -> dict[str, Any]:
+        """The settings that a trained model depends on."""
+        return {}
+
+    def sampling_key(self) -> dict[str, Any]:
+        """The settings that generated pictures, or edits, depend on."""
+        return {}
+
+    def check_data(self, data: Dataset) -> None:
+        """Raise ValueError in one line if the data lacks what the task uses (masks, a word for the subject)."""
+
+    def train(
+        self,
+        images: Path,
+        out: Path,
+        victim: Any,
+        run: Run,
+        class_images: Path | None = None,
+        attack: Attack | None = None,
+    ) -> None:
+        """Train on the pictures in ``images`` and write ``out/step_N/`` for every point of the curve.
+
+        Goes on from its own checkpoint in ``out``. ``attack``: whose ``adapt`` and ``augment`` the training takes.
+        """
+        raise NotImplementedError
+
+    def generate(
+        self,
+        tuned: Path | None,
+        out: Path,
+        victim: Any,
+        prompts: Sequence[str],
+        run: Run,
+        attack: Attack | None = None,
+    ) -> None:
+        """Write PNGs and ``metadata.jsonl`` by the model in ``tuned`` (None: the pretrained one); keeps those there.
+
+        ``attack``: whose ``sampling`` the generation takes.
+        """
+        raise NotImplementedError
+
+    def class_pictures(self, out: Path, victim: Any, prompt: str, run: Run) -> None:
+        """Write ``prior_images`` PNGs of the class by the pretrained victim, from other noise than scored pictures."""
+        raise NotImplementedError
+
+    def edit(
+        self,
+        images: Path,
+        out: Path,
+        victim: Any,
+        class_prompt: str,
+        masks: Path | None,
+        run: Run,
+        noise: str,
+        clean: Path | None = None,
+    ) -> None:
+        """Write every edit of the pictures in ``images``; the same ``noise``, the same random numbers.
+
+        ``masks``: the data's (white: the object). ``clean``: the pictures as they were.
+        """
+        raise NotImplementedError
+
+    def repainted(self, pictures: Mapping[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
+        """Name -> what an edit paints anew, (1, H, W) of 0 and 1; empty: the whole picture."""
+        return {}
+
+
+class Dataset(Component):
+    """The pictures of a cell."""
+
+    subject: str | int = ""  # what tables call the unit of replication: a subject, a style, a folder
+    sizes: Mapping[str, int]  # pictures by folder: train, reference, validation, heldout, extra_clean
+    token: str | None = None  # the rare word that names the subject in captions and prompts
+    has_masks: ClassVar[bool] = False  # whether it writes ``masks/``, the object of every training picture
+    truth: ClassVar[str] = ""  # the kind of truth in data.json that a judge could know: subject | style
+    compares_sets: ClassVar[bool] = True  # False: its references overlap the training pictures
+
+    def write(self, out: Path, run: Run) -> None:
+        """Write ``out`` as a data folder: train/ and further folders of PNGs with captions, and data.json."""
+        raise NotImplementedError
+
+    def files(self) -> list[Path]:
+        """The training pictures, if they are files already; else nothing."""
+        return []
+
+    def texts(self) -> list[str]:
+        """Every caption and prompt, if they are known before anything is written; else nothing."""
+        return []
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+class Metric(Component):
+    """Scores of a folder of pictures against what it is compared with. Got first, reference second, always."""
+
+    # What it compares with: reference | train_clean | clean_arm | input | truth. ``input``: a changed picture with its
+    # original, so it belongs to ``metrics@perturbation``; ``clean_arm``: edits with the clean arm's edits.
+    against: ClassVar[str] = "reference"
+    scores: Mapping[str, str]  # score -> "up" | "down": the way it goes when pictures are better protected
+    minimum: int = 1  # pictures a side below which it is absent, with this reason
+    truth: ClassVar[str] = ""  # the kind of truth it needs the data to have
+    compares_with_noise: ClassVar[bool] = False  # whether ``against_noise`` has something to say
+
+    def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
+        """Score -> value; one that has no finite value is left out."""
+        raise NotImplementedError
+
+    def against_noise(self, got: Path, noise: Path, run: Run) -> dict[str, float]:
+        """Scores of changed pictures against the same pictures under noise of the same budget."""
+        raise NotImplementedError
+
+
+Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]  # changed, original: NCHW [0,1] -> score -> (N,)
+
+
+class PairMetric(Metric):
+    """A metric of pairs, a changed picture and its original: one number per score and picture, averaged over pictures."""
+
+    against: ClassVar[str] = "input"
+
+    def prepare(self, device: torch.device) -> Measure:
+        """What measures a batch; loads the network if there is one."""
+        raise NotImplementedError
+
+    def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
+        """File name -> what ``prepare`` measures, sorted by name, of ``got`` (changed) against ``ref`` (original).
+
+        Raises ValueError if the folders hold other names, or pictures of one name and two sizes.
+        """
+        measured: dict[str, dict[str, float]] = {}
+        measure = self.prepare(run.device)
+        with torch.inference_mode():
+            for files, changed, original in _pairs(got, ref, run.batch):
+                values = measure(changed.to(run.device), original.to(run.device))
+                rows = zip(*(value.tolist() for value in values.values()), strict=True)
+                measured |= {file: dict(zip(values, row, strict=True)) for file, row in zip(files, rows, strict=True)}
+        return dict(sorted(measured.items()))
+
+    def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
+        """Means over the pictures; a score whose mean is not finite is left out."""
+        rows = list(self.per_image(got, ref, run).values())
+        means = {score: sum(row[score] for row in rows) / len(rows) for score in self.scores}
+        return {score: value for score, value in means.items() if math.isfinite(value)}
+
+
+def _pairs(got: Path, ref: Path, batch: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    ours, theirs = ({path.name for path in images.list_images(folder)} for folder in (got, ref))
+    if odd := sorted(ours ^ theirs):
+        raise ValueError(f"pairs: {got} and {ref} must hold the same names; {len(odd)} are in one only, e.g. {odd[0]}")
+    batches = zip(images.iterate(got, batch), images.iterate(ref, batch), strict=False)
+    for (names, changed), (others, original) in batches:
+        # Both are sorted by size, then by name: where they part, some picture has two sizes.
+        if names != others or changed.shape != original.shape:
+            raise ValueError(f"pairs: pictures of one name must be of one size in {got} and {ref}; see {names[0]}")
+        yield names, changed, original
+
+
+class SetMetric(Metric):
+    """A metric of two sets of pictures: a function of their features, named after the network that makes these.
+
+    Args:
+        features: the network and the treatment of the pictures before it.
+        minimum: pictures a side below which the metric is absent; None: ``usual``.
+    """
+
+    kinds: ClassVar[Mapping[str, str]]  # score without the network's name -> up | down
+    least: ClassVar[int] = 1  # below this many pictures a side the formula itself makes no sense
+    usual: ClassVar[int] = 1  # and below this many its value says little
+    equal_sizes: ClassVar[bool] = False  # of the larger folder only the first pictures by name are used
+
+    def __init__(self, features: Extractor, minimum: int | None = None) -> None:
+        self.features, self.minimum = features, self.usual if minimum is None else minimum
+        if self.minimum < self.least:
+            raise ValueError(
+                f"{'/'.join(self.kinds)}: minimum must be at least {self.least} pictures, given {self.minimum}"
+            )
+        self.scores = {features.score_name(kind): way for kind, way in self.kinds.items()}
+
+    def check(self) -> None:
+        self.features.check()
+
+    def identity(self) -> dict[str, Any]:
+        return self.features.identity()
+
+    def compute(self, got: Tensor, ref: Tensor) -> tuple[float, ...]:
+        """The scores, in the order of ``kinds``, of features (N, d) of generated and (M, d) of reference pictures."""
+        raise NotImplementedError
+
+    def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
+        """Scores of the generated folder ``got`` against ``ref``; ValueError if one of them is too small."""
+        n, m = (len(images.list_images(folder)) for folder in (got, ref))
+        if min(n, m) < self.minimum:
+            raise ValueError(
+                f"{', '.join(self.scores)}: {n} generated and {m} reference pictures given; "
+                f"at least {self.minimum} a side are needed"
+            )
+        ours, theirs = (self.features.of(folder, run) for folder in (got, ref))
+        if self.equal_sizes:
+            ours, theirs = ours[: min(n, m)], theirs[: min(n, m)]
+        return dict(zip(self.scores, self.compute(ours, theirs), strict=True))
+
+
+__all__ = [
+    "NEEDS", "Attack", "Component", "Dataset", "Diffusion", "Log", "Measure", "Method", "Metric", "Owner", "PairMetric",
+    "Protection", "Run", "SetMetric", "Task", "Titled",
+]  # fmt: skip

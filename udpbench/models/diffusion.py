@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from udpbench.core.component import Component
 from udpbench.core.digest import folder_digest
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -68,7 +69,28 @@ def initialised_by(rng: torch.Generator) -> Iterator[None]:
         yield
 
 
-class Diffusion(ABC):
+@dataclass
+class Trainable:
+    """A model in training: ``model`` has what is trained in place of its own parts."""
+
+    model: Any  # a Diffusion
+    parameters: list[nn.Parameter]
+    save: Callable[[Path], None]  # writes what was trained into a folder, as ``with_tuned`` reads it
+    text: bool = False  # whether what is trained has a part in the prompts' embeddings
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """The weights are as they were when the block ends: for trainings that are thrown away."""
+        kept = [p.detach().clone() for p in self.parameters]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, k in zip(self.parameters, kept, strict=True):
+                    p.copy_(k)
+
+
+class Diffusion(Component, ABC):
     """A frozen diffusion model, cheap to name and loaded on first use.
 
     Pictures are NCHW float32 in [0,1] on this side; the model's own range [-1,1] and latent scaling exist only in
@@ -97,7 +119,7 @@ class Diffusion(ABC):
     @property
     @abstractmethod
     def capabilities(self) -> frozenset[str]:
-        """What it offers, of ``udpbench.benchmark.check.NEEDS``."""
+        """What it offers, of ``udpbench.interfaces.NEEDS``."""
 
     # -- identity and loading ------------------------------------------------------------------------------------------
 
@@ -207,6 +229,17 @@ class Diffusion(ABC):
     @abstractmethod
     def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy inputs at time steps ``t``, float32."""
+
+    @abstractmethod
+    def trainable(self, rng: torch.Generator, init: str = "copy") -> Trainable:
+        """What a victim or a surrogate trains, saves and loads: a float32 UNet with the model's weights
+        (``init="copy"``) or fresh ones from ``rng`` (``init="random"``)."""
+
+    def training_loss(self, z: Tensor, cond: Cond, rng: torch.Generator, unet: nn.Module | None = None) -> Tensor:
+        """``loss`` with time steps (uniform) and noise drawn from ``rng``: one step of any training, (N,)."""
+        t = torch.randint(len(self.alpha_bar), (len(z),), generator=rng).to(z.device)
+        noise = torch.randn(z.shape, generator=rng).to(z.device)
+        return self.loss(z, cond, t, noise, unet)
 
     def loss(self, z: Tensor, cond: Cond, t: Tensor, noise: Tensor, unet: nn.Module | None = None) -> Tensor:
         """Denoising loss of each of N inputs, (N,): mean squared error of the prediction (Ho et al. 2020, eq. 14).

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion
+from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, trainable_copy
+from udpbench.models.lora import LORA, Lora, add_lora, save_lora
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 
-LORA, EMBEDDING = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"  # diffusers' names
+EMBEDDING = "learned_embeds.safetensors"  # diffusers' name
 
 
 class LatentDiffusion(Diffusion):
@@ -85,6 +86,34 @@ class LatentDiffusion(Diffusion):
         for part in (tuned.pipe.vae, tuned.pipe.unet, tuned.pipe.text_encoder):
             part.to(self.device, dtype).requires_grad_(False).eval()
         return tuned
+
+    def trainable(
+        self,
+        rng: torch.Generator,
+        init: str = "copy",
+        text_encoder: bool = False,
+        lora: Lora | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> Trainable:
+        """The model with a trainable UNet, or with low-rank additions to its own (``lora``), and with
+        ``text_encoder`` a trainable text encoder; ``gradient_checkpointing``: less memory, more time."""
+        parts: dict[str, Any] = {"unet": add_lora(self.pipe.unet, lora, rng) if lora else self.fresh_unet(init, rng)}
+        if gradient_checkpointing:
+            parts["unet"].enable_gradient_checkpointing()
+        if text_encoder:
+            parts["text_encoder"] = trainable_copy(self.pipe.text_encoder)
+            if gradient_checkpointing:
+                parts["text_encoder"].gradient_checkpointing_enable()
+
+        def save(folder: Path) -> None:
+            if lora:
+                save_lora(parts["unet"], lora, folder / "lora")
+            for name, module in parts.items():
+                if not (lora and name == "unet"):
+                    module.save_pretrained(folder / name)
+
+        weights = [p for module in parts.values() for p in module.parameters() if p.requires_grad]
+        return Trainable(self.having(**parts), weights, save, text=text_encoder)
 
     @property
     def size(self) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion, initialised_by
+from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, initialised_by
 
 if TYPE_CHECKING:
     from diffusers import DDPMPipeline
@@ -49,6 +49,12 @@ class PixelDiffusion(Diffusion):
 
         unet = UNet2DModel.from_pretrained(folder / "unet")
         return self.having(unet=unet.float().to(self.device).requires_grad_(False).eval())
+
+    def trainable(self, rng: torch.Generator, init: str = "copy") -> Trainable:
+        """The model with a trainable UNet; saved as a whole pipeline, so that ``model=pixel`` takes it."""
+        unet = self.fresh_unet(init, rng)
+        other = self.having(unet=unet)
+        return Trainable(other, list(unet.parameters()), other.pipe.save_pretrained)
 
     @property
     def size(self) -> int:

@@ -27,12 +27,13 @@ def sample(
     steps: int,
     guidance: float,
     solver: str = "dpmpp",
+    further: dict[str, Any] | None = None,
 ) -> Iterator[Tensor]:
     """Yield pictures, (n, 3, H, W) float32 [0,1] with n <= ``run.batch``: one per prompt, in order.
 
     Picture ``i`` starts from noise of its own generator ``run.rng("sample", keys[i])``, so neither batch size nor the
     other prompts change what it shows. Both solvers are deterministic after that: DPM-Solver++(2M) (Lu et al. 2022)
-    and DDIM (Song et al. 2021, eta 0).
+    and DDIM (Song et al. 2021, eta 0). ``further``: other arguments of the pipeline, such as a negative prompt.
     """
     pipe = model.assembled(type(model.pipe), scheduler=make_solver(solver, model.pipe.scheduler.config))
     channels, side = pipe.unet.config.in_channels, pipe.unet.config.sample_size
@@ -46,8 +47,14 @@ def sample(
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 output_type="pt",
+                **_for_each(further or {}, len(noise)),
             ).images
         yield made.float().cpu()
+
+
+def _for_each(further: dict[str, Any], n: int) -> dict[str, Any]:
+    """Further arguments of a pipeline: a text stands for the same text for each of ``n`` pictures."""
+    return {name: [value] * n if isinstance(value, str) else value for name, value in further.items()}
 
 
 def sample_pixels(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from udpbench.core.atomic import atomic_write
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import own_generators
+from udpbench.optim.training_set import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,22 @@ def fit(
                 _save(checkpoint, done, parameters, optimizer, average)
     for p, a in zip(parameters, average, strict=False):
         p.data.copy_(a)
+
+
+def weighted_loss(
+    sets: Mapping[str, tuple[float, TrainingSet]], batch: int, rng: Callable[[str, int], torch.Generator]
+) -> Callable[[int], Tensor]:
+    """The loss of a training step over several sets of pictures, (weight, set) by name.
+
+    With a subject's pictures and, weighted, class pictures it is the loss with prior preservation of DreamBooth (Ruiz
+    et al. 2023, eq. 2). ``rng(name, step)``: the generator of a set's batch.
+    """
+
+    def loss(step: int) -> Tensor:
+        parts = [weight * pictures.loss(batch, rng(name, step)) for name, (weight, pictures) in sets.items()]
+        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+    return loss
 
 
 def with_average(parameters: Sequence[nn.Parameter], average: Sequence[Tensor], do: Callable[[], None]) -> None:

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from udpbench.core.images import write_metadata, write_png
-from udpbench.interfaces import Run
+from udpbench.interfaces import Run, Task
 from udpbench.models.sample import SOLVERS
 from udpbench.optim.fit import FitSettings, fit
 
 
 @dataclass(kw_only=True)
-class TrainingTask:
+class TrainingTask(Task):
     """Settings and arithmetic of a task that trains; what is trained is the subclass's affair.
 
     Args:
@@ -26,7 +26,7 @@ class TrainingTask:
         weights, ``dtype`` autocast).
         pictures: how many pictures are generated for scoring, over the data's prompts in turn.
         sample_steps, solver: of the generation.
-        curve: score at these multiples of ``steps``, all from one training of ``max(curve) * steps`` steps.
+        curve: step multipliers at which it is scored, all from one training of ``max(curve) * steps`` steps.
     """
 
     steps: int
@@ -44,10 +44,6 @@ class TrainingTask:
     curve: Sequence[float] = (1.0,)
 
     name: ClassVar[str]
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[str]]
-    trains: ClassVar[bool] = True
-    prior_weight: ClassVar[float] = 0.0  # of class pictures in the training; 0: there are none
     solvers: ClassVar[tuple[str, ...]] = SOLVERS
     # Settings of the generation alone, and those that change speed and memory only; all others make the model.
     of_sampling: ClassVar[tuple[str, ...]] = ("pictures", "sample_steps", "solver")
@@ -74,14 +70,13 @@ class TrainingTask:
             save_every=self.save_every,
         )
 
-    def steps_at(self, share: float) -> int:
-        """Number of steps of a point of the curve."""
-        return max(1, round(share * self.steps))
+    def steps_at(self, multiplier: float) -> int:
+        return max(1, round(multiplier * self.steps))
 
     @property
     def checkpoint_steps(self) -> list[int]:
         """Numbers of steps at the points of the curve."""
-        return [self.steps_at(share) for share in self.curve]
+        return [self.steps_at(multiplier) for multiplier in self.curve]
 
     def fit(
         self,
@@ -106,23 +101,20 @@ class TrainingTask:
         checkpoint.unlink(missing_ok=True)
 
     def made(self, train: int) -> int:
-        """How many pictures are generated after training on ``train``."""
         return self.pictures
 
     def training_key(self) -> dict[str, Any]:
-        """The settings that a trained model depends on."""
         apart = {*self.of_sampling, *self.of_speed}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
 
     def sampling_key(self) -> dict[str, Any]:
-        """The settings that generated pictures depend on."""
         return {name: getattr(self, name) for name in self.of_sampling}
 
 
 def publish(folder: Path, save: Callable[[Path], None]) -> None:
     """Let ``save`` write a model folder: beside first, then renamed.
 
-    A folder that is there is replaced: an attempt that was interrupted after this mark comes by it once more.
+    A folder that is there is replaced: an attempt that was interrupted after these steps comes by them once more.
     """
     beside = folder.with_name(folder.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)

@@ -3,32 +3,23 @@ inversion share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from udpbench.core.images import fit_square, read_folder, read_metadata
-from udpbench.interfaces import Run
+from udpbench.interfaces import Attack, Run
+from udpbench.models.diffusion import Trainable
 from udpbench.models.sample import sample
+from udpbench.optim.fit import weighted_loss
 from udpbench.optim.training import TrainingTask, over_prompts, write_made
+from udpbench.optim.training_set import Augment, TrainingSet
 
 if TYPE_CHECKING:
-    from udpbench.models.diffusion import Cond
     from udpbench.models.latent import LatentDiffusion
-
-
-@dataclass
-class Trainable:
-    """A model in training: ``model`` has what is trained in place of the victim's own parts."""
-
-    model: LatentDiffusion
-    parameters: list[nn.Parameter]
-    save: Callable[[Path], None]  # writes what was trained into a folder
-    text: bool = False  # whether what is trained has a part in the prompts' embeddings
 
 
 @dataclass(kw_only=True)
@@ -71,89 +62,76 @@ class Tuning(TrainingTask):
         return text
 
     def train(
-        self, images: Path, out: Path, victim: LatentDiffusion, run: Run, class_images: Path | None = None
+        self,
+        images: Path,
+        out: Path,
+        victim: LatentDiffusion,
+        run: Run,
+        class_images: Path | None = None,
+        attack: Attack | None = None,
     ) -> None:
-        """Tune on the pictures in ``images`` (captions in its metadata.jsonl); write ``out/step_N/`` for every point
-        of the curve."""
-        trainable = self.trainable(victim.to(run.device), run)
-        subject = Latents(trainable, images, self, run)
-        prior = Latents(trainable, class_images, self, run) if class_images else None
+        attack = attack or Attack()
+        size = victim.to(run.device).size
+        squares = {name: fit_square(x, size) for name, x in read_folder(images).items()}
+        victim = attack.adapt(victim, list(squares.values()), run) if "adapt" in attack.hooks else victim
+        student = self.trainable(victim, run)
+        augment = attack.augment if "augment" in attack.hooks else None
+        sets = {"subject": (1.0, self._training_set(student, squares, images, run, augment))}
+        if class_images:
+            prior = {name: fit_square(x, size) for name, x in read_folder(class_images).items()}
+            sets["prior"] = (self.prior_weight, self._training_set(student, prior, class_images, run))
+        loss = weighted_loss(sets, self.batch, lambda name, step: run.rng("train", name, step))
+        self.fit(student.parameters, loss, student.save, out, run)
 
-        def loss(step: int) -> Tensor:
-            value = self._loss(trainable, subject, run, ("subject", step))
-            if prior is not None:
-                value = value + self.prior_weight * self._loss(trainable, prior, run, ("prior", step))
-            return value
-
-        self.fit(trainable.parameters, loss, trainable.save, out, run)
-
-    def _loss(self, trainable: Trainable, data: Latents, run: Run, key: tuple[str, int]) -> Tensor:
-        rng, model = run.rng("train", *key), trainable.model
-        z, index = data.draw(self.batch, rng)
-        t = torch.randint(len(model.alpha_bar), (self.batch,), generator=rng).to(run.device)
-        noise = torch.randn(z.shape, generator=rng).to(run.device)
-        run.tally("unet_victim", self.batch)
-        return model.loss(z, data.cond(index), t, noise).mean()
+    def _training_set(
+        self, student: Trainable, pictures: dict[str, Tensor], folder: Path, run: Run, augment: Augment | None = None
+    ) -> TrainingSet:
+        captions = read_metadata(folder)
+        return TrainingSet(
+            student,
+            list(pictures.values()),
+            [self.caption(captions[name]["text"]) for name in pictures],
+            run,
+            sample_latents=self.sample_latents,
+            augment=augment,
+            counted="unet_victim",
+        )
 
     def generate(
-        self, tuned: Path | None, out: Path, victim: LatentDiffusion, prompts: Sequence[str], run: Run
+        self,
+        tuned: Path | None,
+        out: Path,
+        victim: LatentDiffusion,
+        prompts: Sequence[str],
+        run: Run,
+        attack: Attack | None = None,
     ) -> None:
-        """Write ``pictures`` PNGs over ``prompts`` in turn, by the model in ``tuned`` (None: the pretrained one).
-
-        Those there are kept.
-        """
         model = victim.to(run.device)
-        self._write(model.with_tuned(tuned) if tuned else model, prompts, self.pictures, out, run, tuned is not None)
+        rows = over_prompts(prompts, self.pictures)
+        if tuned is None:
+            self._write(model, rows, [row["text"] for _, row in rows], range(len(rows)), out, run)
+            return
+        said, keys = [self.caption(row["text"]) for _, row in rows], range(len(rows))
+        self._write(model.with_tuned(tuned), rows, said, keys, out, run, (attack or Attack()).sampling())
 
     def class_pictures(self, out: Path, victim: LatentDiffusion, prompt: str, run: Run) -> None:
-        """Write ``prior_images`` PNGs of the class, by the pretrained model, from other noise than scored pictures."""
-        self._write(victim.to(run.device), [prompt], self.prior_images, out, run, tuned=False, noise="class")
+        rows = over_prompts([prompt], self.prior_images)
+        keys = [("class", i) for i in range(len(rows))]
+        self._write(victim.to(run.device), rows, [prompt] * len(rows), keys, out, run)
 
     def _write(
         self,
         model: LatentDiffusion,
-        prompts: Sequence[str],
-        n: int,
+        rows: Sequence[tuple[str, dict[str, Any]]],
+        said: Sequence[str],
+        keys: Sequence[object],
         out: Path,
         run: Run,
-        tuned: bool,
-        noise: str | None = None,
+        further: dict[str, Any] | None = None,
     ) -> None:
-        rows = over_prompts(prompts, n)
-        said = [self.caption(row["text"]) if tuned else row["text"] for _, row in rows]
-        settings = {"steps": self.sample_steps, "guidance": self.guidance, "solver": self.solver}
-
         def make(left: list[int]) -> Iterator[Tensor]:
-            keys = [(noise, i) if noise else i for i in left]
-            return sample(model, [said[i] for i in left], keys, run, **settings)  # type: ignore[arg-type]
+            prompts, mine = [said[i] for i in left], [keys[i] for i in left]
+            steps, guidance, solver = self.sample_steps, self.guidance, self.solver
+            return sample(model, prompts, mine, run, steps=steps, guidance=guidance, solver=solver, further=further)
 
         write_made(rows, out, run, make)
-
-
-class Latents:
-    """Latents (or their posterior) and prompts of a folder of pictures, computed once."""
-
-    def __init__(self, trainable: Trainable, folder: Path, task: Tuning, run: Run) -> None:
-        captions, pictures = read_metadata(folder), read_folder(folder)
-        prompts = [task.caption(captions[name]["text"]) for name in pictures]
-        self.prompts = sorted(set(prompts))
-        self.which = torch.tensor([self.prompts.index(p) for p in prompts])
-        self.trainable, self.sampled, model = trainable, task.sample_latents, trainable.model
-        with torch.no_grad():
-            x = torch.stack([fit_square(p, model.size) for p in pictures.values()])
-            moments = [model.moments(part.to(run.device)) for part in x.split(run.batch)]
-            self.mean, self.std = (torch.cat(parts) for parts in zip(*moments, strict=True))
-            self.embedded: Cond = model.embed(self.prompts)
-
-    def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``n`` latents with replacement and their indices."""
-        index = torch.randint(len(self.mean), (n,), generator=rng)
-        z = self.mean[index]
-        if self.sampled:
-            z = z + self.std[index] * torch.randn(z.shape, generator=rng).to(z.device)
-        return z, index
-
-    def cond(self, index: Tensor) -> Cond:
-        """Prompt embeddings of the pictures at ``index``; anew if what makes them is in training."""
-        embedded = self.trainable.model.embed(self.prompts) if self.trainable.text else self.embedded
-        return embedded.take(self.which[index])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.images import fit_square, iterate, to_uint8
-from udpbench.interfaces import Run
+from udpbench.interfaces import Attack, Run
 from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
 from udpbench.optim.training import TrainingTask, over_prompts, write_made
 
@@ -41,15 +41,28 @@ class Ddpm(TrainingTask):
         if self.init not in ("random", "copy"):
             raise ValueError(f"ddpm: unknown init {self.init!r}; allowed are random, copy")
 
+    @property
+    def starts_from_weights(self) -> bool:
+        return self.init == "copy"
+
     def sampling_key(self) -> dict[str, Any]:
         """The settings that generated pictures depend on; ``init`` makes the pretrained ones."""
         return super().sampling_key() | {"init": self.init}
 
-    def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run) -> None:
-        """Train on the pictures in ``images``; write ``out/step_N/``, a pipeline, for every point of the curve."""
-        model = victim.to(run.device)
-        unet = model.fresh_unet(self.init, run.rng("init"))
+    def train(
+        self,
+        images: Path,
+        out: Path,
+        victim: PixelDiffusion,
+        run: Run,
+        class_images: Path | None = None,
+        attack: Attack | None = None,
+    ) -> None:
+        attack, model = attack or Attack(), victim.to(run.device)
         data = load_pictures(images, model.size, run)
+        if "adapt" in attack.hooks:
+            model = attack.adapt(model, list(data.cpu().float() / 255), run)
+        student = model.trainable(run.rng("init"), self.init)
 
         def loss(step: int) -> Tensor:
             rng = run.rng("train", step)
@@ -57,21 +70,22 @@ class Ddpm(TrainingTask):
             mirrored = torch.rand(self.batch, generator=rng) < (0.5 if self.flip else 0.0)
             x = data[index.to(data.device)].float() / 255
             x = torch.where(mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
-            t = torch.randint(len(model.alpha_bar), (self.batch,), generator=rng).to(run.device)
-            z = model.encode(x)
-            noise = torch.randn(z.shape, generator=rng).to(run.device)
+            x = attack.augment(x, rng)
             run.tally("unet_victim", self.batch)
-            return model.loss(z, model.embed([""] * self.batch), t, noise, unet).mean()
+            return student.model.training_loss(model.encode(x), model.embed([""] * self.batch), rng).mean()
 
-        tuned = model.having(unet=unet).pipe  # whole, so that model=pixel takes it
-        self.fit(list(unet.parameters()), loss, tuned.save_pretrained, out, run)
+        self.fit(student.parameters, loss, student.save, out, run)
 
-    def generate(self, tuned: Path | None, out: Path, victim: PixelDiffusion, prompts: Sequence[str], run: Run) -> None:
-        """Write ``pictures`` PNGs by the model in ``tuned``; None: by the victim before any step (with ``init`` random,
-        by fresh weights).
-
-        Those there are kept.
-        """
+    def generate(
+        self,
+        tuned: Path | None,
+        out: Path,
+        victim: PixelDiffusion,
+        prompts: Sequence[str],
+        run: Run,
+        attack: Attack | None = None,
+    ) -> None:
+        """As the interface says; before any step with ``init`` random: by fresh weights. Has no ``sampling``."""
         model = victim.to(run.device)
         if tuned is not None:
             model = model.with_tuned(tuned)

@@ -7,12 +7,11 @@ et al., NeurIPS 2023), there without class pictures.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from udpbench.interfaces import Run
-from udpbench.models.diffusion import trainable_copy
-from udpbench.optim.tuning import Trainable, Tuning
+from udpbench.models.diffusion import Trainable
+from udpbench.optim.tuning import Tuning
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
@@ -27,18 +26,8 @@ class DreamBooth(Tuning):
     name: ClassVar[str] = "dreambooth"
 
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
-        """The victim with a trainable UNet and, if asked, text encoder."""
-        parts: dict[str, Any] = {"unet": victim.fresh_unet("copy", run.rng("init"))}
-        if self.gradient_checkpointing:
-            parts["unet"].enable_gradient_checkpointing()
-        if self.train_text_encoder:
-            parts["text_encoder"] = trainable_copy(victim.pipe.text_encoder)
-            if self.gradient_checkpointing:
-                parts["text_encoder"].gradient_checkpointing_enable()
-
-        def save(folder: Path) -> None:
-            for name, module in parts.items():
-                module.save_pretrained(folder / name)
-
-        weights = [p for module in parts.values() for p in module.parameters()]
-        return Trainable(victim.having(**parts), weights, save, text=self.train_text_encoder)
+        return victim.trainable(
+            run.rng("init"),
+            text_encoder=self.train_text_encoder,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )

@@ -7,7 +7,7 @@ start from the same noise.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from udpbench.core.digest import files_digest
 from udpbench.core.images import fit_square, header, read, read_folder
-from udpbench.interfaces import Run
+from udpbench.interfaces import Dataset, Run, Task
 from udpbench.models.sample import SOLVERS, make_solver
 from udpbench.optim.training import write_made
 
@@ -29,7 +29,7 @@ MASK_MODES = ("1", "L", "I", "I;16")  # Pillow's for one channel
 
 
 @dataclass(kw_only=True)
-class Img2Img:
+class Img2Img(Task):
     """Image-to-image editing (SDEdit, Meng et al. 2022): noise a share ``strength`` of the way, denoise to a prompt.
 
     Args:
@@ -53,7 +53,6 @@ class Img2Img:
     version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
     trains: ClassVar[bool] = False
-    curve: ClassVar[tuple[float, ...]] = (1.0,)
 
     def __post_init__(self) -> None:
         if not self.prompts or min(self.samples, self.sample_steps) < 1:
@@ -84,23 +83,19 @@ class Img2Img:
         images: Path,
         out: Path,
         victim: LatentDiffusion,
-        said: str,
+        class_prompt: str,
         masks: Path | None,
         run: Run,
-        draw: str,
+        noise: str,
         clean: Path | None = None,
     ) -> None:
-        """Write every edit of the pictures in ``images``; ``draw`` names the noise: the same name, the same noise.
-
-        ``said``: the data's class prompt. ``masks``: the data's (white: the object), for tasks that use them.
-        ``clean``: the pictures as they were, whose kept part is laid over the edits, for tasks that do. Edits that are
-        there are kept.
-        """
+        """As the interface says; the kept part of the ``clean`` pictures is laid over the edits by tasks that do so.
+        Edits that are there are kept."""
         model = victim.to(run.device)
         pictures = {name: fit_square(x, model.size) for name, x in read_folder(images).items()}
-        holes = self.holes(pictures, masks)
+        anew = self.repainted(pictures, masks)
         over = self.overlay(clean, model.size) if clean else {}
-        asked = [p.replace("{class}", said) for p in self.prompts]
+        asked = [p.replace("{class}", class_prompt) for p in self.prompts]
         jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.samples)]
         rows = [
             (f"{Path(name).stem}-{k:02d}-{d:02d}.png", {"text": asked[k], "of": name, "seed": d}) for name, k, d in jobs
@@ -111,11 +106,11 @@ class Img2Img:
             for first in range(0, len(left), run.batch):
                 part = [jobs[i] for i in left[first : first + run.batch]]
                 x = torch.stack([pictures[name] for name, _, _ in part])
-                hole = torch.stack([holes[name] for name, _, _ in part]) if holes else None
-                rngs = [run.rng(self.name, draw, *job) for job in part]
-                made = self._batch(pipe, x, hole, [asked[k] for _, k, _ in part], rngs)
-                if over and hole is not None:
-                    made = torch.where(hole > 0, made, torch.stack([over[Path(name).stem] for name, _, _ in part]))
+                mask = torch.stack([anew[name] for name, _, _ in part]) if anew else None
+                rngs = [run.rng(self.name, noise, *job) for job in part]
+                made = self._batch(pipe, x, mask, [asked[k] for _, k, _ in part], rngs)
+                if over and mask is not None:
+                    made = torch.where(mask > 0, made, torch.stack([over[Path(name).stem] for name, _, _ in part]))
                 yield made
 
         write_made(rows, out, run, make, title="edit")
@@ -130,18 +125,14 @@ class Img2Img:
         solver = make_solver(self.solver, model.pipe.scheduler.config, karras=False)
         return model.assembled(kind, scheduler=solver, **parts)
 
-    def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
-        """Name -> what is painted anew, (1, H, W) of 0 and 1; empty: everything, nothing is kept by a mask."""
-        return {}
-
     def overlay(self, clean: Path, size: int) -> dict[str, Tensor]:
         """Stem -> the clean picture whose kept part is laid over the edits; empty: edits stay as they are made."""
         return {}
 
     def _batch(
-        self, pipe: Any, x: Tensor, hole: Tensor | None, prompts: list[str], rngs: list[torch.Generator]
+        self, pipe: Any, x: Tensor, mask: Tensor | None, prompts: list[str], rngs: list[torch.Generator]
     ) -> Tensor:
-        extra = {} if hole is None else {"mask_image": hole, "height": x.shape[-2], "width": x.shape[-1]}
+        extra = {} if mask is None else {"mask_image": mask, "height": x.shape[-2], "width": x.shape[-1]}
         with torch.inference_mode():
             made = pipe(
                 prompt=prompts,
@@ -194,13 +185,13 @@ class Inpaint(Img2Img):
     def _folder(self) -> Path | None:
         return None if self.mask in ("data", "centre") else Path(self.mask).expanduser()
 
-    def check_masks(self, pictures: Sequence[Path]) -> None:
-        """ValueError naming the first of ``pictures`` whose mask is missing in the folder of masks, if there is one, or
-        is not of one channel and its size; no picture is decoded."""
-        if not self._folder:
-            return
-        for path in pictures:
-            mask = self._folder / f"{path.stem}.png"
+    def check_data(self, data: Dataset) -> None:
+        """ValueError if the data has no masks and they are asked for, or naming the first picture whose mask is missing
+        in the folder of masks or is not of one channel and its size; no picture is decoded."""
+        if self.mask == "data" and not data.has_masks:
+            raise ValueError("inpaint: the data has no masks; give task.mask=centre or a folder of masks")
+        for path in data.files() if self._folder else ():
+            mask = self._folder / f"{path.stem}.png"  # type: ignore[operator]
             if not mask.is_file():
                 raise ValueError(f"inpaint: {path.name} has no mask; put {mask.name} into {self.mask}")
             (mode, height, width), (_, *side) = header(mask), header(path)
@@ -230,7 +221,7 @@ class Inpaint(Img2Img):
             )
         return self._of(StableDiffusionInpaintPipeline, model, unet=unet)
 
-    def holes(self, pictures: dict[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
+    def repainted(self, pictures: Mapping[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
         folder = masks if self.mask == "data" else self._folder
         if self.mask != "centre" and folder is None:
             raise ValueError("inpaint: the data has no masks; give task.mask=centre or a folder of masks")

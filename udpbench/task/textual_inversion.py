@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from udpbench.interfaces import Run
+from udpbench.interfaces import Dataset, Run
+from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import EMBEDDING
-from udpbench.optim.tuning import Trainable, Tuning
+from udpbench.optim.tuning import Tuning
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
@@ -45,6 +46,14 @@ class TextualInversion(Tuning):
             raise ValueError(f"textual_inversion: vectors must be >= 1, given {self.vectors}")
         if self.prior_weight:
             raise ValueError(f"textual_inversion: has no class pictures (prior_weight 0), given {self.prior_weight}")
+
+    def check_data(self, data: Dataset) -> None:
+        """ValueError if the data's subject goes by another word, or a caption or prompt lacks it."""
+        if self.word != data.token:
+            has = f"calls its subject {data.token!r}; give task.word={data.token}" if data.token else "has none"
+            raise ValueError(f"textual_inversion: learns the word {self.word!r} for the subject, but the data {has}")
+        for text in data.texts():
+            self.caption(text)
 
     def caption(self, text: str) -> str:
         """``text`` with the new word in place of ``word``; ValueError if it is not there."""

@@ -1,0 +1,31 @@
+"""What every configured part of a cell has: a version, a name, what it reads, what it lacks."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class Component:
+    """Base of protections, attacks, tasks, metrics, data sets, budgets and models; every attribute has a default."""
+
+    version: ClassVar[int] = 1  # part of the cache key: raise it whenever the numbers change
+    # Settings that say where a thing lies and not what it is. They are no part of the cache key: ``identity`` is.
+    places: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def label(self) -> str:
+        """What tables call it, such as ``jpeg_75``; empty: the name of its option."""
+        return ""
+
+    def identity(self) -> dict[str, Any]:
+        """Digests of everything that is read from disk, as plain JSON values: part of the cache key.
+
+        Raises ValueError in one line if something to read is missing.
+        """
+        return {}
+
+    def check(self) -> None:
+        """Raise ValueError in one line, saying what to do, if something is missing on this machine.
+
+        Called before any work; loads nothing.
+        """

@@ -1,0 +1,90 @@
+"""The pictures that a model is trained on: latents and prompts computed once, batches drawn by the step.
+
+Victims and surrogates use the same class, so that a surrogate's training is the victim's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from udpbench.interfaces import Run
+from udpbench.models.diffusion import Cond, Trainable
+from udpbench.optim.pgd import by_size
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class TrainingSet:
+    """Pictures with their prompts, for the denoising loss of a model in training.
+
+    Args:
+        student: the model in training.
+        images: CHW [0,1] each.
+        prompts: one per picture.
+        run: its device and batch size; steps are counted in it under ``counted``.
+        sample_latents: draw latents from the posterior at each step (as the released scripts do) or use its mean.
+        mixed_sizes: pictures may differ in size. A batch holds one size; which, is drawn by how many pictures have it.
+        augment: changes the pictures of a batch (NCHW [0,1]) before they are encoded; None: they are encoded once.
+        cond: the prompts' embeddings, if they are known.
+    """
+
+    def __init__(
+        self,
+        student: Trainable,
+        images: Sequence[Tensor],
+        prompts: Sequence[str],
+        run: Run,
+        *,
+        sample_latents: bool = False,
+        mixed_sizes: bool = False,
+        augment: Augment | None = None,
+        cond: Cond | None = None,
+        counted: str = "unet_train",
+    ) -> None:
+        if not images or len(images) != len(prompts):
+            raise ValueError(f"training: {len(images)} pictures and {len(prompts)} prompts given; one prompt a picture")
+        self.student, self.run, self.counted = student, run, counted
+        self.sample_latents, self.mixed_sizes, self.augment = sample_latents, mixed_sizes, augment
+        self.groups = [torch.tensor(group) for group in by_size(images)]
+        if len(self.groups) > 1 and not mixed_sizes:
+            raise ValueError("training: pictures differ in size; say mixed_sizes=True, or fit them to one")
+        self.group_of = {int(i): k for k, group in enumerate(self.groups) for i in group}
+        self.prompts = list(prompts) if cond else sorted(set(prompts))
+        self.which = torch.tensor([self.prompts.index(prompt) for prompt in prompts])
+        stacks = [torch.stack([images[i] for i in group]) for group in self.groups]
+        with torch.no_grad():
+            self.pictures = stacks if augment else []
+            self.latents = [] if augment else [self._encode(stack) for stack in stacks]
+            self.embedded = cond or student.model.embed(self.prompts)
+
+    def loss(self, n: int, rng: torch.Generator) -> Tensor:
+        """Mean denoising loss of ``n`` pictures drawn with replacement; all that is random comes from ``rng``."""
+        k = self.group_of[int(torch.randint(len(self.group_of), (), generator=rng))] if self.mixed_sizes else 0
+        index = torch.randint(len(self.groups[k]), (n,), generator=rng)
+        z = self._draw(k, index, rng)
+        self.run.tally(self.counted, n)
+        return self.student.model.training_loss(z, self._cond(self.groups[k][index]), rng).mean()
+
+    def _draw(self, group: int, index: Tensor, rng: torch.Generator) -> Tensor:
+        if self.augment:
+            with torch.no_grad():
+                mean, std = self._encode(self.augment(self.pictures[group][index], rng))
+        else:
+            mean, std = (None if x is None else x[index] for x in self.latents[group])
+        return mean if std is None else mean + std * torch.randn(mean.shape, generator=rng).to(mean.device)
+
+    def _encode(self, stack: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Latents of NCHW [0,1], or mean and standard deviation of their posterior."""
+        model, parts = self.student.model, [part.to(self.run.device) for part in stack.split(self.run.batch)]
+        if not self.sample_latents:
+            return torch.cat([model.encode(x) for x in parts]), None
+        mean, std = (torch.cat(moments) for moments in zip(*(model.moments(x) for x in parts), strict=True))
+        return mean, std
+
+    def _cond(self, index: Tensor) -> Cond:
+        """Prompt embeddings of the pictures at ``index``; anew if what makes them is in training."""
+        embedded = self.student.model.embed(self.prompts) if self.student.text else self.embedded
+        return embedded.take(self.which[index])
