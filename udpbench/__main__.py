@@ -1,6 +1,36 @@
-"""``python -m udpbench``."""
+"""``python -m udpbench``: a first word without ``=`` is a command, anything else a cell or a grid.
 
-from udpbench.commands.run import run
+The console script ``udpbench`` is the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "plan": "what a cell or a grid would compute, and how long it would take",
+    "protect": "protect a folder of pictures: protect IN OUT",
+    "purify": "purify a folder of pictures: purify IN OUT",
+    "score": "score a folder of pictures: score GOT REF",
+    "report": "records to HTML, Markdown, CSV and LaTeX: report RECORDS...",
+    "list": "what exists: list [protect|attack|task|metric|...] [NAME]",
+    "bench": "time the hot loops",
+    "doctor": "what this machine has and lacks",
+}
+
+
+def main() -> None:
+    """Hand the words on to a command; without one, run the cell or the grid that they name."""
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    if first and first[0] not in "-'\"+~" and "=" not in first and first not in COMMANDS:
+        known = "".join(f"\n  {name:8} {text}" for name, text in COMMANDS.items())
+        sys.stderr.write(f"error: unknown command {first!r}; say GROUP=OPTION ..., or one of{known}\n")
+        sys.exit(2)
+    if first in COMMANDS:
+        sys.exit(import_module(f"udpbench.commands.{first}").main(sys.argv[2:]))
+    import_module("udpbench.commands.run").run()
+
 
 if __name__ == "__main__":
-    run()
+    main()

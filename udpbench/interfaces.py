@@ -131,7 +131,7 @@ class Owner:
 class Method(Component):
     """What protections, attacks and tasks have in common."""
 
-    needs: frozenset[str] = frozenset()  # of NEEDS; with none of the model's, no model is loaded
+    needs: ClassVar[frozenset[str]] = frozenset()  # of NEEDS; with none of the model's, no model is loaded
 
     @property
     def starts_from_weights(self) -> bool:
@@ -142,6 +142,7 @@ class Method(Component):
 class Protection(Method):
     """Perturbs the owner's pictures within a budget."""
 
+    protects: ClassVar[bool] = True  # False: it leaves the pictures as they are, so a cell has no protected arm
     keeps_budget: ClassVar[bool] = True  # False: it has no bound of its own; what it changed is measured all the same
     heeds_penalty: ClassVar[bool] = False  # whether it subtracts ``run.penalty`` from what it raises (pgd does)
     matches_strength: ClassVar[bool] = False  # whether it is a control as strong as the pictures in ``owner.like``

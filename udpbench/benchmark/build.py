@@ -1,4 +1,4 @@
-"""From a configuration to a cell: build everything, check everything, before anything is done."""
+"""From a configuration to a cell: build everything before anything is done."""
 
 from __future__ import annotations
 
@@ -10,60 +10,80 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench.benchmark.check import check
-from udpbench.benchmark.stages import ARMS, Cell, Part
+from udpbench.benchmark.arms import ARMS, DEFAULT
+from udpbench.benchmark.cell import Cell, Part
+from udpbench.core.budget import Budget
+from udpbench.core.component import Component
 from udpbench.core.errors import ConfigError, Errors, check_whole
+from udpbench.interfaces import NEEDS, Attack, Dataset, Method, Metric, Protection, Task
+from udpbench.models.diffusion import Diffusion
 
 PRESETS = ("matched", "released")  # of a protection: work made equal for all, or as its authors published it
 OWNER_PROMPTS = ("class", "data", "empty")
+ROLES = ("surrogate", "victim", "purifier")  # models: the owner's, the thief's, and the one the thief purifies with
+KINDS: dict[str, type[Component]] = {
+    "data": Dataset,
+    "budget": Budget,
+    "protect": Protection,
+    "attack": Attack,
+    "task": Task,
+    "model": Diffusion,
+    "metric": Metric,
+}  # group of the configuration -> the interface of what it configures
 
 
 def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     """The cell of a composed configuration; ``choices`` are the options chosen by group.
 
-    Raises ConfigError.
+    Raises ConfigError with one line for everything that is wrong.
     """
     errors = Errors()
 
     def part(group: str) -> Any:
         """The part chosen in ``group``: ``protect``, or, mounted elsewhere, ``protect@noise``."""
-        node = group.split("@")[-1]
-        return errors.attempt(lambda: make_part(cfg[node], choices.get(group) or node))
+        kind, _, mounted = group.partition("@")
+        node = mounted or kind
+        return errors.attempt(lambda: make_part(cfg[node], choices.get(group) or node, KINDS[kind]))
 
     def model(role: str) -> Any:
         return part(f"model@{role}" if choices.get(f"model@{role}") else "model")
 
     parts = {name: part(name) for name in ("data", "budget", "protect", "attack", "task")}
     parts |= {name: part(f"protect@{name}") for name in ("noise", "noise_rms")}
-    parts |= _shared({role: model(role) for role in ("surrogate", "victim", "purifier")})
+    parts |= _shared({role: model(role) for role in ROLES})
     parts["like"] = part("protect@like") if choices.get("protect@like") else None
-    _check_choice(errors, "owner_prompt", [cfg.owner_prompt], OWNER_PROMPTS)
-    _check_choice(errors, "arms", cfg.arms, ARMS)
-    share = cfg.protected_fraction
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        errors.append(f"protected_fraction: must be a number above 0 and at most 1, given {share!r}")
-    errors.attempt(check_whole, "seed", cfg.seed, 0)
     metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
-    cloak = _metrics(cfg.perturbation.bundle, errors)
+    of_perturbation = _metrics(cfg.perturbation.bundle, errors)
+    _check_settings(cfg, errors)
     if not errors:
         every = tuple(score for metric in metrics.values() for score in metric.thing.scores)
         _check_choice(errors, "metrics.primary", cfg.metrics.primary, every)
-    for thing in (*parts.values(), *metrics.values(), *cloak.values()):
+    for thing in (*parts.values(), *metrics.values(), *of_perturbation.values()):
         if thing is not None:  # its key reads what it depends on: folders, weights
-            errors.attempt(getattr, thing, "key")
+            errors.attempt(lambda thing=thing: thing.key)
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
-    cell = Cell(
+    return Cell(
         **parts,
         seed=cfg.seed,
         protected_fraction=float(cfg.protected_fraction),
-        arms=tuple(cfg.arms),
+        arms=DEFAULT if cfg.arms is None else tuple(cfg.arms),
         owner_prompt=cfg.owner_prompt,
         metrics=metrics,
-        perturbation_metrics=cloak,
+        perturbation_metrics=of_perturbation,
         primary=tuple(cfg.metrics.primary),
     )
-    return check(cell, asked_for=tuple(cfg.metrics.get("extra") or {}))
+
+
+def _check_settings(cfg: DictConfig, errors: Errors) -> None:
+    """What is wrong with the settings that belong to no part."""
+    _check_choice(errors, "owner_prompt", [cfg.owner_prompt], OWNER_PROMPTS)
+    if cfg.arms is not None:
+        _check_choice(errors, "arms", cfg.arms, tuple(ARMS))
+    fraction = cfg.protected_fraction
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        errors.append(f"protected_fraction: must be a number above 0 and at most 1, given {fraction!r}")
+    errors.attempt(check_whole, "seed", cfg.seed, 0)
 
 
 def _shared(models: dict[str, Part | None]) -> dict[str, Part | None]:
@@ -72,10 +92,11 @@ def _shared(models: dict[str, Part | None]) -> dict[str, Part | None]:
     return {role: part and first.setdefault(repr(part.settings), part) for role, part in models.items()}
 
 
-def make_part(node: DictConfig, name: str) -> Part:
+def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     """Build the component of a configuration node; one with a ``label`` (name and strength) goes by that.
 
-    Raises ValueError naming the settings that are missing or of another kind than the component takes.
+    Raises ValueError naming the settings that are missing or of another type than the component takes, or saying that
+    it is no ``kind``.
     """
     if missing := sorted(OmegaConf.missing_keys(node)):
         raise ValueError(f"{name}: give {', '.join(f'{key}=...' for key in missing)}")
@@ -90,10 +111,19 @@ def make_part(node: DictConfig, name: str) -> Part:
     if wrong:
         raise ValueError(f"{name}: {'; '.join(wrong)}")
     thing = instantiate(settings, _convert_="all")
-    return Part(getattr(thing, "label", name), settings, thing, preset)
+    _check_kind(thing, name, kind)
+    return Part(thing.label or name, settings, thing, preset)
 
 
-_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+def _check_kind(thing: Any, name: str, kind: type[Component]) -> None:
+    own = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    if not isinstance(thing, kind):
+        raise ValueError(f"{name}: {own} is no {kind.__name__}; derive it from {kind.__module__}.{kind.__name__}")
+    if isinstance(thing, Method) and (unknown := sorted(set(thing.needs) - NEEDS.keys())):
+        raise ValueError(f"{name}: {own} needs unknown {', '.join(unknown)}; allowed are {', '.join(NEEDS)}")
+
+
+_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "int": ("a whole number", (int,)),
     "float": ("a number", (int, float)),
     "str": ("a text", (str,)),
@@ -103,7 +133,7 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
 
 
 def _mistyped(settings: Mapping[str, Any]) -> list[str]:
-    """What of a part's settings is of another kind than the annotations of its ``_target_`` say, if they say a simple
+    """What of a part's settings is of another type than the annotations of its ``_target_`` say, if they say a simple
     one; parts of parts included."""
     parts = {key: value for key, value in settings.items() if isinstance(value, dict) and "_target_" in value}
     wrong = [f"{key}.{line}" for key, part in parts.items() for line in _mistyped(part)]
@@ -115,16 +145,16 @@ def _mistyped(settings: Mapping[str, Any]) -> list[str]:
     for key, parameter in parameters.items():
         kind, _, none = str(parameter.annotation).partition(" | ")
         value = settings.get(key)
-        if kind.partition("[")[0] not in _KINDS or none not in ("", "None") or value is None:
+        if kind.partition("[")[0] not in _TYPES or none not in ("", "None") or value is None:
             continue
-        words, allowed = _KINDS[kind.partition("[")[0]]
+        words, allowed = _TYPES[kind.partition("[")[0]]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             wrong.append(f"{key} must be {words}, given {value!r}")
     return wrong
 
 
 def _metrics(nodes: Mapping[str, DictConfig], errors: Errors) -> dict[str, Part]:
-    made = {name: errors.attempt(make_part, node, name) for name, node in nodes.items() if node}
+    made = {name: errors.attempt(make_part, node, name, Metric) for name, node in nodes.items() if node}
     return {name: part for name, part in made.items() if part}
 
 

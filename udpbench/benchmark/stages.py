@@ -1,136 +1,70 @@
-"""The benchmark's stages over folders: data -> protect -> attack -> train -> generate -> score.
+"""The kinds of stages, over folders: data, protect, attack, mixed, train, class, generate, edit, upper_bound, score.
 
-Each function below names one kind of stage: what it is made of, what it reads, and what work it does. ``arms.py`` puts
-them together.
+Each function names one kind: what it is made of, what it reads, and what work it does. ``graph.py`` puts them together.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.store import Stage
-from udpbench.core.images import iterate, list_images, read, read_folder, read_metadata, write_metadata, write_png
-from udpbench.interfaces import Owner, Run
-
-ARMS = (
-    "pretrained",
-    "upper_bound",
-    "clean",
-    "reseeded",
-    "noise",
-    "noise_rms",
-    "protected",
-    "purified",
-    "clean_attacked",
+from udpbench.core.folders import read_facts
+from udpbench.core.images import (
+    checked_pictures,
+    iterate,
+    list_images,
+    read,
+    read_folder,
+    read_metadata,
+    write_metadata,
+    write_png,
 )
+from udpbench.interfaces import Owner, Run
+from udpbench.models.sample import sample
+from udpbench.optim.training import over_prompts, write_made
 
-
-@dataclass(frozen=True)
-class Part:
-    """One configured component: its option's name, the settings it was built from, and the object."""
-
-    name: str
-    settings: Mapping[str, Any]
-    thing: Any
-    preset: str = "matched"  # or "released": settings as the authors published them
-
-    @cached_property
-    def key(self) -> dict[str, Any]:
-        """What of it goes into a recipe: settings, version, and the digests of what it reads from disk (``identity``).
-
-        Settings that say where a thing lies and not what it is (``places``) are no part of it: digests are.
-        """
-        identity = self.thing.identity() if hasattr(self.thing, "identity") else {}
-        settings = {k: v for k, v in self.settings.items() if k not in getattr(self.thing, "places", ())}
-        return {"settings": settings, "version": getattr(self.thing, "version", 1), "identity": identity}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the benchmark, everything built and checked."""
-
-    data: Part
-    budget: Part
-    protect: Part
-    noise: Part
-    noise_rms: Part
-    attack: Part
-    task: Part
-    surrogate: Part
-    victim: Part
-    purifier: Part
-    seed: int
-    like: Part | None = None  # the protection whose strength protect=noise_rms matches
-    arms: tuple[str, ...] = ARMS
-    protected_fraction: float = 1.0  # of the training pictures that stay changed; the others are clean in every arm
-    owner_prompt: str = "class"  # class | data | empty: what the owner writes as prompt while protecting
-    metrics: Mapping[str, Part] = field(default_factory=dict)
-    perturbation_metrics: Mapping[str, Part] = field(default_factory=dict)
-    primary: tuple[str, ...] = ()  # names of scores
-    absent: Mapping[str, str] = field(default_factory=dict)  # metrics that cannot be computed here, and why
-
-    @property
-    def names(self) -> dict[str, Any]:
-        """The cell in words, as records and tables show it."""
-        parts = ("protect", "attack", "task", "surrogate", "victim", "purifier")
-        return {
-            "data": self.data.name,
-            "subject": str(getattr(self.data.thing, "subject", "")),
-            "budget": self.budget.thing.name,
-            **{k: getattr(self, k).name for k in parts},
-            "owner_prompt": self.owner_prompt,
-            **({"protected_fraction": self.protected_fraction} if self.protected_fraction < 1 else {}),
-            "seed": self.seed,
-        }
-
-    def share_of(self, n: int) -> int:
-        """How many of ``n`` training pictures stay changed."""
-        return round(self.protected_fraction * n)
-
-
-# -- stages ------------------------------------------------------------------------------------------------------------
+MIXED = "mixed"
+# Of the class pictures for a protection's surrogate; those of a task are sampled as the task samples.
+CLASS_SAMPLING: dict[str, Any] = {"steps": 25, "guidance": 5.0, "solver": "dpmpp"}
 
 
 def data_stage(cell: Cell) -> Stage:
     """The pictures: ``train``, ``reference``, ``validation``, ``heldout`` folders and ``data.json``."""
-    return Stage("data", cell.data.key, lambda out, parents, run: cell.data.thing(out, run), title="clean")
+    return Stage("data", cell.data.key, lambda out, parents, run: cell.data.thing.write(out, run), title="clean")
 
 
-def protect_stage(cell: Cell, protect: Part, like: Stage | None = None) -> Stage:
+def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = None) -> Stage:
     """``protect`` on the training pictures.
 
     A control that matches another's strength reads that one's pictures, ``like``.
     """
+    loads = protect.thing.needs - {"class_images"}
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        owner = _owner(parents["data"], cell.owner_prompt, parents.get("like"))
-        surrogate = cell.surrogate.thing.to(run.device) if protect.thing.needs else None
+        owner = owner_of(parents["data"], cell.owner_prompt, parents.get("like"), parents.get("class"))
+        surrogate = cell.surrogate.thing.to(run.device) if loads else None
         scratch = out / "scratch"
         scratch.mkdir(exist_ok=True)
-        made = protect.thing(owner, cell.budget.thing, [surrogate], replace(run, scratch=scratch))
+        made = protect.thing.protect(owner, cell.budget.thing, surrogate, replace(run, scratch=scratch))
+        checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
         _write_like(out, parents["data"] / "train", owner.names, made)
         shutil.rmtree(scratch)
 
-    parents = {"data": data_stage(cell), **({"like": like} if like else {})}
+    parents = {"data": data} | ({"like": like} if like else {})
+    if protect.thing.class_images:
+        parents["class"] = surrogate_class_stage(cell, protect.thing.class_images, data)
     key: dict[str, Any] = {"protect": protect.key, "budget": cell.budget.key}
     if protect.thing.needs:
         key |= {"surrogate": cell.surrogate.key, "owner_prompt": cell.owner_prompt}
     return Stage("protect", key, work, parents, cell.seed, protect.name, resumable=True)
-
-
-def protected_stage(cell: Cell) -> Stage:
-    """The cell's protection on the owner's pictures; of a control on its own (``protect=noise_rms protect@like=eudp``)
-    with the strength of the pictures that it shall match."""
-    wanted = getattr(cell.protect.thing, "wants_like", False)
-    return protect_stage(cell, cell.protect, protect_stage(cell, cell.like) if wanted and cell.like else None)
 
 
 def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
@@ -142,98 +76,102 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
         model = cell.purifier.thing.to(run.device) if attack.thing.needs else None
         prompts = [captions[name]["text"] for name in pictures]
         made = attack.thing.purify(list(pictures.values()), list(pictures), prompts, model, run)
+        checked_pictures(f"attack {attack.name}", made, pictures)
         _write_like(out, folder, list(pictures), made)
 
     key = {"attack": attack.key} | ({"purifier": cell.purifier.key} if attack.thing.needs else {})
     return Stage("attack", key, work, {"images": images}, cell.seed, f"{attack.name} on {images.title}")
 
 
-def mixed_stage(cell: Cell, images: Stage) -> Stage:
-    """A share of the pictures in ``images`` among clean ones: which, is drawn once for all arms and methods."""
+def mixed_stage(cell: Cell, images: Stage, data: Stage) -> Stage:
+    """A fraction of the pictures in ``images`` among clean ones: which, is drawn once for all arms and methods."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         changed, clean = parents["images"], parents["data"] / "train"
         names = [path.name for path in list_images(clean)]
         order = torch.randperm(len(names), generator=run.rng("protected_share")).tolist()
-        kept = {names[i] for i in order[: cell.share_of(len(names))]}
+        kept = {names[i] for i in order[: cell.protected_of(len(names))]}
         for name in names:
             png = Path(name).with_suffix(".png").name
             write_png(out / png, read(changed / png if name in kept else clean / name))
         write_metadata(out, read_metadata(changed))
 
-    parents = {"images": images, "data": data_stage(cell)}
-    return Stage("mixed", {"share": cell.protected_fraction}, work, parents, cell.seed, f"some {images.title}")
+    parents, key = {"images": images, "data": data}, {"fraction": cell.protected_fraction}
+    return Stage(MIXED, key, work, parents, cell.seed, f"some {images.title}")
 
 
-def train_stage(cell: Cell, images: Stage) -> Stage:
-    """The thief's training on a folder of pictures."""
-    task = cell.task.thing
+def train_stage(cell: Cell, images: Stage, class_pictures: Stage | None, attack: Part | None) -> Stage:
+    """The thief's training on a folder of pictures, with what his attack does to the training."""
+    task, thief = cell.task.thing, _of_attack(attack, "adapt", "augment")
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        extra = [parents["class"]] if "class" in parents else []
-        task.train(_pictures(parents["images"]), out, cell.victim.thing, run, *extra)
+        thing = thief.thing if thief else None
+        task.train(_pictures(parents["images"]), out, cell.victim.thing, run, parents.get("class"), thing)
 
-    parents = {"images": images} | ({"class": class_stage(cell)} if task.prior_weight else {})
-    key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key}
+    parents = {"images": images} | ({"class": class_pictures} if class_pictures else {})
+    key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key} | _key_of(thief)
     return Stage("train", key, work, parents, cell.seed, images.title, resumable=True)
 
 
-def class_stage(cell: Cell) -> Stage:
-    """Class pictures for prior preservation, by the pretrained victim."""
+def class_stage(cell: Cell, data: Stage) -> Stage:
+    """Class pictures for a task's prior preservation, by the pretrained victim."""
     task = cell.task.thing
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        prompt = _facts(parents["data"])["class_prompt"]
-        task.class_pictures(out, cell.victim.thing, prompt, run)
+        task.class_pictures(out, cell.victim.thing, read_facts(parents["data"])["class_prompt"], run)
 
     sampling = {k: v for k, v in task.sampling_key().items() if k != "pictures"}
     key = _task_key(cell) | {"sampling": sampling, "noise": "class", "n": task.prior_images, "victim": cell.victim.key}
-    return Stage("class", key, work, {"data": data_stage(cell)}, cell.seed, "class pictures", resumable=True)
+    return Stage("class", key, work, {"data": data}, cell.seed, "class pictures", resumable=True)
 
 
-def _task_key(cell: Cell) -> dict[str, Any]:
-    """What names a task in a key; somebody's own class, which inherits a version, by its name, too."""
-    key = {"task": cell.task.name, "version": cell.task.thing.version}
-    own = type(cell.task.thing)
-    return key if own.__module__.startswith("udpbench.") else key | {"class": f"{own.__module__}.{own.__qualname__}"}
+def surrogate_class_stage(cell: Cell, n: int, data: Stage) -> Stage:
+    """``n`` class pictures for a protection, by the pretrained surrogate."""
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        model, prompt = cell.surrogate.thing.to(run.device), read_facts(parents["data"])["class_prompt"]
+        rows = over_prompts([prompt], n)
+
+        def make(left: list[int]) -> Any:
+            return sample(model, [prompt] * len(left), [("class", i) for i in left], run, **CLASS_SAMPLING)
+
+        write_made(rows, out, run, make)
+
+    key = {"sampling": CLASS_SAMPLING, "n": n, "surrogate": cell.surrogate.key}
+    return Stage("class", key, work, {"data": data}, cell.seed, "class pictures of the surrogate", resumable=True)
 
 
-def _made_key(cell: Cell) -> dict[str, Any]:
-    """What generated pictures and edits depend on beside their inputs."""
-    return _task_key(cell) | {"sampling": cell.task.thing.sampling_key(), "victim": cell.victim.key}
+def generate_stage(
+    cell: Cell, data: Stage, model: Stage | None, multiplier: float = 1.0, attack: Part | None = None
+) -> Stage:
+    """The thief's pictures, by the model after ``multiplier`` times its steps; by the pretrained victim without one."""
+    task, thief = cell.task.thing, _of_attack(attack, "sampling")
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        tuned = parents["model"] / f"step_{task.steps_at(multiplier)}" if model else None
+        prompts = read_facts(parents["data"])["prompts"]
+        task.generate(tuned, out, cell.victim.thing, prompts, run, thief.thing if thief else None)
+
+    parents = {"data": data} | ({"model": model} if model else {})
+    title = (model.title if multiplier == 1 else f"{model.title} x{multiplier:g}") if model else "pretrained"
+    key = _made_key(cell) | {"multiplier": multiplier if model else 0} | _key_of(thief)
+    return Stage("generate", key, work, parents, cell.seed, title, resumable=True)
 
 
-def generate_stage(cell: Cell, model: Stage | None, share: float = 1.0) -> Stage:
-    """The thief's pictures, by the model after ``share`` of its steps; by the pretrained victim without one."""
+def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> Stage:
+    """The thief's edits of a folder of pictures; ``noise`` names the random numbers, the same for all arms but one."""
     task = cell.task.thing
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        tuned = parents["model"] / f"step_{task.steps_at(share)}" if model else None
-        task.generate(tuned, out, cell.victim.thing, _facts(parents["data"])["prompts"], run)
-
-    parents = {"data": data_stage(cell)} | ({"model": model} if model else {})
-    title = (model.title if share == 1 else f"{model.title} x{share:g}") if model else "pretrained"
-    return Stage(
-        "generate", _made_key(cell) | {"share": share if model else 0}, work, parents, cell.seed, title, resumable=True
-    )
-
-
-def edit_stage(cell: Cell, images: Stage, draw: str = "first") -> Stage:
-    """The thief's edits of a folder of pictures; ``draw`` names the noise, the same for all arms but one."""
-    task = cell.task.thing
-
-    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        said, masks = _facts(parents["data"])["class_prompt"], parents["data"] / "masks"
+        prompt, masks = read_facts(parents["data"])["class_prompt"], parents["data"] / "masks"
         folder, clean = _pictures(parents["images"]), parents["data"] / "train"
-        task.edit(folder, out, cell.victim.thing, said, masks if masks.is_dir() else None, run, draw, clean)
+        task.edit(folder, out, cell.victim.thing, prompt, masks if masks.is_dir() else None, run, noise, clean)
 
-    parents = {"images": images, "data": data_stage(cell)}
-    return Stage(
-        "edit", _made_key(cell) | {"draw": draw}, work, parents, cell.seed, f"{images.title} edited", resumable=True
-    )
+    parents, key = {"images": images, "data": data}, _made_key(cell) | {"noise": noise}
+    return Stage("edit", key, work, parents, cell.seed, f"{images.title} edited", resumable=True)
 
 
-def upper_bound_stage(cell: Cell) -> Stage:
+def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
     """A perfect victim: held-out pictures of the subject after one round trip through the victim's autoencoder; no
     more of them than a victim makes, for some scores depend on how many there are."""
     sizes = cell.data.thing.sizes
@@ -253,42 +191,54 @@ def upper_bound_stage(cell: Cell) -> Stage:
         write_metadata(out, {name: row for name, row in read_metadata(held).items() if name in kept})
 
     key = {"victim": cell.victim.key} | ({"most": most} if most < sizes["heldout"] else {})
-    return Stage("upper_bound", key, work, {"data": data_stage(cell)}, title="upper_bound")
+    return Stage("upper_bound", key, work, {"data": data}, title="upper bound")
 
 
-def score_stage(cell: Cell, metric: Part, pictures: Stage, clean: Stage, against: str = "") -> Stage:
-    """One metric of one folder of pictures against what it is measured against; writes ``scores.json``."""
-    against = against or metric.thing.against
+def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other: Stage | None = None) -> Stage:
+    """One metric of one folder of pictures; writes ``scores.json``.
+
+    ``against``: what it is compared with, as ``Metric.against``, or ``validation``, or ``noise``; ``other``: the stage
+    that made that, if it is no folder of the data.
+    """
     measure = metric.thing.against_noise if against == "noise" else metric.thing
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        data = parents["data"]
-        places = {
-            "reference": data / "reference",
-            "validation": data / "validation",
-            "train_clean": data / "train",
-            "input": data / "train",
-            "truth": data,
-            "clean_arm": parents.get("clean_arm"),
-            "noise": parents.get("noise"),
-        }
-        scores = measure(_pictures(parents["pictures"]), places[against], run)
+        folders = {"train_clean": "train", "input": "train", "truth": ""}
+        ref = parents["other"] if other else parents["data"] / folders.get(against, against)
+        scores = measure(_pictures(parents["pictures"]), ref, run)
         (out / "scores.json").write_text(json.dumps(scores, sort_keys=True))
 
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
-    parents = {"pictures": pictures, "data": clean}
-    if against == "clean_arm":
-        parents["clean_arm"] = edit_stage(cell, clean)
-    if against == "noise":
-        parents["noise"] = protect_stage(cell, cell.noise)
+    parents = {"pictures": pictures, "data": data} | ({"other": other} if other else {})
     return Stage("score", metric.key | {"against": against}, work, parents, title=pictures.title)
 
 
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+def _task_key(cell: Cell) -> dict[str, Any]:
+    """What names a task in a key; somebody's own class, which inherits a version, by its name and source, too."""
+    key, own = {"task": cell.task.name, "version": cell.task.thing.version}, type(cell.task.thing)
+    if own.__module__.startswith("udpbench."):
+        return key
+    return key | {"class": f"{own.__module__}.{own.__qualname__}"} | cell.task.source
+
+
+def _made_key(cell: Cell) -> dict[str, Any]:
+    """What generated pictures and edits depend on beside their inputs."""
+    return _task_key(cell) | {"sampling": cell.task.thing.sampling_key(), "victim": cell.victim.key}
+
+
+def _of_attack(attack: Part | None, *hooks: str) -> Part | None:
+    """The attack, if it changes what ``hooks`` name."""
+    return attack if attack and attack.thing.hooks & set(hooks) else None
+
+
+def _key_of(attack: Part | None) -> dict[str, Any]:
+    return {"attack": attack.key} if attack else {}
+
+
 # -- folders -----------------------------------------------------------------------------------------------------------
-
-
-def _facts(data: Path) -> dict[str, Any]:
-    return json.loads((data / "data.json").read_text())
 
 
 def _pictures(folder: Path) -> Path:
@@ -296,24 +246,36 @@ def _pictures(folder: Path) -> Path:
     return folder / "train" if (folder / "data.json").exists() else folder
 
 
-def _owner(data: Path, owner_prompt: str, like: Path | None) -> Owner:
-    """What the protector holds: the training pictures, and prompts that need not be the thief's."""
-    facts, pictures, captions = _facts(data), read_folder(data / "train"), read_metadata(data / "train")
+def owner_of(data: Path, owner_prompt: str, like: Path | None = None, class_pictures: Path | None = None) -> Owner:
+    """What the protector holds, from a data folder: prompts need not be the thief's (class | data | empty)."""
+    facts, pictures, captions = read_facts(data), read_folder(data / "train"), read_metadata(data / "train")
     said = {
         "class": lambda name: facts["class_prompt"],
         "data": lambda name: captions[name]["text"],
         "empty": lambda name: "",
     }
+    masks = data / "masks"
     return Owner(
         images=list(pictures.values()),
         names=list(pictures),
         prompts=[said[owner_prompt](name) for name in pictures],
+        masks=[_mask(masks, name) for name in pictures] if masks.is_dir() else None,
+        extra_clean=_all(data / "extra_clean"),
         class_prompt=facts["class_prompt"],
-        like=list(read_folder(like).values()) if like else None,
+        class_images=_all(class_pictures),
+        like=_all(like) or None,
     )
 
 
-def _write_like(out: Path, source: Path, names: list[str], pictures: list[torch.Tensor]) -> None:
+def _mask(folder: Path, name: str) -> torch.Tensor:
+    return (read((folder / name).with_suffix(".png"))[:1] > 0.5).float()
+
+
+def _all(folder: Path | None) -> list[torch.Tensor]:
+    return list(read_folder(folder).values()) if folder and folder.is_dir() else []
+
+
+def _write_like(out: Path, source: Path, names: Sequence[str], pictures: Sequence[torch.Tensor]) -> None:
     """Write pictures under the names and captions of the folder they were made from."""
     for name, picture in zip(names, pictures, strict=True):
         write_png((out / name).with_suffix(".png"), picture.cpu())

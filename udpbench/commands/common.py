@@ -1,39 +1,67 @@
-"""What the commands share: where the configuration lies, a cell built from it, mistakes told in one line."""
+"""What the commands have in common: the configuration, a cell built from it, errors told in one line."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
-    from udpbench.benchmark.stages import Cell
+    from udpbench.benchmark.cell import Cell
+    from udpbench.benchmark.graph import Graph
     from udpbench.benchmark.store import Store
     from udpbench.interfaces import Log
     from udpbench.tracking.track import Tracker
 
 PACKAGE = Path(__file__).parent.parent
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel; in a checkout
+RESUME = "interrupted; the same command goes on where this one stopped"
 
 
-def prepare(cfg: DictConfig, choices: Mapping[str, str | None], log: Log | None = None) -> tuple[Cell, Store, Tracker]:
-    """The cell of a composed configuration, built and checked; the store it would be run in; the tracker, which has
-    opened nothing.
+@dataclass(frozen=True)
+class Ready:
+    """A cell, built and checked; the store it would be run in; the tracker, which has opened nothing."""
 
-    ``choices`` are the options chosen by group. Raises ConfigError.
+    graph: Graph
+    store: Store
+    tracker: Tracker
+
+    @property
+    def cell(self) -> Cell:
+        return self.graph.cell
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that a command line of overrides composes, with Hydra's own node ``hydra``.
+
+    Raises HydraException for words that are no overrides or name what there is not.
     """
-    from hydra.utils import instantiate
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
+def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] | None = None) -> Ready:
+    """What a composed configuration asks for, before anything is done.
+
+    ``choices``: the options chosen by group, if the configuration has no node ``hydra`` that says so. Raises
+    ConfigError with one line for everything that is wrong.
+    """
     from udpbench.benchmark.build import build, find_device
+    from udpbench.benchmark.check import checked
     from udpbench.benchmark.store import Store
-    from udpbench.core.errors import ConfigError, check_whole
+    from udpbench.core.errors import check_whole
 
     for name in ("batch", "grad_batch"):
         check_whole(f"runtime.{name}", cfg.runtime[name], 1)
@@ -41,30 +69,40 @@ def prepare(cfg: DictConfig, choices: Mapping[str, str | None], log: Log | None 
         check_whole("runtime.threads", cfg.runtime.threads, 1)
     device = find_device(cfg.runtime.device)
     store = Store(Path(cfg.runtime.store), device, log, cfg.runtime.batch, cfg.runtime.grad_batch)
+    cell = build(cfg, cfg.hydra.runtime.choices if choices is None else choices)
+    return Ready(checked(cell, asked_for=tuple(cfg.metrics.get("extra") or {})), store, _tracker(cfg))
+
+
+def _tracker(cfg: DictConfig) -> Tracker:
+    from hydra.utils import instantiate
+
+    from udpbench.core.errors import ConfigError
+
     try:
-        tracker = instantiate(cfg.track)
+        return instantiate(cfg.track)
     except InstantiationException as error:
         own = isinstance(error.__cause__, ValueError)  # the tracker's words, not Hydra's
         raise ConfigError(str(error.__cause__) if own else " ".join(str(error).split())) from error
-    return build(cfg, choices), store, tracker
 
 
 @contextmanager
 def told(interrupted: str = "interrupted") -> Iterator[None]:
-    """Ends the process with status 2 and one line for a mistake in the command line, with status 130 and the line
-    ``interrupted`` for Ctrl-C.
+    """Ends the process with status 2 and a line for each error in the command line or its input, with status 130 and
+    the line ``interrupted`` for Ctrl-C.
 
-    With HYDRA_FULL_ERROR=1 in the environment a mistake's traceback comes through.
+    With HYDRA_FULL_ERROR=1 in the environment the traceback of an error comes through.
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra as they are, not printed and turned into status 1
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if wants_traceback:
             raise
         said = str(error).partition("Config search path:")[0]
-        say(f"error: {' '.join(said.split())}")
+        lines = [" ".join(said.split())] if isinstance(error, HydraException) else said.splitlines()
+        for line in lines:
+            say(f"error: {line}")
         sys.exit(2)
     except KeyboardInterrupt:
         say(interrupted)
@@ -81,3 +119,10 @@ def words(cell: Cell) -> str:
     names = cell.names
     shown = ("data", "subject", "protect", "attack", "task", "budget", "victim", "seed")
     return " ".join(f"{k}={names[k]}" for k in shown if names[k] != "")
+
+
+def slug(cell: Cell) -> str:
+    """The cell as the beginning of a file name."""
+    names = cell.names
+    shown = ("data", "subject", "budget", "protect", "attack", "task")
+    return "-".join([*(str(names[k]) for k in shown if names[k] != ""), f"s{names['seed']}"])

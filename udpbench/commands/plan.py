@@ -1,5 +1,4 @@
-"""``python -m udpbench.commands.plan [-m] GROUP=OPTION KEY=VALUE ...``: what ``python -m udpbench`` with the same words would
-compute.
+"""``python -m udpbench plan [-m] GROUP=OPTION KEY=VALUE ...``: what the same words without ``plan`` would compute.
 
 Nothing is computed and nothing written (but what ``data.download=true`` asks for: keys need the files). Lists the cells
 and their stages, what of them is finished, and how much time and disk the rest will take, by what finished stages took.
@@ -23,18 +22,18 @@ if TYPE_CHECKING:
     from udpbench.results.tally import Planned
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status as the command itself would have: 0 fine, 2 wrong configuration, 1 if that is so of some cells of a
     grid; 130 interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m udpbench.commands.plan",
+        prog="python -m udpbench plan",
         description="Cells, stages, time and disk that python -m udpbench with the same words would take.",
         epilog="python -m udpbench --help lists the options.",
     )
     parser.add_argument("-m", "--multirun", action="store_true", help="a grid")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION KEY=VALUE", help="as for python -m udpbench")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(arguments)
     with told():
         cells = plan_cells(args.overrides, args.multirun)
         if args.multirun or not cells[0].errors:
@@ -101,23 +100,22 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     from hydra.core.hydra_config import HydraConfig
 
     from udpbench.benchmark.estimate import History
-    from udpbench.benchmark.run import wanted, with_ancestors
     from udpbench.benchmark.store import device_name
     from udpbench.core.errors import ConfigError
     from udpbench.results.tally import Planned
 
     HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in somebody's configuration
     try:
-        cell, store, _ = prepare(cfg, cfg.hydra.runtime.choices)
+        ready = prepare(cfg)
     except ConfigError as error:
         return Planned(name, errors=tuple(str(error).splitlines()))
+    graph, store = ready.graph, ready.store
     history = histories.setdefault(store.root, History(store.root, device_name(store.device)))
-    stages = wanted(cell)
     return Planned(
-        name or words(cell),
+        name or words(graph.cell),
         history.device,
-        {store.path(stage): stage for stage in with_ancestors(stages)},
-        {store.path(stage): history.estimate(stage) for stage in store.missing(stages)},
+        {store.path(stage): stage for stage in graph.stages},
+        {store.path(stage): history.estimate(stage) for stage in store.missing(graph.wanted)},
     )
 
 
@@ -134,6 +132,3 @@ def _show(cells: Sequence[Planned], path: Path | None) -> None:
     for line in summary(plan):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-
-if __name__ == "__main__":
-    main()

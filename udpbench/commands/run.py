@@ -1,7 +1,7 @@
 """``python -m udpbench GROUP=OPTION KEY=VALUE ...``: one cell and its arms; with ``-m``, a grid of cells.
 
-The only file that knows Hydra is running. Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130
-interrupted. A sweep goes on when a cell fails and ends with status 1.
+Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130 interrupted. A sweep goes on when a cell fails
+and ends with status 1.
 """
 
 from __future__ import annotations
@@ -19,76 +19,95 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench.commands.common import CONF, prepare, say, told, words
+from udpbench.commands.common import CONF, RESUME, Ready, prepare, say, slug, told, words
 
 if TYPE_CHECKING:
-    from udpbench.benchmark.stages import Cell
-    from udpbench.benchmark.store import Store
     from udpbench.results.record import Record
-    from udpbench.tracking.track import Tracker
 
 FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is read from these
 
 
-@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    """Build the cell, run it, show it; a failure becomes one line and, once the cell was built, a failed record."""
-    from udpbench.tracking.console import Console
-
-    console = Console(worker=_worker())
-    try:
-        cell, store, tracker = prepare(cfg, HydraConfig.get().runtime.choices, console)
-        _set_threads(cfg.runtime.threads)
-        tracker.check()
-    except ValueError as error:
-        for line in str(error).splitlines():
-            console.say(f"error: {line}")
-        _fail(2)
-        return
-    _run(cell, store, tracker, cfg)
+# -- one cell ----------------------------------------------------------------------------------------------------------
 
 
-def _run(cell: Cell, store: Store, tracker: Tracker, cfg: DictConfig) -> None:
-    from udpbench.benchmark.run import cell_key, failed_record, run_cell, wanted
+def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbench") -> Record:
+    """Run a prepared cell and show it: stages, record, table, contact sheet, tracker; returns the record.
+
+    ``group``: the sweep it belongs to; ``called``: how its messages begin. If it fails, a failed record is written, or
+    beside a finished one, and the error is raised again after one line for a person.
+    """
+    import torch
+
+    from udpbench.benchmark.run import run
     from udpbench.results import record
+    from udpbench.results.gather import record_of
     from udpbench.tracking.track import Fanout
 
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    key = cell_key(cell)
-    folder = Path(cfg.runtime.out) / "cells" / key
-    path = Path(cfg.runtime.records) / f"{_slug(cell)}-{key}.json"
+    graph, store, tracker = ready.graph, ready.store, ready.tracker
+    if cfg.runtime.threads:
+        torch.set_num_threads(cfg.runtime.threads)
+    config = _as_recorded(ready, cfg)
+    folder = Path(cfg.runtime.out) / "cells" / graph.key
+    path = Path(cfg.runtime.records) / f"{slug(graph.cell)}-{graph.key}.json"
     console = store.log
     store.log = Fanout([console, tracker])
-    todo = len(store.missing(wanted(cell)))
+    todo = len(store.missing(graph.wanted))
     written = False
-    tracker.start(key, _group(), config, folder)
+    tracker.start(graph.key, group, config, folder)
     try:
-        console.say(f"{_called()}: {words(cell)} on {store.device}; {todo} stages to do")
-        found = run_cell(cell, store, config)
+        console.say(f"{called}: {words(graph.cell)} on {store.device}; {todo} stages to do")
+        found = record_of(graph, store, config, run(graph, store))
         record.write(path, found)
         written = True  # what fails from here on is the showing
-        _show(cell, store, found, path, folder, tracker if todo else None)
-    except KeyboardInterrupt:
-        _close(tracker)
-        console.say("interrupted; the same command goes on where this one stopped")
-        _fail(130)
-    except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
-        refused = _refused(error, Path(cfg.runtime.out))
-        console.say(f"error: {refused or _reason(error)}")
-        if written:
-            console.say(f"the record is whole: {path}")
-        elif not refused:  # it would refuse the record, too
-            beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _failed(path) else path
-            record.write(beside, failed_record(cell, store, config, error))
-            console.say(f"the traceback is in {beside}")
-        _close(tracker)
-        _fail(2 if isinstance(error, ValueError) else 1)
+        _show(ready, found, path, folder, mirrored=todo > 0)
+    except BaseException as error:
+        if isinstance(error, Exception):
+            _tell_failure(error, ready, config, path, written, Path(cfg.runtime.out))
+        with suppress(Exception):  # what keeps it from writing (a full disk, a lost GPU) is known by then
+            tracker.finish("failed")
+        raise
+    return found
 
 
-def _close(tracker: Tracker) -> None:
-    """End the tracker's run as failed; what keeps it from writing (a full disk, a lost GPU) is known by then."""
-    with suppress(Exception):
-        tracker.finish("failed")
+def _as_recorded(ready: Ready, cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration, with the arms that null stands for."""
+    found: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    return {k: v for k, v in found.items() if k != "hydra"} | {"arms": list(ready.cell.arms)}
+
+
+def _show(ready: Ready, found: Record, path: Path, folder: Path, mirrored: bool) -> None:
+    """The table, the contact sheet and, if anything was computed, the tracker's mirror of both."""
+    from rich.console import Console
+
+    from udpbench.results.gather import draw_sheet
+    from udpbench.results.table import cell_table
+    from udpbench.tracking.dashboard import mirror
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_sheet(ready.graph, ready.store, folder / "sheet.png")
+    Console(width=None if sys.stdout.isatty() else 110).print(cell_table(found))
+    ready.store.log.say(f"record: {path}")
+    ready.store.log.say(f"pictures: {folder / 'sheet.png'}")
+    if mirrored:
+        mirror(found, folder / "sheet.png", ready.tracker)
+        ready.tracker.finish("ok")
+
+
+def _tell_failure(
+    error: Exception, ready: Ready, config: dict[str, Any], path: Path, written: bool, out: Path
+) -> None:
+    """One line for a person, and a failed record unless the cell's own is whole or cannot be written."""
+    from udpbench.results import record
+    from udpbench.results.gather import failed_record
+
+    refused = _refused(error, out)
+    ready.store.log.say(f"error: {refused or _reason(error)}")
+    if written:
+        ready.store.log.say(f"the record is whole: {path}")
+    elif not refused:  # it would refuse the record, too
+        beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _failed(path) else path
+        record.write(beside, failed_record(ready.cell, ready.store, config, error))
+        ready.store.log.say(f"the traceback is in {beside}")
 
 
 def _failed(path: Path) -> bool:
@@ -103,8 +122,8 @@ def _failed(path: Path) -> bool:
 def _refused(error: Exception, out: Path) -> str | None:
     """One line for a person if the disk is full or may not be written; torch and safetensors have errors of their own
     for it."""
-    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-    if not told and (not out.exists() or shutil.disk_usage(out).free > 1_000_000):
+    known = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+    if not known and (not out.exists() or shutil.disk_usage(out).free > 1_000_000):
         return None
     what = f"cannot write {error.filename or out}: {error.strerror}" if isinstance(error, OSError) else f"{out} is full"
     return f"{what}; free some space, or write elsewhere with runtime.out=DIR"
@@ -117,36 +136,30 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
-def _show(cell: Cell, store: Store, found: Record, path: Path, folder: Path, tracker: Tracker | None) -> None:
-    """The table, the contact sheet and, if anything was computed, the tracker's mirror of both."""
-    from rich.console import Console
-
-    from udpbench.benchmark.run import draw_sheet
-    from udpbench.results.table import cell_table
-    from udpbench.tracking.dashboard import mirror
-
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_sheet(cell, store, folder / "sheet.png")
-    Console(width=None if sys.stdout.isatty() else 110).print(cell_table(found))
-    store.log.say(f"record: {path}")
-    store.log.say(f"pictures: {folder / 'sheet.png'}")
-    if tracker is not None:
-        mirror(found, folder / "sheet.png", tracker)
-        tracker.finish("ok")
+# -- under Hydra -------------------------------------------------------------------------------------------------------
 
 
-def _slug(cell: Cell) -> str:
-    names = cell.names
-    parts = (
-        names["data"],
-        names["subject"],
-        names["budget"],
-        names["protect"],
-        names["attack"],
-        names["task"],
-        f"s{names['seed']}",
-    )
-    return "-".join(str(p) for p in parts if p != "")
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Build the cell and run it; in a sweep, a failure is noted and the other cells go on."""
+    from udpbench.tracking.console import Console
+
+    console = Console(worker=_worker())
+    try:
+        ready = prepare(cfg, console, HydraConfig.get().runtime.choices)
+        ready.tracker.check()
+    except ValueError as error:
+        for line in str(error).splitlines():
+            console.say(f"error: {line}")
+        _fail(2)
+        return
+    try:
+        execute(ready, cfg, _group(), _called())
+    except KeyboardInterrupt:
+        console.say(RESUME)
+        _fail(130)
+    except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
+        _fail(2 if isinstance(error, ValueError) else 1)
 
 
 def _group() -> str:
@@ -170,13 +183,6 @@ def _worker() -> str:
 def _in_sweep() -> bool:
     mode = HydraConfig.get().mode
     return mode is not None and mode.name == "MULTIRUN"
-
-
-def _set_threads(threads: int | None) -> None:
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
 
 
 def _fail(status: int) -> None:
@@ -217,10 +223,6 @@ class Sweep(Callback):
 
 
 def run() -> None:
-    """The command: ``main``, with every mistake in the command line told in one line."""
-    with told("interrupted; the same command goes on where this one stopped"):
+    """The command: ``main``, with every error in the command line told in one line."""
+    with told(RESUME):
         main()
-
-
-if __name__ == "__main__":
-    run()

@@ -73,7 +73,8 @@ class TrainingSet:
             with torch.no_grad():
                 mean, std = self._encode(self.augment(self.pictures[group][index], rng))
         else:
-            mean, std = (None if x is None else x[index] for x in self.latents[group])
+            mean, std = self.latents[group]
+            mean, std = mean[index], None if std is None else std[index]
         return mean if std is None else mean + std * torch.randn(mean.shape, generator=rng).to(mean.device)
 
     def _encode(self, stack: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,85 @@
+"""A cell of the benchmark: its configured parts, built and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from udpbench.benchmark.arms import DEFAULT
+from udpbench.core.source import source_digests
+
+
+@dataclass(frozen=True)
+class Part:
+    """One configured component: its option's name, the settings it was built from, and the object."""
+
+    name: str
+    settings: Mapping[str, Any]
+    thing: Any
+    preset: str = "matched"  # or "released": settings as the authors published them
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """What of it goes into a cache key: settings, version, the digests of what it reads from disk (``identity``)
+        and, of a class from outside the package, of its source.
+
+        Settings that say where a thing lies and not what it is (``places``) are no part of it: digests are.
+        """
+        settings = {k: v for k, v in self.settings.items() if k not in self.thing.places}
+        found = {"settings": settings, "version": self.thing.version, "identity": self.thing.identity()}
+        return found | self.source
+
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """Digests of the user's own modules that it is made of, if there are any."""
+        digests = source_digests(self.settings)
+        return {"source": digests} if digests else {}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the benchmark, everything built and checked."""
+
+    data: Part
+    budget: Part
+    protect: Part
+    noise: Part
+    noise_rms: Part
+    attack: Part
+    task: Part
+    surrogate: Part
+    victim: Part
+    purifier: Part
+    seed: int
+    like: Part | None = None  # the protection whose strength protect=noise_rms matches
+    arms: tuple[str, ...] = DEFAULT
+    protected_fraction: float = 1.0  # of the training pictures that stay changed; the others are clean in every arm
+    owner_prompt: str = "class"  # class | data | empty: what the owner writes as prompt while protecting
+    metrics: Mapping[str, Part] = field(default_factory=dict)
+    perturbation_metrics: Mapping[str, Part] = field(default_factory=dict)
+    primary: tuple[str, ...] = ()  # names of scores
+    absent: Mapping[str, str] = field(default_factory=dict)  # metrics that cannot be computed here, and why
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The cell in words, as records and tables show it."""
+        parts = ("protect", "attack", "task", "surrogate", "victim", "purifier")
+        partly = {"protected_fraction": self.protected_fraction} if self.protected_fraction < 1 else {}
+        return {
+            "data": self.data.name,
+            "subject": str(self.data.thing.subject),
+            "budget": self.budget.thing.name,
+            **{name: part.name for name, part in zip(parts, self._of(parts), strict=True)},
+            "owner_prompt": self.owner_prompt,
+            **partly,
+            "seed": self.seed,
+        }
+
+    def _of(self, parts: tuple[str, ...]) -> list[Part]:
+        return [vars(self)[part] for part in parts]
+
+    def protected_of(self, n: int) -> int:
+        """How many of ``n`` training pictures stay changed."""
+        return round(self.protected_fraction * n)

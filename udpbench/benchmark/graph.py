@@ -1,0 +1,211 @@
+"""The graph of a cell: data -> protect -> attack -> train -> generate -> score, for each of its arms.
+
+Built once and read by check, plan, run, record and contact sheet; ``stages.py`` says what work each kind of stage does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from udpbench.benchmark import stages
+from udpbench.benchmark.arms import ARMS
+from udpbench.benchmark.cell import Cell, Part
+from udpbench.benchmark.store import Stage, hash_of
+
+Scores = Mapping[tuple[str, float], Stage]  # (metric, step multiplier) -> the stage that scores it
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing to compare, from pictures to scores."""
+
+    pictures: Stage | None  # what is trained on or edited; None where nothing is
+    generated: Mapping[float, Stage]  # step multiplier -> generated pictures, or edits
+    scores: Scores = field(default_factory=dict)
+    validation: Scores = field(default_factory=dict)  # primary scores by which the thief chooses his step multiplier
+    perturbation: tuple[Stage, ...] = ()  # scores of its pictures against the clean ones
+
+    @property
+    def final(self) -> Stage:
+        """The pictures after all steps."""
+        return self.generated[1.0]
+
+    @property
+    def wanted(self) -> list[Stage]:
+        """What of it goes into a record."""
+        return [*self.perturbation, *self.generated.values(), *self.scores.values(), *self.validation.values()]
+
+
+class Graph:
+    """Every stage of a cell.
+
+    ``arms``: those that the cell asks for and that mean something for it, in the order of the table of arms.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.data = stages.data_stage(cell)
+        made = {name: arm for name in ARMS if name in cell.arms and (arm := self._arm(name))}
+        self.arms = {name: self._scored(name, arm) for name, arm in made.items()}
+
+    # -- the flow ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def noise(self) -> Stage:
+        """Noise of the whole budget on the clean pictures."""
+        return stages.protect_stage(self.cell, self.cell.noise, self.data)
+
+    @cached_property
+    def protected(self) -> Stage:
+        """The protection on the clean pictures; the clean ones themselves without one.
+
+        Of a control on its own (``protect=noise_rms protect@like=eudp``): as strong as the pictures that it shall match.
+        """
+        cell = self.cell
+        if not cell.protect.thing.protects:
+            return self.data
+        matches = cell.protect.thing.matches_strength and cell.like
+        like = stages.protect_stage(cell, cell.like, self.data) if matches and cell.like else None
+        return stages.protect_stage(cell, cell.protect, self.data, like)
+
+    @cached_property
+    def attacked(self) -> bool:
+        """Whether the thief does anything about a protection."""
+        return bool(self.cell.attack.thing.hooks)
+
+    @cached_property
+    def attack_on_clean(self) -> Part | None:
+        """The attack as it is on clean pictures; None if what it would make of them is not known."""
+        same = self.cell.attack.thing.on_clean()
+        return replace(self.cell.attack, thing=same) if self.attacked and same else None
+
+    @cached_property
+    def class_pictures(self) -> Stage | None:
+        """Class pictures for a task with prior preservation, by the pretrained victim."""
+        return stages.class_stage(self.cell, self.data) if self.cell.task.thing.prior_weight else None
+
+    def _arm(self, name: str) -> Arm | None:
+        """An arm without its scores; None if it means nothing for this cell."""
+        cell, protects, trains = self.cell, self.protected is not self.data, self.cell.task.thing.trains
+        if ("training" if trains else "editing") not in ARMS[name].of:
+            return None
+        if name == "clean":
+            return self._victim(self.data)
+        if name == "noise" and protects:
+            return self._victim(self.noise)
+        if name == "noise_rms" and protects:
+            like = self.protected
+            return self._victim(stages.protect_stage(cell, cell.noise_rms, self.data, like))
+        if name == "protected" and protects:
+            return self._victim(self.protected)
+        if name == "purified" and protects and self.attacked:
+            return self._victim(self._reaching(self.protected), cell.attack)
+        if name == "clean_attacked" and self.attack_on_clean:
+            return self._victim(self.data, self.attack_on_clean)
+        if name == "reseeded":
+            return Arm(None, {1.0: stages.edit_stage(cell, self.data, self.data, "second")})
+        if name == "pretrained":
+            return Arm(None, {1.0: stages.generate_stage(cell, self.data, None)})
+        if name == "upper_bound" and cell.data.thing.sizes.get("heldout"):
+            return Arm(None, {1.0: stages.upper_bound_stage(cell, self.data)})
+        return None
+
+    def _victim(self, pictures: Stage, attack: Part | None = None) -> Arm:
+        """What the thief makes of pictures: purified, if he attacks, then edited, or trained on and generated from."""
+        cell = self.cell
+        if attack and "purify" in attack.thing.hooks:
+            # An attack is made on all that reaches the thief, who cannot tell protected pictures from clean ones.
+            reaching = pictures = stages.attack_stage(cell, pictures, attack)
+        else:
+            reaching = self._reaching(pictures)
+        if not cell.task.thing.trains:
+            return Arm(pictures, {1.0: self._edits(reaching)})
+        model = stages.train_stage(cell, reaching, self.class_pictures, attack)
+        curve = cell.task.thing.curve
+        return Arm(pictures, {m: stages.generate_stage(cell, self.data, model, m, attack) for m in curve})
+
+    def _reaching(self, pictures: Stage) -> Stage:
+        """Changed pictures as they reach the thief: all of them, or a fraction among clean ones."""
+        if self.cell.protected_fraction == 1 or pictures is self.data or pictures.name == stages.MIXED:
+            return pictures
+        return stages.mixed_stage(self.cell, pictures, self.data)
+
+    def _edits(self, pictures: Stage) -> Stage:
+        return self.clean_edits if pictures is self.data else stages.edit_stage(self.cell, pictures, self.data)
+
+    @cached_property
+    def clean_edits(self) -> Stage:
+        """The edits of the clean pictures, which all other edits are compared with."""
+        return stages.edit_stage(self.cell, self.data, self.data)
+
+    # -- scores --------------------------------------------------------------------------------------------------------
+
+    def _scored(self, name: str, arm: Arm) -> Arm:
+        cell = self.cell
+        scores = self._scores(arm, cell.metrics)
+        primary = {
+            name: metric
+            for name, metric in cell.metrics.items()
+            if metric.thing.against == "reference" and set(metric.thing.scores) & set(cell.primary)
+        }
+        chooses = len(arm.generated) > 1 and cell.data.thing.sizes.get("validation")
+        validation = self._scores(arm, primary, "validation") if chooses else {}
+        return replace(arm, scores=scores, validation=validation, perturbation=self._perturbation(arm))
+
+    def _scores(self, arm: Arm, metrics: Mapping[str, Part], against: str = "") -> Scores:
+        return {
+            (name, multiplier): self._score(metric, made, against)
+            for multiplier, made in arm.generated.items()
+            for name, metric in metrics.items()
+        }
+
+    def _perturbation(self, arm: Arm) -> tuple[Stage, ...]:
+        """Scores of an arm's pictures against the clean ones and, by metrics that have a word on it, against noise of
+        the same budget."""
+        if arm.pictures is None or arm.pictures is self.data:
+            return ()
+        metrics = self.cell.perturbation_metrics.values()
+        found = [self._score(metric, arm.pictures) for metric in metrics]
+        if self.protected is not self.data and "noise" in self.cell.arms and arm.pictures.key != self.noise.key:
+            of_noise = [metric for metric in metrics if metric.thing.compares_with_noise]
+            found += [self._score(metric, arm.pictures, "noise") for metric in of_noise]
+        return tuple(found)
+
+    def _score(self, metric: Part, pictures: Stage, against: str = "") -> Stage:
+        against = against or metric.thing.against
+        other = {"clean_arm": lambda: self.clean_edits, "noise": lambda: self.noise}.get(against)
+        return stages.score_stage(metric, pictures, self.data, against, other() if other else None)
+
+    # -- reading it ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def wanted(self) -> list[Stage]:
+        """Every stage that the cell's record is made of, in the order in which their work is best done: arm by arm."""
+        return [stage for arm in self.arms.values() for stage in arm.wanted]
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """The wanted stages and all that they need, each once, parents first."""
+        return with_ancestors(self.wanted)
+
+    @cached_property
+    def key(self) -> str:
+        """The cell's own cache key: of all it is made of."""
+        return hash_of([stage.key for stage in self.wanted])
+
+
+def with_ancestors(wanted: Iterable[Stage]) -> list[Stage]:
+    """The stages and their ancestors, each once, parents first."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found:
+            for parent in stage.parents.values():
+                visit(parent)
+            found[stage.key] = stage
+
+    for stage in wanted:
+        visit(stage)
+    return list(found.values())

@@ -1,0 +1,73 @@
+"""The source of classes from outside the package: part of their cache key, for they are under development."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+
+PACKAGE = Path(__file__).parent.parent
+INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+
+
+def targets(settings: Any) -> Iterator[str]:
+    """Every ``_target_`` in the settings of a component, at any depth."""
+    if isinstance(settings, Mapping):
+        if "_target_" in settings:
+            yield str(settings["_target_"])
+        for value in settings.values():
+            yield from targets(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from targets(value)
+
+
+def source_digests(settings: Any) -> dict[str, str]:
+    """Module name -> digest of its source (16 hex digits), of the modules outside the package and the installed
+    libraries that define the classes named in ``settings``, and of those that these import, at any depth."""
+    found: dict[str, str] = {}
+    for target in targets(settings):
+        _collect(get_object(target).__module__, found)
+    return found
+
+
+def _collect(module: str, found: dict[str, str]) -> None:
+    file = _users_file(module)
+    if file is None or module in found:
+        return
+    text = file.read_bytes()
+    found[module] = hashlib.sha256(text).hexdigest()[:16]
+    for name in _imports(ast.parse(text), module):
+        _collect(name, found)
+
+
+def _users_file(module: str) -> Path | None:
+    """The source file of a module of the user's; None for the package's own, for libraries and for what is no file."""
+    loaded = sys.modules.get(module)
+    try:
+        spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.has_location or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    file = Path(spec.origin).resolve()
+    return None if any(file.is_relative_to(folder.resolve()) for folder in (PACKAGE, *INSTALLED)) else file
+
+
+def _imports(tree: ast.Module, module: str) -> Iterator[str]:
+    """Names of modules that a module imports; ``from a import b`` gives a and a.b, for b may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)

@@ -1,0 +1,175 @@
+"""A cell's record and contact sheet, gathered from its graph and the store."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from udpbench.benchmark.cell import Cell
+from udpbench.benchmark.graph import Arm, Graph, Scores
+from udpbench.benchmark.store import Stage, Store
+from udpbench.core.images import fit_square, list_images, read
+from udpbench.core.provenance import provenance
+from udpbench.results import flags, record, sheet
+
+SHOWN = 8  # pictures per row of the contact sheet
+
+
+def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: Collection[str]) -> record.Record:
+    """The record of a finished cell; ``computed``: keys of the stages that this run did."""
+    found = _empty(graph.cell, store, config)
+    found["arms"] = {name: _arm(graph.cell, store, arm) for name, arm in graph.arms.items()}
+    found["perturbation"] = {
+        name: {k: v for stage in arm.perturbation for k, v in _read_scores(store, stage).items()}
+        for name, arm in graph.arms.items()
+        if arm.perturbation
+    }
+    finished = [stage for stage in graph.stages if store.finished(stage)]
+    found["stages"] = [_cost(store, stage, stage.key in computed) for stage in finished]
+    found["counts"] = _counts(graph, store)
+    found["flags"] = flags.of_record(found)
+    return found
+
+
+def failed_record(cell: Cell, store: Store, config: Mapping[str, Any], error: BaseException) -> record.Record:
+    """The record of a cell that did not finish: its traceback in place of scores."""
+    found = _empty(cell, store, config)
+    found["status"] = "failed"
+    found["error"] = "".join(traceback.format_exception(error))
+    return found
+
+
+def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record:
+    """The parts of a record that are known before anything is measured."""
+    return {
+        "schema": record.SCHEMA,
+        "status": "ok",
+        "cell": cell.names,  # type: ignore[typeddict-item]
+        "label": label(cell),
+        "facts": _facts(cell),
+        "knowledge": knowledge(cell),
+        "arms": {},
+        "perturbation": {},
+        "counts": {},
+        "stages": [],
+        "config": dict(config),
+        "provenance": provenance(store.device),
+        "flags": [],
+        "error": None,
+    }
+
+
+def _facts(cell: Cell) -> record.Facts:
+    """What readers of the record must know of the cell beside its names."""
+    return {
+        "budget": {"kind": cell.budget.thing.kind, "eps": cell.budget.thing.eps},
+        "preset": cell.protect.preset,
+        "edits": not cell.task.thing.trains,
+        "embedded": cell.victim.thing.embedded,
+        "protected_fraction": cell.protected_fraction,
+    }
+
+
+def label(cell: Cell) -> str:
+    """Which leaderboard the cell belongs to: the embedded model's numbers never share one with another model's."""
+    return "embedded world (64 px)" if cell.victim.thing.embedded else cell.victim.name
+
+
+def knowledge(cell: Cell) -> dict[str, bool]:
+    """What the owner's model has in common with the thief's; of models without an autoencoder, all or nothing."""
+    mine, theirs = (part.thing.identity() for part in (cell.surrogate, cell.victim))
+
+    def same(part: str) -> bool:
+        ours, others = ({k: of[k] for k in (part, "hub", "revision") if k in of} for of in (mine, theirs))
+        return ours == others
+
+    latent = "latent" in cell.surrogate.thing.capabilities | cell.victim.thing.capabilities
+    same_unet = same("unet")
+    return {
+        "same_vae": same("vae") if latent else same_unet,
+        "same_unet": same_unet,
+        "same_prompt": cell.owner_prompt == "data",
+    }
+
+
+def _arm(cell: Cell, store: Store, arm: Arm) -> record.Arm:
+    curve, validation = _curve(store, arm.scores), _curve(store, arm.validation)
+    n = len(list_images(store.path(arm.final)))
+    ways = {name: way for metric in cell.metrics.values() for name, way in metric.thing.scores.items()}
+    found: record.Arm = {
+        "metrics": {
+            name: {"value": value, "n": n, "better_protected": ways[name], "primary": name in cell.primary}
+            for name, value in curve["1"].items()
+        },
+        "absent": dict(cell.absent)
+        | {name: "the metric has no finite value here" for name in ways if name not in curve["1"]},
+        "key": arm.final.key,
+        "curve": curve if len(curve) > 1 else {},
+        "images": str(store.path(arm.final)),
+    }
+    if validation:
+        found["curve_validation"] = validation
+    return found
+
+
+def _curve(store: Store, scores: Scores) -> dict[str, dict[str, float]]:
+    """Step multiplier -> score -> value."""
+    curve: dict[str, dict[str, float]] = {}
+    for (_, multiplier), stage in scores.items():
+        curve.setdefault(f"{multiplier:g}", {}).update(_read_scores(store, stage))
+    return curve
+
+
+def _read_scores(store: Store, stage: Stage) -> dict[str, float]:
+    return json.loads((store.path(stage) / "scores.json").read_text())
+
+
+def _cost(store: Store, stage: Stage, computed: bool) -> record.Stage:
+    facts = store.facts(stage)
+    costs = {k: facts[k] for k in ("seconds", "peak_mb", "device", "commit")}
+    return {"name": str(stage), "key": stage.key, "cached": not computed, **costs}  # type: ignore[typeddict-item]
+
+
+def _counts(graph: Graph, store: Store) -> dict[str, int]:
+    """Work the protection and the attack took, as the harness counted it."""
+    arms = [graph.arms[name] for name in ("protected", "purified") if name in graph.arms]
+    made = {arm.pictures.key: arm.pictures for arm in arms if arm.pictures and store.finished(arm.pictures)}
+    total: Counter[str] = Counter()
+    for stage in made.values():
+        total.update(store.facts(stage)["counts"])
+    return dict(total)
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def draw_sheet(graph: Graph, store: Store, path: Path) -> None:
+    """The contact sheet: training pictures clean, protected, purified, what was added, and what each arm generated;
+    edits stand under the picture they were made of, prompt after prompt."""
+    task, arms = graph.cell.task.thing, graph.arms
+    training: dict[str, list] = {"clean": _some(store, graph.data)}  # whether or not clean is among the arms
+    training |= {name: _some(store, arms[name].pictures) for name in ("protected", "purified") if name in arms}
+    edits = not task.trains
+    each = task.made(1) if edits else 1
+    generated = {name: _some(store, arm.final, each) for name, arm in arms.items()}
+    anew = _repainted(graph, store.path(graph.data), training["clean"]) if edits else []
+    sheet.write_sheet(path, sheet.cell_rows(training, generated, edits=edits, repainted=anew))
+
+
+def _some(store: Store, stage: Stage | None, each: int = 1) -> list:
+    """Pictures to show of a stage that made ``each`` of every picture it was given: of the k-th, the k-th in turn."""
+    assert stage is not None
+    folder = store.path(stage)
+    paths = list_images(folder / "train" if (folder / "data.json").exists() else folder)
+    return [read(paths[k * each + k % each]) for k in range(min(SHOWN, len(paths) // each))]
+
+
+def _repainted(graph: Graph, data: Path, shown: list) -> list:
+    """What the task paints anew in the pictures to show, the first ones; nothing if it edits whole pictures."""
+    names = (path.name for path in list_images(data / "train"))
+    squares = {name: fit_square(x, min(x.shape[-2:])) for name, x in zip(names, shown, strict=False)}
+    return list(graph.cell.task.thing.repainted(squares, data / "masks").values())
