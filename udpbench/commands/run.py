@@ -41,7 +41,7 @@ def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbe
     from udpbench.benchmark.run import run
     from udpbench.results import record
     from udpbench.results.gather import record_of
-    from udpbench.tracking.track import Fanout
+    from udpbench.tracking.track import Tracked
 
     graph, store, tracker = ready.graph, ready.store, ready.tracker
     if cfg.runtime.threads:
@@ -50,7 +50,7 @@ def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbe
     folder = Path(cfg.runtime.out) / "cells" / graph.key
     path = Path(cfg.runtime.records) / f"{slug(graph.cell)}-{graph.key}.json"
     console = store.log
-    store.log = Fanout([console, tracker])
+    store.log = Tracked(console, tracker)
     todo = len(store.missing(graph.wanted))
     written = False
     tracker.start(graph.key, group, config, folder)
