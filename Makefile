@@ -36,7 +36,7 @@ check: $(BIN)/.installed ## Lint, format and types
 	$(BIN)/python -m mypy
 
 bench: $(BIN)/.installed ## Time the hot loops beside plain ones
-	$(BIN)/python -m udpbench.commands.bench
+	$(BIN)/python -m udpbench bench
 
 clean: ## Remove everything that was computed (outputs, caches); the environment stays
 	rm -rf outputs multirun .pytest_cache .mypy_cache .ruff_cache .hypothesis

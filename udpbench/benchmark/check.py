@@ -33,16 +33,33 @@ def checked(cell: Cell, asked_for: tuple[str, ...] = ()) -> Graph:
     return graph
 
 
+def check_alone(cell: Cell, method: str) -> None:
+    """ConfigError if the protection or the attack (``method``: protect | attack) cannot be used on the cell's pictures.
+
+    What else the cell is made of does not matter: no victim is trained.
+    """
+    part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
+    lines = [*_lacking(part, model, role), *_refused(cell.data.thing.check), *_refused(part.thing.check)]
+    if method == "protect":
+        lines += [*_strength_to_match(cell), *_class_pictures(cell)]
+    if lines:
+        raise ConfigError("\n".join(dict.fromkeys(lines)))
+
+
 # -- checks: cell -> a line for everything that is wrong ---------------------------------------------------------------
 
 
 def _models_that_lack(cell: Cell) -> Iterator[str]:
-    for part, model, role in _methods(cell):
-        needs = {"text" if need == "class_images" else need for need in part.thing.needs}
-        lacking = needs - model.thing.capabilities
-        if lacking:
-            wanted = " and ".join(NEEDS[need] for need in sorted(lacking))
-            yield f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=..."
+    for method in _methods(cell):
+        yield from _lacking(*method)
+
+
+def _lacking(part: Part, model: Part, role: str) -> Iterator[str]:
+    needs = {"text" if need == "class_images" else need for need in part.thing.needs}
+    lacking = needs - model.thing.capabilities
+    if lacking:
+        wanted = " and ".join(NEEDS[need] for need in sorted(lacking))
+        yield f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=..."
 
 
 def _untrained_models(cell: Cell) -> Iterator[str]:
