@@ -15,10 +15,10 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_a_sign_is_the_owner_s_wish() -> None:
+def test_a_sign_is_the_direction_of_better_protection() -> None:
     assert (S.sign("up"), S.sign("down")) == (1, -1)
-    with pytest.raises(ValueError, match="unknown 'up'; allowed are higher, lower"):
-        S.sign("up")
+    with pytest.raises(ValueError, match="unknown 'higher'; allowed are up, down"):
+        S.sign("higher")
 
 
 def test_differences_pair_within_the_record() -> None:
@@ -53,7 +53,7 @@ def test_compare_pairs_protections_on_the_same_victims() -> None:
 def test_compare_with_the_noise_arm_and_after_attacks() -> None:
     noise = {c.metric: c for c in S.compare(eudp_and_udp(), "eudp", "noise")}
     assert noise["distance"].difference.mean == pytest.approx(SCORES["protected"][0] + 5.5 - SCORES["noise"][0])
-    assert noise["similarity"].difference.mean == pytest.approx(0.38)  # lower is what the owner wants
+    assert noise["similarity"].difference.mean == pytest.approx(0.38)  # better protected: down
     purified = S.compare(eudp_and_udp(), "eudp", "udp", arm="purified")
     assert sorted({c.condition["attack"] for c in purified}) == ["jpeg", "none"]
     assert S.compare(eudp_and_udp(), "eudp", "noise", arm="purified") == []
@@ -96,24 +96,23 @@ def unranked() -> Record:
     ("record", "flag"),
     [
         (spoilt(clean=77.0), "victim did not learn: clean covers 29% of the pretrained-upper bound window on distance"),
-        (spoilt(upper_bound=100.0), "no window: upper_bound is no better than pretrained on distance"),
-        (spoilt(protected=100.1), "protected past the pretrained floor (saturated) on distance"),
+        (spoilt(upper_bound=100.0), "no window: upper bound is no better than pretrained on distance"),
+        (spoilt(protected=100.1), "saturated: protected is worse for the thief than pretrained on distance"),
         (
             spoilt(clean_attacked=64.1),
             "attack ruins clean data: it costs 30% of the pretrained-upper bound window on distance",
         ),
         (
             {**make_record(), "perturbation": {"protected": {"linf": 9.0}}},
-            "budget exceeded: protected measures linf 9 levels",
+            "budget exceeded: protected measures linf 9/255, allowed 8/255",
         ),
-        ({**make_record(), "perturbation": {"noise": {"linf": 9.0}}}, "budget exceeded: noise measures linf 9"),
+        ({**make_record(), "perturbation": {"noise": {"linf": 9.0}}}, "budget exceeded: noise measures linf 9/255"),
         (
             {
-                **make_record(),
-                "cell": {**make_record()["cell"], "budget": "rms_4.5"},
+                **make_record(budget="rms_4.5"),
                 "perturbation": {"noise": {"rms": 4, "rms_max": 5}},
             },
-            "budget exceeded: noise measures rms_max 5 levels, allowed 4.5",
+            "budget exceeded: noise measures rms_max 5/255, allowed 4.5/255",
         ),
         ({**make_record(), "provenance": {"dirty": True}}, "dirty tree: the code differs"),
         (
@@ -144,6 +143,7 @@ def test_flags_of_a_group() -> None:
     assert flags.cross_device([make_record(), other]) == "cross-device comparison: cpu, cuda"
     assert flags.no_seed_sd([None, 0.5]) is None
     assert flags.no_seed_sd([None]) == flags.NO_SEED_SD
+    assert flags.no_seed_sd([None], edits=True) == flags.NO_NOISE
     assert flags.few_subjects([make_record(), other]) == "few subjects: intervals rest on 1"
     whole = [make_record(subject=str(s), seed=k) for s in range(3) for k in range(2)]
     assert flags.of_group(whole, {"distance": 0.5}) == []
@@ -152,9 +152,7 @@ def test_flags_of_a_group() -> None:
 
 def test_without_what_the_attack_does_to_clean_pictures_there_is_no_residual_and_it_says_why() -> None:
     scores = {arm: pair for arm, pair in SCORES.items() if arm != "clean_attacked"}
-    found = S.summarise(
-        [make_record(scores, seed=k) for k in range(3)], "distance", "up", 0.1, np.random.default_rng(0)
-    )
+    found = S.summarise([make_record(scores, seed=k) for k in range(3)], "distance", 0.1, np.random.default_rng(0))
     assert found.residual is None
     assert found.recovery.reason == "n/a: no arm clean_attacked"
 
@@ -168,7 +166,7 @@ def test_an_effect_has_one_interval_whatever_else_is_asked_of_it() -> None:
     for plain, record in zip(alone, attacked, strict=True):
         plain["cell"] = record["cell"]
         plain["arms"] = {a: part for a, part in record["arms"].items() if a != "purified"}
-    one, two = (S.summarise(r, "distance", "up", 0.1, np.random.default_rng(0)) for r in (attacked, alone))
+    one, two = (S.summarise(r, "distance", 0.1, np.random.default_rng(0)) for r in (attacked, alone))
     assert one.recovery.interval is not None
     assert one.effect == two.effect
     assert one.effect is not None

@@ -1,45 +1,52 @@
 """One JSON file per cell: its schema, writing it whole, and reading a folder of them."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from types import UnionType
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from udpbench.core.atomic import atomic_write
 from udpbench.results.upgrade import upgraded
 
-if TYPE_CHECKING:
-    import pandas
-
 SCHEMA = 2
-ARMS = (
-    "pretrained",
-    "clean",
-    "reseeded",
-    "noise",
-    "noise_rms",
-    "protected",
-    "purified",
-    "clean_attacked",
-    "upper_bound",
-)
-CELL = ("data", "subject", "budget", "protect", "attack", "task", "surrogate", "victim", "purifier", "seed")
-EXTRA = ("owner_prompt", "protected_fraction")  # further names a cell may have
+
+
+class ArmKind(NamedTuple):
+    """What an arm is.
+
+    ``of``: the names of a cell on which its pictures depend. ``control``: a random perturbation that protections are
+    compared with.
+    """
+
+    description: str
+    of: tuple[str, ...] = ()
+    control: bool = False
+
+
+ARMS = {  # in the order of tables
+    "pretrained": ArmKind("no training"),
+    "clean": ArmKind("clean pictures"),
+    "reseeded": ArmKind("clean pictures, edited from other noise"),
+    "noise": ArmKind("random sign noise of the budget", control=True),
+    "noise_rms": ArmKind("random noise of the protection's RMS", of=("protect",), control=True),
+    "protected": ArmKind("protected pictures", of=("protect",)),
+    "purified": ArmKind("protected pictures after the attack", of=("protect", "attack")),
+    "clean_attacked": ArmKind("clean pictures after the attack", of=("attack",)),
+    "upper_bound": ArmKind("held-out references after the autoencoder: a perfect victim"),
+}
+CONTROLS = tuple(name for name, kind in ARMS.items() if kind.control)
 DIRECTIONS = ("up", "down")
 STATUS = ("ok", "failed")
-_TOP: dict[str, type | tuple[type, ...]] = {
-    "schema": int, "status": str, "cell": dict, "label": str, "facts": dict, "knowledge": dict, "arms": dict, "perturbation": dict,
-    "counts": dict, "stages": list, "config": dict, "provenance": dict, "flags": list, "error": (str, type(None)),
-}  # fmt: skip
 
 
 class Score(TypedDict):
     """One metric of one arm.
 
-    ``n``: generated pictures that went into it. ``better_protected``: "up" | "down".
+    ``n``: generated pictures that went into it. ``better_protected``: "up" | "down". ``primary``: victims are judged
+    by it.
     """
 
     value: float
@@ -51,9 +58,10 @@ class Score(TypedDict):
 class Arm(TypedDict):
     """What one arm scored.
 
-    A metric is in ``metrics`` or, with the reason, in ``absent``; never a stand-in number. ``curve`` maps multiples of
-    the training steps ("0.5", "1", "2") to metric to value and is empty if not asked for; ``curve_validation`` is the
-    same on validation references, on which the thief's best multiple is chosen.
+    A metric is in ``metrics`` or, with the reason, in ``absent``; never a stand-in number. ``curve`` maps step
+    multipliers ("0.5", "1", "2") to metric to value and is empty if not asked for; ``curve_validation`` is the same on
+    validation references, on which the thief's best multiplier is chosen. ``key`` and ``images``: cache key and folder
+    of the generated pictures.
     """
 
     metrics: dict[str, Score]
@@ -76,9 +84,9 @@ class Cell(TypedDict):
     surrogate: str
     victim: str
     purifier: str
+    seed: int
     owner_prompt: NotRequired[str]
     protected_fraction: NotRequired[float]
-    seed: int
 
 
 class Stage(TypedDict):
@@ -95,7 +103,7 @@ class Stage(TypedDict):
 
 
 class Budget(TypedDict):
-    """The bound: ``kind`` (linf | rms) and ``eps`` of 255."""
+    """The bound on the perturbation: ``kind`` (linf | rms) and ``eps`` in units of 1/255 of a [0,1] pixel."""
 
     kind: str
     eps: float
@@ -105,7 +113,8 @@ class Facts(TypedDict):
     """What readers must know of a cell and would otherwise have to read out of names.
 
     ``preset``: "matched" in steps and work, or "released" as the authors published it. ``edits``: the task edits
-    pictures, so scores are distances to the clean arm's edits. ``embedded``: the victim is a model of the embedded world.
+    pictures, so scores are distances to the clean arm's edits. ``embedded``: the victim is a model of the embedded
+    world. ``protected_fraction``: of the thief's pictures, 0 to 1.
     """
 
     budget: Budget | None
@@ -118,7 +127,9 @@ class Facts(TypedDict):
 class Record(TypedDict):
     """Everything about one cell.
 
-    ``perturbation``: arm -> what its training pictures measure against clean (levels, dB, ...).
+    ``knowledge``: what the owner knew of the thief (same_vae, same_unet, same_prompt). ``perturbation``: arm -> what
+    its training pictures measure against clean (linf and rms in 1/255, psnr in dB, ...). ``counts``: work of protection
+    and attack. ``error``: the traceback of a failed cell.
     """
 
     schema: int
@@ -137,6 +148,21 @@ class Record(TypedDict):
     error: str | None
 
 
+class MetricInfo(TypedDict):
+    """What the records say of a metric."""
+
+    better_protected: str
+    primary: bool
+
+
+CELL = tuple(name for name in Cell.__annotations__ if name in Cell.__required_keys__)
+EXTRA = tuple(name for name in Cell.__annotations__ if name in Cell.__optional_keys__)
+LONG = (
+    *("label", "status", *CELL, *EXTRA, "budget_kind", "eps", "preset"),
+    *("arm", "metric", "value", "n", "better_protected", "primary", "reason"),
+)
+
+
 def write(path: Path, record: Record) -> None:
     """Check ``record`` and write it whole (beside, then renamed), keys always in the same order.
 
@@ -145,9 +171,9 @@ def write(path: Path, record: Record) -> None:
     """
     check(record, path.name)
     _check_plain(record, path.name, ())
-    ordered: dict[str, Any] = {k: _sorted(record[k]) for k in _TOP}  # type: ignore[literal-required]
-    ordered["arms"] = {arm: _sorted(record["arms"][arm]) for arm in ARMS if arm in record["arms"]}
-    ordered |= {k: _sorted(v) for k, v in sorted(record.items()) if k not in _TOP}
+    given: Mapping[str, Any] = record
+    ordered = {name: _sorted(given[name]) for name in (*Record.__annotations__, *sorted(given)) if name in given}
+    ordered["arms"] = {arm: ordered["arms"][arm] for arm in ARMS if arm in record["arms"]}
     with atomic_write(path) as beside:
         beside.write_text(json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -165,22 +191,22 @@ def read_records(folder: Path) -> list[Record]:
     return list(read_files(folder).values())
 
 
-def read_files(folder: Path) -> dict[Path, Record]:
-    """Path -> record for every ``*.json`` under ``folder`` that is one (it has "schema" or "cell").
+def read_files(*folders: Path) -> dict[Path, Record]:
+    """Path -> record for every ``*.json`` under ``folders`` that is one (it has "schema" or "cell").
 
     Others are left alone.
 
     Raises ValueError naming the folder if it is missing or holds no record, and naming the file if it is broken.
     """
-    if not folder.is_dir():
-        raise ValueError(f"records: {folder} is not a folder; give one that holds record JSONs")
     found: dict[Path, Record] = {}
-    for path in sorted(folder.rglob("*.json")):
-        loaded = _load(path)
-        if isinstance(loaded, dict) and ("schema" in loaded or "cell" in loaded):
-            found[path] = check(loaded, str(path))
-    if not found:
-        raise ValueError(f"records: no record JSON under {folder}; a finished cell writes one")
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"records: {folder} is not a folder; give one that holds record JSONs")
+        loaded = {path: _load(path) for path in sorted(folder.rglob("*.json"))}
+        records = {path: x for path, x in loaded.items() if isinstance(x, dict) and ("schema" in x or "cell" in x)}
+        if not records:
+            raise ValueError(f"records: no record JSON under {folder}; a finished cell writes one")
+        found |= {path: check(record, str(path)) for path, record in records.items()}
     return found
 
 
@@ -188,64 +214,74 @@ def check(record: Mapping[str, Any], where: str) -> Record:
     """``record`` itself if it follows the schema, else ValueError naming ``where`` and what is wrong first."""
     if record.get("schema") != SCHEMA:
         raise ValueError(f"{where}: record schema {record.get('schema')!r} cannot be read; allowed are 1 and {SCHEMA}")
-    for key, kind in _TOP.items():
-        if key not in record or not isinstance(record[key], kind) or isinstance(record[key], bool):
-            raise ValueError(f"{where}: record needs {key!r}, given {type(record.get(key)).__name__}")
-    missing = [k for k in CELL if k not in record["cell"]]
-    if missing:
-        raise ValueError(f"{where}: cell lacks {', '.join(missing)}; needed are {', '.join(CELL)}")
+    _check_type(record, Record, where, "record")
     if record["status"] not in STATUS:
         raise ValueError(f"{where}: unknown status {record['status']!r}; allowed are {', '.join(STATUS)}")
     if (record["error"] is None) != (record["status"] == "ok"):
         raise ValueError(f"{where}: status {record['status']!r} does not go with error {record['error']!r}")
     for name, arm in record["arms"].items():
-        _check_arm(name, arm, where)
+        if name not in ARMS:
+            raise ValueError(f"{where}: unknown arm {name!r}; allowed are {', '.join(ARMS)}")
+        if both := sorted(arm["metrics"].keys() & arm["absent"].keys()):
+            raise ValueError(f"{where}: arm {name} has {both[0]} both measured and absent")
+        for metric, score in arm["metrics"].items():
+            _check_score(f"{where}: {name} {metric}", score)
     return cast(Record, record)
 
 
-def _check_arm(name: str, arm: Mapping[str, Any], where: str) -> None:
-    if name not in ARMS:
-        raise ValueError(f"{where}: unknown arm {name!r}; allowed are {', '.join(ARMS)}")
-    lacking = [k for k in ("metrics", "absent", "key", "curve", "images") if k not in arm]
-    if lacking:
-        raise ValueError(f"{where}: arm {name} lacks {', '.join(lacking)}")
-    both = sorted(arm["metrics"].keys() & arm["absent"].keys())
-    if both:
-        raise ValueError(f"{where}: arm {name} has {both[0]} both measured and absent")
-    for metric, score in arm["metrics"].items():
-        _check_score(f"{where}: {name} {metric}", score)
+def _check_score(where: str, score: Score) -> None:
+    if not math.isfinite(score["value"]):
+        raise ValueError(f"{where}: value {score['value']} is not finite; a missing metric belongs in 'absent'")
+    if score["n"] < 1:
+        raise ValueError(f"{where}: n must be a count of pictures >= 1, given {score['n']}")
+    if score["better_protected"] not in DIRECTIONS:
+        allowed = " or ".join(DIRECTIONS)
+        raise ValueError(f"{where}: better_protected must be {allowed}, given {score['better_protected']!r}")
 
 
-def _check_score(where: str, score: Mapping[str, Any]) -> None:
-    value, n = score.get("value"), score.get("n")
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(
-            f"{where}: value {value!r} is no finite number; a missing metric belongs in 'absent' with its reason"
-        )
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"{where}: n must be a count of pictures >= 1, given {n!r}")
-    if score.get("better_protected") not in DIRECTIONS or not isinstance(score.get("primary"), bool):
-        raise ValueError(
-            f"{where}: needs better_protected ({' or '.join(DIRECTIONS)}) and primary (true or false), given {score}"
-        )
+def _check_type(value: Any, kind: Any, where: str, at: str) -> None:
+    """Refuse a value that is not of its annotated type, or that lacks a field; ``at`` is its place in the record."""
+    if isinstance(kind, UnionType):  # X | None
+        kind = type(None) if value is None else get_args(kind)[0]
+    if kind is Any:
+        return
+    base = dict if is_typeddict(kind) else get_origin(kind) or kind
+    fits = isinstance(value, (int, float) if base is float else base)
+    if not fits or (isinstance(value, bool) and base is not bool):
+        raise ValueError(f"{where}: {at} must be {base.__name__}, given {type(value).__name__}")
+    inside: dict[str, Any] = {}
+    if is_typeddict(kind):
+        if lacking := [name for name in kind.__annotations__ if name in kind.__required_keys__ - value.keys()]:
+            raise ValueError(f"{where}: {at} lacks {', '.join(lacking)}")
+        inside = {name: (value[name], hint) for name, hint in _hints(kind).items() if name in value}
+    elif base is dict:
+        inside = {name: (item, get_args(kind)[1]) for name, item in value.items()}
+    elif base is list:
+        inside = {str(i): (item, get_args(kind)[0]) for i, item in enumerate(value)}
+    for name, (item, hint) in inside.items():
+        _check_type(item, hint, where, f"{at}.{name}")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _check_plain(value: object, where: str, at: tuple[str, ...]) -> None:
     """Refuse what JSON cannot say or would say differently when read again."""
     if isinstance(value, Mapping):
-        for k, v in value.items():
-            if not isinstance(k, str):
-                raise ValueError(f"{where}: key {k!r} of {'.'.join(at)} is not text; JSON keys are")
-            _check_plain(v, where, (*at, k))
+        if odd := [name for name in value if not isinstance(name, str)]:
+            raise ValueError(f"{where}: key {odd[0]!r} of {'.'.join(at)} is not text; JSON keys are")
+        for name, inner in value.items():
+            _check_plain(inner, where, (*at, name))
     elif isinstance(value, (list, tuple)):
-        for i, v in enumerate(value):
-            _check_plain(v, where, (*at, str(i)))
+        for i, inner in enumerate(value):
+            _check_plain(inner, where, (*at, str(i)))
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where}: {'.'.join(at)} is {value}; leave it out and say why")
     elif not isinstance(value, (str, int, float, type(None))):
-        raise ValueError(
-            f"{where}: {'.'.join(at)} is a {type(value).__name__}; allowed are text, numbers, true, false, null"
-        )
+        allowed = "text, numbers, true, false, null"
+        raise ValueError(f"{where}: {'.'.join(at)} is a {type(value).__name__}; allowed are {allowed}")
 
 
 def _sorted(value: Any) -> Any:
@@ -273,13 +309,6 @@ def score_of(record: Record, arm: str, metric: str) -> Score | None:
     return None if part is None else part["metrics"].get(metric)
 
 
-class MetricInfo(TypedDict):
-    """What the records say of a metric."""
-
-    better_protected: str
-    primary: bool
-
-
 def of_edits(*records: Record) -> bool:
     """Whether the task edited pictures: then nothing was trained, and the clean arm is compared with itself."""
     return any(record["facts"]["edits"] for record in records)
@@ -288,7 +317,7 @@ def of_edits(*records: Record) -> bool:
 def metrics_of(records: Iterable[Record]) -> dict[str, MetricInfo]:
     """Every measured metric, primary ones first, then by name.
 
-    ValueError if two records disagree on what the owner wants.
+    Raises ValueError if two records disagree on the direction of better protection.
     """
     found: dict[str, MetricInfo] = {}
     for record in records:
@@ -296,41 +325,26 @@ def metrics_of(records: Iterable[Record]) -> dict[str, MetricInfo]:
             for name, score in arm["metrics"].items():
                 known = found.setdefault(name, {"better_protected": score["better_protected"], "primary": False})
                 if known["better_protected"] != score["better_protected"]:
-                    raise ValueError(f"metric {name}: better_protected is higher in one record and lower in another")
+                    raise ValueError(f"metric {name}: better_protected is up in one record and down in another")
                 known["primary"] |= score["primary"]
     return dict(sorted(found.items(), key=lambda item: (not item[1]["primary"], item[0])))
 
 
 def long_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """One row per cell x arm x metric; an absent metric has value None and its ``reason``."""
+    """One row per cell, arm and metric, with the columns ``LONG``: ``pandas.DataFrame(long_rows(records))``.
+
+    An absent metric has the value None and its ``reason``.
+    """
     rows: list[dict[str, Any]] = []
     for record in records:
-        names = {k: v for k, v in record["cell"].items() if k in (*CELL, *EXTRA)}
-        head = {"label": record["label"], "status": record["status"], **names}
-        for arm in (a for a in ARMS if a in record["arms"]):
+        budget = record["facts"]["budget"] or {"kind": None, "eps": None}
+        names = {"label": record["label"], "status": record["status"], **record["cell"]}
+        names |= {"budget_kind": budget["kind"], "eps": budget["eps"], "preset": record["facts"]["preset"]}
+        for arm in (arm for arm in ARMS if arm in record["arms"]):
             part = record["arms"][arm]
-            for name in sorted(part["metrics"]):
-                rows.append({**head, "arm": arm, "metric": name, **_flat(part["metrics"][name]), "reason": None})
-            for name, reason in sorted(part["absent"].items()):
-                empty = {"value": None, "n": None, "better_protected": None, "primary": None}
-                rows.append({**head, "arm": arm, "metric": name, **empty, "reason": reason})
+            found = {name: dict(score) for name, score in sorted(part["metrics"].items())}
+            found |= {name: {"reason": reason} for name, reason in sorted(part["absent"].items())}
+            for name, score in found.items():
+                known = {**names, "arm": arm, "metric": name, **score}
+                rows.append({column: known.get(column) for column in LONG})
     return rows
-
-
-def _flat(score: Score) -> dict[str, Any]:
-    return {
-        "value": score["value"],
-        "n": score["n"],
-        "better_protected": score["better_protected"],
-        "primary": score["primary"],
-    }
-
-
-LONG = ("label", "status", *CELL, *EXTRA, "arm", "metric", "value", "n", "better_protected", "primary", "reason")
-
-
-def to_table(records: Sequence[Record]) -> pandas.DataFrame:
-    """The long table of ``long_rows`` as a DataFrame with the columns ``LONG``."""
-    import pandas
-
-    return pandas.DataFrame(long_rows(records), columns=list(LONG))
