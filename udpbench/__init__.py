@@ -171,7 +171,8 @@ class _Protections(ModuleType):
     """The package of the protections, whose name the function ``protect`` has, too: it can be called as that."""
 
     __call__ = staticmethod(protect)
+    __wrapped__ = staticmethod(protect)  # whose signature help shows
 
 
 _package = import_module("udpbench.protect")  # from here on the name means the package
-_package.__class__, _package.__doc__ = _Protections, protect.__doc__
+_package.__class__, _package.__doc__ = _Protections, _Protections.__call__.__doc__

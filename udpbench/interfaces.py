@@ -146,7 +146,7 @@ class Protection(Method):
     keeps_budget: ClassVar[bool] = True  # False: it has no bound of its own; what it changed is measured all the same
     heeds_penalty: ClassVar[bool] = False  # whether it subtracts ``run.penalty`` from what it raises (pgd does)
     matches_strength: ClassVar[bool] = False  # whether it is a control as strong as the pictures in ``owner.like``
-    couples_images: bool = True  # whether a picture's perturbation depends on the other pictures (a surrogate's training)
+    couples_images: bool = True  # whether a picture's perturbation depends on the other pictures, as by a surrogate
     class_images: int = 0  # how many class pictures it wants in ``owner.class_images``; needs "class_images"
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
