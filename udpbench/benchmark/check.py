@@ -90,14 +90,15 @@ def _strength_to_match(cell: Cell) -> Iterator[str]:
 def _class_pictures(cell: Cell) -> Iterator[str]:
     thing = cell.protect.thing
     if ("class_images" in thing.needs) != (thing.class_images > 0):
-        yield f"{cell.protect.name}: class_images must be > 0 if it needs class_images, else 0; it is {thing.class_images}"
+        given = thing.class_images
+        yield f"{cell.protect.name}: class_images must be > 0 if it needs class_images, else 0; it is {given}"
 
 
 def _missing_here(cell: Cell) -> Iterator[str]:
     """What components say is missing on this machine."""
     for part in (cell.data, cell.protect, cell.attack):
         yield from _refused(part.thing.check)
-    yield from (f"task {cell.task.name}: {line}" for line in _refused(lambda: cell.task.thing.check_data(cell.data.thing)))
+    yield from _refused(lambda: cell.task.thing.check_data(cell.data.thing))
 
 
 def _attack_of_training(cell: Cell) -> Iterator[str]:
