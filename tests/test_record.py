@@ -145,3 +145,11 @@ def test_reading_records_imports_nothing_heavy() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize("kind", [R.Record, R.Cell, R.Facts, R.Budget, R.Arm, R.Score, R.Stage])
+def test_every_field_and_arm_is_described(kind: type) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "records.md").read_text()
+    names = set(re.findall(r"`(\w+)`", text))
+    assert not set(kind.__annotations__) - names
+    assert not {*R.ARMS, *R.LONG, *R.STATUS, *R.DIRECTIONS} - names

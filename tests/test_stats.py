@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from factory import SCORES, make_arm, make_record, shifted
 
 from udpbench.results import flags
 from udpbench.results import stats as S
+from udpbench.results.intervals import seed_sd
 from udpbench.results.record import Record
 from udpbench.results.report.boards import Board, boards
 from udpbench.results.report.compare import comparisons
 from udpbench.results.report.render import Section
+from udpbench.results.words import interval_text, recovery_text, significant
 
 
 def rng() -> np.random.Generator:
@@ -185,3 +189,29 @@ def test_an_effect_has_one_interval_whatever_else_is_asked_of_it() -> None:
     assert one.effect == two.effect
     assert one.effect is not None
     assert one.effect.method == "bootstrap"
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_every_flag_is_explained() -> None:
+    """By the function that raises it; nothing is explained that there is not."""
+    named = set(re.findall(r"\| `(\w+)` \|", (DOCS / "beware.md").read_text()))
+    group = {flags.cross_device, flags.no_seed_sd, flags.few_subjects}
+    assert named == {check.__name__ for check in (*flags.OF_RECORD, *group)}
+
+
+def test_the_worked_example_of_the_statistics_is_what_the_functions_say() -> None:
+    text = (DOCS / "statistics.md").read_text()
+    rows = re.findall(r"^\| ([abc]) \| (\d) \| (.*) \|$", text, flags=re.MULTILINE)
+    records = []
+    for subject, seed, cells in rows:
+        arms = zip(("clean", "protected", "purified", "clean_attacked"), map(float, cells.split(" | ")), strict=True)
+        records.append(make_record({arm: (score, 0.0) for arm, score in arms}, subject=subject, seed=int(seed)))
+    floor = seed_sd(S.values(records, "clean", "distance"))
+    found = S.summarise(records, "distance", floor, rng())
+    assert (len(records), found.claimed) == (6, True)
+    said = re.findall(r"\*\*([^*]+)\*\*", text.split("## A worked example")[1])
+    assert said == [
+        significant(floor), interval_text(found.effect), interval_text(found.residual), recovery_text(found.recovery),
+    ]  # fmt: skip
