@@ -34,7 +34,7 @@ def numbers(board: Board) -> DataFrame:
 
 def arm_name(arm: str, **cell: Any) -> str:
     """An arm with the names of the cell on which it depends: "noise", "purified: eudp / jpeg"."""
-    of = " / ".join(str(cell[name]) for name in ARMS[arm].of)
+    of = " / ".join(str(cell[name]) for name in ARMS[arm].depends)
     return f"{arm}: {of}" if of else arm
 
 
@@ -82,7 +82,7 @@ def _disagreeing(board: Board) -> list[str]:
     odd = set()
     for record in board.records:
         for arm, part in record["arms"].items():
-            for metric, score in part["metrics"].items() if not ARMS[arm].of else ():
+            for metric, score in part["metrics"].items() if not ARMS[arm].depends else ():
                 if seen.setdefault((arm, metric, victim(record)), score["value"]) != score["value"]:
                     odd.add(arm)
     return [arm for arm in ARMS if arm in odd]

@@ -10,10 +10,11 @@ import pandas as pd
 from pandas import DataFrame
 
 from udpbench.results.intervals import Interval, generator, paired_interval
-from udpbench.results.record import CONTROLS, Record
+from udpbench.results.record import Record
 from udpbench.results.report.arms import SAME, arm_name, numbers
-from udpbench.results.report.boards import NO_CLAIM, Board
+from udpbench.results.report.boards import NO_CLAIM, Board, effect_text
 from udpbench.results.report.render import Section, table
+from udpbench.results.schema import CONTROLS
 from udpbench.results.stats import sign, summarise
 from udpbench.results.words import ARROW, interval_text, significant
 
@@ -191,8 +192,7 @@ def _effects(group: Sequence[Board], victims: Mapping[str, Board], metric: str, 
         for victim, board in sorted(victims.items()):
             rng = generator(0, "transfer", protect, surrogate, victim, metric)
             found = summarise(by_victim.get(victim, []), metric, board.floors.get(metric), rng)
-            mark = f" {NO_CLAIM}" if found.effect and not found.claimed else ""
-            row[f"{metric} {ARROW[better]}: {victim}"] = interval_text(found.effect) + mark
+            row[f"{metric} {ARROW[better]}: {victim}"] = effect_text(found)
         rows.append(row)
     return table(rows, ("protection", "made on"), caption)
 
