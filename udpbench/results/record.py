@@ -8,35 +8,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from udpbench.core.atomic import atomic_write
-from udpbench.results.schema import (
-    ARMS,
-    CELL,
-    EXTRA,
-    LONG,
-    SCHEMA,
-    Arm,
-    Facts,
-    Record,
-    Score,
-    Stage,
-    check,
-    check_plain,
-)
+from udpbench.results.schema import ARMS, LONG, SCHEMA, Arm, Facts, Record, Score, Stage, check, check_plain
 from udpbench.results.upgrade import upgraded
 
-__all__ = [
-    "ARMS",
-    "CELL",
-    "EXTRA",
-    "LONG",
-    "SCHEMA",
-    "Arm",
-    "Facts",
-    "Record",
-    "Score",
-    "Stage",
-    "check",
-]  # of the schema
+__all__ = ["ARMS", "LONG", "SCHEMA", "Arm", "Facts", "Record", "Score", "Stage", "check"]
 
 
 class MetricInfo(TypedDict):
