@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from udpbench.results.report import arms, compare
 from udpbench.results.report.boards import Board, boards
 from udpbench.results.report.fill import filled, made
 from udpbench.results.report.render import Section, headers, markdown_table
-from udpbench.results.stats import compare_attacks
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [path for path in sorted(ROOT.glob("experiments/*/*.md")) if "<!-- table " in path.read_text()]
@@ -49,22 +49,30 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
+def left(records: list[Record], metric: str = "distance") -> dict[tuple[str, str], list[str]]:
+    """(a - b, protection) -> [difference, half-width, victims, verdict] of attacks compared."""
+    (found,) = boards(records)
+    table = compare.attacks(replace(found, shown=(metric,))).tables[0].droplevel("metric")
+    return {index: list(row) for index, row in zip(table.index, table.to_numpy())}
+
+
 def test_attacks_are_compared_by_what_they_leave():
-    by = {
-        pair: next(c for c in compare_attacks(grid()[:-1], *pair) if c.metric == "distance")
-        for pair in (("impress", "none"), ("jpeg", "none"), ("jpeg", "impress"))
-    }
-    assert [c.difference.mean for c in by.values()] == pytest.approx([-15 + 0.15, 5 + 0.15, 20])
-    assert all(c.difference.victims == 4 and c.unpaired == 0 for c in by.values())
-    assert by["jpeg", "none"].condition["protect"] == "eudp"
-    wanted_lower = next(c for c in compare_attacks(grid()[:-1], "impress", "none") if c.metric == "similarity")
-    assert wanted_lower.difference.mean == pytest.approx(-(0.55 - 0.40))
+    found = left(grid()[:-1])
+    means = {pair: float(row[0].split(" ")[0]) for (pair, _), row in found.items()}
+    assert means == {"impress - none": -14.8, "jpeg - none": 5.15, "impress - jpeg": -20.0}  # of three digits
+    assert {protect for _, protect in found} == {"eudp"}
+    assert {row[2] for row in found.values()} == {"4"}
+    down = left(grid()[:-1], "similarity")["impress - none", "eudp"]
+    assert down[0].startswith("-0.150 ")  # -(0.55 - 0.40): better protected is down
 
 
 def test_attacks_of_other_protections_are_not_mixed():
     other = [make_record(shifted(0.0, purified=40.0), subject=str(s), protect="udp", attack="jpeg") for s in range(4)]
-    found = [c for c in compare_attacks([*grid(), *other], "jpeg", "none") if c.metric == "distance"]
-    assert {c.condition["protect"]: round(c.difference.mean, 2) for c in found} == {"eudp": 5.15, "udp": 25.0}
+    found = left([*grid(), *other])
+    assert {protect: row[0].split(" ")[0] for (pair, protect), row in found.items() if pair == "jpeg - none"} == {
+        "eudp": "+5.15",
+        "udp": "+25.0",
+    }
 
 
 def test_the_report_says_which_attack_gives_back(board):

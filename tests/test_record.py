@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udpbench.results import record as R
+from udpbench.results import schema
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
@@ -57,9 +58,9 @@ def test_no_nan_passes_anywhere(value: object) -> None:
     made = make_record(settings={"deep": value})
     if re.search("NaN|Infinity", json.dumps(value)):
         with pytest.raises(ValueError, match=r"cell: config\.deep.* is (nan|inf|-inf)"):
-            R._check_plain(made, "cell", ())
+            schema.check_plain(made, "cell", ())
     else:
-        R._check_plain(made, "cell", ())
+        schema.check_plain(made, "cell", ())
 
 
 def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
@@ -145,3 +146,13 @@ def test_reading_records_imports_nothing_heavy() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize(
+    "kind", [getattr(schema, name) for name in ("Record", "Cell", "Facts", "Budget", "Arm", "Score", "Stage")]
+)
+def test_every_field_and_arm_is_described(kind: type) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "records.md").read_text()
+    names = set(re.findall(r"`(\w+)`", text))
+    assert not set(kind.__annotations__) - names
+    assert not {*schema.ARMS, *schema.LONG, *schema.STATUS, *schema.DIRECTIONS} - names

@@ -27,10 +27,10 @@ from udpbench.results.record import Record, write
 from udpbench.results.report.arms import curve_points
 from udpbench.results.report.boards import board_frame, boards, leaderboard
 from udpbench.results.report.choose import choose
-from udpbench.results.report.compare import transfer, verdict
+from udpbench.results.report.compare import Comparison, transfer, verdict
 from udpbench.results.report.render import Section, headers, latex_text, render, table
 from udpbench.results.report.write import flag_section
-from udpbench.results.stats import Summary, compare
+from udpbench.results.stats import Summary
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,9 @@ def test_a_flag_of_a_cell_that_protects_nothing_is_told() -> None:
     clean = make_record(
         {"pretrained": (100.0, 0.1), "clean": (90.0, 0.2), "upper_bound": (20.0, 0.9)}, protect="none", attack="none"
     )
-    (row,) = [row for row in rows_of(*flag_section(boards([clean])).tables) if row[2].startswith("victim did not learn")]
+    (row,) = [
+        row for row in rows_of(*flag_section(boards([clean])).tables) if row[2].startswith("victim did not learn")
+    ]
     assert row[1:] == ("none / none", row[2], "0/0")
 
 
@@ -451,13 +453,15 @@ def test_an_effect_is_claimed_only_above_the_floor() -> None:
 
 
 def test_verdicts() -> None:
-    (better, *_) = compare(world(), "eudp", "udp")
-    (even, *_) = compare(world(), "eudp", "eudp")
-    assert verdict(better, 0.1) == "eudp protects better"
-    assert verdict(better, None) == "no floor: nothing claimed"
-    assert verdict(even, 0.1) == "no difference shown"
-    (alone, *_) = compare(world(subjects=1, seeds=1), "eudp", "udp")
-    assert verdict(alone, 0.1) == "one victim: nothing claimed"
+    def said(low: float | None, mean: float, high: float | None, floor: float | None) -> str:
+        interval = Interval(mean, low, high, 6, 6, "t")
+        return verdict(Comparison("eudp", "udp", "protected", "distance", interval, 0, floor))
+
+    assert said(4.0, 5.0, 6.0, 0.1) == "eudp protects better"
+    assert said(-6.0, -5.0, -4.0, 0.1) == "udp protects better"
+    assert said(4.0, 5.0, 6.0, None) == "no floor: nothing claimed"
+    assert said(-1.0, 5.0, 6.0, 0.1) == "no difference shown"
+    assert said(None, 5.0, None, 0.1) == "one victim: nothing claimed"
 
 
 def test_curve_points_are_means_over_victims() -> None:

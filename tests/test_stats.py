@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from factory import SCORES, make_arm, make_record, shifted
 
 from udpbench.results import flags
 from udpbench.results import stats as S
+from udpbench.results.intervals import seed_sd
 from udpbench.results.record import Record
+from udpbench.results.report.boards import Board, boards
+from udpbench.results.report.compare import comparisons
+from udpbench.results.report.render import Section
+from udpbench.results.words import interval_text, recovery_text, significant
 
 
 def rng() -> np.random.Generator:
@@ -39,36 +49,44 @@ def eudp_and_udp() -> list[Record]:
     return records
 
 
-def test_compare_pairs_protections_on_the_same_victims() -> None:
-    found = {c.metric: c for c in S.compare(eudp_and_udp(), "eudp", "udp")}
-    assert set(found) == {"distance", "similarity"}
-    assert found["distance"].difference.mean == pytest.approx(5.5)
-    assert found["distance"].difference.victims == 6  # the attack is no reason to count a victim twice
-    assert found["distance"].unpaired == 0
-    assert "attack" not in found["distance"].condition
-    assert found["similarity"].difference.mean == 0
-    assert S.compare(eudp_and_udp(), "udp", "eudp")[0].difference.mean == pytest.approx(-5.5)
+def compared(records: list[Record], make: Callable[[Board], Section | None] = comparisons) -> dict[tuple, list[str]]:
+    """(a - b, arm or protection, metric) -> [difference, half-width, victims, verdict], of records of one board."""
+    (board,) = boards(records)
+    section = make(replace(board, shown=("distance", "similarity")))
+    if section is None:
+        return {}
+    return {index: list(row) for index, row in zip(section.tables[0].index, section.tables[0].to_numpy())}
 
 
-def test_compare_with_the_noise_arm_and_after_attacks() -> None:
-    noise = {c.metric: c for c in S.compare(eudp_and_udp(), "eudp", "noise")}
-    assert noise["distance"].difference.mean == pytest.approx(SCORES["protected"][0] + 5.5 - SCORES["noise"][0])
-    assert noise["similarity"].difference.mean == pytest.approx(0.38)  # better protected: down
-    purified = S.compare(eudp_and_udp(), "eudp", "udp", arm="purified")
-    assert sorted({c.condition["attack"] for c in purified}) == ["jpeg", "none"]
-    assert S.compare(eudp_and_udp(), "eudp", "noise", arm="purified") == []
+def test_protections_are_paired_on_the_same_victims() -> None:
+    found = compared(eudp_and_udp())
+    distance, _, victims, verdict = found["eudp - udp", "protected", "distance"]
+    assert distance.startswith("+5.50 [")
+    assert victims == "6"  # the attack is no reason to count a victim twice
+    assert verdict == "eudp protects better"
+    assert found["eudp - udp", "protected", "similarity"][0] == "0 [0, 0]"
+    named = [make_record(**{**r["cell"], "protect": {"eudp": "z"}.get(r["cell"]["protect"], "udp")},
+             scores={arm: (part["metrics"]["distance"]["value"], part["metrics"]["similarity"]["value"])
+                     for arm, part in r["arms"].items()}) for r in eudp_and_udp()]  # fmt: skip
+    assert compared(named)["udp - z", "protected", "distance"][0].startswith("-5.50 [")
 
 
-def test_compare_keeps_conditions_apart_and_counts_the_unpaired() -> None:
+def test_protections_are_compared_with_the_noise_arm_and_after_attacks() -> None:
+    found = compared(eudp_and_udp())
+    mean = SCORES["protected"][0] + 5.5 - SCORES["noise"][0]
+    assert found["eudp - noise", "protected", "distance"][0].startswith(f"+{mean:.1f} [")
+    assert found["eudp - noise", "protected", "similarity"][0] == "+0.380 [+0.380, +0.380]"  # better protected: down
+    assert {of for names, of, _ in found if names == "eudp - udp"} == {"protected", "purified: jpeg", "purified: none"}
+    assert {of for names, of, _ in found if names == "eudp - noise"} == {"protected"}  # noise is never attacked
+
+
+def test_comparisons_keep_conditions_apart_and_count_the_unpaired() -> None:
     records = [make_record(protect="eudp"), make_record(protect="eudp", subject="1"), make_record(protect="udp")]
-    records += [make_record(protect=p, label="SD 1.5", owner_prompt="data") for p in ("eudp", "udp")]
-    found = [c for c in S.compare(records, "eudp", "udp") if c.metric == "distance"]
-    assert [(c.condition["label"], c.difference.victims, c.unpaired) for c in found] == [
-        ("embedded world (64 px)", 1, 1),
-        ("SD 1.5", 1, 0),
-    ]
-    with pytest.raises(ValueError, match="no record of protection 'mist'; there are eudp, udp"):
-        S.compare(records, "eudp", "mist")
+    assert compared(records)["eudp - udp", "protected", "distance"][2] == "1 (1 unpaired)"
+    others = [make_record(protect=p, label="SD 1.5", owner_prompt="data") for p in ("eudp", "udp")]
+    tables = [comparisons(board).tables[0] for board in boards([*records, *others])]
+    of = [table.loc[("eudp - udp", "protected", "distance"), "victims"] for table in tables]
+    assert of == ["1", "1 (1 unpaired)"]
 
 
 def test_a_sound_cell_raises_no_flag() -> None:
@@ -171,3 +189,29 @@ def test_an_effect_has_one_interval_whatever_else_is_asked_of_it() -> None:
     assert one.effect == two.effect
     assert one.effect is not None
     assert one.effect.method == "bootstrap"
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_every_flag_is_explained() -> None:
+    """By the function that raises it; nothing is explained that there is not."""
+    named = set(re.findall(r"\| `(\w+)` \|", (DOCS / "beware.md").read_text()))
+    group = {flags.cross_device, flags.no_seed_sd, flags.few_subjects}
+    assert named == {check.__name__ for check in (*flags.OF_RECORD, *group)}
+
+
+def test_the_worked_example_of_the_statistics_is_what_the_functions_say() -> None:
+    text = (DOCS / "statistics.md").read_text()
+    rows = re.findall(r"^\| ([abc]) \| (\d) \| (.*) \|$", text, flags=re.MULTILINE)
+    records = []
+    for subject, seed, cells in rows:
+        arms = zip(("clean", "protected", "purified", "clean_attacked"), map(float, cells.split(" | ")), strict=True)
+        records.append(make_record({arm: (score, 0.0) for arm, score in arms}, subject=subject, seed=int(seed)))
+    floor = seed_sd(S.values(records, "clean", "distance"))
+    found = S.summarise(records, "distance", floor, rng())
+    assert (len(records), found.claimed) == (6, True)
+    said = re.findall(r"\*\*([^*]+)\*\*", text.split("## A worked example")[1])
+    assert said == [
+        significant(floor), interval_text(found.effect), interval_text(found.residual), recovery_text(found.recovery),
+    ]  # fmt: skip

@@ -16,29 +16,34 @@ from udpbench.results.stats import victim
 from udpbench.results.table import thiefs_best
 from udpbench.results.words import SIGNS, metric_text, percent, significant, spread_text
 
-_SAME = ["name", "subject", "seed", "kind", "step", "metric"]
+SAME = ["name", "subject", "seed", "kind", "step", "metric"]  # rows that agree in these say the same number
 
 
 def numbers(board: Board) -> DataFrame:
     """One row per arm, victim and number, arms in the order of tables.
 
-    Columns: ``name`` (the arm and what it depends on: "purified: eudp / jpeg"), arm, subject, seed, ``kind``, ``step``
-    (multiplier), metric, value. Kinds: "score"; "curve", the scores along the training; "best", the thief's best;
-    "change", what the arm's training pictures measure against clean. An absent metric has no value. A number that
-    several records hold counts once: the first.
+    Columns: arm, protect, ``name`` (see ``arm_name``), subject, seed, ``kind``, ``step`` (multiplier), metric, value.
+    Kinds: "score"; "curve", the scores along the training; "best", the thief's best; "change", what the arm's training
+    pictures measure against clean. An absent metric has no value. A number that several records hold counts once: the
+    first.
     """
     rows = [row for record in board.records for row in _rows(record)]
-    found = DataFrame(rows, columns=["place", "arm", *_SAME, "value"])
-    return found.sort_values(["place", "name"], kind="stable").drop_duplicates(_SAME)
+    found = DataFrame(rows, columns=["place", "arm", "protect", *SAME, "value"])
+    return found.sort_values(["place", "name"], kind="stable").drop_duplicates(SAME)
+
+
+def arm_name(arm: str, **cell: Any) -> str:
+    """An arm with the names of the cell on which it depends: "noise", "purified: eudp / jpeg"."""
+    of = " / ".join(str(cell[name]) for name in ARMS[arm].depends)
+    return f"{arm}: {of}" if of else arm
 
 
 def _rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    for place, (arm, kind) in enumerate(ARMS.items()):
+    for place, arm in enumerate(ARMS):
         if arm not in record["arms"]:
             continue
         part = record["arms"][arm]
-        of = " / ".join(str(record["cell"][name]) for name in kind.of)  # type: ignore[literal-required]
-        head = (place, arm, f"{arm}: {of}" if of else arm, *victim(record))
+        head = (place, arm, record["cell"]["protect"], arm_name(arm, **record["cell"]), *victim(record))
         yield from ((*head, "score", 1.0, m, score["value"]) for m, score in part["metrics"].items())
         yield from ((*head, "score", 1.0, m, None) for m in part["absent"])
         yield from ((*head, "curve", float(x), m, v) for x, at in part["curve"].items() for m, v in at.items())
@@ -77,7 +82,7 @@ def _disagreeing(board: Board) -> list[str]:
     odd = set()
     for record in board.records:
         for arm, part in record["arms"].items():
-            for metric, score in part["metrics"].items() if not ARMS[arm].of else ():
+            for metric, score in part["metrics"].items() if not ARMS[arm].depends else ():
                 if seen.setdefault((arm, metric, victim(record)), score["value"]) != score["value"]:
                     odd.add(arm)
     return [arm for arm in ARMS if arm in odd]

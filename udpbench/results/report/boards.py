@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pandas import DataFrame
 
 from udpbench.results.intervals import generator, seed_sd
-from udpbench.results.record import ARMS, CELL, CONTROLS, EXTRA, MetricInfo, Record, metrics_of, of_edits
+from udpbench.results.record import ARMS, MetricInfo, Record, metrics_of, of_edits
 from udpbench.results.report.render import Section, table
+from udpbench.results.schema import CELL, CONTROLS, EXTRA
 from udpbench.results.stats import Summary, derived, differences, summarise, values, victim
 from udpbench.results.words import ARROW, box_of, interval_text, mean_text, percent, recovery_text, significant
 
@@ -137,7 +138,7 @@ def _rows(board: Board, seed: int) -> Iterator[Row]:
         for record in (r for r in board.records if arm in r["arms"]):
             protect, attack = record["cell"]["protect"], record["cell"]["attack"]
             if arm != "protected":
-                of = [str(record["cell"][name]) for name in ARMS[arm].of]  # type: ignore[literal-required]
+                of = [str(record["cell"][name]) for name in ARMS[arm].depends]  # type: ignore[literal-required]
                 protect, attack = f"{arm}{' of ' if of else ''}{' / '.join(of)} (control)", "none"
             found.setdefault((arm, protect, attack), []).append(record)
         groups |= dict(sorted(found.items()))
@@ -173,14 +174,18 @@ def _reading(board: Board) -> list[str]:
     return lines
 
 
+def effect_text(found: Summary) -> str:
+    """An effect with its interval, marked if nothing may be claimed of it."""
+    return interval_text(found.effect) + (f" {NO_CLAIM}" if found.effect and not found.claimed else "")
+
+
 def _cells(row: Row, board: Board) -> dict[str, str]:
     box = "/".join(sorted({box_of(r) for r in row.records}))
     cells = {"protection": row.protect, "attack": row.attack, "box": "-" if row.control else box}
     cells["victims"] = str(len({victim(r) for r in row.records}))
     for metric in board.ranked_by:
         s, named = row.summaries[metric], f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
-        mark = f" {NO_CLAIM}" if s.effect and not s.claimed else ""
-        cells[f"{named} effect"] = interval_text(s.effect) + mark
+        cells[f"{named} effect"] = effect_text(s)
         cells[f"{named} residual"] = interval_text(s.residual)
         cells[f"{named} recovery"] = "-" if row.control else recovery_text(s.recovery)
     cells["rms (/255)"] = mean_text(r["perturbation"].get(row.arm, {}).get("rms") for r in row.records)
