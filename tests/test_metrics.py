@@ -1,6 +1,3 @@
-from udpbench.core.neighbours import distances
-from udpbench.models.perceptual import TRUNKS, load_lpips
-
 """Scores against closed forms and reference libraries; their names, directions, minima and errors."""
 
 import contextlib
@@ -21,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from udpbench.core import images
+from udpbench.core.neighbours import distances
 from udpbench.interfaces import PairMetric, Run
 from udpbench.metrics.density_coverage import DensityCoverage, density_coverage
 from udpbench.metrics.dist_lite1 import PerceptualDistance
@@ -33,6 +31,7 @@ from udpbench.metrics.psnr import Psnr
 from udpbench.metrics.ssim import Ssim
 from udpbench.metrics.train_similarity import TrainSimilarity
 from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
+from udpbench.models.perceptual import TRUNKS, load_lpips
 
 CONF = Path(__file__).parent.parent / "conf"
 quick = settings(max_examples=25)
