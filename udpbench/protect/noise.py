@@ -23,6 +23,8 @@ class Noise(Protection):
 
     kind: str = "sign"
 
+    couples_images: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         if self.kind not in ("sign", "uniform"):
             raise ValueError(f"protect noise: unknown kind {self.kind!r}; allowed are sign, uniform")
@@ -46,6 +48,7 @@ class NoiseRms(Protection):
     Pictures are returned rounded to 8 bits.
     """
 
+    couples_images: ClassVar[bool] = False
     keeps_budget: ClassVar[bool] = False  # as far as the protection does
     matches_strength: ClassVar[bool] = True
 
