@@ -15,8 +15,8 @@ from conftest import composed, small
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.benchmark.build import build, find_device
-from udpbench.benchmark.check import checked
 from udpbench.benchmark.cell import Cell
+from udpbench.benchmark.check import checked
 from udpbench.commands import run as command
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import write_masks, write_png
@@ -211,7 +211,9 @@ def test_a_unet_that_takes_masks_inpaints_and_is_asked_for_nothing_else(wrong, c
     words = ["~task.pictures", "model@victim=local", f"victim.path={folder}"]
     assert cell("task=inpaint", *words).victim.thing.capabilities == {"latent", "text"}
     (line,) = wrong("task=img2img", *words)
-    assert line.startswith("error: img2img: needs a UNet that takes nothing beside its noisy input, which victim local lacks")
+    assert line.startswith(
+        "error: img2img: needs a UNet that takes nothing beside its noisy input, which victim local lacks"
+    )
 
 
 @pytest.mark.slow

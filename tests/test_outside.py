@@ -73,7 +73,13 @@ def mine(tmp_path, tiny):
             path.write_text(text.replace(old, new) if old else text)
 
         def command(self, *words: str) -> str:
-            cell = [*small(tiny), "protect=ascent", "hydra.searchpath=[file://conf]", "arms=[protected]", "task.steps=1"]
+            cell = [
+                *small(tiny),
+                "protect=ascent",
+                "hydra.searchpath=[file://conf]",
+                "arms=[protected]",
+                "task.steps=1",
+            ]
             cell += ["task.sample_steps=1", "data.reference=0", "data.heldout=0", "metrics.primary=[]", "seed=0"]
             env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
             said = [sys.executable, "-m", "udpbench", *words, *cell]
@@ -163,7 +169,10 @@ class Changes(Protection):
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("Misspelt", "mine: test_outside.Misspelt needs unknown latnt; allowed are latent, text, denoise, pixel, inpaint"),
+        (
+            "Misspelt",
+            "mine: test_outside.Misspelt needs unknown latnt; allowed are latent, text, denoise, pixel, inpaint",
+        ),
         ("Stranger", "mine: test_outside.Stranger is no Protection; derive it from udpbench.interfaces.Protection"),
     ],
 )
@@ -174,7 +183,9 @@ def test_a_class_that_does_not_fit_is_told_in_one_line(kind, told):
     assert line.startswith(told)
 
 
-@pytest.mark.parametrize(("how", "told"), [("few", "returned 3 pictures for 6"), ("small", "returned a picture of 3 x 15 x 16")])
+@pytest.mark.parametrize(
+    ("how", "told"), [("few", "returned 3 pictures for 6"), ("small", "returned a picture of 3 x 15 x 16")]
+)
 def test_pictures_of_another_number_or_size_are_told_in_one_line(how, told, tiny, tmp_path, monkeypatch, capsys):
     words = ["protect=none", "protect._target_=test_outside.Changes", f"+protect.how={how}", "arms=[protected]"]
     monkeypatch.setattr(sys, "argv", ["udpbench", *small(tiny), f"runtime.out={tmp_path}", *words])
@@ -218,7 +229,15 @@ class Weakens(Attack):
 
 
 ARMS = "arms=[pretrained,clean,noise,protected,purified,clean_attacked]"
-FEW = ["protect=noise", "task.steps=2", "task.sample_steps=2", "task.pictures=2", "data.reference=0", "data.heldout=0", ARMS]
+FEW = [
+    "protect=noise",
+    "task.steps=2",
+    "task.sample_steps=2",
+    "task.pictures=2",
+    "data.reference=0",
+    "data.heldout=0",
+    ARMS,
+]
 
 
 @pytest.fixture
@@ -268,6 +287,8 @@ def test_a_hook_of_the_training_makes_another_model(graph, kind, tmp_path):
 @pytest.mark.slow
 def test_a_hook_of_the_generation_makes_other_pictures(graph, tmp_path):
     arms = graph(*attack("SaysNo"), "task.guidance=5.0").arms
-    clean, attacked = (read_folder(f) for f in Store(tmp_path).do(*(arms[n].final for n in ("clean", "clean_attacked"))))
+    clean, attacked = (
+        read_folder(f) for f in Store(tmp_path).do(*(arms[n].final for n in ("clean", "clean_attacked")))
+    )
     assert list(clean) == list(attacked)
     assert any(not torch.equal(clean[name], attacked[name]) for name in clean)

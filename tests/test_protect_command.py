@@ -200,7 +200,12 @@ def test_what_is_lost_is_told_a_line_a_picture_and_other_files_are_left_alone(he
     for name in (".hidden.png", "notes.txt"):
         (folder / name).write_text("mine")
     shown, _ = here("protect=noise")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["deep.png", "moves.png", "plain.png", "print.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "deep.png",
+        "moves.png",
+        "plain.png",
+        "print.png",
+    ]
     lines = shown.splitlines()
     assert "print.tif: CMYK: now RGB" in lines
     assert "moves.gif: 3 frames: the first one is kept" in lines

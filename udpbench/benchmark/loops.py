@@ -22,7 +22,7 @@ from udpbench.attack.impress import Impress
 from udpbench.core.budget import Linf
 from udpbench.core.images import write_metadata, write_png
 from udpbench.interfaces import Owner, Run
-from udpbench.models.features import EfficientNetLite0, features_of
+from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver, sample
 from udpbench.protect.udp import EUDP
@@ -60,7 +60,7 @@ def perturb(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop,
             y = (y + gradient.sign() / 255).clamp(clean - 8 / 255, clean + 8 / 255).clamp(0, 1)
         return y
 
-    return lambda: method(owner, Linf(8), [model], run), plain
+    return lambda: method.protect(owner, Linf(8), model, run), plain
 
 
 def impress(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
@@ -68,7 +68,7 @@ def impress(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop,
     from udpbench.models.perceptual import PerceptualLite1
 
     x, names = pictures(n, model.size), [f"{i}" for i in range(n)]
-    method = Impress(steps, lr=0.01, alpha=0.1, distance_budget=0.1, start_noise=0.05, perceptual="lite1")
+    method = Impress(iterations=steps, lr=0.01, alpha=0.1, distance_budget=0.1, start_noise=0.05, perceptual="lite1")
     distance = PerceptualLite1().to(run.device).eval().requires_grad_(False)
 
     def plain() -> Tensor:
@@ -151,7 +151,7 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
     def ours() -> Tensor:
         # A new name each time: features of a finished folder are remembered.
         source.append(source[-1].rename(Path(keep.name) / f"pictures-{next(turn)}"))
-        return features_of(source[-1], extractor, run)
+        return extractor.of(source[-1], run)
 
     def plain() -> Tensor:
         x = torch.stack([read(path) for path in list_images(source[-1])]).to(run.device)

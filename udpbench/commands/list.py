@@ -124,8 +124,8 @@ def tables() -> str:
     """Every group as a Markdown table."""
     parts = []
     for group, title in GROUPS.items():
-        every = options(group).items()
-        rows = [f"| `{group}={name}` | {text} | {verified or '-'} |" for name, (text, verified) in every]
+        cells = {name: [text.replace("|", "\\|") for text in about] for name, about in options(group).items()}
+        rows = [f"| `{group}={name}` | {text} | {verified or '-'} |" for name, (text, verified) in cells.items()]
         parts.append("\n".join([f"| {title} | | verified with |", "|---|---|---|", *rows]))
     rows = [f"| `{name}` | {text} |" for name, (text, _) in options("arm").items()]
     return "\n\n".join([*parts, "\n".join(["| Arms | |", "|---|---|", *rows])])

@@ -186,10 +186,11 @@ def _finish(file: Path, before: Path, after: Path, out: Path, form: str, codecs:
     clean, changed = read(before), read(after)
     with Image.open(file) as image:
         lost = _lost(image, form)
-        kept = {key: image.info[key] for key in ("dpi",) if key in image.info and form == "png"}
+        kept: dict[str, Any] = {"dpi": image.info["dpi"]} if "dpi" in image.info and form == "png" else {}
         made, exif = _with_alpha(image, clean, changed)
+        kept |= {"exif": exif} if exif else {}
     path = out / f"{file.stem}.{form}"
-    made.save(path, **FORMATS[form], **kept, **({"exif": exif} if exif else {}))
+    made.save(path, **FORMATS[form], **kept)
     shown = read(path)
     survives = {f"{codec} {quality}": survival(clean, shown, codec, quality) for codec, quality in codecs}
     return {"file": file.name, **visibility(clean, shown), "survives": survives, "lost": lost}

@@ -112,7 +112,7 @@ def _show(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from udpbench.results.table import ARROW, significant
+    from udpbench.results.words import ARROW, significant
 
     table = Table(title=f"{found['got']} against {found['ref']}", caption="arrows: where better protected pictures go")
     for column in ("score", "", "value", "metric"):

@@ -24,7 +24,7 @@ class Folder(Protection):
 
     path: str | Path
 
-    couples_images: ClassVar[bool] = False
+    couples_images = False
     places: ClassVar[tuple[str, ...]] = ("path",)
     keeps_budget: ClassVar[bool] = False
 

@@ -61,7 +61,7 @@ class Glaze(Protection):
     weights: str | None = None
 
     needs = frozenset({"denoise", "latent", "text"})
-    couples_images: ClassVar[bool] = False
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

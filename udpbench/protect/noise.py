@@ -23,7 +23,7 @@ class Noise(Protection):
 
     kind: str = "sign"
 
-    couples_images: ClassVar[bool] = False
+    couples_images = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("sign", "uniform"):
@@ -48,7 +48,7 @@ class NoiseRms(Protection):
     Pictures are returned rounded to 8 bits.
     """
 
-    couples_images: ClassVar[bool] = False
+    couples_images = False
     keeps_budget: ClassVar[bool] = False  # as far as the protection does
     matches_strength: ClassVar[bool] = True
 

@@ -14,7 +14,7 @@ class Nothing(Protection):
     """The pictures as they are."""
 
     protects: ClassVar[bool] = False
-    couples_images: ClassVar[bool] = False
+    couples_images = False
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         return list(owner.images)

@@ -36,7 +36,7 @@ class PhotoGuard(Protection):
     random_start: bool = True
 
     needs = frozenset({"latent"})
-    couples_images: ClassVar[bool] = False
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
     places: ClassVar[tuple[str, ...]] = ("target",)
 

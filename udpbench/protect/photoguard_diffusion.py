@@ -90,7 +90,7 @@ class PhotoGuardDiffusion(Protection):
     random_start: bool = False
 
     needs = frozenset({"denoise", "latent", "text"})
-    couples_images: ClassVar[bool] = False
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
     places: ClassVar[tuple[str, ...]] = ("target",)
 

@@ -6,8 +6,8 @@ to log, so a caller that logs nothing for a fully cached cell leaves no trace of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,10 @@ class Tracked(Log):
     def __init__(self, shown: Log, tracker: Tracker) -> None:
         self.shown, self.tracker = shown, tracker
 
-    def bar(self, title: str, total: int, unit: str = "it") -> AbstractContextManager[Callable[[int], None]]:
-        return self.shown.bar(title, total, unit)
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
+        with self.shown.bar(title, total, unit) as advance:
+            yield advance
 
     def say(self, text: str) -> None:
         self.shown.say(text)
