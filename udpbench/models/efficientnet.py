@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from udpbench.core.component import check_choice
+
 FILES = {
     "lite0": ("efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "lite1": ("efficientnet-lite1-77cc7160.pth", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
@@ -63,8 +65,7 @@ def load(which: str) -> EfficientNetLite:
 
     Raises ValueError if the package with the weights is not installed or its file is not the expected one (sha256).
     """
-    if which not in FILES:
-        raise ValueError(f"efficientnet: unknown network {which!r}; allowed are {', '.join(FILES)}")
+    check_choice("efficientnet: unknown network", which, FILES)
     path = weights_path(which)
     if hashlib.sha256(path.read_bytes()).hexdigest() != FILES[which][1]:
         raise ValueError(

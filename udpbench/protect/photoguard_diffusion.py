@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from udpbench.core.budget import Budget
+from udpbench.core.component import check_choice
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.sample import make_solver
@@ -105,8 +106,7 @@ class PhotoGuardDiffusion(Protection):
                 "photoguard_diffusion: strength must be above 0, at most 1, and eta 0 to 1, "
                 f"given {self.strength} and {self.eta}"
             )
-        if self.prompt not in PROMPTS:
-            raise ValueError(f"photoguard_diffusion: unknown prompt {self.prompt!r}; allowed are {', '.join(PROMPTS)}")
+        check_choice("photoguard_diffusion: unknown prompt", self.prompt, PROMPTS)
 
     def check(self) -> None:
         check_target("photoguard_diffusion", self.target, "grey")

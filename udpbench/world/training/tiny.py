@@ -9,10 +9,30 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from udpbench.world.training import build
 
 SIZE = 16
+
+
+def _text_encoder(
+    words: CLIPTokenizer, width: int, layers: int, heads: int, tokens: int = build.MAX_TOKENS, vocabulary: int = 0
+) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary or len(words),
+            hidden_size=width,
+            intermediate_size=width * (4 if vocabulary else 2),
+            projection_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=tokens,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.eos_token_id,
+        )
+    )
 
 
 def save_tiny(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> Path:
@@ -41,7 +61,7 @@ def save_tiny(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> 
             attention_head_dim=2,
             norm_num_groups=4,
         )
-        text = build.text_encoder(words, width=16, layers=1, heads=2, inner=32)
+        text = _text_encoder(words, width=16, layers=1, heads=2)
         pipe = build.assemble(vae, unet, text, words, prediction_type)
     pipe.save_pretrained(folder)
     return folder
@@ -80,7 +100,7 @@ def save_sd15_shaped(folder: Path, seed: int = 0) -> Path:
             scaling_factor=0.18215,
         )
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # the defaults are Stable Diffusion's
-        text = build.text_encoder(words, width=768, layers=12, heads=12, inner=3072, tokens=77, vocabulary=49408)
+        text = _text_encoder(words, width=768, layers=12, heads=12, tokens=77, vocabulary=49408)
         pipe = build.assemble(vae, unet, text, words)
     pipe.to(dtype=torch.bfloat16).save_pretrained(folder)
     return folder
