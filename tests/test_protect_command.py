@@ -208,7 +208,7 @@ def test_what_is_lost_is_told_a_line_a_picture_and_other_files_are_left_alone(he
     ]
     lines = shown.splitlines()
     assert "print.tif: CMYK: now RGB" in lines
-    assert "moves.gif: 3 frames: the first one is kept" in lines
+    assert "moves.gif: an animation: its first frame is kept" in lines
     assert "deep.png: 16 bits a channel: 8 are kept" in lines
     assert not [line for line in lines if line.startswith("plain.png:")]
     assert "4 protected pictures in out. Changes are in 1/255." in lines

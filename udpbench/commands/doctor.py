@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -66,7 +67,7 @@ def _machine(cfg: Any) -> Lines:
     from udpbench.commands.common import open_store
 
     yield "CPU", f"{os.cpu_count()} cores, torch uses {cfg.runtime.threads or torch.get_num_threads()} threads"
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+    with suppress(AttributeError, ValueError):  # a system that does not tell
         yield "memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)

@@ -102,7 +102,7 @@ def _in_full(group: str, name: str) -> str:
     settings = [line for line in OmegaConf.to_yaml(node).splitlines() if not line.startswith("_target_")]
     about = [
         f"class: {kind.__module__}.{kind.__qualname__} (version {kind.version})",
-        *([f"needs: {', '.join(sorted(kind.needs)) or 'no model'}"] if hasattr(kind, "needs") else []),
+        *([f"needs: {', '.join(sorted(kind.needs)) or 'no model'}"] if group in ("protect", "attack", "task") else []),
         f"verified with: {verified or 'not stated'}",
         *(["settings:"] if settings else []),
         *(f"  {line}{comments.get(line.partition(':')[0], '')}" for line in settings),

@@ -23,6 +23,7 @@ from udpbench.commands.common import RESUME, composed, open_store, told
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
     from torch import Tensor
 
     from udpbench.benchmark.cell import Cell, Part
@@ -217,12 +218,21 @@ def _with_alpha(image: Image, clean: Tensor, changed: Tensor) -> tuple[Image, by
     return made, exif
 
 
-def _lost(image: Image, form: str) -> list[str]:
+def _moves(image: ImageFile) -> bool:
+    """Whether there is a second frame."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
+
+
+def _lost(image: ImageFile, form: str) -> list[str]:
     """What of a picture file a finished picture does not have."""
-    frames = getattr(image, "n_frames", 1)
-    deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", ""))
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(image.tile)
     found = {
-        f"{frames} frames: the first one is kept": frames > 1,
+        "an animation: its first frame is kept": _moves(image),
         "16 bits a channel: 8 are kept": deep,
         f"{image.mode}: now RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "L", "LA", "1"),
         "colour profile: applied, colours are now sRGB": bool(image.info.get("icc_profile")),
