@@ -52,6 +52,17 @@ def test_a_word_that_is_no_command_gives_the_commands(monkeypatch, capsys):
     assert all(f"\n  {command} " in said for command in entry.COMMANDS)
 
 
+def test_ctrl_c_is_status_130_without_a_traceback(monkeypatch, capsys, tmp_path):
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "scores", pressed)
+    with pytest.raises(SystemExit) as end:
+        score.main([str(tmp_path), str(tmp_path)])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.slow
 def test_completion_of_overrides_installs_and_answers():
     done = shell("-sc", "install=bash")
@@ -219,6 +230,7 @@ def test_a_machine_on_which_the_default_cell_runs(examined, tmp_path):
     assert rows["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
     assert rows["torch"] == torch.__version__.partition("+")[0]
     assert rows["micro"] == "embedded"
+    assert rows["local"] == "yours: give its path"
     assert rows["sd15"].startswith("missing; `hf download stable-diffusion-v1-5/stable-diffusion-v1-5")
     assert rows["locks"] == "a second process waits, as it should"
     assert rows["wandb"].startswith("not logged in")

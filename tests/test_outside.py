@@ -1,4 +1,4 @@
-"""Methods from outside the package: their source is in the keys, their mistakes are told in one line, their hooks act."""
+"""Methods from outside the package: their source is in the keys, their errors are told in one line, their hooks act."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_libraries_and_the_package_are_no_part_of_the_source(tmp_path, monkeypat
     assert source_digests({"_target_": "udpbench.protect.noise.Noise"}) == {}
 
 
-# -- mistakes ----------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 class Misspelt(Protection):

@@ -136,6 +136,7 @@ def test_a_new_picture_leaves_the_others_done(here, tmp_path):
     small = ["protect=advdm", "protect.steps=2"]
     _, said = here(*small)
     assert "done before" not in said
+    assert "1.png: advdm: perturb  2/2 step" in said
     assert done(tmp_path, "protect") == 2
     before = (tmp_path / "out" / "0.png").stat().st_mtime_ns
     smooth(2, 20, 30).save(tmp_path / "in" / "2.png")

@@ -20,6 +20,7 @@ from udpbench.commands.common import CONF, composed, lines_of, told
 
 ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less
 TRIES_LOCK = "import sys; from filelock import FileLock; FileLock(sys.argv[1], timeout=0).acquire()"
+YOURS = "yours: give its"  # of an option that only its user can complete
 Lines = Iterator[tuple[str, str]]  # what, and what there is to say of it; a line that begins with "no: " is a failure
 
 
@@ -132,7 +133,7 @@ def _others(cfg: Any) -> Lines:
         for name, thing in _built(group, KINDS[group]):
             reason = thing if isinstance(thing, str) else _refusal(thing.check)
             checked += 1
-            if reason and "give " + group not in reason:
+            if reason and not reason.startswith(YOURS):
                 lacking.setdefault(reason, []).append(f"{group}={name}")
     for reason, names in lacking.items():
         yield ", ".join(names), reason
@@ -141,11 +142,16 @@ def _others(cfg: Any) -> Lines:
 
 def _built(group: str, kind: Any) -> Iterator[tuple[str, Any]]:
     """Every option of a group, built; the reason in its place if it cannot be built as it is."""
+    from omegaconf import OmegaConf
+
     from udpbench.benchmark.build import make_part
 
     names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     every = composed([f"+{group}@every.{name}={name}" for name in names]).every
     for name in names:
+        if missing := [key.rpartition(".")[2] for key in OmegaConf.missing_keys(every[name])]:
+            yield name, f"{YOURS} {', '.join(missing)}"
+            continue
         try:
             yield name, make_part(every[name], name, kind).thing
         except ValueError as error:

@@ -70,6 +70,8 @@ def change(
     Returns what is known of each finished picture, and what was done in words. Raises HydraException or ValueError for
     what is wrong, before any work.
     """
+    from udpbench.interfaces import Titled
+
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if target.resolve() == source.resolve():
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
@@ -82,13 +84,15 @@ def change(
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
         files = cell.data.thing.files()
-        coupled = _coupled(cell, part)
+        coupled, said = _coupled(cell, part), store.log
+        units = [files] if coupled else [[file] for file in files]
         stages = [
             _finished_stage(cell, cfg, unit, method, form, codecs, Path(scratch) / str(i))
-            for i, unit in enumerate([files] if coupled else [[file] for file in files])
+            for i, unit in enumerate(units)
         ]
-        _say_plan(store.log, part.name, len(files), coupled, sum(not store.finished(stage) for stage in stages))
-        for stage in stages:
+        _say_plan(said, part.name, len(files), coupled, sum(not store.finished(stage) for stage in stages))
+        for unit, stage in zip(units, stages, strict=True):
+            store.log = said if coupled else Titled(said, unit[0].name)
             (folder,) = store.do(stage)
             rows |= json.loads((folder / FACTS).read_text())
             _copy(folder, target)
