@@ -1,0 +1,92 @@
+"""A user's own protection, ASPL of tests/outside: what the interface promises holds for it, with pictures of two sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_owner
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from outside.aspl import ASPL
+
+from udpbench.core.budget import RMS, Linf, measure
+from udpbench.core.images import checked_pictures
+from udpbench.interfaces import NEEDS, Owner, Run
+
+SHORT = {"rounds": 2, "clean_steps": 2, "image_steps": 4, "model_steps": 2, "lr": 1e-3, "batch": 2, "class_images": 2}
+
+
+@pytest.fixture
+def owner(pictures) -> Owner:
+    """Three pictures of two sizes, two further clean ones of the sizes, two of the class."""
+    wide = torch.cat([pictures[1], pictures[2]], 2)[:, :, :27]
+    owner = make_owner([pictures[0], wide, pictures[3]])
+    owner.extra_clean, owner.class_images = [pictures[2], wide.flip(2)], [pictures[1], pictures[2]]
+    return owner
+
+
+def protected(owner: Owner, model, budget=None, run=None, **settings) -> list[torch.Tensor]:
+    made = ASPL(**SHORT | settings).protect(owner, budget or Linf(8), model, run or Run())
+    return checked_pictures("protect aspl", made, dict(zip(owner.names, owner.images, strict=True)))
+
+
+@pytest.mark.parametrize("budget", [Linf(8), RMS(4)], ids=lambda b: b.name)
+@pytest.mark.parametrize("text", [False, True], ids=["unet", "text encoder"])
+def test_pictures_of_two_sizes_are_changed_within_the_budget_and_the_model_is_not(owner, model, budget, text):
+    before = [p.clone() for p in (*model.pipe.unet.parameters(), *model.pipe.text_encoder.parameters())]
+    run = Run()
+    made = protected(owner, model, budget, run, train_text_encoder=text)
+    for clean, x in zip(owner.images, made, strict=True):
+        measured = measure(clean, x)
+        assert 0.25 * budget.eps < measured["rms"]
+        assert measured[budget.kind] <= budget.eps * (1 + 1e-9)
+    after = (*model.pipe.unet.parameters(), *model.pipe.text_encoder.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert run.count == {"unet_train": 2 * 2 * (2 + 2) * 2, "unet_image": 2 * 4 * 3}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"clean_steps": 0},
+        {"model_steps": 0},
+        {"train_text_encoder": True},
+        {"class_images": 0},
+        {"prior_weight": 9.0},
+        {"samples": 2},
+    ],
+)
+def test_every_part_changes_the_pictures(owner, model, other):
+    made, changed = protected(owner, model), protected(owner, model, **other)
+    assert any(not torch.equal(a, b) for a, b in zip(made, changed, strict=True))
+
+
+def test_samples_belong_to_the_picture(owner, model):
+    together = protected(owner, model, model_steps=0)
+    alone = make_owner(owner.images[1:2], owner.names[1:2])
+    alone.extra_clean, alone.class_images, alone.prompts = owner.extra_clean, owner.class_images, owner.prompts[:1]
+    owner.prompts = owner.prompts[:1] * 3
+    together = protected(owner, model, model_steps=0)
+    torch.testing.assert_close(protected(alone, model, model_steps=0)[0], together[1], atol=1e-5, rtol=0)
+
+
+def test_without_class_pictures_there_is_no_prior(owner, model):
+    made = protected(owner, model)
+    owner.class_images = []
+    assert any(not torch.equal(a, b) for a, b in zip(made, protected(owner, model, class_images=0), strict=True))
+
+
+def test_it_says_in_one_line_what_it_lacks(owner, model):
+    owner.extra_clean = []
+    with pytest.raises(ValueError, match="^aspl: needs further clean pictures of the subject; give data.extra_clean$"):
+        protected(owner, model)
+
+
+def test_its_yaml_builds_it():
+    built = instantiate(OmegaConf.load(Path(__file__).parent / "outside" / "protect" / "aspl.yaml"))
+    assert isinstance(built, ASPL)
+    assert built.class_images == 200
+    assert "class_images" in built.needs
+    assert built.needs <= NEEDS.keys()
