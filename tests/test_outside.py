@@ -15,7 +15,7 @@ from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import checked_pictures
 from udpbench.interfaces import NEEDS, Owner, Run
 
-SHORT = {"rounds": 2, "clean_steps": 2, "image_steps": 4, "model_steps": 2, "lr": 1e-3, "batch": 2, "class_images": 2}
+SHORT = {"rounds": 2, "clean_steps": 2, "image_steps": 4, "model_steps": 2, "lr": 1e-2, "batch": 2, "class_images": 2}
 
 
 @pytest.fixture
