@@ -53,7 +53,6 @@ def test_pictures_of_two_sizes_are_changed_within_the_budget_and_the_model_is_no
         {"clean_steps": 0},
         {"model_steps": 0},
         {"train_text_encoder": True},
-        {"class_images": 0},
         {"prior_weight": 9.0},
         {"samples": 2},
     ],
