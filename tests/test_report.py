@@ -408,7 +408,7 @@ def test_rows_of_the_leaderboard_s_table_are_told_apart_by_their_names() -> None
     rows = list(csv.DictReader(io.StringIO(text)))
     names = [tuple(v for k, v in row.items() if k not in ("effect", "residual", "recovery")) for row in rows]
     assert len(set(names)) == len(rows)
-    assert {row["protected_fraction"] for row in rows} == {"", "0.5", "0.8"}
+    assert {row["protected_fraction"] for row in rows} == {"1.0", "0.5", "0.8"}
     assert {row["preset"] for row in rows} == {"matched", "released"}
     for board in boards(made):
         assert set(board.names) <= set(rows[0])

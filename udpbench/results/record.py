@@ -123,7 +123,8 @@ def long_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     for record in records:
         budget = record["facts"]["budget"] or {"kind": None, "eps": None}
         names = {"label": record["label"], "status": record["status"], **record["cell"]}
-        names |= {"budget_kind": budget["kind"], "eps": budget["eps"], "preset": record["facts"]["preset"]}
+        names |= {"budget_kind": budget["kind"], "eps": budget["eps"]}
+        names |= {name: record["facts"][name] for name in ("preset", "protected_fraction")}  # type: ignore[literal-required]
         for arm in (arm for arm in ARMS if arm in record["arms"]):
             part = record["arms"][arm]
             found = {name: dict(score) for name, score in sorted(part["metrics"].items())}

@@ -69,7 +69,8 @@ class Board:
         """The title without the models."""
         n = self.names
         prompt = f", owner prompt {n['owner_prompt']}" if "owner_prompt" in n else ""
-        fraction = f", {percent(float(n['protected_fraction']))} protected" if "protected_fraction" in n else ""
+        protected = float(n["protected_fraction"])
+        fraction = f", {percent(protected)} protected" if protected < 1 else ""
         preset = "" if n["preset"] == "matched" else f", {n['preset']} settings"
         return f"{n['task']} on {n['data']}, {n['budget']}{prompt}{fraction}{preset}"
 
@@ -90,7 +91,7 @@ def boards(records: Sequence[Record], seed: int = 0, every: Sequence[Record] | N
     groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Record]] = {}
     for record in records:
         names = {k: str(v) for k, v in record["cell"].items() if k not in _ROW}
-        names["preset"] = record["facts"]["preset"]
+        names |= {name: str(record["facts"][name]) for name in ("preset", "protected_fraction")}  # type: ignore[literal-required]
         groups.setdefault((record["label"], tuple(sorted(names.items()))), []).append(record)
     every = records if every is None else every
     return [_board(label, dict(names), group, every, seed) for (label, names), group in sorted(groups.items())]

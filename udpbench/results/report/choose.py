@@ -36,7 +36,7 @@ def choose(files: Mapping[Path, Record]) -> Chosen:
 
     ValueError naming two files if they give one cell under settings that cannot be told apart.
     """
-    named = _name_variants({path: _with_budget(record) for path, record in files.items()})
+    named = _name_variants({path: _with_facts(record) for path, record in files.items()})
     kept: dict[str, Path] = {}
     for path, record in named.items():
         if record["status"] != "ok":
@@ -53,9 +53,11 @@ def choose(files: Mapping[Path, Record]) -> Chosen:
     return Chosen(ok, failed, len(files) - len(ok) - len(failed))
 
 
-def _with_budget(record: Record) -> Record:
-    name = budget_text(record["facts"]["budget"], record["cell"]["budget"])
-    return cast(Record, {**record, "cell": {**record["cell"], "budget": name}})
+def _with_facts(record: Record) -> Record:
+    """The record with the facts that its cell goes by in tables."""
+    facts, cell = record["facts"], record["cell"]
+    told = {"budget": budget_text(facts["budget"], cell["budget"]), "protected_fraction": facts["protected_fraction"]}
+    return cast(Record, {**record, "cell": {**cell, **told}})
 
 
 def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:

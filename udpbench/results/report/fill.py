@@ -38,7 +38,6 @@ KINDS: dict[str, Callable[[Board], Section | None]] = {
     "curves": arms.curves,
 }
 _NAMES = (*CELL, *EXTRA)
-_UNSAID = {"protected_fraction": "1.0"}  # what a cell means that does not say it
 _MARK = re.compile(r"<!-- table (.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -101,14 +100,14 @@ def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read)
 
 
 def _fits(record: Record, name: str, patterns: str) -> bool:
-    value = str(record["cell"].get(name, _UNSAID.get(name, ""))).replace(" ", "_")
+    value = str(record["cell"].get(name, "")).replace(" ", "_")
     return any(fnmatchcase(value, pattern) for pattern in patterns.split(","))
 
 
 def _joined(parts: Sequence[tuple[dict[str, str], DataFrame]]) -> DataFrame:
     """One table of all rows, led by the names that tell the boards apart, without columns that say nothing."""
     leading = _telling([names for names, _ in parts])
-    rows = [table.reset_index().assign(**{k: _name(names, k) for k in leading}) for names, table in parts]
+    rows = [table.reset_index().assign(**{k: names.get(k, "-") for k in leading}) for names, table in parts]
     joined = pd.concat(rows, ignore_index=True).fillna("-")
     order = [*leading, *dict.fromkeys(column for _, table in parts for column in headers(table))]
     kept = [column for column in order if not joined[column].isin(["-", ""]).all()]
@@ -120,11 +119,7 @@ def _telling(boards: Sequence[dict[str, str]]) -> list[str]:
     """As few names as tell all boards apart."""
     found: list[str] = []
     for name in dict.fromkeys(("task", "budget", "protected_fraction", "preset", *_NAMES)):
-        told = {tuple(_name(b, k) for k in found) for b in boards}
-        if len({tuple(_name(b, k) for k in (*found, name)) for b in boards}) > len(told):
+        told = {tuple(b.get(k) for k in found) for b in boards}
+        if len({tuple(b.get(k) for k in (*found, name)) for b in boards}) > len(told):
             found.append(name)
     return found
-
-
-def _name(names: dict[str, str], key: str) -> str:
-    return names.get(key, _UNSAID.get(key, "-"))

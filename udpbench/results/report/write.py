@@ -76,11 +76,12 @@ def _summary(chosen: Chosen) -> Section:
     text = f"{len(chosen.ok)} finished cells, {len(chosen.failed)} failed."
     if chosen.repeated:
         text += f" {chosen.repeated} more records are left out: the same cell is there again, finished."
-    limit = (
-        "Results under different labels are never ranked together; the embedded world says whether code and "
-        "comparisons work, not how strong a protection is on large models."
-    )
-    return Section("Records", 2, [text, limit])
+    limits = ["Results under different labels are never ranked together."]
+    if any(record["facts"]["embedded"] for record in chosen.ok):
+        limits.append(
+            "The embedded world says whether code and comparisons work, not how strong a protection is on large models."
+        )
+    return Section("Records", 2, [text, " ".join(limits)])
 
 
 def _figures(board: Board, number: int) -> list[Section]:
