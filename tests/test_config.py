@@ -92,7 +92,7 @@ COMMANDS = {
     "metrics=pairs": "error: metrics: none can be computed for this cell (size: compares a changed picture with its",
     "metrics=edits": "error: metrics: none can be computed for this cell (edit_ssim: task dreambooth makes no edits",
     "+metric@perturbation.bundle.judge=judge": "error: metric judge: does not compare a changed picture with its original",
-    "track=tensorboard": "Could not find 'track/tensorboard'",
+    "track=mlflow": "Could not find 'track/mlflow'",
 }
 
 
