@@ -1,9 +1,10 @@
 """Train the embedded models: ``python -m udpbench.world.training.train {vae,judge,style_judge,unet,export,measure}``.
 
-Run in this order, the six commands rebuild ``weights/micro`` and the judges; with ``--model micro_b`` (which borrows
-micro's autoencoder and text encoder) or ``--model micro_c``, vae, unet, export and measure rebuild that model. Each
-training keeps a checkpoint in ``--work`` and goes on from it when the same command is given again. Nothing is read but
-the renderer and pictures that scikit-learn and scikit-image ship.
+For developers of the embedded models: users get the weights. Run in this order, the six commands rebuild
+``weights/micro`` and the judges; with ``--model micro_b`` (which borrows micro's autoencoder and text encoder) or
+``--model micro_c``, vae, unet, export and measure rebuild that model. Each training keeps a checkpoint in ``--work``
+and goes on from it when the same command is given again. Nothing is read but the renderer and pictures that
+scikit-learn and scikit-image ship.
 """
 
 from __future__ import annotations
