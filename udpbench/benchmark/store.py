@@ -1,8 +1,8 @@
-"""Stages: do once, resume, publish whole, share between processes.
+"""Stages: done once, resumed, published whole, shared between processes.
 
-A stage reads finished folders and writes one. Its *recipe* names it before anything runs: the hash of its name,
-settings, seed and its parents' recipes. Its *content* is the digest of what it wrote: used to verify it, and to skip
-work whose inputs turn out to be equal to those of finished work.
+A stage reads finished folders and writes one. Its cache key is known before anything runs: the hash of its name,
+settings, seed and its parents' keys. Its *content* is the digest of what it wrote: work whose inputs turn out to be
+equal to those of finished work is not done again.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Store:
         self.root = Path(root)
         self.device, self.log, self.batch = device or torch.device("cpu"), log or Log(), batch
         self.grad_batch = grad_batch
-        self.computed: list[str] = []  # recipes done by this process, in order
+        self.computed: list[str] = []  # keys of the stages done by this process, in order
 
     def path(self, stage: Stage) -> Path:
         """Where the stage's folder is, once finished."""
@@ -112,7 +112,7 @@ class Store:
     def missing(self, wanted: Iterable[Stage]) -> list[Stage]:
         """The unfinished stages that ``wanted`` need, parents first, each once.
 
-        Finished stages hide their parents.
+        Parents of finished stages are not visited.
         """
         found: dict[str, Stage] = {}
 
