@@ -80,7 +80,9 @@ def _missing_here(cell: Cell) -> Iterator[str]:
     """What components say is missing on this machine."""
     for part in (cell.data, cell.protect, cell.attack):
         yield from _refused(part.thing.check)
-    yield from (f"task {cell.task.name}: {line}" for line in _refused(lambda: cell.task.thing.check_data(cell.data.thing)))
+    yield from (
+        f"task {cell.task.name}: {line}" for line in _refused(lambda: cell.task.thing.check_data(cell.data.thing))
+    )
 
 
 def _attack_of_training(cell: Cell) -> Iterator[str]:

@@ -26,7 +26,7 @@ from udpbench.attack.impress import Impress
 from udpbench.core.budget import Linf
 from udpbench.core.images import write_metadata, write_png
 from udpbench.core.provenance import provenance
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Owner, Run, Thief
 from udpbench.models.features import EfficientNetLite0, features_of
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver, sample
@@ -106,7 +106,7 @@ def dreambooth(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Lo
             for i, picture in enumerate(x):
                 write_png(source / f"{i}.png", picture)
             write_metadata(source, {f"{i}.png": {"text": PROMPT} for i in range(n)})
-            task.train(source, Path(folder) / "out", model, run)
+            task.train(source, Path(folder) / "out", model, run, Thief())
 
     def plain() -> None:
         unet = model.fresh_unet("copy", run.rng("bench"))

@@ -131,4 +131,3 @@ def _show(cells: Sequence[Planned], path: Path | None) -> None:
     console.print(table(plan))
     for line in summary(plan):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-

@@ -93,9 +93,7 @@ def _show(ready: Ready, found: Record, path: Path, folder: Path, mirrored: bool)
         ready.tracker.finish("ok")
 
 
-def _tell_failure(
-    error: Exception, ready: Ready, config: dict[str, Any], path: Path, written: bool, out: Path
-) -> None:
+def _tell_failure(error: Exception, ready: Ready, config: dict[str, Any], path: Path, written: bool, out: Path) -> None:
     """One line for a person, and a failed record unless the cell's own is whole or cannot be written."""
     from udpbench.results import record
     from udpbench.results.gather import failed_record
