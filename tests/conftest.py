@@ -104,7 +104,9 @@ def node() -> Callable[[str, str], DictConfig]:
         every = compose("config", overrides=[f"+{g}@every.{g}.{o}={o}" for g in groups for o in options(g)]).every
 
     def copy(group: str, option: str) -> DictConfig:
-        return OmegaConf.create(OmegaConf.to_container(every[group][option]))
+        conf = OmegaConf.create(OmegaConf.to_container(every[group][option]))
+        conf.pop("preset", None)  # no setting of the method: see udpbench.benchmark.build
+        return conf
 
     return copy
 
@@ -134,8 +136,8 @@ def cell(tiny) -> Callable[..., Cell]:
 class Watching(Linf):
     """A budget that keeps the gradients and the steps that come by."""
 
-    def __init__(self, levels: float) -> None:
-        super().__init__(levels)
+    def __init__(self, eps: float) -> None:
+        super().__init__(eps)
         self.gradients: list[torch.Tensor] = []
         self.moved: list[torch.Tensor] = []
 

@@ -40,8 +40,8 @@ INNER = {
 class Deaf(AdvDM):
     """One that keeps its run from pgd."""
 
-    def __call__(self, owner, budget, surrogates, run):
-        return super().__call__(owner, budget, surrogates, replace(run, penalty=None))
+    def protect(self, owner, budget, surrogate, run):
+        return super().protect(owner, budget, surrogate, replace(run, penalty=None))
 
 
 # -- what is ascended --------------------------------------------------------------------------------------------------
@@ -52,8 +52,8 @@ def test_the_gradient_is_the_inner_one_minus_that_of_the_inconsistency(model, pi
     """From one start with the same draws; the second term by diffusers' autoencoder alone, mean over pixels in [-1,1]."""
     owner, beta = make_owner(pictures[:2]), 3.0
     plain, mixed = Watching(8), Watching(8)
-    INNER[kind]()(owner, plain, [model], Run())
-    Consistent(INNER[kind](), beta)(owner, mixed, [model], Run())
+    INNER[kind]().protect(owner, plain, model, Run())
+    Consistent(inner=INNER[kind](), beta=beta).protect(owner, mixed, model, Run())
     first = mixed.moved[0] if kind in ("advdm", "photoguard") else None  # of a random start only the moved are kept
     start = torch.stack(owner.images) if first is None else torch.cat(mixed.moved[:2])
     start = Linf(8).project(start, torch.stack(owner.images))
@@ -69,8 +69,8 @@ def test_the_gradient_is_the_inner_one_minus_that_of_the_inconsistency(model, pi
 @pytest.mark.parametrize("kind", ["udp", "photoguard"])
 def test_without_weight_it_is_the_inner_protection(model, pictures, kind):
     owner = make_owner(pictures[:2])
-    plain = INNER[kind]()(owner, Linf(8), [model], Run())
-    same = Consistent(INNER[kind](), 0)(owner, Linf(8), [model], Run())
+    plain = INNER[kind]().protect(owner, Linf(8), model, Run())
+    same = Consistent(inner=INNER[kind](), beta=0).protect(owner, Linf(8), model, Run())
     assert all(torch.equal(a, b) for a, b in zip(plain, same, strict=True))
 
 
@@ -78,7 +78,7 @@ def test_the_pictures_are_more_consistent_the_more_it_weighs(model, pictures):
     owner = make_owner(pictures)
     found = []
     for beta in (0.0, 1.0, 1e4):
-        made = Consistent(AdvDM(steps=10), beta)(owner, Linf(8), [model], Run())
+        made = Consistent(inner=AdvDM(steps=10), beta=beta).protect(owner, Linf(8), model, Run())
         with torch.no_grad():
             found.append(float(inconsistency(torch.stack(made), model).mean()))
     assert found[0] > found[1] > found[2]
@@ -118,7 +118,7 @@ def test_pgd_subtracts_the_penalty_of_each_picture():
 
 def test_work_is_counted_with_the_inner_one_s(model, pictures):
     run = Run()
-    Consistent(INNER["eudp"](), 1.0)(make_owner(pictures[:3]), Linf(8), [model], run)
+    Consistent(inner=INNER["eudp"](), beta=1.0).protect(make_owner(pictures[:3]), Linf(8), model, run)
     assert run.count == {"unet_image": 2 * 2 * 3, "vae_image": 2 * 3}
     assert run.penalty is None
 
@@ -138,8 +138,8 @@ def test_glaze_heeds_it_too(model, pictures):
     y = start.clone().requires_grad_(True)
     own = (model.encode((y + 1) / 2) - model.encode(goal)).square().mean()
     (slope,) = torch.autograd.grad(own + 3.0 * (y - (2 * model.round_trip((y + 1) / 2) - 1)).square().mean(), y)
-    (made,) = Consistent(glaze, 3.0)(owner, Linf(128), [model], Run())
-    (plain,) = glaze(owner, Linf(128), [model], Run())
+    (made,) = Consistent(inner=glaze, beta=3.0).protect(owner, Linf(128), model, Run())
+    (plain,) = glaze.protect(owner, Linf(128), model, Run())
     sure = slope[0].abs() > 1e-3 * slope.abs().max()  # Adam's first step is lr times the sign
     want = ((start - 0.01 * slope.sign() + 1) / 2).clamp(0, 1)[0]
     torch.testing.assert_close(made[sure], want[sure], atol=1e-5, rtol=0)
@@ -161,23 +161,23 @@ def test_only_what_heeds_the_consistency_may_be_inside(node, option):
         conf.path = "somewhere"
     inner = instantiate(conf, _convert_="all")
     if option.removesuffix("_released").removesuffix("_scratch") in HEED:
-        made = Consistent(inner, 1.0)
+        made = Consistent(inner=inner, beta=1.0)
         assert made.needs == inner.needs | {"latent"}
-        assert made.couples_images == inner.couples_images
+        assert made.starts_from_weights == inner.starts_from_weights
     else:
         with pytest.raises(ValueError, match=f"consistent: {type(inner).__name__} optimises nothing .*; allowed are"):
-            Consistent(inner, 1.0)
+            Consistent(inner=inner, beta=1.0)
 
 
 def test_one_that_says_it_heeds_and_does_not_is_told(model, pictures):
     with pytest.raises(ValueError, match="consistent: Deaf says that it heeds the consistency and does not"):
-        Consistent(Deaf(steps=1), 1.0)(make_owner(pictures[:1]), Linf(8), [model], Run())
+        Consistent(inner=Deaf(steps=1), beta=1.0).protect(make_owner(pictures[:1]), Linf(8), model, Run())
 
 
 @pytest.mark.parametrize("beta", [-1.0, float("nan"), "much", True, None])
 def test_a_wrong_weight_is_told_in_one_line(beta):
     with pytest.raises(ValueError, match="consistent: beta must be a number >= 0, given") as error:
-        Consistent(AdvDM(steps=1), beta)
+        Consistent(inner=AdvDM(steps=1), beta=beta)
     assert "\n" not in str(error.value)
 
 
@@ -229,13 +229,13 @@ def test_a_target_that_moved_is_the_same_target_and_another_is_another(pictures,
         (tmp_path / folder).mkdir()
         images.write_png(tmp_path / folder / "a.png", x)
     assert keyed("one") == keyed("two") != keyed("three")
-    missing = Consistent(PhotoGuard(steps=1, target=str(tmp_path / "d.png")), 1.0)
+    missing = Consistent(inner=PhotoGuard(steps=1, target=str(tmp_path / "d.png")), beta=1.0)
     with pytest.raises(ValueError, match=r"photoguard: no picture .*d\.png"):
         missing.check()
-    Consistent(AdvDM(steps=1), 1.0).check()
+    Consistent(inner=AdvDM(steps=1), beta=1.0).check()
 
 
 def test_noise_is_refused_without_any_work():
     with pytest.raises(ValueError, match="consistent: Noise optimises nothing .* e.g. udp, eudp") as error:
-        Consistent(Noise(), 1.0)
+        Consistent(inner=Noise(), beta=1.0)
     assert "\n" not in str(error.value)

@@ -45,7 +45,7 @@ PROMPT = "a photo of a {token} dog"
 
 
 def test_photos_are_a_complete_data_folder_that_says_what_it_cannot_do(tmp_path):
-    Photos(size=32, train=3, reference=4, validation=2)(tmp_path, Run())
+    Photos(size=32, train=3, reference=4, validation=2).write(tmp_path, Run())
     counts = {part: len(images.list_images(tmp_path / part)) for part in ("train", "reference", "validation")}
     assert counts == {"train": 3, "reference": 4, "validation": 2}
     rows = images.read_metadata(tmp_path / "train")
@@ -60,8 +60,8 @@ def test_photos_are_a_complete_data_folder_that_says_what_it_cannot_do(tmp_path)
 
 
 def test_photos_do_not_depend_on_the_seed_or_on_how_many_are_asked_for(tmp_path):
-    Photos(size=16, train=2, reference=0, validation=0)(tmp_path / "a", Run(seed=0))
-    Photos(size=16, train=4, reference=0, validation=0)(tmp_path / "b", Run(seed=9))
+    Photos(size=16, train=2, reference=0, validation=0).write(tmp_path / "a", Run(seed=0))
+    Photos(size=16, train=4, reference=0, validation=0).write(tmp_path / "b", Run(seed=9))
     a, b = (images.read_folder(tmp_path / name / "train") for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert len(b) == 4
@@ -83,7 +83,7 @@ def test_photos_refuse_wrong_settings(wrong):
 
 def test_folder_keeps_names_sizes_and_pixels(tmp_path, pictures):
     out = tmp_path / "out"
-    Folder(pictures, prompt=PROMPT)(out, Run())
+    Folder(path=pictures, prompt=PROMPT).write(out, Run())
     got = images.read_folder(out / "train")
     assert {name: tuple(x.shape[1:]) for name, x in got.items()} == {
         "a grey.png": (16, 16),
@@ -102,8 +102,10 @@ def test_folder_crops_captions_and_references_if_told(tmp_path, pictures):
     images.write_metadata(pictures, {"b.JPG": {"text": "my dog runs"}})
     out = tmp_path / "out"
     prompts = ["a painting of {instance}", "a cat"]
-    data = Folder(pictures, 8, "{token}", "a dog", reference=pictures, token="zwx", prompts=prompts)
-    data(out, Run())
+    data = Folder(
+        path=pictures, size=8, prompt="{token}", class_prompt="a dog", reference=pictures, token="zwx", prompts=prompts
+    )
+    data.write(out, Run())
     assert all(x.shape == (3, 8, 8) for part in ("train", "reference") for x in images.read_folder(out / part).values())
     rows = images.read_metadata(out / "train")
     assert [rows[n]["text"] for n in ("a grey.png", "b.png", "c.png")] == ["zwx", "my dog runs", "zwx"]
@@ -116,13 +118,13 @@ def test_prompts_of_a_folder_are_the_captions_of_its_references(pictures, tmp_pa
     """As style mimicry is judged: the same things again. Without captions there, the usual four."""
     others = tmp_path / "others"
     shutil.copytree(pictures, others)
-    plain = Folder(pictures, 8, "a painting by {token}", reference=others)
+    plain = Folder(path=pictures, size=8, prompt="a painting by {token}", reference=others)
     assert plain.asked()[1] == "{instance} on a table"
     names = [path.name for path in images.list_images(others)]
     images.write_metadata(others, {name: {"text": f"a boat {i % 2} by sks"} for i, name in enumerate(names)})
-    told = Folder(pictures, 8, "a painting by {token}", reference=others)
+    told = Folder(path=pictures, size=8, prompt="a painting by {token}", reference=others)
     assert told.asked() == ["a boat 0 by sks", "a boat 1 by sks"]
-    told(tmp_path / "made", Run())
+    told.write(tmp_path / "made", Run())
     assert json.loads((tmp_path / "made" / "data.json").read_text())["prompts"] == told.asked()
     assert set(told.asked()) < set(told.texts())
     before = told.identity()
@@ -130,20 +132,22 @@ def test_prompts_of_a_folder_are_the_captions_of_its_references(pictures, tmp_pa
     assert told.identity() != before
     with pytest.raises(ValueError, match="no caption for some pictures; add them, or give prompts"):
         told.asked()
-    assert Folder(pictures, 8, "{token}", "x", reference=others, prompts=["a"]).asked() == ["a"]
+    assert Folder(
+        path=pictures, size=8, prompt="{token}", class_prompt="x", reference=others, prompts=["a"]
+    ).asked() == ["a"]
 
 
 def test_folder_without_prompt_takes_the_one_caption_there_is(tmp_path, pictures):
     rows = {p.name: {"text": "a photo of sks dog"} for p in images.list_images(pictures)}
     images.write_metadata(pictures, rows)
-    Folder(pictures, class_prompt="a photo of a dog")(tmp_path / "out", Run())
+    Folder(path=pictures, class_prompt="a photo of a dog").write(tmp_path / "out", Run())
     assert facts(tmp_path / "out")["instance_prompt"] == "a photo of sks dog"
     with pytest.raises(ValueError, match="give class_prompt"):
-        Folder(pictures)(tmp_path / "other", Run())
+        Folder(path=pictures).write(tmp_path / "other", Run())
     rows["b.JPG"] = {"text": "something else"}
     images.write_metadata(pictures, rows)
     with pytest.raises(ValueError, match=r"give prompt.* 2 different captions"):
-        Folder(pictures, class_prompt="a dog")(tmp_path / "other", Run())
+        Folder(path=pictures, class_prompt="a dog").write(tmp_path / "other", Run())
 
 
 def test_folder_names_what_is_wrong_with_the_files(tmp_path, pictures):
@@ -151,7 +155,7 @@ def test_folder_names_what_is_wrong_with_the_files(tmp_path, pictures):
         path = pictures / name
         path.write_bytes(content)
         with pytest.raises(ValueError, match=reason) as error:
-            Folder(pictures, prompt=PROMPT)(tmp_path / "out", Run())
+            Folder(path=pictures, prompt=PROMPT).write(tmp_path / "out", Run())
         assert name in str(error.value)
         assert "\n" not in str(error.value)
         path.unlink()
@@ -164,24 +168,24 @@ def test_folder_names_what_is_wrong_with_the_files(tmp_path, pictures):
     broken("a grey.gif", whole, "would both become a grey.png")
     images.write_metadata(pictures, {"none.png": {"text": "x"}})
     with pytest.raises(ValueError, match=r"metadata\.jsonl names none\.png"):
-        Folder(pictures, prompt=PROMPT)(tmp_path / "out", Run())
+        Folder(path=pictures, prompt=PROMPT).write(tmp_path / "out", Run())
     (pictures / "metadata.jsonl").unlink()
     with pytest.raises(ValueError, match=r"a grey.png has no caption; give prompt"):
-        Folder(pictures)(tmp_path / "out", Run())
+        Folder(path=pictures).write(tmp_path / "out", Run())
     with pytest.raises(ValueError, match="there is no folder"):
-        Folder(tmp_path / "none", prompt=PROMPT).identity()
+        Folder(path=tmp_path / "none", prompt=PROMPT).identity()
     with pytest.raises(ValueError, match="no picture in"):
-        Folder(pictures / "more", prompt=PROMPT).identity()
+        Folder(path=pictures / "more", prompt=PROMPT).identity()
 
 
 def test_folder_identity_is_of_all_that_is_read(tmp_path, pictures):
     def identity(**more):
-        return Folder(pictures, prompt=PROMPT, **more).identity()
+        return Folder(path=pictures, prompt=PROMPT, **more).identity()
 
     first = identity()
     assert identity(reference=pictures)["pictures"] == first["pictures"]
     assert "reference" in identity(reference=pictures)
-    assert Folder(pictures.rename(tmp_path / "moved"), prompt=PROMPT).identity() == first
+    assert Folder(path=pictures.rename(tmp_path / "moved"), prompt=PROMPT).identity() == first
     pictures = tmp_path / "moved"
     (pictures / "b.txt").write_text("changed, but never read")
     assert identity() == first
@@ -196,7 +200,7 @@ def test_folder_identity_is_of_all_that_is_read(tmp_path, pictures):
 )
 def test_folder_refuses_wrong_settings(wrong):
     with pytest.raises(ValueError, match="data folder: "):
-        Folder("somewhere", **wrong)
+        Folder(path="somewhere", **wrong)
 
 
 # -- the whole embedded world ------------------------------------------------------------------------------------------
@@ -205,7 +209,7 @@ def test_folder_refuses_wrong_settings(wrong):
 def test_many_are_different_pictures_without_words(tmp_path):
     counts = {"train": 300, "reference": 5, "validation": 0, "heldout": 4}
     data = ToyWorldMany(size=16, **counts)
-    data(tmp_path, Run(seed=3))
+    data.write(tmp_path, Run(seed=3))
     assert (data.sizes, data.subject) == (counts, "")
     assert not (tmp_path / "validation").exists()
     found = [p for part in ("train", "reference", "heldout") for p in images.list_images(tmp_path / part)]
@@ -221,7 +225,9 @@ def test_many_are_different_pictures_without_words(tmp_path):
 
 def test_many_do_not_depend_on_the_run(tmp_path):
     for name, seed in (("a", 0), ("b", 9)):
-        ToyWorldMany(16, train=3, reference=0, validation=0, heldout=0)(tmp_path / name, Run(seed=seed, batch=1))
+        ToyWorldMany(size=16, train=3, reference=0, validation=0, heldout=0).write(
+            tmp_path / name, Run(seed=seed, batch=1)
+        )
     a, b = (images.read_folder(tmp_path / name / "train") for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -247,7 +253,7 @@ def batches(root):
 
 def test_cifar10_takes_the_classes_in_turn_and_no_picture_twice(tmp_path):
     root, out = write_cifar10(tmp_path / "cifar"), tmp_path / "out"
-    Cifar10(root, ["dog", "cat"], train=4, reference=2, validation=1, heldout=2)(out, Run(seed=5))
+    Cifar10(root=root, classes=["dog", "cat"], train=4, reference=2, validation=1, heldout=2).write(out, Run(seed=5))
     (labels, pictures), (test_labels, test_pictures) = batches(root)
     cats, dogs = (pictures[labels == CLASSES.index(name)] for name in ("cat", "dog"))
     test_cats, test_dogs = (test_pictures[test_labels == CLASSES.index(name)] for name in ("cat", "dog"))
@@ -264,10 +270,10 @@ def test_cifar10_takes_the_classes_in_turn_and_no_picture_twice(tmp_path):
 
 
 def test_cifar10_counts_by_class_if_told_and_the_rest_of_the_test_split_is_the_reference():
-    whole = Cifar10("x", train=100, reference=None)
+    whole = Cifar10(root="x", train=100, reference=None)
     assert whole.sizes == {"train": 100, "reference": 9000, "validation": 0, "heldout": 1000}
     assert whole.subject == ""
-    some = Cifar10("x", ["cat", "dog", "ship"], train=100, heldout=5, validation=1, per_class=True)
+    some = Cifar10(root="x", classes=["cat", "dog", "ship"], train=100, heldout=5, validation=1, per_class=True)
     assert some.sizes == {"train": 300, "reference": 3000, "validation": 3, "heldout": 15}
     assert some.subject == "cat+dog+ship"
 
@@ -321,7 +327,7 @@ def test_cifar10_is_the_same_in_every_layout(tmp_path, monkeypatch, small):
         "tar": archives(root),
     }
     for name, place in layouts.items():
-        Cifar10(place, **small)(tmp_path / name, Run())
+        Cifar10(root=place, **small).write(tmp_path / name, Run())
     for part in ("train", "reference", "heldout"):
         first, *others = (images.read_folder(tmp_path / name / part) for name in layouts)
         assert all(first.keys() == other.keys() for other in others)
@@ -331,10 +337,10 @@ def test_cifar10_is_the_same_in_every_layout(tmp_path, monkeypatch, small):
 
 def test_cifar10_identity_is_of_the_files_and_not_of_their_place(tmp_path):
     root = write_cifar10(tmp_path / "a")
-    first = Cifar10(root).identity()
-    assert Cifar10(root.rename(tmp_path / "b")).identity() == first
+    first = Cifar10(root=root).identity()
+    assert Cifar10(root=root.rename(tmp_path / "b")).identity() == first
     (tmp_path / "b" / "cifar-10-batches-py" / "test_batch").write_bytes(b"other")
-    assert Cifar10(tmp_path / "b").identity() != first
+    assert Cifar10(root=tmp_path / "b").identity() != first
     assert set(Cifar10.places) == {"root", "download"}
 
 
@@ -346,7 +352,7 @@ def test_a_download_that_fails_is_told_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"^data cifar10: https://\S+ cannot be downloaded to \S+: <urlopen error no network>$"
     ):
-        Cifar10(tmp_path, download=True).identity()
+        Cifar10(root=tmp_path, download=True).identity()
 
 
 def test_cifar10_says_what_to_download_and_does_not(tmp_path, monkeypatch):
@@ -354,20 +360,20 @@ def test_cifar10_says_what_to_download_and_does_not(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"no CIFAR-10 in .*none; unpack https://\S+\.tar\.gz \(md5 c58f3010\w+\) there"
     ) as error:
-        Cifar10(tmp_path / "none").identity()
+        Cifar10(root=tmp_path / "none").identity()
     assert "\n" not in str(error.value)
     monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda root, download: asked.append(write_cifar10(Path(root))))
-    Cifar10(tmp_path / "new", download=True).identity()
-    Cifar10(tmp_path / "new", download=True).identity()
+    Cifar10(root=tmp_path / "new", download=True).identity()
+    Cifar10(root=tmp_path / "new", download=True).identity()
     assert asked == [tmp_path / "new"]
 
 
 def test_cifar10_names_what_is_wrong_with_the_files(tmp_path, small):
     root = write_cifar10(tmp_path / "cifar")
     with pytest.raises(ValueError, match="6 pictures of airplane are asked of the train split, it has 4"):
-        Cifar10(root, train=60, reference=10, heldout=0)(tmp_path / "few", Run())
+        Cifar10(root=root, train=60, reference=10, heldout=0).write(tmp_path / "few", Run())
     with pytest.raises(ValueError, match="3 pictures of cat are asked of the test split, it has 2"):
-        Cifar10(root, ["cat"], train=1, reference=3, heldout=0)(tmp_path / "out", Run())
+        Cifar10(root=root, classes=["cat"], train=1, reference=3, heldout=0).write(tmp_path / "out", Run())
     file = root / "cifar-10-batches-py" / "data_batch_1"
     for content, reason in (
         (b"", "data_batch_1 cannot be read"),
@@ -377,7 +383,7 @@ def test_cifar10_names_what_is_wrong_with_the_files(tmp_path, small):
     ):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=reason) as error:
-            Cifar10(root, **small)(tmp_path / "broken", Run())
+            Cifar10(root=root, **small).write(tmp_path / "broken", Run())
         assert "\n" not in str(error.value)
 
 
@@ -387,4 +393,4 @@ def test_cifar10_names_what_is_wrong_with_the_files(tmp_path, small):
 )
 def test_cifar10_refuses_wrong_settings(wrong):
     with pytest.raises(ValueError, match="data cifar10: "):
-        Cifar10("somewhere", **wrong)
+        Cifar10(root="somewhere", **wrong)

@@ -24,7 +24,7 @@ def test_it_is_the_mean_of_the_model_s_losses(model, pictures, tmp_path):
     """Equation 14 at the middles of four quarters of the schedule, by hand."""
     got = folder(tmp_path / "got", [1 - x for x in pictures])
     ref = folder(tmp_path / "ref", pictures)
-    found = Denoising(model, 4)(got, ref, Run(batch=3))["denoising_ratio"]
+    found = Denoising(model=model, samples=4)(got, ref, Run(batch=3))["denoising_ratio"]
     t = torch.tensor([125, 375, 625, 875])
     total = {got: 0.0, ref: 0.0}
     for where in total:
@@ -39,7 +39,7 @@ def test_it_is_the_mean_of_the_model_s_losses(model, pictures, tmp_path):
 @pytest.mark.slow
 def test_equal_folders_give_one_and_batches_do_not_matter(model, pictures, tmp_path):
     ref, got = folder(tmp_path / "ref", pictures), folder(tmp_path / "got", [x.flip(-1) for x in pictures])
-    metric = Denoising(model, 3)
+    metric = Denoising(model=model, samples=3)
     assert metric(ref, ref, Run())["denoising_ratio"] == 1
     assert metric(got, ref, Run(batch=1)) == pytest.approx(metric(got, ref, Run(batch=4, seed=9)))
 
@@ -47,11 +47,11 @@ def test_equal_folders_give_one_and_batches_do_not_matter(model, pictures, tmp_p
 @pytest.mark.slow
 def test_what_raises_the_loss_is_seen(model, pictures, tmp_path):
     """AdvDM ascends this very loss: on noise it never saw, the saved pictures still have more of it."""
-    made = AdvDM(steps=20, samples=4)(make_owner(pictures), Linf(32), [model], Run())
+    made = AdvDM(steps=20, samples=4).protect(make_owner(pictures), Linf(32), model, Run())
     got, ref = folder(tmp_path / "got", made), folder(tmp_path / "ref", pictures)
-    assert Denoising(model, 64)(got, ref, Run())["denoising_ratio"] > 1.0
+    assert Denoising(model=model, samples=64)(got, ref, Run())["denoising_ratio"] > 1.0
 
 
 def test_draws_must_be_a_count(model):
     with pytest.raises(ValueError, match="samples must be >= 1"):
-        Denoising(model, 0)
+        Denoising(model=model, samples=0)

@@ -18,7 +18,9 @@ from udpbench.core import images
 from udpbench.core.errors import ConfigError
 from udpbench.interfaces import Log, Run
 from udpbench.metrics.edits import Edits
-from udpbench.metrics.pairs import Psnr, Ssim, Vif
+from udpbench.metrics.psnr import Psnr
+from udpbench.metrics.ssim import Ssim
+from udpbench.metrics.vif import Vif
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver
 from udpbench.task.edit import Img2Img, Inpaint
@@ -240,9 +242,9 @@ def test_vif_is_one_for_equal_pictures_and_needs_41_pixels(tmp_path):
 
 def test_the_owner_s_wish_is_turned_round(folder):
     for of in (Psnr(), Ssim(), Vif()):
-        assert Edits(of).scores == {f"edit_{name}": "down" for name in of.scores}
-    assert Edits(Ssim())(folder, folder, Run()) == {"edit_ssim": pytest.approx(1)}
-    assert Edits(Psnr())(folder, folder, Run()) == {}  # infinite: absent
+        assert Edits(of=of).scores == {f"edit_{name}": "down" for name in of.scores}
+    assert Edits(of=Ssim())(folder, folder, Run()) == {"edit_ssim": pytest.approx(1)}
+    assert Edits(of=Psnr())(folder, folder, Run()) == {}  # infinite: absent
 
 
 @pytest.mark.slow

@@ -12,13 +12,12 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
-from udpbench.commands.bench import features
 from udpbench.core import images
 from udpbench.interfaces import Run
-from udpbench.metrics.sets import FrechetDistance
-from udpbench.models import efficientnet
+from udpbench.metrics.frechet_distance import FrechetDistance
+from udpbench.models import efficientnet, features
 from udpbench.models.efficientnet import EfficientNetLite, Unit
-from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16, features_of
+from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
 from udpbench.models.perceptual import PerceptualLite1
 
 
@@ -188,7 +187,7 @@ def test_rows_follow_the_names_whatever_the_sizes_and_the_batch(tmp_path):
     }
     folder = write(tmp_path / "a", pictures)
     for batch in (1, 2, 32):
-        found = features_of(folder, Mean(batch), Run(batch=batch))
+        found = Mean(batch).of(folder, Run(batch=batch))
         assert torch.allclose(found, colours, atol=0.5 / 255 + 1e-6)
         assert found.dtype == torch.float32
 
@@ -196,27 +195,27 @@ def test_rows_follow_the_names_whatever_the_sizes_and_the_batch(tmp_path):
 def test_a_folder_is_read_once_per_setting_and_again_when_it_changed(tmp_path):
     folder = write(tmp_path / "a", {"0.png": noise(3, 8, 8)})
     Mean.built.clear()
-    first = features_of(folder, Mean(), Run())
-    assert features_of(tmp_path / "." / "a", Mean(), Run()) is first
-    features_of(folder, Mean(1), Run())
+    first = Mean().of(folder, Run())
+    assert Mean().of(tmp_path / "." / "a", Run()) is first
+    Mean(1).of(folder, Run())
     assert len(Mean.built) == 2
     write(folder, {"1.png": noise(3, 8, 8, seed=1)})
-    assert len(features_of(folder, Mean(), Run())) == 2
+    assert len(Mean().of(folder, Run())) == 2
 
 
 def test_only_the_last_folders_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "KEPT", 2)
     folder = write(tmp_path / "a", {"0.png": noise(3, 8, 8)})
-    first = features_of(folder, Mean(0), Run())
-    features_of(folder, Mean(1), Run())
-    assert features_of(folder, Mean(0), Run()) is first  # used again: now the newest
-    features_of(folder, Mean(2), Run())
+    first = Mean(0).of(folder, Run())
+    Mean(1).of(folder, Run())
+    assert Mean(0).of(folder, Run()) is first  # used again: now the newest
+    Mean(2).of(folder, Run())
     assert len(features._memo) == 2
-    assert features_of(folder, Mean(0), Run()) is first
+    assert Mean(0).of(folder, Run()) is first
 
 
 def test_features_take_part_in_autograd(tmp_path):
-    found = features_of(write(tmp_path / "a", {"0.png": noise(3, 8, 8)}), Mean(), Run())
+    found = Mean().of(write(tmp_path / "a", {"0.png": noise(3, 8, 8)}), Run())
     weight = torch.ones(3, requires_grad=True)
     (found * weight).sum().backward()
     assert torch.allclose(weight.grad, found[0])
@@ -225,10 +224,10 @@ def test_features_take_part_in_autograd(tmp_path):
 def test_efflite0_smooths_then_resizes_then_sees(tmp_path, lite0):
     folder = write(tmp_path / "a", {"0.png": noise(3, 40, 56)})
     x = images.read(folder / "0.png")[None]
-    expected = lite0(images.resize(features.smooth(x, 1.5), 64))
-    got = features_of(folder, EfficientNetLite0(size=64, blur_sigma=1.5), Run())
+    expected = lite0(images.resize(images.smooth(x, 1.5), 64))
+    got = EfficientNetLite0(size=64, blur_sigma=1.5).of(folder, Run())
     assert torch.allclose(got, expected, atol=1e-5)
-    assert not torch.allclose(got, features_of(folder, EfficientNetLite0(size=64), Run()), atol=1e-2)
+    assert not torch.allclose(got, EfficientNetLite0(size=64).of(folder, Run()), atol=1e-2)
 
 
 def test_smoothing_is_scipys_gaussian():
@@ -236,8 +235,8 @@ def test_smoothing_is_scipys_gaussian():
 
     x = noise(1, 3, 17, 23).double()
     expected = gaussian_filter(x[0].numpy(), (0, 1.3, 1.3), mode="nearest", truncate=3 + 0.1)  # radius 4
-    assert np.allclose(features.smooth(x, 1.3)[0].numpy(), expected, atol=1e-9)
-    assert features.smooth(x, 0) is x
+    assert np.allclose(images.smooth(x, 1.3)[0].numpy(), expected, atol=1e-9)
+    assert images.smooth(x, 0) is x
 
 
 @pytest.mark.parametrize("bad", [{"size": 4}, {"blur_sigma": -1.0}, {"blur_sigma": 99.0}])
@@ -314,7 +313,7 @@ def test_clean_features_are_clean_fids_own(tmp_path):
     network = InceptionV3W(str(tmp_path), download=False)
     device = torch.device("cpu")
     expected = get_folder_features(str(folder), network, num_workers=0, device=device, mode="clean", verbose=False)
-    got = features_of(folder, InceptionClean(weights=str(path)), Run(batch=2))
+    got = InceptionClean(weights=str(path)).of(folder, Run(batch=2))
     assert np.allclose(got.numpy(), expected, atol=1e-5)
 
 
@@ -360,6 +359,6 @@ def test_inception_runs_from_a_local_file(tmp_path, monkeypatch):
     monkeypatch.setattr(Inception, "file", f"weights-{prefix(path)}.pth")
     folder = write(tmp_path / "a", {"0.png": noise(3, 24, 40), "1.png": noise(3, 24, 40, seed=1)})
     pictures = images.to_uint8(torch.stack(list(images.read_folder(folder).values())))
-    got = features_of(folder, replace(Inception(), weights=str(path)), Run())
+    got = replace(Inception(), weights=str(path)).of(folder, Run())
     assert got.shape == (2, 2048)
     assert torch.allclose(got, random(pictures)[0], rtol=1e-4, atol=1e-6)

@@ -19,7 +19,7 @@ def stacked(made) -> torch.Tensor:
 
 def test_advdm_s_first_gradient_is_that_of_the_loss_written_out(model, pictures):
     owner, budget = make_owner(pictures[:1]), Watching(8)
-    AdvDM(steps=1, samples=2, random_start=False)(owner, budget, [model], Run())
+    AdvDM(steps=1, samples=2, random_start=False).protect(owner, budget, model, Run())
     rng = Run().rng("advdm", owner.names[0])
     x = pictures[0][None].clone().requires_grad_(True)
     pipe = model.pipe
@@ -38,7 +38,7 @@ def test_advdm_s_first_gradient_is_that_of_the_loss_written_out(model, pictures)
 
 def test_advdm_raises_the_loss_more_than_noise_does(model, pictures):
     owner = make_owner(pictures)
-    made = stacked(AdvDM(steps=30, samples=2)(owner, Linf(8), [model], Run()))
+    made = stacked(AdvDM(steps=30, samples=2).protect(owner, Linf(8), model, Run()))
     sign = torch.randn(made.shape, generator=torch.Generator().manual_seed(1)).sign()
     noisy = (torch.stack(pictures) + sign * 8 / 255).clamp(0, 1)
     rng = torch.Generator().manual_seed(2)
@@ -56,15 +56,15 @@ def test_advdm_raises_the_loss_more_than_noise_does(model, pictures):
     "method", [AdvDM(steps=2, random_start=True), PhotoGuard(steps=2)], ids=["advdm", "photoguard"]
 )
 def test_a_picture_is_on_its_own(model, pictures, method):
-    together = method(make_owner(pictures), Linf(8), [model], Run())
-    alone = method(make_owner(pictures[1:2], ["0001.png"]), Linf(8), [model], Run())
+    together = method.protect(make_owner(pictures), Linf(8), model, Run())
+    alone = method.protect(make_owner(pictures[1:2], ["0001.png"]), Linf(8), model, Run())
     # A vanishing gradient may turn its sign with the order of summation.
     assert ((together[1] - alone[0]).abs() < 1e-6).float().mean() > 0.97
 
 
 def test_photoguard_moves_latents_to_zero_with_steps_that_shrink_to_a_hundredth(model, pictures):
     budget = Watching(6)
-    made = stacked(PhotoGuard(steps=20)(make_owner(pictures), budget, [model], Run()))
+    made = stacked(PhotoGuard(steps=20).protect(make_owner(pictures), budget, model, Run()))
     with torch.no_grad():
         before, after = (model.encode(x).flatten(1).norm(dim=1) for x in (torch.stack(pictures), made))
     assert (after < before).all()
@@ -88,7 +88,7 @@ def _length(k: int) -> float:
 def test_photoguard_with_a_target_comes_nearer_to_it(model, pictures, tmp_path):
     write_png(tmp_path / "target.png", pictures[3])
     method = PhotoGuard(steps=20, target=str(tmp_path / "target.png"))
-    made = stacked(method(make_owner(pictures[:1]), Linf(16), [model], Run()))
+    made = stacked(method.protect(make_owner(pictures[:1]), Linf(16), model, Run()))
     with torch.no_grad():
         goal = model.encode(pictures[3][None])
         distances = [(model.encode(x) - goal).norm() for x in (pictures[0][None], made)]

@@ -27,7 +27,7 @@ def protect(tiny, device: str) -> torch.Tensor:
     model = LatentDiffusion(str(tiny), "tiny").to(device)
     owner = Owner(pictures(3), ["a", "b", "c"], [PROMPT] * 3)
     method = EUDP(rounds=1, model_steps=0, image_steps=1, lr=1e-4, batch=1, samples=2)
-    return torch.stack([x.cpu() for x in method(owner, Linf(8), [model], Run(0, torch.device(device)))])
+    return torch.stack([x.cpu() for x in method.protect(owner, Linf(8), model, Run(0, torch.device(device)))])
 
 
 def test_the_first_step_is_that_of_the_cpu(tiny):

@@ -39,7 +39,7 @@ def folder(path, spreads):
 
 def test_both_scores_in_closed_form(tmp_path):
     # 127.5 is no 8-bit value: halves are saved as 127 or 128, and half a level is within the tolerance.
-    metric = Inconsistency(Blur())
+    metric = Inconsistency(model=Blur())
     got, ref = folder(tmp_path / "got", [30, 50, 10]), folder(tmp_path / "ref", [20, 20, 20])
     found = metric(got, ref, Run(batch=2))
     assert found["inconsistency"] == pytest.approx(30, abs=0.6)
@@ -49,16 +49,16 @@ def test_both_scores_in_closed_form(tmp_path):
 
 
 def test_against_noise_it_says_whether_being_protected_shows_or_being_changed(tmp_path):
-    metric = Inconsistency(Blur())
+    metric = Inconsistency(model=Blur())
     got, noise = folder(tmp_path / "got", [30, 50, 10]), folder(tmp_path / "noise", [40, 40, 10])
     wins = (1 + 3 + 0.5) / 9  # 30 beats the 10; 50 beats all; 10 ties with the 10
     assert metric.against_noise(got, noise, Run(batch=2)) == {"inconsistency_auc_vs_noise": pytest.approx(wins)}
 
 
 def test_it_is_known_by_its_autoencoder_alone():
-    assert Inconsistency(Blur()).identity() == {"vae": "a", "dtype": "fp32"}
+    assert Inconsistency(model=Blur()).identity() == {"vae": "a", "dtype": "fp32"}
 
 
 def test_a_model_without_an_autoencoder_is_told(tmp_path):
     with pytest.raises(ValueError, match="inconsistency: model ddpm has no autoencoder"):
-        Inconsistency(PixelDiffusion(str(tmp_path), "ddpm"))
+        Inconsistency(model=PixelDiffusion(str(tmp_path), "ddpm"))

@@ -18,21 +18,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from udpbench.core import images
-from udpbench.interfaces import Run
-from udpbench.metrics import pairs, sets
-from udpbench.metrics.pairs import Lpips, PairMetric, PerceptualDistance, PerturbationSize, Psnr, Ssim
-from udpbench.metrics.sets import (
-    DensityCoverage,
-    FrechetDistance,
-    KernelDistance,
-    PrecisionRecall,
-    density_coverage,
-    frechet_distance,
-    kernel_distance,
-    precision_recall,
-)
-from udpbench.metrics.similarity import TrainSimilarity
+from udpbench.core.neighbours import distances
+from udpbench.interfaces import PairMetric, Run
+from udpbench.metrics.density_coverage import DensityCoverage, density_coverage
+from udpbench.metrics.dist_lite1 import PerceptualDistance
+from udpbench.metrics.frechet_distance import FrechetDistance, frechet_distance
+from udpbench.metrics.kernel_distance import KernelDistance, kernel_distance
+from udpbench.metrics.lpips import Lpips
+from udpbench.metrics.perturbation_size import PerturbationSize
+from udpbench.metrics.precision_recall import PrecisionRecall, precision_recall
+from udpbench.metrics.psnr import Psnr
+from udpbench.metrics.ssim import Ssim
+from udpbench.metrics.train_similarity import TrainSimilarity
 from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
+from udpbench.models.perceptual import TRUNKS, load_lpips
 
 CONF = Path(__file__).parent.parent / "conf"
 quick = settings(max_examples=25)
@@ -197,7 +196,8 @@ def test_sets_larger_than_one_chunk(monkeypatch):
     got, ref = normal(23, 4, 1), normal(23, 4, 2) + 0.3
     scores = (kernel_distance, precision_recall, density_coverage)
     whole = [score(got, ref) for score in scores]
-    monkeypatch.setattr("udpbench.metrics.sets.CHUNK", 5)
+    for module in ("core.neighbours", "metrics.kernel_distance", "metrics.density_coverage"):
+        monkeypatch.setattr(f"udpbench.{module}.CHUNK", 5)
     assert [score(got, ref) for score in scores] == [pytest.approx(value, rel=1e-12) for value in whole]
 
 
@@ -234,7 +234,7 @@ def test_the_edge_of_a_ball_is_inside_for_precision_and_outside_for_density():
 
 def test_equal_pictures_are_at_distance_zero():
     x = normal(30, 64) + 1000  # far from the origin, where |x|^2 - 2 x.y + |y|^2 would lose every digit
-    assert bool((sets._distances(x, x).diagonal() == 0).all())
+    assert bool((distances(x, x).diagonal() == 0).all())
     assert precision_recall(x[:1].repeat(8, 1), x[:1].repeat(8, 1)) == (1, 1)
 
 
@@ -420,7 +420,7 @@ def test_pairs_that_do_not_match_are_errors(tmp_path):
 
 
 def test_the_owner_wants_an_invisible_change():
-    metrics: list[PairMetric] = [Psnr(), Ssim(), PerceptualDistance(), PerturbationSize(), Lpips("vgg")]
+    metrics: list[PairMetric] = [Psnr(), Ssim(), PerceptualDistance(), PerturbationSize(), Lpips(net="vgg")]
     assert {k: v for m in metrics for k, v in m.scores.items()} == {
         "psnr": "up",
         "ssim": "up",
@@ -446,7 +446,7 @@ def hub(tmp_path_factory):
         torch.manual_seed(0)
         state = torchvision.models.squeezenet1_1().state_dict()
     (home / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save(state, home / "hub" / "checkpoints" / pairs.TRUNKS["squeeze"])
+    torch.save(state, home / "hub" / "checkpoints" / TRUNKS["squeeze"])
     return home
 
 
@@ -458,17 +458,17 @@ def trunk(hub, monkeypatch):
     content = (folder / "squeezenet1_1-b8a52dc0.pth").read_bytes()
     path = folder / f"squeezenet1_1-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     path.write_bytes(content)
-    monkeypatch.setitem(pairs.TRUNKS, "squeeze", path.name)
+    monkeypatch.setitem(TRUNKS, "squeeze", path.name)
     return path
 
 
 def test_lpips_of_equal_pictures_is_zero_from_hub_or_path(tmp_path, trunk):
     clean = many(tmp_path / "clean", 2, side=64)
     other = many(tmp_path / "other", 2, seed=1, side=64)
-    assert Lpips("squeeze")(clean, clean, Run()) == {"lpips_squeeze": 0}
-    found = Lpips("squeeze")(other, clean, Run())
+    assert Lpips(net="squeeze")(clean, clean, Run()) == {"lpips_squeeze": 0}
+    found = Lpips(net="squeeze")(other, clean, Run())
     assert found["lpips_squeeze"] > 0
-    assert Lpips("squeeze", weights=str(trunk))(other, clean, Run(batch=1)) == pytest.approx(found, rel=1e-4)
+    assert Lpips(net="squeeze", weights=str(trunk))(other, clean, Run(batch=1)) == pytest.approx(found, rel=1e-4)
 
 
 def test_lpips_is_the_packages_own(trunk):
@@ -476,7 +476,7 @@ def test_lpips_is_the_packages_own(trunk):
 
     x, y = noise(2, 3, 64, 64), noise(2, 3, 64, 64, seed=1)
     expected = lpips.LPIPS(net="squeeze", verbose=False)(2 * x - 1, 2 * y - 1).flatten()  # finds the trunk in the hub
-    ours = pairs.load_lpips("squeeze", None, torch.device("cpu"))
+    ours = load_lpips("squeeze", None, torch.device("cpu"))
     assert torch.allclose(ours(x, y), expected, rtol=1e-5)
     assert not any(p.requires_grad for p in ours.parameters())
     ours(x.requires_grad_(), y).sum().backward()
@@ -486,20 +486,20 @@ def test_lpips_is_the_packages_own(trunk):
 @pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
 def test_lpips_without_its_trunk_says_what_to_put_where(tmp_path, monkeypatch, net):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = tmp_path / "hub" / "checkpoints" / pairs.TRUNKS[net]
-    for attempt in (Lpips(net).check, lambda: pairs.load_lpips(net, None, torch.device("cpu"))):
+    place = tmp_path / "hub" / "checkpoints" / TRUNKS[net]
+    for attempt in (Lpips(net=net).check, lambda: load_lpips(net, None, torch.device("cpu"))):
         with pytest.raises(ValueError, match=f"lpips_{net}: weights are missing") as error:
             attempt()
         assert str(place) in str(error.value)
-        assert f"download.pytorch.org/models/{pairs.TRUNKS[net]}" in str(error.value)
+        assert f"download.pytorch.org/models/{TRUNKS[net]}" in str(error.value)
 
 
 def test_lpips_refuses_a_trunk_that_is_not_the_real_one(hub):
     path = hub / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"  # random weights under the real name
     with pytest.raises(ValueError, match="b8a52dc0"):
-        Lpips("squeeze", weights=str(path)).check()
+        Lpips(net="squeeze", weights=str(path)).check()
     with pytest.raises(ValueError, match="alex, squeeze, vgg"):
-        Lpips("resnet")
+        Lpips(net="resnet")
 
 
 # -- configuration -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from udpbench.interfaces import Run
-from udpbench.metrics.sets import precision_recall
+from udpbench.metrics.precision_recall import precision_recall
 from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro.judge import load_judge
@@ -26,7 +26,7 @@ def model() -> LatentDiffusion:
 
 @pytest.fixture(scope="module")
 def judge():
-    return load_judge(torch.device("cpu"))
+    return load_judge("judge", torch.device("cpu"))
 
 
 def test_weights_are_small():

@@ -136,7 +136,7 @@ def test_only_one_evaluation_is_kept_in_memory(model, pictures):
 def test_first_gradient_is_that_of_the_objective_written_out(model, pictures, prompt):
     """Minus the mean over samples of the mean square of f(x) - grey, in [-1,1]."""
     budget, owner = Watching(8), make_owner(pictures[:1])
-    method(iterations=1, prompt=prompt)(owner, budget, [model], Run())
+    method(iterations=1, prompt=prompt).protect(owner, budget, model, Run())
     x = pictures[0][None].clone().requires_grad_(True)
     made = chain(model, x, owner.prompts[0] if prompt == "owner" else "", 6, 3, 0.0, owner.names[0])
     (want,) = torch.autograd.grad(-(2 * made - 1).square().mean(), x)
@@ -147,7 +147,7 @@ def test_draws_are_averaged(model, pictures):
     """Two samples: the mean of the gradients that each of them has."""
     x, owner = pictures[0], make_owner(pictures[:1])
     two = Watching(8)
-    method(iterations=1, samples=2)(owner, two, [model], Run())
+    method(iterations=1, samples=2).protect(owner, two, model, Run())
     rng = Run().rng("photoguard_diffusion", owner.names[0])
     noise = torch.randn(2, 4, 8, 8, generator=rng)
     pipe, t = model.pipe, img2img_steps(model, 0.5, 3)[0]
@@ -169,7 +169,7 @@ def test_draws_are_averaged(model, pictures):
 def test_the_distance_to_the_target_falls_more_than_under_noise(models, pictures, prediction):
     """On fresh draws; a random start of the whole budget is the noise."""
     model, owner = models[prediction], make_owner(pictures)
-    made = method(iterations=10, samples=2)(owner, Linf(16), [model], Run())
+    made = method(iterations=10, samples=2).protect(owner, Linf(16), model, Run())
     noisy = photoguard_diffusion.first_images(owner, Linf(16), Run(), True)
 
     def distance(rows: list[Tensor]) -> float:
@@ -190,7 +190,9 @@ def test_the_target_can_be_a_picture(model, pictures, tmp_path):
     assert torch.equal(to_file._goal((12, 16), torch.device("cpu"))[0], pictures[3][:, :12])
     assert float(method()._goal((16, 16), torch.device("cpu"))) == 0.5
     owner = make_owner(pictures[:1])
-    assert not torch.equal(to_file(owner, Linf(8), [model], Run())[0], method()(owner, Linf(8), [model], Run())[0])
+    assert not torch.equal(
+        to_file.protect(owner, Linf(8), model, Run())[0], method().protect(owner, Linf(8), model, Run())[0]
+    )
     before = to_file.identity()
     images.write_png(tmp_path / "a.png", pictures[2])
     assert to_file.identity() != before
@@ -202,7 +204,7 @@ def test_the_target_can_be_a_picture(model, pictures, tmp_path):
 def test_odd_sizes_and_batches(model, pictures):
     wide = torch.cat([pictures[1], pictures[2]], 2)[:, :13, :27]
     given = [pictures[0], wide, pictures[3]]
-    few, many = (method(samples=2, eta=1.0)(make_owner(given), Linf(8), [model], Run(batch=b)) for b in (2, 32))
+    few, many = (method(samples=2, eta=1.0).protect(make_owner(given), Linf(8), model, Run(batch=b)) for b in (2, 32))
     assert [x.shape for x in few] == [x.shape for x in given]
     for a, b in zip(few, many, strict=True):
         assert ((a - b).abs() < 1e-5).float().mean() > 0.99
@@ -210,7 +212,7 @@ def test_odd_sizes_and_batches(model, pictures):
 
 def test_work_is_counted(model, pictures):
     run = Run()
-    method(samples=2)(make_owner(pictures), Linf(8), [model], run)
+    method(samples=2).protect(make_owner(pictures), Linf(8), model, run)
     assert run.count == {"unet_image": 3 * 2 * 3 * 4}
 
 

@@ -53,7 +53,7 @@ def test_odd_sizes_are_padded_to_what_the_network_can_halve(ddpm):
 def test_udp_on_pixels_keeps_the_budget_and_raises_the_loss_more_than_noise(ddpm, pictures, kind, init):
     owner = make_owner(pictures)
     method = kind(rounds=2, model_steps=2, image_steps=8, lr=1e-3, batch=2, samples=2, surrogate_init=init)
-    made = [as_saved(x) for x in method(owner, Linf(8), [ddpm], Run())]
+    made = [as_saved(x) for x in method.protect(owner, Linf(8), ddpm, Run())]
     change = (torch.stack(made) - torch.stack(pictures)) * 255
     assert change.abs().max() <= 8.001
     assert change.square().mean().sqrt() >= 2
@@ -73,7 +73,7 @@ def test_udp_on_pixels_keeps_the_budget_and_raises_the_loss_more_than_noise(ddpm
 
 def test_the_outer_loss_on_clean_pictures_works_on_pixels(ddpm, owner):
     method = UDP(rounds=1, model_steps=1, image_steps=1, lr=1e-3, batch=2, outer="clean")
-    made = method(owner, Linf(8), [ddpm], Run())
+    made = method.protect(owner, Linf(8), ddpm, Run())
     assert all((x - clean).abs().max() > 0 for x, clean in zip(made, owner.images, strict=True))
 
 

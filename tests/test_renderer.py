@@ -154,7 +154,7 @@ def test_no_word_means_two_things():
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
-    ToyWorld(subject=3, size=16, train=6, reference=60, validation=7, heldout=7)(out, Run(seed=0))
+    ToyWorld(subject=3, size=16, train=6, reference=60, validation=7, heldout=7).write(out, Run(seed=0))
     return out
 
 
@@ -186,7 +186,7 @@ def test_toyworld_parts_share_no_picture(world):
 
 
 def test_toyworld_does_not_depend_on_the_run(world, tmp_path):
-    ToyWorld(subject=3, size=16, train=6, reference=2, validation=0, heldout=0)(tmp_path, Run(seed=9, batch=1))
+    ToyWorld(subject=3, size=16, train=6, reference=2, validation=0, heldout=0).write(tmp_path, Run(seed=9, batch=1))
     for i in range(6):
         assert (tmp_path / "train" / f"{i:04d}.png").read_bytes() == (world / "train" / f"{i:04d}.png").read_bytes()
 

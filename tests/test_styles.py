@@ -16,8 +16,8 @@ from udpbench.interfaces import Run
 from udpbench.metrics import style_judge
 from udpbench.metrics.judge import JudgeMetric
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.micro.judge import HEADS, STYLE_HEADS, Judge
-from udpbench.models.micro.judge import style_judge as new_style_judge
+from udpbench.models.micro import judge
+from udpbench.models.micro.judge import make_judge
 from udpbench.world import renderer, styles
 from udpbench.world.renderer import COLORS, SCENES, SHAPES, TEXTURES
 from udpbench.world.training import build, measure, pictures
@@ -134,7 +134,7 @@ def test_a_style_that_is_none_is_told_in_one_line(wrong):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("style")
-    ToyWorldStyle(style=1, size=16, train=12, reference=60, validation=7, heldout=8)(out, Run(seed=0))
+    ToyWorldStyle(style=1, size=16, train=12, reference=60, validation=7, heldout=8).write(out, Run(seed=0))
     return out
 
 
@@ -185,8 +185,8 @@ def test_training_pictures_are_of_different_objects_that_pretraining_knows():
 
 def test_the_data_set_does_not_depend_on_the_run_and_shows_the_style(world, tmp_path):
     few = {"size": 16, "reference": 0, "validation": 0, "heldout": 0}
-    ToyWorldStyle(style=1, **few)(tmp_path / "same", Run(seed=9, batch=1))
-    ToyWorldStyle(style=0, **few)(tmp_path / "other", Run())
+    ToyWorldStyle(style=1, **few).write(tmp_path / "same", Run(seed=9, batch=1))
+    ToyWorldStyle(style=0, **few).write(tmp_path / "other", Run())
     for i in range(12):
         name = f"train/{i:04d}.png"
         assert (tmp_path / "same" / name).read_bytes() == (world / name).read_bytes()
@@ -206,6 +206,21 @@ def test_a_wrong_style_data_set_is_told_in_one_line(wrong):
 # -- the judge ---------------------------------------------------------------------------------------------------------
 
 
+HEADS = {
+    "shape": len(renderer.SHAPES),
+    "color": len(renderer.COLORS),
+    "second": len(renderer.COLORS),
+    "texture": len(renderer.TEXTURES),
+    "emblem": len(renderer.EMBLEMS),
+    "scene": len(renderer.SCENES),
+}
+STYLE_HEADS = {
+    "style": len(styles.STYLES) + 1,
+    "shape": HEADS["shape"],
+    "scene": HEADS["scene"],
+}  # the last style: none
+
+
 class Fake:
     """A judge that reads the first pixel: its red level is the picture's number."""
 
@@ -218,7 +233,7 @@ class Fake:
 
 
 def scored(tmp_path, monkeypatch, prompts, fake) -> dict[str, float]:
-    monkeypatch.setattr(style_judge, "load_style_judge", lambda device: fake)
+    monkeypatch.setattr(judge, "load_judge", lambda name, device: fake)
     got, data = tmp_path / "got", tmp_path / "data"
     got.mkdir()
     data.mkdir()
@@ -242,7 +257,7 @@ def test_pictures_of_no_prompt_have_a_style_and_no_content(tmp_path, monkeypatch
 
 
 def test_missing_weights_are_told_before_anything_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(style_judge, "WEIGHTS", tmp_path / "none")
+    monkeypatch.setattr(judge, "WEIGHTS", tmp_path / "none")
     with pytest.raises(ValueError, match=r"style_judge: weights are missing in .*none; train them: python -m"):
         style_judge.StyleJudge().check()
     style_judge.StyleJudge().identity()  # the key can be asked for all the same
@@ -263,12 +278,13 @@ def test_each_judge_is_absent_where_the_truth_is_of_the_other_kind(cell, monkeyp
     assert JudgeMetric.truth != style_judge.StyleJudge.truth
 
 
-def test_heads_are_the_judge_s_own():
+def test_heads_beside_the_weights_are_those_of_the_world():
     x = torch.rand(2, 3, 64, 64)
-    for judge, heads in ((Judge(), HEADS), (new_style_judge(), STYLE_HEADS)):
-        assert {k: v.shape[1] for k, v in judge(x).items() if k != "real"} == dict(heads)
-        assert judge(x)["real"].shape == (2,)
-    assert sum(p.numel() for p in new_style_judge().parameters()) * 2 < 1e6  # bytes in half precision
+    for name, heads in (("judge", HEADS), ("style_judge", STYLE_HEADS)):
+        told = make_judge(name)(x)
+        assert {k: v.shape[1] for k, v in told.items() if k != "real"} == heads
+        assert told["real"].shape == (2,)
+    assert sum(p.numel() for p in make_judge("style_judge").parameters()) * 2 < 1e6  # bytes in half precision
 
 
 def test_training_pictures_come_in_every_style_and_in_none():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from conftest import Watching, make_owner
@@ -13,8 +11,10 @@ from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import as_saved
 from udpbench.interfaces import Log, Owner, Run
 from udpbench.optim.pgd import by_size, chunks, pgd, random_start
+from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
+from udpbench.optim.training_set import TrainingSet
 from udpbench.protect.noise import Noise
-from udpbench.protect.udp import EUDP, TIMES, UDP, time_distribution
+from udpbench.protect.udp import EUDP, UDP
 from udpbench.world import renderer
 
 SMALL = {"rounds": 2, "model_steps": 2, "image_steps": 3, "lr": 1e-3, "batch": 2}
@@ -29,7 +29,7 @@ def owner(pictures) -> Owner:
 @pytest.fixture(scope="module")
 def plain(model, pictures) -> torch.Tensor:
     """What the small settings make of the owner's pictures."""
-    return torch.stack(udp()(make_owner(pictures[:2]), Linf(8), [model], Run()))
+    return torch.stack(udp().protect(make_owner(pictures[:2]), Linf(8), model, Run()))
 
 
 def udp(kind=UDP, **settings):
@@ -97,9 +97,8 @@ def test_the_embedded_schedule_is_stable_diffusion_s(model):
 def test_drawn_time_steps_follow_the_distribution(kind):
     """Chi-square over 20 bins of about equal mass; the samples are independent of the noise's shape."""
     p = time_distribution(alpha_bar("sd"), kind)
-    fake, n = SimpleNamespace(alpha_bar=alpha_bar("sd")), 20_000
-    method = attack_only(EUDP, samples=n, times=kind)
-    t, noise = method._draw(fake, torch.zeros(1, 1, 1, 1), [Run().rng("t")])
+    rngs, n = [Run().rng("t")], 20_000
+    t, noise = times_from(p, rngs, n), normal(rngs, n, torch.zeros(1, 1, 1, 1))
     edges = torch.searchsorted(p.cumsum(0), torch.linspace(0.05, 0.95, 19, dtype=torch.float64))
     bins = torch.bucketize(torch.arange(1000), edges)
     expected = torch.zeros(20, dtype=torch.float64).index_add(0, bins, p) * n
@@ -124,9 +123,11 @@ def test_unknown_time_distribution_is_told():
 
 
 def test_eudp_with_uniform_times_is_udp(model, owner):
-    one, two = (m(owner, Linf(8), [model], Run()) for m in (udp(samples=2), udp(EUDP, samples=2, times="uniform")))
+    one, two = (
+        m.protect(owner, Linf(8), model, Run()) for m in (udp(samples=2), udp(EUDP, samples=2, times="uniform"))
+    )
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    three = udp(EUDP, samples=2)(owner, Linf(8), [model], Run())
+    three = udp(EUDP, samples=2).protect(owner, Linf(8), model, Run())
     assert not torch.equal(torch.stack(one), torch.stack(three))
 
 
@@ -134,10 +135,10 @@ def test_eudp_with_uniform_times_is_udp(model, owner):
 def test_first_gradient_of_a_picture_is_the_same_alone_and_in_a_batch(model, pictures, samples):
     method = attack_only(image_steps=1, samples=samples)
     together = Watching(8)
-    method(make_owner(pictures), together, [model], Run())
+    method.protect(make_owner(pictures), together, model, Run())
     for i, x in enumerate(pictures):
         alone = Watching(8)
-        method(make_owner([x], [f"{i:04d}.png"]), alone, [model], Run(batch=1, grad_batch=1))
+        method.protect(make_owner([x], [f"{i:04d}.png"]), alone, model, Run(batch=1, grad_batch=1))
         torch.testing.assert_close(
             alone.gradients[0][0],
             together.gradients[0][i],
@@ -147,7 +148,7 @@ def test_first_gradient_of_a_picture_is_the_same_alone_and_in_a_batch(model, pic
 
 
 def test_batch_size_changes_nothing_but_rounding(model, owner):
-    few, many = (torch.stack(attack_only(samples=2)(owner, Linf(8), [model], Run(batch=b))) for b in (2, 32))
+    few, many = (torch.stack(attack_only(samples=2).protect(owner, Linf(8), model, Run(batch=b))) for b in (2, 32))
     assert ((few - many).abs() < 1e-5).float().mean() > 0.99
 
 
@@ -155,7 +156,7 @@ def test_first_gradient_is_that_of_the_loss_written_out(model, pictures):
     """Mean over samples of |unet(z_t, t, c) - noise|^2, z the posterior mean, draws from the picture's own generator: rand, then noise."""
     budget, samples = Watching(8), 2
     owner = make_owner(pictures[:1])
-    attack_only(image_steps=1, samples=samples)(owner, budget, [model], Run(seed=4))
+    attack_only(image_steps=1, samples=samples).protect(owner, budget, model, Run(seed=4))
     rng = Run(seed=4).rng("udp", 0, owner.names[0])
     t = (torch.rand(samples, generator=rng, dtype=torch.float64) * 1000).long()
     noise = torch.randn(samples, 4, 8, 8, generator=rng)
@@ -177,8 +178,8 @@ def test_perturbation_raises_the_loss_more_than_noise_does(model):
     truth = renderer.draw(4, torch.Generator().manual_seed(1), renderer.subject(1))
     clean = [as_saved(x) for x in renderer.render(truth, 16)]
     owner, budget = make_owner(clean), Linf(8)
-    protected = attack_only(image_steps=60, samples=32)(owner, budget, [model], Run())
-    noisy = [Noise()(owner, budget, [], Run(seed)) for seed in range(6)]
+    protected = attack_only(image_steps=60, samples=32).protect(owner, budget, model, Run())
+    noisy = [Noise().protect(owner, budget, None, Run(seed)) for seed in range(6)]
     rng, k = (
         torch.Generator().manual_seed(5),
         500,
@@ -205,18 +206,18 @@ def test_the_surrogate_is_trained_on_the_perturbed_pictures(model, owner, monkey
         return real(self, x)
 
     monkeypatch.setattr(type(model), "encode", encode)
-    made = udp(rounds=3)(owner, Linf(8), [model], Run())
+    made = udp(rounds=3).protect(owner, Linf(8), model, Run())
     monkeypatch.setattr(type(model), "encode", real)
     assert torch.equal(seen[0], torch.stack(owner.images))
-    after_two = udp(rounds=2)(owner, Linf(8), [model], Run())
+    after_two = udp(rounds=2).protect(owner, Linf(8), model, Run())
     assert torch.equal(seen[2], torch.stack(after_two))
     assert not torch.equal(seen[2], torch.stack(made))
 
 
 def test_the_model_is_left_as_it_was(model, owner):
     before = [p.clone() for p in model.pipe.unet.parameters()]
-    udp()(owner, Linf(8), [model], Run())
-    udp(outer="clean")(owner, Linf(8), [model], Run())
+    udp().protect(owner, Linf(8), model, Run())
+    udp(outer="clean").protect(owner, Linf(8), model, Run())
     assert all(torch.equal(a, b) for a, b in zip(before, model.pipe.unet.parameters(), strict=True))
     assert not any(p.requires_grad for p in model.pipe.unet.parameters())
 
@@ -225,7 +226,7 @@ def test_the_model_is_left_as_it_was(model, owner):
                                              ("step_size", 2.0), ("outer", "clean"), ("rounds", 3), ("batch", 4), ("dtype", "bf16"),
                                              ("weight_decay", 500.0), ("image_steps", 4)])  # fmt: skip
 def test_every_setting_matters(model, owner, plain, name, value):
-    other = udp(**{name: value})(owner, Linf(8), [model], Run())
+    other = udp(**{name: value}).protect(owner, Linf(8), model, Run())
     assert not torch.equal(plain, torch.stack(other))
 
 
@@ -243,9 +244,8 @@ def test_outer_clean_is_the_gradient_of_an_unrolled_step(model, pictures):
     ]
     owner, method = make_owner(pictures[:2]), attack_only(image_steps=1, outer="clean", samples=2)
     budget, run = Watching(128), Run(seed=2)
-    unet = model.fresh_unet("copy", run.rng("x"))
     cond = model.embed(owner.prompts)
-    loss = method._clean_loss(model, unet, cond, [run.rng("udp", 0, n) for n in owner.names], owner.images, run)
+    loss = method._image_loss(model.trainable(run.rng("x")), cond, owner, run, 0)
     pgd(moved, owner.images, loss, budget, run, steps=[1.0], most=2)
 
     rngs = [Run(seed=2).rng("udp", 0, n) for n in owner.names]
@@ -285,7 +285,7 @@ def _copy(module):
 @pytest.mark.parametrize(("outer", "passes"), [("perturbed", 1), ("clean", 2)])
 def test_counts_are_the_arithmetic(model, owner, outer, passes):
     run = Run()
-    udp(outer=outer, samples=2)(owner, Linf(8), [model], run)
+    udp(outer=outer, samples=2).protect(owner, Linf(8), model, run)
     rounds, image_steps, samples, n = 2, 3, 2, 2
     assert run.count == {"unet_image": passes * rounds * image_steps * samples * n, "unet_train": 2 * 2 * 2}
 
@@ -305,10 +305,10 @@ def test_shipped_settings_take_a_hundred_evaluations_a_picture():
 
 @pytest.mark.parametrize("budget", [Linf(8), Linf(2.7), RMS(4)], ids=lambda b: b.name)
 def test_budgets_hold_on_the_saved_picture_and_are_used(model, owner, budget):
-    made = udp(image_steps=8)(owner, budget, [model], Run())
+    made = udp(image_steps=8).protect(owner, budget, model, Run())
     for clean, x in zip(owner.images, made, strict=True):
         measured = measure(clean, as_saved(x))
-        assert budget.holds(measured)
+        assert measured[budget.kind] <= budget.eps * (1 + 1e-9)
         assert measured["rms"] >= 0.25 * budget.eps
         assert x.min() >= 0
         assert x.max() <= 1
@@ -322,14 +322,14 @@ def test_every_picture_is_trained_on_as_often_whatever_its_size(model, pictures,
         drawn.extend([z.shape[-1]] * len(z))
         return real(self, z, cond, t, noise, unet)
 
-    protection = udp()
-    trained = protection._training_loss(model, model.pipe.unet, model.embed(owner.prompts), owner.images, Run(), 0)
+    student = model.trainable(Run().rng("surrogate"))
+    trained = TrainingSet(student, owner.images, owner.prompts, Run(), mixed_sizes=True)
     monkeypatch.setattr(type(model), "loss", loss)
     with torch.no_grad():
         for step in range(200):
-            trained(step)
-    share = sum(width == max(drawn) for width in drawn) / len(drawn)
-    assert share == pytest.approx(1 / 4, abs=0.1)  # one picture of four; half, if sizes were drawn
+            trained.loss(2, Run().rng("surrogate", 0, step))
+    fraction = sum(width == max(drawn) for width in drawn) / len(drawn)
+    assert fraction == pytest.approx(1 / 4, abs=0.1)  # one picture of four; half, if sizes were drawn
 
 
 def test_pictures_of_two_sizes(model, pictures):
@@ -337,7 +337,7 @@ def test_pictures_of_two_sizes(model, pictures):
     images = [pictures[0], wide, pictures[3]]
     for outer in ("perturbed", "clean"):
         run = Run()
-        made = udp(outer=outer)(make_owner(images), Linf(8), [model], run)
+        made = udp(outer=outer).protect(make_owner(images), Linf(8), model, run)
         assert [x.shape for x in made] == [x.shape for x in images]
         assert all(not torch.equal(a, b) for a, b in zip(made, images, strict=True))
 
@@ -405,7 +405,7 @@ def test_random_start_belongs_to_the_name_and_keeps_the_budget(pictures, budget)
         torch.equal(x, random_start([p], [n], budget, Run())[0]) for x, p, n in zip(made, pictures, names, strict=True)
     )
     for x, clean in zip(made, pictures, strict=True):
-        assert budget.holds(measure(clean, as_saved(x)))
+        assert measure(clean, as_saved(x))[budget.kind] <= budget.eps * (1 + 1e-9)
         assert measure(clean, as_saved(x))["rms"] > 0.25 * budget.eps
     assert not torch.equal(made[0], random_start(pictures, names, budget, Run(seed=1))[0])
 
@@ -431,11 +431,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(model, owner, tmp_path, se
 
     method = udp(EUDP, **{**settings, "rounds": 3})
     whole = Run()
-    expected = method(owner, Linf(8), [model], whole)
+    expected = method.protect(owner, Linf(8), model, whole)
     with pytest.raises(KeyboardInterrupt):
-        method(owner, Linf(8), [model], Run(log=Steps(dies_at=2 * SMALL["model_steps"]), scratch=tmp_path))
+        method.protect(owner, Linf(8), model, Run(log=Steps(dies_at=2 * SMALL["model_steps"]), scratch=tmp_path))
     again = Run(log=Steps(), scratch=tmp_path)
-    got = method(owner, Linf(8), [model], again)
+    got = method.protect(owner, Linf(8), model, again)
     torch.testing.assert_close(torch.stack(got), torch.stack(expected), rtol=0, atol=0)
     rounds = {"surrogate/loss": 2 * SMALL["model_steps"], "perturb/loss": 2 * SMALL["image_steps"]}
     assert again.log.first == rounds, "finished rounds are not computed again"

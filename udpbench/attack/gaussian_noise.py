@@ -1,40 +1,37 @@
-"""Gaussian noise on top of the cloak: a baseline of IMPRESS (NeurIPS 2023)."""
+"""Gaussian noise on top of the perturbation: a baseline of IMPRESS (NeurIPS 2023)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from udpbench.interfaces import Run
+from udpbench.interfaces import Attack, Run
 
 
-class GaussianNoise:
-    """Add normal noise of ``levels`` standard deviation (8-bit levels) to every pixel and channel, and clip.
+@dataclass(kw_only=True)
+class GaussianNoise(Attack):
+    """Add normal noise of standard deviation ``std`` (of 255) to every pixel and channel, and clip to [0,1].
 
-    IMPRESS's code names noise of 0.1 without saying of what: of [0,1] that is 25.5 levels, of the model's range
-    [-1,1] 12.75.
+    The code of IMPRESS says noise of 0.1 without its unit: of [0,1] that is 25.5, of the model's range [-1,1] 12.75.
     """
 
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[str]] = frozenset()
+    std: float
 
-    def __init__(self, std: float) -> None:
-        if not 0 < std <= 255:
-            raise ValueError(f"attack gaussian_noise: std must be above 0 and at most 255, given {std}")
-        self.std = std
+    def __post_init__(self) -> None:
+        if not 0 < self.std <= 255:
+            raise ValueError(f"attack gaussian_noise: std must be above 0 and at most 255, given {self.std}")
 
     @property
     def label(self) -> str:
-        """Name with its strength."""
         return f"gaussian_noise_{self.std:g}"
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
     ) -> list[Tensor]:
-        """Noisy pictures, CHW [0,1]."""
         noise = (
             torch.randn(x.shape, generator=run.rng("gaussian_noise", n)) for x, n in zip(images, names, strict=True)
         )

@@ -6,30 +6,33 @@ Cao et al., NeurIPS 2023, equation 4.1 and Algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from udpbench.interfaces import Run
+from udpbench.interfaces import Attack, Run
 from udpbench.models.latent import inconsistency
-from udpbench.models.perceptual import PERCEPTUAL, check_distance, load_distance
+from udpbench.models.perceptual import Distance, check_distance, check_perceptual, load_distance
 from udpbench.optim.pgd import chunks
+from udpbench.optim.samples import normal
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
 
 
-class Impress:
+@dataclass(kw_only=True)
+class Impress(Attack):
     """Minimise ``mean |x - D(E(x))|^2 + alpha * max(dist(x, x_protected) - distance_budget, 0)``, pixels in [-1,1].
 
     As in the released code: mean (not sum) of squares, gradient through both sides, posterior mean, Adam (eps 1e-5)
     under a cosine schedule down to 1e-5, a start at ``x_protected + start_noise * N(0, 1)``, clamping after each
-    step. The distance is that of LPIPS (VGG) there; ``perceptual`` says which one is used here.
+    step. The distance is LPIPS (VGG) there; ``perceptual`` names the one used here.
 
     Our choice (``size_correct``): the whole loss is multiplied by H*W / 512^2, so that the gradient of a pixel, and
-    with it what Adam's eps does, is as at the 512 pixels the settings were made for. The losses of a batch are
-    summed: each picture is on its own.
+    with it the effect of Adam's eps, is as at the 512 pixels the settings were made for. The losses of a batch are
+    summed: pictures do not influence one another.
 
     Args:
         iterations, lr, alpha, distance_budget, start_noise: as above; ``start_noise`` on the [-1,1] scale.
@@ -38,58 +41,41 @@ class Impress:
         weights: file with the trunk of the LPIPS network; None: where torch hub keeps it.
     """
 
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[str]] = frozenset({"latent"})
+    iterations: int
+    lr: float
+    alpha: float
+    distance_budget: float
+    start_noise: float
+    perceptual: str
+    weights: str | None = None
+    size_correct: bool = True
 
-    def __init__(
-        self,
-        iterations: int,
-        lr: float,
-        alpha: float,
-        distance_budget: float,
-        start_noise: float,
-        perceptual: str,
-        weights: str | None = None,
-        size_correct: bool = True,
-    ) -> None:
-        if perceptual not in PERCEPTUAL:
-            raise ValueError(f"impress: unknown perceptual {perceptual!r}; allowed are {', '.join(PERCEPTUAL)}")
-        if iterations < 1 or lr <= 0:
-            raise ValueError(f"impress: iterations must be >= 1 and lr > 0, given {iterations} and {lr}")
-        self.iterations, self.lr, self.alpha, self.distance_budget = iterations, lr, alpha, distance_budget
-        self.start_noise, self.perceptual, self.weights, self.size_correct = (
-            start_noise,
-            perceptual,
-            weights,
-            size_correct,
-        )
+    needs = frozenset({"latent"})
+
+    def __post_init__(self) -> None:
+        check_perceptual("impress", self.perceptual)
+        if self.iterations < 1 or self.lr <= 0:
+            raise ValueError(f"impress: iterations must be >= 1 and lr > 0, given {self.iterations} and {self.lr}")
 
     def check(self) -> None:
-        """ValueError saying what to do if the weights of the distance are missing; nothing is loaded."""
         check_distance(self.perceptual, self.weights)
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
     ) -> list[Tensor]:
-        """Purified pictures, CHW [0,1]; prompts are not used."""
+        """As the interface says; prompts are not used."""
         distance = load_distance(self.perceptual, self.weights, run.device)
         out: list[Tensor] = list(images)
         groups = list(chunks(images, run.grad_batch))
         with run.log.bar("purify", self.iterations * len(groups), "it") as advance:
             for index in groups:
                 x = torch.stack([images[i] for i in index]).to(run.device)
-                noise = torch.stack(
-                    [torch.randn(images[i].shape, generator=run.rng("impress", names[i])) for i in index]
-                )
-                for i, pure in zip(
-                    index, self._optimise(x, noise.to(run.device), distance, model, run, advance), strict=True
-                ):
+                noise = normal([run.rng("impress", names[i]) for i in index], 1, x)
+                for i, pure in zip(index, self._optimise(x, noise, distance, model, run, advance), strict=True):
                     out[i] = pure.cpu()
         return out
 
-    def objective(
-        self, x: Tensor, protected: Tensor, distance: Callable[[Tensor, Tensor], Tensor], model: LatentDiffusion
-    ) -> Tensor:
+    def objective(self, x: Tensor, protected: Tensor, distance: Distance, model: LatentDiffusion) -> Tensor:
         """Equation 4.1 for each of N pictures; NCHW [0,1] in, (N,) out."""
         excess = (distance(x, protected) - self.distance_budget).clamp(min=0)
         scale = x.shape[-1] * x.shape[-2] / 512**2 if self.size_correct else 1.0
@@ -99,7 +85,7 @@ class Impress:
         self,
         protected: Tensor,
         noise: Tensor,
-        distance: Callable[[Tensor, Tensor], Tensor],
+        distance: Distance,
         model: LatentDiffusion,
         run: Run,
         advance: Callable[[int], None],

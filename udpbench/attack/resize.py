@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from udpbench.core.images import resize
-from udpbench.interfaces import Run
+from udpbench.interfaces import Attack, Run
 
 
-class Resize:
-    """Antialiased bicubic resize of both sides to ``scale`` of their length, and back to what they were.
+@dataclass(kw_only=True)
+class Resize(Attack):
+    """Antialiased bicubic resize of both sides to ``scale`` of their length, and back.
 
-    Whether the paper's baseline enlarges its pictures again is not known; here it does, so that the thief trains at
-    the size it always does.
+    Whether the paper's baseline enlarges its pictures again is not known; here it does, so that the size at which the
+    thief trains does not change.
     """
 
-    version: ClassVar[int] = 1
-    needs: ClassVar[frozenset[str]] = frozenset()
+    scale: float
 
-    def __init__(self, scale: float) -> None:
-        if not 0 < scale < 1:
-            raise ValueError(f"attack resize: scale must be above 0 and below 1, given {scale}")
-        self.scale = scale
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < 1:
+            raise ValueError(f"attack resize: scale must be above 0 and below 1, given {self.scale}")
 
     @property
     def label(self) -> str:
-        """Name with its strength."""
         return f"resize_{self.scale:g}"
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
     ) -> list[Tensor]:
-        """Pictures of the sizes they had, CHW [0,1]."""
         made = []
         for x in images:
             height, width = x.shape[-2:]

@@ -1,51 +1,81 @@
-"""Data folders: pictures, captions and data.json."""
+"""Data folders: pictures, captions and the facts in data.json."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from udpbench.core import images
 from udpbench.core.atomic import atomic_write
 
+FACTS = "data.json"
+
 
 def write_pictures(
-    folder: Path, pictures: Iterable[tuple[str, Tensor]], advance: Callable[[int], None] = lambda n: None
+    folder: Path,
+    pictures: Iterable[tuple[str, Tensor]],
+    texts: Iterable[str] | None = None,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
-    """Write (stem, CHW in [0,1]) as PNGs, one at a time; returns the file names."""
+    """Write (stem, CHW in [0,1]) as PNGs, one at a time, and their captions, if any; returns the file names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for stem, picture in pictures:
         names.append(f"{stem}.png")
         images.write_png(folder / names[-1], picture)
         advance(1)
+    if texts is not None:
+        images.write_metadata(folder, {name: {"text": text} for name, text in zip(names, texts, strict=True)})
     return names
 
 
-def numbered(pictures: Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
+def numbered(pictures: Iterable[Tensor], digits: int = 4) -> Iterator[tuple[str, Tensor]]:
     """(stem, picture) for ``write_pictures``: 0000, 0001, ..."""
-    return ((f"{i:04d}", picture) for i, picture in enumerate(pictures))
+    return ((f"{i:0{digits}d}", picture) for i, picture in enumerate(pictures))
 
 
-def _filled(prompts: Sequence[str], instance: str) -> list[str]:
+def filled(prompts: Sequence[str], instance: str) -> list[str]:
+    """``prompts`` with the instance prompt in place of ``{instance}``."""
     return [p.replace("{instance}", instance) for p in prompts]
 
 
-def write_facts(out: Path, name: str, instance: str, class_prompt: str, prompts: Sequence[str], sets: bool) -> None:
-    """Write data.json of pictures whose truth is not known.
+def write_facts(
+    folder: Path,
+    name: str,
+    *,
+    instance: str = "",
+    class_prompt: str = "",
+    prompts: Sequence[str] = ("",),
+    truth: Mapping[str, Any] | None = None,
+    sets: bool = True,
+) -> None:
+    """Write data.json.
 
-    ``{instance}`` in the prompts becomes the instance prompt.
+    Args:
+        folder: the data folder.
+        name: the data in words, for reports.
+        instance: the prompt that names the subject.
+        class_prompt: the prompt that names its class only.
+        prompts: to generate with; ``{instance}`` becomes the instance prompt.
+        truth: what a judge compares with; None: it is not known.
+        sets: whether scores that compare sets mean something.
     """
     facts = {
         "name": name,
         "instance_prompt": instance,
         "class_prompt": class_prompt,
-        "prompts": _filled(prompts, instance),
-        "truth": None,
+        "prompts": filled(prompts, instance),
+        "truth": truth,
         "sets": sets,
     }
-    with atomic_write(out / "data.json") as beside:
-        beside.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_write(folder / FACTS) as beside:
+        beside.write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What data.json of a data folder says."""
+    return json.loads((folder / FACTS).read_text(encoding="utf-8"))

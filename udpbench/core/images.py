@@ -10,7 +10,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -23,38 +23,18 @@ from torch import Tensor
 from udpbench.core.atomic import atomic_write
 
 SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".ppm",
-    ".pgm",
-    ".heic",
-    ".jfif",
-)
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".heic", ".jfif",
+)  # fmt: skip
 METADATA = "metadata.jsonl"
 # What Pillow raises on broken files, over all its decoders.
 _BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error,
     zlib.error,
-)
+)  # fmt: skip
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures directly in ``folder`` (by suffix; hidden files and subfolders do not count), sorted by name.
+    """The pictures directly in ``folder`` (by suffix; without hidden files and subfolders), sorted by name.
 
     Raises ValueError if the folder is missing or holds no picture.
     """
@@ -108,7 +88,7 @@ def _rgb(image: Image.Image) -> Tensor:
 def _in_srgb(image: Image.Image) -> Image.Image:
     """``image`` by the colour profile it brings along; as it is without one.
 
-    One that says it is sRGB is left alone: a conversion would change levels by rounding.
+    One that says it is sRGB is left alone: a conversion would change values by rounding.
     """
     data = image.info.get("icc_profile")
     if not data:
@@ -130,10 +110,7 @@ def _tensor(image: Image.Image) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Round [0,1] to the 256 levels, clamped; same shape, uint8.
-
-    The only rounding there is.
-    """
+    """Round [0,1] to multiples of 1/255, clamped; same shape, uint8. The only rounding there is."""
     return x.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -171,6 +148,28 @@ def write_masks(folder: Path, names: Sequence[str], masks: Tensor) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, mask in zip(names, masks, strict=True):
         Image.fromarray(to_uint8(mask[0]).cpu().numpy()).save((folder / name).with_suffix(".png"), format="PNG")
+
+
+def checked_pictures(who: str, made: Sequence[Tensor], given: Mapping[str, Tensor]) -> list[Tensor]:
+    """``made`` as a list, if it holds one picture for each of ``given`` (name -> CHW), in that order.
+
+    Raises ValueError in one line, starting with ``who``, if the number of pictures, or the shape, type or values of one
+    are wrong: pictures are CHW of the size given, floating point, finite and in [0,1].
+    """
+    if len(made) != len(given):
+        raise ValueError(f"{who}: returned {len(made)} pictures for {len(given)}")
+    for (name, clean), x in zip(given.items(), made, strict=True):
+        if x.shape != clean.shape:
+            got, want = (" x ".join(map(str, shape)) for shape in (x.shape, clean.shape))
+            raise ValueError(f"{who}: returned a picture of {got} for {name}, which is {want}")
+        if not x.is_floating_point():
+            raise ValueError(f"{who}: returned values of type {x.dtype} for {name}; pictures are float32 in [0,1]")
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError(f"{who}: returned values for {name} that are not finite (NaN or infinity)")
+        low, high = float(x.min()), float(x.max())
+        if low < -1e-3 or high > 1 + 1e-3:
+            raise ValueError(f"{who}: returned values from {low:.3g} to {high:.3g} for {name}; pictures are in [0,1]")
+    return list(made)
 
 
 def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:

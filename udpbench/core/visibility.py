@@ -1,62 +1,65 @@
-"""What a cloak looks like, and what of it is left after a website has recompressed the picture."""
+"""How visible a perturbation is, and how much of it is left after a website has recompressed the picture."""
 
 from __future__ import annotations
 
 import math
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from udpbench.core.budget import measure
-from udpbench.core.images import as_saved, recompress
+from udpbench.core.images import as_saved, recompress, to_uint8
+
+WINDOW = 11  # side of SSIM's window in pixels
 
 
 def visibility(clean: Tensor, protected: Tensor) -> dict[str, float | None]:
     """How far ``protected`` is from ``clean``; both CHW float32 [0,1] of one size, measured as they are saved (8 bits).
 
-    ``linf`` and ``rms`` in levels (1/255), ``psnr`` in dB (None if the pictures are equal), ``ssim`` in [-1,1] (None
-    below 11 pixels).
+    ``linf`` and ``rms`` of 255, ``psnr`` in dB (None if the pictures are equal), ``ssim`` in [-1,1] (None below 11
+    pixels).
     """
-    lengths = measure(clean, protected)
-    psnr = 20 * math.log10(255 / lengths["rms"]) if lengths["rms"] else None
-    return {
-        "linf": lengths["linf"],
-        "rms": lengths["rms"],
-        "psnr": psnr,
-        "ssim": ssim(as_saved(clean), as_saved(protected)),
-    }
+    a, b = (to_uint8(x).double()[None] / 255 for x in (clean, protected))
+    found = float(psnr(b, a))
+    similar = ssim(as_saved(clean), as_saved(protected))
+    return {**measure(clean, protected), "psnr": found if math.isfinite(found) else None, "ssim": similar}
+
+
+def psnr(changed: Tensor, original: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each of N pictures (NCHW, peak 1), (N,); infinite for equal ones."""
+    return -10 * (changed - original).double().square().mean((1, 2, 3)).log10()
 
 
 def ssim(a: Tensor, b: Tensor) -> float | None:
-    """Structural similarity of CHW pictures in [0,1] (Wang et al., 2004).
+    """Structural similarity of CHW pictures in [0,1] (Wang et al., 2004), by scikit-image.
 
     11 x 11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03. Mean over channels and over all places where the window
     fits; None if it fits nowhere.
     """
-    if min(a.shape[-2:]) < 11:
+    from skimage.metrics import structural_similarity
+
+    if min(a.shape[-2:]) < WINDOW:
         return None
-    axis = torch.arange(11, dtype=torch.float64) - 5
-    line = torch.exp(-(axis**2) / (2 * 1.5**2))
-    window = torch.outer(line, line)[None, None] / line.sum() ** 2
-    x, y = (t.detach().cpu().double()[:, None] for t in (a, b))
+    x, y = (t.detach().cpu().double().numpy() for t in (a, b))
+    return float(
+        structural_similarity(
+            x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, channel_axis=0
+        )
+    )
 
-    def local(t: Tensor) -> Tensor:
-        return F.conv2d(t, window)
 
-    mx, my = local(x), local(y)
-    vx, vy, vxy = local(x * x) - mx**2, local(y * y) - my**2, local(x * y) - mx * my
-    c1, c2 = 0.01**2, 0.03**2
-    return float((((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
+def check_side(name: str, x: Tensor, least: int) -> None:
+    """ValueError if pictures (NCHW) have a side of fewer than ``least`` pixels."""
+    if min(x.shape[-2:]) < least:
+        raise ValueError(f"{name}: pictures must have at least {least} x {least} pixels, given {tuple(x.shape[-2:])}")
 
 
 def survival(clean: Tensor, protected: Tensor, codec: str, quality: int) -> float | None:
-    """The share of the perturbation's energy that survives ``codec`` (jpeg | webp, chroma 4:2:0), ``quality`` 1-100.
+    """The fraction of the perturbation's energy that survives ``codec`` (jpeg | webp, chroma 4:2:0), ``quality`` 1-100.
 
-    With d = protected - clean and d' = codec(protected) - codec(clean), both of 8-bit CHW pictures, it is the energy of the
-    part of d' that points along d: sign(c) * c^2 * |d'|^2 / |d|^2, c the cosine between d and d'. 1: untouched, 0: gone
-    or replaced by something unrelated, negative: turned round. None if the pictures are equal. ``compare`` gives cosine
-    and energy ratio apart.
+    With d = protected - clean and d' = codec(protected) - codec(clean), both of 8-bit CHW pictures, it is the energy of
+    the part of d' that points along d: sign(c) * c^2 * |d'|^2 / |d|^2, c the cosine between d and d'. 1: unchanged, 0:
+    removed or replaced by something unrelated, negative: reversed. None if the pictures are equal. ``compare`` gives
+    cosine and energy ratio apart.
     """
     cosine, energy = compare(clean, protected, codec, quality)
     return None if cosine is None or energy is None else math.copysign(cosine**2 * energy, cosine)

@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from udpbench.core import images
 from udpbench.core.digest import files_digest
-from udpbench.core.folders import write_facts, write_pictures
-from udpbench.interfaces import Run
+from udpbench.core.folders import numbered, write_facts, write_pictures
+from udpbench.interfaces import Dataset, Run
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IN_SPLIT = {"train": 5000, "test": 1000}  # pictures of each class
@@ -33,20 +34,14 @@ _ARRAYS = {
 }
 # What pickle, tarfile, pandas and Pillow raise on broken files.
 _BROKEN = (
-    pickle.UnpicklingError,
-    tarfile.TarError,
-    zlib.error,
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
+    pickle.UnpicklingError, tarfile.TarError, zlib.error, OSError, EOFError, ValueError, TypeError, LookupError,
     AttributeError,
-)
+)  # fmt: skip
 Rows = Iterator[tuple[int, Callable[[], Tensor]]]  # class index, and what reads the picture (CHW float32 [0,1])
 
 
-class Cifar10:
+@dataclass(kw_only=True)
+class Cifar10(Dataset):
     """Pictures of CIFAR-10 without words: every caption and prompt is empty.
 
     ``root`` holds one of three layouts: torchvision's (``cifar-10-batches-py`` or its inside), Hugging Face's parquet
@@ -60,48 +55,46 @@ class Cifar10:
     ``per_class`` all four numbers are for each class.
     """
 
+    root: str | Path
+    classes: Sequence[str] | None = None
+    train: int = 1000
+    reference: int | None = 1000
+    validation: int = 0
+    heldout: int = 1000
+    per_class: bool = False
+    download: bool = False
+
     version: ClassVar[int] = 2  # 2: held-out pictures are of the test split
     places: ClassVar[tuple[str, ...]] = ("root", "download")
 
-    def __init__(
-        self,
-        root: str | Path,
-        classes: Sequence[str] | None = None,
-        train: int = 1000,
-        reference: int | None = 1000,
-        validation: int = 0,
-        heldout: int = 1000,
-        per_class: bool = False,
-        download: bool = False,
-    ) -> None:
-        if classes is not None and not (isinstance(classes, list | tuple) and set() < set(classes) <= set(CLASSES)):
+    def __post_init__(self) -> None:
+        chosen = self.classes
+        if chosen is not None and not (isinstance(chosen, list | tuple) and set() < set(chosen) <= set(CLASSES)):
             raise ValueError(
-                f"data cifar10: classes must be null (all) or among {', '.join(CLASSES)}, given {classes!r}"
+                f"data cifar10: classes must be null (all) or among {', '.join(CLASSES)}, given {chosen!r}"
             )
-        if train < 1 or min(reference or 0, validation, heldout) < 0:
-            given = f"train {train}, reference {reference}, validation {validation}, heldout {heldout}"
-            raise ValueError(f"data cifar10: train must be at least 1, the other numbers at least 0; given {given}")
-        self.root, self.download = Path(root).expanduser(), download
-        self.classes = [name for name in CLASSES if classes is None or name in classes]
-        self.subject = "" if classes is None else "+".join(self.classes)
-        factor = len(self.classes) if per_class else 1
-        every = IN_SPLIT["test"] * len(self.classes)
+        if self.train < 1 or min(self.reference or 0, self.validation, self.heldout) < 0:
+            given = f"{self.train}, reference {self.reference}, validation {self.validation}, heldout {self.heldout}"
+            raise ValueError(
+                f"data cifar10: train must be at least 1, the other numbers at least 0; given train {given}"
+            )
+        self.names = [name for name in CLASSES if chosen is None or name in chosen]
+        self.subject = "" if chosen is None else "+".join(self.names)
+        factor = len(self.names) if self.per_class else 1
+        heldout = self.heldout * factor
+        rest = IN_SPLIT["test"] * len(self.names) - heldout
         self.sizes = {
-            "train": train * factor,
-            "reference": every - heldout * factor if reference is None else reference * factor,
-            "validation": validation * factor,
-            "heldout": heldout * factor,
+            "train": self.train * factor,
+            "reference": rest if self.reference is None else self.reference * factor,
+            "validation": self.validation * factor,
+            "heldout": heldout,
         }
 
     def identity(self) -> dict[str, str]:
-        """Digest of the files that are read.
-
-        ValueError saying what to download if there are none.
-        """
+        """Digest of the files that are read; ValueError saying what to download if there are none."""
         return {"files": files_digest([file for files in self._files()[1].values() for file in files])}
 
-    def __call__(self, out: Path, run: Run) -> None:
-        """Write ``out`` as a data folder: train/, reference/, validation/, heldout/ and data.json."""
+    def write(self, out: Path, run: Run) -> None:
         layout, files = self._files()
         with run.log.bar("read pictures", sum(self.sizes.values()), "img") as advance:
             for split, parts in (("train", ("train", "validation")), ("test", ("reference", "heldout"))):
@@ -109,15 +102,14 @@ class Cifar10:
                 chosen = iter(self._in_turn(split, LAYOUTS[layout][1](files[split]), sum(wanted)))
                 for part, n in zip(parts, wanted, strict=True):
                     if n:
-                        named = ((f"{i:05d}", next(chosen)()) for i in range(n))
-                        names = write_pictures(out / part, named, advance)
-                        images.write_metadata(out / part, {name: {"text": ""} for name in names})
+                        pictures = (next(chosen)() for _ in range(n))
+                        write_pictures(out / part, numbered(pictures, 5), [""] * n, advance)
         kind = "CIFAR-10 (JPEG)" if layout == "archives" else "CIFAR-10"
-        write_facts(out, f"{kind} {self.subject}".strip(), "", "", [""], sets=True)
+        write_facts(out, f"{kind} {self.subject}".strip())
 
     def _files(self) -> tuple[str, dict[str, list[Path]]]:
         """The layout that is there, and its files by split."""
-        found = _find(self.root, self.classes)
+        found = _find(Path(self.root).expanduser(), self.names)
         if found is None and self.download:
             found = self._downloaded()
         if found is None:
@@ -137,11 +129,11 @@ class Cifar10:
         except (OSError, RuntimeError) as error:  # no network; not the file that was expected
             reason = " ".join(str(error).split())
             raise ValueError(f"data cifar10: {CIFAR10.url} cannot be downloaded to {self.root}: {reason}") from error
-        return _find(self.root, self.classes)
+        return _find(Path(self.root).expanduser(), self.names)
 
     def _in_turn(self, split: str, rows: Rows, n: int) -> list[Callable[[], Tensor]]:
         """The first ``n`` pictures of the chosen classes, the classes in turn."""
-        by_class: dict[int, list[Callable[[], Tensor]]] = {CLASSES.index(name): [] for name in self.classes}
+        by_class: dict[int, list[Callable[[], Tensor]]] = {CLASSES.index(name): [] for name in self.names}
         for label, read in rows:
             if label in by_class:
                 by_class[label].append(read)

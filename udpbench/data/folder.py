@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,74 +11,69 @@ from torch import Tensor
 
 from udpbench.core import images
 from udpbench.core.digest import files_digest
-from udpbench.core.folders import _filled, write_facts, write_pictures
-from udpbench.interfaces import Run
+from udpbench.core.folders import filled, write_facts, write_pictures
+from udpbench.interfaces import Dataset, Run
 
 PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
 _SUCH_AS = "such as 'a photo of a {token} dog'"
-# Files that lie beside pictures and are no pictures: captions, notes, and what file managers leave.
+# Files that may lie beside pictures: captions, notes, and those of file managers.
 _BESIDE = (".jsonl", ".json", ".txt", ".caption", ".csv", ".md", ".yaml", ".yml", ".ini", ".db")
 
 
-class Folder:
+@dataclass(kw_only=True)
+class Folder(Dataset):
     """Pictures in a folder: any format, mode and size; each keeps its name (as a PNG).
 
-    The captions are the "text" of ``metadata.jsonl``; pictures without one get ``prompt``. In ``prompt``, ``{token}``
-    stands for the rare word that names the subject; the class prompt is, unless given, the prompt without it.
-    ``reference`` is a folder of further pictures of the same subject, for scores that compare sets; without it there
-    are none. ``size`` crops the centre square and resizes it; None keeps every picture as it is. In ``prompts`` (for
-    generation), ``{instance}`` stands for the instance prompt; without them they are the captions of the reference
-    pictures, as style mimicry is judged, or, of a folder without captions, the four of ``PROMPTS``. Hidden files,
-    subfolders, captions and notes are left alone; any other file that is not a picture is an error.
+    Hidden files, subfolders, captions and notes are left alone; any other file that is not a picture is an error.
+
+    Args:
+        path: the folder. Captions are the "text" of its ``metadata.jsonl``.
+        size: crop the centre square and resize it to this side; None: pictures stay as they are.
+        prompt: caption of pictures without one; ``{token}`` stands for the rare word that names the subject.
+        class_prompt: None: the prompt without the token.
+        reference: folder of further pictures of the same subject, for scores that compare sets; None: there are none.
+        extra_clean: folder of further clean pictures of the subject that the owner has; None: there are none.
+        token: the rare word.
+        prompts: to generate with; ``{instance}`` stands for the instance prompt. None: the captions of the reference
+            pictures, as style mimicry is judged, or, of a folder without captions, the four of ``PROMPTS``.
     """
 
+    path: str | Path
+    size: int | None = None
+    prompt: str | None = None
+    class_prompt: str | None = None
+    reference: str | Path | None = None
+    extra_clean: str | Path | None = None
+    token: str = "sks"
+    prompts: Sequence[str] | None = None
+
     version: ClassVar[int] = 3  # 3: prompts of the reference pictures
-    places: ClassVar[tuple[str, ...]] = ("path", "reference")
+    places: ClassVar[tuple[str, ...]] = ("path", "reference", "extra_clean")
 
-    def __init__(
-        self,
-        path: str | Path,
-        size: int | None = None,
-        prompt: str | None = None,
-        class_prompt: str | None = None,
-        reference: str | Path | None = None,
-        token: str = "sks",
-        prompts: Sequence[str] | None = None,
-    ) -> None:
-        if size is not None and size < 1:
-            raise ValueError(f"data folder: size must be at least 1 pixel or null (as they are), given {size}")
-        if prompts is not None and not prompts:
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"data folder: size must be at least 1 pixel or null (as they are), given {self.size}")
+        if self.prompts is not None and not self.prompts:
             raise ValueError("data folder: prompts is empty; give at least one prompt to generate with: '{instance}'")
-        if class_prompt is None and prompt is not None and "{token}" not in prompt:
+        if self.class_prompt is None and self.prompt is not None and "{token}" not in self.prompt:
             raise ValueError(
-                f"data folder: give class_prompt, or put {{token}} where the subject's word stands; given {prompt!r}"
+                "data folder: give class_prompt, or put {token} where the subject's word stands; "
+                f"given {self.prompt!r}"
             )
-        self.path, self.size, self.prompt, self.class_prompt = Path(path).expanduser(), size, prompt, class_prompt
-        self.reference = None if reference is None else Path(reference).expanduser()
-        self.token, self.prompts = token, None if prompts is None else list(prompts)
+        given = {"train": self.path, "reference": self.reference, "extra_clean": self.extra_clean}
+        self.folders = {part: Path(folder).expanduser() for part, folder in given.items() if folder is not None}
+        self.subject = self.folders["train"].resolve().name  # pictures in another folder show another subject
 
     @property
-    def subject(self) -> str:
-        """The folder's name: pictures in another folder show another subject."""
-        return self.path.resolve().name
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Pictures by folder."""
-        return {
-            "train": len(images.list_images(self.path)),
-            "reference": len(images.list_images(self.reference)) if self.reference is not None else 0,
-        }
+    def sizes(self) -> dict[str, int]:  # type: ignore[override]  # counted when asked, so that naming a folder is cheap
+        return {"reference": 0} | {part: len(images.list_images(f)) for part, f in self.folders.items()}
 
     def identity(self) -> dict[str, str]:
         """Digests of everything that is read; folders of other names with the same files are the same."""
-        metadata = self.path / images.METADATA
-        found = {"pictures": files_digest(self._pictures(self.path) + ([metadata] if metadata.is_file() else []))}
-        if self.reference is not None:
-            found["reference"] = files_digest(self._pictures(self.reference))
-        if self._told:
-            found["prompts"] = files_digest([self._told])
-        return found
+        metadata = self.folders["train"] / images.METADATA
+        found = {"pictures": files_digest(self.files() + ([metadata] if metadata.is_file() else []))}
+        found |= {part: files_digest(self._pictures(f)) for part, f in self.folders.items() if part != "train"}
+        return found | ({"prompts": files_digest([self._told])} if self._told else {})
 
     def check(self) -> None:
         """ValueError saying which picture cannot be taken or has no caption; no picture is decoded."""
@@ -86,18 +82,16 @@ class Folder:
         self.asked()
 
     def files(self) -> list[Path]:
-        """The pictures to train on or to edit."""
-        return self._pictures(self.path)
+        return self._pictures(self.folders["train"])
 
     def texts(self) -> list[str]:
-        """Every caption and prompt."""
         instance, _ = self._instance_and_class()
-        return [*self._captions(self.files()).values(), *_filled(self.asked(), instance)]
+        return [*self._captions(self.files()).values(), *filled(self.asked(), instance)]
 
     def asked(self) -> list[str]:
         """The prompts to generate with, ``{instance}`` not yet filled in."""
         if not self._told:
-            return self.prompts or list(PROMPTS)
+            return list(self.prompts or PROMPTS)
         rows = images.read_metadata(self._told.parent)
         texts = [rows.get(path.name, {}).get("text") for path in self._pictures(self._told.parent)]
         if not all(isinstance(text, str) for text in texts):
@@ -107,23 +101,26 @@ class Folder:
     @property
     def _told(self) -> Path | None:
         """The captions that are the prompts to generate with."""
-        if self.prompts is not None or self.reference is None:
+        if self.prompts is not None or "reference" not in self.folders:
             return None
-        return path if (path := self.reference / images.METADATA).is_file() else None
+        return path if (path := self.folders["reference"] / images.METADATA).is_file() else None
 
-    def __call__(self, out: Path, run: Run) -> None:
-        """Write ``out`` as a data folder: train/, reference/ (if given) and data.json."""
-        pictures = self._pictures(self.path)
-        captions = self._captions(pictures)
+    def write(self, out: Path, run: Run) -> None:
+        captions = self._captions(self.files())
         instance, class_prompt = self._instance_and_class()
-        with run.log.bar("read pictures", len(pictures)) as advance:
-            names = write_pictures(out / "train", ((p.stem, self._read(p)) for p in pictures), advance)
-        rows = {name: {"text": captions[p.name]} for name, p in zip(names, pictures, strict=True)}
-        images.write_metadata(out / "train", rows)
-        if self.reference is not None:
-            write_pictures(out / "reference", ((p.stem, self._read(p)) for p in self._pictures(self.reference)))
-        sets = self.reference is not None
-        write_facts(out, f"folder {self.path.name}", instance, class_prompt, self.asked(), sets)
+        with run.log.bar("read pictures", sum(self.sizes.values())) as advance:
+            for part, folder in self.folders.items():
+                pictures = self._pictures(folder)
+                texts = {"train": list(captions.values()), "extra_clean": [instance] * len(pictures)}.get(part)
+                write_pictures(out / part, ((p.stem, self._read(p)) for p in pictures), texts, advance)
+        write_facts(
+            out,
+            f"folder {self.folders['train'].name}",
+            instance=instance,
+            class_prompt=class_prompt,
+            prompts=self.asked(),
+            sets=self.reference is not None,
+        )
 
     def _pictures(self, folder: Path) -> list[Path]:
         pictures = images.list_images(folder)
@@ -145,12 +142,12 @@ class Folder:
         return picture if self.size is None else images.fit_square(picture, self.size)
 
     def _captions(self, pictures: list[Path]) -> dict[str, str]:
-        rows = images.read_metadata(self.path)
+        rows = images.read_metadata(self.folders["train"])
         names = {p.name for p in pictures}
         for name in rows:
             if name not in names:
                 raise ValueError(
-                    f"data folder: {self.path / images.METADATA} names {name}, but there is no such picture"
+                    f"data folder: {self.folders['train'] / images.METADATA} names {name}, but there is no such picture"
                 )
         prompt = None if self.prompt is None else self._instance_and_class()[0]
         captions: dict[str, str] = {}
@@ -168,7 +165,7 @@ class Folder:
         """
         prompt = self.prompt
         if prompt is None:
-            texts = sorted({str(row.get("text")) for row in images.read_metadata(self.path).values()})
+            texts = sorted({str(row.get("text")) for row in images.read_metadata(self.folders["train"]).values()})
             if len(texts) != 1:
                 raise ValueError(
                     f"data folder: give prompt, {_SUCH_AS}: {self.path} has {len(texts)} different captions"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from udpbench.core import images
-from udpbench.core.folders import write_facts, write_pictures
+from udpbench.core.folders import numbered, write_facts, write_pictures
 from udpbench.data.folder import PROMPTS
-from udpbench.interfaces import Run
+from udpbench.interfaces import Dataset, Run
 
 # subject: (name in skimage.data, class noun). Public domain or CC0.
 SUBJECTS = {
@@ -24,60 +25,52 @@ SUBJECTS = {
 }
 
 
-class Photos:
-    """Crops of ONE photograph, told apart by place, zoom and mirroring.
+@dataclass(kw_only=True)
+class Photos(Dataset):
+    """Crops of ONE photograph, which differ in place, zoom and mirroring.
 
-    Something real to try a cloak on, not a subject. All crops come from the same photograph, also the reference and
-    validation pictures: they overlap the training pictures, and what a model learned about pose or light cannot be told
-    from what it copied. So only scores of pairs (the cloak's visibility, a purified picture against its clean one) and
-    of quality without a reference mean something here; scores that compare sets do not, and data.json says so: "truth":
-    null, "sets": false. The pictures do not depend on the run's seed.
+    A real picture to try a protection on, not a subject. All crops come from the same photograph, also the reference
+    and validation pictures: they overlap the training pictures, and what a model learned about pose or light cannot be
+    told from what it copied. So only scores of pairs (visibility of the perturbation, a purified picture against its
+    clean one) and of quality without a reference mean something here; scores that compare sets do not, and data.json
+    says so: "truth": null, "sets": false. The pictures do not depend on the run's seed.
     """
 
-    version: ClassVar[int] = 1
+    subject: str = "cat"
+    size: int = 64
+    train: int = 6
+    reference: int = 24
+    validation: int = 12
+    token: str = "sks"
+    prompts: Sequence[str] = PROMPTS
+
     compares_sets: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        subject: str = "cat",
-        size: int = 64,
-        train: int = 6,
-        reference: int = 24,
-        validation: int = 12,
-        token: str = "sks",
-        prompts: Sequence[str] = PROMPTS,
-    ) -> None:
-        if subject not in SUBJECTS:
-            raise ValueError(f"data photos: there is no subject {subject!r}; allowed are {', '.join(SUBJECTS)}")
-        if size < 1 or train < 1 or reference < 0 or validation < 0:
-            given = f"size {size}, train {train}, reference {reference}, validation {validation}"
+    def __post_init__(self) -> None:
+        if self.subject not in SUBJECTS:
+            raise ValueError(f"data photos: there is no subject {self.subject!r}; allowed are {', '.join(SUBJECTS)}")
+        self.sizes = {"train": self.train, "reference": self.reference, "validation": self.validation}
+        if self.size < 1 or self.train < 1 or min(self.sizes.values()) < 0:
+            given = ", ".join(f"{part} {n}" for part, n in {"size": self.size, **self.sizes}.items())
             raise ValueError(f"data photos: given {given}; size and train must be at least 1, the others at least 0")
-        if not prompts:
+        if not self.prompts:
             raise ValueError(
                 "data photos: prompts is empty; give at least one prompt to generate with, such as '{instance}'"
             )
-        self.subject, self.size, self.token, self.prompts = subject, size, token, list(prompts)
-        self.counts = {"train": train, "reference": reference, "validation": validation}
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Pictures by folder."""
-        return self.counts
 
     def identity(self) -> dict[str, str]:
         """Digest of the photograph, which belongs to the installed scikit-image."""
         return {"photo": hashlib.sha256(images.to_uint8(self._photo()).numpy().tobytes()).hexdigest()}
 
-    def __call__(self, out: Path, run: Run) -> None:
-        """Write ``out`` as a data folder: train/, reference/, validation/ and data.json."""
+    def write(self, out: Path, run: Run) -> None:
         photo, noun = self._photo(), SUBJECTS[self.subject][1]
         instance = f"a photo of a {self.token} {noun}"
-        for part, count in self.counts.items():
+        for part, count in self.sizes.items():
             if count:
-                names = write_pictures(out / part, ((f"{i:04d}", self._crop(photo, part, i)) for i in range(count)))
-                if part == "train":
-                    images.write_metadata(out / part, {name: {"text": instance} for name in names})
-        write_facts(out, f"photo {self.subject}", instance, f"a photo of a {noun}", self.prompts, sets=False)
+                crops = (self._crop(photo, part, i) for i in range(count))
+                write_pictures(out / part, numbered(crops), [instance] * count if part == "train" else None)
+        name, class_prompt = f"photo {self.subject}", f"a photo of a {noun}"
+        write_facts(out, name, instance=instance, class_prompt=class_prompt, prompts=self.prompts, sets=False)
 
     def _photo(self) -> Tensor:
         """CHW float32 in [0,1]."""

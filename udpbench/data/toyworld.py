@@ -2,70 +2,71 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from udpbench.core.folders import numbered, write_pictures
-from udpbench.core.images import write_masks, write_metadata
+from udpbench.core.folders import write_facts
 from udpbench.interfaces import Run
 from udpbench.world import renderer
+from udpbench.world.rendered import Rendered
 
 
-class ToyWorld:
-    """A subject never seen in pretraining: six pictures to train on, further ones to compare with.
+@dataclass(kw_only=True)
+class ToyWorld(Rendered):
+    """A subject that was never seen in pretraining: six pictures to train on, further ones to compare with.
 
     ``train`` is what the owner has, ``reference`` what generated pictures are compared with, ``validation`` what the
-    thief may choose by, ``heldout`` what a perfect victim would make (the upper_bound). Scenes are as frequent in all of
-    them. ``masks`` holds the object's silhouette in every training picture. The truth is in ``data.json``. Subjects
-    0-9 are for development, 100 and up for tests. The pictures do not depend on the run's seed.
+    thief may choose by, ``heldout`` what a perfect victim would make (the upper bound). Scenes are as frequent in all
+    of them. ``masks`` holds the object's silhouette in every training picture. The truth is in ``data.json``. Subjects
+    0-9 are for development, 100 and up for tests.
 
-    Prompts hold the rare token, the class noun and words for the scene: nothing that says what the subject looks
-    like.
+    Prompts hold the rare token, the class noun and words for the scene, and nothing that says how the subject looks.
+
+    Args:
+        subject: its number.
+        extra_clean: how many further clean pictures the owner has, which are not protected.
+        token: the rare word that names the subject.
     """
+
+    subject: int = field()  # a field of its own: without a default
+    size: int = 64
+    train: int = 6
+    reference: int = 256
+    validation: int = 128
+    heldout: int = 256
+    extra_clean: int = 0
+    token: str = "sks"
 
     version: ClassVar[int] = 4
     has_masks: ClassVar[bool] = True
     truth: ClassVar[str] = "subject"
+    option: ClassVar[str] = "toyworld"
 
-    def __init__(
-        self,
-        subject: int,
-        size: int = 64,
-        train: int = 6,
-        reference: int = 256,
-        validation: int = 128,
-        heldout: int = 256,
-        token: str = "sks",
-    ) -> None:
-        if size < 16 or train < 1 or min(reference, validation, heldout) < 0:
-            raise ValueError(
-                "data toyworld: size must be >= 16, train >= 1, the other numbers >= 0, "
-                f"given {size}, {train}, {reference}, {validation}, {heldout}"
-            )
-        renderer.subject(subject)
-        self.subject, self.size, self.token = subject, size, token
-        self.sizes = {"train": train, "reference": reference, "validation": validation, "heldout": heldout}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        renderer.subject(self.subject)
 
-    def __call__(self, out: Path, run: Run) -> None:
-        """Write ``out`` as a data folder."""
+    def further(self) -> dict[str, int]:
+        return {"extra_clean": self.extra_clean}
+
+    def write(self, out: Path, run: Run) -> None:
         truth = renderer.subject(self.subject)
+        instance = renderer.caption(truth.noun, token=self.token)
         said = {name: renderer.caption(truth.noun, token=self.token, scene=name) for name in renderer.SCENES}
-        with run.log.bar("render", sum(self.sizes.values()), "img") as advance:
-            for part, n in self.sizes.items():
-                scenery = renderer.draw(n, Run(0).rng("toyworld", self.subject, part), truth)
-                names = write_pictures(out / part, numbered(renderer.render(scenery, self.size)), advance)
-                if part == "train":
-                    write_masks(out / "masks", names, renderer.silhouettes(scenery, self.size))
-                instance = renderer.caption(truth.noun, token=self.token)
-                texts = [said[renderer.SCENES[i]] if part != "train" else instance for i in scenery.scene]
-                write_metadata(out / part, {name: {"text": text} for name, text in zip(names, texts, strict=True)})
-        facts = {
-            "name": f"toyworld subject {self.subject}: {truth.describe()}",
-            "instance_prompt": renderer.caption(truth.noun, token=self.token),
-            "class_prompt": renderer.caption(truth.noun),
-            "prompts": list(said.values()),
-            "truth": vars(truth),
-            "sets": True,
-        }
-        (out / "data.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+
+        def texts(part: str, s: renderer.Scenery) -> list[str]:
+            owned = part in ("train", "extra_clean")
+            return [instance if owned else said[renderer.SCENES[i]] for i in s.scene]
+
+        self.render(
+            out, run, lambda part, n: renderer.draw(n, Run(0).rng("toyworld", self.subject, part), truth), texts
+        )
+        write_facts(
+            out,
+            f"toyworld subject {self.subject}: {truth.describe()}",
+            instance=instance,
+            class_prompt=renderer.caption(truth.noun),
+            prompts=list(said.values()),
+            truth=vars(truth),
+        )

@@ -1,39 +1,39 @@
-"""What a protection raised, measured again: the denoising loss on the saved pictures, with noise it never saw."""
+"""The loss that a protection raised, measured again: of the saved pictures, with noise it was not made for."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from udpbench.interfaces import Run
-from udpbench.metrics.pairs import Measure, PairMetric
+from udpbench.interfaces import Measure, PairMetric, Run
 from udpbench.models.diffusion import Diffusion
 
 
+@dataclass(kw_only=True)
 class Denoising(PairMetric):
     """``denoising_ratio``: the pretrained model's mean denoising loss on changed pictures over that on the originals.
 
     Both see the same time steps (evenly spaced over the schedule) and the same noise, the same in every folder and
-    run, and no prompt. 1: the change makes no difference to the model; what UDP, EUDP and AdvDM raise is above 1.
+    run, and no prompt. 1: the change makes no difference to the model; UDP, EUDP and AdvDM raise it above 1.
 
     Args:
         model: whose loss.
         samples: time steps per picture.
     """
 
-    version: ClassVar[int] = 1
+    model: Diffusion
+    samples: int
 
-    def __init__(self, model: Diffusion, samples: int) -> None:
-        if samples < 1:
-            raise ValueError(f"denoising: samples must be >= 1, given {samples}")
-        self.model, self.samples = model, samples
-        self.scores = {"denoising_ratio": "up"}
+    scores = {"denoising_ratio": "up"}
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"denoising: samples must be >= 1, given {self.samples}")
 
     def identity(self) -> dict[str, str]:
-        """Of the whole model."""
         return self.model.identity()
 
     def prepare(self, device: torch.device) -> Measure:
@@ -52,6 +52,6 @@ class Denoising(PairMetric):
         return lambda changed, original: {"changed": of(changed), "original": of(original)}
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
-        """The score of the folder ``got`` (changed) against ``ref`` (original)."""
+        """The ratio of the mean losses of the folders ``got`` (changed) and ``ref`` (original)."""
         rows = self.per_image(got, ref, run).values()
         return {"denoising_ratio": sum(row["changed"] for row in rows) / sum(row["original"] for row in rows)}

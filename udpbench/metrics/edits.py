@@ -1,39 +1,37 @@
-"""How far edits of changed pictures are from edits of the clean ones that started from the same noise."""
+"""Distance of edits of changed pictures to edits of the clean ones that started from the same noise."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from udpbench.interfaces import Run
-from udpbench.metrics.pairs import PairMetric
+from udpbench.interfaces import Metric, PairMetric, Run
 
 FLIPPED = {"up": "down", "down": "up"}
 
 
-class Edits:
-    """A measure of pairs, of the arm's edits against the clean arm's: ``edit_`` and the measure's name.
+@dataclass(kw_only=True)
+class Edits(Metric):
+    """A metric of pairs, of the arm's edits against the clean arm's: ``edit_`` and the name of its scores.
 
-    What the owner wants is turned round: a cloak shall not be seen, what it does to edits shall. The clean arm against
-    itself is the measure's perfect value, or absent where that is not finite (PSNR, which so has scores and no
-    effects); the arm ``reseeded``, clean pictures edited from other noise, shows how much edits differ for no reason
-    at all.
+    Directions are reversed: a perturbation should change the picture little and its edits much. The clean arm against
+    itself is the metric's perfect value, or absent where that is not finite (PSNR, which so has scores and no effects);
+    the arm ``reseeded``, clean pictures edited from other noise, shows how much edits differ by their noise alone.
     """
 
-    against: ClassVar[str] = "clean_arm"
-    minimum: ClassVar[int] = 1
-    version: ClassVar[int] = 1
+    of: PairMetric
 
-    def __init__(self, of: PairMetric) -> None:
-        self.of = of
-        self.scores = {f"edit_{name}": FLIPPED[wants] for name, wants in of.scores.items()}
+    against: ClassVar[str] = "clean_arm"
+
+    def __post_init__(self) -> None:
+        self.scores = {f"edit_{name}": FLIPPED[way] for name, way in self.of.scores.items()}
 
     def identity(self) -> dict[str, Any]:
-        """The version of the measure."""
+        """The version of the metric."""
         return {"of": self.of.version}
 
     def check(self) -> None:
-        """ValueError saying what to do if weights are missing; nothing is loaded."""
         self.of.check()
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:

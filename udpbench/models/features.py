@@ -25,6 +25,13 @@ from udpbench.models.weights import weights_file
 Network = Callable[[Tensor], Tensor]  # NCHW float32 [0,1], as stored, on the device -> (N, d)
 EMBEDDED = 32  # side in pixels of what EfficientNet-Lite0 sees of pictures of the embedded world
 KEPT = 16  # folders whose features stay in memory; 1,000 pictures are 8 MB or less (VGG16: 16 MB)
+# Numbers of the reference Inception go by their public names; "x1000" because the libraries print a KID unscaled.
+PUBLIC = {
+    "fd_inception": "fid",
+    "kd_inception": "kid_x1000",
+    "fd_inception_clean": "fid_clean",
+    "kd_inception_clean": "kid_clean_x1000",
+}
 _memo: OrderedDict[tuple[str, int, Extractor, str], Tensor] = OrderedDict()
 
 
@@ -36,8 +43,38 @@ class Extractor:
 
     @property
     def suffix(self) -> str:
-        """What ends the names of the scores."""
+        """The end of the names of the scores."""
         return self.name
+
+    def score_name(self, kind: str) -> str:
+        """The name of a score ``kind`` (``fd``) of these features: ``kind_network``, or the public one (``fid``)."""
+        name = f"{kind}_{self.suffix}"
+        return PUBLIC.get(name, name)
+
+    def of(self, folder: Path, run: Run) -> Tensor:
+        """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name; not to be changed in place.
+
+        Kept for the last few folders: a finished folder does not change (one that was written again is recognised by
+        its time).
+        """
+        folder = Path(folder).resolve()
+        total = len(images.list_images(folder))
+        key = (str(folder), folder.stat().st_mtime_ns, self, str(run.device))
+        if key not in _memo:
+            _memo[key] = self._extract(folder, total, run)
+            while len(_memo) > KEPT:
+                _memo.popitem(last=False)
+        _memo.move_to_end(key)
+        return _memo[key]
+
+    def _extract(self, folder: Path, total: int, run: Run) -> Tensor:
+        network = self.network(run.device)
+        rows: dict[str, Tensor] = {}
+        with torch.inference_mode(), run.log.bar(f"features {self.name}", total, "image") as advance:
+            for names, x in images.iterate(folder, run.batch):
+                rows.update(zip(names, network(x.to(run.device)).float().cpu(), strict=True))
+                advance(len(names))
+        return torch.stack([rows[name] for name in sorted(rows)])
 
     def check(self) -> None:
         """ValueError saying what to do if the weights are missing; nothing is loaded."""
@@ -186,31 +223,3 @@ class InceptionClean(PlacedExtractor):
             return network(resized.permute(0, 3, 1, 2).contiguous().to(device))
 
         return features
-
-
-def features_of(folder: Path, extractor: Extractor, run: Run) -> Tensor:
-    """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name.
-
-    Not to be changed in place.
-        Kept for the last few folders: a finished folder does not change (one that was written again is noticed by its
-        time).
-    """
-    folder = Path(folder).resolve()
-    total = len(images.list_images(folder))
-    key = (str(folder), folder.stat().st_mtime_ns, extractor, str(run.device))
-    if key not in _memo:
-        _memo[key] = _extract(folder, total, extractor, run)
-        while len(_memo) > KEPT:
-            _memo.popitem(last=False)
-    _memo.move_to_end(key)
-    return _memo[key]
-
-
-def _extract(folder: Path, total: int, extractor: Extractor, run: Run) -> Tensor:
-    network = extractor.network(run.device)
-    rows: dict[str, Tensor] = {}
-    with torch.inference_mode(), run.log.bar(f"features {extractor.name}", total, "image") as advance:
-        for names, x in images.iterate(folder, run.batch):
-            rows.update(zip(names, network(x.to(run.device)).float().cpu(), strict=True))
-            advance(len(names))
-    return torch.stack([rows[name] for name in sorted(rows)])

@@ -132,7 +132,7 @@ class LatentDiffusion(Diffusion):
         """
         vae = self.pipe.vae
         posterior = vae.encode((self.padded(x) * 2 - 1).to(vae.dtype)).latent_dist
-        scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
+        scale, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
         return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
 
     def encode(self, x: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class LatentDiffusion(Diffusion):
     def decode(self, z: Tensor) -> Tensor:
         """Pictures of scaled latents, NCHW float32, about [0,1] (not clamped); differentiable."""
         vae = self.pipe.vae
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        shift = vae.config.get("shift_factor") or 0.0
         return vae.decode((z / vae.config.scaling_factor + shift).to(vae.dtype)).sample.float() / 2 + 0.5
 
     def round_trip(self, x: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from udpbench.models.efficientnet import load
+from udpbench.models.efficientnet import load, weights_path
 from udpbench.models.weights import weights_file
 
+Distance = Callable[[Tensor, Tensor], Tensor]  # two NCHW [0,1] of one size -> (N,)
 PERCEPTUAL = ("lpips_vgg", "lpips_alex", "lpips_squeeze", "lite1")
 TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth", "vgg": "vgg16-397923af.pth"}
 TAPS = (0, 1, 2, 4, 6)  # the stages whose end is the last of its resolution: 1/2, 1/4, 1/8, 1/16, 1/32
@@ -72,32 +73,35 @@ def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> Lp
     ``weights``: file of the trunk; None: the torch hub's checkpoints. Nothing is downloaded. Raises ValueError if the
     trunk is missing.
     """
-    trunk = torch.load(_trunk_file(net, weights), map_location="cpu", weights_only=True)
+    trunk = torch.load(trunk_file(net, weights), map_location="cpu", weights_only=True)
     return LpipsDistance(net, trunk).to(device)
 
 
-def _trunk_file(net: str, weights: str | Path | None) -> Path:
+def trunk_file(net: str, weights: str | Path | None) -> Path:
+    """The file with the weights of LPIPS's trunk ``net``; ValueError if it is missing."""
     return weights_file(f"lpips_{net}", TRUNKS[net], "https://download.pytorch.org/models", weights)
+
+
+def check_perceptual(method: str, name: str) -> None:
+    """ValueError if ``name`` is no perceptual distance."""
+    if name not in PERCEPTUAL:
+        raise ValueError(f"{method}: unknown perceptual {name!r}; allowed are {', '.join(PERCEPTUAL)}")
 
 
 def check_distance(name: str, weights: str | None) -> None:
     """ValueError saying what to do if the weights of the perceptual distance ``name`` are missing; nothing is
     loaded."""
-    from udpbench.metrics.pairs import Lpips, PerceptualDistance
+    if name == "lite1":
+        weights_path("lite1")
+    else:
+        trunk_file(name.removeprefix("lpips_"), weights)
 
-    metric = PerceptualDistance() if name == "lite1" else Lpips(name.removeprefix("lpips_"), weights)
-    metric.check()
 
+def load_distance(name: str, weights: str | None, device: torch.device) -> Distance:
+    """The perceptual distance ``name``: NCHW [0,1] pictures -> (N,), differentiable; frozen, on ``device``.
 
-def load_distance(name: str, weights: str | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """The perceptual distance ``name`` between NCHW [0,1] pictures, (N,), differentiable; frozen, on ``device``.
-
-    Raises ValueError if the network's weights are not there: nothing else is used in its place.
+    Raises ValueError if the network's weights are missing: nothing else is used in its place.
     """
     if name == "lite1":
-        from udpbench.models.perceptual import PerceptualLite1
-
         return PerceptualLite1().to(device).eval().requires_grad_(False)
-    from udpbench.models.perceptual import load_lpips
-
     return load_lpips(name.removeprefix("lpips_"), weights, device)

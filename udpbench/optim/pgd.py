@@ -10,7 +10,7 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.interfaces import Owner, Run
 
-Loss = Callable[[Tensor, list[int]], Tensor]
+Loss = Callable[[Tensor, list[int]], Tensor]  # NCHW pictures and their indices -> N losses
 
 
 def by_size(images: Sequence[Tensor]) -> list[list[int]]:
@@ -40,13 +40,13 @@ def pgd(
     advance: Callable[[int], None] = lambda n: None,
     before: int = 0,
 ) -> list[Tensor]:
-    """Ascents of ``loss`` from ``images``, one for each of ``steps`` (their lengths in levels), each projected on the
-    budget around ``clean``; CHW in, CHW out, on ``run.device``.
+    """Ascend ``loss`` from ``images``, one step for each length in ``steps`` (of 255), each projected on the budget
+    around ``clean``; CHW in, CHW out, on ``run.device``.
 
-    ``loss(x, index)`` gets NCHW pictures (the rows of ``images`` at ``index``) and returns N losses; pictures do not
-    see one another. At most ``most`` pictures go through it at once. ``x <- project(x + step * direction(gradient))``
-    (Madry et al. 2018). What ``run.penalty`` says of the pictures is subtracted from the loss. What is raised is logged
-    as ``perturb/loss``, a mean over the pictures, steps counted from ``before``.
+    ``loss(x, index)`` gets the pictures at ``index``, all of one size and at most ``most``, and returns N losses.
+    ``x <- project(x + step * direction(gradient))`` (Madry et al. 2018). ``run.penalty`` of the pictures is subtracted
+    from the loss. What is raised is logged as ``perturb/loss``, a mean over the pictures, steps counted from
+    ``before``.
     """
     out = [x.to(run.device) for x in images]
     clean = [x.to(run.device) for x in clean]
@@ -74,8 +74,7 @@ def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> lis
 
 
 def random_start(images: Sequence[Tensor], names: Sequence[str], budget: Budget, run: Run) -> list[Tensor]:
-    """Each picture moved by uniform noise of up to ``budget.eps``, projected; the draw belongs to the picture's
-    name."""
+    """Each picture moved by uniform noise of up to ``budget.eps``, projected; its noise belongs to its name."""
     out = []
     for x, name in zip(images, names, strict=True):
         noise = torch.rand(x.shape, generator=run.rng("start", name)) * 2 - 1

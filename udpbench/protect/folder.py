@@ -1,40 +1,35 @@
-"""Pictures that were protected elsewhere: Glaze, Nightshade, a method's official code."""
+"""Pictures that were protected elsewhere: by Glaze, Nightshade, the official code of a method."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.digest import files_digest
 from udpbench.core.images import list_images, read_paired
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Owner, Protection, Run
 
 
-class Folder:
-    """Takes the protected pictures from ``path``.
+@dataclass(kw_only=True)
+class Folder(Protection):
+    """Takes the protected pictures from ``path``, paired by name (any suffix).
 
-    Paired by name (any suffix), of the same sizes, everything else is an error. The budget is not enforced on them:
-    what they changed is measured, as for every protection.
+    A picture that is missing or of another size is an error. The budget is not enforced: what was changed is measured,
+    as for every protection.
     """
 
-    version: ClassVar[int] = 1
+    path: str | Path
+
     places: ClassVar[tuple[str, ...]] = ("path",)
-    couples_images: ClassVar[bool] = False
-    needs: ClassVar[frozenset[str]] = frozenset()
     keeps_budget: ClassVar[bool] = False
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-
     def identity(self) -> dict[str, str]:
-        """Digest of the pictures."""
-        return {"pictures": files_digest(list_images(self.path))}
+        return {"pictures": files_digest(list_images(Path(self.path).expanduser()))}
 
-    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence, run: Run) -> list[Tensor]:
-        """The pictures of the owner's names, CHW float32 [0,1]."""
-        pictures = read_paired(self.path, owner.names, owner.images)
+    def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
+        pictures = read_paired(Path(self.path).expanduser(), owner.names, owner.images)
         return [x.to(clean.device) for x, clean in zip(pictures, owner.images, strict=True)]

@@ -7,14 +7,15 @@ The original is a closed application; this follows the re-implementation that co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
-from udpbench.interfaces import Owner, Run
-from udpbench.models.perceptual import PERCEPTUAL, check_distance, load_distance
+from udpbench.interfaces import Owner, Protection, Run
+from udpbench.models.perceptual import Distance, check_distance, check_perceptual, load_distance
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import chunks
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
 
 
-class Glaze:
+@dataclass(kw_only=True)
+class Glaze(Protection):
     """Minimise ``mean |E(x + d) - E(target)|^2 + alpha * max(dist(x + d, x) - distance_budget, 0)`` over ``d``.
 
     The paper's: the objective (a distance of features under a soft bound on LPIPS) and a target made by style
@@ -45,52 +47,43 @@ class Glaze:
         weights: file with the trunk of the LPIPS network; None: where torch hub keeps it.
     """
 
-    version: ClassVar[int] = 1
-    couples_images: ClassVar[bool] = False
-    heeds_penalty: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
+    iterations: int
+    lr: float
+    alpha: float
+    distance_budget: float
+    start_noise: float
+    perceptual: str
+    style_prompt: str
+    strength: float
+    guidance: float
+    img2img_steps: int
+    sample_latents: bool = False
+    weights: str | None = None
 
-    def __init__(
-        self,
-        iterations: int,
-        lr: float,
-        alpha: float,
-        distance_budget: float,
-        start_noise: float,
-        perceptual: str,
-        style_prompt: str,
-        strength: float,
-        guidance: float,
-        img2img_steps: int,
-        sample_latents: bool = False,
-        weights: str | None = None,
-    ) -> None:
-        if perceptual not in PERCEPTUAL:
-            raise ValueError(f"glaze: unknown perceptual {perceptual!r}; allowed are {', '.join(PERCEPTUAL)}")
-        if iterations < 1 or lr <= 0:
-            raise ValueError(f"glaze: iterations must be >= 1 and lr > 0, given {iterations} and {lr}")
-        if min(alpha, distance_budget, start_noise) < 0:
+    needs = frozenset({"denoise", "latent", "text"})
+    heeds_penalty: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_perceptual("glaze", self.perceptual)
+        if self.iterations < 1 or self.lr <= 0:
+            raise ValueError(f"glaze: iterations must be >= 1 and lr > 0, given {self.iterations} and {self.lr}")
+        if min(self.alpha, self.distance_budget, self.start_noise) < 0:
             raise ValueError(
                 "glaze: alpha, distance_budget and start_noise must be >= 0, "
-                f"given {alpha}, {distance_budget} and {start_noise}"
+                f"given {self.alpha}, {self.distance_budget} and {self.start_noise}"
             )
-        if not 0 < strength <= 1 or int(strength * img2img_steps) < 1:
+        if not 0 < self.strength <= 1 or int(self.strength * self.img2img_steps) < 1:
             raise ValueError(
-                f"glaze: strength must be above 0, at most 1, and leave a step of the {img2img_steps}, given {strength}"
+                f"glaze: strength must be above 0, at most 1, and leave a step of the {self.img2img_steps}, "
+                f"given {self.strength}"
             )
-        self.iterations, self.lr, self.alpha, self.distance_budget = iterations, lr, alpha, distance_budget
-        self.start_noise, self.perceptual, self.weights = start_noise, perceptual, weights
-        self.style_prompt, self.strength, self.guidance = style_prompt, strength, guidance
-        self.img2img_steps, self.sample_latents = img2img_steps, sample_latents
 
     def check(self) -> None:
-        """ValueError saying what to do if the weights of the distance are missing; nothing is loaded."""
         check_distance(self.perceptual, self.weights)
 
-    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
-        """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``; the owner's prompts are not used."""
-        model = surrogates[0]
-        distance = load_distance(self.perceptual, self.weights, run.device)
+    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
+        """As the interface says; the owner's prompts are not used."""
+        model, distance = surrogate, load_distance(self.perceptual, self.weights, run.device)
         out = list(owner.images)
         groups = list(chunks(owner.images, run.grad_batch))
         with run.log.bar("perturb", self.iterations * len(groups), "it") as advance:
@@ -131,7 +124,7 @@ class Glaze:
         x: Tensor,
         clean: Tensor,
         wanted: Callable[[], Tensor],
-        distance: Callable[[Tensor, Tensor], Tensor],
+        distance: Distance,
         model: LatentDiffusion,
         rngs: Sequence[torch.Generator] = (),
     ) -> Tensor:
@@ -154,7 +147,7 @@ class Glaze:
         clean: Tensor,
         goal: Tensor,
         names: Sequence[str],
-        distance: Callable[[Tensor, Tensor], Tensor],
+        distance: Distance,
         budget: Budget,
         model: LatentDiffusion,
         run: Run,

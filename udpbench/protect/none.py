@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from udpbench.core.budget import Budget
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Owner, Protection, Run
 
 
-class Nothing:
+class Nothing(Protection):
     """The pictures as they are."""
 
-    version: ClassVar[int] = 1
-    couples_images: ClassVar[bool] = False
-    needs: ClassVar[frozenset[str]] = frozenset()
-
-    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence, run: Run) -> list[Tensor]:
-        """The owner's pictures, CHW [0,1]."""
+    def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         return list(owner.images)

@@ -2,70 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
-from udpbench.core.digest import files_digest
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Owner, Protection, Run
 from udpbench.optim.pgd import first_images, pgd
-from udpbench.optim.target import check_target, target_picture
+from udpbench.optim.target import check_target, target_digest, target_picture
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
 
 
-class PhotoGuard:
-    """Descend the distance of the posterior mean to that of a target picture, or to zero (the released default).
+@dataclass(kw_only=True)
+class PhotoGuard(Protection):
+    """Descend the L2 distance of the posterior mean to that of a target picture, or to zero (the released default).
 
-    The denoiser takes no part. Steps shrink linearly to a hundredth of their first length, from a random start.
+    The denoiser is not used. Steps shrink linearly to a hundredth of their first length, from a random start.
 
     Args:
         steps: of descent; 1,000 in the released notebooks.
-        step_size: length of the first step in levels; None: a third of the budget (as 0.02 is of 0.06 there).
+        step_size: length of the first step, of 255; None: a third of the budget (as 0.02 is of 0.06 there).
         target: file of the target picture; None: latents of zeros.
         random_start: start from uniform noise within the budget.
     """
 
-    version: ClassVar[int] = 1
-    couples_images: ClassVar[bool] = False
-    heeds_penalty: ClassVar[bool] = True  # by way of pgd
-    needs: ClassVar[frozenset[str]] = frozenset({"latent"})
+    steps: int
+    step_size: float | None = None
+    target: str | None = None
+    random_start: bool = True
+
+    needs = frozenset({"latent"})
+    heeds_penalty: ClassVar[bool] = True
     places: ClassVar[tuple[str, ...]] = ("target",)
 
-    def __init__(
-        self,
-        steps: int,
-        step_size: float | None = None,
-        target: str | None = None,
-        random_start: bool = True,
-    ) -> None:
-        if steps < 1:
-            raise ValueError(f"photoguard: steps must be >= 1, given {steps}")
-        self.steps, self.step_size, self.random_start = steps, step_size, random_start
-        self.target = None if target is None else Path(target).expanduser()
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"photoguard: steps must be >= 1, given {self.steps}")
 
     def check(self) -> None:
-        """ValueError if the target picture is not there."""
         check_target("photoguard", self.target, "latents of zeros")
 
     def identity(self) -> dict[str, str]:
-        """Digest of the target picture."""
         self.check()
-        return {"target": files_digest([self.target]) if self.target else "zero"}
+        return {"target": target_digest(self.target, "zero")}
 
-    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
-        """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``."""
-        model = surrogates[0]
-        goals = {size: self._goal(model, size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}
+    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
+        goals = {size: self._goal(surrogate, size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
             run.tally("vae_image", len(x))
-            return -(model.encode(x) - goals[tuple(x.shape[-2:])]).flatten(1).norm(dim=1)
+            return -(surrogate.encode(x) - goals[tuple(x.shape[-2:])]).flatten(1).norm(dim=1)
 
         images = first_images(owner, budget, run, self.random_start)
         first = self.step_size or budget.eps / 3

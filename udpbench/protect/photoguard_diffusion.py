@@ -1,10 +1,9 @@
-"""PhotoGuard's diffusion attack: lead what img2img makes of a picture to a target (Salman et al., ICML 2023, arXiv
-2302.06588)."""
+"""PhotoGuard's diffusion attack: move the result of img2img to a target (Salman et al., ICML 2023, 2302.06588)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -12,12 +11,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from udpbench.core.budget import Budget
-from udpbench.core.digest import files_digest
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import first_images, pgd
-from udpbench.optim.target import check_target, target_picture
+from udpbench.optim.samples import normal
+from udpbench.optim.target import check_target, target_digest, target_picture
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
@@ -55,82 +54,75 @@ def ddim_step(told: Tensor, z: Tensor, a: Tensor, b: Tensor, prediction: str, et
     return b.sqrt() * clean + (1 - b - variance).sqrt() * direction + variance.sqrt() * noise
 
 
-class PhotoGuardDiffusion:
+@dataclass(kw_only=True)
+class PhotoGuardDiffusion(Protection):
     """Descend ``mean |f(x) - target|^2``, pixels in [-1,1], through the whole chain ``f`` (the paper's equation 5).
 
     ``f`` encodes the picture, noises it to ``strength``, denoises it in a few DDIM steps and decodes it.
 
     The paper's: the objective, a grey target, few steps. The released code runs ``f`` through an inpainting model
-    (from pure noise, beside the masked picture), with eta 1, and descends the norm, not its square (for one draw
+    (from pure noise, beside the masked picture), with eta 1, and descends the norm, not its square (for one sample
     the direction is the same). Our choices: img2img, which every model of Stable Diffusion's shape can do, with the
     posterior mean; no guidance, which with the empty prompt would change nothing. UNet evaluations are recomputed in
     the backward pass, so that memory is that of one of them; the recomputation is not counted.
 
     Args:
         iterations: of descent; every one draws new noise.
-        strength: share of the noise schedule that the picture is noised by, above 0, at most 1.
+        strength: fraction of the noise schedule that the picture is noised by, above 0, at most 1.
         sample_steps: UNet evaluations of the chain.
-        samples: chains per picture and iteration, averaged, in one pass; 10 (L2) and 5 (L-infinity) in the released code.
-        eta: share of DDIM's random noise, 0 to 1.
+        samples: chains per picture and iteration, averaged, in one pass; 10 (L2) and 5 (L-infinity) in the released
+            code.
+        eta: fraction of DDIM's random noise, 0 to 1.
         prompt: ``empty``, or the ``owner``'s prompts.
-        step_size: length of one step in levels; None: an eighth of the budget.
+        step_size: length of one step, of 255; None: an eighth of the budget.
         target: file of the target picture; None: grey (zeros in [-1,1], the released default).
         random_start: start from uniform noise within the budget; the released code starts at the picture.
     """
 
-    version: ClassVar[int] = 1
-    couples_images: ClassVar[bool] = False
-    heeds_penalty: ClassVar[bool] = True  # by way of pgd
-    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
+    iterations: int
+    strength: float
+    sample_steps: int
+    samples: int = 1
+    eta: float = 0.0
+    prompt: str = "empty"
+    step_size: float | None = None
+    target: str | None = None
+    random_start: bool = False
+
+    needs = frozenset({"denoise", "latent", "text"})
+    heeds_penalty: ClassVar[bool] = True
     places: ClassVar[tuple[str, ...]] = ("target",)
 
-    def __init__(
-        self,
-        iterations: int,
-        strength: float,
-        sample_steps: int,
-        samples: int = 1,
-        eta: float = 0.0,
-        prompt: str = "empty",
-        step_size: float | None = None,
-        target: str | None = None,
-        random_start: bool = False,
-    ) -> None:
-        if min(iterations, sample_steps, samples) < 1:
+    def __post_init__(self) -> None:
+        if min(self.iterations, self.sample_steps, self.samples) < 1:
             raise ValueError(
                 "photoguard_diffusion: iterations, sample_steps and samples must be >= 1, "
-                f"given {iterations}, {sample_steps} and {samples}"
+                f"given {self.iterations}, {self.sample_steps} and {self.samples}"
             )
-        if not (0 < strength <= 1 and 0 <= eta <= 1):
+        if not (0 < self.strength <= 1 and 0 <= self.eta <= 1):
             raise ValueError(
-                f"photoguard_diffusion: strength must be above 0, at most 1, and eta 0 to 1, given {strength} and {eta}"
+                "photoguard_diffusion: strength must be above 0, at most 1, and eta 0 to 1, "
+                f"given {self.strength} and {self.eta}"
             )
-        if prompt not in PROMPTS:
-            raise ValueError(f"photoguard_diffusion: unknown prompt {prompt!r}; allowed are {', '.join(PROMPTS)}")
-        self.iterations, self.strength, self.sample_steps, self.samples = iterations, strength, sample_steps, samples
-        self.eta, self.prompt, self.step_size, self.random_start = eta, prompt, step_size, random_start
-        self.target = None if target is None else Path(target).expanduser()
+        if self.prompt not in PROMPTS:
+            raise ValueError(f"photoguard_diffusion: unknown prompt {self.prompt!r}; allowed are {', '.join(PROMPTS)}")
 
     def check(self) -> None:
-        """ValueError if the target picture is not there."""
         check_target("photoguard_diffusion", self.target, "grey")
 
     def identity(self) -> dict[str, str]:
-        """Digest of the target picture."""
         self.check()
-        return {"target": files_digest([self.target]) if self.target else "grey"}
+        return {"target": target_digest(self.target, "grey")}
 
-    def __call__(self, owner: Owner, budget: Budget, surrogates: Sequence[LatentDiffusion], run: Run) -> list[Tensor]:
-        """Perturbed pictures, CHW [0,1] within ``budget`` of ``owner.images``."""
-        model = surrogates[0]
+    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         with torch.no_grad():
-            cond = model.embed(owner.prompts if self.prompt == "owner" else [""] * len(owner.images))
+            cond = surrogate.embed(owner.prompts if self.prompt == "owner" else [""] * len(owner.images))
         rngs = [run.rng("photoguard_diffusion", name) for name in owner.names]
         goals = {size: self._goal(size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
             many = cond.take(torch.tensor(index)).repeat(self.samples)
-            made = self.edited(x, many, [rngs[i] for i in index], model)
+            made = self.edited(x, many, [rngs[i] for i in index], surrogate)
             run.tally("unet_image", len(made) * self.sample_steps)
             each = (2 * (made - goals[tuple(x.shape[-2:])])).square().flatten(1).mean(1)
             return -each.view(len(x), self.samples).mean(1)
@@ -142,27 +134,23 @@ class PhotoGuardDiffusion:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)
 
     def edited(self, x: Tensor, cond: Cond, rngs: Sequence[torch.Generator], model: LatentDiffusion) -> Tensor:
-        """``f`` of each of N pictures ``x`` (NCHW [0,1]), ``draws`` times in a row: about [0,1], not clamped;
+        """``f`` of each of N pictures ``x`` (NCHW [0,1]), ``samples`` times in a row: about [0,1], not clamped;
         differentiable.
 
-        ``cond`` has a row for each of them. The samples of a picture, those of the first noise and then, with ``eta``,
-        those of each step, come from its own generator.
+        ``cond`` has a row for each result. The noise of a picture, of the start and then, with ``eta``, of each step,
+        comes from its own generator.
         """
         z = checkpoint(model.encode, x, use_reentrant=False, preserve_rng_state=False)
-        shape = (self.samples, *z.shape[1:])
-
-        def normal() -> Tensor:
-            return torch.cat([torch.randn(shape, generator=rng) for rng in rngs]).to(z.device)
-
         t, alpha_bar = img2img_steps(model, self.strength, self.sample_steps)
         many = t.to(z.device)[:, None].expand(-1, len(z) * self.samples)
-        levels = alpha_bar.to(z.device)
-        z = noised(model.alpha_bar.to(z.device), z.repeat_interleave(self.samples, 0), many[0], normal())
+        a = alpha_bar.to(z.device)
+        start = normal(rngs, self.samples, z)
+        z = noised(model.alpha_bar.to(z.device), z.repeat_interleave(self.samples, 0), many[0], start)
         unet = model.pipe.unet
         for k, now in enumerate(many):
             told = checkpoint(model.predict, unet, z, now, cond, use_reentrant=False, preserve_rng_state=False)
-            noise = normal() if self.eta else torch.zeros_like(z)
-            z = ddim_step(told, z, levels[k], levels[k + 1], model.prediction, self.eta, noise)
+            noise = normal(rngs, self.samples, z) if self.eta else torch.zeros_like(z)
+            z = ddim_step(told, z, a[k], a[k + 1], model.prediction, self.eta, noise)
         return model.decode(z)[..., : x.shape[-2], : x.shape[-1]]
 
     def _goal(self, size: tuple[int, ...], device: torch.device) -> Tensor:

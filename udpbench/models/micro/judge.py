@@ -3,37 +3,30 @@ output)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udpbench.world import renderer, styles
+from udpbench.core.images import iterate, read_metadata, resize
+from udpbench.interfaces import Run
 
 WEIGHTS = Path(__file__).parent / "weights"  # one folder for each embedded model and judge
-HEADS = {
-    "shape": len(renderer.SHAPES),
-    "color": len(renderer.COLORS),
-    "second": len(renderer.COLORS),
-    "texture": len(renderer.TEXTURES),
-    "emblem": len(renderer.EMBLEMS),
-    "scene": len(renderer.SCENES),
-}
-# Of the judge of styles; the class after the last style is "none", the plain rendering.
-STYLE_HEADS = {"style": len(styles.STYLES) + 1, "shape": len(renderer.SHAPES), "scene": len(renderer.SCENES)}
-STYLE_WIDTH = 16
 
 
 class Judge(nn.Module):
     """64 px pictures to a class per attribute and a logit for "this is a picture of the world" (low: garbage,
     unsure).
 
-    ``heads``: classes by attribute.
+    Args:
+        heads: attribute -> number of classes.
+        width: channels of the first stage.
     """
 
-    def __init__(self, heads: Mapping[str, int] = HEADS, width: int = 32) -> None:
+    def __init__(self, heads: Mapping[str, int], width: int) -> None:
         super().__init__()
         self.heads = dict(heads)
         widths = (width, 2 * width, 4 * width, 4 * width)
@@ -43,7 +36,7 @@ class Judge(nn.Module):
             stages += [_Block(a), nn.Conv2d(a, b, 3, stride=2, padding=1)]
         self.stages = nn.Sequential(*stages, _Block(widths[-1]))
         self.out = nn.Linear(4 * 4 * widths[-1], sum(self.heads.values()) + 1)
-        # Of the last logit; set once on garbage, see calibrate in train.py.
+        # Of the last logit; set once on garbage, see udpbench.world.training.train_judge.calibrate.
         self.threshold: Tensor
         self.register_buffer("threshold", torch.zeros(()))
 
@@ -61,19 +54,6 @@ class Judge(nn.Module):
         return {name: torch.where(unsure, -1, value.argmax(1)) for name, value in logits.items()}
 
 
-def style_judge() -> Judge:
-    """The judge of styles, not trained: style (or none), shape and scene; 0.24 M parameters."""
-    return Judge(STYLE_HEADS, STYLE_WIDTH)
-
-
-def with_weights(judge: Judge, file: Path, device: torch.device) -> Judge:
-    """``judge`` with the weights in ``file`` (safetensors), frozen, on ``device``."""
-    from safetensors.torch import load_file
-
-    judge.load_state_dict({k: v.float() for k, v in load_file(file).items()})
-    return judge.eval().requires_grad_(False).to(device)
-
-
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -85,11 +65,31 @@ class _Block(nn.Module):
         return x + self.conv2(F.silu(self.norm2(h)))
 
 
-def load_judge(device: torch.device) -> Judge:
-    """The embedded judge, frozen."""
-    return with_weights(Judge(), WEIGHTS / "judge" / "judge.safetensors", device)
+def make_judge(name: str) -> Judge:
+    """The embedded judge ``name`` (``judge`` or ``style_judge``) by its config.json, not trained."""
+    return Judge(**json.loads((WEIGHTS / name / "config.json").read_text()))
 
 
-def load_style_judge(device: torch.device) -> Judge:
-    """The embedded judge of styles, frozen."""
-    return with_weights(style_judge(), WEIGHTS / "style_judge" / "style_judge.safetensors", device)
+def load_judge(name: str, device: torch.device) -> Judge:
+    """The embedded judge ``name`` with its weights, frozen, on ``device``."""
+    from safetensors.torch import load_file
+
+    judge = make_judge(name)
+    judge.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / name / f"{name}.safetensors").items()})
+    return judge.eval().requires_grad_(False).to(device)
+
+
+def check_judge(name: str) -> None:
+    """ValueError saying what to do if the weights of the embedded judge ``name`` are missing; nothing is loaded."""
+    if not (WEIGHTS / name / f"{name}.safetensors").is_file():
+        how = f"python -m udpbench.world.training.train {name} --steps 7500, then export"
+        raise ValueError(f"{name}: weights are missing in {WEIGHTS}; train them: {how}")
+
+
+def judged(name: str, folder: Path, run: Run) -> Iterator[tuple[str, dict[str, int]]]:
+    """For each picture of ``folder``: its prompt ("" without one) and the classes that the judge ``name`` finds."""
+    prompts, judge = read_metadata(folder), load_judge(name, run.device)
+    for names, x in iterate(folder, run.batch):
+        found = {k: v.tolist() for k, v in judge.classify(resize(x.to(run.device), 64)).items()}
+        for i, file in enumerate(names):
+            yield prompts.get(file, {}).get("text", ""), {k: v[i] for k, v in found.items()}

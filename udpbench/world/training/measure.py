@@ -8,19 +8,14 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from udpbench.core.images import resize
+from udpbench.core.images import as_saved, resize
+from udpbench.core.visibility import psnr
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro.judge import Judge
 from udpbench.models.sample import sample
 from udpbench.world import renderer, styles
 from udpbench.world.training import pictures
-
-
-def psnr(got: Tensor, want: Tensor) -> float:
-    """Mean over pictures of the PSNR in dB, both NCHW [0,1], ``got`` rounded to 8 bits."""
-    error = ((got * 255).round().clamp(0, 255) / 255 - want).square().flatten(1).mean(1)
-    return float((-10 * error.log10()).mean())
 
 
 @torch.no_grad()
@@ -30,7 +25,8 @@ def measure_vae(vae: AutoencoderKL) -> dict[str, float]:
     vae.eval()
 
     def trip(x: Tensor) -> float:
-        return psnr(vae.decode(vae.encode(x * 2 - 1).latent_dist.mean).sample / 2 + 0.5, x)
+        back = vae.decode(vae.encode(x * 2 - 1).latent_dist.mean).sample / 2 + 0.5
+        return float(psnr(as_saved(back), x).mean())
 
     rng = torch.Generator().manual_seed(1)
     subjects = torch.cat([renderer.render(renderer.draw(16, rng, renderer.subject(k))) for k in range(10)])

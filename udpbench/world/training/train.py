@@ -26,7 +26,7 @@ from torch import Tensor
 from udpbench.interfaces import Log, Run
 from udpbench.models.diffusion import initialised_by, noised, velocity
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.micro.judge import Judge
+from udpbench.models.micro.judge import Judge, load_judge
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.world import renderer
 from udpbench.world.training import build, pictures
@@ -189,9 +189,7 @@ def captions(truth: renderer.Scenery, rng: torch.Generator) -> list[str]:
 
 def measure(run: Run, model: str) -> None:
     """What the exported models can do, as JSON: see measure.py; kept beside the weights."""
-    from udpbench.models.micro.judge import load_judge
-
-    diffusion, judge = LatentDiffusion(f"pkg:{model}", model), load_judge(torch.device("cpu"))
+    diffusion, judge = LatentDiffusion(f"pkg:{model}", model), load_judge("judge", torch.device("cpu"))
     found = {"autoencoder": measure_vae(diffusion.pipe.vae), "prompts": measure_prompts(diffusion, judge)}
     if model == "micro":
         found |= _measured_judges(judge, lambda x: diffusion.round_trip(x).clamp(0, 1))
@@ -202,9 +200,7 @@ def measure(run: Run, model: str) -> None:
 
 
 def _measured_judges(judge: Judge, trip: Callable[[Tensor], Tensor]) -> dict[str, dict[str, float]]:
-    from udpbench.models.micro.judge import load_style_judge
-
-    of_styles = load_style_judge(torch.device("cpu"))
+    of_styles = load_judge("style_judge", torch.device("cpu"))
     return {
         "judge": measure_judge(judge),
         "judge_after_round_trip": measure_judge(judge, trip),

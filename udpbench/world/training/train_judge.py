@@ -13,7 +13,7 @@ from torch import Tensor
 
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import initialised_by
-from udpbench.models.micro.judge import Judge, style_judge
+from udpbench.models.micro.judge import Judge, make_judge
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.world import renderer
 from udpbench.world.training import pictures
@@ -28,7 +28,7 @@ def train_judge(work: Path, steps: int, run: Run) -> None:
         x = torch.cat([pictures.worn(renderer.render(truth), rng), pictures.garbage(16, rng)])
         return x, vars(truth)
 
-    _train("judge", work, steps, run, Judge, batch, pictures.garbage, measure_judge)
+    _train("judge", work, steps, run, batch, pictures.garbage, measure_judge)
 
 
 def train_style_judge(work: Path, steps: int, run: Run) -> None:
@@ -42,7 +42,7 @@ def train_style_judge(work: Path, steps: int, run: Run) -> None:
     def garbage(n: int, rng: torch.Generator) -> Tensor:
         return pictures.in_styles(pictures.garbage(n, rng), rng)[0]
 
-    _train("style_judge", work, steps, run, style_judge, batch, garbage, measure_style_judge)
+    _train("style_judge", work, steps, run, batch, garbage, measure_style_judge)
 
 
 def _train(
@@ -50,14 +50,13 @@ def _train(
     work: Path,
     steps: int,
     run: Run,
-    make: Callable[[], Judge],
     batch: Callable[[renderer.Scenery, torch.Generator], tuple[Tensor, dict[str, Tensor]]],
     garbage: Callable[[int, torch.Generator], Tensor],
     measured: Callable[[Judge], dict[str, float]],
 ) -> None:
     """``batch``: 64 scenes to their pictures, 16 garbage ones behind, and the classes of the 64 by attribute."""
     with initialised_by(run.rng("weights")):
-        judge = make()
+        judge = make_judge(name)
 
     def loss(step: int) -> Tensor:
         rng = run.rng(name, step)
