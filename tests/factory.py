@@ -7,7 +7,7 @@ from typing import Any
 
 from udpbench.results.record import Arm, Record
 
-# arm -> fid-like score (owner wants it higher) and similarity-like score (owner wants it lower)
+# arm -> fid-like score (better protected: up) and similarity-like score (better protected: down)
 SCORES = {
     "pretrained": (100.0, 0.10),
     "clean": (40.0, 0.80),
@@ -20,7 +20,7 @@ SCORES = {
 LABEL = "embedded world (64 px)"
 
 
-def make_arm(distance: float, similarity: float, recipe: str = "00ff", n: int = 256) -> Arm:
+def make_arm(distance: float, similarity: float, key: str = "00ff", n: int = 256) -> Arm:
     """An arm with a primary metric "distance" and a metric "similarity"; fid is absent."""
     return {
         "metrics": {
@@ -28,7 +28,7 @@ def make_arm(distance: float, similarity: float, recipe: str = "00ff", n: int = 
             "similarity": {"value": similarity, "n": n, "better_protected": "down", "primary": False},
         },
         "absent": {"fid": f"needs 1000 pictures a side, there are {n}"},
-        "key": recipe,
+        "key": key,
         "curve": {},
         "images": "store/00ff/images",
     }
@@ -42,11 +42,16 @@ def make_record(
     settings: Mapping[str, Any] | None = None,
     **cell: Any,
 ) -> Record:
-    """A record of one cell; ``cell`` overrides names, ``settings`` the config; failed if ``error`` is given."""
+    """A record of one cell; ``cell`` overrides names, ``settings`` the config; failed if ``error`` is given.
+
+    A budget's name says its kind and size, a fraction is a fact, too.
+    """
     names = {
         "data": "toyworld", "subject": "0", "budget": "linf_8", "protect": "eudp", "attack": "impress",
         "task": "dreambooth", "surrogate": "micro", "victim": "micro", "purifier": "micro", "seed": 0, **cell,
     }  # fmt: skip
+    kind, _, eps = str(names["budget"]).partition("_")
+    fraction = float(names.get("protected_fraction", 1.0))
     stage = {
         "name": f"protect {names['protect']}",
         "key": "ab12",
@@ -62,15 +67,15 @@ def make_record(
         "cell": names,  # type: ignore[typeddict-item]
         "label": label,
         "facts": {
-            "budget": {"kind": "linf", "eps": 8.0}, "preset": "matched", "edits": False, "embedded": True,
-            "protected_fraction": 1.0, **(facts or {}),
+            "budget": {"kind": kind, "eps": float(eps)}, "preset": "matched", "edits": False, "embedded": True,
+            "protected_fraction": fraction, **(facts or {}),
         },
         "knowledge": {"same_vae": True, "same_unet": True, "same_prompt": False},
         "arms": {} if error else {arm: make_arm(*pair) for arm, pair in scores.items()},
         "perturbation": {"protected": {"linf": 8.0, "rms": 5.25, "psnr": 33.1}, "noise": {"linf": 8.0, "rms": 8.0}},
         "counts": {"unet_image": 600},
         "stages": [stage],  # type: ignore[list-item]
-        "config": {"budget": {"_target_": "udpbench.core.budget.Linf", "levels": 8}, "protect": {}, **(settings or {})},
+        "config": {"budget": {"_target_": "udpbench.core.budget.Linf", "eps": 8}, "protect": {}, **(settings or {})},
         "provenance": {"commit": "0123456789abcdef", "dirty": False, "packages": {"torch": "2.8.0"}, "device": "cpu: x",
                        "python": "3.11.7"},
         "flags": [],

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from factory import make_record, shifted
 
+from udpbench.commands.report import main
 from udpbench.results.record import Record, write
-from udpbench.results.report import arms, sections
+from udpbench.results.report import arms, compare
 from udpbench.results.report.boards import Board, boards
-from udpbench.results.report.fill import filled, made, main
-from udpbench.results.report.render import markdown_table
-from udpbench.results.stats import compare_attacks
+from udpbench.results.report.fill import filled, made
+from udpbench.results.report.render import Section, headers, markdown_table
 
 ROOT = Path(__file__).parent.parent
-TEXTS = [path for path in sorted(ROOT.glob("experiments/*/README.md")) if "<!-- table " in path.read_text()]
+TEXTS = [path for path in sorted(ROOT.glob("experiments/*/*.md")) if "<!-- table " in path.read_text()]
 
 
 def grid() -> list[Record]:
@@ -26,6 +27,13 @@ def grid() -> list[Record]:
             scores = shifted(s, purified=left + 0.1 * s)
             found.append(make_record(scores, subject=str(s), attack=attack))
     return [*found, make_record(shifted(1.0), subject="0", seed=1)]  # clean victims of two seeds: a floor
+
+
+def cells(section: Section | None) -> list[tuple[str, ...]]:
+    """The rows of a section's table, index first."""
+    assert section is not None
+    (table,) = section.tables
+    return [tuple(map(str, row)) for row in table.reset_index().itertuples(index=False, name=None)]
 
 
 @pytest.fixture
@@ -41,55 +49,62 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
+def left(records: list[Record], metric: str = "distance") -> dict[tuple[str, str], list[str]]:
+    """(a - b, protection) -> [difference, half-width, victims, verdict] of attacks compared."""
+    (found,) = boards(records)
+    table = compare.attacks(replace(found, shown=(metric,))).tables[0].droplevel("metric")
+    return {index: list(row) for index, row in zip(table.index, table.to_numpy())}
+
+
 def test_attacks_are_compared_by_what_they_leave():
-    by = {
-        pair: next(c for c in compare_attacks(grid()[:-1], *pair) if c.metric == "distance")
-        for pair in (("impress", "none"), ("jpeg", "none"), ("jpeg", "impress"))
-    }
-    assert [c.difference.mean for c in by.values()] == pytest.approx([-15 + 0.15, 5 + 0.15, 20])
-    assert all(c.difference.victims == 4 and c.unpaired == 0 for c in by.values())
-    assert by["jpeg", "none"].condition["protect"] == "eudp"
-    wanted_lower = next(c for c in compare_attacks(grid()[:-1], "impress", "none") if c.metric == "similarity")
-    assert wanted_lower.difference.mean == pytest.approx(-(0.55 - 0.40))
+    found = left(grid()[:-1])
+    means = {pair: float(row[0].split(" ")[0]) for (pair, _), row in found.items()}
+    assert means == {"impress - none": -14.8, "jpeg - none": 5.15, "impress - jpeg": -20.0}  # of three digits
+    assert {protect for _, protect in found} == {"eudp"}
+    assert {row[2] for row in found.values()} == {"4"}
+    down = left(grid()[:-1], "similarity")["impress - none", "eudp"]
+    assert down[0].startswith("-0.150 ")  # -(0.55 - 0.40): better protected is down
 
 
 def test_attacks_of_other_protections_are_not_mixed():
     other = [make_record(shifted(0.0, purified=40.0), subject=str(s), protect="udp", attack="jpeg") for s in range(4)]
-    found = [c for c in compare_attacks([*grid(), *other], "jpeg", "none") if c.metric == "distance"]
-    assert {c.condition["protect"]: round(c.difference.mean, 2) for c in found} == {"eudp": 5.15, "udp": 25.0}
+    found = left([*grid(), *other])
+    assert {protect: row[0].split(" ")[0] for (pair, protect), row in found.items() if pair == "jpeg - none"} == {
+        "eudp": "+5.15",
+        "udp": "+25.0",
+    }
 
 
 def test_the_report_says_which_attack_gives_back(board):
-    section = sections.attacks(board)
+    section = compare.attacks(board)
     assert section is not None
-    (table,) = section.blocks
-    said = {row[0]: row[-1] for row in table.rows}
+    said = {row[0]: row[-1] for row in cells(section)}
     assert said == {
         "impress - none": "gives back",
-        "jpeg - none": "spoils even more",
+        "jpeg - none": "increases the effect",
         "impress - jpeg": "impress gives back more",
     }
     assert "0.15 of these 3 intervals" in section.text[0]
     (without,) = boards([make_record(attack="none", subject=str(s)) for s in range(2)])
     for record in without.records:
         del record["arms"]["purified"]
-    assert sections.attacks(without) is None
+    assert compare.attacks(without) is None
 
 
 def test_what_clean_victims_learnt(board):
     section = arms.learning(board)
     assert section is not None
-    (row,) = section.blocks[0].rows
+    (row,) = cells(section)
     # pretrained 100 + s, clean 40 + s, upper bound 20 + s: three quarters of the window each
-    assert (row[0], row[1], *row[-3:]) == ("distance", "5", "75% (75% to 75%)", "0", "0")
+    assert (row[0], row[1], *row[-3:]) == ("distance", "5", "75 % (75 % to 75 %)", "0", "0")
     for arm, score in (
         ("upper_bound", 130.0),
         ("clean", 95.0),
     ):  # one victim's upper_bound is no better than no training
         board.records[-1]["arms"][arm]["metrics"]["distance"]["value"] = score
-    (row,) = arms.learning(board).blocks[0].rows
+    (row,) = cells(arms.learning(board))
     assert row[-1] == "1"
-    assert row[-3] == "75% (75% to 75%)"
+    assert row[-3] == "75 % (75 % to 75 %)"
     for record in board.records:
         del record["arms"]["upper_bound"]
     assert arms.learning(board) is None
@@ -99,8 +114,7 @@ def test_what_was_done_to_the_pictures(board):
     board.records[0]["perturbation"]["protected"]["rms"] = 7.25
     section = arms.pictures(board)
     assert section is not None
-    (table,) = section.blocks
-    rows = {row[0]: dict(zip(table.headers, row)) for row in table.rows}
+    rows = {row[0]: dict(zip(headers(*section.tables), row)) for row in cells(section)}
     assert set(rows) == {"noise", "protected: eudp"}
     assert rows["protected: eudp"]["rms"].startswith("5.65 ± ")  # one of five is 2 more: 5.25 + 2 / 5
     assert rows["noise"]["psnr"] == "-"
@@ -109,21 +123,21 @@ def test_what_was_done_to_the_pictures(board):
 def test_every_victim_has_a_row_for_every_arm(board):
     board.records[0]["arms"]["clean"]["curve"] = {"0.5": {"distance": 50.0}, "1": {"distance": 40.0}}
     section = arms.victims(board)
-    assert section.text == ("Several scores: at 0.5x, 1x the training steps.",)
-    (table,) = section.blocks
-    assert table.headers == ("subject", "seed", "arm", "distance* ↑")
-    assert [row[-1] for row in table.rows[:3]] == ["100", "50.0, 40.0", "42.0"]
-    assert [row[:3] for row in table.rows[:3]] == [("0", "0", "pretrained"), ("0", "0", "clean"), ("0", "0", "noise")]
-    assert len(table.rows) == 5 * 7 + 4 * 2  # the second attack adds two arms; the fifth victim has one attack
-    assert len({row[:3] for row in table.rows}) == len(table.rows)
+    assert section.text == ["Several scores: at 0.5x, 1x the training steps."]
+    rows = cells(section)
+    assert headers(*section.tables) == ["subject", "seed", "arm", "distance* ↑"]
+    assert [row[-1] for row in rows[:3]] == ["100", "50.0, 40.0", "42.0"]
+    assert [row[:3] for row in rows[:3]] == [("0", "0", "pretrained"), ("0", "0", "clean"), ("0", "0", "noise")]
+    assert len(rows) == 5 * 7 + 4 * 2  # the second attack adds two arms; the fifth victim has one attack
+    assert len({row[:3] for row in rows}) == len(rows)
 
 
 def test_a_mark_is_filled_and_stays_filled(folder):
     text = folder / "text.md"
     text.write_text("Before\n<!-- table effects scores=similarity attack=jpeg -->\nold\n<!-- end -->\nafter\n")
-    assert main([str(text)]) == 0
+    assert main(["--fill", str(text)]) == 0
     once = text.read_text()
-    assert once.startswith("Before\n<!-- table effects scores=similarity attack=jpeg -->\nSeed floor")
+    assert once.startswith("Before\n<!-- table effects scores=similarity attack=jpeg -->\nSeed SD")
     assert once.endswith("|\n<!-- end -->\nafter\n")
     assert "old" not in once
     assert "impress" not in once
@@ -139,35 +153,36 @@ def test_boards_that_differ_become_one_table(folder):
     assert lines[0].startswith("| protected_fraction | arm | victims | distance")
     assert {line.split("|")[1].strip() for line in lines[2:]} == {"0.5", "0.8", "1.0"}
     assert "protected_fraction" not in made("arms protected_fraction=1.0", folder)
+    assert "protected_fraction" in made("arms budget=linf_8/255", folder)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [("lists", "unknown kind 'lists'; allowed are effects, "), ("arms colour=red", "unknown name 'colour'; allowed are records, "),
-     ("arms scores=beauty", "unknown score 'beauty'; allowed are distance, linf"), ("arms task=dance*", "no record has what it asks for"), ("arms records=nowhere", "nowhere")],
+     ("arms scores=beauty", "unknown score 'beauty'; allowed are distance, linf"), ("arms task=dance*", "no record has what it asks for"), ("arms records=nowhere", "nowhere"), ("arms budget=linf_4/255", "no record has what it asks for")],
 )  # fmt: skip
 def test_a_wrong_mark_is_told_in_one_line(folder, capsys, words, told):
     text = folder / "text.md"
     text.write_text(f"<!-- table {words} -->\n<!-- end -->\n")
     before = text.read_text()
-    assert main([str(text)]) == 2
+    assert main(["--fill", str(text)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"udpbench.results.report.fill: {text}: table {words}: ")
+    assert line.startswith(f"error: {text}: table {words}: ")
     assert told in line
     assert text.read_text() == before
 
 
 def test_a_text_without_marks_is_refused(tmp_path, capsys):
     (tmp_path / "x.md").write_text("nothing")
-    assert main([str(tmp_path / "x.md")]) == 2
+    assert main(["--fill", str(tmp_path / "x.md")]) == 2
     assert "there is no <!-- table KIND" in capsys.readouterr().err
 
 
 def test_a_table_s_cells_cannot_break_it(board):
-    (table,) = arms.victims(board).blocks
-    assert all(line.count(" | ") == len(table.headers) - 1 for line in markdown_table(table))
+    (table,) = arms.victims(board).tables
+    assert all(line.count(" | ") == len(headers(table)) - 1 for line in markdown_table(table).splitlines())
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=[path.parent.name for path in TEXTS])
 def test_tables_are_those_of_the_records(path):
-    assert filled(path) == path.read_text(), f"say: python -m udpbench.results.report.fill {path.relative_to(ROOT)}"
+    assert filled(path) == path.read_text(), f"say: python -m udpbench report --fill {path.relative_to(ROOT)}"

@@ -85,7 +85,7 @@ def test_the_same_generator_gives_the_same_interval_and_the_order_of_victims_doe
     assert paired_interval(pairs, rng()) != paired_interval(pairs, np.random.default_rng(9))
 
 
-def test_seed_floor_is_the_pooled_standard_deviation_within_subjects() -> None:
+def test_seed_sd_is_the_pooled_standard_deviation_within_subjects() -> None:
     clean = {("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 10.0, ("b", 1): 10.0, ("b", 2): 13.0, ("c", 0): 99.0}
     groups = ([1.0, 3.0], [10.0, 10.0, 13.0])
     want = math.sqrt(sum(np.var(g, ddof=1) * (len(g) - 1) for g in groups) / 3)

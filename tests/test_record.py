@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
-from factory import make_record
+from factory import make_arm, make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
 from udpbench.results import record as R
+from udpbench.results import schema
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
@@ -32,11 +34,18 @@ def test_key_order_does_not_depend_on_the_order_of_making(tmp_path: Path) -> Non
     assert list(json.loads((tmp_path / "a.json").read_text()))[:3] == ["schema", "status", "cell"]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, True, "1"])
-def test_a_score_that_is_no_number_is_refused(tmp_path: Path, bad: object) -> None:
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [(float("nan"), "clean distance: value nan is not finite; a missing metric belongs in"),
+     (float("inf"), "clean distance: value inf is not finite; a missing metric belongs in"),
+     (None, r"arms\.clean\.metrics\.distance\.value must be float, given NoneType"),
+     (True, r"arms\.clean\.metrics\.distance\.value must be float, given bool"),
+     ("1", r"arms\.clean\.metrics\.distance\.value must be float, given str")],
+)  # fmt: skip
+def test_a_score_that_is_no_number_is_refused(tmp_path: Path, bad: object, said: str) -> None:
     made = make_record()
     made["arms"]["clean"]["metrics"]["distance"]["value"] = bad  # type: ignore[typeddict-item]
-    with pytest.raises(ValueError, match=r"clean distance: value .* is no finite number; a missing metric belongs in"):
+    with pytest.raises(ValueError, match=said):
         R.write(tmp_path / "a.json", made)
     assert not list(tmp_path.iterdir())
 
@@ -49,9 +58,9 @@ def test_no_nan_passes_anywhere(value: object) -> None:
     made = make_record(settings={"deep": value})
     if re.search("NaN|Infinity", json.dumps(value)):
         with pytest.raises(ValueError, match=r"cell: config\.deep.* is (nan|inf|-inf)"):
-            R._check_plain(made, "cell", ())
+            schema.check_plain(made, "cell", ())
     else:
-        R._check_plain(made, "cell", ())
+        schema.check_plain(made, "cell", ())
 
 
 def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
@@ -62,14 +71,16 @@ def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ({"schema": 2}, r"x\.json: record schema 2 cannot be read; allowed is 1"),
+        ({"schema": 3}, r"x\.json: record schema 3 cannot be read; allowed are 1 and 2"),
         ({"schema": None}, "record schema None"),
-        ({"arms": []}, "record needs 'arms', given list"),
+        ({"arms": []}, r"record\.arms must be dict, given list"),
         ({"cell": {}}, "cell lacks data, subject, budget"),
         ({"status": "done"}, "unknown status 'done'; allowed are ok, failed"),
         ({"status": "failed"}, "status 'failed' does not go with error None"),
-        ({"arms": {"dirty": {}}}, "unknown arm 'dirty'; allowed are pretrained"),
-        ({"arms": {"clean": {"metrics": {}}}}, "arm clean lacks absent, recipe, curve, images"),
+        ({"arms": {"dirty": make_arm(1.0, 0.5)}}, "unknown arm 'dirty'; allowed are pretrained"),
+        ({"arms": {"clean": {"metrics": {}}}}, "arms.clean lacks absent, key, curve, images"),
+        ({"facts": {"budget": None}}, "record.facts lacks preset, edits, embedded, protected_fraction"),
+        ({"counts": {"unet_image": "many"}}, r"record\.counts\.unet_image must be int, given str"),
     ],
 )
 def test_a_wrong_schema_names_the_file(tmp_path: Path, spoil: dict, message: str) -> None:
@@ -109,7 +120,7 @@ def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
 
 
 def test_long_table_has_a_row_per_arm_and_metric() -> None:
-    table = R.to_table([make_record(), make_record(subject="1", error="boom")])
+    table = pandas.DataFrame(R.long_rows([make_record(), make_record(subject="1", error="boom")]))
     assert list(table.columns) == list(R.LONG)
     assert len(table) == 7 * 3  # seven arms; distance, similarity, and fid that is absent
     fid = table[table.metric == "fid"]
@@ -117,6 +128,7 @@ def test_long_table_has_a_row_per_arm_and_metric() -> None:
     assert fid.reason.str.startswith("needs 1000").all()
     clean = table[(table.arm == "clean") & (table.metric == "distance")].iloc[0]
     assert (clean.value, clean.better_protected, clean.seed) == (40.0, "up", 0)
+    assert (clean.budget_kind, clean.eps, clean.preset) == ("linf", 8.0, "matched")
 
 
 def test_metrics_are_listed_primary_first_and_must_agree() -> None:
@@ -125,9 +137,7 @@ def test_metrics_are_listed_primary_first_and_must_agree() -> None:
     assert list(R.metrics_of([made])) == ["distance", "a", "similarity"]
     other = make_record()
     other["arms"]["clean"]["metrics"]["distance"]["better_protected"] = "down"
-    with pytest.raises(
-        ValueError, match="metric distance: better_protected is higher in one record and lower in another"
-    ):
+    with pytest.raises(ValueError, match="metric distance: better_protected is up in one record and down in another"):
         R.metrics_of([made, other])
 
 
@@ -136,3 +146,13 @@ def test_reading_records_imports_nothing_heavy() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize(
+    "kind", [getattr(schema, name) for name in ("Record", "Cell", "Facts", "Budget", "Arm", "Score", "Stage")]
+)
+def test_every_field_and_arm_is_described(kind: type) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "records.md").read_text()
+    names = set(re.findall(r"`(\w+)`", text))
+    assert not set(kind.__annotations__) - names
+    assert not {*schema.ARMS, *schema.LONG, *schema.STATUS, *schema.DIRECTIONS} - names

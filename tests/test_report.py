@@ -16,19 +16,21 @@ import pytest
 from factory import LABEL, SCORES, make_arm, make_record, shifted
 from hypothesis import given
 from hypothesis import strategies as st
+from pandas import DataFrame
 
+from udpbench.commands.report import main
+from udpbench.results import flags
 from udpbench.results import table as T
-from udpbench.results.intervals import Interval
+from udpbench.results import words as W
+from udpbench.results.intervals import Interval, Recovery
 from udpbench.results.record import Record, write
-from udpbench.results.report.__main__ import main
-from udpbench.results.report.boards import above_floor, boards
+from udpbench.results.report.arms import curve_points
+from udpbench.results.report.boards import board_frame, boards, leaderboard
 from udpbench.results.report.choose import choose
-from udpbench.results.report.document import Document, Section, Table
-from udpbench.results.report.render import latex, latex_text, markdown, page
-from udpbench.results.report.sections import curve_points, flag_section, verdict
-from udpbench.results.report.transfer import transfer
-from udpbench.results.report.write import board_csv
-from udpbench.results.stats import compare
+from udpbench.results.report.compare import Comparison, transfer, verdict
+from udpbench.results.report.render import Section, headers, latex_text, render, table
+from udpbench.results.report.write import flag_section
+from udpbench.results.stats import Summary
 
 
 @pytest.mark.parametrize(
@@ -37,24 +39,24 @@ from udpbench.results.stats import compare
      (1e-9, "1.00e-09"), (123456.0, "123000"), (0.5, "0.500"), (1e12, "1.00e+12")],
 )  # fmt: skip
 def test_three_significant_digits(x: float, text: str) -> None:
-    assert T.significant(x) == text
+    assert W.significant(x) == text
 
 
 @given(st.floats(-1e15, 1e15, allow_subnormal=False))
 def test_significant_is_within_half_a_unit_of_the_third_digit(x: float) -> None:
-    assert float(T.significant(x)) == pytest.approx(x, rel=0.00501, abs=1e-300)
-    assert float(T.significant(x, signed=True)) == float(T.significant(x))
+    assert float(W.significant(x)) == pytest.approx(x, rel=0.00501, abs=1e-300)
+    assert float(W.significant(x, signed=True)) == float(W.significant(x))
 
 
 @pytest.mark.parametrize("mean", [3.3e-17, -3.3e-17])
 def test_a_mean_that_is_zero_but_for_rounding_is_shown_as_zero(mean: float) -> None:
-    assert T.interval_text(Interval(mean, -0.07, 0.07, 5, 5, "t")) == "0 [-0.0700, +0.0700]"
+    assert W.interval_text(Interval(mean, -0.07, 0.07, 5, 5, "t")) == "0 [-0.0700, +0.0700]"
 
 
 def test_interval_text() -> None:
-    assert T.interval_text(Interval(0.123, 0.05, 0.19, 3, 3, "t")) == "+0.123 [+0.0500, +0.190]"
-    assert T.interval_text(Interval(-2.0, None, None, 1, 1, "none")) == "-2.00 (1 victim)"
-    assert T.interval_text(None) == "-"
+    assert W.interval_text(Interval(0.123, 0.05, 0.19, 3, 3, "t")) == "+0.123 [+0.0500, +0.190]"
+    assert W.interval_text(Interval(-2.0, None, None, 1, 1, "none")) == "-2.00 (1 victim)"
+    assert W.interval_text(None) == "-"
 
 
 def test_table_shows_arms_in_order_then_effect_and_residual() -> None:
@@ -75,7 +77,8 @@ def test_table_shows_arms_in_order_then_effect_and_residual() -> None:
     assert "absent: fid: needs 1000 pictures a side, there are 256" in text
     assert "recovery n/a: one victim has no interval" in text
     assert "! no seed SD" in text
-    assert "grey box" in text
+    assert "white box, prompt unknown" in " ".join(text.split())
+    assert "eudp (linf 8/255) / impress / dreambooth on toyworld 0" in text
     assert "\x1b" not in text
 
 
@@ -96,8 +99,8 @@ def test_table_with_many_metrics_fits_into_100_columns() -> None:
 
 
 def test_table_of_a_failed_cell_is_its_error() -> None:
-    text = T.plain(make_record(error="Traceback ...\n  File\nValueError: protect eudp: levels must be > 0\n\n"))
-    assert "failed: ValueError: protect eudp: levels must be > 0" in text
+    text = T.plain(make_record(error="Traceback ...\n  File\nValueError: protect eudp: eps must be > 0\n\n"))
+    assert "failed: ValueError: protect eudp: eps must be > 0" in text
     assert "effect" not in text
 
 
@@ -108,7 +111,7 @@ def curve(by: float) -> dict[str, dict[str, float]]:
 def test_thiefs_best_is_chosen_on_validation_and_reported_on_references() -> None:
     made = make_record()
     made["arms"]["clean"]["curve"] = curve(0)
-    assert T.thiefs_best(made, "clean") == {"distance": ("1", 40.0)}  # the owner wants it high, the thief low
+    assert T.thiefs_best(made, "clean") == {"distance": ("1", 40.0)}  # better protected: up; the thief wants it low
     assert "flatters the thief" in T.plain(made)
     validation = {"0.5": {"distance": 9.0}, "1": {"distance": 8.0}, "2": {"distance": 7.0}}
     made["arms"]["clean"]["curve_validation"] = validation
@@ -124,16 +127,22 @@ def test_thiefs_best_is_chosen_on_validation_and_reported_on_references() -> Non
 
 @pytest.mark.parametrize(
     ("same", "word"),
-    [((1, 1, 1), "white box"), ((1, 1, 0), "grey box"), ((1, 0, 1), "grey box"), ((0, 0, 1), "black box")],
-)
+    [((1, 1, 1), "white box"), ((1, 1, 0), "white box, prompt unknown"), ((1, 0, 1), "grey box"),
+     ((0, 0, 1), "black box"), ((0, 0, 0), "black box, prompt unknown")],
+)  # fmt: skip
 def test_box(same: tuple[int, int, int], word: str) -> None:
-    assert T.box_of(dict(zip(("same_vae", "same_unet", "same_prompt"), map(bool, same), strict=True))) == word
+    made = make_record()
+    made["knowledge"] = dict(zip(("same_vae", "same_unet", "same_prompt"), map(bool, same), strict=True))
+    assert W.box_of(made) == word
 
 
 @pytest.mark.parametrize("reseeded", [True, False])
 def test_edits_must_beat_noise(reseeded: bool) -> None:
     """Edits of clean pictures are compared with themselves and do not spread: their floor is what noise does."""
-    found = [make_record(shifted(0.0, noise=1.0 * s), subject=str(s), task="img2img") for s in range(4)]
+    found = [
+        make_record(shifted(0.0, noise=1.0 * s), subject=str(s), task="img2img", facts={"edits": True})
+        for s in range(4)
+    ]
     for record in found:
         if reseeded:
             record["arms"]["reseeded"] = make_arm(90.0, 0.2)
@@ -145,7 +154,7 @@ def test_edits_must_beat_noise(reseeded: bool) -> None:
     again = ["reseeded (control)"] if reseeded else []
     assert names == ["noise (control)", *again, "clean_attacked of impress (control)"]
     (eudp,) = [row for row in board.rows if not row.control]
-    assert above_floor(eudp.summaries["edit_distance"].effect, board.floors["edit_distance"])
+    assert eudp.summaries["edit_distance"].claimed
     residual = eudp.summaries["edit_distance"].residual
     assert residual is not None
     assert residual.mean == pytest.approx(55.0 - 40.0)  # purified - clean: distances to clean do not subtract
@@ -183,7 +192,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = world()
     for arm in ("clean", "protected"):
         records[0]["arms"][arm]["curve"] = curve(0)
-    records[1]["flags"] = ["the moon was full"]
+    records[1]["flags"] = ["the moon was full"]  # what a record says of itself is computed anew
+    records[1]["provenance"]["dirty"] = True
     records += [make_record(label="SD 1.5", data="faces")]
     records += [make_record(protect="mist", attack="jpeg", error="Traceback\nRuntimeError: out of memory | <b>\n")]
     save(folder, records)
@@ -209,7 +219,7 @@ def test_leaderboard_numbers(report: Path) -> None:
     assert residual == pytest.approx(22, abs=0.3)
     assert recovery == pytest.approx(1 - residual / effect)
     assert float(row["effect_low"]) < effect < float(row["effect_high"])
-    assert float(row["seed_sd"]) == pytest.approx(0.5**0.5)  # pairs (x, x + 1)
+    assert float(row["floor"]) == pytest.approx(0.5**0.5)  # pairs (x, x + 1)
     assert row["victims"] == "8"
     (other,) = [r for r in rows if r["label"] == "SD 1.5" and r["metric"] == "distance" and r["control"] == "False"]
     assert (other["effect_low"], other["recovery"], other["recovery_reason"]) == ("", "", "n/a: no floor")
@@ -240,7 +250,8 @@ def test_comparisons_flags_failures_and_environment_are_told(report: Path) -> No
     (line,) = [x for x in text.splitlines() if x.startswith("| eudp - udp | protected |")]
     assert "eudp protects better" in line
     assert "+8.00" in line
-    assert "| the moon was full | 0/0 |" in text
+    assert "| dirty tree: the code differs from the recorded commit | 0/0 |" in text
+    assert "the moon was full" not in text
     assert "few subjects" in text  # the single SD record
     assert not [x for x in text.splitlines() if "no seed SD" in x and LABEL in x]  # only the SD board has none
     assert "RuntimeError: out of memory \\| \\<b>" in text
@@ -296,8 +307,8 @@ def test_wrong_folders_are_one_line_and_status_2(
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom udpbench.results.report.__main__ import main\ntry:\n    main(['--help'])\nexcept SystemExit as e:\n"
-        "    print(e.code, sorted({'torch', 'pandas', 'numpy', 'scipy', 'matplotlib', 'rich'} & set(sys.modules)))"
+        "import sys\nfrom udpbench.commands.report import main\ntry:\n    main(['--help'])\nexcept SystemExit as e:\n"
+        "    print(e.code, sorted({'torch', 'pandas', 'numpy', 'scipy', 'matplotlib', 'rich', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("0 []")
@@ -305,6 +316,11 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------
+
+
+def rows_of(made: DataFrame) -> list[tuple[str, ...]]:
+    """The rows of a table, index first."""
+    return list(made.reset_index().itertuples(index=False, name=None))
 
 
 def files(*records: Record) -> dict[Path, Record]:
@@ -333,8 +349,8 @@ def test_data_models_and_what_is_matched_are_told_apart_but_not_subjects() -> No
         named("purifier", {"model": {"path": "a"}}, {"model": {"path": "a"}, "purifier": {"path": "b"}})[1]
         == "micro (path=b)"
     )
-    likes = ({"protect": {"a": 1}, "like": {"levels": n}} for n in (4, 8))
-    assert named("protect", *likes) == ["eudp (like.levels=4)", "eudp (like.eps=8)"]
+    likes = ({"protect": {"a": 1}, "like": {"eps": n}} for n in (4, 8))
+    assert named("protect", *likes) == ["eudp (like.eps=4)", "eudp (like.eps=8)"]
 
 
 def test_cells_measured_otherwise_are_told_apart_and_further_metrics_are_no_difference() -> None:
@@ -359,7 +375,7 @@ def test_a_cell_that_was_run_with_other_arms_has_them_all() -> None:
     assert [set(r["arms"]) for r in chosen.ok] == [{"clean", "protected", "noise", "upper_bound"}]
     assert chosen.repeated == 1
     rest["arms"]["clean"]["key"] = "beef"
-    with pytest.raises(ValueError, match="the same cell with different recipes"):
+    with pytest.raises(ValueError, match="the same cell with different keys"):
         choose(files(part, rest))
 
 
@@ -379,20 +395,21 @@ def test_a_flag_of_a_cell_that_protects_nothing_is_told() -> None:
     clean = make_record(
         {"pretrained": (100.0, 0.1), "clean": (90.0, 0.2), "upper_bound": (20.0, 0.9)}, protect="none", attack="none"
     )
-    (table,) = flag_section(boards([clean])).blocks
-    (row,) = [row for row in table.rows if row[2].startswith("victim did not learn")]
+    (row,) = [
+        row for row in rows_of(*flag_section(boards([clean])).tables) if row[2].startswith("victim did not learn")
+    ]
     assert row[1:] == ("none / none", row[2], "0/0")
 
 
 def test_rows_of_the_leaderboard_s_table_are_told_apart_by_their_names() -> None:
     made = [make_record(protected_fraction=s, subject=str(i)) for s in (0.5, 0.8) for i in range(2)]
-    rows = list(
-        csv.DictReader(io.StringIO(board_csv(boards([*made, make_record(), make_record(protect="eudp_released")]))))
-    )
+    released = make_record(facts={"preset": "released"})
+    text = board_frame(boards([*made, make_record(), released])).to_csv(index=False)
+    rows = list(csv.DictReader(io.StringIO(text)))
     names = [tuple(v for k, v in row.items() if k not in ("effect", "residual", "recovery")) for row in rows]
     assert len(set(names)) == len(rows)
-    assert {row["protected_fraction"] for row in rows} == {"", "0.5", "0.8"}
-    assert {row["settings"] for row in rows} == {"", "published"}
+    assert {row["protected_fraction"] for row in rows} == {"1.0", "0.5", "0.8"}
+    assert {row["preset"] for row in rows} == {"matched", "released"}
     for board in boards(made):
         assert set(board.names) <= set(rows[0])
 
@@ -402,7 +419,7 @@ def test_repeated_cells_count_once_and_conflicting_ones_are_an_error() -> None:
     assert (len(chosen.ok), len(chosen.failed), chosen.repeated) == (1, 0, 2)
     other = make_record()
     other["arms"]["clean"]["key"] = "beef"
-    with pytest.raises(ValueError, match=r"0\.json and 1\.json are the same cell with different recipes"):
+    with pytest.raises(ValueError, match=r"0\.json and 1\.json are the same cell with different keys"):
         choose(files(make_record(), other))
 
 
@@ -413,32 +430,38 @@ def test_owner_prompt_budget_and_models_make_boards_of_their_own() -> None:
     assert sum("owner prompt data" in b.title for b in found) == 1
 
 
-def test_the_seed_floor_takes_clean_victims_of_every_budget() -> None:
+def test_the_seed_sd_takes_clean_victims_of_every_budget() -> None:
     records = [make_record(shifted(0)), make_record(shifted(2), budget="linf_4", seed=1)]
     assert [b.floors["distance"] for b in boards(records)] == pytest.approx([2**0.5, 2**0.5])
 
 
-def test_the_seed_floor_never_mixes_labels() -> None:
+def test_the_seed_sd_never_mixes_labels() -> None:
     records = [make_record(shifted(0)), make_record(shifted(2), label="SD 1.5", seed=1)]
     assert [b.floors["distance"] for b in boards(records)] == [None, None]
 
 
 def test_an_effect_is_claimed_only_above_the_floor() -> None:
+    def claimed(effect: Interval | None, floor: float | None) -> bool:
+        return Summary(effect, None, Recovery(None), floor).claimed
+
     shown = Interval(5.0, 4.0, 6.0, 6, 3, "bootstrap")
-    assert above_floor(shown, 3.9)
-    assert not above_floor(shown, 4.1)
-    assert not above_floor(shown, None)
-    assert not above_floor(Interval(5.0, None, None, 1, 1, "none"), 0.1)
+    assert claimed(shown, 3.9)
+    assert not claimed(shown, 4.1)
+    assert not claimed(shown, None)
+    assert not claimed(None, 0.1)
+    assert not claimed(Interval(5.0, None, None, 1, 1, "none"), 0.1)
 
 
 def test_verdicts() -> None:
-    (better, *_) = compare(world(), "eudp", "udp")
-    (even, *_) = compare(world(), "eudp", "eudp")
-    assert verdict(better, 0.1) == "eudp protects better"
-    assert verdict(better, None) == "no floor: nothing claimed"
-    assert verdict(even, 0.1) == "no difference shown"
-    (alone, *_) = compare(world(subjects=1, seeds=1), "eudp", "udp")
-    assert verdict(alone, 0.1) == "one victim: nothing claimed"
+    def said(low: float | None, mean: float, high: float | None, floor: float | None) -> str:
+        interval = Interval(mean, low, high, 6, 6, "t")
+        return verdict(Comparison("eudp", "udp", "protected", "distance", interval, 0, floor))
+
+    assert said(4.0, 5.0, 6.0, 0.1) == "eudp protects better"
+    assert said(-6.0, -5.0, -4.0, 0.1) == "udp protects better"
+    assert said(4.0, 5.0, 6.0, None) == "no floor: nothing claimed"
+    assert said(-1.0, 5.0, 6.0, 0.1) == "no difference shown"
+    assert said(None, 5.0, None, 0.1) == "one victim: nothing claimed"
 
 
 def test_curve_points_are_means_over_victims() -> None:
@@ -450,22 +473,67 @@ def test_curve_points_are_means_over_victims() -> None:
 
 
 def test_renderers_agree_on_a_small_document() -> None:
-    table = Table(("name", "x*"), (("a|b", "1"), ("c_d", "2")), "cap")
-    document = Document("T", (Section("S", 2, ("one\ntwo",), (table,), in_latex=True),))
-    assert markdown(document).splitlines() == [
-        "# T", "", "## S", "", "one two", "", "| name | x\\* |", "| :-- | --: |", "| a\\|b | 1 |", "| c_d | 2 |",
+    made = table([{"name": "a|b", "x*": "1"}, {"name": "c_d", "x*": "2"}, {"name": "e"}], ["name"], "cap")
+    sections = [Section("S", 2, ["one\ntwo <b>"], [made], in_latex=True)]
+    assert render("report.md", "T", sections).splitlines() == [
+        "# T", "", "## S", "", "one two <b>", "", "| name | x\\* |", "| :-- | --: |", "| a\\|b | 1 |", "| c_d | 2 |",
+        "| e | - |",
     ]  # fmt: skip
-    assert r"c\_d & 2 \\" in latex(document)
-    assert '<td class="l">a|b</td>' in page(document)
-    with pytest.raises(ValueError, match="a row must have 2 cells"):
-        Table(("a", "b"), (("1",),))
+    assert r"c\_d & 2 \\" in render("report.tex", "T", sections)
+    page = render("report.html", "T", sections)
+    assert '<td class="l">a|b</td><td>1</td>' in page
+    assert "two &lt;b&gt;" in page
 
 
-def test_published_settings_have_a_board_of_their_own():
-    records = [make_record(protect=p, subject=str(s)) for p in ("advdm", "advdm_released") for s in range(3)]
+def released(steps: int, **cell: Any) -> Record:
+    return make_record(facts={"preset": "released"}, settings={"protect": {"steps": steps}}, **cell)
+
+
+def test_released_settings_have_a_board_of_their_own() -> None:
+    records = [make_record(protect="advdm", subject=str(s)) for s in range(3)]
+    records += [released(50, protect="advdm_released", subject=str(s)) for s in range(3)]
     found = boards(records)
     assert [{row.protect for row in b.rows if not row.control} for b in found] == [{"advdm"}, {"advdm_released"}]
-    assert [b.title.endswith(", settings as published") for b in found] == [False, True]
+    assert [", released settings" in b.title for b in found] == [False, True]
+
+
+def test_variants_of_released_settings_are_never_ranked_beside_matched_ones() -> None:
+    """Whatever they are called: two settings of one released preset, and a matched protection of the same name."""
+    records = [make_record(protect="udp"), released(50), released(100), make_record(settings={"protect": {"steps": 7}})]
+    chosen = choose(files(*records))
+    found = [{row.protect for row in b.rows if not row.control} for b in boards(chosen.ok)]
+    assert found == [{"udp", "eudp (steps=7)"}, {"eudp (steps=50)", "eudp (steps=100)"}]
+
+
+def test_no_fact_is_read_out_of_a_name() -> None:
+    """A name that says another budget and preset than the facts changes nothing."""
+    odd = make_record(budget="rms_3", protect="eudp_released", facts={"budget": {"kind": "linf", "eps": 8.0}})
+    odd["perturbation"] = {"protected": {"linf": 9.0}}
+    (board,) = boards(choose(files(odd)).ok)
+    assert "linf 8/255" in board.title
+    assert "released settings" not in board.title
+    assert any(flag.startswith("budget exceeded: protected measures linf 9/255") for flag in flags.of_record(odd))
+    sources = [path for path in (Path(W.__file__).parent).rglob("*.py") if path.name != "upgrade.py"]
+    assert len(sources) > 10
+    for path in sources:
+        assert not re.search(r"\.(startswith|endswith|removeprefix|removesuffix)\(", path.read_text()), path
+
+
+def test_a_variant_s_seconds_are_those_of_its_own_stages() -> None:
+    made = [make_record(settings={"protect": {"steps": n}}, subject=str(n)) for n in (50, 100)]
+    made[1]["stages"][0] |= {"seconds": 48.0, "key": "cd34"}
+    (board,) = boards(choose(files(*made)).ok)
+    rows = {row[0]: row for row in rows_of(*leaderboard(board).tables)}
+    assert [rows[f"eudp (steps={n})"][-2] for n in (50, 100)] == ["24.0", "48.0"]
+
+
+def test_the_title_says_what_was_run(tmp_path: Path) -> None:
+    records = [make_record(), make_record(protect="udp", subject="1"), make_record(protect="none", attack="none")]
+    one, two = save(tmp_path / "a", records[:2]), save(tmp_path / "b", records[2:])
+    assert main([str(one), str(two), "--no-plots", "--out", str(tmp_path / "c")]) == 0
+    text = (tmp_path / "c" / "report.md").read_text()
+    assert text.splitlines()[0] == "# eudp, udp against dreambooth on toyworld, linf 8/255"
+    assert "3 finished cells" in text
 
 
 def test_transfer_puts_surrogates_and_victims_side_by_side() -> None:
@@ -480,12 +548,12 @@ def test_transfer_puts_surrogates_and_victims_side_by_side() -> None:
         for s, k in seeds
     ]
     (section,) = transfer(boards(records))
-    effects, paired = section.blocks
-    assert effects.headers == ("protection", "made on", "distance ↑: far", "distance ↑: micro")
-    mean = {row[:2]: tuple(cell.split(" ")[0] for cell in row[2:]) for row in effects.rows}
+    effects, paired = section.tables
+    assert tuple(headers(effects)) == ("protection", "made on", "distance ↑: far", "distance ↑: micro")
+    mean = {row[:2]: tuple(cell.split(" ")[0] for cell in row[2:]) for row in rows_of(effects)}
     assert mean == {("eudp", "micro"): ("-", "+38.0"), ("eudp", "other"): ("+35.0", "+30.0"),
                     ("udp", "micro"): ("-", "+32.0")}  # fmt: skip
-    (row,) = paired.rows
+    (row,) = rows_of(paired)
     assert row[:6] == ("eudp of micro - eudp of other", "protected", "distance", "+8.00 [+8.00, +8.00]", "0", "6")
 
 
@@ -496,9 +564,9 @@ def test_transfer_takes_the_victims_of_every_attack() -> None:
         make_record(shifted(0, protected=10.0 * s), subject=str(s), surrogate=a, attack=attack)
         for s, a, attack in cells
     ]
-    effects, paired = transfer(boards(records))[0].blocks
-    assert [row[2].split(" ")[0] for row in effects.rows] == ["+45.0", "+40.0"]  # 30 and 10 times 0..3, 0..2
-    assert paired.rows[0][3:6] == ("0 [0, 0]", "0", "3 (1 unpaired)")
+    effects, paired = transfer(boards(records))[0].tables
+    assert [row[2].split(" ")[0] for row in rows_of(effects)] == ["+45.0", "+40.0"]  # 30 and 10 times 0..3, 0..2
+    assert rows_of(paired)[0][3:6] == ("0 [0, 0]", "0", "3 (1 unpaired)")
 
 
 def test_one_pair_of_models_is_no_transfer() -> None:

@@ -54,10 +54,10 @@ def test_edits_are_not_called_trained_on_or_generated() -> None:
 
 
 def test_what_was_painted_anew_stands_above_the_edits() -> None:
-    hole = torch.eye(64)[None]
-    rows = S.cell_rows({"clean": [flat(0.5)]}, {"clean": [flat(0)]}, edits=True, holes=[hole])
+    mask = torch.eye(64)[None]
+    rows = S.cell_rows({"clean": [flat(0.5)]}, {"clean": [flat(0)]}, edits=True, repainted=[mask])
     assert list(rows) == ["pictures: clean", "painted anew (white)", "edited: clean"]
-    assert rows["painted anew (white)"] == [hole]
+    assert rows["painted anew (white)"] == [mask]
 
 
 def test_the_sheet_shows_the_pictures_row_by_row_eight_at_most() -> None:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from factory import SCORES, make_arm, make_record, shifted
 
 from udpbench.results import flags
 from udpbench.results import stats as S
+from udpbench.results.intervals import seed_sd
 from udpbench.results.record import Record
+from udpbench.results.report.boards import Board, boards
+from udpbench.results.report.compare import comparisons
+from udpbench.results.report.render import Section
+from udpbench.results.words import interval_text, recovery_text, significant
 
 
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_a_sign_is_the_owner_s_wish() -> None:
+def test_a_sign_is_the_direction_of_better_protection() -> None:
     assert (S.sign("up"), S.sign("down")) == (1, -1)
-    with pytest.raises(ValueError, match="unknown 'up'; allowed are higher, lower"):
-        S.sign("up")
+    with pytest.raises(ValueError, match="unknown 'higher'; allowed are up, down"):
+        S.sign("higher")
 
 
 def test_differences_pair_within_the_record() -> None:
@@ -39,36 +49,44 @@ def eudp_and_udp() -> list[Record]:
     return records
 
 
-def test_compare_pairs_protections_on_the_same_victims() -> None:
-    found = {c.metric: c for c in S.compare(eudp_and_udp(), "eudp", "udp")}
-    assert set(found) == {"distance", "similarity"}
-    assert found["distance"].difference.mean == pytest.approx(5.5)
-    assert found["distance"].difference.victims == 6  # the attack is no reason to count a victim twice
-    assert found["distance"].unpaired == 0
-    assert "attack" not in found["distance"].condition
-    assert found["similarity"].difference.mean == 0
-    assert S.compare(eudp_and_udp(), "udp", "eudp")[0].difference.mean == pytest.approx(-5.5)
+def compared(records: list[Record], make: Callable[[Board], Section | None] = comparisons) -> dict[tuple, list[str]]:
+    """(a - b, arm or protection, metric) -> [difference, half-width, victims, verdict], of records of one board."""
+    (board,) = boards(records)
+    section = make(replace(board, shown=("distance", "similarity")))
+    if section is None:
+        return {}
+    return {index: list(row) for index, row in zip(section.tables[0].index, section.tables[0].to_numpy())}
 
 
-def test_compare_with_the_noise_arm_and_after_attacks() -> None:
-    noise = {c.metric: c for c in S.compare(eudp_and_udp(), "eudp", "noise")}
-    assert noise["distance"].difference.mean == pytest.approx(SCORES["protected"][0] + 5.5 - SCORES["noise"][0])
-    assert noise["similarity"].difference.mean == pytest.approx(0.38)  # lower is what the owner wants
-    purified = S.compare(eudp_and_udp(), "eudp", "udp", arm="purified")
-    assert sorted({c.condition["attack"] for c in purified}) == ["jpeg", "none"]
-    assert S.compare(eudp_and_udp(), "eudp", "noise", arm="purified") == []
+def test_protections_are_paired_on_the_same_victims() -> None:
+    found = compared(eudp_and_udp())
+    distance, _, victims, verdict = found["eudp - udp", "protected", "distance"]
+    assert distance.startswith("+5.50 [")
+    assert victims == "6"  # the attack is no reason to count a victim twice
+    assert verdict == "eudp protects better"
+    assert found["eudp - udp", "protected", "similarity"][0] == "0 [0, 0]"
+    named = [make_record(**{**r["cell"], "protect": {"eudp": "z"}.get(r["cell"]["protect"], "udp")},
+             scores={arm: (part["metrics"]["distance"]["value"], part["metrics"]["similarity"]["value"])
+                     for arm, part in r["arms"].items()}) for r in eudp_and_udp()]  # fmt: skip
+    assert compared(named)["udp - z", "protected", "distance"][0].startswith("-5.50 [")
 
 
-def test_compare_keeps_conditions_apart_and_counts_the_unpaired() -> None:
+def test_protections_are_compared_with_the_noise_arm_and_after_attacks() -> None:
+    found = compared(eudp_and_udp())
+    mean = SCORES["protected"][0] + 5.5 - SCORES["noise"][0]
+    assert found["eudp - noise", "protected", "distance"][0].startswith(f"+{mean:.1f} [")
+    assert found["eudp - noise", "protected", "similarity"][0] == "+0.380 [+0.380, +0.380]"  # better protected: down
+    assert {of for names, of, _ in found if names == "eudp - udp"} == {"protected", "purified: jpeg", "purified: none"}
+    assert {of for names, of, _ in found if names == "eudp - noise"} == {"protected"}  # noise is never attacked
+
+
+def test_comparisons_keep_conditions_apart_and_count_the_unpaired() -> None:
     records = [make_record(protect="eudp"), make_record(protect="eudp", subject="1"), make_record(protect="udp")]
-    records += [make_record(protect=p, label="SD 1.5", owner_prompt="data") for p in ("eudp", "udp")]
-    found = [c for c in S.compare(records, "eudp", "udp") if c.metric == "distance"]
-    assert [(c.condition["label"], c.difference.victims, c.unpaired) for c in found] == [
-        ("embedded world (64 px)", 1, 1),
-        ("SD 1.5", 1, 0),
-    ]
-    with pytest.raises(ValueError, match="no record of protection 'mist'; there are eudp, udp"):
-        S.compare(records, "eudp", "mist")
+    assert compared(records)["eudp - udp", "protected", "distance"][2] == "1 (1 unpaired)"
+    others = [make_record(protect=p, label="SD 1.5", owner_prompt="data") for p in ("eudp", "udp")]
+    tables = [comparisons(board).tables[0] for board in boards([*records, *others])]
+    of = [table.loc[("eudp - udp", "protected", "distance"), "victims"] for table in tables]
+    assert of == ["1", "1 (1 unpaired)"]
 
 
 def test_a_sound_cell_raises_no_flag() -> None:
@@ -96,24 +114,23 @@ def unranked() -> Record:
     ("record", "flag"),
     [
         (spoilt(clean=77.0), "victim did not learn: clean covers 29% of the pretrained-upper bound window on distance"),
-        (spoilt(upper_bound=100.0), "no window: upper_bound is no better than pretrained on distance"),
-        (spoilt(protected=100.1), "protected past the pretrained floor (saturated) on distance"),
+        (spoilt(upper_bound=100.0), "no window: upper bound is no better than pretrained on distance"),
+        (spoilt(protected=100.1), "saturated: protected is worse for the thief than pretrained on distance"),
         (
             spoilt(clean_attacked=64.1),
             "attack ruins clean data: it costs 30% of the pretrained-upper bound window on distance",
         ),
         (
             {**make_record(), "perturbation": {"protected": {"linf": 9.0}}},
-            "budget exceeded: protected measures linf 9 levels",
+            "budget exceeded: protected measures linf 9/255, allowed 8/255",
         ),
-        ({**make_record(), "perturbation": {"noise": {"linf": 9.0}}}, "budget exceeded: noise measures linf 9"),
+        ({**make_record(), "perturbation": {"noise": {"linf": 9.0}}}, "budget exceeded: noise measures linf 9/255"),
         (
             {
-                **make_record(),
-                "cell": {**make_record()["cell"], "budget": "rms_4.5"},
+                **make_record(budget="rms_4.5"),
                 "perturbation": {"noise": {"rms": 4, "rms_max": 5}},
             },
-            "budget exceeded: noise measures rms_max 5 levels, allowed 4.5",
+            "budget exceeded: noise measures rms_max 5/255, allowed 4.5/255",
         ),
         ({**make_record(), "provenance": {"dirty": True}}, "dirty tree: the code differs"),
         (
@@ -144,6 +161,7 @@ def test_flags_of_a_group() -> None:
     assert flags.cross_device([make_record(), other]) == "cross-device comparison: cpu, cuda"
     assert flags.no_seed_sd([None, 0.5]) is None
     assert flags.no_seed_sd([None]) == flags.NO_SEED_SD
+    assert flags.no_seed_sd([None], edits=True) == flags.NO_NOISE
     assert flags.few_subjects([make_record(), other]) == "few subjects: intervals rest on 1"
     whole = [make_record(subject=str(s), seed=k) for s in range(3) for k in range(2)]
     assert flags.of_group(whole, {"distance": 0.5}) == []
@@ -152,9 +170,7 @@ def test_flags_of_a_group() -> None:
 
 def test_without_what_the_attack_does_to_clean_pictures_there_is_no_residual_and_it_says_why() -> None:
     scores = {arm: pair for arm, pair in SCORES.items() if arm != "clean_attacked"}
-    found = S.summarise(
-        [make_record(scores, seed=k) for k in range(3)], "distance", "up", 0.1, np.random.default_rng(0)
-    )
+    found = S.summarise([make_record(scores, seed=k) for k in range(3)], "distance", 0.1, np.random.default_rng(0))
     assert found.residual is None
     assert found.recovery.reason == "n/a: no arm clean_attacked"
 
@@ -168,8 +184,34 @@ def test_an_effect_has_one_interval_whatever_else_is_asked_of_it() -> None:
     for plain, record in zip(alone, attacked, strict=True):
         plain["cell"] = record["cell"]
         plain["arms"] = {a: part for a, part in record["arms"].items() if a != "purified"}
-    one, two = (S.summarise(r, "distance", "up", 0.1, np.random.default_rng(0)) for r in (attacked, alone))
+    one, two = (S.summarise(r, "distance", 0.1, np.random.default_rng(0)) for r in (attacked, alone))
     assert one.recovery.interval is not None
     assert one.effect == two.effect
     assert one.effect is not None
     assert one.effect.method == "bootstrap"
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_every_flag_is_explained() -> None:
+    """By the function that raises it; nothing is explained that there is not."""
+    named = set(re.findall(r"\| `(\w+)` \|", (DOCS / "beware.md").read_text()))
+    group = {flags.cross_device, flags.no_seed_sd, flags.few_subjects}
+    assert named == {check.__name__ for check in (*flags.OF_RECORD, *group)}
+
+
+def test_the_worked_example_of_the_statistics_is_what_the_functions_say() -> None:
+    text = (DOCS / "statistics.md").read_text()
+    rows = re.findall(r"^\| ([abc]) \| (\d) \| (.*) \|$", text, flags=re.MULTILINE)
+    records = []
+    for subject, seed, cells in rows:
+        arms = zip(("clean", "protected", "purified", "clean_attacked"), map(float, cells.split(" | ")), strict=True)
+        records.append(make_record({arm: (score, 0.0) for arm, score in arms}, subject=subject, seed=int(seed)))
+    floor = seed_sd(S.values(records, "clean", "distance"))
+    found = S.summarise(records, "distance", floor, rng())
+    assert (len(records), found.claimed) == (6, True)
+    said = re.findall(r"\*\*([^*]+)\*\*", text.split("## A worked example")[1])
+    assert said == [
+        significant(floor), interval_text(found.effect), interval_text(found.residual), recovery_text(found.recovery),
+    ]  # fmt: skip

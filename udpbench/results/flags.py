@@ -1,6 +1,6 @@
 """Is this number to be believed?
 
-Each check returns one short sentence, or None where it has nothing to object.
+Each check returns one short sentence, or None where it has nothing to object; docs/beware.md explains them.
 """
 
 from __future__ import annotations
@@ -8,45 +8,51 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from udpbench.core.provenance import DIRTY
-from udpbench.results.record import Record, of_edits
+from udpbench.results.record import Record, of_edits, score_of
 from udpbench.results.stats import sign
 
-LEARNT = 0.30  # the clean victim must cover this share of the window from pretrained to upper bound
+WINDOW = ("pretrained", "clean", "upper_bound")  # no training, the clean victim, a perfect victim
+LEARNT = 0.30  # the clean victim must cover this fraction of the window from pretrained to upper bound
+RUINED = 0.30  # an attack may cost clean data this fraction of the window
 NO_SEED_SD = "no seed SD: no subject has clean victims of two seeds"
-NO_NOISE = "no floor: edits are held against those of the arm noise, which is missing"
-RUINED = 0.30  # an attack may cost clean data this share of the window
+NO_NOISE = "no noise floor: effects on edits are compared with those of the arm noise, which is missing"
+_Scores = Mapping[str, float]  # arm -> value of one metric
 
 
-def window_share(pretrained: float, upper_bound: float, value: float) -> float:
-    """Where ``value`` lies between pretrained (0) and upper bound (1)."""
-    return (value - pretrained) / (upper_bound - pretrained)
+def covered(at: _Scores, value: float) -> float:
+    """Where ``value`` lies between the scores of pretrained (0) and upper_bound (1)."""
+    return (value - at["pretrained"]) / (at["upper_bound"] - at["pretrained"])
+
+
+def has_window(better_protected: str, at: _Scores) -> bool:
+    """A perfect victim is better for the thief than a pretrained one."""
+    return sign(better_protected) * (at["pretrained"] - at["upper_bound"]) > 0
 
 
 def did_not_learn(record: Record) -> str | None:
     """The clean victim covers under 30 % of the window on a primary score, or there is no window."""
-    for metric, wants, at in _primary(record, "pretrained", "upper_bound", "clean"):
-        if not has_window(wants, at):
+    for metric, better, at in _primary(record, *WINDOW):
+        if not has_window(better, at):
             return f"no window: upper bound is no better than pretrained on {metric}"
-        share = window_share(at["pretrained"], at["upper_bound"], at["clean"])
-        if share < LEARNT:
-            covers = f"clean covers {share:.0%} of the pretrained-upper bound window on {metric}"
+        if (found := covered(at, at["clean"])) < LEARNT:
+            covers = f"clean covers {found:.0%} of the pretrained-upper bound window on {metric}"
             return f"victim did not learn: {covers} ({LEARNT:.0%} needed)"
     return None
 
 
 def saturated(record: Record) -> str | None:
     """The protected victim is worse than one that never trained: more protection could not be seen."""
-    for metric, wants, at in _primary(record, "pretrained", "protected"):
-        if sign(wants) * (at["protected"] - at["pretrained"]) > 0:
-            return f"protected past the pretrained floor (saturated) on {metric}"
+    for metric, better, at in _primary(record, "pretrained", "protected"):
+        if sign(better) * (at["protected"] - at["pretrained"]) > 0:
+            return f"saturated: protected is worse for the thief than pretrained on {metric}"
     return None
 
 
 def attack_ruins_clean(record: Record) -> str | None:
     """The attack costs clean data over 30 % of the window: it is no attack."""
-    for metric, wants, at in _primary(record, "pretrained", "upper_bound", "clean", "clean_attacked"):
-        if has_window(wants, at):
-            lost = (at["clean"] - at["clean_attacked"]) / (at["upper_bound"] - at["pretrained"])
+    for metric, better, at in _primary(record, *WINDOW, "clean_attacked"):
+        if has_window(better, at):
+            lost = covered(at, at["clean"]) - covered(at, at["clean_attacked"])
             if lost > RUINED:
                 return f"attack ruins clean data: it costs {lost:.0%} of the pretrained-upper bound window on {metric}"
     return None
@@ -54,38 +60,15 @@ def attack_ruins_clean(record: Record) -> str | None:
 
 def budget_exceeded(record: Record) -> str | None:
     """The saved PNGs of the protection or of its noise control measure more than the budget."""
-    found = _budget(record)
-    if found is None:
+    budget = record["facts"]["budget"]
+    norm = {"linf": "linf", "rms": "rms_max"}.get(budget["kind"]) if budget else None
+    if budget is None or norm is None:
         return None
-    norm, levels = found
     for arm in ("protected", "noise"):
-        measured = record["perturbation"].get(arm, {}).get(norm)
-        if measured is not None and measured > levels * (1 + 1e-6):
-            return f"budget exceeded: {arm} measures {norm} {measured:.4g} levels, allowed {levels:g}"
+        found = record["perturbation"].get(arm, {}).get(norm)
+        if found is not None and found > budget["eps"] * (1 + 1e-6):
+            return f"budget exceeded: {arm} measures {norm} {found:.4g}/255, allowed {budget['eps']:g}/255"
     return None
-
-
-def cross_device(records: Sequence[Record]) -> str | None:
-    """Numbers that are compared were made on different devices."""
-    devices = sorted({stage["device"] for record in records for stage in record["stages"]})
-    return f"cross-device comparison: {', '.join(devices)}" if len(devices) > 1 else None
-
-
-def no_seed_sd(floors: Iterable[float | None]) -> str | None:
-    """No subject has clean victims of two seeds, so that nothing can be claimed.
-
-    ``floors``: of every metric, see ``intervals.seed_sd``.
-    """
-    return None if any(floor is not None for floor in floors) else NO_SEED_SD
-
-
-def few_subjects(records: Sequence[Record]) -> str | None:
-    """Two subjects cannot stand for a population.
-
-    ``records``: those of one condition.
-    """
-    subjects = {r["cell"]["subject"] for r in records}
-    return f"few subjects: intervals rest on {len(subjects)}" if len(subjects) < 3 else None
 
 
 def unequal_sets(record: Record) -> str | None:
@@ -94,9 +77,8 @@ def unequal_sets(record: Record) -> str | None:
     known = {arm: n for arm, n in sizes.items() if n}
     if len(set(known.values())) < 2:
         return None
-    return (
-        f"sets of different sizes: {', '.join(f'{arm} {n}' for arm, n in known.items())}; only kernel distances compare"
-    )
+    told = ", ".join(f"{arm} {n}" for arm, n in known.items())
+    return f"sets of different sizes: {told}; only kernel distances compare"
 
 
 def nothing_primary(record: Record) -> str | None:
@@ -109,54 +91,59 @@ def dirty_tree(record: Record) -> str | None:
     """The code was not a commit when the record was written, or when a stage was done that it rests on."""
     if record["provenance"].get("dirty"):
         return "dirty tree: the code differs from the recorded commit"
-    kinds = sorted({s["name"].partition(" ")[0] for s in record["stages"] if str(s["commit"]).endswith(DIRTY)})
+    kinds = sorted({s["name"].split()[0] for s in record["stages"] if DIRTY in (s["commit"] or "")})
     return f"dirty tree: done by code that is in no commit: {', '.join(kinds)}" if kinds else None
+
+
+def cross_device(records: Sequence[Record]) -> str | None:
+    """Numbers that are compared were made on different devices."""
+    devices = sorted({stage["device"] for record in records for stage in record["stages"]})
+    return f"cross-device comparison: {', '.join(devices)}" if len(devices) > 1 else None
+
+
+def no_seed_sd(floors: Iterable[float | None], edits: bool = False) -> str | None:
+    """There is nothing that an effect must exceed, so that nothing can be claimed.
+
+    ``floors``: of every metric, the seed SD, or for ``edits`` the noise floor.
+    """
+    if any(floor is not None for floor in floors):
+        return None
+    return NO_NOISE if edits else NO_SEED_SD
+
+
+def few_subjects(records: Sequence[Record]) -> str | None:
+    """Two subjects cannot stand for a population.
+
+    ``records``: those of one condition.
+    """
+    subjects = {record["cell"]["subject"] for record in records}
+    return f"few subjects: intervals rest on {len(subjects)}" if len(subjects) < 3 else None
+
+
+OF_RECORD = (
+    *(did_not_learn, saturated, attack_ruins_clean, budget_exceeded),
+    *(unequal_sets, nothing_primary, dirty_tree),
+)
 
 
 def of_record(record: Record) -> list[str]:
     """Every objection to one cell by itself; this is what the record's "flags" hold."""
-    checks = (
-        did_not_learn,
-        saturated,
-        attack_ruins_clean,
-        budget_exceeded,
-        unequal_sets,
-        nothing_primary,
-        dirty_tree,
-    )
-    found = [check(record) for check in checks]
-    return [sentence for sentence in (*found, cross_device([record])) if sentence is not None]
+    return _said(*(check(record) for check in OF_RECORD), cross_device([record]))
 
 
 def of_group(records: Sequence[Record], floors: Mapping[str, float | None]) -> list[str]:
-    """Objections to what is said of several victims of one condition together; ``floors``: metric -> seed SD."""
-    no_floor = no_seed_sd(floors.values())
-    if no_floor and of_edits(*records):
-        no_floor = NO_NOISE
-    found = (no_floor, few_subjects(records), cross_device(records))
+    """Objections to what is said of several victims of one condition together; ``floors``: metric -> what an effect
+    must exceed."""
+    return _said(no_seed_sd(floors.values(), of_edits(*records)), few_subjects(records), cross_device(records))
+
+
+def _said(*found: str | None) -> list[str]:
     return [sentence for sentence in found if sentence is not None]
 
 
-def _primary(record: Record, *arms: str) -> Iterator[tuple[str, str, dict[str, float]]]:
+def _primary(record: Record, *arms: str) -> Iterator[tuple[str, str, _Scores]]:
     """(metric, better_protected, arm -> value) of every primary metric that all ``arms`` have."""
-    if any(arm not in record["arms"] for arm in arms):
-        return
-    measured = [record["arms"][arm]["metrics"] for arm in arms]
-    for metric, score in sorted(measured[0].items()):
-        if score["primary"] and all(metric in m for m in measured):
-            yield (
-                metric,
-                score["better_protected"],
-                {arm: m[metric]["value"] for arm, m in zip(arms, measured, strict=True)},
-            )
-
-
-def has_window(wants: str, at: dict[str, float]) -> bool:
-    """A perfect victim is better for the thief than an pretrained one."""
-    return sign(wants) * (at["pretrained"] - at["upper_bound"]) > 0
-
-
-def _budget(record: Record) -> tuple[str, float] | None:
-    """(norm as the perturbation is measured, eps) of a budget of a known kind; None for others."""
-    budget = record["facts"]["budget"]
-    return ("linf" if budget["kind"] == "linf" else "rms_max", budget["eps"]) if budget else None
+    for metric in sorted({m for arm in record["arms"].values() for m in arm["metrics"]}):
+        found = {arm: score for arm in arms if (score := score_of(record, arm, metric)) is not None}
+        if len(found) == len(arms) and found[arms[0]]["primary"]:
+            yield metric, found[arms[0]]["better_protected"], {arm: score["value"] for arm, score in found.items()}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Key = tuple[str, int]  # (subject, seed)
+NOT_ATTACKED = "n/a: not attacked"
 RESAMPLES = 2000
 LEVEL = 0.95
 FEW = 6  # below this many subjects a t interval, from here on a bootstrap
@@ -35,7 +36,7 @@ class Interval:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the interval: the smallest mean difference that would have excluded zero."""
+        """Half of the interval: a smaller mean difference would not have excluded zero."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
@@ -46,7 +47,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Recovery:
-    """The share of the effect that an attack gave back, or ``reason``: why there is none to print."""
+    """The fraction of the effect that an attack gave back, or ``reason``: why there is none to print."""
 
     interval: Interval | None
     reason: str | None = None
@@ -76,6 +77,8 @@ def paired_interval(
 
     Below 6 subjects the t interval of the subjects' means (of the seeds of a single subject; one victim: none), else
     the percentiles of ``resamples`` hierarchical bootstrap means, resampling subjects and then seeds within each.
+
+    Raises ValueError if there is no pair.
     """
     if not pairs:
         raise ValueError("paired_interval: no pair given; at least one victim needs both scores")
@@ -83,8 +86,8 @@ def paired_interval(
     x = np.array([[pairs[k]] for k in keys], dtype=np.float64)
     if _subjects(keys) < FEW:
         units = _units(x, keys)[:, 0]
-        return _interval(float(units.mean()), *_t_interval(float(units.mean()), units, level), keys)
-    return _interval(float(x.mean()), *_percentiles(_resample(x, keys, resamples, rng)[:, 0], level), keys)
+        return _t_interval(float(units.mean()), units, keys, level)
+    return _percentiles(float(x.mean()), _resample(x, keys, resamples, rng)[:, 0], keys, level)
 
 
 def recovery(
@@ -99,35 +102,29 @@ def recovery(
 
     A ratio of means, not a mean of ratios.
 
-    Given only where the effect's interval lies above the seed SD; otherwise the reason. Interval: hierarchical
-    bootstrap, and below 6 subjects the t interval of the linearised ratio, for which r_i - (R/E) e_i is the error of
-    subject i (of victim i, if there is one subject only).
+    Given only where the effect's interval lies above ``floor`` (the seed SD); otherwise the reason. Interval:
+    hierarchical bootstrap, and below 6 subjects the t interval of the linearised ratio, for which r_i - (R/E) e_i is
+    the error of subject i (of victim i, if there is one subject only).
     """
     keys = sorted(effects.keys() & residuals.keys())
     if not keys:
-        return Recovery(None, "n/a: not attacked" if effects else "n/a: no effect measured")
+        return Recovery(None, NOT_ATTACKED if effects else "n/a: no effect measured")
     if floor is None:
         return Recovery(None, "n/a: no floor")
-    shown = paired_interval({k: effects[k] for k in keys}, rng, resamples, level)
-    if shown.low is None:
+    effect = paired_interval({k: effects[k] for k in keys}, rng, resamples, level)
+    if effect.low is None:
         return Recovery(None, "n/a: one victim has no interval")
-    if shown.low <= max(floor, 0.0):
+    if effect.low <= max(floor, 0.0):
         return Recovery(None, "n/a: no effect to recover")
     both = np.array([(effects[k], residuals[k]) for k in keys], dtype=np.float64)
-    if few := _subjects(keys) < FEW:
+    if _subjects(keys) < FEW:
         both = _units(both, keys)
-    ratio = float(both[:, 1].mean() / both[:, 0].mean())
-    if few:
-        low, high = _t_interval(1 - ratio, -(both[:, 1] - ratio * both[:, 0]) / both[:, 0].mean(), level)
-    else:
-        means = _resample(both, keys, resamples, rng)
-        low, high = _percentiles(1 - means[:, 1] / means[:, 0], level)
-    return Recovery(_interval(1 - ratio, low, high, keys))
-
-
-def _interval(mean: float, low: float | None, high: float | None, keys: Sequence[Key]) -> Interval:
-    method = "none" if low is None else "t" if _subjects(keys) < FEW else "bootstrap"
-    return Interval(mean, low, high, len(keys), _subjects(keys), method)
+        ratio = float(both[:, 1].mean() / both[:, 0].mean())
+        errors = (ratio * both[:, 0] - both[:, 1]) / both[:, 0].mean()
+        return Recovery(_t_interval(1 - ratio, errors, keys, level))
+    means = _resample(both, keys, resamples, rng)
+    mean = 1 - float(both[:, 1].mean() / both[:, 0].mean())
+    return Recovery(_percentiles(mean, 1 - means[:, 1] / means[:, 0], keys, level))
 
 
 def _subjects(keys: Sequence[Key]) -> int:
@@ -142,18 +139,19 @@ def _units(columns: np.ndarray, keys: Sequence[Key]) -> np.ndarray:
     return np.stack([columns[[k[0] == subject for k in keys]].mean(0) for subject in subjects])
 
 
-def _t_interval(centre: float, x: np.ndarray, level: float) -> tuple[float | None, float | None]:
+def _t_interval(mean: float, x: np.ndarray, keys: Sequence[Key], level: float) -> Interval:
+    """The t interval of the independent values ``x`` around ``mean``; without limits if there is one value only."""
     if len(x) < 2:
-        return None, None
-    from scipy.special import stdtrit  # quantile of Trainable's t, without the second that scipy.stats takes to import
+        return Interval(mean, None, None, len(keys), _subjects(keys), "none")
+    from scipy.special import stdtrit  # quantile of Student's t, without the second that scipy.stats takes to import
 
     half = float(stdtrit(len(x) - 1, 0.5 + level / 2) * x.std(ddof=1) / math.sqrt(len(x)))
-    return centre - half, centre + half
+    return Interval(mean, mean - half, mean + half, len(keys), _subjects(keys), "t")
 
 
-def _percentiles(x: np.ndarray, level: float) -> tuple[float, float]:
+def _percentiles(mean: float, x: np.ndarray, keys: Sequence[Key], level: float) -> Interval:
     low, high = np.quantile(x, [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
+    return Interval(mean, float(low), float(high), len(keys), _subjects(keys), "bootstrap")
 
 
 def _resample(columns: np.ndarray, keys: Sequence[Key], resamples: int, rng: np.random.Generator) -> np.ndarray:

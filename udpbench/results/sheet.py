@@ -24,14 +24,14 @@ def cell_rows(
     generated: Mapping[str, Sequence[Tensor]],
     gain: float = GAIN,
     edits: bool = False,
-    holes: Sequence[Tensor] = (),
+    repainted: Sequence[Tensor] = (),
 ) -> dict[str, list[Tensor]]:
     """Label -> pictures, in the order of the sheet.
 
     ``training``: "clean" and any of "protected", "purified", ...: CHW in [0,1], the same pictures in the same order;
     each but clean is followed by its difference to clean. ``generated``: arm -> CHW pictures, the same prompts and
-    seeds in every arm. ``edits``: nothing was trained, so they are called pictures and edits. ``holes``: what of each
-    picture was painted anew (white), 1HW of 0 and 1; none: all of it.
+    seeds in every arm. ``edits``: nothing was trained, so they are called pictures and edits. ``repainted``: what of
+    each picture was painted anew (white), 1HW of 0 and 1; none: all of it.
     """
     if "clean" not in training:
         raise ValueError(f"sheet: training pictures need 'clean', given {', '.join(training) or 'nothing'}")
@@ -41,8 +41,8 @@ def cell_rows(
         rows[f"{given}: {name}"] = list(pictures)
         if name != "clean":
             rows[f"{name} - clean, x{gain:g} around grey"] = amplified(training["clean"], pictures, gain)
-    if holes:
-        rows["painted anew (white)"] = list(holes)
+    if repainted:
+        rows["painted anew (white)"] = list(repainted)
     for arm in (*(a for a in ARMS if a in generated), *(a for a in generated if a not in ARMS)):
         rows[f"{made}: {arm}"] = list(generated[arm])
     return rows

@@ -2,81 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import fmean, stdev
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+from pandas import DataFrame, Series
 
 from udpbench.results import flags
-from udpbench.results.record import ARMS, Record, score_of
+from udpbench.results.record import ARMS, Record
 from udpbench.results.report.boards import Board
-from udpbench.results.report.document import Section, Table
-from udpbench.results.stats import values, victim
-from udpbench.results.table import ARROW, significant
+from udpbench.results.report.render import Section, table
+from udpbench.results.stats import victim
+from udpbench.results.table import thiefs_best
+from udpbench.results.words import SIGNS, metric_text, percent, significant, spread_text
 
-_SHARED = ("pretrained", "clean", "noise", "upper_bound")  # the same whatever protects and attacks
+SAME = ["name", "subject", "seed", "kind", "step", "metric"]  # rows that agree in these say the same number
 
 
-def arm_rows(board: Board) -> list[tuple[str, str, list[Record]]]:
-    """(what to call it, arm, its records).
+def numbers(board: Board) -> DataFrame:
+    """One row per arm, victim and number, arms in the order of tables.
 
-    Shared arms once, the others once for each protection and attack they depend on.
+    Columns: arm, protect, ``name`` (see ``arm_name``), subject, seed, ``kind``, ``step`` (multiplier), metric, value.
+    Kinds: "score"; "curve", the scores along the training; "best", the thief's best; "change", what the arm's training
+    pictures measure against clean. An absent metric has no value. A number that several records hold counts once: the
+    first.
     """
-    found: dict[tuple[int, str], tuple[str, str, list[Record]]] = {}
-    for record in board.records:
-        protect, attack = record["cell"]["protect"], record["cell"]["attack"]
-        said = {
-            "protected": f": {protect}",
-            "noise_rms": f": {protect}",
-            "clean_attacked": f": {attack}",
-            "purified": f": {protect} / {attack}",
-        }
-        for arm in record["arms"]:
-            name = arm + said.get(arm, "")
-            found.setdefault((ARMS.index(arm), name), (name, arm, []))[2].append(record)
-    return [found[key] for key in sorted(found)]
+    rows = [row for record in board.records for row in _rows(record)]
+    found = DataFrame(rows, columns=["place", "arm", "protect", *SAME, "value"])
+    return found.sort_values(["place", "name"], kind="stable").drop_duplicates(SAME)
+
+
+def arm_name(arm: str, **cell: Any) -> str:
+    """An arm with the names of the cell on which it depends: "noise", "purified: eudp / jpeg"."""
+    of = " / ".join(str(cell[name]) for name in ARMS[arm].depends)
+    return f"{arm}: {of}" if of else arm
+
+
+def _rows(record: Record) -> Iterator[tuple[Any, ...]]:
+    for place, arm in enumerate(ARMS):
+        if arm not in record["arms"]:
+            continue
+        part = record["arms"][arm]
+        head = (place, arm, record["cell"]["protect"], arm_name(arm, **record["cell"]), *victim(record))
+        yield from ((*head, "score", 1.0, m, score["value"]) for m, score in part["metrics"].items())
+        yield from ((*head, "score", 1.0, m, None) for m in part["absent"])
+        yield from ((*head, "curve", float(x), m, v) for x, at in part["curve"].items() for m, v in at.items())
+        yield from ((*head, "best", float(x), m, v) for m, (x, v) in thiefs_best(record, arm).items())
+        yield from ((*head, "change", 1.0, m, v) for m, v in record["perturbation"].get(arm, {}).items())
 
 
 def arm_means(board: Board) -> Section:
     """Mean ± standard deviation over victims of every arm and metric."""
+    found = numbers(board).query("kind == 'score'")
     shown = [m for m in board.shown or board.metrics if m in board.metrics]
-    rows = []
-    for name, arm, records in arm_rows(board):
-        scores = [list(values(records, arm, m).values()) for m in shown]
-        rows.append((name, str(len({victim(r) for r in records})), *(_spread(x) for x in scores)))
-    text = ["Mean ± standard deviation over victims; * primary; arrows: what the owner wants."]
-    odd = [arm for arm in _SHARED if _disagree(board, arm)]
-    if odd:
+    text = [f"Mean ± standard deviation over victims; * primary; {SIGNS}."]
+    if odd := _disagreeing(board):
         text.append(
             f"Records do not agree on the scores of {', '.join(odd)} for the same victim (other device or settings); "
             "the first is shown."
         )
-    text += [f"Absent: {line}." for line in _absent(board)]
-    return Section("Arms", 4, tuple(text), (Table(("arm", "victims", *_heads(board, shown)), tuple(rows)),))
+    absent = {(m, why) for r in board.records for part in r["arms"].values() for m, why in part["absent"].items()}
+    text += [f"Absent: {metric} ({why})." for metric, why in sorted(absent)]
+    return Section("Arms", 4, text, [_spread(found, {m: metric_text(m, board.metrics[m]) for m in shown})])
 
 
-def _heads(board: Board, metrics: Sequence[str]) -> list[str]:
-    infos = [(m, board.metrics[m]) for m in metrics]
-    return [f"{m}{'*' if info['primary'] else ''} {ARROW[info['better_protected']]}" for m, info in infos]
+def _spread(found: DataFrame, columns: Mapping[str, str]) -> DataFrame:
+    """Arms by metrics: mean ± standard deviation over victims; ``columns``: metric -> header."""
+    by_arm = found.groupby("name", sort=False)
+    victims = by_arm.apply(lambda part: str(len(part[["subject", "seed"]].drop_duplicates())))
+    cells = found.dropna(subset="value").groupby(["name", "metric"])["value"].agg(spread_text).unstack()
+    cells = cells.reindex(index=victims.index, columns=list(columns)).rename(columns=columns).fillna("-")
+    cells.insert(0, "victims", victims)
+    return cells.rename_axis(index="arm", columns=None)
+
+
+def _disagreeing(board: Board) -> list[str]:
+    """Arms that are the same whatever protects and attacks, and yet have two scores for one victim."""
+    seen: dict[tuple[str, str, Any], float] = {}
+    odd = set()
+    for record in board.records:
+        for arm, part in record["arms"].items():
+            for metric, score in part["metrics"].items() if not ARMS[arm].depends else ():
+                if seen.setdefault((arm, metric, victim(record)), score["value"]) != score["value"]:
+                    odd.add(arm)
+    return [arm for arm in ARMS if arm in odd]
 
 
 def victims(board: Board) -> Section:
-    """Every arm of every victim by itself, at every multiple of the training steps that was scored."""
-    rows = []
-    for place, (name, arm, records) in enumerate(arm_rows(board)):
-        for (subject, seed), record in {victim(r): r for r in reversed(records)}.items():
-            scores = (_along(record, arm, m) for m in board.ranked_by)
-            rows.append(((len(subject), subject, seed, place), (subject, str(seed), name, *scores)))
-    multiples = sorted({m for r in board.records for part in r["arms"].values() for m in part["curve"]}, key=float)
-    headers = ("subject", "seed", "arm", *_heads(board, board.ranked_by))
-    text = [f"Several scores: at {', '.join(f'{m}x' for m in multiples)} the training steps."] if multiples else []
-    return Section("Victims", 4, tuple(text), (Table(headers, tuple(row for _, row in sorted(rows)), left=3),))
+    """Every arm of every victim by itself, at every step multiplier that was scored."""
+    found = numbers(board)
+    curve = found.query("kind == 'curve'").sort_values("step", kind="stable")
+    points = pd.concat([curve, found.query("kind == 'score'")], ignore_index=True)
+    columns = ["subject", "seed", "place", "name", "metric"]
+    points = points[(points["kind"] == "curve") | ~points.duplicated(columns)]  # a curve holds the score, too
+    cells = points.groupby(columns)["value"].agg(_listed).unstack().reindex(columns=board.ranked_by).fillna("-")
+    cells = cells.sort_index(level="subject", key=lambda x: x.str.len(), sort_remaining=False, kind="stable")
+    cells = cells.droplevel("place").rename_axis(index={"name": "arm"}, columns=None)
+    steps = ", ".join(f"{x:g}x" for x in sorted(set(curve["step"])))
+    text = [f"Several scores: at {steps} the training steps."] if steps else []
+    return Section("Victims", 4, text, [cells.rename(columns=lambda m: metric_text(m, board.metrics[m]))])
 
 
-def _along(record: Record, arm: str, metric: str) -> str:
-    curve = record["arms"][arm]["curve"]
-    points = [curve[m][metric] for m in sorted(curve, key=float) if metric in curve[m]]
-    if not points and (score := score_of(record, arm, metric)) is not None:
-        points = [score["value"]]
-    return ", ".join(map(significant, points)) or "-"
+def _listed(found: Series) -> str:
+    return ", ".join(map(significant, found.dropna())) or "-"
 
 
 def pictures(board: Board) -> Section | None:
@@ -84,67 +112,56 @@ def pictures(board: Board) -> Section | None:
 
     ``board.shown`` chooses among these measures, too.
     """
-    every = sorted({k for r in board.records for part in r["perturbation"].values() for k in part})
-    measures = [k for k in board.shown if k in every] or every
-    rows = []
-    for name, arm, records in arm_rows(board):
-        found = {victim(r): r["perturbation"][arm] for r in reversed(records) if arm in r["perturbation"]}
-        if found:
-            cells = ([part[k] for part in found.values() if k in part] for k in measures)
-            rows.append((name, str(len(found)), *(_spread(x) for x in cells)))
-    text = "Mean ± standard deviation over victims; linf, rms in levels of 255, psnr in dB."
-    return Section("Pictures", 4, (text,), (Table(("arm", "victims", *measures), tuple(rows)),)) if rows else None
+    found = numbers(board).query("kind == 'change'")
+    measures = [m for m in board.shown if m in set(found["metric"])] or sorted(set(found["metric"]))
+    text = "Mean ± standard deviation over victims; linf, rms in units of 1/255, psnr in dB."
+    return Section("Pictures", 4, [text], [_spread(found, {m: m for m in measures})]) if measures else None
 
 
 def learning(board: Board) -> Section | None:
     """How far clean victims get in the window between no training and a perfect victim; None without any such arm."""
-    rows = []
+    found, rows = numbers(board).query("kind == 'score'"), []
     for metric in board.ranked_by:
-        wants = board.metrics[metric]["better_protected"]
-        found: dict[tuple[str, int], dict[str, float]] = {}
-        for record in board.records:
-            at = {arm: s["value"] for arm in _WINDOW if (s := score_of(record, arm, metric)) is not None}
-            if len(at) == len(_WINDOW):
-                found.setdefault(victim(record), at)
-        if found:
-            means = [significant(fmean(at[arm] for at in found.values())) for arm in _WINDOW]
-            having = [at for at in found.values() if flags.has_window(wants, at)]
-            shares = [flags.window_share(at["pretrained"], at["upper_bound"], at["clean"]) for at in having]
-            few = sum(share < flags.LEARNT for share in shares)
-            covered = _range(shares) if shares else "-"
-            rows.append((metric, str(len(found)), *means, covered, str(few), str(len(found) - len(having))))
-    covered = "window covered, mean (least to most)"
-    headers = ("metric", "victims", *_WINDOW, covered, f"under {flags.LEARNT:.0%}", "no window")
+        every = found[found["metric"] == metric].pivot_table("value", ["subject", "seed"], "arm")
+        at = every.reindex(columns=list(flags.WINDOW)).dropna()
+        if at.empty:
+            continue
+        better = board.metrics[metric]["better_protected"]
+        having = [scores for scores in at.to_dict("records") if flags.has_window(better, scores)]
+        covered = Series([flags.covered(scores, scores["clean"]) for scores in having], dtype=float)
+        spread = f" ({percent(covered.min())} to {percent(covered.max())})" if len(covered) > 1 else ""
+        row = {"metric": metric, "victims": str(len(at)), **{arm: significant(at[arm].mean()) for arm in flags.WINDOW}}
+        row["window covered, mean (least to most)"] = f"{percent(covered.mean())}{spread}" if having else "-"
+        row[f"under {percent(flags.LEARNT)}"] = str((covered < flags.LEARNT).sum())
+        rows.append(row | {"no window": str(len(at) - len(having))})
     text = (
         "How far clean victims get from pretrained (no training) to upper bound (a perfect victim); under "
-        f"{flags.LEARNT:.0%} a victim says nothing of a protection.",
+        f"{percent(flags.LEARNT)} a victim says nothing of a protection."
     )
-    return Section("Learning", 4, text, (Table(headers, tuple(rows)),)) if rows else None
+    return Section("Learning", 4, [text], [table(rows, ("metric",))]) if rows else None
 
 
-_WINDOW = ("pretrained", "clean", "upper_bound")
+def curves(board: Board) -> Section | None:
+    """Mean scores at the step multipliers and at the thief's best one; None if no record has a curve."""
+    found = numbers(board)
+    found = found[found["metric"].isin(board.ranked_by)]
+    rows = []
+    for (name, metric), part in found.query("kind == 'curve'").groupby(["name", "metric"], sort=False):
+        means = part.groupby("step")["value"].mean()
+        best = found.query("kind == 'best' and name == @name and metric == @metric")
+        stops = ", ".join(f"{x:g}x" for x in sorted(set(best["step"])))
+        row = {"arm": name, "metric": metric, "victims": str(len(part[["subject", "seed"]].drop_duplicates()))}
+        row |= {f"{step:g}x steps": significant(mean) for step, mean in means.items()}
+        rows.append(row | {"thief's best": f"{significant(best['value'].mean())} (at {stops})" if stops else "-"})
+    parts = [part for record in board.records for part in record["arms"].values() if part["curve"]]
+    validated = all(part.get("curve_validation") for part in parts)
+    where = "validation references" if validated else "the reported references, which flatters the thief"
+    text = [f"Means over victims. The thief's best stop is chosen on {where}, victim by victim."]
+    return Section("Training length", 4, text, [table(rows, ("arm", "metric"))]) if rows else None
 
 
-def _range(shares: Sequence[float]) -> str:
-    mean, low, high = (f"{x:.0%}" for x in (fmean(shares), min(shares), max(shares)))
-    return f"{mean} ({low} to {high})" if len(shares) > 1 else mean
-
-
-def _spread(x: list[float]) -> str:
-    if not x:
-        return "-"
-    return f"{significant(fmean(x))} ± {significant(stdev(x), 2)}" if len(x) > 1 else significant(x[0])
-
-
-def _disagree(board: Board, arm: str) -> bool:
-    seen: dict[tuple[str, tuple[str, int]], float] = {}
-    for record in (r for r in board.records if arm in r["arms"]):
-        for metric, score in record["arms"][arm]["metrics"].items():
-            if seen.setdefault((metric, victim(record)), score["value"]) != score["value"]:
-                return True
-    return False
-
-
-def _absent(board: Board) -> list[str]:
-    found = {(m, why) for r in board.records for part in r["arms"].values() for m, why in part["absent"].items()}
-    return [f"{metric} ({why})" for metric, why in sorted(found)]
+def curve_points(board: Board, metric: str) -> dict[str, list[tuple[float, float]]]:
+    """Arm's name -> (step multiplier, mean score), for a plot."""
+    found = numbers(board).query("kind == 'curve' and metric == @metric")
+    means = found.groupby(["name", "step"], sort=False)["value"].mean().sort_index(level="step", sort_remaining=False)
+    return {name: list(means[name].items()) for name in found["name"].unique()}

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
+from pandas import DataFrame
 
-from udpbench.results.intervals import Interval, Recovery, generator, paired_interval, recovery, seed_sd
-from udpbench.results.record import MetricInfo, Record, metrics_of, of_edits
-from udpbench.results.report.document import Section, Table
-from udpbench.results.stats import CONTROLS, Summary, derived, differences, summarise, values, victim
-from udpbench.results.table import ARROW, box_of, interval_text, significant
+from udpbench.results.intervals import generator, seed_sd
+from udpbench.results.record import ARMS, MetricInfo, Record, metrics_of, of_edits
+from udpbench.results.report.render import Section, table
+from udpbench.results.schema import CELL, CONTROLS, EXTRA
+from udpbench.results.stats import Summary, derived, differences, summarise, values, victim
+from udpbench.results.words import ARROW, box_of, interval_text, mean_text, percent, recovery_text, significant
 
 _ROW = ("protect", "attack", "subject", "seed")  # what may differ within a board
-NOT_SHOWN = "†"
-_DEPENDS = {"noise_rms": "protect", "clean_attacked": "attack"}  # controls that are a row for each of these
+_OF_EDITS = ("reseeded", "clean_attacked")  # how much edits differ for no reason, and by the attack alone
+NO_CLAIM = "†"
+_NUMBERS = ("effect", "residual", "recovery")
+_COLUMNS = [
+    *("label", *(name for name in (*CELL, *EXTRA) if name not in _ROW), "preset", "protect", "attack", "control"),
+    *("metric", "better_protected", "victims", *(f"{x}{end}" for x in _NUMBERS for end in ("", "_low", "_high"))),
+    *("recovery_reason", "floor"),
+]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One protection under one attack, or a control."""
+    """One protection under one attack, or a control ``arm``; ``summaries``: metric -> numbers."""
 
     protect: str
     attack: str
     records: list[Record]
-    summaries: dict[str, Summary]  # metric -> numbers
-    control: bool = False
+    summaries: dict[str, Summary]
+    arm: str = "protected"
+
+    @property
+    def control(self) -> bool:
+        """Whether this is no protection but what protections are compared with."""
+        return self.arm != "protected"
 
 
 @dataclass(frozen=True)
 class Board:
     """Everything that may be ranked together.
 
-    ``floors``: metric -> what an effect must exceed to be claimed, or None: the pooled spread of clean victims over
-    seeds, or, of edits, the mean effect of noise (see ``_floor``).
+    ``names``: what all its records share. ``floors``: metric -> what an effect must exceed to be claimed, or None: the
+    seed SD (pooled spread of clean victims over seeds), or, of edits, the mean effect of noise. ``shown``: metrics to
+    show, none: the primary ones.
     """
 
     label: str
@@ -47,23 +60,19 @@ class Board:
 
     @property
     def title(self) -> str:
+        """Task, data, budget, models and what else all records share."""
         n = self.names
-        models = f"{n['surrogate']} -> {n['victim']}, purifier {n['purifier']}"
-        return f"{n['task']} on {n['data']}, {n['budget']}, {models}{self._further}"
+        return f"{self.subtitle}, {n['surrogate']} -> {n['victim']}, purifier {n['purifier']}"
 
     @property
     def subtitle(self) -> str:
         """The title without the models."""
         n = self.names
-        return f"{n['task']} on {n['data']}, {n['budget']}{self._further}"
-
-    @property
-    def _further(self) -> str:
-        n = self.names
         prompt = f", owner prompt {n['owner_prompt']}" if "owner_prompt" in n else ""
-        share = f", {float(n['protected_fraction']):.0%} protected" if "protected_fraction" in n else ""
-        settings = ", settings as published" if n.get("settings") == "published" else ""
-        return f"{prompt}{share}{settings}"
+        protected = float(n["protected_fraction"])
+        fraction = f", {percent(protected)} protected" if protected < 1 else ""
+        preset = "" if n["preset"] == "matched" else f", {n['preset']} settings"
+        return f"{n['task']} on {n['data']}, {n['budget']}{prompt}{fraction}{preset}"
 
     @property
     def ranked_by(self) -> list[str]:
@@ -76,100 +85,75 @@ class Board:
 def boards(records: Sequence[Record], seed: int = 0, every: Sequence[Record] | None = None) -> list[Board]:
     """Group and summarise ``records``; sorted by label, then by names.
 
-    Protections with settings as published are not ranked beside those matched in steps and work. ``every``: where
-    clean victims of further seeds may be found, if that is more than ``records``.
+    Protections with released settings are not ranked beside those matched in steps and work. ``every``: where clean
+    victims of further seeds may be found, if that is more than ``records``.
     """
-    every = records if every is None else every
-    groups: dict[tuple[tuple[str, str], ...], list[Record]] = {}
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Record]] = {}
     for record in records:
-        names = sorted((k, str(v)) for k, v in record["cell"].items() if k not in _ROW)
-        if record["facts"]["preset"] == "released":
-            names.append(("settings", "published"))
-        groups.setdefault((("label", record["label"]), *names), []).append(record)
-    return [_board(dict(key), group, every, seed) for key, group in sorted(groups.items())]
+        names = {k: str(v) for k, v in record["cell"].items() if k not in _ROW}
+        names |= {name: str(record["facts"][name]) for name in ("preset", "protected_fraction")}  # type: ignore[literal-required]
+        groups.setdefault((record["label"], tuple(sorted(names.items()))), []).append(record)
+    every = records if every is None else every
+    return [_board(label, dict(names), group, every, seed) for (label, names), group in sorted(groups.items())]
 
 
-def _board(names: dict[str, str], group: list[Record], every: Sequence[Record], seed: int) -> Board:
-    label, key, metrics = names.pop("label"), tuple(names.items()), metrics_of(group)
-    alike = _alike(label, names, every)
-    floors = {m: _floor(group, alike, m) for m in metrics}
-    board = Board(label, names, group, metrics, floors)
-    pairs: dict[tuple[str, str], list[Record]] = {}
-    for record in group:
-        if "protected" in record["arms"]:
-            pairs.setdefault((record["cell"]["protect"], record["cell"]["attack"]), []).append(record)
-    for (protect, attack), part in sorted(pairs.items()):
-        rng = {m: generator(seed, label, *key, protect, m) for m in metrics}  # one effect, one interval for all attacks
-        found = {m: summarise(part, m, metrics[m]["better_protected"], floors[m], rng[m]) for m in metrics}
-        board.rows.append(Row(protect, attack, part, found))
-    board.rows.sort(key=lambda row: (-_rank(row, board), row.protect, row.attack))
-    board.rows.extend(_controls(board, key, seed))
+def _board(label: str, names: dict[str, str], group: list[Record], every: Sequence[Record], seed: int) -> Board:
+    metrics = metrics_of(group)
+    board = Board(label, names, group, metrics, {m: _floor(label, names, group, every, m) for m in metrics})
+    rows = list(_rows(board, seed))
+    first = next(iter(board.ranked_by), None)
+
+    def place(row: Row) -> tuple[bool, float, str, str]:
+        """By effect, controls last as they come."""
+        effect = row.summaries[first].effect if first else None
+        down = -effect.mean if effect else float("inf")
+        return (True, 0.0, "", "") if row.control else (False, down, row.protect, row.attack)
+
+    board.rows.extend(sorted(rows, key=place))
     return board
 
 
-def _floor(group: Sequence[Record], alike: Sequence[Record], metric: str) -> float | None:
-    """Clean victims spread over seeds; edits start from the same noise in every arm and do not, so that any change at
-    all would count: they have to beat what noise of the same budget does."""
-    if not of_edits(*group):
-        return seed_sd(values(alike, "clean", metric))
-    effects = differences(group, "noise", "clean", metric)
-    return sum(effects.values()) / len(effects) if effects else None
+def _floor(
+    label: str, names: dict[str, str], group: Sequence[Record], every: Sequence[Record], metric: str
+) -> float | None:
+    """Clean victims know nothing of budget, protection or surrogate: those of ``every`` record that shares data, task
+    and victim tell how far seeds spread.
 
-
-def _alike(label: str, names: dict[str, str], every: Sequence[Record]) -> list[Record]:
-    """Clean victims know nothing of budget, protection or surrogate: all that share data, task and victim count."""
+    Edits start from the same noise in every arm and do not spread, so that any change at all would count: they have to
+    exceed what noise of the same budget does.
+    """
+    if of_edits(*group):
+        effects = differences(group, "noise", "clean", metric)
+        return sum(effects.values()) / len(effects) if effects else None
     same = {(k, names[k]) for k in ("data", "task", "victim")}
-    return [r for r in every if r["label"] == label and same <= {(k, str(v)) for k, v in r["cell"].items()}]
+    alike = [r for r in every if r["label"] == label and same <= {(k, str(v)) for k, v in r["cell"].items()}]
+    return seed_sd(values(alike, "clean", metric))
 
 
-def _controls(board: Board, key: tuple[tuple[str, str], ...], seed: int) -> list[Row]:
-    """The noise arms as rows of their own; of edits, too, how much they differ for no reason (reseeded) and what the
-    attack does to clean pictures."""
-    rows = []
-    for arm in (*CONTROLS, "reseeded", *(["clean_attacked"] if of_edits(*board.records) else [])):
-        holders = [r for r in board.records if arm in r["arms"]]
-        of = _DEPENDS.get(arm)
-        for which in sorted({r["cell"][of] for r in holders}) if of else [""]:  # type: ignore[literal-required]
-            part = [r for r in holders if not of or r["cell"][of] == which]  # type: ignore[literal-required]
-            if part:
-                name = f"{arm} of {which} (control)" if of else f"{arm} (control)"
-                found = {
-                    m: _control_summary(part, arm, m, board, generator(seed, board.label, *key, name, m))
-                    for m in board.metrics
-                }
-                rows.append(Row(name, "none", part, found, control=True))
-    return rows
-
-
-def _control_summary(records: list[Record], arm: str, metric: str, board: Board, rng: np.random.Generator) -> Summary:
-    effects = differences(records, arm, "clean", metric)
-    effect = paired_interval(effects, rng) if effects else None
-    return Summary(
-        metric,
-        board.metrics[metric]["better_protected"],
-        effect,
-        None,
-        recovery(effects, {}, None, rng),
-        board.floors[metric],
-    )
-
-
-def _rank(row: Row, board: Board) -> float:
-    effect = row.summaries[board.ranked_by[0]].effect if board.ranked_by else None
-    return effect.mean if effect is not None else float("-inf")
+def _rows(board: Board, seed: int) -> Iterator[Row]:
+    """Protections by attacks, then controls: noise, and of edits ``_OF_EDITS``."""
+    key = (board.label, *board.names.items())
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for arm in ("protected", *CONTROLS, *(_OF_EDITS if of_edits(*board.records) else ())):
+        found: dict[tuple[str, str, str], list[Record]] = {}
+        for record in (r for r in board.records if arm in r["arms"]):
+            protect, attack = record["cell"]["protect"], record["cell"]["attack"]
+            if arm != "protected":
+                of = [str(record["cell"][name]) for name in ARMS[arm].depends]  # type: ignore[literal-required]
+                protect, attack = f"{arm}{' of ' if of else ''}{' / '.join(of)} (control)", "none"
+            found.setdefault((arm, protect, attack), []).append(record)
+        groups |= dict(sorted(found.items()))
+    for (arm, protect, attack), part in groups.items():
+        rng = {m: generator(seed, *key, protect, m) for m in board.metrics}  # one effect, one interval for all attacks
+        summaries = {m: summarise(part, m, board.floors[m], rng[m], arm) for m in board.metrics}
+        yield Row(protect, attack, part, summaries, arm)
 
 
 def leaderboard(board: Board) -> Section:
     """The ranked table with what is needed to read it."""
-    shown = board.ranked_by
-    headers = ["protection", "attack", "box", "victims"]
-    for metric in shown:
-        named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
-        headers += [f"{named} effect", f"{named} residual", f"{named} recovery"]
-    headers += ["rms (levels)", "protect (s)", "UNet images"]
-    rows = tuple(tuple(_cells(row, shown)) for row in board.rows)
-    table = Table(tuple(headers), rows, f"{board.label}: {board.title}", left=3)
-    return Section(board.title, 3, tuple(_reading(board)), (table,), in_latex=True)
+    rows = [_cells(row, board) for row in board.rows]
+    tables = [table(rows, ("protection", "attack", "box"), f"{board.label}: {board.title}")] if rows else []
+    return Section(board.title, 3, _reading(board), tables, in_latex=True)
 
 
 def _reading(board: Board) -> list[str]:
@@ -180,67 +164,59 @@ def _reading(board: Board) -> list[str]:
     base = derived(board.records[0])["residual"][1]
     lines = [
         f"{floor}: {', '.join(floors)}.",
-        f"Effect = s(protected) - s(clean), residual = s(purified) - s({base}), + is what the owner wants; "
-        "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: what the owner wants of the score.",
+        f"Effect = s(protected) - s(clean), residual = s(purified) - s({base}), + is better protected; "
+        "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: direction of better protection.",
     ]
     if base == "clean":
         lines.append("What the attack does to edits by itself (clean_attacked) counts against the recovery.")
-    if any(
-        not above_floor(s.effect, s.floor)
-        for row in board.rows
-        for m in board.ranked_by
-        if (s := row.summaries[m]).effect
-    ):
-        lines.append(f"{NOT_SHOWN} the interval does not lie above the floor, or one of the two is missing: no claim.")
+    shown = [row.summaries[m] for row in board.rows for m in board.ranked_by]
+    if any(s.effect and not s.claimed for s in shown):
+        lines.append(f"{NO_CLAIM} the interval does not lie above the floor, or one of the two is missing: no claim.")
     return lines
 
 
-def above_floor(effect: Interval | None, floor: float | None) -> bool:
-    """Whether an effect may be claimed."""
-    return effect is not None and floor is not None and effect.low is not None and effect.low > max(floor, 0.0)
+def effect_text(found: Summary) -> str:
+    """An effect with its interval, marked if nothing may be claimed of it."""
+    return interval_text(found.effect) + (f" {NO_CLAIM}" if found.effect and not found.claimed else "")
 
 
-def _cells(row: Row, shown: list[str]) -> list[str]:
-    knowledge = sorted({box_of(r["knowledge"]) for r in row.records})
-    cells = [
-        row.protect,
-        row.attack,
-        "-" if row.control else "/".join(knowledge),
-        str(len({victim(r) for r in row.records})),
-    ]
-    for metric in shown:
-        s = row.summaries[metric]
-        mark = "" if s.effect is None or above_floor(s.effect, s.floor) else f" {NOT_SHOWN}"
-        cells += [interval_text(s.effect) + mark, interval_text(s.residual), recovery_text(s.recovery, row.control)]
-    arm = row.protect.partition(" ")[0] if row.control else "protected"
-    return [
-        *cells,
-        _mean([r["perturbation"].get(arm, {}).get("rms") for r in row.records]),
-        *(("-", "-") if row.control else _costs(row)),
-    ]
+def _cells(row: Row, board: Board) -> dict[str, str]:
+    box = "/".join(sorted({box_of(r) for r in row.records}))
+    cells = {"protection": row.protect, "attack": row.attack, "box": "-" if row.control else box}
+    cells["victims"] = str(len({victim(r) for r in row.records}))
+    for metric in board.ranked_by:
+        s, named = row.summaries[metric], f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
+        cells[f"{named} effect"] = effect_text(s)
+        cells[f"{named} residual"] = interval_text(s.residual)
+        cells[f"{named} recovery"] = "-" if row.control else recovery_text(s.recovery)
+    cells["rms (/255)"] = mean_text(r["perturbation"].get(row.arm, {}).get("rms") for r in row.records)
+    seconds = {} if row.control else _protect_seconds(row)
+    cells["protect (s)"] = mean_text(seconds.values())
+    cells["UNet images"] = "-" if row.control else mean_text(r["counts"].get("unet_image") for r in row.records)
+    return cells
 
 
-def recovery_text(x: Recovery, control: bool = False) -> str:
-    """ "45 % [30 %, 60 %]", or why not."""
-    if x.interval is None:
-        return "-" if control or x.reason == "n/a: not attacked" else str(x.reason)
-    mean, low, high = (
-        f"{v:.0%}".replace("%", " %") for v in (x.interval.mean, x.interval.low or 0.0, x.interval.high or 0.0)
-    )
-    return f"{mean} [{low}, {high}]"
-
-
-def _costs(row: Row) -> tuple[str, str]:
-    """(mean seconds of the distinct protect stages, computed before cached; mean UNet images) of a row."""
+def _protect_seconds(row: Row) -> dict[str, float]:
+    """Cache key -> seconds of the distinct protect stages, as measured where they were computed, if that is known."""
     seconds: dict[str, float] = {}
-    made = f"protect {row.protect.partition(' (')[0]}"  # of a variant without the settings that the report adds
     for record in row.records:
         for stage in record["stages"]:
-            if stage["name"] == made and (not stage["cached"] or stage["key"] not in seconds):
+            if stage["name"] == f"protect {row.protect}" and (not stage["cached"] or stage["key"] not in seconds):
                 seconds[stage["key"]] = stage["seconds"]
-    return _mean(list(seconds.values())), _mean([r["counts"].get("unet_image") for r in row.records])
+    return seconds
 
 
-def _mean(found: Sequence[float | None]) -> str:
-    known = [x for x in found if x is not None]
-    return significant(sum(known) / len(known)) if known else "-"
+def board_frame(found: Sequence[Board]) -> DataFrame:
+    """Every number behind the leaderboards, all metrics, unrounded."""
+    rows = []
+    for board in found:
+        for row in board.rows:
+            head = {"label": board.label, **board.names, "protect": row.protect, "attack": row.attack}
+            for metric, s in row.summaries.items():
+                better = board.metrics[metric]["better_protected"]
+                numbers = {"control": row.control, "metric": metric, "better_protected": better, "floor": s.floor}
+                numbers |= {"victims": s.effect.victims if s.effect else 0, "recovery_reason": s.recovery.reason}
+                for name, x in zip(_NUMBERS, (s.effect, s.residual, s.recovery.interval)):
+                    numbers |= {name: x.mean, f"{name}_low": x.low, f"{name}_high": x.high} if x else {}
+                rows.append(head | numbers)
+    return DataFrame(rows, columns=_COLUMNS, dtype=object)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from udpbench.results.record import Cell, Record
+from udpbench.results.record import Record
+from udpbench.results.words import budget_text
 
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
 _MODELS = ("surrogate", "victim", "purifier")
 _PARTS = ("protect", "attack", "task", "data", "budget", *_MODELS)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
+_Settings = dict[tuple[str, ...], Any]  # path of a setting -> its value
 
 
 @dataclass(frozen=True)
@@ -30,28 +32,32 @@ class Chosen:
 
 
 def choose(files: Mapping[Path, Record]) -> Chosen:
-    """Split and name the records.
+    """Split and name the records; budgets are called by kind and size, "linf 8/255".
 
     ValueError naming two files if they give one cell under settings that cannot be told apart.
     """
-    named = _name_variants(files)
+    named = _name_variants({path: _with_facts(record) for path, record in files.items()})
     kept: dict[str, Path] = {}
     for path, record in named.items():
-        if record["status"] == "ok":
-            key = _key(record, ())
-            other = kept.get(key)
-            if other is not None:
-                mine, others = _keys(record), _keys(named[other])
-                if any(mine[arm] != others[arm] for arm in mine.keys() & others.keys()):
-                    raise ValueError(
-                        f"report: {other} and {path} are the same cell with different keys; "
-                        "report them from two folders"
-                    )
-                named[path] = _merged(named[other], record)
-            kept[key] = path
+        if record["status"] != "ok":
+            continue
+        if (other := kept.get(_which(record))) is not None:
+            mine, others = record["arms"], named[other]["arms"]
+            if any(mine[arm]["key"] != others[arm]["key"] for arm in mine.keys() & others.keys()):
+                what = f"{other} and {path} are the same cell with different keys"
+                raise ValueError(f"report: {what}; report them from two folders")
+            named[path] = _merged(named[other], record)
+        kept[_which(record)] = path
     ok = [named[p] for p in sorted(kept.values())]
-    failed = {p: r for p, r in named.items() if r["status"] == "failed" and _key(r, ()) not in kept}
+    failed = {p: r for p, r in named.items() if r["status"] == "failed" and _which(r) not in kept}
     return Chosen(ok, failed, len(files) - len(ok) - len(failed))
+
+
+def _with_facts(record: Record) -> Record:
+    """The record with the facts that its cell goes by in tables."""
+    facts, cell = record["facts"], record["cell"]
+    told = {"budget": budget_text(facts["budget"], cell["budget"]), "protected_fraction": facts["protected_fraction"]}
+    return cast(Record, {**record, "cell": {**cell, **told}})
 
 
 def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
@@ -62,31 +68,29 @@ def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
     """
     named = dict(files)
     for part in _PARTS:
-        groups: dict[str, list[Path]] = {}
+        groups: dict[str, dict[Path, _Settings]] = {}
         for path, record in files.items():
             names = cast(dict[str, Any], record["cell"])
             alike = json.dumps([record["label"], names["data"], names["task"], names[part]])
-            groups.setdefault(alike, []).append(path)
-        for paths in groups.values():
-            settings = {p: _settings(files[p], part) for p in paths}
-            every = {k for s in settings.values() for k in s}
-            differing = sorted(k for k in every if len(_values(k, settings.values())) > 1)
-            for p in paths if differing else ():
-                said = ", ".join(f"{k}={settings[p].get(k)}" for k in differing if k in settings[p] or not _of_score(k))
-                named[p] = _renamed(named[p], part, said)
+            groups.setdefault(alike, {})[path] = _settings(record, part)
+        for settings in groups.values():
+            differing = sorted(k for k in set().union(*settings.values()) if len(_values(k, settings.values())) > 1)
+            for path, mine in settings.items() if differing else ():
+                said = (f"{'.'.join(k)}={mine.get(k)}" for k in differing if k in mine or not _measured(k))
+                named[path] = _renamed(named[path], part, ", ".join(said))
     return named
 
 
-def _values(key: str, settings: Iterable[Mapping[str, Any]]) -> set[str]:
+def _values(key: tuple[str, ...], settings: Iterable[_Settings]) -> set[str]:
     """The values of a setting; a metric that some cells do not have is no other setting of it."""
-    return {json.dumps(s.get(key)) for s in settings if key in s or not _of_score(key)}
+    return {json.dumps(s.get(key)) for s in settings if key in s or not _measured(key)}
 
 
-def _of_score(key: str) -> bool:
-    return key.startswith("metrics.")
+def _measured(key: tuple[str, ...]) -> bool:
+    return key[0] == "metrics"
 
 
-def _settings(record: Record, part: str) -> dict[str, Any]:
+def _settings(record: Record, part: str) -> _Settings:
     """The settings of a part that make its condition another one; the task's with those of what it is measured by and
     compared with."""
     config = record["config"]
@@ -97,9 +101,17 @@ def _settings(record: Record, part: str) -> dict[str, Any]:
         return _flat(config.get("task")) | measured | controls
     found = _flat(config.get(part) or (config.get("model") if part in _MODELS else None))
     if part == "data":
-        own = {*_OF_SUBJECT, *(["reference"] if isinstance(found.get("reference"), str) else [])}  # a folder, no number
-        return {k: v for k, v in found.items() if k not in own}
+        own = {*_OF_SUBJECT, *(["reference"] if isinstance(found.get(("reference",)), str) else [])}  # a folder
+        return {key: value for key, value in found.items() if key not in {(name,) for name in own}}
     return found | (_flat(config.get("like"), "like") if part == "protect" else {})
+
+
+def _flat(value: Any, *at: str) -> _Settings:
+    if isinstance(value, Mapping):
+        return {k: v for name, inner in value.items() for k, v in _flat(inner, *at, str(name)).items()}
+    if at[-1:] == ("_target_",) and value.split(".")[0] == "udpbench":
+        value = value.split(".")[-1]  # a class is the same wherever the package keeps it
+    return {at: value} if at else {}
 
 
 def _merged(one: Record, other: Record) -> Record:
@@ -110,21 +122,12 @@ def _merged(one: Record, other: Record) -> Record:
 
 
 def _renamed(record: Record, part: str, said: str) -> Record:
-    cell = {**record["cell"], part: f"{record['cell'][part]} ({said})"}  # type: ignore[literal-required]
-    return cast(Record, {**record, "cell": cast(Cell, cell)})
+    """The record with its variant named, in its cell and in its stages."""
+    old = record["cell"][part]  # type: ignore[literal-required]
+    new = f"{old} ({said})"
+    stages = [{**s, "name": f"{part} {new}"} if s["name"] == f"{part} {old}" else s for s in record["stages"]]
+    return cast(Record, {**record, "cell": {**record["cell"], part: new}, "stages": stages})
 
 
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    if at.endswith("_target_"):  # a class is the same wherever the package keeps it
-        value = value.rpartition(".")[2] if value.startswith("udpbench.") else value
-    if not isinstance(value, Mapping):
-        return {at: value} if at else {}
-    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{at}.{name}" if at else str(name)).items()}
-
-
-def _key(record: Record, leave: tuple[str, ...]) -> str:
-    return json.dumps([record["label"], *sorted((k, str(v)) for k, v in record["cell"].items() if k not in leave)])
-
-
-def _keys(record: Record) -> dict[str, str]:
-    return {arm: part["key"] for arm, part in record["arms"].items()}
+def _which(record: Record) -> str:
+    return json.dumps([record["label"], *sorted((k, str(v)) for k, v in record["cell"].items())])

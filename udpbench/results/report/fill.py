@@ -1,29 +1,31 @@
-"""``python -m udpbench.results.report.fill TEXT.md ...``: the tables of a text, made anew from records.
+"""The tables of a text, written anew from records.
 
 A table stands between ``<!-- table KIND NAME=VALUE ... -->`` and ``<!-- end -->``. KIND is a key of ``KINDS``;
 ``scores=`` chooses the metrics (default: the primary ones), ``records=`` the folder (default: records/ beside the
-text), ``text=no`` leaves out the sentences above the table; any name of a cell chooses cells, by patterns:
-``task=ddpm protect=eudp*,udp``. Boards that differ in further names become one table that says these first.
+text), ``text=no`` leaves out the sentences above the table; any name of a cell chooses cells, by patterns in which a
+space is written _: ``task=ddpm protect=eudp*,udp budget=linf_8/255``. Boards that differ in further names become one
+table that says these first.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
+from pandas import DataFrame
+
 from udpbench.core.atomic import atomic_write
-from udpbench.results.record import CELL, EXTRA, Record, metrics_of, read_files
-from udpbench.results.report import arms, sections
+from udpbench.results.record import Record, metrics_of, read_files
+from udpbench.results.report import arms, compare
 from udpbench.results.report.boards import Board, boards, leaderboard
 from udpbench.results.report.choose import choose
-from udpbench.results.report.document import Section, Table
-from udpbench.results.report.render import markdown_table
+from udpbench.results.report.render import Section, headers, markdown_table
+from udpbench.results.schema import CELL, EXTRA
 
 KINDS: dict[str, Callable[[Board], Section | None]] = {
     "effects": leaderboard,
@@ -31,12 +33,19 @@ KINDS: dict[str, Callable[[Board], Section | None]] = {
     "victims": arms.victims,
     "pictures": arms.pictures,
     "learning": arms.learning,
-    "protections": sections.comparisons,
-    "attacks": sections.attacks,
-    "curves": sections.curves,
+    "protections": compare.comparisons,
+    "attacks": compare.attacks,
+    "curves": arms.curves,
 }
-_ABSENT = {"protected_fraction": "1.0"}  # what a cell means that does not say it
+_NAMES = (*CELL, *EXTRA)
 _MARK = re.compile(r"<!-- table (.*?) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def fill(path: Path) -> None:
+    """Write the tables of the text at ``path`` anew; raises ValueError as ``filled`` does, and changes nothing then."""
+    text = filled(path)
+    with atomic_write(path) as beside:
+        beside.write_text(text)
 
 
 def filled(path: Path) -> str:
@@ -47,7 +56,6 @@ def filled(path: Path) -> str:
     text = path.read_text()
     if not _MARK.search(text):
         raise ValueError(f"{path}: there is no <!-- table KIND ... --> with an <!-- end -->")
-
     once = cache(_read)  # the marks of a text mostly ask for the same records
 
     def renewed(found: re.Match[str]) -> str:
@@ -65,14 +73,17 @@ def _read(folder: Path) -> list[Record]:
 
 
 def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read) -> str:
-    """The Markdown that the words of a mark ask for. ``folder``: where relative paths start."""
+    """The Markdown that the words of a mark ask for. ``folder``: where relative paths start.
+
+    Raises ValueError for words that mean nothing or ask for what there is not.
+    """
     kind, *rest = words.split()
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; allowed are {', '.join(KINDS)}")
     names = dict(word.partition("=")[::2] for word in rest)
     source, scores, told = names.pop("records", "records"), names.pop("scores", ""), names.pop("text", "yes")
-    if unknown := names.keys() - {*CELL, *EXTRA}:
-        raise ValueError(f"unknown name {min(unknown)!r}; allowed are records, scores, text, {', '.join(CELL + EXTRA)}")
+    if unknown := names.keys() - set(_NAMES):
+        raise ValueError(f"unknown name {min(unknown)!r}; allowed are records, scores, text, {', '.join(_NAMES)}")
     every = read(folder / source)
     kept = [r for r in every if all(_fits(r, name, patterns) for name, patterns in names.items())]
     shown = tuple(filter(None, scores.split(",")))
@@ -80,65 +91,35 @@ def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read)
     if missing := [score for score in shown if score not in measured]:
         raise ValueError(f"unknown score {missing[0]!r}; allowed are {', '.join(sorted(measured))}")
     found = [(board, KINDS[kind](replace(board, shown=shown))) for board in boards(kept, every=every)]
-    parts = [(board, section) for board, section in found if section is not None]
-    if not parts:
+    parts = [(board.names, section) for board, section in found if section is not None]
+    if not any(section.tables for _, section in parts):
         raise ValueError("no record has what it asks for")
     sentences = dict.fromkeys(line for _, section in parts for line in section.text) if told == "yes" else {}
-    table = _joined([(board.names, t) for board, s in parts for t in s.blocks if isinstance(t, Table)])
-    return "\n\n".join([*sentences, "\n".join(markdown_table(table))])
+    joined = _joined([(names, table) for names, section in parts for table in section.tables])
+    return "\n\n".join([*sentences, markdown_table(joined)])
 
 
 def _fits(record: Record, name: str, patterns: str) -> bool:
-    value = str(record["cell"].get(name, _ABSENT.get(name, "")))
+    value = str(record["cell"].get(name, "")).replace(" ", "_")
     return any(fnmatchcase(value, pattern) for pattern in patterns.split(","))
 
 
-def _joined(parts: Sequence[tuple[dict[str, str], Table]]) -> Table:
+def _joined(parts: Sequence[tuple[dict[str, str], DataFrame]]) -> DataFrame:
     """One table of all rows, led by the names that tell the boards apart, without columns that say nothing."""
-    headers = list(dict.fromkeys(h for _, table in parts for h in table.headers))
     leading = _telling([names for names, _ in parts])
-    rows = [
-        [_name(names, k) for k in leading] + [dict(zip(table.headers, row)).get(h, "-") for h in headers]
-        for names, table in parts
-        for row in table.rows
-    ]
-    every = [*leading, *headers]
-    kept = [i for i in range(len(every)) if any(row[i] not in ("-", "") for row in rows)]
-    left = len(leading) + parts[0][1].left
-    cells = tuple(tuple(row[i] for i in kept) for row in rows)
-    return Table(tuple(every[i] for i in kept), cells, left=sum(i < left for i in kept))
+    rows = [table.reset_index().assign(**{k: names.get(k, "-") for k in leading}) for names, table in parts]
+    joined = pd.concat(rows, ignore_index=True).fillna("-")
+    order = [*leading, *dict.fromkeys(column for _, table in parts for column in headers(table))]
+    kept = [column for column in order if not joined[column].isin(["-", ""]).all()]
+    left = {*leading, *parts[0][1].index.names}
+    return joined[kept].set_index([column for column in kept if column in left])
 
 
 def _telling(boards: Sequence[dict[str, str]]) -> list[str]:
     """As few names as tell all boards apart."""
     found: list[str] = []
-    for name in ("task", "budget", "protected_fraction", *CELL, *EXTRA):
-        told = {tuple(_name(b, k) for k in found) for b in boards}
-        if len({tuple(_name(b, k) for k in (*found, name)) for b in boards}) > len(told):
+    for name in dict.fromkeys(("task", "budget", "protected_fraction", "preset", *_NAMES)):
+        told = {tuple(b.get(k) for k in found) for b in boards}
+        if len({tuple(b.get(k) for k in (*found, name)) for b in boards}) > len(told):
             found.append(name)
     return found
-
-
-def _name(names: dict[str, str], key: str) -> str:
-    return names.get(key, _ABSENT.get(key, "-"))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Fill the files; exit status 2 and one line if a mark asks for what there is not."""
-    parser = argparse.ArgumentParser(
-        prog="python -m udpbench.results.report.fill", description="Make a text's tables anew."
-    )
-    parser.add_argument("texts", type=Path, nargs="+", help="Markdown files with <!-- table KIND ... --> marks")
-    for path in parser.parse_args(arguments).texts:
-        try:
-            text = filled(path)
-        except (ValueError, OSError) as error:
-            sys.stderr.write(f"udpbench.results.report.fill: {error}\n")
-            return 2
-        with atomic_write(path) as beside:
-            beside.write_text(text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

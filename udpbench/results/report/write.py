@@ -1,127 +1,138 @@
-"""From a folder of records to the files of a report."""
+"""From folders of records to the files of a report."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from pandas import DataFrame
+
 from udpbench.core.atomic import atomic_write
-from udpbench.results.record import EXTRA, LONG, Record, long_rows, read_files
-from udpbench.results.report import arms, sections
-from udpbench.results.report.boards import Board, boards, leaderboard
+from udpbench.results import flags
+from udpbench.results.record import LONG, Record, long_rows, read_files
+from udpbench.results.report import arms, compare
+from udpbench.results.report.boards import Board, board_frame, boards, leaderboard
 from udpbench.results.report.choose import Chosen, choose
-from udpbench.results.report.document import Document, Figure, Section
-from udpbench.results.report.render import latex, markdown, page
-from udpbench.results.report.transfer import transfer
-from udpbench.results.stats import Summary
+from udpbench.results.report.render import Section, render, table
+from udpbench.results.stats import victim
+from udpbench.results.words import last_line
 
-_BOARD_COLUMNS = (
-    "label", "data", "budget", "task", "surrogate", "victim", "purifier", *EXTRA, "settings", "protect", "attack",
-    "control", "metric", "better_protected", "victims", "effect", "effect_low", "effect_high", "residual", "residual_low",
-    "residual_high", "recovery", "recovery_low", "recovery_high", "recovery_reason", "seed_sd",
-)  # fmt: skip
+_OF_BOARD = (arms.arm_means, arms.learning, arms.pictures, compare.comparisons, compare.attacks, arms.curves)
 
 
-def write_report(folder: Path, out: Path, title: str, plots: bool = True) -> list[Path]:
-    """Read every record under ``folder`` and write the report to ``out``; returns the files.
+def write_report(folders: Sequence[Path], out: Path, title: str | None = None, plots: bool = True) -> list[Path]:
+    """Read every record under ``folders`` and write the report to ``out``; returns the files.
 
-    report.md, report.html, report.tex, records.csv, leaderboard.csv and figures/*.png. The same records give the same
-    bytes. Raises ValueError if the folder holds no record or a broken one.
+    report.md, report.html, report.tex, records.csv, leaderboard.csv and figures/*.png. Without ``title`` it says what
+    was run. The same records give the same bytes. Raises ValueError if a folder holds no record or a broken one.
     """
-    files = read_files(folder)
-    chosen = choose(files)
-    found = boards(chosen.ok)
-    document = build(title, chosen, found, folder, plots)
-    texts = {
-        "report.md": markdown(document),
-        "report.html": page(document),
-        "report.tex": latex(document),
-        "records.csv": records_csv([*chosen.ok, *chosen.failed.values()]),
-        "leaderboard.csv": board_csv(found),
+    chosen = choose(read_files(*folders))
+    found, every = boards(chosen.ok), [*chosen.ok, *chosen.failed.values()]
+    sections = list(_sections(chosen, found, plots))
+    title = title or _title(every)
+    texts = {name: render(name, title, sections) for name in ("report.md", "report.html", "report.tex")}
+    tables = {
+        "records": DataFrame(long_rows(every), columns=list(LONG), dtype=object),
+        "leaderboard": board_frame(found),
     }
-    written = [_write(out / name, text.encode()) for name, text in texts.items()]
-    drawn = [block for section in document.sections for block in section.blocks if isinstance(block, Figure)]
-    return written + [_write(out / "figures" / f"{figure.name}.png", figure.png) for figure in drawn]
+    texts |= {f"{name}.csv": made.to_csv(index=False, lineterminator="\n") for name, made in tables.items()}
+    files = {name: text.encode() for name, text in texts.items()}
+    files |= {f"figures/{figure.name}.png": figure.png for section in sections for figure in section.figures}
+    for name, data in files.items():
+        with atomic_write(out / name) as beside:
+            beside.write_bytes(data)
+    return [out / name for name in files]
 
 
-def build(title: str, chosen: Chosen, found: Sequence[Board], folder: Path, plots: bool) -> Document:
+def _title(records: Sequence[Record]) -> str:
+    """What was run: "eudp, udp against dreambooth on toyworld, linf 8/255"."""
+
+    def of(*names: str) -> str:
+        found = (str(record["cell"][name]) for name in names for record in records)  # type: ignore[literal-required]
+        return ", ".join(sorted({name for name in found if name != "none"}))
+
+    return f"{of('protect') or of('attack') or 'no protection'} against {of('task')} on {of('data')}, {of('budget')}"
+
+
+def _sections(chosen: Chosen, found: Sequence[Board], plots: bool) -> Iterator[Section]:
     """The whole report, in the order it is read in."""
-    parts = [_summary(chosen)]
+    yield _summary(chosen)
     for label, group in groupby(enumerate(found, start=1), key=lambda numbered: numbered[1].label):
-        parts.append(Section(label, 2))
+        yield Section(label)
         same = list(group)
         for number, board in same:
-            parts += [leaderboard(board), *_figures(board, number, plots), arms.arm_means(board)]
-            further = (arms.learning, arms.pictures, sections.comparisons, sections.attacks, sections.curves)
-            parts += [part for make in further if (part := make(board)) is not None]
-        parts += transfer([board for _, board in same])
-    every = [*chosen.ok, *chosen.failed.values()]
-    parts += [sections.flag_section(found), sections.failed_section(chosen, folder), sections.environment(every)]
-    return Document(title, tuple(parts))
+            yield leaderboard(board)
+            if plots:
+                yield from _figures(board, number)
+            yield from (section for make in _OF_BOARD if (section := make(board)) is not None)
+        yield from compare.transfer([board for _, board in same])
+    yield flag_section(found)
+    yield _failed(chosen)
+    yield _environment([*chosen.ok, *chosen.failed.values()])
 
 
 def _summary(chosen: Chosen) -> Section:
     text = f"{len(chosen.ok)} finished cells, {len(chosen.failed)} failed."
     if chosen.repeated:
         text += f" {chosen.repeated} more records are left out: the same cell is there again, finished."
-    limit = (
-        "Results under different labels are never ranked together; the embedded world says whether code and "
-        "comparisons work, not how strong a protection is on large models."
-    )
-    return Section("Records", 2, (text, limit))
+    limits = ["Results under different labels are never ranked together."]
+    if any(record["facts"]["embedded"] for record in chosen.ok):
+        limits.append(
+            "The embedded world says whether code and comparisons work, not how strong a protection is on large models."
+        )
+    return Section("Records", 2, [text, " ".join(limits)])
 
 
-def _figures(board: Board, number: int, plots: bool) -> list[Section]:
-    if not plots:
-        return []
+def _figures(board: Board, number: int) -> list[Section]:
     from udpbench.results.report.plots import figures
 
     drawn = figures(board, number)
-    return [Section("Figures", 4, (), tuple(drawn))] if drawn else []
+    return [Section("Figures", 4, figures=drawn)] if drawn else []
 
 
-def records_csv(records: Sequence[Record]) -> str:
-    """The long table, one row per cell, arm and metric."""
-    return _csv(LONG, long_rows(records))
+def flag_section(boards: Sequence[Board]) -> Section:
+    """Everything that speaks against believing a number, with the victims it is about."""
+    rows: dict[tuple[str, str, str], set[str]] = {}
+    for board in boards:
+        where = f"{board.label}: {board.title}"
+        for row in (r for r in board.rows if not r.control):
+            for sentence in flags.of_group(row.records, board.floors):
+                rows.setdefault((where, f"{row.protect} / {row.attack}", sentence), set())
+        for record in board.records:  # those without a protected arm, too
+            for sentence in flags.of_record(record):
+                of = f"{record['cell']['protect']} / {record['cell']['attack']}"
+                rows.setdefault((where, of, sentence), set()).add("/".join(map(str, victim(record))))
+    names = ("where", "protection / attack", "flag", "victims (subject/seed)")
+    return _list("Flags", [dict(zip(names, (*key, ", ".join(sorted(who)) or "all"))) for key, who in rows.items()])
 
 
-def board_csv(found: Sequence[Board]) -> str:
-    """Every number behind the leaderboards, all metrics, unrounded."""
+def _failed(chosen: Chosen) -> Section:
+    """Cells that did not finish, with the last line of their traceback."""
     rows = []
-    for board in found:
-        for row in board.rows:
-            head = {
-                "label": board.label,
-                **board.names,
-                "protect": row.protect,
-                "attack": row.attack,
-                "control": row.control,
-            }
-            rows += [{**head, **_numbers(summary)} for summary in row.summaries.values()]
-    return _csv(_BOARD_COLUMNS, rows)
+    for path, record in chosen.failed.items():
+        cell = record["cell"]
+        name = f"{cell['protect']} / {cell['attack']} / {cell['task']} on {cell['data']} {cell['subject']}"
+        error = last_line(record["error"])
+        rows.append({"cell": f"{name}, seed {cell['seed']}", "error": error, "record": path.name})
+    return _list("Failed cells", rows)
 
 
-def _numbers(s: Summary) -> dict[str, object]:
-    found: dict[str, object] = {"metric": s.metric, "better_protected": s.better_protected, "seed_sd": s.floor}
-    found |= {"victims": s.effect.victims if s.effect else 0, "recovery_reason": s.recovery.reason}
-    for name, x in (("effect", s.effect), ("residual", s.residual), ("recovery", s.recovery.interval)):
-        if x is not None:
-            found |= {name: x.mean, f"{name}_low": x.low, f"{name}_high": x.high}
-    return found
+def _environment(records: Sequence[Record]) -> Section:
+    """The distinct provenances and how many records each has."""
+    seen: dict[tuple[str, ...], int] = {}
+    for record in records:
+        p = record["provenance"]
+        packages = ", ".join(f"{k} {v}" for k, v in sorted((p.get("packages") or {}).items()))
+        dirty = " (dirty)" if p.get("dirty") else ""
+        code = f"{p['commit'][:12]}{dirty}" if p.get("commit") else f"package {p.get('version')}"
+        key = (code, str(p.get("device")), str(p.get("python")), packages)
+        seen[key] = seen.get(key, 0) + 1
+    names = ("records", "code", "device", "python", "packages")
+    counted = sorted(seen.items(), key=lambda item: (-item[1], item[0]))
+    return _list("Environment", [dict(zip(names, (str(count), *key))) for key, count in counted])
 
 
-def _csv(columns: Sequence[str], rows: Sequence[dict[str, object]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _write(path: Path, data: bytes) -> Path:
-    with atomic_write(path) as beside:
-        beside.write_bytes(data)
-    return path
+def _list(title: str, rows: Sequence[dict[str, str]]) -> Section:
+    """A section with one table of words only."""
+    return Section(title, 2, [], [table(rows, list(rows[0]))]) if rows else Section(title, 2, ["None."])

@@ -1,0 +1,207 @@
+"""Paired comparisons: of protections, of attacks, and of protections made on different models (transfer)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import pandas as pd
+from pandas import DataFrame
+
+from udpbench.results.intervals import Interval, generator, paired_interval
+from udpbench.results.record import Record
+from udpbench.results.report.arms import SAME, arm_name, numbers
+from udpbench.results.report.boards import NO_CLAIM, Board, effect_text
+from udpbench.results.report.render import Section, table
+from udpbench.results.schema import CONTROLS
+from udpbench.results.stats import sign, summarise
+from udpbench.results.words import ARROW, interval_text, significant
+
+HALF_WIDTH = "95 % interval half-width"
+_MODELS = ("surrogate", "victim", "purifier")
+_Pair = tuple[str, str, str, str, str]  # a, b, what both share, and the names of the two arms
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired difference a - b on the same victims; positive: after ``a`` the owner is better off.
+
+    ``a`` and ``b`` are protections, or attacks on the same protection; ``of``: what both share (the arm, or the
+    protection). ``unpaired``: victims only one side has. ``floor``: what effects on this metric must exceed.
+    """
+
+    a: str
+    b: str
+    of: str
+    metric: str
+    difference: Interval
+    unpaired: int
+    floor: float | None
+
+
+def compare(found: DataFrame, pairs: Iterable[_Pair], board: Board, seed: int = 0) -> list[Comparison]:
+    """Paired differences on the metrics that rank in ``board``, of every pair that has a victim in common.
+
+    ``found``: rows as of ``numbers``.
+    """
+    scores = found[(found["kind"] == "score") & found["metric"].isin(board.ranked_by)].dropna(subset="value")
+    wide = scores.pivot(index=["subject", "seed"], columns=["metric", "name"], values="value")
+    made = []
+    for a, b, of, left, right in pairs:
+        for metric in sorted(board.ranked_by, key=list(board.metrics).index):
+            if (metric, left) not in wide or (metric, right) not in wide:
+                continue
+            sides = wide[[(metric, left), (metric, right)]].dropna(how="all")
+            both = sides.dropna()
+            if len(both):
+                signed = sign(board.metrics[metric]["better_protected"]) * (both.iloc[:, 0] - both.iloc[:, 1])
+                rng = generator(seed, "compare", board.label, *board.names.items(), metric, a, b, of)
+                difference = paired_interval(signed.to_dict(), rng)
+                made.append(Comparison(a, b, of, metric, difference, len(sides) - len(both), board.floors[metric]))
+    return made
+
+
+def comparisons(board: Board) -> Section | None:
+    """Paired differences between protections (and to the noise controls) on the metrics that rank.
+
+    None with nothing to compare.
+    """
+    names = sorted({row.protect for row in board.rows if not row.control})
+    attacks = sorted({r["cell"]["attack"] for r in board.records})
+    arms = {"protected": ("protected", "none"), **{f"purified: {attack}": ("purified", attack) for attack in attacks}}
+    pairs = []
+    for (a, b), (of, (arm, attack)) in product(combinations(names, 2), arms.items()):
+        left, right = (arm_name(arm, protect=protect, attack=attack) for protect in (a, b))
+        pairs.append((a, b, of, left, right))
+    controls = [arm for arm in CONTROLS if arm not in names]
+    protected = {name: arm_name("protected", protect=name) for name in names}
+    pairs += [(a, c, "protected", protected[a], arm_name(c, protect=a)) for a in names for c in controls]
+    found = compare(numbers(board), pairs, board)
+    text = f"Paired on the same subject and seed; + means a protects better. {_by_chance(found)}"
+    return _section("Paired comparisons", text, _table(found, "arm", verdict)) if found else None
+
+
+def attacks(board: Board) -> Section | None:
+    """What each attack gives back, and which gives back more, on the metrics that rank.
+
+    "none" is the protected pictures as they are, so that attack - none is what the attack gives back (negative) or
+    adds. None where nothing was attacked.
+    """
+    made = sorted({(r["cell"]["protect"], r["cell"]["attack"]) for r in board.records if "purified" in r["arms"]})
+    protects, names = (sorted(set(column)) for column in zip(*made)) if made else ((), ())
+
+    def left_by(protect: str, attack: str) -> str:
+        return arm_name("protected" if attack == "none" else "purified", protect=protect, attack=attack)
+
+    pairs = [
+        (a, b, protect, left_by(protect, a), left_by(protect, b))
+        for a, b in (*((a, "none") for a in names), *combinations(names, 2))
+        for protect in protects
+    ]
+    found = compare(numbers(board), pairs, board)
+    text = (
+        "What is left after attack a less what is left after b (none: the protected pictures as they are), paired on "
+        f"the same subject and seed; + means that b gives the thief more. {_by_chance(found)}"
+    )
+    return _section("Attacks compared", text, _table(found, "protection", attack_verdict)) if found else None
+
+
+def _section(title: str, text: str, made: DataFrame) -> Section:
+    return Section(title, 4, [text], [made], in_latex=True)
+
+
+def _by_chance(found: Sequence[Comparison]) -> str:
+    """How many of the intervals would mislead."""
+    intervals = sum(c.difference.low is not None for c in found)
+    expected = significant(0.05 * intervals, 2)
+    return f"Without any true difference {expected} of these {intervals} intervals would exclude zero by chance."
+
+
+def _table(
+    found: Sequence[Comparison], column: str, judged: Callable[[Comparison], str], caption: str = ""
+) -> DataFrame:
+    """``column``: what stands above ``Comparison.of``; ``judged``: the verdict."""
+    rows = []
+    for c in found:
+        half, rest = c.difference.half_width, f" ({c.unpaired} unpaired)" if c.unpaired else ""
+        row = {"a - b": f"{c.a} - {c.b}", column: c.of, "metric": c.metric}
+        row |= {"difference": interval_text(c.difference), HALF_WIDTH: "-" if half is None else significant(half)}
+        rows.append(row | {"victims": f"{c.difference.victims}{rest}", "verdict": judged(c)})
+    return table(rows, ("a - b", column, "metric"), caption)
+
+
+def verdict(c: Comparison) -> str:
+    """What may be said of a comparison of protections."""
+    if c.floor is None:
+        return "no floor: nothing claimed"
+    if c.difference.low is None:
+        return "one victim: nothing claimed"
+    if not c.difference.excludes_zero:
+        return "no difference shown"
+    return f"{c.a if c.difference.mean > 0 else c.b} protects better"
+
+
+def attack_verdict(c: Comparison) -> str:
+    """What may be said of a comparison of attacks."""
+    if c.floor is None or not c.difference.excludes_zero:
+        return verdict(c)
+    gains = c.difference.mean < 0
+    if c.b == "none":
+        return "gives back" if gains else "increases the effect"
+    return f"{c.a if gains else c.b} gives back more"
+
+
+def transfer(boards: Sequence[Board]) -> list[Section]:
+    """One section for every set of boards that agree in all but the models: does a protection made on one model hold
+    against a thief with another; none where there is but one surrogate and one victim."""
+    alike: dict[tuple[str, ...], list[Board]] = {}
+    for board in boards:
+        names = (f"{k}={v}" for k, v in sorted(board.names.items()) if k not in _MODELS)
+        alike.setdefault((board.label, *names), []).append(board)
+    groups = ([b for b in group if any("protected" in r["arms"] for r in b.records)] for group in alike.values())
+    return [_transfer(group) for group in groups if len({(b.names["surrogate"], b.names["victim"]) for b in group}) > 1]
+
+
+def _transfer(group: Sequence[Board]) -> Section:
+    """Every protected arm counts, whatever the attack and the purifier: it knows neither."""
+    victims = {board.names["victim"]: board for board in reversed(group)}  # with what is known of it: metrics, floors
+    metrics = list(dict.fromkeys(m for board in group for m in board.ranked_by))
+    compared = [c for victim, first in sorted(victims.items()) for c in _surrogates(group, victim, first)]
+    text = [
+        "Effect of the protection made on one model (rows) against the thief's victim of another (columns); "
+        f"{NO_CLAIM} the interval does not lie above the floor: no claim.",
+        f"Paired differences: + means that the first surrogate protects better. {_by_chance(compared)}",
+    ]
+    caption = f"{group[0].label}: transfer, {group[0].subtitle}"
+    tables = [_effects(group, victims, metric, caption) for metric in metrics]
+    tables += [_table(compared, "arm", verdict, caption)] if compared else []
+    return Section(f"Transfer: {group[0].subtitle}", 3, text, tables, in_latex=True)
+
+
+def _effects(group: Sequence[Board], victims: Mapping[str, Board], metric: str, caption: str) -> DataFrame:
+    """Protections by surrogates (rows) and victims (columns)."""
+    better = next(b.metrics[metric]["better_protected"] for b in group if metric in b.metrics)
+    cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for record in (r for board in group for r in board.records if "protected" in r["arms"]):
+        cell = record["cell"]
+        cells.setdefault((cell["protect"], cell["surrogate"]), {}).setdefault(cell["victim"], []).append(record)
+    rows = []
+    for (protect, surrogate), by_victim in sorted(cells.items()):
+        row = {"protection": protect, "made on": surrogate}
+        for victim, board in sorted(victims.items()):
+            rng = generator(0, "transfer", protect, surrogate, victim, metric)
+            found = summarise(by_victim.get(victim, []), metric, board.floors.get(metric), rng)
+            row[f"{metric} {ARROW[better]}: {victim}"] = effect_text(found)
+        rows.append(row)
+    return table(rows, ("protection", "made on"), caption)
+
+
+def _surrogates(group: Sequence[Board], victim: str, first: Board) -> list[Comparison]:
+    """Each protection made on two models, against the same victims."""
+    parts = [numbers(b).assign(made_on=b.names["surrogate"]) for b in group if b.names["victim"] == victim]
+    found = pd.concat(parts).query("arm == 'protected'")
+    found = found.assign(name=found["protect"] + " of " + found["made_on"]).drop_duplicates(SAME)
+    names = [sorted(set(part["name"])) for _, part in found.groupby("protect")]
+    pairs = [(a, b, "protected", a, b) for every in names for a, b in combinations(every, 2)]
+    return compare(found, pairs, first)

@@ -1,0 +1,224 @@
+"""The schema of records: what a record holds, and the check that one follows it."""
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from types import UnionType
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+SCHEMA = 2
+
+
+class ArmKind(NamedTuple):
+    """What an arm is.
+
+    ``depends``: of which names of a cell its pictures are made. ``control``: noise in place of a protection.
+    """
+
+    description: str
+    depends: tuple[str, ...] = ()
+    control: bool = False
+
+
+ARMS = {  # in the order of tables
+    "pretrained": ArmKind("no training"),
+    "clean": ArmKind("clean pictures"),
+    "reseeded": ArmKind("clean pictures, edited from other noise"),
+    "noise": ArmKind("random sign noise of the budget", control=True),
+    "noise_rms": ArmKind("random noise of the protection's RMS", depends=("protect",), control=True),
+    "protected": ArmKind("protected pictures", depends=("protect",)),
+    "purified": ArmKind("protected pictures after the attack", depends=("protect", "attack")),
+    "clean_attacked": ArmKind("clean pictures after the attack", depends=("attack",)),
+    "upper_bound": ArmKind("held-out references after the autoencoder: a perfect victim"),
+}
+CONTROLS = tuple(name for name, kind in ARMS.items() if kind.control)
+DIRECTIONS = ("up", "down")
+STATUS = ("ok", "failed")
+
+
+class Score(TypedDict):
+    """One metric of one arm.
+
+    ``n``: generated pictures that went into it. ``better_protected``: "up" | "down". ``primary``: victims are judged
+    by it.
+    """
+
+    value: float
+    n: int
+    better_protected: str
+    primary: bool
+
+
+class Arm(TypedDict):
+    """What one arm scored.
+
+    A metric is in ``metrics`` or, with the reason, in ``absent``; never a stand-in number. ``curve`` maps step
+    multipliers ("0.5", "1", "2") to metric to value and is empty if not asked for; ``curve_validation`` is the same on
+    validation references, on which the thief's best multiplier is chosen. ``key`` and ``images``: cache key and folder
+    of the generated pictures.
+    """
+
+    metrics: dict[str, Score]
+    absent: dict[str, str]
+    key: str
+    curve: dict[str, dict[str, float]]
+    curve_validation: NotRequired[dict[str, dict[str, float]]]
+    images: str
+
+
+class Cell(TypedDict):
+    """The names that say which cell this is; ``subject`` and ``seed`` together are the victim."""
+
+    data: str
+    subject: str
+    budget: str
+    protect: str
+    attack: str
+    task: str
+    surrogate: str
+    victim: str
+    purifier: str
+    seed: int
+    owner_prompt: NotRequired[str]
+    protected_fraction: NotRequired[float]
+
+
+class Stage(TypedDict):
+    """What one stage cost: ``seconds`` of wall clock, ``peak_mb`` of memory in MB; and the ``commit`` that did it
+    (see provenance)."""
+
+    name: str
+    key: str
+    seconds: float
+    peak_mb: float
+    cached: bool
+    device: str
+    commit: str | None
+
+
+class Budget(TypedDict):
+    """The bound on the perturbation: ``kind`` (linf | rms) and ``eps`` in units of 1/255 of a [0,1] pixel."""
+
+    kind: str
+    eps: float
+
+
+class Facts(TypedDict):
+    """What readers must know of a cell and would otherwise have to read out of names.
+
+    ``preset``: "matched" in steps and work, or "released" as the authors published it. ``edits``: the task edits
+    pictures, so scores are distances to the clean arm's edits. ``embedded``: the victim is a model of the embedded
+    world. ``protected_fraction``: of the thief's pictures, 0 to 1.
+    """
+
+    budget: Budget | None
+    preset: str
+    edits: bool
+    embedded: bool
+    protected_fraction: float
+
+
+class Record(TypedDict):
+    """Everything about one cell.
+
+    ``knowledge``: what the owner knew of the thief (same_vae, same_unet, same_prompt). ``perturbation``: arm -> what
+    its training pictures measure against clean (linf and rms in 1/255, psnr in dB, ...). ``counts``: work of protection
+    and attack. ``error``: the traceback of a failed cell.
+    """
+
+    schema: int
+    status: str
+    cell: Cell
+    label: str
+    facts: Facts
+    knowledge: dict[str, bool]
+    arms: dict[str, Arm]
+    perturbation: dict[str, dict[str, float]]
+    counts: dict[str, int]
+    stages: list[Stage]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    flags: list[str]
+    error: str | None
+
+
+CELL = tuple(name for name in Cell.__annotations__ if name in Cell.__required_keys__)
+EXTRA = tuple(name for name in Cell.__annotations__ if name in Cell.__optional_keys__)
+LONG = (
+    *("label", "status", *CELL, *EXTRA, "budget_kind", "eps", "preset"),
+    *("arm", "metric", "value", "n", "better_protected", "primary", "reason"),
+)
+
+
+def check(record: Mapping[str, Any], where: str) -> Record:
+    """``record`` itself if it follows the schema, else ValueError naming ``where`` and what is wrong first."""
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"{where}: record schema {record.get('schema')!r} cannot be read; allowed are 1 and {SCHEMA}")
+    _check_type(record, Record, where, "record")
+    if record["status"] not in STATUS:
+        raise ValueError(f"{where}: unknown status {record['status']!r}; allowed are {', '.join(STATUS)}")
+    if (record["error"] is None) != (record["status"] == "ok"):
+        raise ValueError(f"{where}: status {record['status']!r} does not go with error {record['error']!r}")
+    for name, arm in record["arms"].items():
+        if name not in ARMS:
+            raise ValueError(f"{where}: unknown arm {name!r}; allowed are {', '.join(ARMS)}")
+        if both := sorted(arm["metrics"].keys() & arm["absent"].keys()):
+            raise ValueError(f"{where}: arm {name} has {both[0]} both measured and absent")
+        for metric, score in arm["metrics"].items():
+            _check_score(f"{where}: {name} {metric}", score)
+    return cast(Record, record)
+
+
+def _check_score(where: str, score: Score) -> None:
+    if not math.isfinite(score["value"]):
+        raise ValueError(f"{where}: value {score['value']} is not finite; a missing metric belongs in 'absent'")
+    if score["n"] < 1:
+        raise ValueError(f"{where}: n must be a count of pictures >= 1, given {score['n']}")
+    if score["better_protected"] not in DIRECTIONS:
+        allowed = " or ".join(DIRECTIONS)
+        raise ValueError(f"{where}: better_protected must be {allowed}, given {score['better_protected']!r}")
+
+
+def _check_type(value: Any, kind: Any, where: str, at: str) -> None:
+    """Refuse a value that is not of its annotated type, or that lacks a field; ``at`` is its place in the record."""
+    if isinstance(kind, UnionType):  # X | None
+        kind = type(None) if value is None else get_args(kind)[0]
+    if kind is Any:
+        return
+    base = dict if is_typeddict(kind) else get_origin(kind) or kind
+    fits = isinstance(value, (int, float) if base is float else base)
+    if not fits or (isinstance(value, bool) and base is not bool):
+        raise ValueError(f"{where}: {at} must be {base.__name__}, given {type(value).__name__}")
+    inside: dict[str, Any] = {}
+    if is_typeddict(kind):
+        if lacking := [name for name in kind.__annotations__ if name in kind.__required_keys__ - value.keys()]:
+            raise ValueError(f"{where}: {at} lacks {', '.join(lacking)}")
+        inside = {name: (value[name], hint) for name, hint in _hints(kind).items() if name in value}
+    elif base is dict:
+        inside = {name: (item, get_args(kind)[1]) for name, item in value.items()}
+    elif base is list:
+        inside = {str(i): (item, get_args(kind)[0]) for i, item in enumerate(value)}
+    for name, (item, hint) in inside.items():
+        _check_type(item, hint, where, f"{at}.{name}")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def check_plain(value: object, where: str, at: tuple[str, ...]) -> None:
+    """Refuse what JSON cannot say or would say differently when read again; ValueError names its place, ``at``."""
+    if isinstance(value, Mapping):
+        if odd := [name for name in value if not isinstance(name, str)]:
+            raise ValueError(f"{where}: key {odd[0]!r} of {'.'.join(at)} is not text; JSON keys are")
+        for name, inner in value.items():
+            check_plain(inner, where, (*at, name))
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            check_plain(inner, where, (*at, str(i)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {'.'.join(at)} is {value}; leave it out and say why")
+    elif not isinstance(value, (str, int, float, type(None))):
+        allowed = "text, numbers, true, false, null"
+        raise ValueError(f"{where}: {'.'.join(at)} is a {type(value).__name__}; allowed are {allowed}")

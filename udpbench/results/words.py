@@ -1,0 +1,91 @@
+"""Numbers and facts as tables print them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from statistics import fmean, stdev
+
+from udpbench.results.intervals import NOT_ATTACKED, Interval, Recovery
+from udpbench.results.record import MetricInfo, Record
+from udpbench.results.schema import Budget
+
+ARROW = {"up": "↑", "down": "↓"}
+SIGNS = "arrows: direction of better protection"
+
+
+def significant(x: float, digits: int = 3, signed: bool = False) -> str:
+    """``x`` to ``digits`` significant digits, without an exponent where it can be read.
+
+    1234 -> 1230, 0.05678 -> 0.0568.
+    """
+    if x == 0:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(x)))
+    x = round(x, places)
+    places = digits - 1 - math.floor(math.log10(abs(x)))  # rounding may have added a digit: 9.999 -> 10.0
+    text = f"{x:.{max(places, 0)}f}" if -7 < places < digits + 4 else f"{x:.{digits - 1}e}"
+    return f"+{text}" if signed and x > 0 else text
+
+
+def percent(x: float) -> str:
+    """A fraction in whole percent: 0.456 -> "46 %"."""
+    return f"{100 * x:.0f} %"
+
+
+def mean_text(found: Iterable[float | None]) -> str:
+    """The mean of what is there, "-" if nothing is."""
+    known = [x for x in found if x is not None]
+    return significant(fmean(known)) if known else "-"
+
+
+def spread_text(found: Iterable[float]) -> str:
+    """Mean ± standard deviation; of one number the number, of none "-"."""
+    known = list(found)
+    return mean_text(known) + (f" ± {significant(stdev(known), 2)}" if len(known) > 1 else "")
+
+
+def interval_text(x: Interval | None) -> str:
+    """Mean and interval: "+0.12 [+0.05, +0.19]"; without an interval the number of victims, "+0.12 (1 victim)"."""
+    if x is None:
+        return "-"
+    mean = significant(x.mean, signed=True)
+    if x.low is None or x.high is None:
+        return f"{mean} ({x.victims} victim{'s' if x.victims > 1 else ''})"
+    if abs(x.mean) < 1e-12 * (x.high - x.low):  # what rounding leaves of a mean that is 0
+        mean = "0"
+    return f"{mean} [{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
+
+
+def recovery_text(x: Recovery) -> str:
+    """ "45 % [30 %, 60 %]", or why not; "-" where nothing was attacked."""
+    if x.interval is None:
+        return "-" if x.reason == NOT_ATTACKED else str(x.reason)
+    return f"{percent(x.interval.mean)} [{percent(x.interval.low or 0.0)}, {percent(x.interval.high or 0.0)}]"
+
+
+def metric_text(name: str, about: MetricInfo) -> str:
+    """The metric's name, marked * if primary, with an arrow for the direction of better protection."""
+    return f"{name}{'*' if about['primary'] else ''} {ARROW[about['better_protected']]}"
+
+
+def budget_text(budget: Budget | None, name: str) -> str:
+    """The bound and its unit, "linf 8/255"; of a budget of no known kind its ``name``."""
+    return f"{budget['kind']} {budget['eps']:g}/255" if budget else name
+
+
+def box_of(record: Record) -> str:
+    """What the owner knew of the thief's models and prompt.
+
+    White box: the weights of VAE and UNet are the same; black box: neither; grey box: one of them (the VAE, as a rule).
+    """
+    known = record["knowledge"]
+    same = sum(bool(known.get(part)) for part in ("same_vae", "same_unet"))
+    prompt = "" if known.get("same_prompt") else ", prompt unknown"
+    return f"{('black', 'grey', 'white')[same]} box{prompt}"
+
+
+def last_line(traceback: str | None) -> str:
+    """The last line of a traceback that says anything."""
+    lines = [line for line in (traceback or "").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no traceback"
