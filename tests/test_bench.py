@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from udpbench.commands import bench
+from udpbench.commands import loops as bench
+from udpbench.commands.bench import NAMES
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 
@@ -34,3 +35,7 @@ def test_plain_and_our_perturbation_stay_in_the_same_ball(tiny):
     clean = bench.pictures(2, model.size)
     for made in (torch.stack(list(ours())), plain()):
         assert 0 < float((made - clean).abs().max()) <= 2 / 255 + 1e-6  # two steps of one level
+
+
+def test_the_command_names_every_loop():
+    assert tuple(bench.LOOPS) == NAMES

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from udpbench.benchmark.run import _some
 from udpbench.benchmark.store import Stage
 from udpbench.core.images import write_png
+from udpbench.results.gather import _some
 from udpbench.results.record import read_records
 
 ARMS = ["pretrained", "upper_bound", "clean", "noise", "protected", "purified", "clean_attacked"]
@@ -88,7 +88,7 @@ def scores(record) -> dict[str, dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def atomic_write(shell, tmp_path_factory):
+def whole(shell, tmp_path_factory):
     """A cell, done in one go: its folder, process, status and output."""
     out = tmp_path_factory.mktemp("whole")
     process = shell(*CELL, f"runtime.out={out}")

@@ -10,7 +10,8 @@ from factory import SCORES, make_record
 from PIL import Image
 
 from udpbench.tracking import dashboard
-from udpbench.tracking.track import Jsonl, Wandb
+from udpbench.tracking.track_jsonl import Jsonl
+from udpbench.tracking.track_wandb import Wandb
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_no_curve_overwrites_a_number_that_runs_are_compared_by(record, tmp_path
     log.start("ab12", "group", {}, tmp_path / "cell")
     Image.new("RGB", (8, 8)).save(tmp_path / "sheet.png")
     dashboard.mirror(record, tmp_path / "sheet.png", log)
-    log._flush()
+    log.flush()
     assert log._run is not None
     found = dict(log._run.summary)
     log.finish("ok")

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "udpbench"
-ORDER = ["core", "interfaces", "models", "optim", "world", "data protect attack task metrics", "benchmark", "results", "tracking", "commands"]
+ORDER = [
+    "core",
+    "interfaces",
+    "models",
+    "optim",
+    "world",
+    "data protect attack task metrics",
+    "benchmark",
+    "results",
+    "tracking",
+    "commands",
+]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem == "interfaces")
 
@@ -37,4 +48,6 @@ def test_imports_point_one_way_and_nothing_is_probed(file):
             assert other == own or RANK[other] < RANK[own], f"line {node.lineno} imports {name}"
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
             asked = node.args[1]
-            assert not (isinstance(asked, ast.Constant) and isinstance(asked.value, str)), f"line {node.lineno} probes for {asked.value!r}"
+            assert not (isinstance(asked, ast.Constant) and isinstance(asked.value, str)), (
+                f"line {node.lineno} probes for {asked.value!r}"
+            )

@@ -6,12 +6,20 @@ import shutil
 from copy import copy
 from dataclasses import replace
 
-from udpbench.benchmark.arms import arms, scores
-from udpbench.benchmark.run import cell_key
+from udpbench.benchmark.cell import Cell
+from udpbench.benchmark.graph import Arm, Graph
 from udpbench.benchmark.stages import class_stage
 from udpbench.benchmark.store import Store
 from udpbench.core.images import list_images, read_metadata, write_png
 from udpbench.task.dreambooth import DreamBooth
+
+
+def cell_key(cell: Cell) -> str:
+    return Graph(cell).key
+
+
+def arms(cell: Cell) -> dict[str, Arm]:
+    return Graph(cell).arms
 
 
 def test_a_model_that_moved_is_the_same_model(cell, tiny, tmp_path):
@@ -35,22 +43,30 @@ def test_a_number_of_references_is_no_place(cell):
     assert cell_key(cell("data=photos", "data.reference=9")) != cell_key(cell("data=photos", "data.reference=10"))
 
 
-def test_the_ceiling_is_scored_once_for_all_seeds(cell):
-    ceilings = [arms(c)["upper_bound"] for c in (cell("seed=0"), cell("seed=1"))]
+def test_the_upper_bound_is_scored_once_for_all_seeds(cell):
     first, second = (
-        {s.key for s in scores(c, arm).values()} for c, arm in zip((cell(), cell("seed=1")), ceilings, strict=True)
+        {stage.key for stage in arms(cell(f"seed={seed}"))["upper_bound"].scores.values()} for seed in (0, 1)
     )
     assert first == second
-    trained = [{s.key for s in scores(c, arms(c)["clean"]).values()} for c in (cell(), cell("seed=1"))]
+    trained = [{stage.key for stage in arms(cell(f"seed={seed}"))["clean"].scores.values()} for seed in (0, 1)]
     assert not trained[0] & trained[1]
 
 
 def test_class_pictures_do_not_depend_on_how_many_are_scored(cell):
     prior = ("task.prior_weight=1.0", "task.prior_images=4")
-    base = class_stage(cell(*prior)).key
-    assert base == class_stage(cell(*prior, "task.pictures=9")).key
-    assert base != class_stage(cell(*prior, "task.guidance=4.0")).key
-    assert base != class_stage(cell(prior[0], "task.prior_images=5")).key
+
+    def key(*words: str) -> str:
+        made = cell(*words)
+        stage = Graph(made).class_pictures
+        assert stage is not None
+        assert stage.key == class_stage(made, Graph(made).data).key
+        return stage.key
+
+    base = key(*prior)
+    assert base == key(*prior, "task.pictures=9")
+    assert base != key(*prior, "task.guidance=4.0")
+    assert base != key(prior[0], "task.prior_images=5")
+    assert Graph(cell()).class_pictures is None
 
 
 def test_pictures_purified_elsewhere_are_not_what_the_attack_makes_of_clean_ones(cell, tmp_path, pictures):
@@ -81,7 +97,7 @@ def test_a_task_of_one_s_own_is_not_the_one_it_is_made_of(cell):
     assert arms(mine)["clean"].pictures.key == arms(theirs)["clean"].pictures.key
 
 
-def test_the_ceiling_has_no_more_pictures_than_a_victim_makes(cell, tmp_path):
+def test_the_upper_bound_has_no_more_pictures_than_a_victim_makes(cell, tmp_path):
     made = cell("data.heldout=9", "data.reference=9", "task.pictures=6", "arms=[upper_bound]")
     (folder,) = Store(tmp_path).do(arms(made)["upper_bound"].final)
     assert [path.name for path in list_images(folder)] == [f"{i:04d}.png" for i in range(6)]

@@ -14,6 +14,7 @@ import pytest
 from conftest import small
 from rich.console import Console
 
+from udpbench.benchmark.check import checked
 from udpbench.benchmark.estimate import Estimate, History
 from udpbench.benchmark.store import FACTS, Stage, Store
 from udpbench.commands import plan
@@ -68,7 +69,7 @@ def test_the_counts_of_a_grid(planned, cell, tiny, tmp_path):
     assert [c["cell"] for c in numbers["cells"]] == ["attack=none", "attack=jpeg"]
     assert kinds(numbers, "wanted") == {"data": 2, "protect": 2, "attack": 1, "train": 5, "generate": 7}
     assert kinds(numbers, "unique") == {"data": 1, "protect": 1, "attack": 1, "train": 3, "generate": 4}
-    made = cell()
+    made = checked(cell()).cell
     m, c = len(made.metrics), len(made.perturbation_metrics)
     assert numbers["kinds"]["score"]["unique"] == 4 * m + 2 * c
     assert numbers["kinds"]["score"]["wanted"] == 7 * m + 3 * c
@@ -298,8 +299,8 @@ def test_an_invalid_cell_of_a_grid_is_listed_and_the_others_are_planned(planned)
 
 def test_help_is_quick_and_imports_no_torch():
     code = (
-        "import atexit, sys; atexit.register(lambda: print(*sys.modules)); sys.argv = ['plan', '--help'];"
-        "import runpy; runpy.run_module('udpbench.commands.plan', run_name='__main__', alter_sys=False)"
+        "import atexit, sys; atexit.register(lambda: print(*sys.modules)); sys.argv = ['udpbench', 'plan', '--help'];"
+        "import runpy; runpy.run_module('udpbench', run_name='__main__', alter_sys=False)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 0, done.stderr

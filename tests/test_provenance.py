@@ -22,7 +22,7 @@ def test_provenance_knows_its_commit_and_what_makes_it_dirty(tmp_path: Path, mon
     code.parent.mkdir()
     code.write_text("one")
     monkeypatch.setattr(P, "__file__", str(code))
-    assert (P.provenance()["commit"], P.provenance()["dirty"]) == (None, None)
+    assert [P.provenance()[k] for k in ("commit", "dirty", "changed")] == [None, None, None]
     _git(tmp_path, "init", "-q")
     assert P.provenance()["commit"] is None  # inside a repository that does not track it
     _git(tmp_path, "add", ".")
@@ -30,12 +30,18 @@ def test_provenance_knows_its_commit_and_what_makes_it_dirty(tmp_path: Path, mon
     (tmp_path / "new_record.json").write_text("{}")
     assert len(P.provenance()["commit"]) == 40
     assert P.provenance()["dirty"] is False  # a record beside the code changes no number
+    assert P.provenance()["changed"] == []
     code.write_text("two")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "ä new.yaml").write_text("a: 1")
     assert P.provenance()["dirty"] is True
+    assert P.provenance()["changed"] == ["conf/ä new.yaml", "udpbench/provenance.py"]
+    code.unlink()
+    assert "udpbench/provenance.py" in P.provenance()["changed"]
 
 
 def test_a_commit_says_whether_the_code_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for found, said in ((("abc", False), "abc"), (("abc", True), "abc-dirty"), ((None, None), None)):
+    for found, said in ((("abc", []), "abc"), (("abc", ["conf/a.yaml"]), "abc-dirty"), ((None, None), None)):
         monkeypatch.setattr(P, "_git", lambda found=found: found)
         assert P.commit.__wrapped__() == said
 

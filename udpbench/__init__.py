@@ -1,0 +1,178 @@
+"""udpbench: a benchmark of image protections against diffusion models.
+
+The functions below do what the commands of the same names do, with the same store and the same cache keys; ``import
+udpbench`` itself loads no torch. Overrides are those of the command line (``"budget.eps=4"``); choices are the same as
+keywords (``protect="eudp", seed=1``). Pictures are paths of folders, or lists of CHW float tensors in [0,1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from udpbench.results.schema import Record
+
+__all__ = ["load_records", "protect", "purify", "run", "score"]
+
+T = TypeVar("T")
+
+
+def run(*overrides: str, **choices: Any) -> Record:
+    """Run one cell and return its record, which is written as by the command line, too.
+
+    ``udpbench.run("budget.eps=4", protect="eudp", attack="impress", task="dreambooth", seed=1)``. Finished stages are
+    not computed again. Raises ``udpbench.core.errors.ConfigError`` with a line for everything that is wrong.
+    """
+    from omegaconf import open_dict
+
+    from udpbench.commands.common import composed, prepare
+    from udpbench.commands.run import execute
+    from udpbench.tracking.console import Console
+
+    def work() -> Record:
+        cfg = composed(_overrides(overrides, choices))
+        ready = prepare(cfg, Console())
+        ready.tracker.check()
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return execute(ready, cfg, group="python", shown=False)
+
+    return _as_config_errors(work)
+
+
+def protect(
+    source: str | Path | Sequence[Tensor],
+    out: str | Path | None = None,
+    *overrides: str,
+    prompt: str = "a photo",
+    **choices: Any,
+) -> Path | list[Tensor]:
+    """Protect pictures at their own size; no victim is trained.
+
+    ``source``: a folder of pictures of any format, or a list of 3HW tensors. ``out``: a folder for the protected
+    pictures (PNG, under their own names; those of a list are numbered), which is returned; None: they are returned as
+    3HW float32 in [0,1], multiples of 1/255, in the order of the list or of the names. ``prompt``: what the pictures
+    show, for protections that read prompts. Raises ConfigError for what is wrong, before any work.
+    """
+    return _change("protect", source, out, overrides, prompt, choices)
+
+
+def purify(
+    source: str | Path | Sequence[Tensor],
+    out: str | Path | None = None,
+    *overrides: str,
+    prompt: str = "a photo",
+    **choices: Any,
+) -> Path | list[Tensor]:
+    """Attack pictures as they are (``attack="impress"`` if none is given); shapes and errors as of ``protect``."""
+    return _change("attack", source, out, overrides, prompt, choices)
+
+
+def score(
+    got: str | Path | Sequence[Tensor], ref: str | Path | Sequence[Tensor], metrics: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Scores of pictures against reference pictures; lists of 3HW tensors are paired by their order.
+
+    ``metrics``: names of ``conf/metric``; None: those that can be computed. Returns ``{"scores": {score: {"value",
+    "better_protected": "up" | "down", "metric"}}, "absent": {metric: reason}}`` and both folders. Raises ConfigError
+    for an unknown metric or no pictures.
+    """
+    from tempfile import TemporaryDirectory
+
+    from udpbench.commands.score import scores
+    from udpbench.tracking.console import Console
+
+    with TemporaryDirectory() as scratch:
+        folders = [_folder(pictures, Path(scratch) / name) for name, pictures in (("got", got), ("ref", ref))]
+        return _as_config_errors(lambda: scores(folders[0], folders[1], metrics, Console()))
+
+
+def load_records(*folders: str | Path) -> list[Record]:
+    """The records in the folders, in the order of their file names. Raises ValueError for one that is no record."""
+    from udpbench.results.record import read_records
+
+    return [record for folder in folders for record in read_records(Path(folder))]
+
+
+# -- what they share ---------------------------------------------------------------------------------------------------
+
+
+def _change(
+    method: str,
+    source: str | Path | Sequence[Tensor],
+    out: str | Path | None,
+    overrides: Sequence[str],
+    prompt: str,
+    choices: dict[str, Any],
+) -> Path | list[Tensor]:
+    from tempfile import TemporaryDirectory
+
+    from udpbench.commands.pictures import change
+    from udpbench.core.images import read_folder
+    from udpbench.tracking.console import Console
+
+    with TemporaryDirectory() as scratch:
+        folder = _folder(source, Path(scratch) / "pictures")
+        target = Path(scratch) / "out" if out is None else Path(out)
+        words = _overrides(overrides, choices)
+        _as_config_errors(lambda: change(folder, target, method, words, prompt, log=Console()))
+        return list(read_folder(target).values()) if out is None else target
+
+
+def _folder(pictures: str | Path | Sequence[Tensor], scratch: Path) -> Path:
+    """The folder of the pictures; tensors are written into ``scratch`` as PNGs."""
+    if isinstance(pictures, str | Path):
+        return Path(pictures)
+    from udpbench.core.folders import numbered, write_pictures
+
+    _as_config_errors(lambda: write_pictures(scratch, numbered(pictures)))
+    return scratch
+
+
+def _overrides(overrides: Sequence[str], choices: dict[str, Any]) -> list[str]:
+    return [*overrides, *(f"{key}={_word(value)}" for key, value in choices.items())]
+
+
+def _word(value: Any) -> str:
+    """A value as the command line has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_word, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_word(item)}' for key, item in value.items())}}}"
+    if isinstance(value, str | Path):
+        quoted = str(value).replace("'", "\\'")
+        return f"'{quoted}'"
+    return str(value)
+
+
+def _as_config_errors(work: Callable[[], T]) -> T:
+    """What ``work`` returns; what is wrong in words of the command line is a ConfigError."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from udpbench.commands.common import lines_of
+    from udpbench.core.errors import ConfigError
+
+    try:
+        return work()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError("\n".join(lines_of(error))) from error
+
+
+class _Protections(ModuleType):
+    """The package of the protections, whose name the function ``protect`` has, too: it can be called as that."""
+
+    __call__ = staticmethod(protect)
+    __wrapped__ = staticmethod(protect)  # whose signature help shows
+
+
+_package = import_module("udpbench.protect")  # from here on the name means the package
+_package.__class__, _package.__doc__ = _Protections, _Protections.__call__.__doc__

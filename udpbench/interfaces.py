@@ -1,8 +1,8 @@
 """The interfaces of the benchmark: read this file before adding a method.
 
 A method is one Python file with one class and one YAML in ``conf/`` that names it. Every attribute has a default that
-is written here; nothing is looked for that is not. Pictures are float32 RGB in [0,1] everywhere, CHW one by one and NCHW
-in batches; a perturbation is measured in 1/255 of that range, on the saved 8-bit PNG.
+is written here; nothing is looked for that is not. Pictures are float32 RGB in [0,1] everywhere, CHW one by one and
+NCHW in batches; a perturbation is measured in 1/255 of that range, on the saved 8-bit PNG.
 
 Random numbers come from ``run.rng(...)`` and belong to the picture they are for, never to the batch.
 """
@@ -146,6 +146,7 @@ class Protection(Method):
     keeps_budget: ClassVar[bool] = True  # False: it has no bound of its own; what it changed is measured all the same
     heeds_penalty: ClassVar[bool] = False  # whether it subtracts ``run.penalty`` from what it raises (pgd does)
     matches_strength: ClassVar[bool] = False  # whether it is a control as strong as the pictures in ``owner.like``
+    couples_images: bool = True  # whether a picture's perturbation depends on the other pictures, as by a surrogate
     class_images: int = 0  # how many class pictures it wants in ``owner.class_images``; needs "class_images"
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
@@ -158,6 +159,8 @@ class Protection(Method):
 
 class Attack(Method):
     """What a thief does about a protection. Override one or more of the methods; each default changes nothing."""
+
+    couples_images: bool = False  # whether what ``purify`` makes of a picture depends on the other pictures
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
@@ -209,6 +212,9 @@ class Thief:
     attack: Attack = field(default_factory=Attack)  # whose adapt, augment and sampling he uses
 
 
+BARE = Thief()  # a thief with the pictures alone
+
+
 class Task(Method):
     """What the thief does with the pictures: train a model and generate, or edit them as they are."""
 
@@ -236,7 +242,7 @@ class Task(Method):
     def check_data(self, data: Dataset) -> None:
         """Raise ValueError in one line if the data lacks what the task uses (masks, a word for the subject)."""
 
-    def train(self, images: Path, out: Path, victim: Any, run: Run, thief: Thief) -> None:
+    def train(self, images: Path, out: Path, victim: Any, run: Run, thief: Thief = BARE) -> None:
         """Train on the pictures in ``images`` and write ``out/step_N/`` for every point of the curve.
 
         Goes on from its own checkpoint in ``out``.
@@ -316,7 +322,7 @@ Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]  # changed, original: NC
 
 
 class PairMetric(Metric):
-    """A metric of pairs, a changed picture and its original: one number per score and picture, averaged over pictures."""
+    """A metric of pairs, a changed picture and its original: one number per score and picture, then their mean."""
 
     against: ClassVar[str] = "input"
 
@@ -403,6 +409,6 @@ class SetMetric(Metric):
 
 
 __all__ = [
-    "NEEDS", "Attack", "Component", "Dataset", "Diffusion", "Log", "Measure", "Method", "Metric", "Owner", "PairMetric",
+    "BARE", "NEEDS", "Attack", "Component", "Dataset", "Diffusion", "Log", "Measure", "Method", "Metric", "Owner", "PairMetric",
     "Protection", "Run", "SetMetric", "Task", "Thief", "Titled",
 ]  # fmt: skip

@@ -26,13 +26,25 @@ _TABLE = (
     ArmKind("pretrained", "no training: the lower bound", of=("training",)),
     ArmKind("clean", "the pictures as they are"),
     ArmKind("reseeded", "clean pictures edited from other noise: how much edits differ for no reason", of=("editing",)),
-    ArmKind("noise", "random sign noise of the same budget: a protection that does not beat it does nothing", control=True),
-    ArmKind("noise_rms", "Gaussian noise with the RMS of the protection's saved pictures", ("protect",), control=True, default=False),
+    ArmKind(
+        "noise", "random sign noise of the same budget: a protection that does not beat it does nothing", control=True
+    ),
+    ArmKind(
+        "noise_rms",
+        "Gaussian noise with the RMS of the protection's saved pictures",
+        ("protect",),
+        control=True,
+        default=False,
+    ),
     ArmKind("protected", "the protected pictures", ("protect",)),
     ArmKind("purified", "the protected pictures after the attack", ("protect", "attack")),
     ArmKind("clean_attacked", "clean pictures after the attack: an attack that ruins them is no attack", ("attack",)),
-    ArmKind("upper_bound", "a perfect victim: held-out pictures after one round trip through its autoencoder", of=("training",)),
-)  # fmt: skip
+    ArmKind(
+        "upper_bound",
+        "a perfect victim: held-out pictures after one round trip through its autoencoder",
+        of=("training",),
+    ),
+)
 ARMS = {kind.name: kind for kind in _TABLE}
 CONTROLS = tuple(name for name, kind in ARMS.items() if kind.control)
 DEFAULT = tuple(name for name, kind in ARMS.items() if kind.default)

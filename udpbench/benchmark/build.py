@@ -158,8 +158,8 @@ def _metrics(nodes: Mapping[str, DictConfig], errors: Errors) -> dict[str, Part]
     return {name: part for name, part in made.items() if part}
 
 
-def _check_choice(errors: Errors, name: str, given: Iterable[str] | None, allowed: tuple[str, ...]) -> None:
-    if given is None or isinstance(given, str):
+def _check_choice(errors: Errors, name: str, given: Any, allowed: tuple[str, ...]) -> None:
+    if isinstance(given, str) or not isinstance(given, Iterable):
         errors.append(f"{name}: must be a list, given {given!r}; allowed in it are {', '.join(allowed)}")
         return
     wrong = [g for g in given if g not in allowed]

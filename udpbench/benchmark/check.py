@@ -33,16 +33,33 @@ def checked(cell: Cell, asked_for: tuple[str, ...] = ()) -> Graph:
     return graph
 
 
+def check_alone(cell: Cell, method: str) -> None:
+    """ConfigError if the protection or the attack (``method``: protect | attack) cannot be used on the cell's pictures.
+
+    What else the cell is made of does not matter: no victim is trained.
+    """
+    part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
+    lines = [*_lacking(part, model, role), *_refused(cell.data.thing.check), *_refused(part.thing.check)]
+    if method == "protect":
+        lines += [*_strength_to_match(cell), *_class_pictures(cell)]
+    if lines:
+        raise ConfigError("\n".join(dict.fromkeys(lines)))
+
+
 # -- checks: cell -> a line for everything that is wrong ---------------------------------------------------------------
 
 
 def _models_that_lack(cell: Cell) -> Iterator[str]:
-    for part, model, role in _methods(cell):
-        needs = {"text" if need == "class_images" else need for need in part.thing.needs}
-        lacking = needs - model.thing.capabilities
-        if lacking:
-            wanted = " and ".join(NEEDS[need] for need in sorted(lacking))
-            yield f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=..."
+    for method in _methods(cell):
+        yield from _lacking(*method)
+
+
+def _lacking(part: Part, model: Part, role: str) -> Iterator[str]:
+    needs = {"text" if need == "class_images" else need for need in part.thing.needs}
+    lacking = needs - model.thing.capabilities
+    if lacking:
+        wanted = " and ".join(NEEDS[need] for need in sorted(lacking))
+        yield f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=..."
 
 
 def _untrained_models(cell: Cell) -> Iterator[str]:
@@ -73,16 +90,15 @@ def _strength_to_match(cell: Cell) -> Iterator[str]:
 def _class_pictures(cell: Cell) -> Iterator[str]:
     thing = cell.protect.thing
     if ("class_images" in thing.needs) != (thing.class_images > 0):
-        yield f"{cell.protect.name}: class_images must be > 0 if it needs class_images, else 0; it is {thing.class_images}"
+        given = thing.class_images
+        yield f"{cell.protect.name}: class_images must be > 0 if it needs class_images, else 0; it is {given}"
 
 
 def _missing_here(cell: Cell) -> Iterator[str]:
     """What components say is missing on this machine."""
     for part in (cell.data, cell.protect, cell.attack):
         yield from _refused(part.thing.check)
-    yield from (
-        f"task {cell.task.name}: {line}" for line in _refused(lambda: cell.task.thing.check_data(cell.data.thing))
-    )
+    yield from _refused(lambda: cell.task.thing.check_data(cell.data.thing))
 
 
 def _attack_of_training(cell: Cell) -> Iterator[str]:

@@ -61,7 +61,7 @@ class Graph:
     def protected(self) -> Stage:
         """The protection on the clean pictures; the clean ones themselves without one.
 
-        Of a control on its own (``protect=noise_rms protect@like=eudp``): as strong as the pictures that it shall match.
+        Of a control on its own (``protect=noise_rms protect@like=eudp``): as strong as the pictures it shall match.
         """
         cell = self.cell
         if not cell.protect.thing.protects:

@@ -58,19 +58,28 @@ def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] 
     ``choices``: the options chosen by group, if the configuration has no node ``hydra`` that says so. Raises
     ConfigError with one line for everything that is wrong.
     """
-    from udpbench.benchmark.build import build, find_device
+    from udpbench.benchmark.build import build
     from udpbench.benchmark.check import checked
+
+    store = open_store(cfg, log)
+    cell = build(cfg, cfg.hydra.runtime.choices if choices is None else choices)
+    return Ready(checked(cell, asked_for=tuple(cfg.metrics.get("extra") or {})), store, _tracker(cfg))
+
+
+def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
+    """The store of finished stages that ``runtime`` names, which need not exist yet.
+
+    Raises ConfigError for settings of ``runtime`` that are wrong.
+    """
+    from udpbench.benchmark.build import find_device
     from udpbench.benchmark.store import Store
     from udpbench.core.errors import check_whole
 
-    for name in ("batch", "grad_batch"):
-        check_whole(f"runtime.{name}", cfg.runtime[name], 1)
-    if cfg.runtime.threads is not None:
-        check_whole("runtime.threads", cfg.runtime.threads, 1)
+    for name in ("batch", "grad_batch", "threads"):
+        if name != "threads" or cfg.runtime.threads is not None:
+            check_whole(f"runtime.{name}", cfg.runtime[name], 1)
     device = find_device(cfg.runtime.device)
-    store = Store(Path(cfg.runtime.store), device, log, cfg.runtime.batch, cfg.runtime.grad_batch)
-    cell = build(cfg, cfg.hydra.runtime.choices if choices is None else choices)
-    return Ready(checked(cell, asked_for=tuple(cfg.metrics.get("extra") or {})), store, _tracker(cfg))
+    return Store(Path(cfg.runtime.store), device, log, cfg.runtime.batch, cfg.runtime.grad_batch)
 
 
 def _tracker(cfg: DictConfig) -> Tracker:
@@ -99,14 +108,18 @@ def told(interrupted: str = "interrupted") -> Iterator[None]:
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if wants_traceback:
             raise
-        said = str(error).partition("Config search path:")[0]
-        lines = [" ".join(said.split())] if isinstance(error, HydraException) else said.splitlines()
-        for line in lines:
+        for line in lines_of(error):
             say(f"error: {line}")
         sys.exit(2)
     except KeyboardInterrupt:
         say(interrupted)
         sys.exit(130)
+
+
+def lines_of(error: Exception) -> list[str]:
+    """What a person is told of an error: a line for each thing that is wrong, of Hydra's own errors one."""
+    said = str(error).partition("Config search path:")[0]
+    return [" ".join(said.split())] if isinstance(error, HydraException) else said.splitlines()
 
 
 def say(text: str) -> None:

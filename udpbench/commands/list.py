@@ -1,68 +1,143 @@
-"""``python -m udpbench.commands.list [FILE]``: list every option of every group, from the comments at the top of the YAMLs.
+"""``python -m udpbench list [GROUP] [NAME]``: what exists, read from ``conf/`` and the classes it names.
 
-With a file, the list replaces what stands there between ``<!-- catalog:begin -->`` and ``<!-- catalog:end -->``.
+``--fill FILE`` writes the tables into a file, between ``<!-- list:begin -->`` and ``<!-- list:end -->``.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import inspect
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
-from udpbench.commands.common import CONF
+from udpbench.benchmark.arms import ARMS
+from udpbench.commands.common import CONF, told
 
 GROUPS = {
     "protect": "Protections",
-    "attack": "Purification attacks",
+    "attack": "Attacks",
     "task": "Tasks",
     "data": "Data",
     "model": "Models",
     "budget": "Budgets",
     "metric": "Metrics",
-}
-BEGIN, END = "<!-- catalog:begin -->", "<!-- catalog:end -->"
+}  # of configured components; arms are listed beside them
+BEGIN, END = "<!-- list:begin -->", "<!-- list:end -->"
 VERIFIED = "Verified with: "
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exit status: 0 fine, 2 for a group or a name that there is not."""
+    parser = argparse.ArgumentParser(prog="python -m udpbench list", description="List groups, options, or one option.")
+    parser.add_argument("group", nargs="?", metavar="GROUP", help=", ".join((*GROUPS, "arm")))
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one option, in full")
+    parser.add_argument("--markdown", action="store_true", help="every group as a table, as docs have it")
+    parser.add_argument("--fill", type=Path, metavar="FILE", help=f"write them there, between {BEGIN} and {END}")
+    args = parser.parse_args(arguments)
+    with told():
+        if args.fill:
+            fill(args.fill)
+        else:
+            print(tables() if args.markdown else shown(args.group, args.name))  # noqa: T201
+
+
+def shown(group: str | None = None, name: str | None = None) -> str:
+    """The groups; the options of a group; or one option in full.
+
+    Raises ValueError for what there is not.
+    """
+    if group is None:
+        counts = {known: len(options(known)) for known in (*GROUPS, "arm")}
+        lines = [f"{known:8} {n:3}  {', '.join(options(known))}" for known, n in counts.items()]
+        return "\n".join([*lines, "", "python -m udpbench list GROUP, or GROUP NAME, says more"])
+    if name is None:
+        found = options(group)
+        width = max(map(len, found), default=0)
+        return "\n".join(f"{option:{width}}  {text}" for option, (text, _) in found.items())
+    if name not in options(group):
+        near = get_close_matches(name, options(group), 1)
+        raise ValueError(f"list: no {group} {name!r}; {f'did you mean {near[0]}? ' if near else ''}allowed are "
+                         f"{', '.join(options(group))}")  # fmt: skip
+    return ARMS[name].description if group == "arm" else _in_full(group, name)
+
+
+def options(group: str) -> dict[str, tuple[str, str]]:
+    """Option of a group -> its description, and what it was verified with.
+
+    Raises ValueError for an unknown group.
+    """
+    if group == "arm":
+        return {name: (arm.description, "") for name, arm in ARMS.items()}
+    if group not in GROUPS:
+        raise ValueError(f"list: no group {group!r}; allowed are {', '.join((*GROUPS, 'arm'))}")
+    return {path.stem: describe(path) for path in sorted((CONF / group).glob("*.yaml"))}
 
 
 def describe(path: Path) -> tuple[str, str]:
     """What the comment at the top of a YAML says: the description, and what the method was verified with."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# ").strip())
+    lines, _ = _split(path)
     verified = next((line.removeprefix(VERIFIED) for line in lines if line.startswith(VERIFIED)), "")
     return " ".join(line for line in lines if not line.startswith(VERIFIED)), verified.rstrip(".")
 
 
-def catalog() -> str:
-    """The list as Markdown tables."""
+def _split(path: Path) -> tuple[list[str], str]:
+    """The lines of the comment at the top of a YAML, and the rest of it."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    n = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return [line.lstrip("# ").strip() for line in lines[:n]], "\n".join(lines[n:]).strip()
+
+
+def _in_full(group: str, name: str) -> str:
+    """Description, class, needs and settings of one option; the docstrings say paper and equations."""
+    from hydra.utils import get_object
+    from omegaconf import OmegaConf
+
+    from udpbench.commands.common import composed
+
+    text, verified = describe(CONF / group / f"{name}.yaml")
+    node = composed([f"+{group}@shown={name}"]).shown
+    kind, comments = get_object(node._target_), _comments(group, name)
+    settings = [line for line in OmegaConf.to_yaml(node).splitlines() if not line.startswith("_target_")]
+    about = [
+        f"class: {kind.__module__}.{kind.__qualname__} (version {kind.version})",
+        *([f"needs: {', '.join(sorted(kind.needs)) or 'no model'}"] if hasattr(kind, "needs") else []),
+        f"verified with: {verified or 'not stated'}",
+        *(["settings:"] if settings else []),
+        *(f"  {line}{comments.get(line.partition(':')[0], '')}" for line in settings),
+    ]
+    docs = (inspect.getdoc(inspect.getmodule(kind)), inspect.getdoc(kind))
+    return "\n\n".join([f"{group}={name}: {text}", "\n".join(about), *filter(None, docs)])
+
+
+def _comments(group: str, name: str) -> dict[str, str]:
+    """Setting -> the comment behind it, of an option and of those of its group that it is made from."""
+    _, text = _split(CONF / group / f"{name}.yaml")
+    parents = [parent for parent in re.findall(r"^  - (\w+)$", text, re.MULTILINE) if parent in options(group)]
+    inherited = [_comments(group, parent) for parent in parents]
+    own = {key: f"  # {words}" for key, words in re.findall(r"^(\w+):.*? # (.*)$", text, re.MULTILINE)}
+    return {key: words for found in (*inherited, own) for key, words in found.items()}
+
+
+def tables() -> str:
+    """Every group as a Markdown table."""
     parts = []
     for group, title in GROUPS.items():
-        rows = [(path.stem, *describe(path)) for path in sorted((CONF / group).glob("*.yaml"))]
-        body = "\n".join(f"| `{group}={name}` | {text} | {verified or '-'} |" for name, text, verified in rows)
-        parts.append(f"| {title} | | verified with |\n|---|---|---|\n{body}")
-    return "\n\n".join(parts)
+        every = options(group).items()
+        rows = [f"| `{group}={name}` | {text} | {verified or '-'} |" for name, (text, verified) in every]
+        parts.append("\n".join([f"| {title} | | verified with |", "|---|---|---|", *rows]))
+    rows = [f"| `{name}` | {text} |" for name, (text, _) in options("arm").items()]
+    return "\n\n".join([*parts, "\n".join(["| Arms | |", "|---|---|", *rows])])
 
 
-def update(path: Path) -> None:
-    """Replace the list in ``path``.
+def fill(path: Path) -> None:
+    """Replace what stands between the marks in ``path`` by the tables.
 
     Raises ValueError if the marks are not there.
     """
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
-        raise ValueError(f"catalog: {path} has no {BEGIN} and {END}")
+        raise ValueError(f"list: {path} has no {BEGIN} and {END}")
     before, rest = text.split(BEGIN, 1)
-    path.write_text(f"{before}{BEGIN}\n{catalog()}\n{END}{rest.split(END, 1)[1]}")
-
-
-def main() -> None:
-    """Print the list, or write it into a file."""
-    if len(sys.argv) > 1:
-        update(Path(sys.argv[1]))
-    else:
-        print(catalog())  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()
+    path.write_text(f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")

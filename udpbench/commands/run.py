@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from udpbench.commands.common import CONF, RESUME, Ready, prepare, say, slug, told, words
 
 if TYPE_CHECKING:
-    from udpbench.results.record import Record
+    from udpbench.results.schema import Record
 
 FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is read from these
 
@@ -30,8 +30,8 @@ FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is r
 # -- one cell ----------------------------------------------------------------------------------------------------------
 
 
-def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbench") -> Record:
-    """Run a prepared cell and show it: stages, record, table, contact sheet, tracker; returns the record.
+def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbench", shown: bool = True) -> Record:
+    """Run a prepared cell: stages, record, contact sheet, tracker and, if it is ``shown``, a table; returns the record.
 
     ``group``: the sweep it belongs to; ``called``: how its messages begin. If it fails, a failed record is written, or
     beside a finished one, and the error is raised again after one line for a person.
@@ -41,7 +41,7 @@ def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbe
     from udpbench.benchmark.run import run
     from udpbench.results import record
     from udpbench.results.gather import record_of
-    from udpbench.tracking.track import Fanout
+    from udpbench.tracking.track import Tracked
 
     graph, store, tracker = ready.graph, ready.store, ready.tracker
     if cfg.runtime.threads:
@@ -50,7 +50,7 @@ def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbe
     folder = Path(cfg.runtime.out) / "cells" / graph.key
     path = Path(cfg.runtime.records) / f"{slug(graph.cell)}-{graph.key}.json"
     console = store.log
-    store.log = Fanout([console, tracker])
+    store.log = Tracked(console, tracker)
     todo = len(store.missing(graph.wanted))
     written = False
     tracker.start(graph.key, group, config, folder)
@@ -59,7 +59,7 @@ def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbe
         found = record_of(graph, store, config, run(graph, store))
         record.write(path, found)
         written = True  # what fails from here on is the showing
-        _show(ready, found, path, folder, mirrored=todo > 0)
+        _show(ready, found, path, folder, shown, mirrored=todo > 0)
     except BaseException as error:
         if isinstance(error, Exception):
             _tell_failure(error, ready, config, path, written, Path(cfg.runtime.out))
@@ -75,8 +75,8 @@ def _as_recorded(ready: Ready, cfg: DictConfig) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k != "hydra"} | {"arms": list(ready.cell.arms)}
 
 
-def _show(ready: Ready, found: Record, path: Path, folder: Path, mirrored: bool) -> None:
-    """The table, the contact sheet and, if anything was computed, the tracker's mirror of both."""
+def _show(ready: Ready, found: Record, path: Path, folder: Path, table: bool, mirrored: bool) -> None:
+    """The contact sheet, the table and, if anything was computed, the tracker's mirror of both."""
     from rich.console import Console
 
     from udpbench.results.gather import draw_sheet
@@ -85,7 +85,8 @@ def _show(ready: Ready, found: Record, path: Path, folder: Path, mirrored: bool)
 
     folder.mkdir(parents=True, exist_ok=True)
     draw_sheet(ready.graph, ready.store, folder / "sheet.png")
-    Console(width=None if sys.stdout.isatty() else 110).print(cell_table(found))
+    if table:
+        Console(width=None if sys.stdout.isatty() else 110).print(cell_table(found))
     ready.store.log.say(f"record: {path}")
     ready.store.log.say(f"pictures: {folder / 'sheet.png'}")
     if mirrored:

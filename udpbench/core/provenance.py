@@ -21,12 +21,13 @@ DIRTY = "-dirty"  # behind the name of a commit that the code had left
 
 
 def provenance(device: torch.device | None = None) -> dict[str, Any]:
-    """Where numbers made now come from: commit and dirty flag (None outside a repository), versions, device,
-    python."""
-    found, dirty = _git()
+    """Where numbers made now come from: commit, dirty flag and changed files (None outside a repository), versions,
+    device, python."""
+    found, changed = _git()
     return {
         "commit": found,
-        "dirty": dirty,
+        "dirty": None if changed is None else bool(changed),
+        "changed": changed,
         "version": _version("udpbench"),
         "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
         "device": _device_name(device),
@@ -39,16 +40,15 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
 def commit() -> str | None:
     """The commit of the code that runs, ``-dirty`` behind it if what makes numbers was changed since; None outside a
     repository."""
-    found, dirty = _git()
-    return found and found + DIRTY * bool(dirty)
+    found, changed = _git()
+    return found and found + DIRTY * bool(changed)
 
 
-def _git() -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the repository that tracks this very file.
+def _git() -> tuple[str | None, list[str] | None]:
+    """The commit of the repository that tracks this very file, and the files that differ from it; None, None without.
 
-    A virtual environment inside another one does not count.
-
-    Only what makes numbers can make it dirty: a record just written beside the code must not.
+    A virtual environment inside another repository does not count. Only files that make numbers are looked at: a
+    record just written beside the code changes none.
     """
     here = Path(__file__).resolve()
 
@@ -58,13 +58,15 @@ def _git() -> tuple[str | None, bool | None]:
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (a fixed command)
         except FileNotFoundError:
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        return done.stdout if done.returncode == 0 else None
 
     if git("ls-files", "--error-unmatch", here.name) is None:
         return None, None
-    root = Path(git("rev-parse", "--show-toplevel") or here.parent)
-    changed = git("status", "--porcelain", "--", "udpbench", "conf", "pyproject.toml", at=root)
-    return git("rev-parse", "HEAD"), bool(changed)
+    root = Path((git("rev-parse", "--show-toplevel") or str(here.parent)).strip())
+    looked_at = ("udpbench", "conf", "pyproject.toml")
+    status = git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *looked_at, at=root)
+    head = git("rev-parse", "HEAD")
+    return head and head.strip(), sorted(line[3:] for line in (status or "").split("\0") if line)
 
 
 def _version(package: str) -> str | None:

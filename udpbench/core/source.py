@@ -34,7 +34,8 @@ def source_digests(settings: Any) -> dict[str, str]:
     libraries that define the classes named in ``settings``, and of those that these import, at any depth."""
     found: dict[str, str] = {}
     for target in targets(settings):
-        _collect(get_object(target).__module__, found)
+        for name in _with_packages(get_object(target).__module__):
+            _collect(name, found)
     return found
 
 
@@ -44,7 +45,8 @@ def _collect(module: str, found: dict[str, str]) -> None:
         return
     text = file.read_bytes()
     found[module] = hashlib.sha256(text).hexdigest()[:16]
-    for name in _imports(ast.parse(text), module):
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for name in _imports(ast.parse(text), package):
         _collect(name, found)
 
 
@@ -61,13 +63,24 @@ def _users_file(module: str) -> Path | None:
     return None if any(file.is_relative_to(folder.resolve()) for folder in (PACKAGE, *INSTALLED)) else file
 
 
-def _imports(tree: ast.Module, module: str) -> Iterator[str]:
-    """Names of modules that a module imports; ``from a import b`` gives a and a.b, for b may be a module."""
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Names of the modules that a module of ``package`` imports, anywhere in it, and of the packages they are in.
+
+    ``from a import b`` gives a and a.b, for b may be a module.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            for alias in node.names:
+                yield from _with_packages(alias.name)
         elif isinstance(node, ast.ImportFrom):
-            parents = module.split(".")[: -node.level] if node.level else []
+            parts = package.split(".")
+            parents = parts[: len(parts) - node.level + 1] if node.level else []
             base = ".".join([*parents, *([node.module] if node.module else [])])
-            yield base
+            yield from _with_packages(base)
             yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _with_packages(module: str) -> Iterator[str]:
+    """``a``, ``a.b`` and ``a.b.c`` for ``a.b.c``: importing it runs all of them."""
+    parts = module.split(".")
+    yield from (".".join(parts[: i + 1]) for i in range(len(parts)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from udpbench.core.images import fit_square, read_folder, read_metadata
-from udpbench.interfaces import Run, Thief
+from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.diffusion import Trainable
 from udpbench.models.sample import sample
 from udpbench.optim.fit import weighted_loss
@@ -61,7 +61,7 @@ class Tuning(TrainingTask):
         """The prompt that the model is given for a caption or prompt of the data."""
         return text
 
-    def train(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief) -> None:
+    def train(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief = BARE) -> None:
         attack, size = thief.attack, victim.to(run.device).size
         squares = {name: fit_square(x, size) for name, x in read_folder(images).items()}
         student = self.trainable(attack.adapt(victim, list(squares.values()), run), run)

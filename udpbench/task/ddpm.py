@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.images import fit_square, iterate, to_uint8
-from udpbench.interfaces import Run, Thief
+from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
 from udpbench.optim.training import TrainingTask, over_prompts, write_made
 
@@ -48,7 +48,7 @@ class Ddpm(TrainingTask):
         """The settings that generated pictures depend on; ``init`` makes the pretrained ones."""
         return super().sampling_key() | {"init": self.init}
 
-    def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run, thief: Thief) -> None:
+    def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run, thief: Thief = BARE) -> None:
         attack, model = thief.attack, victim.to(run.device)
         data = load_pictures(images, model.size, run)
         if "adapt" in attack.hooks:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from udpbench.results.record import ARMS, Record, long_rows, metrics_of
+from udpbench.benchmark.arms import ARMS
+from udpbench.results.record import long_rows, metrics_of
+from udpbench.results.schema import Record
 from udpbench.results.stats import derived, differences
 from udpbench.tracking.track import Tracker
 
@@ -35,9 +37,9 @@ def along_training(record: Record) -> Iterator[tuple[str, float, int]]:
     The names are not those of ``summary``: wandb keeps the last value of a curve as the run's number of that name.
     """
     for arm, part in record["arms"].items():
-        for share in sorted(part["curve"], key=float):
-            step = round(float(share) * record["config"]["task"]["steps"])
-            for metric, value in part["curve"][share].items():
+        for multiplier in sorted(part["curve"], key=float):
+            step = round(float(multiplier) * record["config"]["task"]["steps"])
+            for metric, value in part["curve"][multiplier].items():
                 yield f"curve/{arm}/{metric}", value, step
 
 

@@ -1,0 +1,195 @@
+"""``python -m udpbench doctor [KEY=VALUE ...]``: what this machine has and lacks for the benchmark.
+
+Nothing is downloaded and no model is loaded. Overrides are those of a cell, such as ``runtime.store=DIR``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from udpbench.commands.common import CONF, composed, lines_of, told
+
+ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less
+TRIES_LOCK = "import sys; from filelock import FileLock; FileLock(sys.argv[1], timeout=0).acquire()"
+Lines = Iterator[tuple[str, str]]  # what, and what there is to say of it; a line that begins with "no: " is a failure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 if the default cell, or that of the overrides, can run; 1 with the reasons if not."""
+    parser = argparse.ArgumentParser(prog="python -m udpbench doctor", description="What this machine has and lacks.")
+    parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION", help="another cell than the default one")
+    args = parser.parse_intermixed_args(arguments)
+    failed = []
+    with told():
+        cfg = composed(args.overrides)
+        for title, look in SECTIONS.items():
+            print(f"\n{title}")  # noqa: T201
+            for what, text in _lines(look, cfg):
+                print(f"  {what:22} {text}", flush=True)  # noqa: T201
+                failed += [f"{what}: {text.removeprefix('no: ')}"] if text.startswith("no: ") else []
+    print("\nthis cell can run" if not failed else "\nthis cell cannot run:")  # noqa: T201
+    for reason in failed:
+        print(f"  {reason}")  # noqa: T201
+    return 1 if failed else 0
+
+
+def _lines(look: Callable[[Any], Lines], cfg: Any) -> Lines:
+    """What ``look`` finds; its failure is a finding, too."""
+    try:
+        yield from look(cfg)
+    except Exception as error:  # noqa: BLE001 - whatever is broken here is what was asked for
+        yield look.__name__.strip("_"), f"no: {type(error).__name__}: {(lines_of(error) or ['no message'])[0]}"
+
+
+def _software(cfg: Any) -> Lines:
+    from udpbench.core.provenance import provenance
+
+    found = provenance()
+    yield "python", f"{found['python']} ({sys.executable})"
+    yield "udpbench", f"{found['version']}, commit {found['commit'] or 'unknown'}"
+    if found["changed"]:
+        yield "changed files", ", ".join(found["changed"])
+    yield from found["packages"].items()
+
+
+def _machine(cfg: Any) -> Lines:
+    import torch
+
+    from udpbench.commands.common import open_store
+
+    yield "CPU", f"{os.cpu_count()} cores, torch uses {cfg.runtime.threads or torch.get_num_threads()} threads"
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        yield "memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
+    for i in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(i)
+        yield f"GPU {i}", f"{about.name}, {about.total_memory / 1e9:.1f} GB"
+    if not torch.cuda.is_available():
+        yield "GPU", "none that torch can use"
+    yield "a cell would use", str(open_store(cfg).device)
+
+
+def _store(cfg: Any) -> Lines:
+    folder = Path(cfg.runtime.store).expanduser().resolve()
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    yield "store", str(folder)
+    if not os.access(there, os.W_OK):
+        yield "writable", f"no: {there} may not be written; give runtime.out=DIR"
+        return
+    free = shutil.disk_usage(there).free
+    yield "free disk", f"{'no: ' if free < ROOM else ''}{free / 1e9:.1f} GB"
+    yield "locks", _locks(there)
+
+
+def _locks(folder: Path) -> str:
+    """Whether a second process cannot take a lock on a file in ``folder`` that this one holds."""
+    from filelock import FileLock
+
+    with TemporaryDirectory(dir=folder, prefix=".udpbench-") as scratch, FileLock(Path(scratch) / "lock") as lock:
+        command = [sys.executable, "-c", TRIES_LOCK, str(lock.lock_file)]
+        other = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (a fixed command)
+    if "Timeout" in other.stderr:
+        return "a second process waits, as it should"
+    return "no: this file system does not lock, so two processes would do the same work; give another runtime.store=DIR"
+
+
+def _models(cfg: Any) -> Lines:
+    """Where the weights of every model are that an option names."""
+    from udpbench.models.diffusion import Diffusion
+
+    for name, thing in _built("model", Diffusion):
+        yield name, thing if isinstance(thing, str) else _place(thing)
+
+
+def _place(model: Any) -> str:
+    if not model.trained:
+        return "fresh weights: nothing to load"
+    if Path(model.path).expanduser().is_dir():
+        return "embedded" if model.embedded else f"in {model.path}"
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.path, "model_index.json", revision=model.revision)
+    if isinstance(found, str):
+        return f"in the hub's cache: {Path(found).parent}"
+    return f"missing; `hf download {model.path} --revision {model.revision}`, or model={model.option} model.path=DIR"
+
+
+def _others(cfg: Any) -> Lines:
+    """What components say that they lack here; those of the same words together."""
+    from udpbench.benchmark.build import KINDS
+
+    lacking: dict[str, list[str]] = {}
+    checked = 0
+    for group in ("protect", "attack", "task", "metric"):
+        for name, thing in _built(group, KINDS[group]):
+            reason = thing if isinstance(thing, str) else _refusal(thing.check)
+            checked += 1
+            if reason and "give " + group not in reason:
+                lacking.setdefault(reason, []).append(f"{group}={name}")
+    for reason, names in lacking.items():
+        yield ", ".join(names), reason
+    yield "nothing is missing for", f"the other {checked - sum(map(len, lacking.values()))} of {checked} options"
+
+
+def _built(group: str, kind: Any) -> Iterator[tuple[str, Any]]:
+    """Every option of a group, built; the reason in its place if it cannot be built as it is."""
+    from udpbench.benchmark.build import make_part
+
+    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    every = composed([f"+{group}@every.{name}={name}" for name in names]).every
+    for name in names:
+        try:
+            yield name, make_part(every[name], name, kind).thing
+        except ValueError as error:
+            yield name, lines_of(error)[0].removeprefix(f"{name}: ")
+
+
+def _refusal(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except ValueError as error:
+        return lines_of(error)[0]
+    return ""
+
+
+def _tracking(cfg: Any) -> Lines:
+    import logging
+
+    import wandb
+
+    logging.getLogger("wandb").setLevel(logging.ERROR)
+    known = wandb.login(prompt=False)
+    yield "wandb", "logged in" if known else "not logged in; track.mode=offline needs no account"
+
+
+def _cell(cfg: Any) -> Lines:
+    from udpbench.commands.common import prepare, words
+
+    try:
+        ready = prepare(cfg)
+        ready.tracker.check()
+    except ValueError as error:
+        for line in lines_of(error):
+            yield "configuration", f"no: {line}"
+        return
+    yield "configuration", words(ready.cell)
+    for name, reason in ready.cell.absent.items():
+        yield f"absent: {name}", reason
+
+
+SECTIONS: dict[str, Callable[[Any], Lines]] = {
+    "Software": _software,
+    "Machine": _machine,
+    "Store": _store,
+    "Models": _models,
+    "Weights and files of methods and metrics": _others,
+    "Tracking": _tracking,
+    "Cell": _cell,
+}

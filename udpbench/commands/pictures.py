@@ -1,0 +1,274 @@
+"""What ``protect`` and ``purify`` have in common: a folder of pictures of any size and format in, finished ones out.
+
+Each picture is a unit of work of its own in the store, so pictures that were done before are not done again; unless the
+method couples them (a surrogate trained on all): then the folder is one unit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from udpbench.commands.common import RESUME, composed, open_store, told
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from udpbench.benchmark.cell import Cell, Part
+    from udpbench.benchmark.store import Stage
+    from udpbench.interfaces import Log, Run
+
+FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "quality": 100}}
+CODECS = (("jpeg", 90), ("jpeg", 75), ("webp", 80))  # what websites do to pictures
+FACTS = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
+SHOWN = 40  # rows of the table
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def command(method: str, arguments: Sequence[str] | None, description: str) -> None:
+    """The command line of ``method`` (protect | attack)."""
+    word = {"protect": "protect", "attack": "purify"}[method]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m udpbench {word}", description=description, epilog="python -m udpbench list shows the options."
+    )
+    parser.add_argument("source", type=Path, metavar="IN", help="folder with pictures of any format and size")
+    parser.add_argument("target", type=Path, metavar="OUT", help="folder for the finished pictures")
+    parser.add_argument("--prompt", default="a photo", help="what the pictures show, for methods that read prompts")
+    parser.add_argument("--format", choices=list(FORMATS), default="png", help="of the finished pictures (lossless)")
+    parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION", help="as for a cell, e.g. model=sd15 seed=1")
+    args = parser.parse_intermixed_args(arguments)
+    with told(RESUME):
+        from udpbench.tracking.console import Console
+
+        rows, title = change(args.source, args.target, method, args.overrides, args.prompt, args.format, Console())
+        _show(rows, title, args.target, {"protect": "protected", "attack": "purified"}[method])
+
+
+def change(
+    source: Path,
+    target: Path,
+    method: str,
+    overrides: Sequence[str],
+    prompt: str = "a photo",
+    form: str = "png",
+    log: Log | None = None,
+) -> tuple[Rows, str]:
+    """Protect or purify (``method``: protect | attack) the pictures in ``source`` into ``target``.
+
+    Returns what is known of each finished picture, and what was done in words. Raises HydraException or ValueError for
+    what is wrong, before any work.
+    """
+    source, target = Path(source).expanduser(), Path(target).expanduser()
+    if target.resolve() == source.resolve():
+        raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
+    default = [] if method == "protect" or any(word.startswith("attack=") for word in overrides) else ["attack=impress"]
+    cfg = composed(["data=folder", *default, *overrides])
+    cell, store = _cell(cfg, source, prompt, method), open_store(cfg, log)
+    if cell.data.thing.size is not None:
+        raise ValueError("data.size: pictures keep their size here; leave it out")
+    part, codecs = getattr(cell, method), CODECS if method == "protect" else ()
+    rows: dict[str, Mapping[str, Any]] = {}
+    with TemporaryDirectory() as scratch:
+        stages = [
+            _finished_stage(cell, cfg, files, method, form, codecs, Path(scratch) / str(i))
+            for i, files in enumerate(_units(cell.data, part))
+        ]
+        _say_plan(store.log, part, len(cell.data.thing.files()), sum(not store.finished(stage) for stage in stages))
+        for stage in stages:
+            (folder,) = store.do(stage)
+            rows |= json.loads((folder / FACTS).read_text())
+            _copy(folder, target)
+    model = cell.surrogate if method == "protect" else cell.purifier
+    budget = f", {cell.budget.thing.name}" if method == "protect" else ""
+    return rows, f"{part.name}{budget}{f', model {model.name}' if part.thing.needs else ''}"
+
+
+def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
+    """The cell whose pictures are those in ``source``, checked as far as ``method`` goes."""
+    from udpbench.benchmark.build import build
+    from udpbench.benchmark.check import check_alone
+    from udpbench.core.errors import ConfigError
+
+    # Not as overrides: names of folders and sentences may hold what Hydra's grammar gives a meaning.
+    cfg.data.path, cfg.data.prompt, cfg.data.class_prompt = str(source.resolve()), prompt, prompt
+    cell = build(cfg, cfg.hydra.runtime.choices)
+    part: Part = getattr(cell, method)
+    if method == "protect" and not part.thing.protects:
+        raise ConfigError(f"protect={part.name} changes nothing; give another protection")
+    if method == "attack" and "purify" not in part.thing.hooks:
+        raise ConfigError(f"attack={part.name} changes no pictures; give an attack that does, e.g. attack=impress")
+    check_alone(cell, method)
+    return replace(cell, arms=())
+
+
+def _units(data: Part, part: Part) -> list[list[Path]]:
+    """The pictures that are done together."""
+    files = data.thing.files()
+    return [files] if part.thing.couples_images else [[file] for file in files]
+
+
+def _say_plan(log: Log, part: Part, pictures: int, todo: int) -> None:
+    """What is done before; ``todo``: the units to do."""
+    if part.thing.couples_images and todo:
+        log.say(f"{part.name} couples the pictures, so all {pictures} are done together, and anew whenever one changes")
+    elif todo < pictures:
+        log.say(f"{pictures - todo} of {pictures} pictures were done before with these settings and are kept")
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+
+def _finished_stage(
+    cell: Cell, cfg: DictConfig, files: Sequence[Path], method: str, form: str, codecs: Any, scratch: Path
+) -> Stage:
+    """The finished pictures of one unit: changed, with what their files held beside RGB, and measured."""
+    from udpbench.benchmark import stages
+    from udpbench.benchmark.build import make_part
+    from udpbench.benchmark.graph import Graph
+    from udpbench.benchmark.store import Stage
+    from udpbench.core.digest import files_digest
+    from udpbench.interfaces import Dataset
+
+    if len(files) < len(cell.data.thing.files()):
+        cfg = cfg.copy()
+        cfg.data.path = str(_folder_of(files, scratch))
+        cell = replace(cell, data=make_part(cfg.data, "folder", Dataset))
+    graph = Graph(cell)
+    made = graph.protected if method == "protect" else stages.attack_stage(cell, graph.data, cell.attack)
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        rows = {}
+        for file in files:
+            before, after = (parents[k] / f"{file.stem}.png" for k in ("data", "pictures"))
+            rows[f"{file.stem}.{form}"] = _finish(file, before.parent / "train" / before.name, after, out, form, codecs)
+        (out / FACTS).write_text(json.dumps(rows, indent=1))
+
+    # Of the files themselves, too: those that differ in transparency or resolution only may show the same.
+    key = {"version": 1, "files": files_digest(files), "format": form, "codecs": codecs}
+    return Stage("finished", key, work, {"data": graph.data, "pictures": made}, title=made.title)
+
+
+def _folder_of(files: Sequence[Path], scratch: Path) -> Path:
+    """A folder of the name of the pictures' own that holds these only, with their captions."""
+    from udpbench.core.images import METADATA, read_metadata, write_metadata
+
+    source = files[0].parent
+    folder = scratch / source.resolve().name
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file.name).symlink_to(file.resolve())
+    if (source / METADATA).is_file():
+        rows = read_metadata(source)
+        write_metadata(folder, {file.name: rows[file.name] for file in files if file.name in rows})
+    return folder
+
+
+def _finish(file: Path, before: Path, after: Path, out: Path, form: str, codecs: Any) -> dict[str, Any]:
+    """Write the finished picture of ``file``; returns how visible its change is, what survives, and what was lost."""
+    from PIL import Image
+
+    from udpbench.core.images import read
+    from udpbench.core.visibility import survival, visibility
+
+    clean, changed = read(before), read(after)
+    with Image.open(file) as image:
+        notes = _lost(image, form)
+        kept: dict[str, Any] = {key: image.info[key] for key in ("dpi",) if key in image.info and form == "png"}
+        made, exif = _with_alpha(image, clean, changed)
+    path = out / f"{file.stem}.{form}"
+    kept |= {"exif": exif} if exif else {}
+    made.save(path, **FORMATS[form], **kept)
+    shown = read(path)
+    survives = {f"{codec} {quality}": survival(clean, shown, codec, quality) for codec, quality in codecs}
+    return {**visibility(clean, shown), "survives": survives, "notes": notes}
+
+
+def _with_alpha(image: Image, clean: Tensor, changed: Tensor) -> tuple[Image, bytes]:
+    """The changed picture with the transparency of ``image``, upright, and its EXIF data without the orientation.
+
+    The change is added to the colours under the transparency, so it is there for who drops the alpha plane, too.
+    """
+    from PIL import ImageOps
+
+    from udpbench.core.images import from_pil, to_pil
+
+    upright = ImageOps.exif_transpose(image)
+    exif = b""
+    with suppress(ValueError, TypeError, KeyError, OSError, SyntaxError):  # broken: as good as none
+        exif = found.tobytes() if len(found := upright.getexif()) else b""
+    if not upright.has_transparency_data:
+        return to_pil(changed), exif
+    rgba = upright.convert("RGBA")
+    made = to_pil(from_pil(rgba.convert("RGB")) + changed - clean)
+    made.putalpha(rgba.getchannel("A"))
+    return made, exif
+
+
+def _lost(image: Image, form: str) -> list[str]:
+    """What of a picture file a finished picture does not have."""
+    frames = getattr(image, "n_frames", 1)
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", ""))
+    found = {
+        f"{frames} frames: the first one is kept": frames > 1,
+        "16 bits a channel: 8 are kept": deep,
+        f"{image.mode}: converted to RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "L", "LA", "1"),
+        "colour profile: applied, colours are sRGB": bool(image.info.get("icc_profile")),
+        f"resolution (dpi): {form} has none": "dpi" in image.info and form != "png",
+    }
+    return [text for text, is_so in found.items() if is_so]
+
+
+def _copy(folder: Path, target: Path) -> None:
+    """Copy the finished pictures, but those that are there already."""
+    from udpbench.core.atomic import atomic_write
+
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        there = target / path.name
+        if path.suffix.removeprefix(".") in FORMATS and not (
+            there.is_file() and there.read_bytes() == path.read_bytes()
+        ):
+            with atomic_write(there) as beside:
+                shutil.copyfile(path, beside)
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def _show(rows: Rows, title: str, target: Path, done: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    codecs = list(next(iter(rows.values()))["survives"])
+    table = Table(title=title)
+    for column in ("picture", "largest change", "RMS", "PSNR dB", "SSIM", *(f"survives {c}" for c in codecs)):
+        table.add_column(column, justify="left" if column == "picture" else "right")
+    for name, row in list(rows.items())[:SHOWN]:
+        table.add_row(name, *_cells(row))
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    lines = [f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+    lines += [f"{name}: {'; '.join(row['notes'])}" for name, row in rows.items() if row["notes"]]
+    lines += [f"{len(rows)} {done} pictures in {target}. Changes are in 1/255."]
+    if codecs:
+        lines += ["survives: fraction of the perturbation's energy after saving in that format; this promises nothing."]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    forms = {"linf": "{:.1f}", "rms": "{:.1f}", "psnr": "{:.1f}", "ssim": "{:.3f}"}
+    seen = [(row[key], form) for key, form in forms.items()]
+    left = [(value, "{:.0%}") for value in row["survives"].values()]
+    return ["-" if value is None else form.format(value) for value, form in (*seen, *left)]

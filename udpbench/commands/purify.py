@@ -1,0 +1,15 @@
+"""``python -m udpbench purify IN OUT [GROUP=OPTION ...]``: an attack on a folder of pictures as they are.
+
+The same attacks and settings as in a cell (``attack=impress model@purifier=micro``); without one, IMPRESS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exit status: 0 fine, 2 wrong input, 130 interrupted."""
+    from udpbench.commands.pictures import command
+
+    command("attack", arguments, "Purify a folder of pictures, protected or not; says how far they were changed.")

@@ -1,0 +1,125 @@
+"""``python -m udpbench score GOT REF [--metrics NAME,...]``: scores of a folder of pictures against a reference.
+
+The metrics are those of ``conf/metric`` that need no cell: of two sets of pictures, and of pairs of one name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from udpbench.commands.common import CONF, composed, open_store, told
+
+if TYPE_CHECKING:
+    from udpbench.interfaces import Log, Metric
+
+BUNDLES = ("micro", "full")  # whose metrics are taken if none is named; those of pairs, too, if the names are the same
+NEEDS_A_CELL = {"truth": "judges pictures whose truth is known", "clean_arm": "compares edits with a clean arm's"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 fine, 1 if a metric that was named could not be computed, 2 wrong input, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m udpbench score", description="Score a folder against a reference.")
+    parser.add_argument("got", type=Path, metavar="GOT", help="folder with the pictures to score")
+    parser.add_argument("ref", type=Path, metavar="REF", help="folder with the pictures to compare with")
+    parser.add_argument("--metrics", metavar="NAME,...", help="python -m udpbench list metric shows them")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+    args = parser.parse_args(arguments)
+    names = [name for name in args.metrics.split(",") if name] if args.metrics else None
+    with told():
+        from udpbench.tracking.console import Console
+
+        found = scores(args.got, args.ref, names, Console())
+        _show(found)
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 1 if names and found["absent"] else 0
+
+
+def scores(got: Path, ref: Path, metrics: Sequence[str] | None = None, log: Log | None = None) -> dict[str, Any]:
+    """``{"scores": {score: {"value", "better_protected", "metric"}}, "absent": {metric: reason}}``, with both folders.
+
+    Raises ValueError for a folder without pictures and for an unknown metric.
+    """
+    from udpbench.benchmark.build import make_part
+    from udpbench.core.images import list_images
+    from udpbench.interfaces import Log, Metric, Run
+
+    got, ref = Path(got).expanduser(), Path(ref).expanduser()
+    paired = {path.stem for path in list_images(got)} == {path.stem for path in list_images(ref)}
+    chosen = list(metrics) if metrics is not None else [n for b in (*BUNDLES, *["pairs"] * paired) for n in _bundle(b)]
+    known = sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
+    if unknown := sorted(set(chosen) - set(known)):
+        raise ValueError(f"metrics: unknown {', '.join(unknown)}; allowed are {', '.join(known)}")
+    cfg = composed([f"+metric@chosen.{name}={name}" for name in dict.fromkeys(chosen)])
+    store = open_store(cfg)
+    run = Run(0, store.device, log or Log(), store.batch, store.grad_batch)
+    found: dict[str, Any] = {"got": str(got), "ref": str(ref), "scores": {}, "absent": {}}
+    with _of_equal_names(got, ref) as folders:
+        for name in dict.fromkeys(chosen):
+            metric = make_part(cfg.chosen[name], name, Metric).thing
+            try:
+                values = _computed(metric, *folders, run)
+            except ValueError as error:
+                found["absent"][name] = str(error).splitlines()[0]
+                continue
+            rows = {k: {"value": v, "better_protected": metric.scores[k], "metric": name} for k, v in values.items()}
+            found["scores"] |= {k: row for k, row in rows.items() if k not in found["scores"]}
+            if lacking := [score for score in metric.scores if score not in values]:
+                found["absent"][name] = f"no finite value of {', '.join(lacking)}"
+    return found
+
+
+def _computed(metric: Metric, got: Path, ref: Path, run: Any) -> dict[str, float]:
+    """The scores; ValueError with the reason if they cannot be computed."""
+    if metric.against in NEEDS_A_CELL:
+        raise ValueError(f"{NEEDS_A_CELL[metric.against]}: only in a cell")
+    metric.check()
+    return metric(got, ref, run)
+
+
+def _bundle(name: str) -> list[str]:
+    """The metrics of an option of ``metrics``, by their own names."""
+    choices = composed([f"metrics={name}"]).hydra.runtime.choices
+    return [option for group, option in choices.items() if group.startswith("metric@metrics.bundle.")]
+
+
+@contextmanager
+def _of_equal_names(got: Path, ref: Path) -> Iterator[tuple[Path, Path]]:
+    """The folders, as they are unless pictures differ in the suffix of their names only; then under equal names."""
+    from udpbench.core.images import list_images
+
+    ours, theirs = ({path.name: path for path in list_images(folder)} for folder in (got, ref))
+    of_stem = {path.stem: path for path in theirs.values()}
+    if set(ours) == set(theirs) or {path.stem for path in ours.values()} != set(of_stem) or len(ours) != len(theirs):
+        yield got, ref
+        return
+    with TemporaryDirectory() as scratch:
+        renamed = Path(scratch) / ref.resolve().name
+        renamed.mkdir()
+        for name, path in ours.items():
+            (renamed / name).symlink_to(of_stem[path.stem].resolve())
+        yield got, renamed
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from udpbench.results.words import ARROW, significant
+
+    table = Table(title=f"{found['got']} against {found['ref']}", caption="arrows: where better protected pictures go")
+    for column in ("score", "", "value", "metric"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for name, row in found["scores"].items():
+        table.add_row(name, ARROW[row["better_protected"]], significant(row["value"]), row["metric"])
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    for name, reason in found["absent"].items():
+        console.print(f"absent: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
