@@ -36,6 +36,7 @@ class AdvDM(Protection):
     random_start: bool = True
 
     needs = frozenset({"denoise", "latent", "text"})
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -51,6 +51,7 @@ class Glaze(SoftBound, Protection):
     sample_latents: bool = False
 
     needs = frozenset({"denoise", "latent", "text"})
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

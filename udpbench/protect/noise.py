@@ -24,6 +24,8 @@ class Noise(Protection):
 
     kind: str = "sign"
 
+    couples_images = False
+
     def __post_init__(self) -> None:
         check_choice("protect noise: unknown kind", self.kind, ("sign", "uniform"))
 
@@ -46,6 +48,7 @@ class NoiseRms(Protection):
     Pictures are returned rounded to 8 bits.
     """
 
+    couples_images = False
     keeps_budget: ClassVar[bool] = False  # as far as the protection does
     matches_strength: ClassVar[bool] = True
 

@@ -35,6 +35,7 @@ class PhotoGuard(Targeted):
     random_start: bool = True
 
     needs = frozenset({"latent"})
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
     option: ClassVar[str] = "photoguard"
     default: ClassVar[str] = "zero"

@@ -90,6 +90,7 @@ class PhotoGuardDiffusion(Targeted):
     random_start: bool = False
 
     needs = frozenset({"denoise", "latent", "text"})
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
     option: ClassVar[str] = "photoguard_diffusion"
     default: ClassVar[str] = "grey"

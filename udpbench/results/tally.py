@@ -12,7 +12,7 @@ from rich.table import Table
 
 from udpbench.benchmark.estimate import Estimate
 from udpbench.benchmark.store import Stage
-from udpbench.tracking.console import clock_text
+from udpbench.core.text import clock_text
 
 SHOWN = 20  # cells; of what is wrong or unknown, too
 # In the order of the pipeline; others come after.
@@ -59,16 +59,18 @@ class Tally:
         """Those to do that have an estimate."""
         return self.todo - self.unknown
 
-    def add(self, estimate: Estimate | None) -> None:
-        """One more stage to do."""
-        self.todo += 1
-        if estimate is None:
-            self.unknown += 1
-            return
-        self.seconds += estimate.seconds
-        self.bytes += estimate.bytes
-        self.rough += estimate.rough
-        self.rests_on |= estimate.rests_on
+    def add(self, new: bool, missing: bool, estimate: Estimate | None) -> None:
+        """One more stage that is wanted; ``new``: it was not counted before, ``missing``: it is to do."""
+        self.wanted += 1
+        self.unique += new
+        if new and missing:
+            self.todo += 1
+            self.unknown += estimate is None
+        if new and missing and estimate is not None:
+            self.seconds += estimate.seconds
+            self.bytes += estimate.bytes
+            self.rough += estimate.rough
+            self.rests_on |= estimate.rests_on
 
     def numbers(self) -> dict[str, Any]:
         """For JSON: counts, seconds, bytes, number of measurements."""
@@ -95,24 +97,14 @@ def count(cells: Sequence[Planned]) -> Plan:
     for cell in cells:
         mine = Tally()
         for path, stage in cell.stages.items():
-            tallies = (mine, plan.kinds.setdefault(stage.name, Tally()), plan.total)
-            for tally in tallies:
-                tally.wanted += 1
-            if path not in seen:
-                _count_new(tallies, path in todo, todo.get(path))
+            for tally in (mine, plan.kinds.setdefault(stage.name, Tally()), plan.total):
+                tally.add(path not in seen, path in todo, todo.get(path))
             seen.add(path)
         plan.cells.append((cell, mine))
     words = {path: str(stage) for cell in cells for path, stage in cell.stages.items()}
     plan.unknown.extend(words[path] for path, estimate in todo.items() if not estimate)
     plan.rough.extend(words[path] for path, estimate in todo.items() if estimate and estimate.rough)
     return plan
-
-
-def _count_new(tallies: Sequence[Tally], missing: bool, estimate: Estimate | None) -> None:
-    for tally in tallies:
-        tally.unique += 1
-        if missing:
-            tally.add(estimate)
 
 
 def table(plan: Plan) -> Table:
