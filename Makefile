@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-gpu check bench clean
+.PHONY: help run test test-fast test-gpu check refresh bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -30,10 +30,15 @@ test-fast: $(BIN)/.installed ## Run the quick tests
 test-gpu: $(BIN)/.installed ## Run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
-check: $(BIN)/.installed ## Lint, format and types
+check: $(BIN)/.installed ## Lint, format, types and docs
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/python -m mkdocs --quiet build
+
+refresh: $(BIN)/.installed ## After adding a method: its golden numbers, and the tables of the docs
+	$(BIN)/python -m pytest tests/test_golden.py --refresh
+	$(BIN)/python -m udpbench list --fill docs/methods.md docs/reading.md
 
 bench: $(BIN)/.installed ## Time the hot loops beside plain ones
 	$(BIN)/python -m udpbench bench

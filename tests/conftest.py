@@ -20,7 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from udpbench.benchmark.build import build
-from udpbench.benchmark.stages import Cell
+from udpbench.benchmark.cell import Cell
+from udpbench.benchmark.check import checked
+from udpbench.benchmark.graph import Graph
 from udpbench.core.budget import Linf
 from udpbench.core.images import as_saved, write_metadata, write_png
 from udpbench.data.cifar10 import CLASSES
@@ -135,6 +137,17 @@ def composed(tiny: Path, *overrides: str) -> DictConfig:
     """The configuration of a small cell on the tiny pipeline, as the command line composes it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=[*small(tiny), *overrides], return_hydra_config=True)
+
+
+@pytest.fixture
+def graph(tiny) -> Callable[..., Graph]:
+    """Overrides -> the graph of the cell that they make of ``composed``, checked."""
+
+    def make(*overrides: str) -> Graph:
+        cfg = composed(tiny, *overrides)
+        return checked(build(cfg, cfg.hydra.runtime.choices))
+
+    return make
 
 
 @pytest.fixture

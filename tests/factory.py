@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from udpbench.results.record import Arm, Record
+from udpbench.results.schema import Arm, Record
 
 # arm -> fid-like score (better protected: up) and similarity-like score (better protected: down)
 SCORES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from udpbench.benchmark import loops as bench
+from udpbench.commands import loops as bench
 from udpbench.commands.bench import NAMES
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion

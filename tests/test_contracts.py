@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from udpbench.core import images
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.folders import read_facts
-from udpbench.interfaces import NEEDS, Log, Run
+from udpbench.interfaces import NEEDS, Log, Run, Thief
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.protect.noise import Noise
@@ -357,16 +357,16 @@ def test_task_trains_and_generates(node, folder, model, pixels, tmp_path, option
     prior = None
     if task.prior_weight:
         prior = tmp_path / "class"
-        task.class_pictures(prior, model, "a photo of a ring", run)
+        task.class_pictures(prior, model, run, Thief(class_prompt="a photo of a ring"))
         assert len(images.list_images(prior)) == task.prior_images
-    task.train(folder, tmp_path / "model", model, run, *([prior] if prior else []))
+    task.train(folder, tmp_path / "model", model, run, Thief(class_images=prior))
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == sorted(
         f"step_{task.steps_at(c)}" for c in task.curve
     )
     tuned = tmp_path / "model" / f"step_{task.steps_at(1.0)}"
-    task.generate(tuned, tmp_path / "made", model, prompts, run)
-    task.generate(tuned, tmp_path / "again", model, prompts, Run())
-    task.generate(None, tmp_path / "pretrained", model, prompts, Run())
+    task.generate(tuned, tmp_path / "made", model, run, Thief(prompts=prompts))
+    task.generate(tuned, tmp_path / "again", model, Run(), Thief(prompts=prompts))
+    task.generate(None, tmp_path / "pretrained", model, Run(), Thief(prompts=prompts))
     rows = images.read_metadata(tmp_path / "made")
     assert (
         [p.name for p in images.list_images(tmp_path / "made")]
@@ -427,7 +427,8 @@ def test_task_edits(node, folder, model, tmp_path, option):
     images.write_masks(tmp_path / "masks", names, torch.ones(4, 1, 16, 16))
     for out, draw in (("made", "first"), ("again", "first"), ("other", "second")):
         (tmp_path / out).mkdir()
-        task.edit(folder, tmp_path / out, model, "a photo of a ring", tmp_path / "masks", Run(), draw)
+        thief = Thief(class_prompt="a photo of a ring", masks=tmp_path / "masks")
+        task.edit(folder, tmp_path / out, model, Run(), thief, draw)
     rows = images.read_metadata(tmp_path / "made")
     assert [p.name for p in images.list_images(tmp_path / "made")] == sorted(rows)
     assert len(rows) == task.made(len(names)) == len(names) * len(task.prompts) * task.samples

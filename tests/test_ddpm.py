@@ -12,8 +12,7 @@ import torch
 from conftest import write_cifar10
 from safetensors.torch import load_file
 
-from udpbench.benchmark.arms import arms
-from udpbench.benchmark.stages import mixed_stage, protect_stage
+from udpbench.benchmark.stages import mixed_stage
 from udpbench.benchmark.store import Store
 from udpbench.core import images
 from udpbench.core.errors import ConfigError
@@ -153,55 +152,55 @@ def test_the_cifar_network_has_the_parameters_of_the_paper(node):
     assert count == pytest.approx(35.7e6, rel=0.01)
 
 
-def test_a_victim_must_be_of_pixels(cell, tiny, tmp_path):
+def test_a_victim_must_be_of_pixels(graph, tiny, tmp_path):
     pixel = save_tiny_pixel(tmp_path / "pixel")
-    made = arms(cell("task=ddpm", "data=toyworld", "model@victim=pixel", f"victim.path={pixel}"))
+    made = graph("task=ddpm", "data=toyworld", "model@victim=pixel", f"victim.path={pixel}").arms
     assert {"pretrained", "upper_bound", "clean", "protected"} <= made.keys()
     with pytest.raises(ConfigError, match="ddpm: needs a model of pixels, which victim local lacks"):
-        cell("task=ddpm", "data=toyworld")
+        graph("task=ddpm", "data=toyworld")
 
 
-@pytest.mark.parametrize("share", [0.5, 0.8])
-def test_a_share_of_the_pictures_is_protected(cell, tmp_path, share):
-    made = cell("protect=noise", f"protected_fraction={share}", "data.train=10")
+@pytest.mark.parametrize("fraction", [0.5, 0.8])
+def test_a_fraction_of_the_pictures_is_protected(graph, tmp_path, fraction):
+    made = graph("protect=noise", f"protected_fraction={fraction}", "data.train=10")
     store = Store(tmp_path, torch.device("cpu"), Log(), 8)
-    protected = protect_stage(made, made.protect)
-    mixed = mixed_stage(made, protected)
+    protected = made.protected
+    mixed = mixed_stage(made.cell, protected, made.data)
     store.do(mixed)
     clean = images.read_folder(store.path(protected.parents["data"]) / "train")
     changed, found = (images.read_folder(store.path(stage)) for stage in (protected, mixed))
     which = {k for k in clean if torch.equal(found[k], changed[k])}
-    assert len(which) == round(10 * share)
+    assert len(which) == round(10 * fraction)
     assert all(torch.equal(found[k], clean[k]) for k in clean.keys() - which)
     assert not any(torch.equal(clean[k], changed[k]) for k in clean)
-    other = cell("protect=noise_rms", "protect@like=noise", f"protected_fraction={share}", "data.train=10")
-    again = mixed_stage(other, protect_stage(other, other.noise))
+    other = graph("protect=noise_rms", "protect@like=noise", f"protected_fraction={fraction}", "data.train=10")
+    again = mixed_stage(other.cell, other.noise, other.data)
     store.do(again)
     others, noise = images.read_folder(store.path(again)), images.read_folder(store.path(again.parents["images"]))
     assert {k for k in clean if torch.equal(others[k], noise[k])} == which, "another method protects other pictures"
 
 
-def test_a_share_of_one_is_no_stage_and_clean_arms_are_shared(cell):
-    whole, some = cell("protect=noise"), cell("protect=noise", "protected_fraction=0.5")
-    one, two = arms(whole), arms(some)
+def test_a_fraction_of_one_is_no_stage_and_clean_arms_are_shared(graph):
+    whole, some = graph("protect=noise"), graph("protect=noise", "protected_fraction=0.5")
+    one, two = whole.arms, some.arms
     assert one["clean"].final.key == two["clean"].final.key
     assert one["protected"].final.key != two["protected"].final.key
-    assert "protected_fraction" not in whole.names
-    assert some.names["protected_fraction"] == 0.5
+    assert "protected_fraction" not in whole.cell.names
+    assert some.cell.names["protected_fraction"] == 0.5
     for wrong in ("0", "1.5"):
         with pytest.raises(ConfigError, match="protected_fraction: must be a number above 0"):
-            cell(f"protected_fraction={wrong}")
+            graph(f"protected_fraction={wrong}")
 
 
-def test_an_attack_is_made_on_all_that_reached_the_thief(cell):
+def test_an_attack_is_made_on_all_that_reached_the_thief(graph):
     """Half of it protected: he cannot tell which half."""
-    some = cell("protect=noise", "attack=jpeg", "protected_fraction=0.5")
-    made = arms(some)
-    mixed = mixed_stage(some, protect_stage(some, some.protect))
+    some = graph("protect=noise", "attack=jpeg", "protected_fraction=0.5")
+    made = some.arms
+    mixed = mixed_stage(some.cell, some.protected, some.data)
     assert made["purified"].pictures.parents["images"].key == mixed.key
     for arm in ("purified", "clean_attacked"):
         assert made[arm].final.parents["model"].parents["images"].key == made[arm].pictures.key
-    whole = arms(cell("protect=noise", "attack=jpeg"))
+    whole = graph("protect=noise", "attack=jpeg").arms
     assert made["clean_attacked"].final.key == whole["clean_attacked"].final.key
     assert made["purified"].final.key != whole["purified"].final.key
 

@@ -12,17 +12,20 @@ from conftest import composed
 from PIL import Image
 
 from udpbench.benchmark.build import build
-from udpbench.benchmark.run import run_cell
+from udpbench.benchmark.check import checked
+from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
 from udpbench.core import images
 from udpbench.core.errors import ConfigError
-from udpbench.interfaces import Log, Run
+from udpbench.data.folder import Folder as FolderData
+from udpbench.interfaces import Log, Run, Thief
 from udpbench.metrics.edits import Edits
 from udpbench.metrics.psnr import Psnr
 from udpbench.metrics.ssim import Ssim
 from udpbench.metrics.vif import Vif
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver
+from udpbench.results.gather import record_of
 from udpbench.task.edit import Img2Img, Inpaint
 
 PROMPTS = ["{class} in the snow", "{class} at night"]
@@ -38,7 +41,8 @@ def inpaint(**settings) -> Inpaint:
 
 def edit(task, folder, out, model, run=None, draw="first", masks=None, clean=None):
     out.mkdir()
-    task.edit(folder, out, model, "a photo of a ring", masks, run or Run(), draw, clean)
+    thief = Thief(class_prompt="a photo of a ring", masks=masks, clean=clean)
+    task.edit(folder, out, model, run or Run(), thief, draw)
     return images.read_folder(out)
 
 
@@ -80,7 +84,7 @@ def test_edits_that_are_there_are_kept(model, folder, tmp_path):
     whole = edit(img2img(), folder, out, model)
     images.write_png(out / "1-00-00.png", torch.zeros(3, 16, 16))
     (out / "2-01-00.png").unlink()
-    img2img().edit(folder, out, model, "a photo of a ring", None, Run(), "first")
+    img2img().edit(folder, out, model, Run(), Thief(class_prompt="a photo of a ring"), "first")
     again = images.read_folder(out)
     assert not again["1-00-00.png"].any()
     assert (again["2-01-00.png"] - whole["2-01-00.png"]).abs().max() < 1.5 / 255
@@ -120,12 +124,12 @@ def test_the_clean_picture_s_kept_part_lies_over_an_inpainting_and_nothing_else(
         inpaint(mask="centre", overlay_clean=False), tmp_path / "protected", tmp_path / "bare", model, clean=folder
     )
     over = edit(task, tmp_path / "protected", tmp_path / "over", model, clean=folder)
-    hole = next(iter(task.holes({"a": pictures[0]}, None).values())).bool().expand(3, -1, -1)
+    anew = next(iter(task.repainted({"a": pictures[0]}, None).values())).bool().expand(3, -1, -1)
     for name, x in over.items():
         clean = images.read(folder / f"{name.split('-')[0]}.png")
-        assert torch.equal(x[~hole], clean[~hole])
-        assert torch.equal(x[hole], bare[name][hole])
-        assert not torch.equal(bare[name][~hole], clean[~hole])
+        assert torch.equal(x[~anew], clean[~anew])
+        assert torch.equal(x[anew], bare[name][anew])
+        assert not torch.equal(bare[name][~anew], clean[~anew])
     alone = edit(img2img(), tmp_path / "protected", tmp_path / "whole", model)
     same = edit(img2img(), tmp_path / "protected", tmp_path / "same", model, clean=folder)
     assert all(torch.equal(alone[k], same[k]) for k in alone)
@@ -153,8 +157,8 @@ def test_a_unet_of_nine_channels_is_told_the_mask_and_what_it_keeps(model, folde
     monkeypatch.setattr(unet, "forward", lambda x, *rest, **more: seen.append(x) or real(x, *rest, **more))
     whole = edit(inpaint(), folder, tmp_path / "whole", nine)
     assert {x.shape[1] for x in seen} == {9}
-    hole = F.interpolate(inpaint().holes({"a": torch.zeros(3, 16, 16)}, None)["a"][None], 8)
-    assert torch.equal(seen[0][0, 4:5], hole[0])
+    anew = F.interpolate(inpaint().repainted({"a": torch.zeros(3, 16, 16)}, None)["a"][None], 8)
+    assert torch.equal(seen[0][0, 4:5], anew[0])
     alone = edit(inpaint(), folder, tmp_path / "alone", nine, Run(batch=1))
     assert all((whole[k] - alone[k]).abs().max() < 1.5 / 255 for k in whole)
     inside = edit(inpaint(repaint="inside"), folder, tmp_path / "inside", nine)
@@ -163,17 +167,17 @@ def test_a_unet_of_nine_channels_is_told_the_mask_and_what_it_keeps(model, folde
 
 def test_masks_are_the_middle_the_data_s_or_a_folder(pictures, tmp_path):
     x = dict(zip("ab", pictures, strict=False))
-    middle = inpaint(repaint="inside").holes(x, None)["a"]
+    middle = inpaint(repaint="inside").repainted(x, None)["a"]
     assert middle.sum() == 64
-    assert torch.equal(inpaint().holes(x, None)["a"], 1 - middle)
+    assert torch.equal(inpaint().repainted(x, None)["a"], 1 - middle)
     images.write_masks(tmp_path, ["a.png", "b.png"], torch.stack([middle, 1 - middle]))
     for task, masks in ((inpaint(mask="data"), tmp_path), (inpaint(mask=str(tmp_path)), None)):
-        assert torch.equal(task.holes(x, masks)["a"], 1 - middle)
-        assert torch.equal(task.holes(x, masks)["b"], middle)
+        assert torch.equal(task.repainted(x, masks)["a"], 1 - middle)
+        assert torch.equal(task.repainted(x, masks)["b"], middle)
     with pytest.raises(ValueError, match="the data has no masks"):
-        inpaint(mask="data").holes(x, None)
+        inpaint(mask="data").repainted(x, None)
     with pytest.raises(ValueError, match=r"there is no file .*c\.png"):
-        inpaint(mask=str(tmp_path)).holes({"c": pictures[0]}, None)
+        inpaint(mask=str(tmp_path)).repainted({"c": pictures[0]}, None)
 
 
 def test_a_mask_has_one_channel_and_the_size_of_its_picture_as_it_is_shown(pictures, tmp_path, monkeypatch):
@@ -186,7 +190,8 @@ def test_a_mask_has_one_channel_and_the_size_of_its_picture_as_it_is_shown(pictu
     Image.new("L", (10, 20)).save(masks / "a.png")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     task = inpaint(mask="~/masks")
-    task.check_masks([photos / "a.jpg"])
+    data = FolderData(path=photos, prompt="a photo of a {token} ring")
+    task.check_data(data)
     for wrong, said in (
         (Image.new("L", (20, 10)), "20 x 10, mode L"),
         (Image.new("RGBA", (10, 20)), "10 x 20, mode RGBA"),
@@ -195,7 +200,7 @@ def test_a_mask_has_one_channel_and_the_size_of_its_picture_as_it_is_shown(pictu
         with pytest.raises(
             ValueError, match=f"a.png is {said}; a mask has one channel and the size of its picture, 10 x 20"
         ):
-            task.check_masks([photos / "a.jpg"])
+            task.check_data(data)
 
 
 def test_a_folder_of_masks_is_in_the_key_by_its_contents(tmp_path):
@@ -254,9 +259,9 @@ def test_a_cell_of_edits(tiny, tmp_path):
         tiny, "task=img2img", "task.sample_steps=2", "task.samples=1", "task.prompts=['{class} at night']", "protect=noise",
         "data.train=2", "attack=jpeg", "~metrics.bundle.edit_vif", "~metrics.bundle.edit_lpips", "~task.pictures",
     )  # fmt: skip
-    cell = build(cfg, cfg.hydra.runtime.choices)
+    graph = checked(build(cfg, cfg.hydra.runtime.choices))
     store = Store(tmp_path, torch.device("cpu"), Log(), 8)
-    record = run_cell(cell, store, {})
+    record = record_of(graph, store, {}, run(graph, store))
     assert list(record["arms"]) == ["clean", "reseeded", "noise", "protected", "purified", "clean_attacked"]
     scores = {arm: {k: v["value"] for k, v in part["metrics"].items()} for arm, part in record["arms"].items()}
     assert scores["clean"]["edit_ssim"] == pytest.approx(1)
@@ -272,7 +277,7 @@ def test_a_cell_of_edits(tiny, tmp_path):
 def test_metrics_of_edits_and_of_sets_do_not_mix(tiny):
     cfg = composed(tiny, "task=img2img", "metrics=micro", "~task.pictures")
     with pytest.raises(ConfigError, match="none can be computed .*kernel_distance: task img2img only makes edits"):
-        build(cfg, cfg.hydra.runtime.choices)
+        checked(build(cfg, cfg.hydra.runtime.choices))
     cfg = composed(tiny, "+metric@metrics.extra.edits=edit_ssim")
     with pytest.raises(ConfigError, match="makes no edits"):
-        build(cfg, cfg.hydra.runtime.choices)
+        checked(build(cfg, cfg.hydra.runtime.choices), asked_for=("edits",))

@@ -9,11 +9,12 @@ import pytest
 from factory import make_record, shifted
 
 from udpbench.commands.report import main
-from udpbench.results.record import Record, write
+from udpbench.results.record import write
 from udpbench.results.report import arms, compare
 from udpbench.results.report.boards import Board, boards
 from udpbench.results.report.fill import filled, made
 from udpbench.results.report.render import Section, headers, markdown_table
+from udpbench.results.schema import Record
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [path for path in sorted(ROOT.glob("experiments/*/*.md")) if "<!-- table " in path.read_text()]

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from udpbench.core import images
-from udpbench.interfaces import Run
+from udpbench.interfaces import Run, Thief
 from udpbench.optim.fit import FitSettings, fit
+from udpbench.optim.training_set import TrainingSet
 from udpbench.task.dreambooth import DreamBooth
 
 
@@ -286,7 +287,7 @@ def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model,
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     task.train(folder, tmp_path / "whole", model, Run(seed=1))
-    real, calls = DreamBooth._loss, []
+    real, calls = TrainingSet.loss, []
 
     def killing(self, *args):
         calls.append(1)
@@ -294,10 +295,10 @@ def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model,
             raise Killed
         return real(self, *args)
 
-    monkeypatch.setattr(DreamBooth, "_loss", killing)
+    monkeypatch.setattr(TrainingSet, "loss", killing)
     with pytest.raises(Killed):
         task.train(folder, tmp_path / "cut", model, Run(seed=1))
-    monkeypatch.setattr(DreamBooth, "_loss", real)
+    monkeypatch.setattr(TrainingSet, "loss", real)
     task.train(folder, tmp_path / "cut", model, Run(seed=1))
     names = ["step_3", "step_4", "step_6"]
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == names
@@ -343,10 +344,10 @@ def test_training_with_text_encoder_and_prior(tmp_path, model, folder):
     )
     run = Run()
     (tmp_path / "class").mkdir()
-    task.class_pictures(tmp_path / "class", model, "a photo of a ring", run)
+    task.class_pictures(tmp_path / "class", model, run, Thief(class_prompt="a photo of a ring"))
     assert len(images.list_images(tmp_path / "class")) == 2
     before = [p.clone() for p in (*model.pipe.unet.parameters(), *model.pipe.text_encoder.parameters())]
-    task.train(folder, tmp_path / "out", model, run, tmp_path / "class")
+    task.train(folder, tmp_path / "out", model, run, Thief(class_images=tmp_path / "class"))
     assert run.count["unet_victim"] == 2 * 2 * 2  # steps, subject and prior, batch
     tuned = model.with_tuned(tmp_path / "out" / "step_2")
     for part in ("unet", "text_encoder"):
@@ -363,7 +364,7 @@ def test_prior_pictures_matter_by_their_weight(tmp_path, model, folder):
     found = []
     for weight in (0.0, 0.5, 2.0):
         task = dreambooth(steps=1, prior_weight=weight, prior_images=1 if weight else 0)
-        task.train(folder, tmp_path / str(weight), model, Run(), folder if weight else None)
+        task.train(folder, tmp_path / str(weight), model, Run(), Thief(class_images=folder if weight else None))
         found.append(weights(tmp_path / str(weight)))
     assert differ(found[0], found[1])
     assert differ(found[1], found[2])
@@ -393,9 +394,9 @@ def test_generation_goes_on_where_it_stopped(tmp_path, model):
     prompts = ["a photo of a sks ring", "a photo of a sks ring on sand"]
     for out in (whole, cut):
         out.mkdir()
-    task.generate(None, whole, model, prompts, Run(seed=2, batch=3))
+    task.generate(None, whole, model, Run(seed=2, batch=3), Thief(prompts=prompts))
     images.write_png(cut / "00001.png", torch.zeros(3, 16, 16))  # stands for what an earlier attempt made
-    task.generate(None, cut, model, prompts, Run(seed=2, batch=1))
+    task.generate(None, cut, model, Run(seed=2, batch=1), Thief(prompts=prompts))
     one, two = images.read_folder(whole), images.read_folder(cut)
     assert list(one) == list(two) == [f"{i:05d}.png" for i in range(4)]
     assert not two.pop("00001.png").any()
@@ -403,7 +404,7 @@ def test_generation_goes_on_where_it_stopped(tmp_path, model):
     assert images.read_metadata(whole) == {f"{i:05d}.png": {"text": prompts[i % 2], "seed": i} for i in range(4)}
     other = tmp_path / "other"
     other.mkdir()
-    task.generate(None, other, model, prompts, Run(seed=3, batch=3))
+    task.generate(None, other, model, Run(seed=3, batch=3), Thief(prompts=prompts))
     assert not torch.equal(images.read(other / "00000.png"), one["00000.png"])
 
 

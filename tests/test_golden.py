@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from udpbench.core.budget import Linf
 from udpbench.core.images import read
-from udpbench.interfaces import Log, Run
+from udpbench.interfaces import Log, Run, Thief
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.protect.noise import Noise
@@ -136,14 +136,14 @@ def of_a_task(conf: DictConfig, model: Any, folder: Path, out: Path) -> dict[str
     (out / "made").mkdir()
     if task.trains:
         prompts = ["a photo of a sks ring"]
-        extra = []
+        thief = Thief(prompts=prompts)
         if task.prior_weight:
-            task.class_pictures(out / "class", model, "a photo of a ring", run)
-            extra = [out / "class"]
-        task.train(folder, out / "trained", model, run, *extra)
-        task.generate(out / "trained" / f"step_{task.steps_at(1.0)}", out / "made", model, prompts, run)
+            task.class_pictures(out / "class", model, run, Thief(class_prompt="a photo of a ring"))
+            thief = Thief(prompts=prompts, class_images=out / "class")
+        task.train(folder, out / "trained", model, run, thief)
+        task.generate(out / "trained" / f"step_{task.steps_at(1.0)}", out / "made", model, run, thief)
     else:
-        task.edit(folder, out / "made", model, "a photo of a ring", None, run, "first")
+        task.edit(folder, out / "made", model, run, Thief(class_prompt="a photo of a ring"), "first")
     return {"version": task.version, "losses": log.values[:1] + log.values[-1:], **of_a_picture(out / "made")}
 
 

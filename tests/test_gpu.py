@@ -7,7 +7,7 @@ import torch
 
 from udpbench.core.budget import Linf
 from udpbench.core.images import as_saved, write_metadata, write_png
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Owner, Run, Thief
 from udpbench.models.latent import LatentDiffusion
 from udpbench.protect.udp import EUDP
 from udpbench.task.dreambooth import DreamBooth
@@ -54,6 +54,6 @@ def test_dreambooth_trains_in_bf16_with_checkpointing(tiny, tmp_path):
     )
     model, run = LatentDiffusion(str(tiny), "tiny", dtype="bf16"), Run(0, torch.device("cuda"))
     task.train(source, tmp_path / "out", model, run)
-    task.generate(tmp_path / "out" / "step_3", tmp_path / "pictures", model, [PROMPT], run)
+    task.generate(tmp_path / "out" / "step_3", tmp_path / "pictures", model, run, Thief(prompts=[PROMPT]))
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
     assert torch.cuda.max_memory_allocated() > 0

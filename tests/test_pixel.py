@@ -9,12 +9,12 @@ import torch
 from conftest import as_saved, make_owner
 
 from udpbench.attack.impress import Impress
-from udpbench.benchmark.run import knowledge
 from udpbench.core.budget import Linf
 from udpbench.core.errors import ConfigError
 from udpbench.interfaces import Run
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.protect.udp import EUDP, UDP
+from udpbench.results.gather import knowledge
 from udpbench.task.dreambooth import DreamBooth
 from udpbench.world.training.tiny import save_tiny_pixel
 

@@ -12,9 +12,11 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from udpbench.benchmark.build import build
-from udpbench.benchmark.run import draw_sheet, run_cell
+from udpbench.benchmark.check import checked
+from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
 from udpbench.interfaces import Log
+from udpbench.results.gather import draw_sheet, record_of
 
 SHORT = {
     "task": {"steps": 2, "pictures": 50, "sample_steps": 2, "warmup": 1, "samples": 1, "strength": 1.0},
@@ -36,14 +38,14 @@ def shortened(task: str) -> DictConfig:
 @pytest.mark.parametrize("task", RUNS_HERE)
 def test_a_task_runs_with_its_own_model_data_and_metrics(task, tmp_path):
     cfg = shortened(task)
-    cell = build(cfg, cfg.hydra.runtime.choices)
+    graph = checked(build(cfg, cfg.hydra.runtime.choices))
     store = Store(tmp_path, torch.device("cpu"), Log(), 8)
-    record = run_cell(cell, store, {})
+    record = record_of(graph, store, {}, run(graph, store))
     assert list(record["arms"]) == ["purified"]
     for part in record["arms"].values():
-        assert set(cell.primary) <= part["metrics"].keys()
+        assert set(graph.cell.primary) <= part["metrics"].keys()
         assert all(math.isfinite(score["value"]) for score in part["metrics"].values())
-    draw_sheet(cell, store, tmp_path / "sheet.png")
+    draw_sheet(graph, store, tmp_path / "sheet.png")
     rows = 4 + (task == "inpaint")  # clean, purified, their difference, the mask, what came of the purified ones
     side = 3 * 32 if task == "ddpm" else 2 * 64  # small pictures are enlarged by whole numbers
     assert Image.open(tmp_path / "sheet.png").height == rows * (side + 4) + 4

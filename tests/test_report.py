@@ -23,13 +23,14 @@ from udpbench.results import flags
 from udpbench.results import table as T
 from udpbench.results import words as W
 from udpbench.results.intervals import Interval, Recovery
-from udpbench.results.record import Record, write
+from udpbench.results.record import write
 from udpbench.results.report.arms import curve_points
 from udpbench.results.report.boards import board_frame, boards, leaderboard
 from udpbench.results.report.choose import choose
 from udpbench.results.report.compare import Comparison, transfer, verdict
 from udpbench.results.report.render import Section, headers, latex_text, render, table
 from udpbench.results.report.write import flag_section
+from udpbench.results.schema import Record
 from udpbench.results.stats import Summary
 
 

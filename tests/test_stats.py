@@ -14,10 +14,10 @@ from factory import SCORES, make_arm, make_record, shifted
 from udpbench.results import flags
 from udpbench.results import stats as S
 from udpbench.results.intervals import seed_sd
-from udpbench.results.record import Record
 from udpbench.results.report.boards import Board, boards
 from udpbench.results.report.compare import comparisons
 from udpbench.results.report.render import Section
+from udpbench.results.schema import Record
 from udpbench.results.words import interval_text, recovery_text, significant
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from udpbench.core import images
-from udpbench.interfaces import Run
+from udpbench.interfaces import Run, Thief
 from udpbench.models.latent import EMBEDDING
 from udpbench.task.textual_inversion import TextualInversion
 
@@ -100,8 +100,8 @@ def test_generation_uses_the_new_word_and_the_record_shows_the_data_s(model, tra
     prompts = ["a photo of a sks ring"]
     for name in ("tuned", "pretrained"):
         (tmp_path / name).mkdir()
-    inversion().generate(trained, tmp_path / "tuned", model, prompts, Run())
-    inversion().generate(None, tmp_path / "pretrained", model, prompts, Run())
+    inversion().generate(trained, tmp_path / "tuned", model, Run(), Thief(prompts=prompts))
+    inversion().generate(None, tmp_path / "pretrained", model, Run(), Thief(prompts=prompts))
     assert {row["text"] for row in images.read_metadata(tmp_path / "tuned").values()} == set(prompts)
     one, two = (images.read_folder(tmp_path / name) for name in ("tuned", "pretrained"))
     assert any(not torch.equal(one[k], two[k]) for k in one)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udpbench.results.record import Record
+    from udpbench.results.schema import Record
 
 __all__ = ["load_records", "protect", "purify", "run", "score"]
 

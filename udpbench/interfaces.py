@@ -1,8 +1,8 @@
 """The interfaces of the benchmark: read this file before adding a method.
 
 A method is one Python file with one class and one YAML in ``conf/`` that names it. Every attribute has a default that
-is written here; nothing is looked for that is not. Pictures are float32 RGB in [0,1] everywhere, CHW one by one and NCHW
-in batches; a perturbation is measured in 1/255 of that range, on the saved 8-bit PNG.
+is written here; nothing is looked for that is not. Pictures are float32 RGB in [0,1] everywhere, CHW one by one and
+NCHW in batches; a perturbation is measured in 1/255 of that range, on the saved 8-bit PNG.
 
 Random numbers come from ``run.rng(...)`` and belong to the picture they are for, never to the batch.
 """
@@ -200,6 +200,21 @@ class Attack(Method):
         return {}
 
 
+@dataclass(frozen=True)
+class Thief:
+    """What the thief holds beside the pictures."""
+
+    prompts: Sequence[str] = ()  # what he generates with, in turn
+    class_prompt: str = ""
+    class_images: Path | None = None  # folder of class pictures, for prior preservation
+    masks: Path | None = None  # folder of masks (white: the object), by the names of the pictures
+    clean: Path | None = None  # the pictures as they were, for edits that keep a part of them
+    attack: Attack = field(default_factory=Attack)  # whose adapt, augment and sampling he uses
+
+
+BARE = Thief()  # a thief with the pictures alone
+
+
 class Task(Method):
     """What the thief does with the pictures: train a model and generate, or edit them as they are."""
 
@@ -227,54 +242,28 @@ class Task(Method):
     def check_data(self, data: Dataset) -> None:
         """Raise ValueError in one line if the data lacks what the task uses (masks, a word for the subject)."""
 
-    def train(
-        self,
-        images: Path,
-        out: Path,
-        victim: Any,
-        run: Run,
-        class_images: Path | None = None,
-        attack: Attack | None = None,
-    ) -> None:
+    def train(self, images: Path, out: Path, victim: Any, run: Run, thief: Thief = BARE) -> None:
         """Train on the pictures in ``images`` and write ``out/step_N/`` for every point of the curve.
 
-        Goes on from its own checkpoint in ``out``. ``attack``: whose ``adapt`` and ``augment`` the training takes.
+        Goes on from its own checkpoint in ``out``.
         """
         raise NotImplementedError
 
-    def generate(
-        self,
-        tuned: Path | None,
-        out: Path,
-        victim: Any,
-        prompts: Sequence[str],
-        run: Run,
-        attack: Attack | None = None,
-    ) -> None:
-        """Write PNGs and ``metadata.jsonl`` by the model in ``tuned`` (None: the pretrained one); keeps those there.
+    def generate(self, tuned: Path | None, out: Path, victim: Any, run: Run, thief: Thief) -> None:
+        """Write PNGs and ``metadata.jsonl`` by the model in ``tuned`` (None: the pretrained one).
 
-        ``attack``: whose ``sampling`` the generation takes.
+        Pictures that are there are kept.
         """
         raise NotImplementedError
 
-    def class_pictures(self, out: Path, victim: Any, prompt: str, run: Run) -> None:
+    def class_pictures(self, out: Path, victim: Any, run: Run, thief: Thief) -> None:
         """Write ``prior_images`` PNGs of the class by the pretrained victim, from other noise than scored pictures."""
         raise NotImplementedError
 
-    def edit(
-        self,
-        images: Path,
-        out: Path,
-        victim: Any,
-        class_prompt: str,
-        masks: Path | None,
-        run: Run,
-        noise: str,
-        clean: Path | None = None,
-    ) -> None:
+    def edit(self, images: Path, out: Path, victim: Any, run: Run, thief: Thief, noise: str) -> None:
         """Write every edit of the pictures in ``images``; the same ``noise``, the same random numbers.
 
-        ``masks``: the data's (white: the object). ``clean``: the pictures as they were.
+        Edits that are there are kept.
         """
         raise NotImplementedError
 
@@ -333,7 +322,7 @@ Measure = Callable[[Tensor, Tensor], dict[str, Tensor]]  # changed, original: NC
 
 
 class PairMetric(Metric):
-    """A metric of pairs, a changed picture and its original: one number per score and picture, averaged over pictures."""
+    """A metric of pairs, a changed picture and its original: one number per score and picture, then their mean."""
 
     against: ClassVar[str] = "input"
 
@@ -420,6 +409,6 @@ class SetMetric(Metric):
 
 
 __all__ = [
-    "NEEDS", "Attack", "Component", "Dataset", "Diffusion", "Log", "Measure", "Method", "Metric", "Owner", "PairMetric",
-    "Protection", "Run", "SetMetric", "Task", "Titled",
+    "BARE", "NEEDS", "Attack", "Component", "Dataset", "Diffusion", "Log", "Measure", "Method", "Metric", "Owner", "PairMetric",
+    "Protection", "Run", "SetMetric", "Task", "Thief", "Titled",
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from udpbench.core.images import (
     write_metadata,
     write_png,
 )
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Owner, Run, Thief
 from udpbench.models.sample import sample
 from udpbench.optim.training import over_prompts, write_made
 
@@ -102,14 +102,14 @@ def mixed_stage(cell: Cell, images: Stage, data: Stage) -> Stage:
 
 def train_stage(cell: Cell, images: Stage, class_pictures: Stage | None, attack: Part | None) -> Stage:
     """The thief's training on a folder of pictures, with what his attack does to the training."""
-    task, thief = cell.task.thing, _of_attack(attack, "adapt", "augment")
+    task, changes = cell.task.thing, _of_attack(attack, "adapt", "augment")
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        thing = thief.thing if thief else None
-        task.train(_pictures(parents["images"]), out, cell.victim.thing, run, parents.get("class"), thing)
+        holds = Thief(class_images=parents.get("class"), **_used(changes))
+        task.train(_pictures(parents["images"]), out, cell.victim.thing, run, holds)
 
     parents = {"images": images} | ({"class": class_pictures} if class_pictures else {})
-    key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key} | _key_of(thief)
+    key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key} | _key_of(changes)
     return Stage("train", key, work, parents, cell.seed, images.title, resumable=True)
 
 
@@ -118,7 +118,8 @@ def class_stage(cell: Cell, data: Stage) -> Stage:
     task = cell.task.thing
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        task.class_pictures(out, cell.victim.thing, read_facts(parents["data"])["class_prompt"], run)
+        holds = Thief(class_prompt=read_facts(parents["data"])["class_prompt"])
+        task.class_pictures(out, cell.victim.thing, run, holds)
 
     sampling = {k: v for k, v in task.sampling_key().items() if k != "pictures"}
     key = _task_key(cell) | {"sampling": sampling, "noise": "class", "n": task.prior_images, "victim": cell.victim.key}
@@ -145,16 +146,16 @@ def generate_stage(
     cell: Cell, data: Stage, model: Stage | None, multiplier: float = 1.0, attack: Part | None = None
 ) -> Stage:
     """The thief's pictures, by the model after ``multiplier`` times its steps; by the pretrained victim without one."""
-    task, thief = cell.task.thing, _of_attack(attack, "sampling")
+    task, changes = cell.task.thing, _of_attack(attack, "sampling")
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         tuned = parents["model"] / f"step_{task.steps_at(multiplier)}" if model else None
-        prompts = read_facts(parents["data"])["prompts"]
-        task.generate(tuned, out, cell.victim.thing, prompts, run, thief.thing if thief else None)
+        holds = Thief(prompts=read_facts(parents["data"])["prompts"], **_used(changes))
+        task.generate(tuned, out, cell.victim.thing, run, holds)
 
     parents = {"data": data} | ({"model": model} if model else {})
     title = (model.title if multiplier == 1 else f"{model.title} x{multiplier:g}") if model else "pretrained"
-    key = _made_key(cell) | {"multiplier": multiplier if model else 0} | _key_of(thief)
+    key = _made_key(cell) | {"multiplier": multiplier if model else 0} | _key_of(changes)
     return Stage("generate", key, work, parents, cell.seed, title, resumable=True)
 
 
@@ -164,8 +165,9 @@ def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> 
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         prompt, masks = read_facts(parents["data"])["class_prompt"], parents["data"] / "masks"
-        folder, clean = _pictures(parents["images"]), parents["data"] / "train"
-        task.edit(folder, out, cell.victim.thing, prompt, masks if masks.is_dir() else None, run, noise, clean)
+        clean, masks_or_none = parents["data"] / "train", masks if masks.is_dir() else None
+        holds = Thief(class_prompt=prompt, masks=masks_or_none, clean=clean)
+        task.edit(_pictures(parents["images"]), out, cell.victim.thing, run, holds, noise)
 
     parents, key = {"images": images, "data": data}, _made_key(cell) | {"noise": noise}
     return Stage("edit", key, work, parents, cell.seed, f"{images.title} edited", resumable=True)
@@ -232,6 +234,10 @@ def _made_key(cell: Cell) -> dict[str, Any]:
 def _of_attack(attack: Part | None, *hooks: str) -> Part | None:
     """The attack, if it changes what ``hooks`` name."""
     return attack if attack and attack.thing.hooks & set(hooks) else None
+
+
+def _used(attack: Part | None) -> dict[str, Any]:
+    return {"attack": attack.thing} if attack else {}
 
 
 def _key_of(attack: Part | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Stages: do once, resume, publish whole, share between processes.
+"""Stages: done once, resumed, published whole, shared between processes.
 
-A stage reads finished folders and writes one. Its *key* names it before anything runs: the hash of its name,
-settings, seed and its parents' keys. Its *content* is the digest of what it wrote: used to verify it, and to skip
-work whose inputs turn out to be equal to those of finished work.
+A stage reads finished folders and writes one. Its cache key is known before anything runs: the hash of its name,
+settings, seed and its parents' keys. Its *content* is the digest of what it wrote: work whose inputs turn out to be
+equal to those of finished work is not done again.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _bench(loops: Sequence[str], repeats: int, out: Path) -> None:
     import torch
 
-    from udpbench.benchmark.loops import compare
+    from udpbench.commands.loops import compare
     from udpbench.core.provenance import provenance
     from udpbench.interfaces import Run
 

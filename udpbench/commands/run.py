@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from udpbench.commands.common import CONF, RESUME, Ready, prepare, say, slug, told, words
 
 if TYPE_CHECKING:
-    from udpbench.results.record import Record
+    from udpbench.results.schema import Record
 
 FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is read from these
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from udpbench.core.images import fit_square, read_folder, read_metadata
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.diffusion import Trainable
 from udpbench.models.sample import sample
 from udpbench.optim.fit import weighted_loss
@@ -61,25 +61,15 @@ class Tuning(TrainingTask):
         """The prompt that the model is given for a caption or prompt of the data."""
         return text
 
-    def train(
-        self,
-        images: Path,
-        out: Path,
-        victim: LatentDiffusion,
-        run: Run,
-        class_images: Path | None = None,
-        attack: Attack | None = None,
-    ) -> None:
-        attack = attack or Attack()
-        size = victim.to(run.device).size
+    def train(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief = BARE) -> None:
+        attack, size = thief.attack, victim.to(run.device).size
         squares = {name: fit_square(x, size) for name, x in read_folder(images).items()}
-        victim = attack.adapt(victim, list(squares.values()), run) if "adapt" in attack.hooks else victim
-        student = self.trainable(victim, run)
+        student = self.trainable(attack.adapt(victim, list(squares.values()), run), run)
         augment = attack.augment if "augment" in attack.hooks else None
         sets = {"subject": (1.0, self._training_set(student, squares, images, run, augment))}
-        if class_images:
-            prior = {name: fit_square(x, size) for name, x in read_folder(class_images).items()}
-            sets["prior"] = (self.prior_weight, self._training_set(student, prior, class_images, run))
+        if thief.class_images:
+            prior = {name: fit_square(x, size) for name, x in read_folder(thief.class_images).items()}
+            sets["prior"] = (self.prior_weight, self._training_set(student, prior, thief.class_images, run))
         loss = weighted_loss(sets, self.batch, lambda name, step: run.rng("train", name, step))
         self.fit(student.parameters, loss, student.save, out, run)
 
@@ -97,27 +87,19 @@ class Tuning(TrainingTask):
             counted="unet_victim",
         )
 
-    def generate(
-        self,
-        tuned: Path | None,
-        out: Path,
-        victim: LatentDiffusion,
-        prompts: Sequence[str],
-        run: Run,
-        attack: Attack | None = None,
-    ) -> None:
-        model = victim.to(run.device)
-        rows = over_prompts(prompts, self.pictures)
+    def generate(self, tuned: Path | None, out: Path, victim: LatentDiffusion, run: Run, thief: Thief) -> None:
+        rows = over_prompts(thief.prompts, self.pictures)
+        model, texts, keys = victim.to(run.device), [row["text"] for _, row in rows], range(len(rows))
         if tuned is None:
-            self._write(model, rows, [row["text"] for _, row in rows], range(len(rows)), out, run)
-            return
-        said, keys = [self.caption(row["text"]) for _, row in rows], range(len(rows))
-        self._write(model.with_tuned(tuned), rows, said, keys, out, run, (attack or Attack()).sampling())
+            self._write(model, rows, texts, keys, out, run)
+        else:
+            model, texts = model.with_tuned(tuned), [self.caption(text) for text in texts]
+            self._write(model, rows, texts, keys, out, run, thief.attack.sampling())
 
-    def class_pictures(self, out: Path, victim: LatentDiffusion, prompt: str, run: Run) -> None:
-        rows = over_prompts([prompt], self.prior_images)
+    def class_pictures(self, out: Path, victim: LatentDiffusion, run: Run, thief: Thief) -> None:
+        rows = over_prompts([thief.class_prompt], self.prior_images)
         keys = [("class", i) for i in range(len(rows))]
-        self._write(victim.to(run.device), rows, [prompt] * len(rows), keys, out, run)
+        self._write(victim.to(run.device), rows, [thief.class_prompt] * len(rows), keys, out, run)
 
     def _write(
         self,

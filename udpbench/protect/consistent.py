@@ -43,7 +43,7 @@ class Consistent(Protection):
             )
         if isinstance(self.beta, bool) or not isinstance(self.beta, int | float) or not self.beta >= 0:
             raise ValueError(f"consistent: beta must be a number >= 0, given {self.beta!r}")
-        self.needs = self.inner.needs | {"latent"}
+        self.needs = self.inner.needs | {"latent"}  # type: ignore[misc]  # here it is the instance's
         self.class_images = self.inner.class_images
         self.couples_images = self.inner.couples_images
 

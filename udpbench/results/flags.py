@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from udpbench.core.provenance import DIRTY
-from udpbench.results.record import Record, of_edits, score_of
+from udpbench.results.record import of_edits, score_of
+from udpbench.results.schema import Record
 from udpbench.results.stats import sign
 
 WINDOW = ("pretrained", "clean", "upper_bound")  # no training, the clean victim, a perfect victim

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from udpbench.benchmark.arms import ARMS
 from udpbench.core.atomic import atomic_write
-from udpbench.results.schema import ARMS, LONG, SCHEMA, Arm, Facts, Record, Score, Stage, check, check_plain
+from udpbench.results.schema import LONG, SCHEMA, Arm, Facts, Record, Score, Stage, check, check_plain
 from udpbench.results.upgrade import upgraded
 
 __all__ = ["ARMS", "LONG", "SCHEMA", "Arm", "Facts", "Record", "Score", "Stage", "check"]

@@ -4,34 +4,11 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from types import UnionType
-from typing import Any, NamedTuple, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+from udpbench.benchmark.arms import ARMS
 
 SCHEMA = 2
-
-
-class ArmKind(NamedTuple):
-    """What an arm is.
-
-    ``depends``: of which names of a cell its pictures are made. ``control``: noise in place of a protection.
-    """
-
-    description: str
-    depends: tuple[str, ...] = ()
-    control: bool = False
-
-
-ARMS = {  # in the order of tables
-    "pretrained": ArmKind("no training"),
-    "clean": ArmKind("clean pictures"),
-    "reseeded": ArmKind("clean pictures, edited from other noise"),
-    "noise": ArmKind("random sign noise of the budget", control=True),
-    "noise_rms": ArmKind("random noise of the protection's RMS", depends=("protect",), control=True),
-    "protected": ArmKind("protected pictures", depends=("protect",)),
-    "purified": ArmKind("protected pictures after the attack", depends=("protect", "attack")),
-    "clean_attacked": ArmKind("clean pictures after the attack", depends=("attack",)),
-    "upper_bound": ArmKind("held-out references after the autoencoder: a perfect victim"),
-}
-CONTROLS = tuple(name for name, kind in ARMS.items() if kind.control)
 DIRECTIONS = ("up", "down")
 STATUS = ("ok", "failed")
 

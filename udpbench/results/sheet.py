@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from udpbench.benchmark.arms import ARMS
 from udpbench.core.atomic import atomic_write
 from udpbench.core.images import resize, to_uint8
-from udpbench.results.record import ARMS
 
 GAIN = 10.0
 COLUMNS = 8

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from udpbench.results.intervals import Interval, Key, Recovery, paired_interval, recovery
-from udpbench.results.record import Record, of_edits, score_of
-from udpbench.results.schema import DIRECTIONS
+from udpbench.results.record import of_edits, score_of
+from udpbench.results.schema import DIRECTIONS, Record
 
 
 @dataclass(frozen=True)

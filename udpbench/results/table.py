@@ -9,8 +9,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from udpbench.benchmark.arms import ARMS
 from udpbench.results import flags
-from udpbench.results.record import ARMS, MetricInfo, Record, metrics_of, of_edits
+from udpbench.results.record import MetricInfo, metrics_of, of_edits
+from udpbench.results.schema import Record
 from udpbench.results.stats import derived, differences, no_residual, sign, victim
 from udpbench.results.words import SIGNS, box_of, budget_text, last_line, metric_text, significant
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from statistics import fmean, stdev
 
 from udpbench.results.intervals import NOT_ATTACKED, Interval, Recovery
-from udpbench.results.record import MetricInfo, Record
-from udpbench.results.schema import Budget
+from udpbench.results.record import MetricInfo
+from udpbench.results.schema import Budget, Record
 
 ARROW = {"up": "↑", "down": "↓"}
 SIGNS = "arrows: direction of better protection"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.images import fit_square, iterate, to_uint8
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
 from udpbench.optim.training import TrainingTask, over_prompts, write_made
 
@@ -49,16 +48,8 @@ class Ddpm(TrainingTask):
         """The settings that generated pictures depend on; ``init`` makes the pretrained ones."""
         return super().sampling_key() | {"init": self.init}
 
-    def train(
-        self,
-        images: Path,
-        out: Path,
-        victim: PixelDiffusion,
-        run: Run,
-        class_images: Path | None = None,
-        attack: Attack | None = None,
-    ) -> None:
-        attack, model = attack or Attack(), victim.to(run.device)
+    def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run, thief: Thief = BARE) -> None:
+        attack, model = thief.attack, victim.to(run.device)
         data = load_pictures(images, model.size, run)
         if "adapt" in attack.hooks:
             model = attack.adapt(model, list(data.cpu().float() / 255), run)
@@ -76,15 +67,7 @@ class Ddpm(TrainingTask):
 
         self.fit(student.parameters, loss, student.save, out, run)
 
-    def generate(
-        self,
-        tuned: Path | None,
-        out: Path,
-        victim: PixelDiffusion,
-        prompts: Sequence[str],
-        run: Run,
-        attack: Attack | None = None,
-    ) -> None:
+    def generate(self, tuned: Path | None, out: Path, victim: PixelDiffusion, run: Run, thief: Thief) -> None:
         """As the interface says; before any step with ``init`` random: by fresh weights. Has no ``sampling``."""
         model = victim.to(run.device)
         if tuned is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from udpbench.core.digest import files_digest
 from udpbench.core.images import fit_square, header, read, read_folder
-from udpbench.interfaces import Dataset, Run, Task
+from udpbench.interfaces import Dataset, Run, Task, Thief
 from udpbench.models.sample import SOLVERS, make_solver
 from udpbench.optim.training import write_made
 
@@ -78,24 +78,13 @@ class Img2Img(Task):
         """The settings that edits depend on."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
 
-    def edit(
-        self,
-        images: Path,
-        out: Path,
-        victim: LatentDiffusion,
-        class_prompt: str,
-        masks: Path | None,
-        run: Run,
-        noise: str,
-        clean: Path | None = None,
-    ) -> None:
-        """As the interface says; the kept part of the ``clean`` pictures is laid over the edits by tasks that do so.
-        Edits that are there are kept."""
+    def edit(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief, noise: str) -> None:
+        """As the interface says; tasks that keep a part of the picture lay that part of the clean one over it."""
         model = victim.to(run.device)
         pictures = {name: fit_square(x, model.size) for name, x in read_folder(images).items()}
-        anew = self.repainted(pictures, masks)
-        over = self.overlay(clean, model.size) if clean else {}
-        asked = [p.replace("{class}", class_prompt) for p in self.prompts]
+        anew = self.repainted(pictures, thief.masks)
+        over = self.overlay(thief.clean, model.size) if thief.clean else {}
+        asked = [p.replace("{class}", thief.class_prompt) for p in self.prompts]
         jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.samples)]
         rows = [
             (f"{Path(name).stem}-{k:02d}-{d:02d}.png", {"text": asked[k], "of": name, "seed": d}) for name, k, d in jobs

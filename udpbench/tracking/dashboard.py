@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.results.record import Record, long_rows, metrics_of
+from udpbench.results.record import long_rows, metrics_of
+from udpbench.results.schema import Record
 from udpbench.results.stats import derived, differences
 from udpbench.tracking.track import Tracker
 

@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame, Series
 
+from udpbench.benchmark.arms import ARMS
 from udpbench.results import flags
-from udpbench.results.record import ARMS, Record
 from udpbench.results.report.boards import Board
 from udpbench.results.report.render import Section, table
+from udpbench.results.schema import Record
 from udpbench.results.stats import victim
 from udpbench.results.table import thiefs_best
 from udpbench.results.words import SIGNS, metric_text, percent, significant, spread_text

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from pandas import DataFrame
 
+from udpbench.benchmark.arms import ARMS, CONTROLS
 from udpbench.results.intervals import generator, seed_sd
-from udpbench.results.record import ARMS, MetricInfo, Record, metrics_of, of_edits
+from udpbench.results.record import MetricInfo, metrics_of, of_edits
 from udpbench.results.report.render import Section, table
-from udpbench.results.schema import CELL, CONTROLS, EXTRA
+from udpbench.results.schema import CELL, EXTRA, Record
 from udpbench.results.stats import Summary, derived, differences, summarise, values, victim
 from udpbench.results.words import ARROW, box_of, interval_text, mean_text, percent, recovery_text, significant
 

@@ -9,12 +9,12 @@ from itertools import combinations, product
 import pandas as pd
 from pandas import DataFrame
 
+from udpbench.benchmark.arms import CONTROLS
 from udpbench.results.intervals import Interval, generator, paired_interval
-from udpbench.results.record import Record
 from udpbench.results.report.arms import SAME, arm_name, numbers
 from udpbench.results.report.boards import NO_CLAIM, Board, effect_text
 from udpbench.results.report.render import Section, table
-from udpbench.results.schema import CONTROLS
+from udpbench.results.schema import Record
 from udpbench.results.stats import sign, summarise
 from udpbench.results.words import ARROW, interval_text, significant
 

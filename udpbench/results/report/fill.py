@@ -20,12 +20,12 @@ import pandas as pd
 from pandas import DataFrame
 
 from udpbench.core.atomic import atomic_write
-from udpbench.results.record import Record, metrics_of, read_files
+from udpbench.results.record import metrics_of, read_files
 from udpbench.results.report import arms, compare
 from udpbench.results.report.boards import Board, boards, leaderboard
 from udpbench.results.report.choose import choose
 from udpbench.results.report.render import Section, headers, markdown_table
-from udpbench.results.schema import CELL, EXTRA
+from udpbench.results.schema import CELL, EXTRA, Record
 
 KINDS: dict[str, Callable[[Board], Section | None]] = {
     "effects": leaderboard,

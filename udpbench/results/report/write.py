@@ -10,11 +10,12 @@ from pandas import DataFrame
 
 from udpbench.core.atomic import atomic_write
 from udpbench.results import flags
-from udpbench.results.record import LONG, Record, long_rows, read_files
+from udpbench.results.record import long_rows, read_files
 from udpbench.results.report import arms, compare
 from udpbench.results.report.boards import Board, board_frame, boards, leaderboard
 from udpbench.results.report.choose import Chosen, choose
 from udpbench.results.report.render import Section, render, table
+from udpbench.results.schema import LONG, Record
 from udpbench.results.stats import victim
 from udpbench.results.words import last_line
 

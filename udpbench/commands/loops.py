@@ -21,7 +21,7 @@ from torch import Tensor
 from udpbench.attack.impress import Impress
 from udpbench.core.budget import Linf
 from udpbench.core.images import write_metadata, write_png
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Owner, Run, Thief
 from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver, sample
@@ -60,7 +60,7 @@ def perturb(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop,
             y = (y + gradient.sign() / 255).clamp(clean - 8 / 255, clean + 8 / 255).clamp(0, 1)
         return y
 
-    return lambda: method.protect(owner, Linf(8), model, run), plain
+    return lambda: method.protect(owner, Linf(eps=8), model, run), plain
 
 
 def impress(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
@@ -101,7 +101,7 @@ def dreambooth(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Lo
             for i, picture in enumerate(x):
                 write_png(source / f"{i}.png", picture)
             write_metadata(source, {f"{i}.png": {"text": PROMPT} for i in range(n)})
-            task.train(source, Path(folder) / "out", model, run)
+            task.train(source, Path(folder) / "out", model, run, Thief())
 
     def plain() -> None:
         unet = model.fresh_unet("copy", run.rng("bench"))
