@@ -43,8 +43,9 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """Folder of a Stable-Diffusion-shaped pipeline of 16 px pictures with random weights; do not write into it."""
+    from tiny import save_tiny
+
     from udpbench.models.diffusion import _quiet
-    from udpbench.world.training.tiny import save_tiny
 
     _quiet()
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny")

@@ -18,6 +18,7 @@ from conftest import CONF, make_owner, options, write_cifar10
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from tiny import save_tiny_pixel
 
 from udpbench.core import images
 from udpbench.core.budget import RMS, Linf, measure
@@ -27,7 +28,6 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.protect.noise import Noise
 from udpbench.world import renderer
-from udpbench.world.training.tiny import save_tiny_pixel
 
 # Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
 SHORT = {

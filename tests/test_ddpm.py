@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import write_cifar10
 from safetensors.torch import load_file
+from tiny import save_tiny_pixel
 
 from udpbench.benchmark.stages import mixed_stage
 from udpbench.benchmark.store import Store
@@ -21,7 +22,6 @@ from udpbench.models.pixel import FreshPixel, PixelDiffusion
 from udpbench.models.sample import sample_pixels
 from udpbench.task.ddpm import Ddpm, load_pictures
 from udpbench.world import renderer
-from udpbench.world.training.tiny import save_tiny_pixel
 
 
 @pytest.fixture(scope="module")

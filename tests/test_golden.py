@@ -18,6 +18,7 @@ import torch
 from conftest import make_owner, options
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from tiny import save_tiny_pixel
 
 from udpbench.core.budget import Linf
 from udpbench.core.images import read
@@ -25,7 +26,6 @@ from udpbench.interfaces import Log, Run, Thief
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.protect.noise import Noise
-from udpbench.world.training.tiny import save_tiny_pixel
 
 FILE = Path(__file__).parent / "golden.json"
 REFRESH = bool(os.environ.get("UDPBENCH_REFRESH_GOLDEN"))

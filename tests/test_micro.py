@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from experiments.embedded_models import build, measure
 from udpbench.interfaces import Run
 from udpbench.metrics.precision_recall import precision_recall
 from udpbench.models.features import EfficientNetLite0
@@ -14,7 +15,6 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro.judge import load_judge
 from udpbench.models.sample import sample
 from udpbench.world import renderer
-from udpbench.world.training import build, measure
 
 ROOT = Path(__file__).parent.parent
 

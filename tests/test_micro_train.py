@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
+from experiments.embedded_models import build, train
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import sample
 from udpbench.world import renderer
-from udpbench.world.training import build, train
 
 WEIGHTS = build.WEIGHTS
 

@@ -6,14 +6,14 @@ import shutil
 
 import pytest
 import torch
+from tiny import save_tiny
 
+from experiments.embedded_models import build
 from udpbench.interfaces import Run
 from udpbench.models import diffusion
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver, sample
 from udpbench.world import renderer
-from udpbench.world.training import build
-from udpbench.world.training.tiny import save_tiny
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import Watching, make_owner
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from tiny import save_tiny
 from torch import Tensor
 
 from udpbench.core import images
@@ -14,7 +15,6 @@ from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.protect import photoguard_diffusion
 from udpbench.protect.photoguard_diffusion import PhotoGuardDiffusion, ddim_step, img2img_steps
-from udpbench.world.training.tiny import save_tiny
 
 SMALL = {"iterations": 3, "strength": 0.5, "sample_steps": 3}
 

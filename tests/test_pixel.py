@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import as_saved, make_owner
+from tiny import save_tiny_pixel
 
 from udpbench.attack.impress import Impress
 from udpbench.core.budget import Linf
@@ -16,7 +17,6 @@ from udpbench.models.pixel import PixelDiffusion
 from udpbench.protect.udp import EUDP, UDP
 from udpbench.results.gather import knowledge
 from udpbench.task.dreambooth import DreamBooth
-from udpbench.world.training.tiny import save_tiny_pixel
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from experiments.embedded_models import build, measure, pictures
 from udpbench.core import images
 from udpbench.core.errors import ConfigError
 from udpbench.data.toyworld_style import MOST, ToyWorldStyle, different_objects
@@ -20,7 +21,6 @@ from udpbench.models.micro import judge
 from udpbench.models.micro.judge import make_judge
 from udpbench.world import renderer, styles
 from udpbench.world.renderer import COLORS, SCENES, SHAPES, TEXTURES
-from udpbench.world.training import build, measure, pictures
 
 EVERY = range(len(styles.STYLES))
 NAMES = [*styles.STYLES]

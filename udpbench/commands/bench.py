@@ -59,12 +59,14 @@ def _bench(loops: Sequence[str], repeats: int, out: Path) -> None:
 def _models(folder: Path, device: torch.device) -> list[tuple[LatentDiffusion, int, int]]:
     """(model, batch, steps): the embedded one, and on a GPU one of Stable Diffusion 1.5's shape with random weights,
     in bf16."""
+    import torch
+
     from udpbench.models.latent import LatentDiffusion
 
     found = [(LatentDiffusion("pkg:micro", "micro"), 6, 10)]
     if device.type == "cuda":
-        from udpbench.world.training.tiny import save_sd15_shaped
+        from udpbench.models.shaped import SD15, random_pipeline
 
-        shaped = LatentDiffusion(str(save_sd15_shaped(folder / "sd15")), "sd15-shaped", dtype="bf16")
-        found.append((shaped, 4, 10))
+        random_pipeline(SD15).to(dtype=torch.bfloat16).save_pretrained(folder / "sd15")
+        found.append((LatentDiffusion(str(folder / "sd15"), "sd15-shaped", dtype="bf16"), 4, 10))
     return found

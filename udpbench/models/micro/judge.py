@@ -36,7 +36,7 @@ class Judge(nn.Module):
             stages += [_Block(a), nn.Conv2d(a, b, 3, stride=2, padding=1)]
         self.stages = nn.Sequential(*stages, _Block(widths[-1]))
         self.out = nn.Linear(4 * 4 * widths[-1], sum(self.heads.values()) + 1)
-        # Of the last logit; set once on garbage, see udpbench.world.training.train_judge.calibrate.
+        # Of the last logit; set once on garbage, see experiments.embedded_models.train_judge.calibrate.
         self.threshold: Tensor
         self.register_buffer("threshold", torch.zeros(()))
 
@@ -82,7 +82,7 @@ def load_judge(name: str, device: torch.device) -> Judge:
 def check_judge(name: str) -> None:
     """ValueError saying what to do if the weights of the embedded judge ``name`` are missing; nothing is loaded."""
     if not (WEIGHTS / name / f"{name}.safetensors").is_file():
-        how = f"python -m udpbench.world.training.train {name} --steps 7500, then export"
+        how = f"python -m experiments.embedded_models.train {name} --steps 7500, then export"
         raise ValueError(f"{name}: weights are missing in {WEIGHTS}; train them: {how}")
 
 

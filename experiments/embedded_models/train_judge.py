@@ -1,4 +1,4 @@
-"""Training of the judges, for developers (part of ``python -m udpbench.world.training.train``)."""
+"""Training of the judges, for developers (part of ``python -m experiments.embedded_models.train``)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from experiments.embedded_models import pictures
+from experiments.embedded_models.measure import measure_judge, measure_style_judge
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import initialised_by
 from udpbench.models.micro.judge import Judge, make_judge
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.world import renderer
-from udpbench.world.training import pictures
-from udpbench.world.training.measure import measure_judge, measure_style_judge
 
 
 def train_judge(work: Path, steps: int, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Train the embedded models: ``python -m udpbench.world.training.train {vae,judge,style_judge,unet,export,measure}``.
+"""Train the embedded models: ``python -m experiments.embedded_models.train {vae,judge,style_judge,unet,export,measure}``.
 
 For developers of the embedded models: users get the weights. Run in this order, the six commands rebuild
 ``weights/micro`` and the judges; with ``--model micro_b`` (which borrows micro's autoencoder and text encoder) or
@@ -24,15 +24,15 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 
+from experiments.embedded_models import build, pictures
+from experiments.embedded_models.measure import measure_judge, measure_prompts, measure_style_judge, measure_vae
+from experiments.embedded_models.train_judge import train_judge, train_style_judge
 from udpbench.interfaces import Log, Run
 from udpbench.models.diffusion import initialised_by, noised, velocity
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro.judge import Judge, load_judge
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.world import renderer
-from udpbench.world.training import build, pictures
-from udpbench.world.training.measure import measure_judge, measure_prompts, measure_style_judge, measure_vae
-from udpbench.world.training.train_judge import train_judge, train_style_judge
 
 SEED = 20261122
 BATCH = 64

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from experiments.embedded_models import pictures
 from udpbench.core.images import as_saved, resize
 from udpbench.core.visibility import psnr
 from udpbench.interfaces import Run
@@ -15,7 +16,6 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro.judge import Judge
 from udpbench.models.sample import sample
 from udpbench.world import renderer, styles
-from udpbench.world.training import pictures
 
 
 @torch.no_grad()
