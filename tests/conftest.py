@@ -146,20 +146,15 @@ def graph(tiny) -> Callable[..., Graph]:
 
     def make(*overrides: str) -> Graph:
         cfg = composed(tiny, *overrides)
-        return checked(build(cfg, cfg.hydra.runtime.choices))
+        return checked(build(cfg, cfg.hydra.runtime.choices), asked_for=tuple(cfg.metrics.get("extra") or {}))
 
     return make
 
 
 @pytest.fixture
-def cell(tiny) -> Callable[..., Cell]:
-    """Overrides -> the cell they make of ``composed``."""
-
-    def make(*overrides: str) -> Cell:
-        cfg = composed(tiny, *overrides)
-        return build(cfg, cfg.hydra.runtime.choices)
-
-    return make
+def cell(graph) -> Callable[..., Cell]:
+    """Overrides -> the cell they make of ``composed``, checked."""
+    return lambda *overrides: graph(*overrides).cell
 
 
 class Watching(Linf):

@@ -15,7 +15,7 @@ from udpbench.benchmark.build import make_part
 from udpbench.core import images
 from udpbench.core.budget import Linf
 from udpbench.core.errors import ConfigError
-from udpbench.interfaces import Run
+from udpbench.interfaces import Protection, Run
 from udpbench.models.latent import inconsistency
 from udpbench.optim.pgd import pgd
 from udpbench.protect.advdm import AdvDM
@@ -188,7 +188,7 @@ def key(*overrides: str) -> dict[str, Any]:
     """The key of protect=consistent with overrides."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["protect=consistent", *overrides])
-    return make_part(cfg.protect, "consistent").key
+    return make_part(cfg.protect, "consistent", Protection).key
 
 
 def test_the_inner_protection_is_chosen_and_set_on_the_command_line(cell):

@@ -24,6 +24,7 @@ PAGES = {
     "data": ("arms=[clean]", "data"),
 }
 FAST = ["protect=noise", "task.steps=2", "task.sample_steps=2", "data.train=4", "metrics.primary=[]"]
+SHORT = {"early_steps": ["protect.steps=2"]}  # further overrides of an option
 
 
 def templates(page: str) -> dict[str, str]:
@@ -68,7 +69,9 @@ def test_a_template_runs(mine, tiny, tmp_path, page, group, option):
     if group == "data":
         words.append("data.reference=4")
     store = f"runtime.store={tmp_path / 'store'}"
-    cfg = composed(tiny, f"hydra.searchpath=[file://{folder / 'conf'}]", *words, arms, chosen, store)
+    cfg = composed(
+        tiny, f"hydra.searchpath=[file://{folder / 'conf'}]", *words, *SHORT.get(option, []), arms, chosen, store
+    )
     ready = prepare(cfg)
     done = run(ready.graph, ready.store)
     named = {stage.name for stage in ready.graph.stages if stage.key in done}
