@@ -13,6 +13,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from udpbench.interfaces import Log
+from udpbench.results.words import clock_text
 
 
 @dataclass
@@ -42,13 +43,6 @@ class _Bar:
             if self.done < self.total:
                 return f"{text}  eta {clock_text((self.total - self.done) / rate)}"
         return f"{text}  in {clock_text(now - self.opened)}" if self.done >= self.total else text
-
-
-def clock_text(seconds: float) -> str:
-    """0:20, 1:02:03."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
 class Console(Log):
