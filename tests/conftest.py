@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from udpbench.benchmark.build import build
 from udpbench.benchmark.cell import Cell
@@ -23,6 +25,7 @@ from udpbench.benchmark.check import checked
 from udpbench.benchmark.graph import Graph
 from udpbench.core.budget import Linf
 from udpbench.core.images import as_saved, write_metadata, write_png
+from udpbench.data.cifar10 import CLASSES
 from udpbench.interfaces import Owner
 from udpbench.world import renderer
 
@@ -80,14 +83,26 @@ def owner(pictures) -> Owner:
     return make_owner(pictures)
 
 
-def write_cifar10(root: Path, per_class: tuple[int, int] = (2, 2)) -> Path:
-    """Random pictures in torchvision's layout: so many a class in each of two training batches and in the test batch."""
-    folder, rng = root / "cifar-10-batches-py", np.random.default_rng(0)
+def cifar10_pictures(per_class: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Random (labels, pictures NHWC uint8) of the training and the test split, so many a class."""
+    rng = np.random.default_rng(0)
+    labels = [rng.permutation(np.arange(10 * n) % 10) for n in per_class]
+    return [(of, rng.integers(0, 256, (len(of), 32, 32, 3), np.uint8)) for of in labels]
+
+
+def write_cifar10(root: Path, per_class: tuple[int, int] = (4, 2)) -> Path:
+    """``cifar10_pictures`` as archives by split and class; written as PNG, so that they stay the same."""
+    folder = root / "archives"
     folder.mkdir(parents=True)
-    for name, n in (("data_batch_1", per_class[0]), ("data_batch_2", per_class[0]), ("test_batch", per_class[1])):
-        labels = rng.permutation(np.arange(10 * n) % 10).tolist()
-        batch = {"data": rng.integers(0, 256, (10 * n, 3072), np.uint8), "labels": labels}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    for split, (labels, pictures) in zip(("train", "test"), cifar10_pictures(per_class), strict=True):
+        for k, name in enumerate(CLASSES):
+            with tarfile.open(folder / f"{split}-{name}.tar.gz", "w:gz") as archive:
+                for i, x in enumerate(pictures[labels == k]):
+                    stream = io.BytesIO()
+                    Image.fromarray(x).save(stream, format="PNG")
+                    member = tarfile.TarInfo(f"{split}/{name}/{i:04d}.jpg")
+                    member.size = len(stream.getvalue())
+                    archive.addfile(member, io.BytesIO(stream.getvalue()))
     return root
 
 

@@ -34,7 +34,7 @@ def test_plain_and_our_perturbation_stay_in_the_same_ball(tiny):
     ours, plain = bench.perturb(model, run, 2, 2)
     clean = bench.pictures(2, model.size)
     for made in (torch.stack(list(ours())), plain()):
-        assert 0 < float((made - clean).abs().max()) <= 2 / 255 + 1e-6  # two steps of one level
+        assert 0 < float((made - clean).abs().max()) <= 2 / 255 + 1e-6  # two steps of 1/255
 
 
 def test_the_command_names_every_loop():

@@ -1,4 +1,4 @@
-"""Wrong input: one line for each mistake, all of them at once, exit status 2, before anything is done."""
+"""Wrong input: one line for each error, all of them at once, exit status 2, before anything is done."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ COMMANDS = {
     "metrics=pairs": "error: metrics: none can be computed for this cell (size: compares a changed picture with its",
     "metrics=edits": "error: metrics: none can be computed for this cell (edit_ssim: task dreambooth makes no edits",
     "+metric@perturbation.bundle.judge=judge": "error: metric judge: does not compare a changed picture with its original",
-    "track=tensorboard": "Could not find 'track/tensorboard'",
+    "track=mlflow": "Could not find 'track/mlflow'",
 }
 
 
@@ -225,7 +225,7 @@ def test_sending_without_a_key_is_told_before_any_work(wrong, tmp_path, monkeypa
     assert line.startswith("error: track wandb: no API key for mode online; run `wandb login`, or take track.mode=off")
 
 
-def test_all_mistakes_are_told_at_once(wrong):
+def test_all_errors_are_told_at_once(wrong):
     lines = wrong(
         "budget.eps=300",
         "owner_prompt=thief",

@@ -6,7 +6,8 @@ import io
 
 import pytest
 
-from udpbench.tracking.console import Console, clock_text
+from udpbench.core.text import clock_text
+from udpbench.tracking.console import Console
 
 
 class Clock:

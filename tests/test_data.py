@@ -4,15 +4,15 @@ import io
 import json
 import pickle
 import shutil
-import tarfile
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from conftest import write_cifar10
+from conftest import cifar10_pictures, write_cifar10
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 from udpbench.core import images
 from udpbench.data.cifar10 import CLASSES, Cifar10
@@ -241,20 +241,34 @@ def test_many_refuse_wrong_settings(wrong):
 # -- CIFAR-10 ----------------------------------------------------------------------------------------------------------
 
 
-def batches(root):
-    """(labels, pictures NCHW uint8) of the training and the test split, read as plainly as can be."""
-    found = []
-    for names in (("data_batch_1", "data_batch_2"), ("test_batch",)):
-        read = [pickle.loads((root / "cifar-10-batches-py" / name).read_bytes()) for name in names]
-        data = np.concatenate([batch["data"] for batch in read]).reshape(-1, 3, 32, 32)
-        found.append((np.concatenate([batch["labels"] for batch in read]), torch.from_numpy(data)))
-    return found
+@pytest.fixture
+def batches(tmp_path, monkeypatch) -> Path:
+    """Random pictures in torchvision's layout, whose reader takes any checksum."""
+    files = {"train_list": [["data_batch_1", None], ["data_batch_2", None]], "test_list": [["test_batch", None]]}
+    for name, value in files.items():
+        monkeypatch.setattr(CIFAR10, name, value)
+    monkeypatch.setitem(CIFAR10.meta, "md5", None)
+    folder = tmp_path / "cifar" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    (train, pixels), (test, test_pixels) = cifar10_pictures((4, 2))
+    parts = {"data_batch_1": (train[:20], pixels[:20]), "data_batch_2": (train[20:], pixels[20:])}
+    for name, (labels, x) in {**parts, "test_batch": (test, test_pixels)}.items():
+        batch = {"data": x.transpose(0, 3, 1, 2).reshape(-1, 3072), "labels": labels.tolist()}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(CLASSES)}))
+    return folder.parent
 
 
-def test_cifar10_takes_the_classes_in_turn_and_no_picture_twice(tmp_path):
-    root, out = write_cifar10(tmp_path / "cifar"), tmp_path / "out"
-    Cifar10(root=root, classes=["dog", "cat"], train=4, reference=2, validation=1, heldout=2).write(out, Run(seed=5))
-    (labels, pictures), (test_labels, test_pictures) = batches(root)
+def split(k: int) -> tuple[np.ndarray, torch.Tensor]:
+    """(labels, pictures NCHW uint8) of the training (0) or the test split (1)."""
+    labels, pixels = cifar10_pictures((4, 2))[k]
+    return labels, torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def test_cifar10_takes_the_classes_in_turn_and_no_picture_twice(tmp_path, batches):
+    out = tmp_path / "out"
+    Cifar10(root=batches, classes=["dog", "cat"], train=4, reference=2, validation=1, heldout=2).write(out, Run(seed=5))
+    (labels, pictures), (test_labels, test_pictures) = split(0), split(1)
     cats, dogs = (pictures[labels == CLASSES.index(name)] for name in ("cat", "dog"))
     test_cats, test_dogs = (test_pictures[test_labels == CLASSES.index(name)] for name in ("cat", "dog"))
     expected = {
@@ -283,48 +297,31 @@ def small():
     return {"train": 20, "reference": 10, "heldout": 10}
 
 
-def parquet(root, monkeypatch):
+def parquet(place, monkeypatch):
     """The same pictures in Hugging Face's layout; pandas is made to read them without pyarrow."""
     import pandas
 
-    tables, folder = {}, root.parent / "hub" / "plain_text"
+    tables, folder = {}, place / "plain_text"
     folder.mkdir(parents=True)
-    for name, (labels, pictures) in zip(("train", "test"), batches(root), strict=True):
+    for name, (labels, pictures) in zip(("train", "test"), cifar10_pictures((4, 2)), strict=True):
         rows = []
         for x in pictures:
             stream = io.BytesIO()
-            Image.fromarray(x.permute(1, 2, 0).numpy()).save(stream, format="PNG")
+            Image.fromarray(x).save(stream, format="PNG")
             rows.append({"bytes": stream.getvalue(), "path": None})
         file = folder / f"{name}-00000-of-00001.parquet"
         file.write_bytes(pickle.dumps(rows))
         tables[file] = pandas.DataFrame({"img": rows, "label": labels})
     monkeypatch.setattr(pandas, "read_parquet", tables.__getitem__)
-    return root.parent / "hub"
+    return place
 
 
-def archives(root):
-    """The same pictures as archives by split and class; written as PNG, so that they stay the same."""
-    folder = root.parent / "archives"
-    folder.mkdir()
-    for split, (labels, pictures) in zip(("train", "test"), batches(root), strict=True):
-        for k, name in enumerate(CLASSES):
-            with tarfile.open(folder / f"{split}-{name}.tar.gz", "w:gz") as archive:
-                for i, x in enumerate(pictures[labels == k]):
-                    stream = io.BytesIO()
-                    Image.fromarray(x.permute(1, 2, 0).numpy()).save(stream, format="PNG")
-                    member = tarfile.TarInfo(f"{split}/{name}/{i:04d}.jpg")
-                    member.size = len(stream.getvalue())
-                    archive.addfile(member, io.BytesIO(stream.getvalue()))
-    return folder
-
-
-def test_cifar10_is_the_same_in_every_layout(tmp_path, monkeypatch, small):
-    root = write_cifar10(tmp_path / "cifar")
+def test_cifar10_is_the_same_in_every_layout(tmp_path, monkeypatch, small, batches):
     layouts = {
-        "plain": root,
-        "inside": root / "cifar-10-batches-py",
-        "parquet": parquet(root, monkeypatch),
-        "tar": archives(root),
+        "plain": batches,
+        "inside": batches / "cifar-10-batches-py",
+        "parquet": parquet(tmp_path / "hub", monkeypatch),
+        "tar": write_cifar10(tmp_path / "by_class"),
     }
     for name, place in layouts.items():
         Cifar10(root=place, **small).write(tmp_path / name, Run())
@@ -335,10 +332,9 @@ def test_cifar10_is_the_same_in_every_layout(tmp_path, monkeypatch, small):
     assert facts(tmp_path / "tar")["name"] == "CIFAR-10 (JPEG)"
 
 
-def test_cifar10_identity_is_of_the_files_and_not_of_their_place(tmp_path):
-    root = write_cifar10(tmp_path / "a")
-    first = Cifar10(root=root).identity()
-    assert Cifar10(root=root.rename(tmp_path / "b")).identity() == first
+def test_cifar10_identity_is_of_the_files_and_not_of_their_place(tmp_path, batches):
+    first = Cifar10(root=batches).identity()
+    assert Cifar10(root=batches.rename(tmp_path / "b")).identity() == first
     (tmp_path / "b" / "cifar-10-batches-py" / "test_batch").write_bytes(b"other")
     assert Cifar10(root=tmp_path / "b").identity() != first
     assert set(Cifar10.places) == {"root", "download"}
@@ -348,7 +344,7 @@ def test_a_download_that_fails_is_told_in_one_line(tmp_path, monkeypatch):
     def fail(self, *args, **settings):
         raise URLError("no\nnetwork")
 
-    monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", fail)
+    monkeypatch.setattr(CIFAR10, "__init__", fail)
     with pytest.raises(
         ValueError, match=r"^data cifar10: https://\S+ cannot be downloaded to \S+: <urlopen error no network>$"
     ):
@@ -362,29 +358,30 @@ def test_cifar10_says_what_to_download_and_does_not(tmp_path, monkeypatch):
     ) as error:
         Cifar10(root=tmp_path / "none").identity()
     assert "\n" not in str(error.value)
-    monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda root, download: asked.append(write_cifar10(Path(root))))
+    monkeypatch.setattr(CIFAR10, "__init__", lambda self, root, download: asked.append(write_cifar10(Path(root))))
     Cifar10(root=tmp_path / "new", download=True).identity()
     Cifar10(root=tmp_path / "new", download=True).identity()
     assert asked == [tmp_path / "new"]
 
 
-def test_cifar10_names_what_is_wrong_with_the_files(tmp_path, small):
-    root = write_cifar10(tmp_path / "cifar")
+def test_cifar10_names_what_is_wrong_with_the_files(tmp_path, small, batches, monkeypatch):
     with pytest.raises(ValueError, match="6 pictures of airplane are asked of the train split, it has 4"):
-        Cifar10(root=root, train=60, reference=10, heldout=0).write(tmp_path / "few", Run())
+        Cifar10(root=batches, train=60, reference=10, heldout=0).write(tmp_path / "few", Run())
     with pytest.raises(ValueError, match="3 pictures of cat are asked of the test split, it has 2"):
-        Cifar10(root=root, classes=["cat"], train=1, reference=3, heldout=0).write(tmp_path / "out", Run())
-    file = root / "cifar-10-batches-py" / "data_batch_1"
-    for content, reason in (
-        (b"", "data_batch_1 cannot be read"),
-        (file.read_bytes()[:100], "data_batch_1 cannot be read"),
-        (pickle.dumps([1]), "data_batch_1 cannot be read"),
-        (pickle.dumps(Path("x")), r"data_batch_1 cannot be read: it holds pathlib\S* which is no array"),
-    ):
+        Cifar10(root=batches, classes=["cat"], train=1, reference=3, heldout=0).write(tmp_path / "out", Run())
+    file = batches / "cifar-10-batches-py" / "data_batch_1"
+    for content in (b"", pickle.dumps([1])):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=reason) as error:
-            Cifar10(root=root, **small).write(tmp_path / "broken", Run())
+        with pytest.raises(ValueError, match="cifar-10-batches-py cannot be read: ") as error:
+            Cifar10(root=batches, **small).write(tmp_path / "broken", Run())
         assert "\n" not in str(error.value)
+
+
+def test_cifar10_does_not_unpickle_files_of_another_checksum(tmp_path, small, batches, monkeypatch):
+    monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", "0" * 32], ["data_batch_2", None]])
+    monkeypatch.setattr("pickle.load", lambda *arguments, **settings: pytest.fail("it was unpickled"))
+    with pytest.raises(ValueError, match="cifar-10-batches-py cannot be read: Dataset not found or corrupted"):
+        Cifar10(root=batches, **small).write(tmp_path / "broken", Run())
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
     """A slice that is too short ends with status 75 and keeps what is there; a long enough one finishes the table and
     does nothing twice."""
     small = {
-        "data.root": write_cifar10(tmp_path / "cifar", per_class=(3, 10)),
+        "data.root": write_cifar10(tmp_path / "cifar", per_class=(6, 10)),
         "data.train": 60,
         "data.reference": 50,
         "data.heldout": 50,

@@ -341,3 +341,41 @@ def test_digest_follows_names_and_contents_not_places(tmp_path):
     assert len({a, c, other}) == 3
     both = [tmp_path / "a/x.png", tmp_path / "b/y.png"]
     assert files_digest(both) == files_digest(both[::-1]) != a
+
+
+# -- what methods return -----------------------------------------------------------------------------------------------
+
+GIVEN = {"0000.png": torch.zeros(3, 16, 16), "0001.png": torch.ones(3, 16, 20)}
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ([torch.zeros(3, 16, 16)], "protect stripes: returned 1 pictures for 2"),
+        (
+            [torch.zeros(3, 16, 16), torch.zeros(3, 10, 12)],
+            "protect stripes: returned a picture of 3 x 10 x 12 for 0001.png, which is 3 x 16 x 20",
+        ),
+        (
+            [torch.zeros(3, 16, 16), torch.full((3, 16, 20), torch.nan)],
+            "protect stripes: returned values for 0001.png that are not finite (NaN or infinity)",
+        ),
+        (
+            [torch.zeros(3, 16, 16, dtype=torch.uint8), torch.zeros(3, 16, 20)],
+            "protect stripes: returned values of type torch.uint8 for 0000.png; pictures are float32 in [0,1]",
+        ),
+        (
+            [torch.full((3, 16, 16), -1.0), torch.zeros(3, 16, 20)],
+            "protect stripes: returned values from -1 to -1 for 0000.png; pictures are in [0,1]",
+        ),
+    ],
+)
+def test_pictures_of_another_number_size_or_range_are_told_in_one_line(made, told):
+    with pytest.raises(ValueError) as error:
+        images.checked_pictures("protect stripes", made, GIVEN)
+    assert str(error.value) == told
+
+
+def test_good_pictures_are_given_back():
+    made = tuple(x / 2 for x in GIVEN.values())
+    assert all(a is b for a, b in zip(images.checked_pictures("x", made, GIVEN), made, strict=True))

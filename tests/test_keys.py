@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from copy import copy
 from dataclasses import replace
+
+from conftest import small
 
 from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.graph import Arm, Graph
 from udpbench.benchmark.stages import class_stage
-from udpbench.benchmark.store import Store
+from udpbench.benchmark.store import Stage, Store
+from udpbench.commands import run as command
 from udpbench.core.images import list_images, read_metadata, write_png
 from udpbench.task.dreambooth import DreamBooth
 
@@ -110,3 +114,23 @@ def test_the_upper_bound_has_no_more_pictures_than_a_victim_makes(cell, tmp_path
         ].final.key
         == arms(wide)["upper_bound"].final.key
     )
+
+
+def test_a_cached_cell_builds_every_stage_once(tiny, tmp_path, monkeypatch):
+    words = [*small(tiny), "protect=noise", "arms=[clean,protected]", "task.steps=1", "task.sample_steps=1"]
+    words += ["runtime.device=cpu", f"runtime.out={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["udpbench", *words])
+    command.run()
+    built: dict[type, list] = {Stage: [], Graph: []}
+    for kind, made in built.items():
+        start = kind.__init__
+
+        def counting(self, *args, _start=start, _made=made, **kwargs):
+            _start(self, *args, **kwargs)
+            _made.append(self)
+
+        monkeypatch.setattr(kind, "__init__", counting)
+    command.run()
+    assert len(built[Graph]) == 1
+    keys = [stage.key for stage in built[Stage]]
+    assert len(keys) == len(set(keys)) == len(built[Graph][0].stages) > 10

@@ -39,7 +39,7 @@ def test_a_model_of_its_own_is_trained_written_and_drawn_with(small, tmp_path):
     small("export", "--model", "micro_c")
     model = LatentDiffusion(str(tmp_path / "weights" / "micro_c"), "micro_c")
     z = model.encode(renderer.render(renderer.draw(64, torch.Generator().manual_seed(0))))
-    assert z.shape[1] == build.DESIGNS["micro_c"].latents
+    assert z.shape[1] == build.autoencoder("micro_c").config.latent_channels
     assert float(z.mean((0, 2, 3)).abs().max()) < 0.3  # normalised
     assert 0.8 < float(z.std()) < 1.2
     (made,) = sample(model, ["a photo of a red ball"], [0], Run(0), steps=2, guidance=2.0)
@@ -73,6 +73,10 @@ def test_wrong_commands_are_told(small, capsys, words, told):
 def test_designs_borrow_from_models_that_have_their_own():
     for design in build.DESIGNS.values():
         assert not design.borrows or not build.DESIGNS[design.borrows].borrows
-    b, c = build.DESIGNS["micro_b"], build.DESIGNS["micro_c"]
-    assert (b.unet_channels, b.prompt_width) == (8, 128)
-    assert (c.unet_channels, c.prompt_width) == (6, 64)
+
+
+@pytest.mark.parametrize(("model", "channels", "width"), [("micro", 8, 128), ("micro_b", 8, 128), ("micro_c", 6, 64)])
+def test_parts_fit_each_other(model, channels, width):
+    parts = (build.unet(model).config, build.autoencoder(model).config, build.text_encoder(model).config)
+    assert (parts[0].in_channels, parts[1].latent_channels) == (channels, channels)
+    assert (parts[0].cross_attention_dim, parts[2].hidden_size) == (width, width)

@@ -344,5 +344,5 @@ def test_a_model_that_predicts_the_picture_itself_is_refused(tmp_path):
     save_tiny(tmp_path, prediction_type="sample")
     model = LatentDiffusion(str(tmp_path), "odd")
     z, t = torch.zeros(1, 4, 8, 8), torch.zeros(1, dtype=torch.long)
-    with pytest.raises(ValueError, match="model odd: predicts 'sample', which has no loss here; allowed are epsilon"):
+    with pytest.raises(ValueError, match="model odd: has no loss for the prediction 'sample'; allowed are epsilon"):
         model.loss(z, model.embed([""]), t, z)

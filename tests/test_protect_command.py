@@ -1,39 +1,75 @@
-"""``python -m udpbench.commands.protect``: one's own pictures, at their own size, through the real command."""
+"""``protect IN OUT`` and ``purify IN OUT``: one's own pictures, at their own size, with what their files hold beside RGB."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from udpbench.commands import protect, purify
 from udpbench.core.budget import measure
 from udpbench.core.images import read, write_png
 
+SOFT = Image.linear_gradient("L")
 
-def cloak(source, target, *words: str, cwd) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "udpbench.commands.protect", str(source), str(target), *words]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+def smooth(seed: int, height: int = 24, width: int = 24, channels: int = 3) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (6, 6, channels), np.uint8)
+    return Image.fromarray(values.squeeze()).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def protected(source, target, *words: str, cwd, command: str = "protect") -> subprocess.CompletedProcess:
+    said = [sys.executable, "-m", "udpbench", command, str(source), str(target), *words]
+    return subprocess.run(said, cwd=cwd, env={**os.environ}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def local(tiny) -> list[str]:
+    return ["model=local", f"model.path={tiny}", "model.dtype=fp32", "runtime.device=cpu"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys, local):
+    """Runs a command in this process, in ``tmp_path``; returns what was shown and said."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+
+    def run(*words: str, main=protect.main) -> tuple[str, str]:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        main(["in", "out", *words, *local])
+        return capsys.readouterr()
+
+    return run
+
+
+def done(root: Path, kind: str) -> int:
+    return len(list(root.glob(f"outputs/store/{kind}/*/_stage.json")))
 
 
 @pytest.mark.slow
-def test_pictures_of_two_sizes_keep_size_and_budget(tmp_path, tiny):
+def test_pictures_of_two_sizes_keep_size_and_budget(tmp_path, local):
     source, target = tmp_path / "Bilder (1), Müller's", tmp_path / "out"  # names that an override could not hold
     source.mkdir()
     for name, size in (("a", (30, 41)), ("b", (24, 24))):
         write_png(source / f"{name}.png", torch.rand(3, *size, generator=torch.Generator().manual_seed(0)))
     small = ["protect=eudp", "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=3", "budget.eps=6"]
-    model = ["model=local", f"model.path={tiny}", "model.dtype=fp32"]
-    done = cloak(source, target, *small, *model, "--prompt", "my cat's ball, (red)", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    process = protected(source, target, *small, *local, "--prompt", "my cat's ball, (red)", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
     for name in ("a.png", "b.png"):
         found = measure(read(source / name), read(target / name))
         assert 0 < found["linf"] <= 6
-        assert name in done.stdout
-    assert "eudp, linf_6" in done.stdout
+        assert name in process.stdout
+    assert "eudp, linf_6" in process.stdout
+    assert "eudp couples the pictures, so all 2 are done together, and anew whenever one changes" in process.stderr
+    again = protected(source, target, *small, *local, "--prompt", "my cat's ball, (red)", cwd=tmp_path)
+    assert again.stdout == process.stdout
+    assert again.stderr == "2 of 2 pictures were done before with these settings and are kept\n"
 
 
 @pytest.mark.slow
@@ -48,18 +84,39 @@ def test_pictures_of_two_sizes_keep_size_and_budget(tmp_path, tiny):
 def test_wrong_input_is_one_line_and_status_2(tmp_path, words, said):
     (tmp_path / "in").mkdir()
     write_png(tmp_path / "in" / "a.png", torch.rand(3, 16, 16))
-    done = cloak(tmp_path / "in", tmp_path / "out", *words, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    process = protected(tmp_path / "in", tmp_path / "out", *words, cwd=tmp_path)
+    assert process.returncode == 2, process.stderr
+    assert said in process.stderr
+    assert "Traceback" not in process.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "told"),
+    [
+        (protect.main, ["protect=none"], "error: protect=none changes nothing; give another protection"),
+        (protect.main, ["protect=advdm", "model@surrogate=ddpm32"], "error: advdm: needs an autoencoder and prompts, which surrogate ddpm32 lacks"),
+        (protect.main, ["protect=noise_rms"], "error: protect=noise_rms: say whose strength it shall match"),
+        (protect.main, ["protect=noise", "data.size=16"], "error: data.size: pictures keep their size here; leave it out"),
+        (purify.main, ["attack=none"], "error: attack=none changes no pictures; give an attack that does"),
+        (purify.main, ["model@purifier=ddpm32"], "error: impress: needs an autoencoder, which purifier ddpm32 lacks"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_told_before_any_work(here, tmp_path, capsys, main, words, told):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    with pytest.raises(SystemExit) as end:
+        here(*words, main=main)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(told)
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.slow
 def test_a_missing_folder_is_named(tmp_path):
-    done = cloak(tmp_path / "nowhere", tmp_path / "out", "protect=noise", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "nowhere" in done.stderr
+    process = protected(tmp_path / "nowhere", tmp_path / "out", "protect=noise", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "nowhere" in process.stderr
 
 
 @pytest.mark.slow
@@ -67,7 +124,120 @@ def test_one_s_own_pictures_are_never_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     write_png(tmp_path / "mine" / "a.png", torch.zeros(3, 16, 16))
     before = (tmp_path / "mine" / "a.png").read_bytes()
-    done = cloak(tmp_path / "mine", tmp_path / "mine" / ".", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "the protected pictures would replace your own; give another folder" in done.stderr
+    process = protected(tmp_path / "mine", tmp_path / "mine" / ".", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "the finished pictures would replace your own; give another folder" in process.stderr
     assert (tmp_path / "mine" / "a.png").read_bytes() == before
+
+
+def test_a_new_picture_leaves_the_others_done(here, tmp_path):
+    for i in range(2):
+        smooth(i).save(tmp_path / "in" / f"{i}.png")
+    small = ["protect=advdm", "protect.steps=2"]
+    _, said = here(*small)
+    assert "done before" not in said
+    assert "1.png: advdm: perturb  2/2 step" in said
+    assert done(tmp_path, "protect") == 2
+    before = (tmp_path / "out" / "0.png").stat().st_mtime_ns
+    smooth(2, 20, 30).save(tmp_path / "in" / "2.png")
+    shown, said = here(*small)
+    assert "2 of 3 pictures were done before with these settings and are kept" in said
+    assert done(tmp_path, "protect") == 3
+    assert (tmp_path / "out" / "0.png").stat().st_mtime_ns == before, "not even written again"
+    assert all(f"{i}.png" in shown for i in range(3))
+    here(*small, "budget.eps=4")
+    assert done(tmp_path, "protect") == 6, "other settings, other pictures"
+    assert measure(read(tmp_path / "in" / "0.png"), read(tmp_path / "out" / "0.png"))["linf"] <= 4
+
+
+def test_alone_a_picture_is_protected_as_among_others(here, tmp_path):
+    for i in range(2):
+        smooth(i).save(tmp_path / "in" / f"{i}.png")
+    here("protect=noise")
+    both = (tmp_path / "out" / "1.png").read_bytes()
+    (tmp_path / "in" / "0.png").unlink()
+    here("protect=noise", "runtime.out=elsewhere")
+    assert (tmp_path / "out" / "1.png").read_bytes() == both
+
+
+def test_transparency_resolution_and_exif_are_kept(here, tmp_path):
+    exif = Image.Exif()
+    exif[274], exif[315] = 6, "the artist"  # orientation: a quarter turn; artist
+    smooth(0, 24, 36).save(tmp_path / "in" / "turned.jpg", quality=95, dpi=(300, 300), exif=exif)
+    clear = smooth(1)
+    clear.putalpha(SOFT.resize(clear.size))
+    clear.save(tmp_path / "in" / "clear.png")
+    here("protect=noise")
+    with Image.open(tmp_path / "out" / "turned.png") as turned:
+        assert turned.size == (24, 36)
+        assert turned.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+        assert dict(turned.getexif()) == {315: "the artist"}, "upright, so without an orientation"
+    assert measure(read(tmp_path / "in" / "turned.jpg"), read(tmp_path / "out" / "turned.png"))["linf"] <= 8
+    with Image.open(tmp_path / "out" / "clear.png") as made:
+        assert made.getchannel("A").tobytes() == clear.getchannel("A").tobytes()
+        change = np.asarray(made.convert("RGB")).astype(int) - np.asarray(clear.convert("RGB"))
+    assert 0 < abs(change).max() <= 8
+    assert abs(change)[:4].max() > 0, "the colours under what is transparent are protected, too"
+
+
+def test_pictures_that_differ_in_transparency_only_are_not_mixed_up(here, tmp_path):
+    for name, alpha in (("a", 255), ("b", 0)):
+        white = Image.new("RGBA", (24, 24), (255, 255, 255, alpha))
+        white.save(tmp_path / "in" / f"{name}.png")
+    here("protect=noise")
+    for name, alpha in (("a", 255), ("b", 0)):
+        with Image.open(tmp_path / "out" / f"{name}.png") as made:
+            assert made.getchannel("A").getextrema() == (alpha, alpha), name
+
+
+def test_what_is_lost_is_told_a_line_a_picture_and_other_files_are_left_alone(here, tmp_path):
+    folder = tmp_path / "in"
+    smooth(0).convert("CMYK").save(folder / "print.tif")
+    smooth(1).save(folder / "moves.gif", save_all=True, append_images=[smooth(2), smooth(3)])
+    Image.fromarray((np.linspace(0, 65535, 576).reshape(24, 24)).astype(np.uint16)).save(folder / "deep.png")
+    smooth(4).save(folder / "plain.png")
+    (folder / "sub").mkdir()
+    smooth(5).save(folder / "sub" / "below.png")
+    for name in (".hidden.png", "notes.txt"):
+        (folder / name).write_text("mine")
+    shown, _ = here("protect=noise")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "deep.png",
+        "moves.png",
+        "plain.png",
+        "print.png",
+    ]
+    lines = shown.splitlines()
+    assert "print.tif: CMYK: now RGB" in lines
+    assert "moves.gif: an animation: its first frame is kept" in lines
+    assert "deep.png: 16 bits a channel: 8 are kept" in lines
+    assert not [line for line in lines if line.startswith("plain.png:")]
+    assert "4 protected pictures in out. Changes are in 1/255." in lines
+
+
+def test_other_formats_are_lossless_too(here, tmp_path):
+    clear = smooth(1)
+    clear.putalpha(SOFT.resize(clear.size))
+    clear.save(tmp_path / "in" / "clear.png", dpi=(300, 300))
+    shown, _ = here("protect=noise", "--format", "webp")
+    assert "clear.png: resolution (dpi): webp has none" in shown
+    here("protect=noise")
+    with Image.open(tmp_path / "out" / "clear.webp") as webp, Image.open(tmp_path / "out" / "clear.png") as png:
+        assert webp.convert("RGBA").tobytes() == png.convert("RGBA").tobytes()
+
+
+def test_purify_attacks_the_pictures_as_they_are(here, tmp_path):
+    for i in range(2):
+        smooth(i, 20, 28).save(tmp_path / "in" / f"{i}.png")
+    shown, said = here("attack.iterations=2", main=purify.main)
+    assert "impress, model local" in shown
+    assert "2 purified pictures in out" in shown
+    assert "survives" not in shown
+    for i in range(2):
+        assert read(tmp_path / "out" / f"{i}.png").shape == (3, 20, 28)
+        assert measure(read(tmp_path / "in" / f"{i}.png"), read(tmp_path / "out" / f"{i}.png"))["linf"] > 0
+    assert (done(tmp_path, "attack"), done(tmp_path, "protect"), done(tmp_path, "train")) == (2, 0, 0)
+    _, said = here("attack.iterations=2", main=purify.main)
+    assert said == "2 of 2 pictures were done before with these settings and are kept\n"
+    here("attack=jpeg", "attack.quality=50", main=purify.main)
+    assert done(tmp_path, "attack") == 4

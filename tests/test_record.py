@@ -156,3 +156,30 @@ def test_every_field_and_arm_is_described(kind: type) -> None:
     names = set(re.findall(r"`(\w+)`", text))
     assert not set(kind.__annotations__) - names
     assert not {*schema.ARMS, *schema.LONG, *schema.STATUS, *schema.DIRECTIONS} - names
+
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def test_records_of_schema_1_are_read_with_their_facts_as_fields() -> None:
+    def facts(study: str, **cell: object) -> list[dict]:
+        found = R.read_records(EXPERIMENTS / study / "records")
+        return [r["facts"] for r in found if all(r["cell"].get(k) == v for k, v in cell.items())]
+
+    assert facts("first_light", budget="linf_16")[0] == {
+        "budget": {"kind": "linf", "eps": 16.0}, "preset": "matched", "edits": False, "embedded": True,
+        "protected_fraction": 1.0,
+    }  # fmt: skip
+    assert all(found["edits"] for found in facts("impress", task="img2img"))
+    assert {found["protected_fraction"] for found in facts("udp", task="ddpm")} == {0.5, 0.8, 1.0}
+    (made,) = R.read_records(EXPERIMENTS / "make_run" / "records")
+    assert (made["schema"], made["cell"]["purifier"]) == (2, "micro")
+    assert next(iter(made["arms"])) == "pretrained"
+    assert set(made["perturbation"]) == {"noise", "protected", "purified", "clean_attacked"}
+    assert R.score_of(made, "clean", "subject_acc")["better_protected"] == "down"
+
+
+def test_a_broken_record_of_schema_1_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"schema": 1, "cell": {}}')
+    with pytest.raises(ValueError, match=r"x\.json: record of schema 1 cannot be read"):
+        R.read_records(tmp_path)

@@ -52,7 +52,7 @@ def start(do) -> multiprocessing.Process:
 # -- keys --------------------------------------------------------------------------------------------------------------
 
 
-def test_recipe_is_that_of_what_the_stage_is_made_of():
+def test_a_key_is_that_of_what_the_stage_is_made_of():
     base = make(parents={"p": make("q")})
     same = Stage("a", {"text": "x"}, write("other work"), {"p": make("q")}, title="another title", resumable=True)
     assert same.key == base.key
@@ -68,7 +68,7 @@ def test_recipe_is_that_of_what_the_stage_is_made_of():
     assert len({s.key for s in [base, *others]}) == len(others) + 1
 
 
-def test_recipe_does_not_depend_on_the_order_of_settings_but_on_their_types():
+def test_a_key_does_not_depend_on_the_order_of_settings_but_on_their_types():
     assert make(settings={"a": 1, "b": 2}).key == make(settings={"b": 2, "a": 1}).key
     assert make(settings={"a": 1}).key != make(settings={"a": "1"}).key
     assert hash_of({"a": 1}) == hash_of({"a": 1})
@@ -195,7 +195,7 @@ def test_verify_notices_what_happens_to_a_folder(tmp_path):
     assert not store.verify(a)
 
 
-def test_equal_inputs_made_by_different_recipes_share_work(tmp_path):
+def test_equal_inputs_made_by_different_keys_share_work(tmp_path):
     calls: list[str] = []
     one, two = make(settings={"way": 1}, calls=calls), make(settings={"way": 2}, calls=calls)  # both write "x"
     b1, b2 = (make("b", "y", {"p": p}, calls=calls) for p in (one, two))

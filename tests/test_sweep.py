@@ -30,13 +30,13 @@ def swept(tiny, pictures, tmp_path_factory):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
     root = tmp_path_factory.mktemp("swept")
     for cell in range(WORKERS):
-        (root / f"cloak{cell}").mkdir()
+        (root / f"protected{cell}").mkdir()
         for i in range(3 if cell == 1 else 4):
-            images.write_png(root / f"cloak{cell}" / f"{i:04d}.png", pictures[i].roll(cell, -1))
+            images.write_png(root / f"protected{cell}" / f"{i:04d}.png", pictures[i].roll(cell, -1))
     words = [
         "model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "data.train=4", "data.reference=8",
         "data.validation=4", "data.heldout=8", "task.steps=4", "task.pictures=6", "task.sample_steps=2", "track=none",
-        "protect=folder", f"protect.path={','.join(str(root / f'cloak{cell}') for cell in range(WORKERS))}", "attack=none",
+        "protect=folder", f"protect.path={','.join(str(root / f'protected{cell}') for cell in range(WORKERS))}", "attack=none",
         "arms=[pretrained,clean,protected]", "runtime.device=cpu", "runtime.threads=1", f"runtime.out={root / 'out'}",
         f"hydra.sweep.dir={root / 'sweep'}", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={WORKERS}",
     ]  # fmt: skip
@@ -51,7 +51,7 @@ def swept(tiny, pictures, tmp_path_factory):
 
 
 def computed(root: Path) -> list[str]:
-    """The recipes that the cells' records call their own work."""
+    """The keys of the stages that the cells' records call their own work."""
     return [s["key"] for r in read_records(root / "out" / "records") for s in r["stages"] if not s["cached"]]
 
 

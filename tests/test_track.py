@@ -17,6 +17,7 @@ from PIL import Image
 from udpbench.tracking import track as T
 from udpbench.tracking.console import Console
 from udpbench.tracking.track_jsonl import Jsonl
+from udpbench.tracking.track_tensorboard import Tensorboard
 from udpbench.tracking.track_wandb import Wandb
 
 CONF = Path(__file__).parent.parent / "conf" / "track"
@@ -57,7 +58,7 @@ def test_a_loss_that_is_no_number_is_valid_json(tmp_path: Path) -> None:
     assert [e["value"] for e in events(tmp_path / "track.jsonl")[1:3]] == ["nan", "-inf"]
 
 
-@pytest.mark.parametrize("tracker", [Wandb(), Jsonl(), T.Nothing()])
+@pytest.mark.parametrize("tracker", [Wandb(), Jsonl(), Tensorboard(), T.Nothing()])
 def test_a_cell_that_logs_nothing_leaves_no_trace(tracker: T.Tracker, tmp_path: Path) -> None:
     started(tracker, tmp_path / "cell").finish("ok")
     assert list(tmp_path.iterdir()) == []
@@ -120,6 +121,31 @@ def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path: Path) -> None:
     assert list((run / "files" / "media" / "table").glob("distance by arm_table_*.table.json"))
 
 
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "sheet.png")
+    log = started(Tensorboard(), tmp_path / "cell")
+    log.check()
+    for step in range(3):
+        log.scalar("train clean/loss", torch.tensor(step / 2), step)
+    log.table("scores", [{"arm": "clean", "distance": 1.5}])
+    log.image("sheet", tmp_path / "sheet.png")
+    log.summary({"effect/distance": 1.0})
+    log.finish("ok")
+    found = EventAccumulator(str(tmp_path / "cell" / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("train clean/loss")] == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert [e.value for e in found.Scalars("effect/distance")] == [1.0]
+    assert found.Tags()["images"] == ["sheet"]
+
+
+def test_without_its_package_tensorboard_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("udpbench.tracking.track_tensorboard.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="its package is missing; pip install tensorboard"):
+        Tensorboard().check()
+
+
 def test_wandb_disabled_writes_nothing_but_runs(tmp_path: Path) -> None:
     log = started(Wandb(mode="disabled"), tmp_path / "cell")
     log.scalar("a/loss", 1.0, 0)
@@ -154,7 +180,8 @@ def test_bars_and_lines_go_to_the_terminal_and_curves_to_the_tracker(tmp_path: P
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_option_can_be_built(path: Path) -> None:
-    assert type(instantiate(OmegaConf.load(path))) is {"wandb": Wandb, "jsonl": Jsonl, "none": T.Nothing}[path.stem]
+    kinds = {"wandb": Wandb, "jsonl": Jsonl, "tensorboard": Tensorboard, "none": T.Nothing}
+    assert type(instantiate(OmegaConf.load(path))) is kinds[path.stem]
 
 
 def test_no_tracking_never_imports_wandb() -> None:

@@ -89,8 +89,8 @@ def score(
     from udpbench.tracking.console import Console
 
     with TemporaryDirectory() as scratch:
-        folders = [_folder(pictures, Path(scratch) / name) for name, pictures in (("got", got), ("ref", ref))]
-        return _as_config_errors(lambda: scores(folders[0], folders[1], metrics, Console()))
+        ours, theirs = _folder(got, Path(scratch) / "got"), _folder(ref, Path(scratch) / "ref")
+        return _as_config_errors(lambda: scores(ours, theirs, metrics, Console()))
 
 
 def load_records(*folders: str | Path) -> list[Record]:

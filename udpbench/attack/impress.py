@@ -14,16 +14,17 @@ from torch import Tensor
 
 from udpbench.interfaces import Attack, Run
 from udpbench.models.latent import inconsistency
-from udpbench.models.perceptual import Distance, check_distance, check_perceptual, load_distance
+from udpbench.models.perceptual import Distance, load_distance
 from udpbench.optim.pgd import chunks
 from udpbench.optim.samples import normal
+from udpbench.optim.soft_bound import SoftBound
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)
-class Impress(Attack):
+class Impress(SoftBound, Attack):
     """Minimise ``mean |x - D(E(x))|^2 + alpha * max(dist(x, x_protected) - distance_budget, 0)``, pixels in [-1,1].
 
     As in the released code: mean (not sum) of squares, gradient through both sides, posterior mean, Adam (eps 1e-5)
@@ -34,31 +35,13 @@ class Impress(Attack):
     with it the effect of Adam's eps, is as at the 512 pixels the settings were made for. The losses of a batch are
     summed: pictures do not influence one another.
 
-    Args:
-        iterations, lr, alpha, distance_budget, start_noise: as above; ``start_noise`` on the [-1,1] scale.
-        perceptual: ``lpips_vgg``, ``lpips_alex``, ``lpips_squeeze`` or ``lite1`` (EfficientNet-Lite1 features, works
-            offline; not LPIPS, and its values are not on LPIPS's scale).
-        weights: file with the trunk of the LPIPS network; None: where torch hub keeps it.
+    Args: those of ``SoftBound``, and
+        size_correct: as above.
     """
 
-    iterations: int
-    lr: float
-    alpha: float
-    distance_budget: float
-    start_noise: float
-    perceptual: str
-    weights: str | None = None
     size_correct: bool = True
 
     needs = frozenset({"latent"})
-
-    def __post_init__(self) -> None:
-        check_perceptual("impress", self.perceptual)
-        if self.iterations < 1 or self.lr <= 0:
-            raise ValueError(f"impress: iterations must be >= 1 and lr > 0, given {self.iterations} and {self.lr}")
-
-    def check(self) -> None:
-        check_distance(self.perceptual, self.weights)
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
@@ -77,9 +60,9 @@ class Impress(Attack):
 
     def objective(self, x: Tensor, protected: Tensor, distance: Distance, model: LatentDiffusion) -> Tensor:
         """Equation 4.1 for each of N pictures; NCHW [0,1] in, (N,) out."""
-        excess = (distance(x, protected) - self.distance_budget).clamp(min=0)
+        excess = self.excess(distance, x, protected)
         scale = x.shape[-1] * x.shape[-2] / 512**2 if self.size_correct else 1.0
-        return scale * (inconsistency(x, model) + self.alpha * excess)
+        return scale * (inconsistency(x, model) + excess)
 
     def _optimise(
         self,

@@ -101,7 +101,8 @@ def told(interrupted: str = "interrupted") -> Iterator[None]:
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback of an error comes through.
     """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    before = os.environ.get("HYDRA_FULL_ERROR", "0")
+    wants_traceback = before == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra as they are, not printed and turned into status 1
     try:
         yield
@@ -114,6 +115,8 @@ def told(interrupted: str = "interrupted") -> Iterator[None]:
     except KeyboardInterrupt:
         say(interrupted)
         sys.exit(130)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def lines_of(error: Exception) -> list[str]:

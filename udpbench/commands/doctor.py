@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,7 @@ from udpbench.commands.common import CONF, composed, lines_of, told
 
 ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less
 TRIES_LOCK = "import sys; from filelock import FileLock; FileLock(sys.argv[1], timeout=0).acquire()"
+YOURS = "yours: give its"  # of an option that only its user can complete
 Lines = Iterator[tuple[str, str]]  # what, and what there is to say of it; a line that begins with "no: " is a failure
 
 
@@ -66,7 +68,7 @@ def _machine(cfg: Any) -> Lines:
     from udpbench.commands.common import open_store
 
     yield "CPU", f"{os.cpu_count()} cores, torch uses {cfg.runtime.threads or torch.get_num_threads()} threads"
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+    with suppress(AttributeError, ValueError):  # a system that does not tell
         yield "memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
@@ -131,7 +133,7 @@ def _others(cfg: Any) -> Lines:
         for name, thing in _built(group, KINDS[group]):
             reason = thing if isinstance(thing, str) else _refusal(thing.check)
             checked += 1
-            if reason and "give " + group not in reason:
+            if reason and not reason.startswith(YOURS):
                 lacking.setdefault(reason, []).append(f"{group}={name}")
     for reason, names in lacking.items():
         yield ", ".join(names), reason
@@ -140,11 +142,16 @@ def _others(cfg: Any) -> Lines:
 
 def _built(group: str, kind: Any) -> Iterator[tuple[str, Any]]:
     """Every option of a group, built; the reason in its place if it cannot be built as it is."""
+    from omegaconf import OmegaConf
+
     from udpbench.benchmark.build import make_part
 
     names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     every = composed([f"+{group}@every.{name}={name}" for name in names]).every
     for name in names:
+        if missing := [key.rpartition(".")[2] for key in OmegaConf.missing_keys(every[name])]:
+            yield name, f"{YOURS} {', '.join(missing)}"
+            continue
         try:
             yield name, make_part(every[name], name, kind).thing
         except ValueError as error:

@@ -102,7 +102,7 @@ def _in_full(group: str, name: str) -> str:
     settings = [line for line in OmegaConf.to_yaml(node).splitlines() if not line.startswith("_target_")]
     about = [
         f"class: {kind.__module__}.{kind.__qualname__} (version {kind.version})",
-        *([f"needs: {', '.join(sorted(kind.needs)) or 'no model'}"] if hasattr(kind, "needs") else []),
+        *([f"needs: {', '.join(sorted(kind.needs)) or 'no model'}"] if group in ("protect", "attack", "task") else []),
         f"verified with: {verified or 'not stated'}",
         *(["settings:"] if settings else []),
         *(f"  {line}{comments.get(line.partition(':')[0], '')}" for line in settings),
@@ -124,8 +124,8 @@ def tables() -> str:
     """Every group as a Markdown table."""
     parts = []
     for group, title in GROUPS.items():
-        every = options(group).items()
-        rows = [f"| `{group}={name}` | {text} | {verified or '-'} |" for name, (text, verified) in every]
+        cells = {name: [text.replace("|", "\\|") for text in about] for name, about in options(group).items()}
+        rows = [f"| `{group}={name}` | {text} | {verified or '-'} |" for name, (text, verified) in cells.items()]
         parts.append("\n".join([f"| {title} | | verified with |", "|---|---|---|", *rows]))
     rows = [f"| `{name}` | {text} |" for name, (text, _) in options("arm").items()]
     return "\n\n".join([*parts, "\n".join(["| Arms | |", "|---|---|", *rows])])

@@ -23,6 +23,7 @@ from udpbench.commands.common import RESUME, composed, open_store, told
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
     from torch import Tensor
 
     from udpbench.benchmark.cell import Cell, Part
@@ -69,6 +70,8 @@ def change(
     Returns what is known of each finished picture, and what was done in words. Raises HydraException or ValueError for
     what is wrong, before any work.
     """
+    from udpbench.interfaces import Titled
+
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if target.resolve() == source.resolve():
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
@@ -80,12 +83,16 @@ def change(
     part, codecs = getattr(cell, method), CODECS if method == "protect" else ()
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
+        files = cell.data.thing.files()
+        coupled, said = _coupled(cell, part), store.log
+        units = [files] if coupled else [[file] for file in files]
         stages = [
-            _finished_stage(cell, cfg, files, method, form, codecs, Path(scratch) / str(i))
-            for i, files in enumerate(_units(cell.data, part))
+            _finished_stage(cell, cfg, unit, method, form, codecs, Path(scratch) / str(i))
+            for i, unit in enumerate(units)
         ]
-        _say_plan(store.log, part, len(cell.data.thing.files()), sum(not store.finished(stage) for stage in stages))
-        for stage in stages:
+        _say_plan(said, part.name, len(files), coupled, sum(not store.finished(stage) for stage in stages))
+        for unit, stage in zip(units, stages, strict=True):
+            store.log = said if coupled else Titled(said, unit[0].name)
             (folder,) = store.do(stage)
             rows |= json.loads((folder / FACTS).read_text())
             _copy(folder, target)
@@ -112,16 +119,16 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
     return replace(cell, arms=())
 
 
-def _units(data: Part, part: Part) -> list[list[Path]]:
-    """The pictures that are done together."""
-    files = data.thing.files()
-    return [files] if part.thing.couples_images else [[file] for file in files]
+def _coupled(cell: Cell, part: Part) -> bool:
+    """Whether what the method makes of a picture depends on the others; a control does as what it matches does."""
+    matches = part is cell.protect and part.thing.matches_strength and cell.like
+    return bool(part.thing.couples_images or (matches and cell.like.thing.couples_images))  # type: ignore[union-attr]
 
 
-def _say_plan(log: Log, part: Part, pictures: int, todo: int) -> None:
-    """What is done before; ``todo``: the units to do."""
-    if part.thing.couples_images and todo:
-        log.say(f"{part.name} couples the pictures, so all {pictures} are done together, and anew whenever one changes")
+def _say_plan(log: Log, name: str, pictures: int, coupled: bool, todo: int) -> None:
+    """What was done before; ``todo``: the units to do."""
+    if coupled and todo:
+        log.say(f"{name} couples the pictures, so all {pictures} are done together, and anew whenever one changes")
     elif todo < pictures:
         log.say(f"{pictures - todo} of {pictures} pictures were done before with these settings and are kept")
 
@@ -183,15 +190,15 @@ def _finish(file: Path, before: Path, after: Path, out: Path, form: str, codecs:
 
     clean, changed = read(before), read(after)
     with Image.open(file) as image:
-        notes = _lost(image, form)
-        kept: dict[str, Any] = {key: image.info[key] for key in ("dpi",) if key in image.info and form == "png"}
+        lost = _lost(image, form)
+        kept: dict[str, Any] = {"dpi": image.info["dpi"]} if "dpi" in image.info and form == "png" else {}
         made, exif = _with_alpha(image, clean, changed)
+        kept |= {"exif": exif} if exif else {}
     path = out / f"{file.stem}.{form}"
-    kept |= {"exif": exif} if exif else {}
     made.save(path, **FORMATS[form], **kept)
     shown = read(path)
     survives = {f"{codec} {quality}": survival(clean, shown, codec, quality) for codec, quality in codecs}
-    return {**visibility(clean, shown), "survives": survives, "notes": notes}
+    return {"file": file.name, **visibility(clean, shown), "survives": survives, "lost": lost}
 
 
 def _with_alpha(image: Image, clean: Tensor, changed: Tensor) -> tuple[Image, bytes]:
@@ -215,15 +222,24 @@ def _with_alpha(image: Image, clean: Tensor, changed: Tensor) -> tuple[Image, by
     return made, exif
 
 
-def _lost(image: Image, form: str) -> list[str]:
+def _moves(image: ImageFile) -> bool:
+    """Whether there is a second frame."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
+
+
+def _lost(image: ImageFile, form: str) -> list[str]:
     """What of a picture file a finished picture does not have."""
-    frames = getattr(image, "n_frames", 1)
-    deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(getattr(image, "tile", ""))
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(image.tile)
     found = {
-        f"{frames} frames: the first one is kept": frames > 1,
+        "an animation: its first frame is kept": _moves(image),
         "16 bits a channel: 8 are kept": deep,
-        f"{image.mode}: converted to RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "L", "LA", "1"),
-        "colour profile: applied, colours are sRGB": bool(image.info.get("icc_profile")),
+        f"{image.mode}: now RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "L", "LA", "1"),
+        "colour profile: applied, colours are now sRGB": bool(image.info.get("icc_profile")),
         f"resolution (dpi): {form} has none": "dpi" in image.info and form != "png",
     }
     return [text for text, is_so in found.items() if is_so]
@@ -259,7 +275,7 @@ def _show(rows: Rows, title: str, target: Path, done: str) -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table)
     lines = [f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
-    lines += [f"{name}: {'; '.join(row['notes'])}" for name, row in rows.items() if row["notes"]]
+    lines += [f"{row['file']}: {'; '.join(row['lost'])}" for row in rows.values() if row["lost"]]
     lines += [f"{len(rows)} {done} pictures in {target}. Changes are in 1/255."]
     if codecs:
         lines += ["survives: fraction of the perturbation's energy after saving in that format; this promises nothing."]

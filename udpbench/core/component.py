@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
+
+
+def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
+    """ValueError that ``what`` (``method: unknown setting``) is ``value``, unless that is one of ``allowed``."""
+    if value not in (choices := list(allowed)):
+        raise ValueError(f"{what} {value!r}; allowed are {', '.join(choices)}")
 
 
 class Component:

@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """What is wrong with a configuration: one line per mistake, all of them at once."""
+    """What is wrong with a configuration: one line for each error, all of them at once."""
 
 
 class Errors(list[str]):
-    """Collects mistakes instead of stopping at the first."""
+    """Collects errors instead of stopping at the first."""
 
     def attempt(self, do: Callable[..., T], *arguments: Any) -> T | None:
         """``do(*arguments)``, or None and one more line in the list."""

@@ -11,7 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from udpbench.core.atomic import atomic_write
+from udpbench.core.component import check_choice
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".heic", ".jfif",
@@ -95,7 +96,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         return image
     image = image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
     try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(data))
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         if "srgb" in ImageCms.getProfileDescription(profile).lower():
             return image
         made = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
@@ -207,20 +208,12 @@ def iterate(folder: Path, batch: int) -> Iterator[tuple[list[str], Tensor]]:
     """
     if batch < 1:
         raise ValueError(f"images: batch must be >= 1, given {batch}")
-    names: list[str] = []
-    pictures: list[Tensor] = []
-    for _, path in sorted((header(p)[1:], p) for p in list_images(folder)):
-        picture = read(path)
-        if pictures and picture.shape != pictures[0].shape:
-            yield names, torch.stack(pictures)
-            names, pictures = [], []
-        names.append(path.name)
-        pictures.append(picture)
-        if len(pictures) == batch:
-            yield names, torch.stack(pictures)
-            names, pictures = [], []
-    if pictures:
-        yield names, torch.stack(pictures)
+    sized = sorted((header(path)[1:], path) for path in list_images(folder))
+    for _, group in groupby(sized, key=lambda item: item[0]):
+        paths = [path for _, path in group]
+        for first in range(0, len(paths), batch):
+            part = paths[first : first + batch]
+            yield [path.name for path in part], torch.stack([read(path) for path in part])
 
 
 def header(path: Path) -> tuple[str, int, int]:
@@ -299,36 +292,34 @@ SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 def recompress(x: Tensor, format: str, quality: int, subsampling: str = "4:2:0") -> Tensor:
     """Encode CHW [0,1] (rounded to 8 bits) and decode it again; float32 CHW in [0,1] on the CPU."""
     check_codec(format, quality, subsampling)
-    buffer = io.BytesIO()
-    if format == "jpeg":
-        to_pil(x).save(buffer, format="JPEG", quality=quality, subsampling=subsampling)
-    else:
-        to_pil(x).save(buffer, format="WEBP", quality=quality)
+    buffer, options = io.BytesIO(), {"subsampling": subsampling} if format == "jpeg" else {}
+    to_pil(x).save(buffer, format=format, quality=quality, **options)
     with Image.open(buffer) as image:
         return from_pil(image)
 
 
 def check_codec(format: str, quality: int, subsampling: str = "4:2:0") -> None:
     """ValueError unless Pillow can encode this."""
-    if format not in FORMATS:
-        raise ValueError(f"attack jpeg: unknown format {format!r}; allowed are {', '.join(FORMATS)}")
+    check_choice("attack jpeg: unknown format", format, FORMATS)
     if not isinstance(quality, int) or isinstance(quality, bool) or not 1 <= quality <= 100:
         raise ValueError(f"attack jpeg: quality must be a whole number from 1 to 100, given {quality!r}")
-    if subsampling not in SUBSAMPLINGS:
-        raise ValueError(f"attack jpeg: unknown subsampling {subsampling!r}; allowed are {', '.join(SUBSAMPLINGS)}")
+    check_choice("attack jpeg: unknown subsampling", subsampling, SUBSAMPLINGS)
     if format == "webp" and subsampling != "4:2:0":
         raise ValueError(f"attack jpeg: lossy webp always stores chroma 4:2:0, given {subsampling!r}")
 
 
 def smooth(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of NCHW over 3 sigma, sigma in pixels; edge pixels are repeated.
-
-    0 gives ``x`` back.
-    """
+    """Gaussian smoothing of NCHW over 3 sigma, sigma in pixels; edge pixels are repeated. 0 gives ``x`` back."""
     if not sigma:
         return x
-    radius, channels = math.ceil(3 * sigma), x.shape[1]
+    radius = math.ceil(3 * sigma)
     weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / sigma).square())
-    weight = (weight / weight.sum()).view(1, 1, 1, -1).repeat(channels, 1, 1, 1)
-    x = F.pad(x, (radius, radius, radius, radius), mode="replicate")
-    return F.conv2d(F.conv2d(x, weight, groups=channels), weight.transpose(2, 3), groups=channels)
+    return convolved(x, weight / weight.sum())
+
+
+def convolved(x: Tensor, weight: Tensor) -> Tensor:
+    """NCHW convolved with ``weight`` (odd length) across and down; edge pixels are repeated."""
+    channels = x.shape[1]
+    kernel = weight.view(1, 1, 1, -1).repeat(channels, 1, 1, 1)
+    x = F.pad(x, (len(weight) // 2,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(x, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)

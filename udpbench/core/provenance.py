@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = (
     "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "safetensors", "torchmetrics",
-    "torch-fidelity", "clean-fid", "lpips", "numpy", "scipy", "pillow", "hydra-core", "wandb",
+    "torch-fidelity", "clean-fid", "lpips", "timm", "numpy", "scipy", "pillow", "hydra-core", "wandb",
 )  # fmt: skip
 
 DIRTY = "-dirty"  # behind the name of a commit that the code had left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.datasets import CIFAR10
 
 from udpbench.core import images
 from udpbench.core.digest import files_digest
@@ -24,19 +24,8 @@ from udpbench.interfaces import Dataset, Run
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IN_SPLIT = {"train": 5000, "test": 1000}  # pictures of each class
-# What the pickled batches may hold: arrays. A pickle that names anything else is refused.
-_ARRAYS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
-# What pickle, tarfile, pandas and Pillow raise on broken files.
-_BROKEN = (
-    pickle.UnpicklingError, tarfile.TarError, zlib.error, OSError, EOFError, ValueError, TypeError, LookupError,
-    AttributeError,
-)  # fmt: skip
+# What torchvision, tarfile, pandas and Pillow raise on broken files.
+_BROKEN = (tarfile.TarError, zlib.error, RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError)
 Rows = Iterator[tuple[int, Callable[[], Tensor]]]  # class index, and what reads the picture (CHW float32 [0,1])
 
 
@@ -44,15 +33,18 @@ Rows = Iterator[tuple[int, Callable[[], Tensor]]]  # class index, and what reads
 class Cifar10(Dataset):
     """Pictures of CIFAR-10 without words: every caption and prompt is empty.
 
-    ``root`` holds one of three layouts: torchvision's (``cifar-10-batches-py`` or its inside), Hugging Face's parquet
-    files (``train*.parquet``, ``test*.parquet``, anywhere below), or one archive of pictures for each split and class
-    (``train-cat.tar.gz``; JPEG copies are called "CIFAR-10 (JPEG)", as their pixels are not the originals'). Nothing is
-    downloaded unless ``download`` is true, and then by torchvision, which checks the archive.
-
-    ``classes``: names, or null for all ten. ``train``, then ``validation`` pictures are taken from the training split,
-    ``reference`` (null: all that is left), then ``heldout`` from the test split: always the first ones in the order of
-    the files, the classes in turn, so that classes are equally frequent and no picture is in two sets. With
-    ``per_class`` all four numbers are for each class.
+    Args:
+        root: holds one of three layouts: torchvision's (``cifar-10-batches-py`` or its inside, checksums verified),
+            Hugging Face's parquet files (``train*.parquet``, ``test*.parquet``, anywhere below), or one archive of
+            pictures for each split and class (``train-cat.tar.gz``, anywhere below; JPEG copies are called "CIFAR-10
+            (JPEG)", as their pixels are not the originals').
+        classes: names, or None for all ten.
+        train, validation: how many pictures, taken in turn from the training split.
+        reference, heldout: how many, from the test split; reference None: all that the held-out ones leave. Always the
+            first ones in the order of the files, the classes in turn, so that classes are equally frequent and no
+            picture is in two sets.
+        per_class: the four numbers are for each class.
+        download: let torchvision download what is missing; otherwise nothing is.
     """
 
     root: str | Path
@@ -83,12 +75,11 @@ class Cifar10(Dataset):
         factor = len(self.names) if self.per_class else 1
         heldout = self.heldout * factor
         rest = IN_SPLIT["test"] * len(self.names) - heldout
+        reference = rest if self.reference is None else self.reference * factor
         self.sizes = {
-            "train": self.train * factor,
-            "reference": rest if self.reference is None else self.reference * factor,
-            "validation": self.validation * factor,
+            "train": self.train * factor, "reference": reference, "validation": self.validation * factor,
             "heldout": heldout,
-        }
+        }  # fmt: skip
 
     def identity(self) -> dict[str, str]:
         """Digest of the files that are read; ValueError saying what to download if there are none."""
@@ -109,27 +100,21 @@ class Cifar10(Dataset):
 
     def _files(self) -> tuple[str, dict[str, list[Path]]]:
         """The layout that is there, and its files by split."""
-        found = _find(Path(self.root).expanduser(), self.names)
+        root = Path(self.root).expanduser()
+        found = _find(root, self.names)
         if found is None and self.download:
-            found = self._downloaded()
+            try:
+                CIFAR10(str(root), download=True)
+            except (OSError, RuntimeError) as error:  # no network; not the file that was expected
+                reason = " ".join(str(error).split())
+                raise ValueError(f"data cifar10: {CIFAR10.url} cannot be downloaded to {root}: {reason}") from error
+            found = _find(root, self.names)
         if found is None:
-            from torchvision.datasets import CIFAR10
-
             raise ValueError(
-                f"data cifar10: no CIFAR-10 in {self.root}; unpack {CIFAR10.url} (md5 {CIFAR10.tgz_md5}) there, or "
+                f"data cifar10: no CIFAR-10 in {root}; unpack {CIFAR10.url} (md5 {CIFAR10.tgz_md5}) there, or "
                 "say data.download=true"
             )
         return found
-
-    def _downloaded(self) -> tuple[str, dict[str, list[Path]]] | None:
-        from torchvision.datasets import CIFAR10
-
-        try:
-            CIFAR10(str(self.root), download=True)
-        except (OSError, RuntimeError) as error:  # no network; not the file that was expected
-            reason = " ".join(str(error).split())
-            raise ValueError(f"data cifar10: {CIFAR10.url} cannot be downloaded to {self.root}: {reason}") from error
-        return _find(Path(self.root).expanduser(), self.names)
 
     def _in_turn(self, split: str, rows: Rows, n: int) -> list[Callable[[], Tensor]]:
         """The first ``n`` pictures of the chosen classes, the classes in turn."""
@@ -137,14 +122,13 @@ class Cifar10(Dataset):
         for label, read in rows:
             if label in by_class:
                 by_class[label].append(read)
-        counts = {CLASSES[k]: len(readers) for k, readers in by_class.items()}
-        wanted = {CLASSES[k]: -(-(n - i) // len(by_class)) for i, k in enumerate(by_class)}
-        for name, count in counts.items():
-            if count < wanted[name]:
-                raise ValueError(
-                    f"data cifar10: {wanted[name]} pictures of {name} are asked of the {split} split, it has {count}"
-                )
         columns = list(by_class.values())
+        for i, (name, column) in enumerate(zip(self.names, columns, strict=True)):
+            wanted = -(-(n - i) // len(columns))
+            if len(column) < wanted:
+                raise ValueError(
+                    f"data cifar10: {wanted} pictures of {name} are asked of the {split} split, it has {len(column)}"
+                )
         return [columns[i % len(columns)][i // len(columns)] for i in range(n)]
 
 
@@ -161,8 +145,9 @@ def _find(root: Path, classes: Sequence[str]) -> tuple[str, dict[str, list[Path]
 
 
 def _find_batches(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
-    inside = root / "cifar-10-batches-py"
-    return sorted((inside if inside.is_dir() else root).glob("data_batch_*" if split == "train" else "test_batch"))
+    inside = root / CIFAR10.base_folder
+    names = CIFAR10.train_list if split == "train" else CIFAR10.test_list
+    return [(inside if inside.is_dir() else root) / name for name, _ in names]
 
 
 def _find_parquet(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
@@ -170,32 +155,24 @@ def _find_parquet(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
 
 
 def _find_archives(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
-    return [root / f"{split}-{name}.tar.gz" for name in classes]
+    return [path for name in classes for path in sorted(root.rglob(f"{split}-{name}.tar.gz"))]
 
 
-class _Arrays(pickle.Unpickler):
-    """Reads arrays only: unpickling a file from somewhere must not run what it says."""
+class _Inside(CIFAR10):
+    """torchvision's reader, which verifies the checksums of files before it unpickles them, of a folder of any name."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAYS:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
-        return super().find_class(module, name)
+    base_folder = ""
 
 
 def _read_batches(files: Sequence[Path]) -> Rows:
-    for file in files:
-        batch = _whole(file, _load_arrays, file)
-        for row, label in zip(batch["data"], batch["labels"], strict=True):
-            yield label, partial(_from_row, row)
-
-
-def _load_arrays(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return dict(_Arrays(stream, encoding="latin1").load())
+    train = files[0].name != CIFAR10.test_list[0][0]
+    data = _whole(files[0].parent, _Inside, files[0].parent, train)
+    for row, label in zip(data.data, data.targets, strict=True):
+        yield label, partial(_from_row, row)
 
 
 def _from_row(row: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(row)).view(3, 32, 32).float() / 255
+    return torch.from_numpy(row).permute(2, 0, 1).float() / 255
 
 
 def _read_parquet(files: Sequence[Path]) -> Rows:

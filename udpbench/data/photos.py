@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core import images
+from udpbench.core.component import check_choice
 from udpbench.core.folders import numbered, write_facts, write_pictures
 from udpbench.data.folder import PROMPTS
 from udpbench.interfaces import Dataset, Run
@@ -47,8 +48,7 @@ class Photos(Dataset):
     compares_sets: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.subject not in SUBJECTS:
-            raise ValueError(f"data photos: there is no subject {self.subject!r}; allowed are {', '.join(SUBJECTS)}")
+        check_choice("data photos: there is no subject", self.subject, SUBJECTS)
         self.sizes = {"train": self.train, "reference": self.reference, "validation": self.validation}
         if self.size < 1 or self.train < 1 or min(self.sizes.values()) < 0:
             given = ", ".join(f"{part} {n}" for part, n in {"size": self.size, **self.sizes}.items())

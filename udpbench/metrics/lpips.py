@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from udpbench.core.component import check_choice
 from udpbench.interfaces import Measure, PairMetric
 from udpbench.models.perceptual import TRUNKS, check_distance, load_lpips
 
@@ -24,8 +25,7 @@ class Lpips(PairMetric):
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        if self.net not in TRUNKS:
-            raise ValueError(f"lpips: unknown net {self.net!r}; allowed are {', '.join(TRUNKS)}")
+        check_choice("lpips: unknown net", self.net, TRUNKS)
         self.scores = {f"lpips_{self.net}": "down"}
 
     def check(self) -> None:

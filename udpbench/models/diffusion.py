@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udpbench.core.component import Component
+from udpbench.core.component import Component, check_choice
 from udpbench.core.digest import folder_digest
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -107,8 +107,7 @@ class Diffusion(Component, ABC):
     def __init__(
         self, path: str, name: str, revision: str | None = None, mirrors: tuple[str, ...] = (), dtype: str = "fp32"
     ) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"model {name}: unknown dtype {dtype!r}; allowed are {', '.join(DTYPES)}")
+        check_choice(f"model {name}: unknown dtype", dtype, DTYPES)
         self.embedded = path.startswith("pkg:")
         if self.embedded:  # weights that come with the package
             path = str(Path(__file__).parent / "micro" / "weights" / path.removeprefix("pkg:"))
@@ -198,10 +197,7 @@ class Diffusion(Component, ABC):
     def prediction(self) -> str:
         """``epsilon`` or ``v_prediction``; ValueError for a model that predicts anything else."""
         kind = self.pipe.scheduler.config.prediction_type
-        if kind not in PREDICTIONS:
-            raise ValueError(
-                f"model {self.name}: predicts {kind!r}, which has no loss here; allowed are {', '.join(PREDICTIONS)}"
-            )
+        check_choice(f"model {self.name}: has no loss for the prediction", kind, PREDICTIONS)
         return kind
 
     @property

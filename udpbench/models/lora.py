@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from udpbench.core.component import check_choice
 from udpbench.models.diffusion import initialised_by
 
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
@@ -38,8 +39,7 @@ class Lora:
     def __post_init__(self) -> None:
         if self.rank < 1 or (self.alpha is not None and self.alpha <= 0):
             raise ValueError(f"lora: rank must be >= 1 and alpha > 0, given {self.rank} and {self.alpha}")
-        if self.layers not in LAYERS:
-            raise ValueError(f"lora: unknown layers {self.layers!r}; allowed are {', '.join(LAYERS)}")
+        check_choice("lora: unknown layers", self.layers, LAYERS)
 
 
 def add_lora(unet: nn.Module, lora: Lora, rng: torch.Generator) -> Any:

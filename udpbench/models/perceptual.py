@@ -82,12 +82,6 @@ def trunk_file(net: str, weights: str | Path | None) -> Path:
     return weights_file(f"lpips_{net}", TRUNKS[net], "https://download.pytorch.org/models", weights)
 
 
-def check_perceptual(method: str, name: str) -> None:
-    """ValueError if ``name`` is no perceptual distance."""
-    if name not in PERCEPTUAL:
-        raise ValueError(f"{method}: unknown perceptual {name!r}; allowed are {', '.join(PERCEPTUAL)}")
-
-
 def check_distance(name: str, weights: str | None) -> None:
     """ValueError saying what to do if the weights of the perceptual distance ``name`` are missing; nothing is
     loaded."""

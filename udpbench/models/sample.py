@@ -81,8 +81,8 @@ def sample_pixels(
 def make_solver(name: str, config: dict, karras: bool = True) -> Any:
     """A diffusers scheduler that samples the model whose training scheduler has ``config``.
 
-    ``karras``: DPM-Solver++ spaces its steps as Karras et al. (2022) do; not where a share of the steps must be that
-    share of the schedule.
+    ``karras``: DPM-Solver++ spaces its steps as Karras et al. (2022) do; not where a fraction of the steps must be
+    that fraction of the schedule.
 
     Raises ValueError on an unknown name.
     """

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from udpbench.core.component import check_choice
+
 TIMES = ("uniform", "sqrt_alpha_bar", "alpha_bar", "snr")
 
 
@@ -40,17 +42,6 @@ def time_distribution(alpha_bar: Tensor, kind: str) -> Tensor:
     noise; ``uniform`` weights all steps equally.
     """
     a = alpha_bar.double()
-    weights = {
-        "uniform": torch.ones_like(a),
-        "sqrt_alpha_bar": a.sqrt(),
-        "alpha_bar": a,
-        "snr": (a / (1 - a)).sqrt(),
-    }
-    check_times("times", kind)
+    weights = {"uniform": torch.ones_like(a), "sqrt_alpha_bar": a.sqrt(), "alpha_bar": a, "snr": (a / (1 - a)).sqrt()}
+    check_choice("samples: unknown time distribution", kind, TIMES)
     return weights[kind] / weights[kind].sum()
-
-
-def check_times(method: str, kind: str) -> None:
-    """ValueError if ``kind`` is no distribution that ``time_distribution`` knows."""
-    if kind not in TIMES:
-        raise ValueError(f"{method}: unknown time distribution {kind!r}; allowed are {', '.join(TIMES)}")

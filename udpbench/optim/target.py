@@ -1,26 +1,44 @@
-"""The picture that a protection moves others towards: a file of the user's, or a default."""
+"""Protections that move pictures towards a target: a file of the user's, or a default."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
 from udpbench.core.digest import files_digest
 from udpbench.core.images import fit_square, read
+from udpbench.interfaces import Protection
 
 
-def check_target(method: str, target: str | None, default: str) -> None:
-    """ValueError if the ``target`` of ``method`` is no file; ``default``: what None stands for."""
-    if target is not None and not Path(target).expanduser().is_file():
-        raise ValueError(f"{method}: no picture {target}; give a file or target=null ({default})")
+@dataclass(kw_only=True)
+class Targeted(Protection):
+    """A protection with a target.
 
+    Args:
+        target: file of the target picture; None: ``default``.
+    """
 
-def target_digest(target: str | None, default: str) -> str:
-    """Digest of the file ``target``; ``default`` for None."""
-    return default if target is None else files_digest([Path(target).expanduser()])
+    target: str | None = None
 
+    places: ClassVar[tuple[str, ...]] = ("target",)
+    option: ClassVar[str]  # its name in messages
+    default: ClassVar[str]  # what no file stands for
 
-def target_picture(target: str, size: tuple[int, ...]) -> Tensor:
-    """The target for pictures of ``size`` (height, width): its centre square, cut to that size; 1CHW [0,1]."""
-    return fit_square(read(Path(target).expanduser()), max(size))[None, :, : size[0], : size[1]]
+    def check(self) -> None:
+        if self.target is not None and not Path(self.target).expanduser().is_file():
+            raise ValueError(
+                f"{self.option}: no picture {self.target}; give a file or target=null (the default: {self.default})"
+            )
+
+    def identity(self) -> dict[str, str]:
+        self.check()
+        return {"target": files_digest([Path(self.target).expanduser()]) if self.target else self.default}
+
+    def picture(self, size: tuple[int, ...]) -> Tensor | None:
+        """The target for pictures of ``size`` (height, width): its centre square, cut to that size; 1CHW [0,1]."""
+        if self.target is None:
+            return None
+        return fit_square(read(Path(self.target).expanduser()), max(size))[None, :, : size[0], : size[1]]

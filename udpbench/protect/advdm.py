@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class AdvDM(Protection):
-    """Projected sign ascent of the denoising loss; every step draws new time steps (uniform), noise and latents.
+    """Projected sign ascent of the denoising loss; every step samples new time steps (uniform), noise and latents.
 
     Args:
         steps: of ascent.
@@ -36,6 +36,7 @@ class AdvDM(Protection):
     random_start: bool = True
 
     needs = frozenset({"denoise", "latent", "text"})
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

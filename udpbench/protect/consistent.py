@@ -45,6 +45,7 @@ class Consistent(Protection):
             raise ValueError(f"consistent: beta must be a number >= 0, given {self.beta!r}")
         self.needs = self.inner.needs | {"latent"}  # type: ignore[misc]  # here it is the instance's
         self.class_images = self.inner.class_images
+        self.couples_images = self.inner.couples_images
 
     @property
     def label(self) -> str:

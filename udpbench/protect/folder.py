@@ -24,6 +24,7 @@ class Folder(Protection):
 
     path: str | Path
 
+    couples_images = False
     places: ClassVar[tuple[str, ...]] = ("path",)
     keeps_budget: ClassVar[bool] = False
 

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.interfaces import Owner, Protection, Run
-from udpbench.models.perceptual import Distance, check_distance, check_perceptual, load_distance
+from udpbench.models.perceptual import Distance, load_distance
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import chunks
+from udpbench.optim.soft_bound import SoftBound
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)
-class Glaze(Protection):
+class Glaze(SoftBound, Protection):
     """Minimise ``mean |E(x + d) - E(target)|^2 + alpha * max(dist(x + d, x) - distance_budget, 0)`` over ``d``.
 
     The paper's: the objective (a distance of features under a soft bound on LPIPS) and a target made by style
@@ -35,51 +36,31 @@ class Glaze(Protection):
     *hard* bound: neither paper nor code has one, but here every protection keeps the budget, so after each step the
     picture is projected on it. A large one (``budget.eps=128``) leaves the soft bound alone.
 
-    Args:
-        iterations, lr, alpha, distance_budget: as above; ``lr`` on the [-1,1] scale.
-        start_noise: the start is uniform noise of up to this, on the [-1,1] scale; ``distance_budget`` itself in the
-            released code.
-        perceptual: ``lpips_vgg``, ``lpips_alex``, ``lpips_squeeze`` or ``lite1`` (EfficientNet-Lite1 features, works
-            offline; not LPIPS, and its values are not on LPIPS's scale).
+    ``start_noise``: the start is uniform noise of up to this; ``distance_budget`` itself in the released code.
+
+    Args: those of ``SoftBound``, and
         style_prompt: what the target shall look like.
         strength, guidance, img2img_steps: of img2img; ``int(strength * img2img_steps)`` steps are made.
         sample_latents: draw latents from the posteriors (as the released code does) or use their means.
-        weights: file with the trunk of the LPIPS network; None: where torch hub keeps it.
     """
 
-    iterations: int
-    lr: float
-    alpha: float
-    distance_budget: float
-    start_noise: float
-    perceptual: str
     style_prompt: str
     strength: float
     guidance: float
     img2img_steps: int
     sample_latents: bool = False
-    weights: str | None = None
 
     needs = frozenset({"denoise", "latent", "text"})
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_perceptual("glaze", self.perceptual)
-        if self.iterations < 1 or self.lr <= 0:
-            raise ValueError(f"glaze: iterations must be >= 1 and lr > 0, given {self.iterations} and {self.lr}")
-        if min(self.alpha, self.distance_budget, self.start_noise) < 0:
-            raise ValueError(
-                "glaze: alpha, distance_budget and start_noise must be >= 0, "
-                f"given {self.alpha}, {self.distance_budget} and {self.start_noise}"
-            )
+        super().__post_init__()
         if not 0 < self.strength <= 1 or int(self.strength * self.img2img_steps) < 1:
             raise ValueError(
                 f"glaze: strength must be above 0, at most 1, and leave a step of the {self.img2img_steps}, "
                 f"given {self.strength}"
             )
-
-    def check(self) -> None:
-        check_distance(self.perceptual, self.weights)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         """As the interface says; the owner's prompts are not used."""
@@ -133,8 +114,8 @@ class Glaze(Protection):
         ``wanted``: gives the latents of the targets. ``rngs``: of the pictures, where latents are drawn.
         """
         mine = self._latents(x, rngs, model)
-        excess = (distance(x, clean) - self.distance_budget).clamp(min=0)
-        return (mine - wanted()).square().flatten(1).mean(1) + self.alpha * excess
+        excess = self.excess(distance, x, clean)
+        return (mine - wanted()).square().flatten(1).mean(1) + excess
 
     def _latents(self, x: Tensor, rngs: Sequence[torch.Generator], model: LatentDiffusion) -> Tensor:
         mean, std = model.moments(x)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget, measure
+from udpbench.core.component import check_choice
 from udpbench.core.images import as_saved
 from udpbench.interfaces import Owner, Protection, Run
 
@@ -23,9 +24,10 @@ class Noise(Protection):
 
     kind: str = "sign"
 
+    couples_images = False
+
     def __post_init__(self) -> None:
-        if self.kind not in ("sign", "uniform"):
-            raise ValueError(f"protect noise: unknown kind {self.kind!r}; allowed are sign, uniform")
+        check_choice("protect noise: unknown kind", self.kind, ("sign", "uniform"))
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         return [self._one(x, name, budget, run) for x, name in zip(owner.images, owner.names, strict=True)]
@@ -46,6 +48,7 @@ class NoiseRms(Protection):
     Pictures are returned rounded to 8 bits.
     """
 
+    couples_images = False
     keeps_budget: ClassVar[bool] = False  # as far as the protection does
     matches_strength: ClassVar[bool] = True
 

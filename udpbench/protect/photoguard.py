@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Owner, Run
 from udpbench.optim.pgd import first_images, pgd
-from udpbench.optim.target import check_target, target_digest, target_picture
+from udpbench.optim.target import Targeted
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)
-class PhotoGuard(Protection):
+class PhotoGuard(Targeted):
     """Descend the L2 distance of the posterior mean to that of a target picture, or to zero (the released default).
 
     The denoiser is not used. Steps shrink linearly to a hundredth of their first length, from a random start.
@@ -32,23 +32,17 @@ class PhotoGuard(Protection):
 
     steps: int
     step_size: float | None = None
-    target: str | None = None
     random_start: bool = True
 
     needs = frozenset({"latent"})
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
-    places: ClassVar[tuple[str, ...]] = ("target",)
+    option: ClassVar[str] = "photoguard"
+    default: ClassVar[str] = "zero"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"photoguard: steps must be >= 1, given {self.steps}")
-
-    def check(self) -> None:
-        check_target("photoguard", self.target, "latents of zeros")
-
-    def identity(self) -> dict[str, str]:
-        self.check()
-        return {"target": target_digest(self.target, "zero")}
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         goals = {size: self._goal(surrogate, size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}
@@ -65,7 +59,8 @@ class PhotoGuard(Protection):
 
     def _goal(self, model: LatentDiffusion, size: tuple[int, ...], device: torch.device) -> Tensor:
         """Latents of the target for pictures of ``size`` (height, width); or zero."""
-        if self.target is None:
+        picture = self.picture(size)
+        if picture is None:
             return torch.zeros((), device=device)
         with torch.no_grad():
-            return model.encode(target_picture(self.target, size).to(device))
+            return model.encode(picture.to(device))

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from udpbench.core.budget import Budget
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.core.component import check_choice
+from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import first_images, pgd
 from udpbench.optim.samples import normal
-from udpbench.optim.target import check_target, target_digest, target_picture
+from udpbench.optim.target import Targeted
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
@@ -55,7 +56,7 @@ def ddim_step(told: Tensor, z: Tensor, a: Tensor, b: Tensor, prediction: str, et
 
 
 @dataclass(kw_only=True)
-class PhotoGuardDiffusion(Protection):
+class PhotoGuardDiffusion(Targeted):
     """Descend ``mean |f(x) - target|^2``, pixels in [-1,1], through the whole chain ``f`` (the paper's equation 5).
 
     ``f`` encodes the picture, noises it to ``strength``, denoises it in a few DDIM steps and decodes it.
@@ -86,12 +87,13 @@ class PhotoGuardDiffusion(Protection):
     eta: float = 0.0
     prompt: str = "empty"
     step_size: float | None = None
-    target: str | None = None
     random_start: bool = False
 
     needs = frozenset({"denoise", "latent", "text"})
+    couples_images = False
     heeds_penalty: ClassVar[bool] = True
-    places: ClassVar[tuple[str, ...]] = ("target",)
+    option: ClassVar[str] = "photoguard_diffusion"
+    default: ClassVar[str] = "grey"
 
     def __post_init__(self) -> None:
         if min(self.iterations, self.sample_steps, self.samples) < 1:
@@ -104,15 +106,7 @@ class PhotoGuardDiffusion(Protection):
                 "photoguard_diffusion: strength must be above 0, at most 1, and eta 0 to 1, "
                 f"given {self.strength} and {self.eta}"
             )
-        if self.prompt not in PROMPTS:
-            raise ValueError(f"photoguard_diffusion: unknown prompt {self.prompt!r}; allowed are {', '.join(PROMPTS)}")
-
-    def check(self) -> None:
-        check_target("photoguard_diffusion", self.target, "grey")
-
-    def identity(self) -> dict[str, str]:
-        self.check()
-        return {"target": target_digest(self.target, "grey")}
+        check_choice("photoguard_diffusion: unknown prompt", self.prompt, PROMPTS)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         with torch.no_grad():
@@ -155,6 +149,5 @@ class PhotoGuardDiffusion(Protection):
 
     def _goal(self, size: tuple[int, ...], device: torch.device) -> Tensor:
         """The target for pictures of ``size`` (height, width), NCHW [0,1]; or grey."""
-        if self.target is None:
-            return torch.full((), 0.5, device=device)
-        return target_picture(self.target, size).to(device)
+        picture = self.picture(size)
+        return torch.full((), 0.5, device=device) if picture is None else picture.to(device)

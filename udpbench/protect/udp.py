@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
+from udpbench.core.component import check_choice
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.optim.fit import FitSettings, fit, load_state, save_state
 from udpbench.optim.pgd import Loss, first_images, pgd
-from udpbench.optim.samples import check_times, normal, time_distribution, times_from
+from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
 from udpbench.optim.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -71,11 +72,9 @@ class UDP(Protection):
     heeds_penalty: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_times("eudp", self.times)
-        if self.outer not in ("perturbed", "clean"):
-            raise ValueError(f"udp: unknown outer {self.outer!r}; allowed are perturbed, clean")
-        if self.surrogate_init not in ("victim_task", "random"):
-            raise ValueError(f"udp: unknown surrogate_init {self.surrogate_init!r}; allowed are victim_task, random")
+        check_choice("eudp: unknown time distribution", self.times, TIMES)
+        check_choice("udp: unknown outer", self.outer, ("perturbed", "clean"))
+        check_choice("udp: unknown surrogate_init", self.surrogate_init, ("victim_task", "random"))
         if min(self.rounds, self.image_steps, self.samples, self.batch) < 1 or self.model_steps < 0:
             raise ValueError(
                 "udp: rounds, image_steps, samples and batch must be >= 1 and model_steps >= 0, "

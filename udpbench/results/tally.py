@@ -13,7 +13,7 @@ from rich.table import Table
 
 from udpbench.benchmark.estimate import Estimate
 from udpbench.benchmark.store import Stage
-from udpbench.results.words import clock_text
+from udpbench.core.text import clock_text
 
 SHOWN = 20  # cells; of what is wrong or unknown, too
 # In the order of the pipeline; others come after.

@@ -33,13 +33,6 @@ def percent(x: float) -> str:
     return f"{100 * x:.0f} %"
 
 
-def clock_text(seconds: float) -> str:
-    """0:20, 1:02:03."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
-
-
 def mean_text(found: Iterable[float | None]) -> str:
     """The mean of what is there, "-" if nothing is."""
     known = [x for x in found if x is not None]

@@ -12,8 +12,8 @@ from typing import TextIO
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from udpbench.core.text import clock_text
 from udpbench.interfaces import Log
-from udpbench.results.words import clock_text
 
 
 @dataclass

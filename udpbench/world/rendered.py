@@ -1,4 +1,4 @@
-"""What the rendered data sets share: numbers of pictures by folder, one loop that writes them, captions and masks."""
+"""The common part of the rendered data sets: numbers of pictures by folder, and one loop that writes them."""
 
 from __future__ import annotations
 

@@ -25,15 +25,9 @@ EMBLEMS = ("none", "disc", "bar", "plus", "hoop")
 SCENES = ("on grass", "on sand", "in the snow", "at night", "by the sea", "on a table")
 
 RGB = {
-    "red": (0.85, 0.12, 0.12),
-    "orange": (0.98, 0.50, 0.05),
-    "yellow": (0.97, 0.90, 0.20),
-    "green": (0.10, 0.55, 0.20),
-    "cyan": (0.20, 0.82, 0.85),
-    "blue": (0.12, 0.25, 0.80),
-    "purple": (0.48, 0.15, 0.65),
-    "pink": (1.00, 0.62, 0.78),
-}
+    "red": (0.85, 0.12, 0.12), "orange": (0.98, 0.50, 0.05), "yellow": (0.97, 0.90, 0.20), "green": (0.10, 0.55, 0.20),
+    "cyan": (0.20, 0.82, 0.85), "blue": (0.12, 0.25, 0.80), "purple": (0.48, 0.15, 0.65), "pink": (1.00, 0.62, 0.78),
+}  # fmt: skip
 # sky top, sky at the horizon, ground at the horizon, ground at the bottom, ground pattern strength
 SCENE_RGB = {
     "on grass": ((0.45, 0.68, 0.95), (0.75, 0.88, 0.98), (0.42, 0.62, 0.25), (0.30, 0.48, 0.15)),
@@ -131,12 +125,9 @@ def held_out(shape: int, color: int, second: int) -> bool:
 
 
 def _held_out_table() -> Tensor:
-    table = torch.zeros(len(SHAPES), len(COLORS), len(COLORS), dtype=torch.bool)
-    for s in range(len(SHAPES)):
-        for a in range(len(COLORS)):
-            for b in range(len(COLORS)):
-                table[s, a, b] = held_out(s, a, b)
-    return table
+    """``held_out`` of every shape, colour and second colour."""
+    colors = range(len(COLORS))
+    return torch.tensor([[[held_out(i, j, k) for k in colors] for j in colors] for i in range(len(SHAPES))])
 
 
 def draw(n: int, rng: torch.Generator, subject: Subject | None = None) -> Scenery:
@@ -157,21 +148,11 @@ def draw(n: int, rng: torch.Generator, subject: Subject | None = None) -> Scener
             torch.full((n,), v) for v in (subject.shape, subject.color, subject.second, subject.texture, subject.emblem)
         )
     return Scenery(
-        shape=shape,
-        color=color,
-        second=second,
-        texture=texture,
-        emblem=emblem,
-        scene=integers(len(SCENES)),
-        x=uniform(-0.12, 0.12),
-        y=uniform(-0.05, 0.10),
-        scale=uniform(0.60, 0.78),
-        angle=uniform(-0.35, 0.35),
-        light=uniform(-math.pi, math.pi),
-        bright=uniform(0.90, 1.05),
-        horizon=uniform(-0.15, 0.25),
-        phase=uniform(0.0, 2 * math.pi),
-    )
+        shape, color, second, texture, emblem,
+        scene=integers(len(SCENES)), x=uniform(-0.12, 0.12), y=uniform(-0.05, 0.10), scale=uniform(0.60, 0.78),
+        angle=uniform(-0.35, 0.35), light=uniform(-math.pi, math.pi), bright=uniform(0.90, 1.05),
+        horizon=uniform(-0.15, 0.25), phase=uniform(0.0, 2 * math.pi),
+    )  # fmt: skip
 
 
 def _pretraining_combinations(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,11 +242,10 @@ def _background(s: Scenery, gx: Tensor, gy: Tensor, pixel: float) -> Tensor:
     ripples = torch.sin(9 * gx + 16 * gy + phase)
     boards = torch.tanh(4 * torch.sin(7 * gx * (1.2 + gy - horizon) + phase))
     zero = torch.zeros_like(waves)
-    pattern = torch.stack([0.05 * blades, 0.04 * ripples, zero, zero, 0.07 * waves, 0.04 * boards], 1)
-    pattern = pattern.gather(1, s.scene.view(-1, 1, 1, 1).expand(-1, 1, *pattern.shape[-2:]))
-    glow = (
-        torch.exp(-8 * ((gx - 0.8 * torch.cos(phase)) ** 2 + (gy + 0.75) ** 2))[:, None] * 0.35 * (scene == 3)[:, None]
-    )
+    patterns = [0.05 * blades, 0.04 * ripples, zero, zero, 0.07 * waves, 0.04 * boards]
+    pattern = _chosen(patterns, s.scene)[:, None]
+    moon = torch.exp(-8 * ((gx - 0.8 * torch.cos(phase)) ** 2 + (gy + 0.75) ** 2))[:, None]
+    glow = moon * 0.35 * (scene == 3)[:, None]
     below = _cover(horizon - gy, pixel * 1.5)[:, None]
     return (sky + glow) * (1 - below) + (ground + pattern) * below
 
@@ -289,9 +269,8 @@ def _draw_object(picture: Tensor, s: Scenery, gx: Tensor, gy: Tensor, pixel: flo
     distance = _distance(s.shape, u, v)
     rgb = torch.tensor([RGB[name] for name in COLORS])
     main, second = (rgb[c][:, :, None, None] for c in (s.color, s.second))
-    ink = torch.maximum(_texture(s, u, v, edge), _cover(-distance - 0.11, edge))[
-        :, None
-    ]  # texture and rim: the second colour
+    # Texture and rim have the second colour.
+    ink = torch.maximum(_texture(s, u, v, edge), _cover(-distance - 0.11, edge))[:, None]
     surface = main * (1 - ink) + second * ink
     mark = _cover(_emblem_distance(s.emblem, u, v), edge)[:, None]
     surface = surface * (1 - mark) + 0.97 * mark
@@ -302,13 +281,12 @@ def _draw_object(picture: Tensor, s: Scenery, gx: Tensor, gy: Tensor, pixel: flo
 
 
 def _texture(s: Scenery, u: Tensor, v: Tensor, edge: Tensor) -> Tensor:
-    """Share of the second colour in the texture: stripes, the upper half, or checks, one to two periods across the
+    """Fraction of the second colour in the texture: stripes, the upper half, or checks, one to two periods across the
     object: coarse enough for latents of a quarter of the picture's side."""
     stripes = torch.sin(8.5 * v)
     checks = torch.sin(5.2 * u) * torch.sin(5.2 * v)
-    field = torch.stack([torch.full_like(u, -9.0), stripes / 8.5, -v - 0.1, checks / 5.2], 1)
-    chosen = field.gather(1, s.texture.view(-1, 1, 1, 1).expand(-1, 1, *u.shape[-2:]))[:, 0]
-    return _cover(-chosen, edge)
+    fields = [torch.full_like(u, -9.0), stripes / 8.5, -v - 0.1, checks / 5.2]
+    return _cover(-_chosen(fields, s.texture), edge)
 
 
 def _distance(shape: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -320,15 +298,11 @@ def _distance(shape: Tensor, u: Tensor, v: Tensor) -> Tensor:
     theta = torch.atan2(u, -v)
     star = r - (0.70 + 0.25 * torch.cos(5 * theta))
     ring = (r - 0.62).abs() - 0.27
-    cross = torch.minimum(
-        torch.maximum(u.abs() - 0.30, v.abs() - 0.88),
-        torch.maximum(v.abs() - 0.30, u.abs() - 0.88),
-    )
+    cross = torch.minimum(torch.maximum(u.abs() - 0.30, v.abs() - 0.88), torch.maximum(v.abs() - 0.30, u.abs() - 0.88))
     hv = -v + 0.05
     heart = (u**2 + (hv * 1.05 - 0.62 * u.abs().sqrt() * 0.9 + 0.12) ** 2).sqrt() - 0.80
     moon = torch.maximum(r - 0.88, 0.68 - ((u - 0.48) ** 2 + v**2).sqrt())
-    stack = torch.stack([ball, box, cone, star, ring, cross, heart, moon], 1)
-    return stack.gather(1, shape.view(-1, 1, 1, 1).expand(-1, 1, *u.shape[-2:]))[:, 0]
+    return _chosen([ball, box, cone, star, ring, cross, heart, moon], shape)
 
 
 def _emblem_distance(emblem: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -339,5 +313,10 @@ def _emblem_distance(emblem: Tensor, u: Tensor, v: Tensor) -> Tensor:
     bar = torch.maximum(u.abs() - 0.30, v.abs() - 0.09)
     plus = torch.minimum(bar, torch.maximum(v.abs() - 0.30, u.abs() - 0.09))
     hoop = (r - 0.21).abs() - 0.08
-    stack = torch.stack([none, disc, bar, plus, hoop], 1)
-    return stack.gather(1, emblem.view(-1, 1, 1, 1).expand(-1, 1, *u.shape[-2:]))[:, 0]
+    return _chosen([none, disc, bar, plus, hoop], emblem)
+
+
+def _chosen(fields: list[Tensor], index: Tensor) -> Tensor:
+    """Of each of N pictures the field at its ``index`` (N,); fields and result (N, H, W)."""
+    stack = torch.stack(fields, 1)
+    return stack.gather(1, index.view(-1, 1, 1, 1).expand(-1, 1, *stack.shape[-2:]))[:, 0]

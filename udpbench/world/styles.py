@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from udpbench.core.images import convolved
+
 Filter = Callable[[Tensor], Tensor]
 DEVELOPMENT = (0, 1)
 
@@ -69,9 +71,9 @@ def hatching(x: Tensor) -> Tensor:
     wobble = 0.5 * torch.sin(0.21 * px - 0.13 * py) + 0.4 * torch.sin(0.09 * px + 0.31 * py)
     period = 8.0
 
-    def strokes(along: Tensor, share: Tensor) -> Tensor:
+    def strokes(along: Tensor, fraction: Tensor) -> Tensor:
         wave = ((along + wobble) / period % 1 - 0.5).abs() * period
-        return _step(share * period / 2 - wave, x)
+        return _step(fraction * period / 2 - wave, x)
 
     first = strokes((px + py) / math.sqrt(2), 0.32 + 0.36 * dark)
     second = strokes((px - py) / math.sqrt(2), 1.1 * (dark - 0.45))
@@ -81,10 +83,10 @@ def hatching(x: Tensor) -> Tensor:
 
 
 def poster(x: Tensor) -> Tensor:
-    """Three flat levels a channel, strong colour, thick black outlines."""
+    """Three flat tones a channel, strong colour, thick black outlines."""
     soft = _saturate(_blur(x, 1.0), 1.5).clamp(0, 1)
-    level = soft * 2
-    flat = (level.floor() + torch.sigmoid(14 * (level % 1 - 0.5))) / 2
+    tone = soft * 2
+    flat = (tone.floor() + torch.sigmoid(14 * (tone % 1 - 0.5))) / 2
     return (0.06 + 0.94 * flat) * (1 - 0.95 * _step(6.5 * (_edges(x, 1.1) - 0.22), x))
 
 
@@ -186,9 +188,7 @@ def _blur(x: Tensor, sigma: float) -> Tensor:
     sigma = sigma * _unit(x)
     reach = math.ceil(3 * sigma)
     steps = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.softmax(-0.5 * (steps / max(sigma, 1e-3)) ** 2, 0).expand(x.shape[1], 1, 1, -1)
-    padded = F.pad(x, (reach,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel, groups=x.shape[1]), kernel.mT, groups=x.shape[1])
+    return convolved(x, torch.softmax(-0.5 * (steps / max(sigma, 1e-3)) ** 2, 0))
 
 
 def _edges(x: Tensor, sigma: float) -> Tensor:

@@ -28,9 +28,13 @@ def numbers(board: Board) -> DataFrame:
     pictures measure against clean. An absent metric has no value. A number that several records hold counts once: the
     first.
     """
+    return _every(board).drop_duplicates(SAME)
+
+
+def _every(board: Board) -> DataFrame:
     rows = [row for record in board.records for row in _rows(record)]
     found = DataFrame(rows, columns=["place", "arm", "protect", *SAME, "value"])
-    return found.sort_values(["place", "name"], kind="stable").drop_duplicates(SAME)
+    return found.sort_values(["place", "name"], kind="stable")
 
 
 def arm_name(arm: str, **cell: Any) -> str:
@@ -79,14 +83,9 @@ def _spread(found: DataFrame, columns: Mapping[str, str]) -> DataFrame:
 
 def _disagreeing(board: Board) -> list[str]:
     """Arms that are the same whatever protects and attacks, and yet have two scores for one victim."""
-    seen: dict[tuple[str, str, Any], float] = {}
-    odd = set()
-    for record in board.records:
-        for arm, part in record["arms"].items():
-            for metric, score in part["metrics"].items() if not ARMS[arm].depends else ():
-                if seen.setdefault((arm, metric, victim(record)), score["value"]) != score["value"]:
-                    odd.add(arm)
-    return [arm for arm in ARMS if arm in odd]
+    values = _every(board).query("kind == 'score'").groupby(["arm", *SAME])["value"].nunique()
+    odd = set(values[values > 1].index.get_level_values("arm"))
+    return [arm for arm, kind in ARMS.items() if arm in odd and not kind.depends]
 
 
 def victims(board: Board) -> Section:

@@ -1,8 +1,8 @@
-"""What the embedded models can do, measured: ``measured.json`` beside the weights is made of this."""
+"""Measurements of the embedded models, for their developers: the numbers of ``measured.json`` beside the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from diffusers import AutoencoderKL
@@ -52,14 +52,18 @@ def unseen_photographs() -> Tensor:
 
 
 def measure_prompts(model: LatentDiffusion, judge: Judge, n: int = 300) -> dict[str, float]:
-    """Share of ``n`` pictures in which the judge finds what the prompt names: class, colour, texture, scene, and all
+    """Fraction of ``n`` pictures in which the judge finds what the prompt names: class, colour, texture, scene, and all
     four; 20 steps of DDIM, guidance 3."""
     truth = renderer.draw(n, torch.Generator().manual_seed(3))
     said = renderer.captions(truth, torch.Generator().manual_seed(3), drop=0.0)
     made = torch.cat(list(sample(model, said, range(n), Run(0, batch=50), steps=20, guidance=3.0)))
     told = judge.classify(made)
     right = {name: told[name] == getattr(truth, name) for name in ("shape", "color", "texture", "scene")}
-    right["all"] = torch.stack(list(right.values())).all(0)
+    return accuracies(right | {"all": torch.stack(list(right.values())).all(0)})
+
+
+def accuracies(right: Mapping[str, Tensor]) -> dict[str, float]:
+    """Fractions of what is right, by name."""
     return {f"acc_{name}": float(v.float().mean()) for name, v in right.items()}
 
 
@@ -75,10 +79,10 @@ def measure_judge(judge: Judge, change: Callable[[Tensor], Tensor] = lambda x: x
         told = judge.classify(change(renderer.render(truth)))
         for name, value in told.items():
             right.setdefault(name, []).append(value == getattr(truth, name))
-    share = {name: torch.cat(v) for name, v in right.items()}
-    share["subject"] = share["shape"] & share["color"] & share["second"] & share["texture"]
+    found = {name: torch.cat(v) for name, v in right.items()}
+    found["subject"] = found["shape"] & found["color"] & found["second"] & found["texture"]
     unsure = (judge.classify(pictures.garbage(512, rng))["shape"] < 0).float().mean()
-    return {**{f"acc_{name}": float(v.float().mean()) for name, v in share.items()}, "garbage_unsure": float(unsure)}
+    return accuracies(found) | {"garbage_unsure": float(unsure)}
 
 
 @torch.no_grad()
@@ -88,7 +92,8 @@ def measure_style_judge(
     """Accuracy of the judge of styles by attribute and of the content (shape and scene together), after ``change``.
 
     On ``n`` pictures of each style and of none, of the pretraining world and of each of the held-out subjects 0-9; the
-    worst style's accuracy, too, and the shares of these pictures and of garbage, in every style, that it is unsure of.
+    worst style's accuracy, too, and the fractions of these pictures and of garbage, in every style, of which it is
+    unsure.
     """
     judge.eval()
     rng, styled = torch.Generator().manual_seed(4), range(len(styles.STYLES) + 1)
@@ -103,12 +108,12 @@ def measure_style_judge(
             right.setdefault("style", []).append(told["style"] == k)
             right.setdefault("unsure", []).append(told["style"] < 0)
     by_style = torch.stack(right["style"]).view(-1, len(styled), n).float().mean((0, 2))
-    share = {name: torch.cat(v) for name, v in right.items()}
-    share["content"] = share["shape"] & share["scene"]
-    unsure = share.pop("unsure").float().mean()
+    found = {name: torch.cat(v) for name, v in right.items()}
+    found["content"] = found["shape"] & found["scene"]
+    unsure = found.pop("unsure").float().mean()
     garbage = judge.classify(pictures.in_styles(pictures.garbage(512, rng), rng)[0])["style"] < 0
     return {
-        **{f"acc_{name}": float(v.float().mean()) for name, v in share.items()},
+        **accuracies(found),
         "acc_worst_style": float(by_style.min()),
         "world_unsure": float(unsure),
         "garbage_unsure": float(garbage.float().mean()),

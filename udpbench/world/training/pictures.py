@@ -1,5 +1,5 @@
-"""Training pictures of the embedded models: the toy world, crops of the photographs that scikit-learn ships, and dead
-leaves."""
+"""Training pictures of the embedded models, for their developers: the toy world, crops of the photographs that
+scikit-learn ships, and dead leaves."""
 
 from __future__ import annotations
 
@@ -119,6 +119,6 @@ def worn(x: Tensor, rng: torch.Generator) -> Tensor:
     """A random blur (sigma 0-1) and a little noise for each picture: the judge shall read soft and slightly noisy
     pictures."""
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    share = torch.rand(len(x), 1, 1, 1, generator=rng)
+    sharp = torch.rand(len(x), 1, 1, 1, generator=rng)
     noise = 0.06 * torch.rand(len(x), 1, 1, 1, generator=rng) * torch.randn(x.shape, generator=rng)
-    return (x * share + blurred * (1 - share) + noise).clamp(0, 1)
+    return (x * sharp + blurred * (1 - sharp) + noise).clamp(0, 1)

@@ -1,9 +1,10 @@
 """Train the embedded models: ``python -m udpbench.world.training.train {vae,judge,style_judge,unet,export,measure}``.
 
-Run in this order, the six commands rebuild ``weights/micro`` and the judges; with ``--model micro_b`` (which borrows
-micro's autoencoder and text encoder) or ``--model micro_c``, vae, unet, export and measure rebuild that model. Each
-training keeps a checkpoint in ``--work`` and goes on from it when the same command is given again. Nothing is read but
-the renderer and pictures that scikit-learn and scikit-image ship.
+For developers of the embedded models: users get the weights. Run in this order, the six commands rebuild
+``weights/micro`` and the judges; with ``--model micro_b`` (which borrows micro's autoencoder and text encoder) or
+``--model micro_c``, vae, unet, export and measure rebuild that model. Each training keeps a checkpoint in ``--work``
+and goes on from it when the same command is given again. Nothing is read but the renderer and pictures that
+scikit-learn and scikit-image ship.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def train_vae(work: Path, steps: int, run: Run, model: str) -> None:
     the end."""
     design = build.DESIGNS[model]
     with initialised_by(run.rng("weights")):
-        vae = build.autoencoder(design)
+        vae = build.autoencoder(model)
 
     def loss(step: int) -> Tensor:
         rng = run.rng("vae", step)
@@ -131,12 +132,12 @@ def parts(work: Path, model: str, run: Run) -> dict[str, Any]:
     UNet, or what it borrows and a fresh UNet."""
     design = build.DESIGNS[model]
     with initialised_by(run.rng("weights")):
-        unet = build.unet(design)
+        unet = build.unet(model)
         if design.borrows:
             pipe = LatentDiffusion(f"pkg:{design.borrows}", design.borrows).pipe
             return {"vae": pipe.vae, "text": pipe.text_encoder, "words": pipe.tokenizer, "unet": unet}
-        words, vae = build.tokenizer(work / "tokenizer"), build.autoencoder(design)
-        text = build.text_encoder(words, design.text_width, inner=4 * design.text_width)
+        words, vae = build.tokenizer(work / "tokenizer"), build.autoencoder(model)
+        text = build.text_encoder(model)
     vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True))
     return {"vae": vae.eval(), "text": text, "words": words, "unet": unet}
 
@@ -247,20 +248,18 @@ def main() -> None:
     run = Run(SEED, DEVICE, log=Lines(work / f"{args.what}.log"))
     if args.what in TRAININGS and args.steps < 1:
         parser.error("say how long: --steps N")
-    if args.what == "vae":
-        if build.DESIGNS[args.model].borrows:
-            parser.error(f"{args.model} has no autoencoder of its own: it uses {build.DESIGNS[args.model].borrows}'s")
-        train_vae(work, args.steps, run, args.model)
-    elif args.what == "unet":
-        train_unet(work, args.steps, run, args.model)
-    elif args.what == "judge":
-        train_judge(work, args.steps, run)
-    elif args.what == "style_judge":
-        train_style_judge(work, args.steps, run)
-    elif args.what == "export":
-        export(work, run, args.model)
-    else:
-        measure(run, args.model)
+    lender = build.DESIGNS[args.model].borrows
+    if args.what == "vae" and lender:
+        parser.error(f"{args.model} has no autoencoder of its own: it uses {lender}'s")
+    work_on: dict[str, Callable[[], None]] = {
+        "vae": lambda: train_vae(work, args.steps, run, args.model),
+        "unet": lambda: train_unet(work, args.steps, run, args.model),
+        "judge": lambda: train_judge(work, args.steps, run),
+        "style_judge": lambda: train_style_judge(work, args.steps, run),
+        "export": lambda: export(work, run, args.model),
+        "measure": lambda: measure(run, args.model),
+    }
+    work_on[args.what]()
 
 
 if __name__ == "__main__":

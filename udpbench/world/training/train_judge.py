@@ -1,4 +1,4 @@
-"""Training of the judges (part of ``python -m udpbench.world.training.train``)."""
+"""Training of the judges, for developers (part of ``python -m udpbench.world.training.train``)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,293 @@
+"""Methods from outside the package: their source is in the keys, their errors are told in one line, their hooks act."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import composed, small
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from udpbench.benchmark.build import build, make_part
+from udpbench.benchmark.graph import Graph
+from udpbench.benchmark.store import Store
+from udpbench.commands import run as command
+from udpbench.core.images import read_folder
+from udpbench.core.source import source_digests
+from udpbench.interfaces import Attack, Protection
+
+ROOT = Path(__file__).parent.parent
+
+# -- a protection under development, in real processes -----------------------------------------------------------------
+
+METHOD = '''
+"""Somebody's own protection."""
+from . import helper
+from udpbench.interfaces import Protection
+from ascent import FACTOR
+
+
+class Ascent(Protection):
+    needs = frozenset({"latent"})
+    couples_images = False
+
+    def protect(self, owner, budget, surrogate, run):
+        from ascent.late import STEP
+
+        made = []
+        for picture in owner.images:
+            x = picture[None].to(run.device).requires_grad_(True)
+            loss = +surrogate.encode(x).square().sum()
+            loss.backward()
+            made.append((picture + FACTOR * helper.SIZE * STEP * x.grad[0].sign().cpu() / 255).clamp(0, 1))
+        return made
+'''
+FILES = {
+    "ascent/__init__.py": "from .constants import FACTOR\n",
+    "ascent/constants.py": "FACTOR = 1\n",
+    "ascent/method.py": METHOD,
+    "ascent/helper.py": "import json\n\nSIZE = 2\n",
+    "ascent/late.py": "STEP = 2\n",
+    "ascent/unrelated.py": "OTHER = 1\n",
+    "conf/protect/ascent.yaml": "# One step up.\n_target_: ascent.method.Ascent\n",
+}
+
+
+@pytest.fixture
+def mine(tmp_path, tiny):
+    """Writes the method; runs the commands on it."""
+
+    class Mine:
+        def write(self, name: str, old: str = "", new: str = "") -> None:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = path.read_text() if old else FILES[name]
+            assert old in text
+            path.write_text(text.replace(old, new) if old else text)
+
+        def command(self, *words: str) -> str:
+            cell = [
+                *small(tiny),
+                "protect=ascent",
+                "hydra.searchpath=[file://conf]",
+                "arms=[protected]",
+                "task.steps=1",
+            ]
+            cell += ["task.sample_steps=1", "data.reference=0", "data.heldout=0", "metrics.primary=[]", "seed=0"]
+            env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+            said = [sys.executable, "-m", "udpbench", *words, *cell]
+            done = subprocess.run(said, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            return done.stderr
+
+        def todo(self) -> set[str]:
+            """The kinds of stages that the same command would do now."""
+            self.command("plan", "--json", "plan.json")
+            return {kind for kind, n in json.loads((tmp_path / "plan.json").read_text())["kinds"].items() if n["todo"]}
+
+        def pictures(self) -> list[torch.Tensor]:
+            """Every picture that the protection has ever made."""
+            folders = sorted((tmp_path / "outputs/store/protect").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+            return [torch.stack(list(read_folder(folder).values())) for folder in folders]
+
+    made = Mine()
+    for name in FILES:
+        made.write(name)
+    return made
+
+
+@pytest.mark.slow
+def test_a_method_under_development_never_shows_old_numbers(mine):
+    mine.command()
+    assert mine.todo() == set()
+    changes = {
+        "ascent/method.py": ("+surrogate", "-surrogate"),  # the sign of its loss
+        "ascent/helper.py": ("SIZE = 2", "SIZE = 3"),  # from . import
+        "ascent/late.py": ("STEP = 2", "STEP = 1"),  # imported in a function
+        "ascent/constants.py": ("FACTOR = 1", "FACTOR = -1"),  # by way of the package's own imports
+    }
+    for name, (old, new) in changes.items():
+        mine.write(name, old, new)
+        assert {"protect", "train", "generate"} <= mine.todo(), name
+        mine.write(name, new, old)
+    mine.write("ascent/unrelated.py", "OTHER = 1", "OTHER = 1  # nothing")
+    assert mine.todo() == set()
+
+    mine.write("ascent/method.py", "+surrogate", "-surrogate")
+    said = mine.command()
+    assert "0 stages to do" not in said
+    up, down = mine.pictures()
+    assert not torch.equal(up, down)
+
+
+def test_libraries_and_the_package_are_no_part_of_the_source(tmp_path, monkeypatch):
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        found = source_digests({"_target_": "ascent.method.Ascent", "parts": [{"_target_": "torch.nn.Linear"}]})
+    finally:
+        for name in [name for name in sys.modules if name.startswith("ascent")]:
+            del sys.modules[name]
+    assert set(found) == {"ascent", "ascent.constants", "ascent.method", "ascent.helper", "ascent.late"}
+    assert source_digests({"_target_": "udpbench.protect.noise.Noise"}) == {}
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+class Misspelt(Protection):
+    """Needs what there is not."""
+
+    needs = frozenset({"latnt"})
+
+
+class Stranger:
+    """No protection."""
+
+
+class Changes(Protection):
+    """Returns what it is told to."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def protect(self, owner, budget, surrogate, run):
+        few, small = owner.images[:3], [x[:, :-1] for x in owner.images]
+        return {"few": few, "small": small}[self.how]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (
+            "Misspelt",
+            "mine: test_own_methods.Misspelt needs unknown latnt; allowed are latent, text, denoise, pixel, inpaint",
+        ),
+        ("Stranger", "mine: test_own_methods.Stranger is no Protection; derive it from udpbench.interfaces.Protection"),
+    ],
+)
+def test_a_class_that_does_not_fit_is_told_in_one_line(kind, told):
+    with pytest.raises(ValueError) as error:
+        make_part(OmegaConf.create({"_target_": f"test_own_methods.{kind}"}), "mine", Protection)
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [("few", "returned 3 pictures for 6"), ("small", "returned a picture of 3 x 15 x 16")]
+)
+def test_pictures_of_another_number_or_size_are_told_in_one_line(how, told, tiny, tmp_path, monkeypatch, capsys):
+    words = ["protect=none", "protect._target_=test_own_methods.Changes", f"+protect.how={how}", "arms=[protected]"]
+    monkeypatch.setattr(sys, "argv", ["udpbench", *small(tiny), f"runtime.out={tmp_path}", *words])
+    with pytest.raises(SystemExit) as end:
+        command.run()
+    assert end.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert told in line
+
+
+# -- hooks of an attack ------------------------------------------------------------------------------------------------
+
+
+class Mirrors(Attack):
+    """Trains on mirrored pictures."""
+
+    def augment(self, batch, rng):
+        return batch.flip(-1)
+
+
+class SaysNo(Attack):
+    """Generates away from a word."""
+
+    def __init__(self, prompt: str = "noise") -> None:
+        self.prompt = prompt
+
+    def sampling(self):
+        return {"negative_prompt": self.prompt}
+
+
+class Weakens(Attack):
+    """Trains a model of smaller weights."""
+
+    def adapt(self, victim, images, run):
+        other = copy.copy(victim)
+        other.pipe = copy.deepcopy(victim.pipe)
+        with torch.no_grad():
+            for weight in other.pipe.unet.parameters():
+                weight *= 0.9
+        return other
+
+
+ARMS = "arms=[pretrained,clean,noise,protected,purified,clean_attacked]"
+FEW = [
+    "protect=noise",
+    "task.steps=2",
+    "task.sample_steps=2",
+    "task.pictures=2",
+    "data.reference=0",
+    "data.heldout=0",
+    ARMS,
+]
+
+
+@pytest.fixture
+def graph(tiny):
+    """Overrides -> the graph of a small cell."""
+
+    def make(*overrides: str) -> Graph:
+        cfg = composed(tiny, *FEW, *overrides)
+        return Graph(build(cfg, cfg.hydra.runtime.choices))
+
+    return make
+
+
+def attack(kind: str, *more: str) -> list[str]:
+    return ["attack=none", f"attack._target_=test_own_methods.{kind}", *more]
+
+
+@pytest.mark.parametrize("kind", ["Mirrors", "SaysNo", "Weakens"])
+def test_a_hook_changes_the_keys_of_the_attacked_arms_only(graph, kind):
+    without, with_it = graph("attack=none"), graph(*attack(kind))
+    assert list(without.arms) == ["pretrained", "clean", "noise", "protected"]
+    assert list(with_it.arms) == ["pretrained", "clean", "noise", "protected", "purified", "clean_attacked"]
+    for name, arm in without.arms.items():
+        assert [stage.key for stage in with_it.arms[name].wanted] == [stage.key for stage in arm.wanted], name
+    trained = {name: arm.final.parents["model"].key for name, arm in with_it.arms.items() if name != "pretrained"}
+    for attacked, base in (("purified", "protected"), ("clean_attacked", "clean")):
+        assert with_it.arms[attacked].final.key != with_it.arms[base].final.key
+        assert (trained[attacked] == trained[base]) is (kind == "SaysNo"), "sampling leaves the training as it is"
+
+
+def test_the_settings_of_a_hook_are_in_the_keys(graph):
+    one, two = (graph(*attack("SaysNo", f"+attack.prompt={word}")).arms for word in ("noise", "grain"))
+    changed = {name for name in one if one[name].final.key != two[name].final.key}
+    assert changed == {"purified", "clean_attacked"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Mirrors", "Weakens"])
+def test_a_hook_of_the_training_makes_another_model(graph, kind, tmp_path):
+    arms = graph(*attack(kind)).arms
+    clean, attacked = Store(tmp_path).do(*(arms[name].final.parents["model"] for name in ("clean", "clean_attacked")))
+    (before,), (after,) = (sorted(folder.rglob("*.safetensors")) for folder in (clean, attacked))
+    weights = load_file(before), load_file(after)
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+def test_a_hook_of_the_generation_makes_other_pictures(graph, tmp_path):
+    arms = graph(*attack("SaysNo"), "task.guidance=5.0").arms
+    clean, attacked = (
+        read_folder(f) for f in Store(tmp_path).do(*(arms[n].final for n in ("clean", "clean_attacked")))
+    )
+    assert list(clean) == list(attacked)
+    assert any(not torch.equal(clean[name], attacked[name]) for name in clean)

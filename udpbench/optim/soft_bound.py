@@ -1,0 +1,52 @@
+"""What methods share that change pictures with Adam under a soft bound on a perceptual distance (IMPRESS, Glaze)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from udpbench.core.component import check_choice
+from udpbench.models.perceptual import PERCEPTUAL, Distance, check_distance
+
+
+@dataclass(kw_only=True)
+class SoftBound:
+    """Settings of the optimisation.
+
+    Args:
+        iterations, lr: of Adam; ``lr`` on the [-1,1] scale.
+        alpha: weight of the bound.
+        distance_budget: distance above which the bound counts.
+        start_noise: size of the noise of the start, on the [-1,1] scale.
+        perceptual: ``lpips_vgg``, ``lpips_alex``, ``lpips_squeeze`` or ``lite1`` (EfficientNet-Lite1 features, works
+            offline; not LPIPS, and its values are not on LPIPS's scale).
+        weights: file with the trunk of the LPIPS network; None: where torch hub keeps it.
+    """
+
+    iterations: int
+    lr: float
+    alpha: float
+    distance_budget: float
+    start_noise: float
+    perceptual: str
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__.lower()
+        check_choice(f"{name}: unknown perceptual", self.perceptual, PERCEPTUAL)
+        if self.iterations < 1 or self.lr <= 0:
+            raise ValueError(f"{name}: iterations must be >= 1 and lr > 0, given {self.iterations} and {self.lr}")
+        if min(self.alpha, self.distance_budget, self.start_noise) < 0:
+            raise ValueError(
+                f"{name}: alpha, distance_budget and start_noise must be >= 0, "
+                f"given {self.alpha}, {self.distance_budget} and {self.start_noise}"
+            )
+
+    def check(self) -> None:
+        """ValueError saying what to do if the weights of the distance are missing; nothing is loaded."""
+        check_distance(self.perceptual, self.weights)
+
+    def excess(self, distance: Distance, x: Tensor, y: Tensor) -> Tensor:
+        """``alpha * max(distance(x, y) - distance_budget, 0)`` of N pictures, (N,)."""
+        return self.alpha * (distance(x, y) - self.distance_budget).clamp(min=0)
