@@ -20,7 +20,7 @@ from udpbench.benchmark.store import FACTS, Stage, Store
 from udpbench.commands import plan
 from udpbench.commands import run as command
 from udpbench.results import tally
-from udpbench.results.tally import Planned, Tally, count
+from udpbench.results.tally import Planned, count
 
 GRID = ["-m", "protect=noise", "attack=none,jpeg", "arms=[pretrained,clean,protected,purified]"]
 
@@ -219,9 +219,10 @@ def test_totals_add_up_and_unknowns_are_named(tmp_path):
     one = Planned("seed=0", "cpu", shared, estimates)
     two = Planned("seed=1", "cpu", shared | {Path("c"): stage("protect", parent="q")}, {**estimates, Path("c"): None})
     made = count([one, two])
-    assert made.cells[0][1] == Tally(2, 2, 2, 1, 0, 63.0, 4e6, {Path("x"), Path("y"), Path("z")})
-    assert made.cells[1][1] == Tally(3, 1, 1, 0, 1)
-    assert made.total == Tally(5, 3, 3, 1, 1, 63.0, 4e6, {Path("x"), Path("y"), Path("z")})
+    assert list(made.by_cell.columns) == list(tally.COUNTS)
+    assert made.by_cell.to_numpy().tolist() == [[2, 2, 0, 2, 1, 0, 63.0, 4e6, 3], [3, 1, 0, 1, 0, 1, 0, 0, 0]]
+    assert tally.as_json(made)["total"] == dict(zip(tally.COUNTS, (5, 3, 0, 3, 1, 1, 63.0, 4e6, 3)))
+    assert list(made.by_kind["measurements"]) == [2, 2, 0], "y is one measurement, of whatever it is used for"
     assert (made.rough, made.unknown) == (["train"], ["protect"])
     assert tally.summary(made) == [
         "2 cells, 3 of 3 stages to do: 1:03 one after another and 4.0 MB for 2 of them, by medians of 3 finished stages on cpu",

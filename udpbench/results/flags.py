@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from udpbench.core.provenance import DIRTY
-from udpbench.results.record import of_edits, score_of
+from udpbench.results.record import metrics_of, of_edits, score_of
 from udpbench.results.schema import Record
 from udpbench.results.stats import sign
 
@@ -17,69 +17,61 @@ LEARNT = 0.30  # the clean victim must cover this fraction of the window from pr
 RUINED = 0.30  # an attack may cost clean data this fraction of the window
 NO_SEED_SD = "no seed SD: no subject has clean victims of two seeds"
 NO_NOISE = "no noise floor: effects on edits are compared with those of the arm noise, which is missing"
-_Scores = Mapping[str, float]  # arm -> value of one metric
+_Scores = Mapping[str, float]  # arm -> value of one metric, signed so that + is better protected
 
 
-def covered(at: _Scores, value: float) -> float:
-    """Where ``value`` lies between the scores of pretrained (0) and upper_bound (1)."""
-    return (value - at["pretrained"]) / (at["upper_bound"] - at["pretrained"])
+def covered(at: _Scores, arm: str = "clean") -> float:
+    """Where ``arm`` lies between pretrained (0) and upper_bound (1)."""
+    return (at[arm] - at["pretrained"]) / (at["upper_bound"] - at["pretrained"])
 
 
-def has_window(better_protected: str, at: _Scores) -> bool:
+def has_window(at: _Scores) -> bool:
     """A perfect victim is better for the thief than a pretrained one."""
-    return sign(better_protected) * (at["pretrained"] - at["upper_bound"]) > 0
+    return at["pretrained"] > at["upper_bound"]
 
 
 def did_not_learn(record: Record) -> str | None:
     """The clean victim covers under 30 % of the window on a primary score, or there is no window."""
-    for metric, better, at in _primary(record, *WINDOW):
-        if not has_window(better, at):
+    for metric, at in _primary(record, *WINDOW):
+        if not has_window(at):
             return f"no window: upper bound is no better than pretrained on {metric}"
-        if (found := covered(at, at["clean"])) < LEARNT:
-            covers = f"clean covers {found:.0%} of the pretrained-upper bound window on {metric}"
+        if covered(at) < LEARNT:
+            covers = f"clean covers {covered(at):.0%} of the pretrained-upper bound window on {metric}"
             return f"victim did not learn: {covers} ({LEARNT:.0%} needed)"
     return None
 
 
 def saturated(record: Record) -> str | None:
     """The protected victim is worse than one that never trained: more protection could not be seen."""
-    for metric, better, at in _primary(record, "pretrained", "protected"):
-        if sign(better) * (at["protected"] - at["pretrained"]) > 0:
-            return f"saturated: protected is worse for the thief than pretrained on {metric}"
-    return None
+    over = [m for m, at in _primary(record, "pretrained", "protected") if at["protected"] > at["pretrained"]]
+    return f"saturated: protected is worse for the thief than pretrained on {over[0]}" if over else None
 
 
 def attack_ruins_clean(record: Record) -> str | None:
     """The attack costs clean data over 30 % of the window: it is no attack."""
-    for metric, better, at in _primary(record, *WINDOW, "clean_attacked"):
-        if has_window(better, at):
-            lost = covered(at, at["clean"]) - covered(at, at["clean_attacked"])
-            if lost > RUINED:
-                return f"attack ruins clean data: it costs {lost:.0%} of the pretrained-upper bound window on {metric}"
+    for metric, at in _primary(record, *WINDOW, "clean_attacked"):
+        if has_window(at) and (lost := covered(at) - covered(at, "clean_attacked")) > RUINED:
+            return f"attack ruins clean data: it costs {lost:.0%} of the pretrained-upper bound window on {metric}"
     return None
 
 
 def budget_exceeded(record: Record) -> str | None:
     """The saved PNGs of the protection or of its noise control measure more than the budget."""
-    budget = record["facts"]["budget"]
-    norm = {"linf": "linf", "rms": "rms_max"}.get(budget["kind"]) if budget else None
-    if budget is None or norm is None:
-        return None
+    budget = record["facts"]["budget"] or {"kind": "", "eps": 0.0}
+    norm = {"linf": "linf", "rms": "rms_max"}.get(budget["kind"], "")
     for arm in ("protected", "noise"):
-        found = record["perturbation"].get(arm, {}).get(norm)
-        if found is not None and found > budget["eps"] * (1 + 1e-6):
+        found = record["perturbation"].get(arm, {}).get(norm, 0.0)
+        if found > budget["eps"] * (1 + 1e-6):
             return f"budget exceeded: {arm} measures {norm} {found:.4g}/255, allowed {budget['eps']:g}/255"
     return None
 
 
 def unequal_sets(record: Record) -> str | None:
     """Arms have different numbers of pictures: scores that depend on how many there are do not compare."""
-    sizes = {arm: max((s["n"] for s in part["metrics"].values()), default=0) for arm, part in record["arms"].items()}
-    known = {arm: n for arm, n in sizes.items() if n}
-    if len(set(known.values())) < 2:
-        return None
-    told = ", ".join(f"{arm} {n}" for arm, n in known.items())
-    return f"sets of different sizes: {told}; only kernel distances compare"
+    arms = {arm: part["metrics"].values() for arm, part in record["arms"].items() if part["metrics"]}
+    sizes = {arm: max(score["n"] for score in scores) for arm, scores in arms.items()}
+    told = ", ".join(f"{arm} {n}" for arm, n in sizes.items())
+    return f"sets of different sizes: {told}; only kernel distances compare" if len({*sizes.values()}) > 1 else None
 
 
 def nothing_primary(record: Record) -> str | None:
@@ -142,9 +134,9 @@ def _said(*found: str | None) -> list[str]:
     return [sentence for sentence in found if sentence is not None]
 
 
-def _primary(record: Record, *arms: str) -> Iterator[tuple[str, str, _Scores]]:
-    """(metric, better_protected, arm -> value) of every primary metric that all ``arms`` have."""
-    for metric in sorted({m for arm in record["arms"].values() for m in arm["metrics"]}):
+def _primary(record: Record, *arms: str) -> Iterator[tuple[str, _Scores]]:
+    """Every primary metric that all ``arms`` have, with their scores, signed so that + is better protected."""
+    for metric, about in metrics_of([record]).items():
         found = {arm: score for arm in arms if (score := score_of(record, arm, metric)) is not None}
-        if len(found) == len(arms) and found[arms[0]]["primary"]:
-            yield metric, found[arms[0]]["better_protected"], {arm: score["value"] for arm, score in found.items()}
+        if len(found) == len(arms) and about["primary"]:
+            yield metric, {arm: sign(about["better_protected"]) * score["value"] for arm, score in found.items()}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Interval:
     @property
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        return self.low is not None and self.high is not None and self.low * self.high > 0
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,16 @@ def generator(seed: int, *key: object) -> np.random.Generator:
 
 def seed_sd(clean: Mapping[Key, float]) -> float | None:
     """Pooled standard deviation of clean victims over seeds within subject; None where no subject has two seeds."""
-    groups: dict[str, list[float]] = {}
-    for (subject, _), value in sorted(clean.items()):
-        groups.setdefault(subject, []).append(value)
-    freedom = sum(len(g) - 1 for g in groups.values())
-    if freedom == 0:
+    keys = sorted(clean)
+    groups = _by_subject(np.array([clean[key] for key in keys]), keys) if keys else []
+    freedom = len(keys) - len(groups)
+    if not freedom:
         return None
-    return math.sqrt(sum(float(np.sum(np.square(np.array(g) - np.mean(g)))) for g in groups.values()) / freedom)
+    return math.sqrt(sum(float(np.sum(np.square(group - np.mean(group)))) for group in groups) / freedom)
 
 
-def paired_interval(
-    pairs: Mapping[Key, float], rng: np.random.Generator, resamples: int = RESAMPLES, level: float = LEVEL
-) -> Interval:
-    """Mean of paired differences with its interval at ``level``.
+def paired_interval(pairs: Mapping[Key, float], rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
+    """Mean of paired differences with its 95 % interval.
 
     Below 6 subjects the t interval of the subjects' means (of the seeds of a single subject; one victim: none), else
     the percentiles of ``resamples`` hierarchical bootstrap means, resampling subjects and then seeds within each.
@@ -83,22 +81,14 @@ def paired_interval(
     if not pairs:
         raise ValueError("paired_interval: no pair given; at least one victim needs both scores")
     keys = sorted(pairs)
-    x = np.array([[pairs[k]] for k in keys], dtype=np.float64)
-    if _subjects(keys) < FEW:
-        units = _units(x, keys)[:, 0]
-        return _t_interval(float(units.mean()), units, keys, level)
-    return _percentiles(float(x.mean()), _resample(x, keys, resamples, rng)[:, 0], keys, level)
+    rows = np.array([[pairs[key]] for key in keys], dtype=np.float64)
+    return _interval(rows, keys, lambda mean: mean, lambda x: x, rng, resamples)
 
 
 def recovery(
-    effects: Mapping[Key, float],
-    residuals: Mapping[Key, float],
-    floor: float | None,
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    effects: Mapping[Key, float], residuals: Mapping[Key, float], floor: float | None, rng: np.random.Generator
 ) -> Recovery:
-    """1 - mean(residual)/mean(effect) over the victims that have both, with its interval.
+    """1 - mean(residual)/mean(effect) over the victims that have both, with its 95 % interval.
 
     A ratio of means, not a mean of ratios.
 
@@ -111,62 +101,66 @@ def recovery(
         return Recovery(None, NOT_ATTACKED if effects else "n/a: no effect measured")
     if floor is None:
         return Recovery(None, "n/a: no floor")
-    effect = paired_interval({k: effects[k] for k in keys}, rng, resamples, level)
+    effect = paired_interval({key: effects[key] for key in keys}, rng)
     if effect.low is None:
         return Recovery(None, "n/a: one victim has no interval")
     if effect.low <= max(floor, 0.0):
         return Recovery(None, "n/a: no effect to recover")
-    both = np.array([(effects[k], residuals[k]) for k in keys], dtype=np.float64)
-    if _subjects(keys) < FEW:
-        both = _units(both, keys)
-        ratio = float(both[:, 1].mean() / both[:, 0].mean())
-        errors = (ratio * both[:, 0] - both[:, 1]) / both[:, 0].mean()
-        return Recovery(_t_interval(1 - ratio, errors, keys, level))
-    means = _resample(both, keys, resamples, rng)
-    mean = 1 - float(both[:, 1].mean() / both[:, 0].mean())
-    return Recovery(_percentiles(mean, 1 - means[:, 1] / means[:, 0], keys, level))
+
+    def errors(e: np.ndarray, r: np.ndarray) -> np.ndarray:
+        return (r.mean() / e.mean() * e - r) / e.mean()
+
+    both = np.array([(effects[key], residuals[key]) for key in keys], dtype=np.float64)
+    return Recovery(_interval(both, keys, lambda e, r: 1 - r / e, errors, rng, RESAMPLES))
 
 
-def _subjects(keys: Sequence[Key]) -> int:
-    return len({subject for subject, _ in keys})
+def _interval(
+    rows: np.ndarray,
+    keys: Sequence[Key],
+    statistic: Callable[..., Any],
+    errors: Callable[..., np.ndarray],
+    rng: np.random.Generator,
+    resamples: int,
+) -> Interval:
+    """A statistic of the means of columns; ``rows`` (V, C): of the victims ``keys``, sorted.
 
-
-def _units(columns: np.ndarray, keys: Sequence[Key]) -> np.ndarray:
-    """What a t interval counts as independent: the means of the subjects, or one subject's seeds."""
-    subjects = sorted({subject for subject, _ in keys})
-    if len(subjects) == 1:
-        return columns
-    return np.stack([columns[[k[0] == subject for k in keys]].mean(0) for subject in subjects])
-
-
-def _t_interval(mean: float, x: np.ndarray, keys: Sequence[Key], level: float) -> Interval:
-    """The t interval of the independent values ``x`` around ``mean``; without limits if there is one value only."""
-    if len(x) < 2:
-        return Interval(mean, None, None, len(keys), _subjects(keys), "none")
+    ``statistic``: means of the columns -> its value. ``errors``: columns of independent values -> the error that each
+    value adds to the statistic. These are the means of the subjects, or the seeds of a single one.
+    """
+    groups = _by_subject(rows, keys)
+    counts = len(keys), len(groups)
+    if len(groups) >= FEW:
+        low, high = np.quantile(statistic(*_resample(rows, keys, resamples, rng).T), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+        return Interval(_at_means(statistic, rows), float(low), float(high), *counts, "bootstrap")
+    units = rows if len(groups) == 1 else np.stack([group.mean(0) for group in groups])
+    mean = _at_means(statistic, units)
+    if len(units) < 2:
+        return Interval(mean, None, None, *counts, "none")
     from scipy.special import stdtrit  # quantile of Student's t, without the second that scipy.stats takes to import
 
-    half = float(stdtrit(len(x) - 1, 0.5 + level / 2) * x.std(ddof=1) / math.sqrt(len(x)))
-    return Interval(mean, mean - half, mean + half, len(keys), _subjects(keys), "t")
+    half = float(stdtrit(len(units) - 1, 0.5 + LEVEL / 2) * errors(*units.T).std(ddof=1) / math.sqrt(len(units)))
+    return Interval(mean, mean - half, mean + half, *counts, "t")
 
 
-def _percentiles(mean: float, x: np.ndarray, keys: Sequence[Key], level: float) -> Interval:
-    low, high = np.quantile(x, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(mean, float(low), float(high), len(keys), _subjects(keys), "bootstrap")
+def _at_means(statistic: Callable[..., Any], rows: np.ndarray) -> float:
+    return float(statistic(*(column.mean() for column in rows.T)))
 
 
-def _resample(columns: np.ndarray, keys: Sequence[Key], resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _by_subject(rows: np.ndarray, keys: Sequence[Key]) -> list[np.ndarray]:
+    """The rows of each subject; ``keys``: those of the rows, sorted."""
+    _, first = np.unique([subject for subject, _ in keys], return_index=True)
+    return np.split(rows, first[1:])
+
+
+def _resample(rows: np.ndarray, keys: Sequence[Key], resamples: int, rng: np.random.Generator) -> np.ndarray:
     """(V, C) values of V victims -> (resamples, C) means over subjects drawn with replacement, and their seeds
     likewise."""
-    subjects = sorted({k[0] for k in keys})
-    groups = [columns[[i for i, k in enumerate(keys) if k[0] == s]] for s in subjects]
-    counts = np.array([len(g) for g in groups])
-    padded = np.zeros((len(groups), counts.max(), columns.shape[1]))
-    for i, group in enumerate(groups):
-        padded[i, : len(group)] = group
-    drawn = rng.integers(len(groups), size=(resamples, len(groups)))
+    counts = np.array([len(group) for group in _by_subject(rows, keys)])
+    first = np.cumsum(counts) - counts  # row of each subject's first seed
+    drawn = rng.integers(len(counts), size=(resamples, len(counts)))
     sizes = counts[drawn][..., None]  # (resamples, subjects, 1)
-    which = (rng.random((resamples, len(groups), counts.max())) * sizes).astype(np.int64)
+    seeds = (rng.random((resamples, len(counts), counts.max())) * sizes).astype(np.int64)
     keep = np.arange(counts.max()) < sizes
-    total = (padded[drawn[..., None], which] * keep[..., None]).sum(axis=(1, 2))
+    total = (rows[first[drawn][..., None] + seeds] * keep[..., None]).sum(axis=(1, 2))
     means: np.ndarray = total / keep.sum(axis=(1, 2))[:, None]
     return means

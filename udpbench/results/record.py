@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.core.atomic import atomic_write
@@ -13,6 +13,7 @@ from udpbench.results.schema import LONG, SCHEMA, Arm, Facts, Record, Score, Sta
 from udpbench.results.upgrade import upgraded
 
 __all__ = ["ARMS", "LONG", "SCHEMA", "Arm", "Facts", "Record", "Score", "Stage", "check"]
+Item = TypeVar("Item")
 
 
 class MetricInfo(TypedDict):
@@ -86,6 +87,14 @@ def _load(path: Path) -> Any:
         raise ValueError(f"{path}: record of schema 1 cannot be read ({error})") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path}: cannot be read as JSON ({str(error).splitlines()[0]})") from error
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+    """Key -> the items that have it, in the order in which they come."""
+    found: dict[Any, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def score_of(record: Record, arm: str, metric: str) -> Score | None:

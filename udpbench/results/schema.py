@@ -1,7 +1,7 @@
 """The schema of records: what a record holds, and the check that one follows it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
@@ -151,9 +151,8 @@ def _check_score(where: str, score: Score) -> None:
         raise ValueError(f"{where}: value {score['value']} is not finite; a missing metric belongs in 'absent'")
     if score["n"] < 1:
         raise ValueError(f"{where}: n must be a count of pictures >= 1, given {score['n']}")
-    if score["better_protected"] not in DIRECTIONS:
-        allowed = " or ".join(DIRECTIONS)
-        raise ValueError(f"{where}: better_protected must be {allowed}, given {score['better_protected']!r}")
+    if (way := score["better_protected"]) not in DIRECTIONS:
+        raise ValueError(f"{where}: better_protected must be {' or '.join(DIRECTIONS)}, given {way!r}")
 
 
 def _check_type(value: Any, kind: Any, where: str, at: str) -> None:
@@ -166,36 +165,33 @@ def _check_type(value: Any, kind: Any, where: str, at: str) -> None:
     fits = isinstance(value, (int, float) if base is float else base)
     if not fits or (isinstance(value, bool) and base is not bool):
         raise ValueError(f"{where}: {at} must be {base.__name__}, given {type(value).__name__}")
-    inside: dict[str, Any] = {}
     if is_typeddict(kind):
         if lacking := [name for name in kind.__annotations__ if name in kind.__required_keys__ - value.keys()]:
             raise ValueError(f"{where}: {at} lacks {', '.join(lacking)}")
-        inside = {name: (value[name], hint) for name, hint in _hints(kind).items() if name in value}
-    elif base is dict:
-        inside = {name: (item, get_args(kind)[1]) for name, item in value.items()}
-    elif base is list:
-        inside = {str(i): (item, get_args(kind)[0]) for i, item in enumerate(value)}
-    for name, (item, hint) in inside.items():
-        _check_type(item, hint, where, f"{at}.{name}")
+        for name in (name for name in _hints(kind) if name in value):
+            _check_type(value[name], _hints(kind)[name], where, f"{at}.{name}")
+    for name, item in () if is_typeddict(kind) else _inside(value):
+        _check_type(item, get_args(kind)[-1], where, f"{at}.{name}")
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+_hints = cache(get_type_hints)
+
+
+def _inside(value: object) -> Iterable[tuple[Any, Any]]:
+    """(key or index, item) of what a value holds."""
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, (list, tuple)) else ()
 
 
 def check_plain(value: object, where: str, at: tuple[str, ...]) -> None:
     """Refuse what JSON cannot say or would say differently when read again; ValueError names its place, ``at``."""
-    if isinstance(value, Mapping):
-        if odd := [name for name in value if not isinstance(name, str)]:
-            raise ValueError(f"{where}: key {odd[0]!r} of {'.'.join(at)} is not text; JSON keys are")
-        for name, inner in value.items():
-            check_plain(inner, where, (*at, name))
-    elif isinstance(value, (list, tuple)):
-        for i, inner in enumerate(value):
-            check_plain(inner, where, (*at, str(i)))
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where}: {'.'.join(at)} is {value}; leave it out and say why")
-    elif not isinstance(value, (str, int, float, type(None))):
-        allowed = "text, numbers, true, false, null"
-        raise ValueError(f"{where}: {'.'.join(at)} is a {type(value).__name__}; allowed are {allowed}")
+    place = ".".join(at)
+    if isinstance(value, Mapping) and (odd := [name for name in value if not isinstance(name, str)]):
+        raise ValueError(f"{where}: key {odd[0]!r} of {place} is not text; JSON keys are")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {place} is {value}; leave it out and say why")
+    if not isinstance(value, (str, int, float, type(None), Mapping, list, tuple)):
+        raise ValueError(f"{where}: {place} is a {type(value).__name__}; allowed are text, numbers, true, false, null")
+    for name, inner in _inside(value):
+        check_plain(inner, where, (*at, str(name)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.core.atomic import atomic_write
-from udpbench.core.images import resize, to_uint8
+from udpbench.core.images import to_pil
 
 GAIN = 10.0
 COLUMNS = 8
 LEAST, MOST = 96, 128  # longest side of a tile in px
-_GAP, _LABEL = 4, 150
+_GAP, _LABEL, _CHARACTERS = 4, 150, 20  # px between tiles and of a label, which is broken into lines
 
 
 def cell_rows(
@@ -52,9 +53,8 @@ def amplified(clean: Sequence[Tensor], changed: Sequence[Tensor], gain: float = 
     """0.5 + gain * (changed - clean), clamped to [0,1]; pairs of CHW pictures of equal size."""
     if len(clean) != len(changed):
         raise ValueError(f"sheet: clean and changed must pair up, given {len(clean)} and {len(changed)} pictures")
-    for a, b in zip(clean, changed, strict=True):
-        if a.shape != b.shape:
-            raise ValueError(f"sheet: a pair differs in size, given {tuple(a.shape)} and {tuple(b.shape)}")
+    if odd := [(tuple(a.shape), tuple(b.shape)) for a, b in zip(clean, changed) if a.shape != b.shape]:
+        raise ValueError(f"sheet: a pair differs in size, given {odd[0][0]} and {odd[0][1]}")
     return [(0.5 + gain * (b - a)).clamp(0, 1) for a, b in zip(clean, changed, strict=True)]
 
 
@@ -64,16 +64,17 @@ def contact_sheet(rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS) 
     Small ones are enlarged pixel by pixel.
     """
     tiles = {label: [_tile(x) for x in pictures[:columns]] for label, pictures in rows.items()}
-    if not any(tiles.values()):
+    shown = [tile for row in tiles.values() for tile in row]
+    if not shown:
         raise ValueError("sheet: no picture given")
-    side = max(max(t.size) for row in tiles.values() for t in row)
-    across = max(len(row) for row in tiles.values())
+    side = max(max(tile.size) for tile in shown)
+    across = max(map(len, tiles.values()))
     size = (_LABEL + across * (side + _GAP) + _GAP, len(tiles) * (side + _GAP) + _GAP)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     for y, (label, row) in enumerate(tiles.items()):
         top = _GAP + y * (side + _GAP)
-        draw.multiline_text((_GAP, top), _wrap(label, draw, font), fill="black", font=font)
+        draw.multiline_text((_GAP, top), textwrap.fill(label, _CHARACTERS), fill="black", font=font)
         for x, tile in enumerate(row):
             left = _LABEL + _GAP + x * (side + _GAP)
             sheet.paste(tile, (left + (side - tile.width) // 2, top + (side - tile.height) // 2))
@@ -91,23 +92,11 @@ def _tile(x: Tensor) -> Image.Image:
     """Longest side 96 to 128 px: whole multiples of small pictures (nearest neighbour), large ones reduced."""
     if x.ndim != 3 or x.shape[0] not in (1, 3):
         raise ValueError(f"sheet: pictures are CHW with 1 or 3 channels, given shape {tuple(x.shape)}")
-    longest = max(x.shape[1:])
-    if longest > MOST:
-        scale = MOST / longest
-        x = resize(x[None].float(), (max(1, round(x.shape[1] * scale)), max(1, round(x.shape[2] * scale))))[0]
-    picture = Image.fromarray(to_uint8(x.expand(3, -1, -1)).permute(1, 2, 0).contiguous().cpu().numpy())
-    if longest >= LEAST:
-        return picture
-    times = math.ceil(LEAST / longest)
-    scale = times if times * longest <= MOST else LEAST / longest
-    return picture.resize(
-        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.NEAREST
-    )
-
-
-def _wrap(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if draw.textlength(longer, font=font) <= _LABEL - 2 * _GAP else [*lines, word]
-    return "\n".join(lines)
+    picture = to_pil(x.expand(3, -1, -1))
+    picture.thumbnail((MOST, MOST))
+    longest = max(picture.size)
+    scale = math.ceil(LEAST / longest)
+    if scale * longest > MOST:
+        scale = LEAST / longest
+    size = (max(1, round(scale * side)) for side in picture.size)
+    return picture.resize(tuple(size), Image.Resampling.NEAREST)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -17,6 +18,7 @@ from udpbench.core.text import clock_text
 SHOWN = 20  # cells; of what is wrong or unknown, too
 # In the order of the pipeline; others come after.
 KINDS = ("data", "class", "protect", "attack", "mixed", "train", "generate", "edit", "upper_bound", "score")
+COUNTS = ("wanted", "unique", "cached", "todo", "rough", "unknown", "seconds", "bytes", "measurements")
 COLUMNS = ("wanted", "unique", "cached", "to do", "time", "disk", "measured")
 
 
@@ -32,79 +34,58 @@ class Planned:
     errors: tuple[str, ...] = ()
 
 
-@dataclass
-class Tally:
-    """Counts of stages; ``seconds`` and ``bytes`` of those to do that are known.
-
-    ``wanted`` counts a stage in every cell, the others count it once. ``rough`` ones are estimated from other settings
-    or methods, ``unknown`` ones not at all.
-    """
-
-    wanted: int = 0
-    unique: int = 0
-    todo: int = 0
-    rough: int = 0
-    unknown: int = 0
-    seconds: float = 0.0
-    bytes: float = 0.0
-    rests_on: set[Path] = field(default_factory=set)
-
-    @property
-    def cached(self) -> int:
-        """Finished, or no longer needed because what was made of them is."""
-        return self.unique - self.todo
-
-    @property
-    def known(self) -> int:
-        """Those to do that have an estimate."""
-        return self.todo - self.unknown
-
-    def add(self, new: bool, missing: bool, estimate: Estimate | None) -> None:
-        """One more stage that is wanted; ``new``: it was not counted before, ``missing``: it is to do."""
-        self.wanted += 1
-        self.unique += new
-        if new and missing:
-            self.todo += 1
-            self.unknown += estimate is None
-        if new and missing and estimate is not None:
-            self.seconds += estimate.seconds
-            self.bytes += estimate.bytes
-            self.rough += estimate.rough
-            self.rests_on |= estimate.rests_on
-
-    def numbers(self) -> dict[str, Any]:
-        """For JSON: counts, seconds, bytes, number of measurements."""
-        names = ("wanted", "unique", "cached", "todo", "rough", "unknown", "seconds", "bytes")
-        return {name: getattr(self, name) for name in names} | {"measurements": len(self.rests_on)}
-
-
 @dataclass(frozen=True)
 class Plan:
-    """The cells with what each adds to those before it, so that the rows of either list make up the total."""
+    """Counts of stages (``COUNTS``) of each cell, of each kind of stage, and of all.
 
-    cells: list[tuple[Planned, Tally]]
-    kinds: dict[str, Tally]
-    total: Tally
-    rough: list[str]  # stages to do, in words: estimated from others than the same
-    unknown: list[str]  # and without a measurement
+    ``wanted`` counts a stage in every cell, the others in the first cell that needs it, so that the rows of ``by_cell``
+    and of ``by_kind`` make up the ``total``. ``cached`` stages are finished, or no longer needed because what was made
+    of them is; ``rough`` ones are estimated from other settings or methods, ``unknown`` ones not at all; ``seconds``
+    and ``bytes`` are those of the stages to do that are known, by the medians of ``measurements`` finished stages.
+    """
+
+    cells: Sequence[Planned]
+    by_cell: DataFrame
+    by_kind: DataFrame
+    total: Any  # one row, as a named tuple
+    rough: list[str]  # stages to do, in words
+    unknown: list[str]
 
 
 def count(cells: Sequence[Planned]) -> Plan:
     """Every stage once, with the first cell that needs it."""
-    plan = Plan([], {}, Tally(), [], [])
-    todo = {path: estimate for cell in cells for path, estimate in cell.todo.items()}
-    seen: set[Path] = set()
-    for cell in cells:
-        mine = Tally()
-        for path, stage in cell.stages.items():
-            for tally in (mine, plan.kinds.setdefault(stage.name, Tally()), plan.total):
-                tally.add(path not in seen, path in todo, todo.get(path))
-            seen.add(path)
-        plan.cells.append((cell, mine))
+    known = {path: estimate for cell in cells for path, estimate in cell.todo.items()}
     words = {path: str(stage) for cell in cells for path, stage in cell.stages.items()}
-    plan.unknown.extend(words[path] for path, estimate in todo.items() if not estimate)
-    plan.rough.extend(words[path] for path, estimate in todo.items() if estimate and estimate.rough)
-    return plan
+    needs = [(i, stage.name, path) for i, cell in enumerate(cells) for path, stage in cell.stages.items()]
+    uses = DataFrame(needs, columns=["cell", "kind", "path"])
+    unique = ~uses["path"].duplicated()
+    todo = unique & uses["path"].isin(list(known))
+    found = uses["path"].where(todo).map(known.get)
+    uses = uses.assign(
+        wanted=1,
+        unique=unique,
+        cached=unique & ~todo,
+        todo=todo,
+        rough=[bool(x and x.rough) for x in found],
+        unknown=todo & found.isna(),
+        seconds=[x.seconds if x else 0.0 for x in found],
+        bytes=[x.bytes if x else 0.0 for x in found],
+        measurements=[x.rests_on if x else frozenset() for x in found],
+    )
+    return Plan(
+        cells,
+        _sums(uses, "cell").reindex(range(len(cells)), fill_value=0),
+        _sums(uses, "kind"),
+        next(_sums(uses.assign(all="total"), "all").reindex(["total"], fill_value=0).itertuples()),
+        rough=[words[path] for path, x in known.items() if x and x.rough],
+        unknown=[words[path] for path, x in known.items() if not x],
+    )
+
+
+def _sums(uses: DataFrame, by: str) -> DataFrame:
+    groups = uses.groupby(by, sort=False)
+    distinct = groups["measurements"].agg(lambda parts: len(frozenset().union(*parts)))
+    return groups[list(COUNTS[:-1])].sum().assign(measurements=distinct)
 
 
 def table(plan: Plan) -> Table:
@@ -113,26 +94,29 @@ def table(plan: Plan) -> Table:
     made.add_column("cell", overflow="fold")
     for column in COLUMNS:
         made.add_column(column, justify="right", no_wrap=True)
-    for cell, tally in plan.cells[:SHOWN]:
-        made.add_row(cell.words, *(["invalid"] if cell.errors else _row(tally)))
+    for cell, counts in zip(plan.cells[:SHOWN], plan.by_cell.itertuples()):
+        made.add_row(cell.words, *(["invalid"] if cell.errors else _row(counts)))
     if len(plan.cells) > SHOWN:
         made.add_row(f"... and {len(plan.cells) - SHOWN} more")
     made.add_section()
     made.add_row("stages", style="bold")
-    for kind in sorted(plan.kinds, key=lambda k: (KINDS.index(k) if k in KINDS else len(KINDS), k)):
-        made.add_row(kind, *_row(plan.kinds[kind]))
+    places = {kind: place for place, kind in enumerate(KINDS)}
+    for counts in sorted(plan.by_kind.itertuples(), key=lambda x: (places.get(x.Index, len(KINDS)), x.Index)):
+        made.add_row(counts.Index, *_row(counts))
     made.add_section()
     made.add_row("total", *_row(plan.total), style="bold")
     return made
 
 
-def _row(tally: Tally) -> list[str]:
-    counts = [str(n) for n in (tally.wanted, tally.unique, tally.cached, tally.todo)]
-    if not tally.todo:
-        return [*counts, "-", "-", "-"]
-    mark, more = "~" if tally.rough else "", " + ?" if tally.unknown else ""
-    amounts = [f"{mark}{text}{more}" if tally.known else "?" for text in (time_text(tally.seconds), size(tally.bytes))]
-    return [*counts, *amounts, str(len(tally.rests_on))]
+def _row(counts: Any) -> list[str]:
+    numbers = [str(n) for n in (counts.wanted, counts.unique, counts.cached, counts.todo)]
+    if not counts.todo:
+        return [*numbers, "-", "-", "-"]
+    amounts = ["?", "?"]
+    if counts.todo > counts.unknown:
+        mark, more = "~" if counts.rough else "", " + ?" if counts.unknown else ""
+        amounts = [f"{mark}{text}{more}" for text in (time_text(counts.seconds), size(counts.bytes))]
+    return [*numbers, *amounts, str(counts.measurements)]
 
 
 def time_text(seconds: float) -> str:
@@ -152,18 +136,18 @@ def size(n: float) -> str:
 def summary(plan: Plan) -> list[str]:
     """What there is to do in a line; then which stages' estimate rests on little or nothing, and what is wrong."""
     total = plan.total
-    devices = ", ".join(sorted({cell.device for cell, _ in plan.cells if cell.device}))
+    devices = ", ".join(sorted({cell.device for cell in plan.cells if cell.device}))
     line = f"{len(plan.cells)} cells, {total.todo} of {total.unique} stages to do"
-    if total.known:
-        some = f" for {total.known} of them" if total.unknown else ""
+    if known := total.todo - total.unknown:
+        some = f" for {known} of them" if total.unknown else ""
         line += f": {time_text(total.seconds)} one after another and {size(total.bytes)}{some},"
-        line += f" by medians of {len(total.rests_on)} finished stages on {devices}"
+        line += f" by medians of {total.measurements} finished stages on {devices}"
     lines = [line]
     if plan.rough:
         lines.append(f"~ by other settings or methods of the kind, not scaled ({total.rough}): {_some(plan.rough)}")
     if plan.unknown:
         lines.append(f"? no measurement on {devices} ({total.unknown}): {_some(plan.unknown)}")
-    wrong = [f"invalid: {cell.words}: {error}" for cell, _ in plan.cells for error in cell.errors]
+    wrong = [f"invalid: {cell.words}: {error}" for cell in plan.cells for error in cell.errors]
     return lines + wrong[:SHOWN] + ([f"... and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else [])
 
 
@@ -174,10 +158,11 @@ def _some(names: list[str]) -> str:
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The same, for machines: seconds and bytes are those of the stages to do."""
+    counts = plan.by_cell.to_dict("records")
     return {
-        "cells": [{"cell": c.words, "errors": list(c.errors), **tally.numbers()} for c, tally in plan.cells],
-        "kinds": {kind: tally.numbers() for kind, tally in plan.kinds.items()},
-        "total": plan.total.numbers(),
+        "cells": [{"cell": c.words, "errors": list(c.errors), **mine} for c, mine in zip(plan.cells, counts)],
+        "kinds": plan.by_kind.to_dict("index"),
+        "total": {name: getattr(plan.total, name) for name in COUNTS},
         "rough": plan.rough,
         "unknown": plan.unknown,
     }

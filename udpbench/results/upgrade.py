@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-ARMS = {"untuned": "pretrained", "ceiling": "upper_bound"}
 DIRECTIONS = {"higher": "up", "lower": "down"}
-TOP = {"cloak": "perturbation", "attacker": "purifier", "protected_share": "protected_fraction", "recipe": "key"}
-SETTINGS = {"step_levels": "step_size", "draws": "samples", **TOP}
+NAMES = {
+    **{"untuned": "pretrained", "ceiling": "upper_bound", "cloak": "perturbation", "attacker": "purifier"},
+    **{"protected_share": "protected_fraction", "recipe": "key", "owner_wants": "better_protected"},
+    **{"step_levels": "step_size", "draws": "samples"},
+}
 BY_CLASS = {
     "Linf": {"levels": "eps"},
     "RMS": {"levels": "eps"},
@@ -20,33 +22,16 @@ BY_CLASS = {
 
 def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of schema 1 under the names of schema 2, with the facts that schema 1 left in names."""
-    found = {TOP.get(name, name): value for name, value in record.items()} | {"schema": 2, "flags": []}
-    found["cell"] = {TOP.get(name, name): value for name, value in record["cell"].items()}
-    found["arms"] = {ARMS.get(name, name): _arm(arm) for name, arm in record["arms"].items()}
-    found["stages"] = [{TOP.get(k, k): v for k, v in stage.items()} for stage in record["stages"]]
-    found["config"] = _settings(record["config"])
-    found["facts"] = _facts(record)
-    return found
+    return {**_renamed(record), "schema": 2, "flags": [], "facts": _facts(record)}
 
 
-def _arm(arm: Mapping[str, Any]) -> dict[str, Any]:
-    renamed = {TOP.get(name, name): value for name, value in arm.items()}
-    renamed["metrics"] = {name: _score(score) for name, score in arm["metrics"].items()}
-    return renamed
-
-
-def _score(score: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in score.items() if k != "owner_wants"}
-    return kept | {"better_protected": DIRECTIONS[score["owner_wants"]]}
-
-
-def _settings(value: Any) -> Any:
+def _renamed(value: Any) -> Any:
     if isinstance(value, list):
-        return [_settings(item) for item in value]
+        return [_renamed(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    names = SETTINGS | BY_CLASS.get(str(value.get("_target_")).rpartition(".")[2], {})
-    return {names.get(k, k): _settings(v) for k, v in value.items()}
+    names = NAMES | BY_CLASS.get(str(value.get("_target_")).rpartition(".")[2], {})
+    return {names.get(k, k): DIRECTIONS[v] if k == "owner_wants" else _renamed(v) for k, v in value.items()}
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:

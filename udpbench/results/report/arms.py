@@ -13,7 +13,7 @@ from udpbench.results import flags
 from udpbench.results.report.boards import Board
 from udpbench.results.report.render import Section, table
 from udpbench.results.schema import Record
-from udpbench.results.stats import victim
+from udpbench.results.stats import sign, victim
 from udpbench.results.table import thiefs_best
 from udpbench.results.words import SIGNS, metric_text, percent, significant, spread_text
 
@@ -126,9 +126,9 @@ def learning(board: Board) -> Section | None:
         at = every.reindex(columns=list(flags.WINDOW)).dropna()
         if at.empty:
             continue
-        better = board.metrics[metric]["better_protected"]
-        having = [scores for scores in at.to_dict("records") if flags.has_window(better, scores)]
-        covered = Series([flags.covered(scores, scores["clean"]) for scores in having], dtype=float)
+        signed = (sign(board.metrics[metric]["better_protected"]) * at).to_dict("records")
+        having = [scores for scores in signed if flags.has_window(scores)]
+        covered = Series([flags.covered(scores) for scores in having], dtype=float)
         spread = f" ({percent(covered.min())} to {percent(covered.max())})" if len(covered) > 1 else ""
         row = {"metric": metric, "victims": str(len(at)), **{arm: significant(at[arm].mean()) for arm in flags.WINDOW}}
         row["window covered, mean (least to most)"] = f"{percent(covered.mean())}{spread}" if having else "-"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import ARMS, CONTROLS
 from udpbench.results.intervals import generator, seed_sd
-from udpbench.results.record import MetricInfo, metrics_of, of_edits
+from udpbench.results.record import MetricInfo, grouped, metrics_of, of_edits
 from udpbench.results.report.render import Section, table
 from udpbench.results.schema import CELL, EXTRA, Record
 from udpbench.results.stats import Summary, derived, differences, summarise, values, victim
@@ -46,17 +49,15 @@ class Row:
 class Board:
     """Everything that may be ranked together.
 
-    ``names``: what all its records share. ``floors``: metric -> what an effect must exceed to be claimed, or None: the
-    seed SD (pooled spread of clean victims over seeds), or, of edits, the mean effect of noise. ``shown``: metrics to
-    show, none: the primary ones.
+    ``names``: what all its ``records`` share. ``every``: where clean victims of further seeds are looked for.
+    ``shown``: metrics to show, none: the primary ones.
     """
 
     label: str
     names: dict[str, str]
     records: list[Record]
-    metrics: dict[str, MetricInfo]
-    floors: dict[str, float | None]
-    rows: list[Row] = field(default_factory=list)
+    every: Sequence[Record]
+    seed: int = 0
     shown: tuple[str, ...] = ()
 
     @property
@@ -75,79 +76,79 @@ class Board:
         preset = "" if n["preset"] == "matched" else f", {n['preset']} settings"
         return f"{n['task']} on {n['data']}, {n['budget']}{prompt}{fraction}{preset}"
 
+    @cached_property
+    def metrics(self) -> dict[str, MetricInfo]:
+        """Every measured metric, primary ones first."""
+        return metrics_of(self.records)
+
+    @property
+    def primary(self) -> list[str]:
+        """The primary metrics, or all if there are none."""
+        return [m for m, info in self.metrics.items() if info["primary"]] or list(self.metrics)
+
     @property
     def ranked_by(self) -> list[str]:
-        """The metrics shown in the leaderboard: those asked for, else the primary ones, or all if there are none."""
-        if self.shown:
-            return [m for m in self.shown if m in self.metrics]
-        return [m for m, info in self.metrics.items() if info["primary"]] or list(self.metrics)
+        """The metrics shown in the leaderboard: those asked for, else the primary ones."""
+        return [m for m in self.shown if m in self.metrics] if self.shown else self.primary
+
+    @cached_property
+    def floors(self) -> dict[str, float | None]:
+        """Metric -> what an effect must exceed to be claimed, or None.
+
+        The seed SD: pooled spread over seeds of clean victims, which know nothing of budget, protection or surrogate,
+        so that all count which share data, task and victim. Edits start from the same noise in every arm and do not
+        spread, so that any change at all would count: they have to exceed the mean effect of noise.
+        """
+        if of_edits(*self.records):
+            effects = {m: list(differences(self.records, "noise", "clean", m).values()) for m in self.metrics}
+            return {m: sum(found) / len(found) if found else None for m, found in effects.items()}
+        same = {(name, self.names[name]) for name in ("data", "task", "victim")}
+        alike = [record for record in self.every if record["label"] == self.label and same <= _names(record).items()]
+        return {m: seed_sd(values(alike, "clean", m)) for m in self.metrics}
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Protections by attacks, largest effect on the first primary metric first; then controls."""
+        found = []
+        for arm in ("protected", *CONTROLS, *(_OF_EDITS if of_edits(*self.records) else ())):
+            having = [record for record in self.records if arm in record["arms"]]
+            for (protect, attack), part in sorted(grouped(having, partial(_called, arm)).items()):
+                key = (self.label, *self.names.items(), protect)  # one effect, one interval for all attacks
+                rng = {m: generator(self.seed, *key, m) for m in self.metrics}
+                summaries = {m: summarise(part, m, self.floors[m], rng[m], arm) for m in self.metrics}
+                found.append(Row(protect, attack, part, summaries, arm))
+
+        def place(row: Row) -> tuple[bool, float]:
+            effect = row.summaries[self.primary[0]].effect if self.primary and not row.control else None
+            return row.control, -effect.mean if effect else math.inf
+
+        return sorted(found, key=place)
 
 
 def boards(records: Sequence[Record], seed: int = 0, every: Sequence[Record] | None = None) -> list[Board]:
-    """Group and summarise ``records``; sorted by label, then by names.
+    """``records`` grouped; sorted by label, then by names.
 
     Protections with released settings are not ranked beside those matched in steps and work. ``every``: where clean
     victims of further seeds may be found, if that is more than ``records``.
     """
-    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Record]] = {}
-    for record in records:
-        names = {k: str(v) for k, v in record["cell"].items() if k not in _ROW}
-        names |= {name: str(record["facts"][name]) for name in ("preset", "protected_fraction")}  # type: ignore[literal-required]
-        groups.setdefault((record["label"], tuple(sorted(names.items()))), []).append(record)
+    groups = grouped(records, lambda record: (record["label"], tuple(sorted(_names(record).items()))))
     every = records if every is None else every
-    return [_board(label, dict(names), group, every, seed) for (label, names), group in sorted(groups.items())]
+    return [Board(label, dict(names), group, every, seed) for (label, names), group in sorted(groups.items())]
 
 
-def _board(label: str, names: dict[str, str], group: list[Record], every: Sequence[Record], seed: int) -> Board:
-    metrics = metrics_of(group)
-    board = Board(label, names, group, metrics, {m: _floor(label, names, group, every, m) for m in metrics})
-    rows = list(_rows(board, seed))
-    first = next(iter(board.ranked_by), None)
-
-    def place(row: Row) -> tuple[bool, float, str, str]:
-        """By effect, controls last as they come."""
-        effect = row.summaries[first].effect if first else None
-        down = -effect.mean if effect else float("inf")
-        return (True, 0.0, "", "") if row.control else (False, down, row.protect, row.attack)
-
-    board.rows.extend(sorted(rows, key=place))
-    return board
+def _names(record: Record) -> dict[str, str]:
+    """What the records of a board have in common."""
+    facts = {"preset": record["facts"]["preset"], "protected_fraction": record["facts"]["protected_fraction"]}
+    return {name: str(value) for name, value in {**record["cell"], **facts}.items() if name not in _ROW}
 
 
-def _floor(
-    label: str, names: dict[str, str], group: Sequence[Record], every: Sequence[Record], metric: str
-) -> float | None:
-    """Clean victims know nothing of budget, protection or surrogate: those of ``every`` record that shares data, task
-    and victim tell how far seeds spread.
-
-    Edits start from the same noise in every arm and do not spread, so that any change at all would count: they have to
-    exceed what noise of the same budget does.
-    """
-    if of_edits(*group):
-        effects = differences(group, "noise", "clean", metric)
-        return sum(effects.values()) / len(effects) if effects else None
-    same = {(k, names[k]) for k in ("data", "task", "victim")}
-    alike = [r for r in every if r["label"] == label and same <= {(k, str(v)) for k, v in r["cell"].items()}]
-    return seed_sd(values(alike, "clean", metric))
-
-
-def _rows(board: Board, seed: int) -> Iterator[Row]:
-    """Protections by attacks, then controls: noise, and of edits ``_OF_EDITS``."""
-    key = (board.label, *board.names.items())
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for arm in ("protected", *CONTROLS, *(_OF_EDITS if of_edits(*board.records) else ())):
-        found: dict[tuple[str, str, str], list[Record]] = {}
-        for record in (r for r in board.records if arm in r["arms"]):
-            protect, attack = record["cell"]["protect"], record["cell"]["attack"]
-            if arm != "protected":
-                of = [str(record["cell"][name]) for name in ARMS[arm].depends]  # type: ignore[literal-required]
-                protect, attack = f"{arm}{' of ' if of else ''}{' / '.join(of)} (control)", "none"
-            found.setdefault((arm, protect, attack), []).append(record)
-        groups |= dict(sorted(found.items()))
-    for (arm, protect, attack), part in groups.items():
-        rng = {m: generator(seed, *key, protect, m) for m in board.metrics}  # one effect, one interval for all attacks
-        summaries = {m: summarise(part, m, board.floors[m], rng[m], arm) for m in board.metrics}
-        yield Row(protect, attack, part, summaries, arm)
+def _called(arm: str, record: Record) -> tuple[str, str]:
+    """What a row calls its protection and its attack."""
+    cell: Mapping[str, Any] = record["cell"]
+    if arm == "protected":
+        return cell["protect"], cell["attack"]
+    of = " / ".join(cell[name] for name in ARMS[arm].depends)
+    return f"{arm} of {of} (control)" if of else f"{arm} (control)", "none"
 
 
 def leaderboard(board: Board) -> Section:
@@ -158,13 +159,14 @@ def leaderboard(board: Board) -> Section:
 
 
 def _reading(board: Board) -> list[str]:
-    floors = [f"{m} {significant(f)}" if (f := board.floors[m]) is not None else f"{m}: none" for m in board.ranked_by]
-    floor = "Seed SD (pooled standard deviation of clean victims over seeds)"
+    floors = {metric: board.floors[metric] for metric in board.ranked_by}
+    told = ", ".join(f"{m}: none" if floor is None else f"{m} {significant(floor)}" for m, floor in floors.items())
+    what = "Seed SD (pooled standard deviation of clean victims over seeds)"
     if of_edits(*board.records):
-        floor = "Noise floor (mean effect of noise; the arm reseeded shows how much edits differ for no reason at all)"
+        what = "Noise floor (mean effect of noise; the arm reseeded shows how much edits differ for no reason at all)"
     base = derived(board.records[0])["residual"][1]
     lines = [
-        f"{floor}: {', '.join(floors)}.",
+        f"{what}: {told}.",
         f"Effect = s(protected) - s(clean), residual = s(purified) - s({base}), + is better protected; "
         "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: direction of better protection.",
     ]
@@ -191,33 +193,28 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
         cells[f"{named} residual"] = interval_text(s.residual)
         cells[f"{named} recovery"] = "-" if row.control else recovery_text(s.recovery)
     cells["rms (/255)"] = mean_text(r["perturbation"].get(row.arm, {}).get("rms") for r in row.records)
-    seconds = {} if row.control else _protect_seconds(row)
-    cells["protect (s)"] = mean_text(seconds.values())
+    cells["protect (s)"] = "-" if row.control else mean_text(_protect_seconds(row))
     cells["UNet images"] = "-" if row.control else mean_text(r["counts"].get("unet_image") for r in row.records)
     return cells
 
 
-def _protect_seconds(row: Row) -> dict[str, float]:
-    """Cache key -> seconds of the distinct protect stages, as measured where they were computed, if that is known."""
-    seconds: dict[str, float] = {}
-    for record in row.records:
-        for stage in record["stages"]:
-            if stage["name"] == f"protect {row.protect}" and (not stage["cached"] or stage["key"] not in seconds):
-                seconds[stage["key"]] = stage["seconds"]
-    return seconds
+def _protect_seconds(row: Row) -> Collection[float]:
+    """Of the distinct protect stages, as measured where they were computed, if that is known."""
+    stages = [stage for r in row.records for stage in r["stages"] if stage["name"] == f"protect {row.protect}"]
+    computed = [stage for stage in stages if not stage["cached"]]
+    return {stage["key"]: stage["seconds"] for stage in (*reversed(stages), *computed)}.values()
 
 
 def board_frame(found: Sequence[Board]) -> DataFrame:
     """Every number behind the leaderboards, all metrics, unrounded."""
     rows = []
-    for board in found:
-        for row in board.rows:
-            head = {"label": board.label, **board.names, "protect": row.protect, "attack": row.attack}
-            for metric, s in row.summaries.items():
-                better = board.metrics[metric]["better_protected"]
-                numbers = {"control": row.control, "metric": metric, "better_protected": better, "floor": s.floor}
-                numbers |= {"victims": s.effect.victims if s.effect else 0, "recovery_reason": s.recovery.reason}
-                for name, x in zip(_NUMBERS, (s.effect, s.residual, s.recovery.interval)):
-                    numbers |= {name: x.mean, f"{name}_low": x.low, f"{name}_high": x.high} if x else {}
-                rows.append(head | numbers)
+    for board, row in ((board, row) for board in found for row in board.rows):
+        head = {"label": board.label, **board.names, "protect": row.protect, "attack": row.attack}
+        for metric, s in row.summaries.items():
+            better = board.metrics[metric]["better_protected"]
+            numbers = {"control": row.control, "metric": metric, "better_protected": better, "floor": s.floor}
+            numbers |= {"victims": s.effect.victims if s.effect else 0, "recovery_reason": s.recovery.reason}
+            for name, x in zip(_NUMBERS, (s.effect, s.residual, s.recovery.interval)):
+                numbers |= {name: x.mean, f"{name}_low": x.low, f"{name}_high": x.high} if x else {}
+            rows.append(head | numbers)
     return DataFrame(rows, columns=_COLUMNS, dtype=object)

@@ -11,15 +11,16 @@ from pandas import DataFrame
 
 from udpbench.benchmark.arms import CONTROLS
 from udpbench.results.intervals import Interval, generator, paired_interval
+from udpbench.results.record import grouped
 from udpbench.results.report.arms import SAME, arm_name, numbers
 from udpbench.results.report.boards import NO_CLAIM, Board, effect_text
 from udpbench.results.report.render import Section, table
-from udpbench.results.schema import Record
 from udpbench.results.stats import sign, summarise
 from udpbench.results.words import ARROW, interval_text, significant
 
 HALF_WIDTH = "95 % interval half-width"
 _MODELS = ("surrogate", "victim", "purifier")
+_Judge = Callable[["Comparison"], str]
 _Pair = tuple[str, str, str, str, str]  # a, b, what both share, and the names of the two arms
 
 
@@ -47,18 +48,16 @@ def compare(found: DataFrame, pairs: Iterable[_Pair], board: Board, seed: int = 
     """
     scores = found[(found["kind"] == "score") & found["metric"].isin(board.ranked_by)].dropna(subset="value")
     wide = scores.pivot(index=["subject", "seed"], columns=["metric", "name"], values="value")
+    metrics = sorted(board.ranked_by, key=list(board.metrics).index)
     made = []
-    for a, b, of, left, right in pairs:
-        for metric in sorted(board.ranked_by, key=list(board.metrics).index):
-            if (metric, left) not in wide or (metric, right) not in wide:
-                continue
-            sides = wide[[(metric, left), (metric, right)]].dropna(how="all")
-            both = sides.dropna()
-            if len(both):
-                signed = sign(board.metrics[metric]["better_protected"]) * (both.iloc[:, 0] - both.iloc[:, 1])
-                rng = generator(seed, "compare", board.label, *board.names.items(), metric, a, b, of)
-                difference = paired_interval(signed.to_dict(), rng)
-                made.append(Comparison(a, b, of, metric, difference, len(sides) - len(both), board.floors[metric]))
+    for (a, b, of, left, right), metric in product(pairs, metrics):
+        sides = wide.reindex(columns=[(metric, left), (metric, right)]).dropna(how="all")
+        both = sides.dropna()
+        if len(both):
+            signed = sign(board.metrics[metric]["better_protected"]) * (both.iloc[:, 0] - both.iloc[:, 1])
+            rng = generator(seed, "compare", board.label, *board.names.items(), metric, a, b, of)
+            difference = paired_interval(signed.to_dict(), rng)
+            made.append(Comparison(a, b, of, metric, difference, len(sides) - len(both), board.floors[metric]))
     return made
 
 
@@ -68,18 +67,19 @@ def comparisons(board: Board) -> Section | None:
     None with nothing to compare.
     """
     names = sorted({row.protect for row in board.rows if not row.control})
-    attacks = sorted({r["cell"]["attack"] for r in board.records})
-    arms = {"protected": ("protected", "none"), **{f"purified: {attack}": ("purified", attack) for attack in attacks}}
-    pairs = []
-    for (a, b), (of, (arm, attack)) in product(combinations(names, 2), arms.items()):
-        left, right = (arm_name(arm, protect=protect, attack=attack) for protect in (a, b))
-        pairs.append((a, b, of, left, right))
-    controls = [arm for arm in CONTROLS if arm not in names]
-    protected = {name: arm_name("protected", protect=name) for name in names}
-    pairs += [(a, c, "protected", protected[a], arm_name(c, protect=a)) for a in names for c in controls]
-    found = compare(numbers(board), pairs, board)
-    text = f"Paired on the same subject and seed; + means a protects better. {_by_chance(found)}"
-    return _section("Paired comparisons", text, _table(found, "arm", verdict)) if found else None
+    attacks = sorted({record["cell"]["attack"] for record in board.records})
+    arms = {"protected": ("protected", ""), **{f"purified: {attack}": ("purified", attack) for attack in attacks}}
+    pairs = [
+        (a, b, of, arm_name(arm, protect=a, attack=attack), arm_name(arm, protect=b, attack=attack))
+        for (a, b), (of, (arm, attack)) in product(combinations(names, 2), arms.items())
+    ]
+    pairs += [
+        (a, control, "protected", arm_name("protected", protect=a), arm_name(control, protect=a))
+        for a, control in product(names, CONTROLS)
+        if control not in names
+    ]
+    text = "Paired on the same subject and seed; + means a protects better."
+    return _section("Paired comparisons", text, compare(numbers(board), pairs, board), "arm", verdict)
 
 
 def attacks(board: Board) -> Section | None:
@@ -88,27 +88,26 @@ def attacks(board: Board) -> Section | None:
     "none" is the protected pictures as they are, so that attack - none is what the attack gives back (negative) or
     adds. None where nothing was attacked.
     """
-    made = sorted({(r["cell"]["protect"], r["cell"]["attack"]) for r in board.records if "purified" in r["arms"]})
-    protects, names = (sorted(set(column)) for column in zip(*made)) if made else ((), ())
+    attacked = [record["cell"] for record in board.records if "purified" in record["arms"]]
+    protects, names = (sorted({cell[part] for cell in attacked}) for part in ("protect", "attack"))
 
     def left_by(protect: str, attack: str) -> str:
         return arm_name("protected" if attack == "none" else "purified", protect=protect, attack=attack)
 
     pairs = [
         (a, b, protect, left_by(protect, a), left_by(protect, b))
-        for a, b in (*((a, "none") for a in names), *combinations(names, 2))
-        for protect in protects
+        for (a, b), protect in product((*((a, "none") for a in names), *combinations(names, 2)), protects)
     ]
-    found = compare(numbers(board), pairs, board)
     text = (
         "What is left after attack a less what is left after b (none: the protected pictures as they are), paired on "
-        f"the same subject and seed; + means that b gives the thief more. {_by_chance(found)}"
+        "the same subject and seed; + means that b gives the thief more."
     )
-    return _section("Attacks compared", text, _table(found, "protection", attack_verdict)) if found else None
+    return _section("Attacks compared", text, compare(numbers(board), pairs, board), "protection", attack_verdict)
 
 
-def _section(title: str, text: str, made: DataFrame) -> Section:
-    return Section(title, 4, [text], [made], in_latex=True)
+def _section(title: str, text: str, found: Sequence[Comparison], column: str, judged: _Judge) -> Section | None:
+    made = [_table(found, column, judged)] if found else []
+    return Section(title, 4, [f"{text} {_by_chance(found)}"], made, in_latex=True) if found else None
 
 
 def _by_chance(found: Sequence[Comparison]) -> str:
@@ -118,16 +117,20 @@ def _by_chance(found: Sequence[Comparison]) -> str:
     return f"Without any true difference {expected} of these {intervals} intervals would exclude zero by chance."
 
 
-def _table(
-    found: Sequence[Comparison], column: str, judged: Callable[[Comparison], str], caption: str = ""
-) -> DataFrame:
+def _table(found: Sequence[Comparison], column: str, judged: _Judge, caption: str = "") -> DataFrame:
     """``column``: what stands above ``Comparison.of``; ``judged``: the verdict."""
-    rows = []
-    for c in found:
-        half, rest = c.difference.half_width, f" ({c.unpaired} unpaired)" if c.unpaired else ""
-        row = {"a - b": f"{c.a} - {c.b}", column: c.of, "metric": c.metric}
-        row |= {"difference": interval_text(c.difference), HALF_WIDTH: "-" if half is None else significant(half)}
-        rows.append(row | {"victims": f"{c.difference.victims}{rest}", "verdict": judged(c)})
+    rows = [
+        {
+            "a - b": f"{c.a} - {c.b}",
+            column: c.of,
+            "metric": c.metric,
+            "difference": interval_text(c.difference),
+            HALF_WIDTH: "-" if c.difference.half_width is None else significant(c.difference.half_width),
+            "victims": f"{c.difference.victims}" + (f" ({c.unpaired} unpaired)" if c.unpaired else ""),
+            "verdict": judged(c),
+        }
+        for c in found
+    ]
     return table(rows, ("a - b", column, "metric"), caption)
 
 
@@ -155,12 +158,9 @@ def attack_verdict(c: Comparison) -> str:
 def transfer(boards: Sequence[Board]) -> list[Section]:
     """One section for every set of boards that agree in all but the models: does a protection made on one model hold
     against a thief with another; none where there is but one surrogate and one victim."""
-    alike: dict[tuple[str, ...], list[Board]] = {}
-    for board in boards:
-        names = (f"{k}={v}" for k, v in sorted(board.names.items()) if k not in _MODELS)
-        alike.setdefault((board.label, *names), []).append(board)
-    groups = ([b for b in group if any("protected" in r["arms"] for r in b.records)] for group in alike.values())
-    return [_transfer(group) for group in groups if len({(b.names["surrogate"], b.names["victim"]) for b in group}) > 1]
+    protected = [board for board in boards if any("protected" in record["arms"] for record in board.records)]
+    groups = grouped(protected, lambda b: (b.label, *(x for x in b.names.items() if x[0] not in _MODELS)))
+    return [_transfer(group) for group in groups.values() if len({(b.names["surrogate"], b.names["victim"]) for b in group}) > 1]
 
 
 def _transfer(group: Sequence[Board]) -> Section:
@@ -182,12 +182,11 @@ def _transfer(group: Sequence[Board]) -> Section:
 def _effects(group: Sequence[Board], victims: Mapping[str, Board], metric: str, caption: str) -> DataFrame:
     """Protections by surrogates (rows) and victims (columns)."""
     better = next(b.metrics[metric]["better_protected"] for b in group if metric in b.metrics)
-    cells: dict[tuple[str, str], dict[str, list[Record]]] = {}
-    for record in (r for board in group for r in board.records if "protected" in r["arms"]):
-        cell = record["cell"]
-        cells.setdefault((cell["protect"], cell["surrogate"]), {}).setdefault(cell["victim"], []).append(record)
+    records = [record for board in group for record in board.records if "protected" in record["arms"]]
+    made = grouped(records, lambda record: (record["cell"]["protect"], record["cell"]["surrogate"]))
     rows = []
-    for (protect, surrogate), by_victim in sorted(cells.items()):
+    for (protect, surrogate), part in sorted(made.items()):
+        by_victim = grouped(part, lambda record: record["cell"]["victim"])
         row = {"protection": protect, "made on": surrogate}
         for victim, board in sorted(victims.items()):
             rng = generator(0, "transfer", protect, surrogate, victim, metric)
