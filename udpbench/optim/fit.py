@@ -18,7 +18,7 @@ from udpbench.models.diffusion import own_generators
 from udpbench.optim.training_set import TrainingSet
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class FitSettings:
     """AdamW with fp32 master weights; ``dtype`` is that of the forward and backward passes (autocast)."""
 
@@ -36,7 +36,7 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "lr", "weight_decay", "clip_norm", "warmup", "save_every"):
-            if not (isinstance(value := getattr(self, name), int | float) and value >= 0):
+            if not (isinstance(value := vars(self)[name], int | float) and value >= 0):
                 raise ValueError(f"fit: {name} must be a number >= 0, given {value!r}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"fit: ema must be >= 0 and < 1, given {self.ema}")

@@ -9,37 +9,30 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from udpbench.core.images import write_metadata, write_png
 from udpbench.interfaces import Run, Task
+from udpbench.models.diffusion import Trainable
 from udpbench.models.sample import SOLVERS
 from udpbench.optim.fit import FitSettings, fit
 
 
 @dataclass(kw_only=True)
-class TrainingTask(Task):
+class TrainingTask(FitSettings, Task):
     """Settings and arithmetic of a task that trains; what is trained is the subclass's affair.
 
     Args:
-        steps, lr, batch, weight_decay, warmup, decay, ema, dtype, save_every: of the training (AdamW, float32 master
-        weights, ``dtype`` autocast).
+        steps, lr, weight_decay, ...: of the training (see ``FitSettings``); ``batch``: pictures in a step.
         pictures: how many pictures are generated for scoring, over the data's prompts in turn.
         sample_steps, solver: of the generation.
         curve: step multipliers at which it is scored, all from one training of ``max(curve) * steps`` steps.
     """
 
-    steps: int
-    lr: float
     batch: int
     pictures: int
     sample_steps: int
     solver: str
-    weight_decay: float = 1e-2
-    warmup: int = 0
-    decay: str = "constant"
-    ema: float = 0.0
-    dtype: str = "fp32"
     save_every: int = 100
     curve: Sequence[float] = (1.0,)
 
@@ -50,25 +43,16 @@ class TrainingTask(Task):
     of_speed: ClassVar[tuple[str, ...]] = ("save_every",)
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch", "pictures", "sample_steps")
-        if min(getattr(self, name) for name in counts) < 1:
-            given = ", ".join(str(getattr(self, name)) for name in counts)
+        super().__post_init__()
+        counts = [self.steps, self.batch, self.pictures, self.sample_steps]
+        if min(counts) < 1:
+            given = ", ".join(map(str, counts))
             raise ValueError(f"{self.name}: steps, batch, pictures and sample_steps must be >= 1, given {given}")
         if self.solver not in self.solvers:
             raise ValueError(f"{self.name}: unknown solver {self.solver!r}; allowed are {', '.join(self.solvers)}")
         self.curve = sorted(float(c) for c in self.curve)
         if 1.0 not in self.curve or self.curve[0] <= 0:
             raise ValueError(f"{self.name}: curve must hold 1 and numbers > 0, given {self.curve}")
-        self.training = FitSettings(
-            steps=self.steps_at(self.curve[-1]),
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            warmup=self.warmup,
-            decay=self.decay,
-            ema=self.ema,
-            dtype=self.dtype,
-            save_every=self.save_every,
-        )
 
     def steps_at(self, multiplier: float) -> int:
         return max(1, round(multiplier * self.steps))
@@ -78,25 +62,20 @@ class TrainingTask(Task):
         """Numbers of steps at the points of the curve."""
         return [self.steps_at(multiplier) for multiplier in self.curve]
 
-    def fit(
-        self,
-        parameters: Sequence[nn.Parameter],
-        loss: Callable[[int], Tensor],
-        save: Callable[[Path], None],
-        out: Path,
-        run: Run,
-    ) -> None:
-        """Train ``parameters`` on ``loss(step)``, resuming from ``out/checkpoint.pt``; ``save`` writes ``out/step_N/``
-        for every point of the curve."""
-        checkpoint = out / "checkpoint.pt"
+    def fit(self, student: Trainable, loss: Callable[[int], Tensor], out: Path, run: Run) -> None:
+        """Train ``student`` on ``loss(step)`` to the last point of the curve; write ``out/step_N/`` for every point.
+
+        Goes on from ``out/checkpoint.pt``.
+        """
+        checkpoint, own = out / "checkpoint.pt", {f.name: vars(self)[f.name] for f in fields(FitSettings)}
         fit(
-            parameters,
+            student.parameters,
             loss,
-            self.training,
+            FitSettings(**own | {"steps": self.checkpoint_steps[-1]}),
             run,
             checkpoint=checkpoint,
             checkpoint_steps=self.checkpoint_steps,
-            at_checkpoint=lambda step: publish(out / f"step_{step}", save),
+            at_checkpoint=lambda step: publish(out / f"step_{step}", student.save),
         )
         checkpoint.unlink(missing_ok=True)
 
@@ -105,10 +84,10 @@ class TrainingTask(Task):
 
     def training_key(self) -> dict[str, Any]:
         apart = {*self.of_sampling, *self.of_speed}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        return {f.name: vars(self)[f.name] for f in fields(self) if f.name not in apart}
 
     def sampling_key(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.of_sampling}
+        return {name: vars(self)[name] for name in self.of_sampling}
 
 
 def publish(folder: Path, save: Callable[[Path], None]) -> None:

@@ -71,7 +71,7 @@ class Tuning(TrainingTask):
             prior = {name: fit_square(x, size) for name, x in read_folder(thief.class_images).items()}
             sets["prior"] = (self.prior_weight, self._training_set(student, prior, thief.class_images, run))
         loss = weighted_loss(sets, self.batch, lambda name, step: run.rng("train", name, step))
-        self.fit(student.parameters, loss, student.save, out, run)
+        self.fit(student, loss, out, run)
 
     def _training_set(
         self, student: Trainable, pictures: dict[str, Tensor], folder: Path, run: Run, augment: Augment | None = None

@@ -65,7 +65,7 @@ class Ddpm(TrainingTask):
             run.tally("unet_victim", self.batch)
             return student.model.training_loss(model.encode(x), model.embed([""] * self.batch), rng).mean()
 
-        self.fit(student.parameters, loss, student.save, out, run)
+        self.fit(student, loss, out, run)
 
     def generate(self, tuned: Path | None, out: Path, victim: PixelDiffusion, run: Run, thief: Thief) -> None:
         """As the interface says; before any step with ``init`` random: by fresh weights. Has no ``sampling``."""
