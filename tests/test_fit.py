@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from contextlib import suppress
@@ -443,8 +442,3 @@ def test_wrong_task_settings_are_told_in_one_line(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))) as error:
         dreambooth(**wrong)
     assert "\n" not in str(error.value)
-
-
-def test_settings_cannot_be_changed_after_they_were_checked():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        FitSettings(steps=1, lr=0.1).steps = 2

@@ -322,8 +322,8 @@ def test_every_picture_is_trained_on_as_often_whatever_its_size(model, pictures,
         drawn.extend([z.shape[-1]] * len(z))
         return real(self, z, cond, t, noise, unet)
 
-    student = model.trainable(Run().rng("surrogate"))
-    trained = TrainingSet(student, owner.images, owner.prompts, Run(), mixed_sizes=True)
+    trainable = model.trainable(Run().rng("surrogate"))
+    trained = TrainingSet(trainable, owner.images, owner.prompts, Run(), mixed_sizes=True)
     monkeypatch.setattr(type(model), "loss", loss)
     with torch.no_grad():
         for step in range(200):

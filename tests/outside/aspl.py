@@ -51,10 +51,10 @@ class ASPL(Protection):
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         if not owner.extra_clean:
             raise ValueError("aspl: needs further clean pictures of the subject; give data.extra_clean")
-        student = surrogate.trainable(run.rng("surrogate"), text_encoder=self.train_text_encoder)
+        trainable = surrogate.trainable(run.rng("surrogate"), text_encoder=self.train_text_encoder)
 
         def pictures(images: list[Tensor], prompts: list[str]) -> TrainingSet:
-            return TrainingSet(student, images, prompts, run, mixed_sizes=True)
+            return TrainingSet(trainable, images, prompts, run, mixed_sizes=True)
 
         said = [owner.class_prompt] * len(owner.class_images)
         prior = {"prior": (self.prior_weight, pictures(owner.class_images, said))} if said else {}
@@ -62,15 +62,15 @@ class ASPL(Protection):
         def train(subject: TrainingSet, steps: int, k: int, part: str) -> None:
             sets = {"subject": (1.0, subject), **prior}
             loss = weighted_loss(sets, self.batch, lambda name, step: run.rng("aspl", part, k, name, step))
-            fit(student.parameters, loss, FitSettings(steps=steps, lr=self.lr), run, title=part, before=k * steps)
+            fit(trainable.parameters, loss, FitSettings(steps=steps, lr=self.lr), run, title=part, before=k * steps)
 
         clean = pictures(owner.extra_clean, owner.prompts[:1] * len(owner.extra_clean))
         images, steps = list(owner.images), [self.step_size or budget.eps / 8] * self.image_steps
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
             for k in range(self.rounds):
-                with student.restored():
+                with trainable.restored():
                     train(clean, self.clean_steps, k, "clean")
-                    loss, most = self._loss(student.model, owner, run, k), run.grad_batch // self.samples
+                    loss, most = self._loss(trainable.model, owner, run, k), run.grad_batch // self.samples
                     settings = {"steps": steps, "most": most, "advance": advance, "before": k * len(steps)}
                     images = pgd(images, owner.images, loss, budget, run, **settings)
                 train(pictures(images, owner.prompts), self.model_steps, k, "perturbed")

@@ -62,20 +62,20 @@ class TrainingTask(FitSettings, Task):
         """Numbers of steps at the points of the curve."""
         return [self.steps_at(multiplier) for multiplier in self.curve]
 
-    def fit(self, student: Trainable, loss: Callable[[int], Tensor], out: Path, run: Run) -> None:
-        """Train ``student`` on ``loss(step)`` to the last point of the curve; write ``out/step_N/`` for every point.
+    def fit(self, trainable: Trainable, loss: Callable[[int], Tensor], out: Path, run: Run) -> None:
+        """Train ``trainable`` on ``loss(step)`` to the last point of the curve; write ``out/step_N/`` for every point.
 
         Goes on from ``out/checkpoint.pt``.
         """
         checkpoint, own = out / "checkpoint.pt", {f.name: vars(self)[f.name] for f in fields(FitSettings)}
         fit(
-            student.parameters,
+            trainable.parameters,
             loss,
             FitSettings(**own | {"steps": self.checkpoint_steps[-1]}),
             run,
             checkpoint=checkpoint,
             checkpoint_steps=self.checkpoint_steps,
-            at_checkpoint=lambda step: publish(out / f"step_{step}", student.save),
+            at_checkpoint=lambda step: publish(out / f"step_{step}", trainable.save),
         )
         checkpoint.unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ class TrainingSet:
     """Pictures with their prompts, for the denoising loss of a model in training.
 
     Args:
-        student: the model in training.
+        trainable: the model in training.
         images: CHW [0,1] each.
         prompts: one per picture.
         run: its device and batch size; steps are counted in it under ``counted``.
@@ -33,7 +33,7 @@ class TrainingSet:
 
     def __init__(
         self,
-        student: Trainable,
+        trainable: Trainable,
         images: Sequence[Tensor],
         prompts: Sequence[str],
         run: Run,
@@ -46,7 +46,7 @@ class TrainingSet:
     ) -> None:
         if not images or len(images) != len(prompts):
             raise ValueError(f"training: {len(images)} pictures and {len(prompts)} prompts given; one prompt a picture")
-        self.student, self.run, self.counted = student, run, counted
+        self.trainable, self.run, self.counted = trainable, run, counted
         self.sample_latents, self.mixed_sizes, self.augment = sample_latents, mixed_sizes, augment
         self.groups = [torch.tensor(group) for group in by_size(images)]
         if len(self.groups) > 1 and not mixed_sizes:
@@ -58,7 +58,7 @@ class TrainingSet:
         with torch.no_grad():
             self.pictures = stacks if augment else []
             self.latents = [] if augment else [self._encode(stack) for stack in stacks]
-            self.embedded = cond or student.model.embed(self.prompts)
+            self.embedded = cond or trainable.model.embed(self.prompts)
 
     def loss(self, n: int, rng: torch.Generator) -> Tensor:
         """Mean denoising loss of ``n`` pictures drawn with replacement; all that is random comes from ``rng``."""
@@ -66,7 +66,7 @@ class TrainingSet:
         index = torch.randint(len(self.groups[k]), (n,), generator=rng)
         z = self._draw(k, index, rng)
         self.run.tally(self.counted, n)
-        return self.student.model.training_loss(z, self._cond(self.groups[k][index]), rng).mean()
+        return self.trainable.model.training_loss(z, self._cond(self.groups[k][index]), rng).mean()
 
     def _draw(self, group: int, index: Tensor, rng: torch.Generator) -> Tensor:
         if self.augment:
@@ -79,7 +79,7 @@ class TrainingSet:
 
     def _encode(self, stack: Tensor) -> tuple[Tensor, Tensor | None]:
         """Latents of NCHW [0,1], or mean and standard deviation of their posterior."""
-        model, parts = self.student.model, [part.to(self.run.device) for part in stack.split(self.run.batch)]
+        model, parts = self.trainable.model, [part.to(self.run.device) for part in stack.split(self.run.batch)]
         if not self.sample_latents:
             return torch.cat([model.encode(x) for x in parts]), None
         mean, std = (torch.cat(moments) for moments in zip(*(model.moments(x) for x in parts), strict=True))
@@ -87,5 +87,5 @@ class TrainingSet:
 
     def _cond(self, index: Tensor) -> Cond:
         """Prompt embeddings of the pictures at ``index``; anew if what makes them is in training."""
-        embedded = self.student.model.embed(self.prompts) if self.student.text else self.embedded
+        embedded = self.trainable.model.embed(self.prompts) if self.trainable.text else self.embedded
         return embedded.take(self.which[index])

@@ -1,5 +1,5 @@
 """Fine-tuning of a text-to-image latent model on captioned pictures: what DreamBooth, LoRA, styles and textual
-inversion share."""
+inversion have in common."""
 
 from __future__ import annotations
 
@@ -64,21 +64,21 @@ class Tuning(TrainingTask):
     def train(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief = BARE) -> None:
         attack, size = thief.attack, victim.to(run.device).size
         squares = {name: fit_square(x, size) for name, x in read_folder(images).items()}
-        student = self.trainable(attack.adapt(victim, list(squares.values()), run), run)
+        trainable = self.trainable(attack.adapt(victim, list(squares.values()), run), run)
         augment = attack.augment if "augment" in attack.hooks else None
-        sets = {"subject": (1.0, self._training_set(student, squares, images, run, augment))}
+        sets = {"subject": (1.0, self._training_set(trainable, squares, images, run, augment))}
         if thief.class_images:
             prior = {name: fit_square(x, size) for name, x in read_folder(thief.class_images).items()}
-            sets["prior"] = (self.prior_weight, self._training_set(student, prior, thief.class_images, run))
+            sets["prior"] = (self.prior_weight, self._training_set(trainable, prior, thief.class_images, run))
         loss = weighted_loss(sets, self.batch, lambda name, step: run.rng("train", name, step))
-        self.fit(student, loss, out, run)
+        self.fit(trainable, loss, out, run)
 
     def _training_set(
-        self, student: Trainable, pictures: dict[str, Tensor], folder: Path, run: Run, augment: Augment | None = None
+        self, trainable: Trainable, pictures: dict[str, Tensor], folder: Path, run: Run, augment: Augment | None = None
     ) -> TrainingSet:
         captions = read_metadata(folder)
         return TrainingSet(
-            student,
+            trainable,
             list(pictures.values()),
             [self.caption(captions[name]["text"]) for name in pictures],
             run,

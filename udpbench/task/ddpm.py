@@ -53,7 +53,7 @@ class Ddpm(TrainingTask):
         data = load_pictures(images, model.size, run)
         if "adapt" in attack.hooks:
             model = attack.adapt(model, list(data.cpu().float() / 255), run)
-        student = model.trainable(run.rng("init"), self.init)
+        trainable = model.trainable(run.rng("init"), self.init)
 
         def loss(step: int) -> Tensor:
             rng = run.rng("train", step)
@@ -63,9 +63,9 @@ class Ddpm(TrainingTask):
             x = torch.where(mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
             x = attack.augment(x, rng)
             run.tally("unet_victim", self.batch)
-            return student.model.training_loss(model.encode(x), model.embed([""] * self.batch), rng).mean()
+            return trainable.model.training_loss(model.encode(x), model.embed([""] * self.batch), rng).mean()
 
-        self.fit(student, loss, out, run)
+        self.fit(trainable, loss, out, run)
 
     def generate(self, tuned: Path | None, out: Path, victim: PixelDiffusion, run: Run, thief: Thief) -> None:
         """As the interface says; before any step with ``init`` random: by fresh weights. Has no ``sampling``."""

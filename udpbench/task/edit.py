@@ -30,14 +30,14 @@ MASK_MODES = ("1", "L", "I", "I;16")  # Pillow's for one channel
 
 @dataclass(kw_only=True)
 class Img2Img(Task):
-    """Image-to-image editing (SDEdit, Meng et al. 2022): noise a share ``strength`` of the way, denoise to a prompt.
+    """Image-to-image editing (SDEdit, Meng et al. 2022): noise a fraction ``strength`` of the way, denoise to a prompt.
 
     Args:
         prompts: what the thief asks for; ``{class}`` stands for the data's class prompt.
         samples: edits per picture and prompt.
-        strength: share of the noise schedule, above 0, at most 1.
+        strength: fraction of the noise schedule, above 0, at most 1.
         sample_steps, guidance, solver: of the denoising; ``strength * sample_steps`` steps are made.
-        eta: share of DDPM's fresh noise in every step of DDIM (Song et al. 2021, eq. 16), 0 to 1; it is of the edit's
+        eta: fraction of DDPM's fresh noise in every step of DDIM (Song et al. 2021, eq. 16), 0 to 1; it is of the edit's
             own generator, too.
     """
 
