@@ -1,4 +1,6 @@
-"""Train the embedded models: ``python -m experiments.embedded_models.train {vae,judge,style_judge,unet,export,measure}``.
+"""Train the embedded models: ``python -m experiments.embedded_models.train WHAT``.
+
+WHAT: vae, judge, style_judge, unet, export, measure.
 
 For developers of the embedded models: users get the weights. Run in this order, the six commands rebuild
 ``weights/micro`` and the judges; with ``--model micro_b`` (which borrows micro's autoencoder and text encoder) or

@@ -37,8 +37,8 @@ class Img2Img(Task):
         samples: edits per picture and prompt.
         strength: fraction of the noise schedule, above 0, at most 1.
         sample_steps, guidance, solver: of the denoising; ``strength * sample_steps`` steps are made.
-        eta: fraction of DDPM's fresh noise in every step of DDIM (Song et al. 2021, eq. 16), 0 to 1; it is of the edit's
-            own generator, too.
+        eta: fraction of DDPM's fresh noise in every step of DDIM (Song et al. 2021, eq. 16), 0 to 1; it comes from
+            the edit's own generator, too.
     """
 
     prompts: Sequence[str]
