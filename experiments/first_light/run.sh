@@ -4,7 +4,7 @@
 set -euf
 study() { "${PYTHON:-python}" -m udpbench -m experiment=first_light "$@"; }
 
-study protect=eudp attack=none,impress,jpeg "$@"                                   # 8 levels: the question
+study protect=eudp attack=none,impress,jpeg "$@"                                   # at 8/255: the question
 study protect=none seed=1,2 'arms=[pretrained,upper_bound,clean]' "$@"                    # the seed SD
 study protect=udp attack=none,impress,jpeg 'arms=[pretrained,upper_bound,clean,protected,purified,clean_attacked]' "$@"
 study protect=eudp budget.eps=4,16 'arms=[pretrained,upper_bound,clean,noise,protected]' "$@"  # 16: a stress row, visible

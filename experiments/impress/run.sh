@@ -5,7 +5,7 @@ set -euf
 study() { "${PYTHON:-python}" -m udpbench -m experiment=impress "$@"; }
 
 styles='task=style_finetune task.curve=[0.5,1.0,2.0] data.style=2,3,4,5,6'
-strong='budget.eps=16 protect.distance_budget=0.4'  # chosen on development styles 0 and 1, once 8 levels had shown nothing
+strong='budget.eps=16 protect.distance_budget=0.4'  # chosen on development styles 0 and 1, once 8/255 had shown nothing
 edits='task=img2img,inpaint data.train=12 data.subject=105,106,107,108,109'
 
 study $styles protect=glaze attack=none,impress,gaussian_noise,resize "$@"                  # style mimicry

@@ -15,5 +15,5 @@ study $objects $curve $floor "$@"
 study $styles $curve protect=udp,eudp "$@"                                       # fine-tuning on styles
 study $styles $curve $floor "$@"
 study $scratch "$@"                                                              # training from scratch, all protected
-study $scratch protected_fraction=0.8,0.5 "$@"                                      # and a share of them
+study $scratch protected_fraction=0.8,0.5 "$@"                                      # and a fraction of them
 study $objects $curve protect=eudp protect.times=alpha_bar,snr "$@"              # which p(t); uniform is UDP
