@@ -1,9 +1,9 @@
-"""The order of the packages: each imports from those above it in ``ORDER`` only, so that there are no cycles; and nothing is probed for."""
+"""The order of the packages: each imports from those above it in ``ORDER`` only, lazily and for types, too, so that there are no cycles;
+and nothing is probed for."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +25,6 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names.split()
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem == "interfaces")
 
 
-def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node that runs, those of functions included; imports for type checkers do not run."""
-    for node in ast.iter_child_nodes(tree):
-        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
-            yield node
-            yield from nodes(node)
-
-
 def imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         return [f"{node.module}.{a.name}" for a in node.names] if node.module == "udpbench" else [str(node.module)]
@@ -42,7 +34,7 @@ def imported(node: ast.AST) -> list[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_one_way_and_nothing_is_probed(file):
     own = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for node in nodes(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text())):
         for name in imported(node):
             other = (*name.split("."), "")[1] if name.startswith("udpbench") else own
             assert other == own or RANK[other] < RANK[own], f"line {node.lineno} imports {name}"

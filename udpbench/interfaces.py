@@ -25,8 +25,6 @@ from udpbench.core.component import Component
 
 if TYPE_CHECKING:
     from udpbench.core.budget import Budget
-    from udpbench.models.diffusion import Diffusion
-    from udpbench.models.features import Extractor
 
 # What a method may need, in ``needs``: of its model, or (class_images) of the harness.
 NEEDS = {
@@ -366,6 +364,18 @@ def _pairs(got: Path, ref: Path, batch: int) -> Iterator[tuple[list[str], Tensor
         yield names, changed, original
 
 
+class Features(Component):
+    """A feature network and the treatment of the pictures before it."""
+
+    def of(self, folder: Path, run: Run) -> Tensor:
+        """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name."""
+        raise NotImplementedError
+
+    def score_name(self, kind: str) -> str:
+        """What a score of these features is called: ``kind_network``, or the name the world knows it by (``fid``)."""
+        raise NotImplementedError
+
+
 class SetMetric(Metric):
     """A metric of two sets of pictures: a function of their features, named after the network that makes these.
 
@@ -379,7 +389,7 @@ class SetMetric(Metric):
     usual: ClassVar[int] = 1  # and below this many its value says little
     equal_sizes: ClassVar[bool] = False  # of the larger folder only the first pictures by name are used
 
-    def __init__(self, features: Extractor, minimum: int | None = None) -> None:
+    def __init__(self, features: Features, minimum: int | None = None) -> None:
         self.features, self.minimum = features, self.usual if minimum is None else minimum
         if self.minimum < self.least:
             raise ValueError(
@@ -412,6 +422,6 @@ class SetMetric(Metric):
 
 
 __all__ = [
-    "BARE", "NEEDS", "Attack", "Component", "Dataset", "Diffusion", "Log", "Measure", "Method", "Metric", "Owner",
+    "BARE", "NEEDS", "Attack", "Component", "Dataset", "Features", "Log", "Measure", "Method", "Metric", "Owner",
     "PairMetric", "Protection", "Run", "SetMetric", "Task", "Thief", "Titled",
 ]  # fmt: skip
