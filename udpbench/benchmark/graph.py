@@ -5,14 +5,14 @@ Built once and read by check, plan, run, record and contact sheet; ``stages.py``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from udpbench.benchmark import stages
 from udpbench.benchmark.arms import ARMS
 from udpbench.benchmark.cell import Cell, Part
-from udpbench.benchmark.store import Stage, hash_of
+from udpbench.benchmark.store import Stage, hash_of, with_ancestors
 
 Scores = Mapping[tuple[str, float], Stage]  # (metric, step multiplier) -> the stage that scores it
 
@@ -194,18 +194,3 @@ class Graph:
     def key(self) -> str:
         """The cell's own cache key: of all it is made of."""
         return hash_of([stage.key for stage in self.wanted])
-
-
-def with_ancestors(wanted: Iterable[Stage]) -> list[Stage]:
-    """The stages and their ancestors, each once, parents first."""
-    found: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.key not in found:
-            for parent in stage.parents.values():
-                visit(parent)
-            found[stage.key] = stage
-
-    for stage in wanted:
-        visit(stage)
-    return list(found.values())

@@ -77,6 +77,21 @@ class Stage:
         return f"{self.name} {self.title}".strip()
 
 
+def with_ancestors(wanted: Iterable[Stage], done: Callable[[Stage], bool] = lambda stage: False) -> list[Stage]:
+    """The stages and their ancestors, each once, parents first; neither those that are ``done`` nor their parents."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found and not done(stage):
+            for parent in stage.parents.values():
+                visit(parent)
+            found[stage.key] = stage
+
+    for stage in wanted:
+        visit(stage)
+    return list(found.values())
+
+
 class Store:
     """A folder of finished stages, shared by any number of processes."""
 
@@ -114,18 +129,7 @@ class Store:
 
         Parents of finished stages are not visited.
         """
-        found: dict[str, Stage] = {}
-
-        def visit(stage: Stage) -> None:
-            if stage.key in found or self.finished(stage):
-                return
-            for parent in stage.parents.values():
-                visit(parent)
-            found[stage.key] = stage
-
-        for stage in wanted:
-            visit(stage)
-        return list(found.values())
+        return with_ancestors(wanted, self.finished)
 
     def do(self, *wanted: Stage) -> list[Path]:
         """Finish the stages and all they need; returns their folders.
