@@ -6,6 +6,7 @@ Each check returns one short sentence, or None where it has nothing to object; d
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from udpbench.core.provenance import DIRTY
 from udpbench.results.record import metrics_of, of_edits, score_of
@@ -17,15 +18,15 @@ LEARNT = 0.30  # the clean victim must cover this fraction of the window from pr
 RUINED = 0.30  # an attack may cost clean data this fraction of the window
 NO_SEED_SD = "no seed SD: no subject has clean victims of two seeds"
 NO_NOISE = "no noise floor: effects on edits are compared with those of the arm noise, which is missing"
-_Scores = Mapping[str, float]  # arm -> value of one metric, signed so that + is better protected
+_Scores = Any  # arm -> value of one metric, signed so that + is better protected; or a table with a column for each arm
 
 
-def covered(at: _Scores, arm: str = "clean") -> float:
+def covered(at: _Scores, arm: str = "clean") -> Any:
     """Where ``arm`` lies between pretrained (0) and upper_bound (1)."""
     return (at[arm] - at["pretrained"]) / (at["upper_bound"] - at["pretrained"])
 
 
-def has_window(at: _Scores) -> bool:
+def has_window(at: _Scores) -> Any:
     """A perfect victim is better for the thief than a pretrained one."""
     return at["pretrained"] > at["upper_bound"]
 

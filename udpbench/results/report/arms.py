@@ -126,14 +126,13 @@ def learning(board: Board) -> Section | None:
         at = every.reindex(columns=list(flags.WINDOW)).dropna()
         if at.empty:
             continue
-        signed = (sign(board.metrics[metric]["better_protected"]) * at).to_dict("records")
-        having = [scores for scores in signed if flags.has_window(scores)]
-        covered = Series([flags.covered(scores) for scores in having], dtype=float)
+        signed = sign(board.metrics[metric]["better_protected"]) * at
+        covered = flags.covered(signed[flags.has_window(signed)])
         spread = f" ({percent(covered.min())} to {percent(covered.max())})" if len(covered) > 1 else ""
         row = {"metric": metric, "victims": str(len(at)), **{arm: significant(at[arm].mean()) for arm in flags.WINDOW}}
-        row["window covered, mean (least to most)"] = f"{percent(covered.mean())}{spread}" if having else "-"
+        row["window covered, mean (least to most)"] = f"{percent(covered.mean())}{spread}" if len(covered) else "-"
         row[f"under {percent(flags.LEARNT)}"] = str((covered < flags.LEARNT).sum())
-        rows.append(row | {"no window": str(len(at) - len(having))})
+        rows.append(row | {"no window": str(len(at) - len(covered))})
     text = (
         "How far clean victims get from pretrained (no training) to upper bound (a perfect victim); under "
         f"{percent(flags.LEARNT)} a victim says nothing of a protection."

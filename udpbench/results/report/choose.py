@@ -6,11 +6,14 @@ Variants told apart by name, duplicates once, failures aside, nothing averaged b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from udpbench.benchmark.arms import CONTROLS
+from udpbench.results.record import grouped
 from udpbench.results.schema import Record
 from udpbench.results.words import budget_text
 
@@ -18,7 +21,6 @@ from udpbench.results.words import budget_text
 _MODELS = ("surrogate", "victim", "purifier")
 _PARTS = ("protect", "attack", "task", "data", "budget", *_MODELS)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
-_Settings = dict[tuple[str, ...], Any]  # path of a setting -> its value
 
 
 @dataclass(frozen=True)
@@ -64,54 +66,52 @@ def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
     """Where a part goes by one name under several settings, those that differ join the name: eudp (steps=50).
 
     Among all cells of a task and data set: so no protections are compared whose victims trained for different times,
-    and no seed SD comes from victims of another length.
+    and no seed SD comes from victims of another length. A metric that some cells do not have is no other setting.
     """
     named = dict(files)
     for part in _PARTS:
-        groups: dict[str, dict[Path, _Settings]] = {}
-        for path, record in files.items():
-            names = cast(dict[str, Any], record["cell"])
-            alike = json.dumps([record["label"], names["data"], names["task"], names[part]])
-            groups.setdefault(alike, {})[path] = _settings(record, part)
-        for settings in groups.values():
-            differing = sorted(k for k in set().union(*settings.values()) if len(_values(k, settings.values())) > 1)
+        for alike in grouped(files, partial(_condition, files, part)).values():
+            settings = {path: _settings(files[path], part) for path in alike}
+            differing = []
+            for key in sorted(set().union(*settings.values())):
+                having = [mine for mine in settings.values() if key in mine or key[0] != "metrics"]
+                if len({json.dumps(mine.get(key)) for mine in having}) > 1:
+                    differing.append(key)
             for path, mine in settings.items() if differing else ():
-                said = (f"{'.'.join(k)}={mine.get(k)}" for k in differing if k in mine or not _measured(k))
+                said = (f"{'.'.join(key)}={mine.get(key)}" for key in differing if key in mine or key[0] != "metrics")
                 named[path] = _renamed(named[path], part, ", ".join(said))
     return named
 
 
-def _values(key: tuple[str, ...], settings: Iterable[_Settings]) -> set[str]:
-    """The values of a setting; a metric that some cells do not have is no other setting of it."""
-    return {json.dumps(s.get(key)) for s in settings if key in s or not _measured(key)}
+def _condition(files: Mapping[Path, Record], part: str, path: Path) -> tuple[str, ...]:
+    cell: Mapping[str, Any] = files[path]["cell"]
+    return files[path]["label"], cell["data"], cell["task"], cell[part]
 
 
-def _measured(key: tuple[str, ...]) -> bool:
-    return key[0] == "metrics"
-
-
-def _settings(record: Record, part: str) -> _Settings:
-    """The settings of a part that make its condition another one; the task's with those of what it is measured by and
-    compared with."""
+def _settings(record: Record, part: str) -> dict[tuple[str, ...], Any]:
+    """Path of a setting -> its value, of those of a part that make its condition another one; the task's with those of
+    what it is measured by and compared with."""
     config = record["config"]
+    found = config.get(part) or (config.get("model") if part in _MODELS else None) or {}
+    if part == "data":  # not what differs between subjects; a reference may be a folder
+        own = {*_OF_SUBJECT, *(["reference"] if isinstance(found.get("reference"), str) else [])}
+        found = {name: value for name, value in found.items() if name not in own}
+    if part == "protect":
+        found = {**found, "like": config.get("like")}
     if part == "task":
         metrics = config.get("metrics") or {}
-        measured = _flat(metrics.get("bundle") or {}, "metrics") | _flat(metrics.get("extra") or {}, "metrics")
-        controls = _flat(config.get("noise") or {}, "noise") | _flat(config.get("noise_rms") or {}, "noise_rms")
-        return _flat(config.get("task")) | measured | controls
-    found = _flat(config.get(part) or (config.get("model") if part in _MODELS else None))
-    if part == "data":
-        own = {*_OF_SUBJECT, *(["reference"] if isinstance(found.get(("reference",)), str) else [])}  # a folder
-        return {key: value for key, value in found.items() if key not in {(name,) for name in own}}
-    return found | (_flat(config.get("like"), "like") if part == "protect" else {})
+        measured = {**(metrics.get("bundle") or {}), **(metrics.get("extra") or {})}
+        controls = {arm: config.get(arm) or {} for arm in CONTROLS}
+        found = {**found, "metrics": measured, **controls}
+    return _flat(found)
 
 
-def _flat(value: Any, *at: str) -> _Settings:
+def _flat(value: Any, *at: str) -> dict[tuple[str, ...], Any]:
     if isinstance(value, Mapping):
         return {k: v for name, inner in value.items() for k, v in _flat(inner, *at, str(name)).items()}
     if at[-1:] == ("_target_",) and value.split(".")[0] == "udpbench":
         value = value.split(".")[-1]  # a class is the same wherever the package keeps it
-    return {at: value} if at else {}
+    return {at: value}
 
 
 def _merged(one: Record, other: Record) -> Record:

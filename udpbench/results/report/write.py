@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +15,7 @@ from udpbench.results.record import long_rows, read_files
 from udpbench.results.report import arms, compare
 from udpbench.results.report.boards import Board, board_frame, boards, leaderboard
 from udpbench.results.report.choose import Chosen, choose
-from udpbench.results.report.render import Section, render, table
+from udpbench.results.report.render import Figure, Section, render
 from udpbench.results.schema import LONG, Record
 from udpbench.results.stats import victim
 from udpbench.results.words import last_line
@@ -31,13 +32,10 @@ def write_report(folders: Sequence[Path], out: Path, title: str | None = None, p
     chosen = choose(read_files(*folders))
     found, every = boards(chosen.ok), [*chosen.ok, *chosen.failed.values()]
     sections = list(_sections(chosen, found, plots))
-    title = title or _title(every)
-    texts = {name: render(name, title, sections) for name in ("report.md", "report.html", "report.tex")}
-    tables = {
-        "records": DataFrame(long_rows(every), columns=list(LONG), dtype=object),
-        "leaderboard": board_frame(found),
-    }
-    texts |= {f"{name}.csv": made.to_csv(index=False, lineterminator="\n") for name, made in tables.items()}
+    texts = {name: render(name, title or _title(every), sections) for name in ("report.md", "report.html", "report.tex")}
+    long = DataFrame(long_rows(every), columns=list(LONG), dtype=object)
+    for name, made in (("records.csv", long), ("leaderboard.csv", board_frame(found))):
+        texts[name] = made.to_csv(index=False, lineterminator="\n")
     files = {name: text.encode() for name, text in texts.items()}
     files |= {f"figures/{figure.name}.png": figure.png for section in sections for figure in section.figures}
     for name, data in files.items():
@@ -64,8 +62,8 @@ def _sections(chosen: Chosen, found: Sequence[Board], plots: bool) -> Iterator[S
         same = list(group)
         for number, board in same:
             yield leaderboard(board)
-            if plots:
-                yield from _figures(board, number)
+            if plots and (drawn := _figures(board, number)):
+                yield Section("Figures", 4, figures=drawn)
             yield from (section for make in _OF_BOARD if (section := make(board)) is not None)
         yield from compare.transfer([board for _, board in same])
     yield flag_section(found)
@@ -85,11 +83,10 @@ def _summary(chosen: Chosen) -> Section:
     return Section("Records", 2, [text, " ".join(limits)])
 
 
-def _figures(board: Board, number: int) -> list[Section]:
+def _figures(board: Board, number: int) -> list[Figure]:
     from udpbench.results.report.plots import figures
 
-    drawn = figures(board, number)
-    return [Section("Figures", 4, figures=drawn)] if drawn else []
+    return figures(board, number)
 
 
 def flag_section(boards: Sequence[Board]) -> Section:
@@ -97,15 +94,15 @@ def flag_section(boards: Sequence[Board]) -> Section:
     rows: dict[tuple[str, str, str], set[str]] = {}
     for board in boards:
         where = f"{board.label}: {board.title}"
-        for row in (r for r in board.rows if not r.control):
+        for row in (row for row in board.rows if not row.control):
             for sentence in flags.of_group(row.records, board.floors):
                 rows.setdefault((where, f"{row.protect} / {row.attack}", sentence), set())
         for record in board.records:  # those without a protected arm, too
+            of = f"{record['cell']['protect']} / {record['cell']['attack']}"
             for sentence in flags.of_record(record):
-                of = f"{record['cell']['protect']} / {record['cell']['attack']}"
                 rows.setdefault((where, of, sentence), set()).add("/".join(map(str, victim(record))))
     names = ("where", "protection / attack", "flag", "victims (subject/seed)")
-    return _list("Flags", [dict(zip(names, (*key, ", ".join(sorted(who)) or "all"))) for key, who in rows.items()])
+    return _list("Flags", names, [(*key, ", ".join(sorted(who)) or "all") for key, who in rows.items()])
 
 
 def _failed(chosen: Chosen) -> Section:
@@ -114,26 +111,26 @@ def _failed(chosen: Chosen) -> Section:
     for path, record in chosen.failed.items():
         cell = record["cell"]
         name = f"{cell['protect']} / {cell['attack']} / {cell['task']} on {cell['data']} {cell['subject']}"
-        error = last_line(record["error"])
-        rows.append({"cell": f"{name}, seed {cell['seed']}", "error": error, "record": path.name})
-    return _list("Failed cells", rows)
+        rows.append((f"{name}, seed {cell['seed']}", last_line(record["error"]), path.name))
+    return _list("Failed cells", ("cell", "error", "record"), rows)
 
 
 def _environment(records: Sequence[Record]) -> Section:
     """The distinct provenances and how many records each has."""
-    seen: dict[tuple[str, ...], int] = {}
-    for record in records:
+
+    def made_by(record: Record) -> tuple[str, ...]:
         p = record["provenance"]
         packages = ", ".join(f"{k} {v}" for k, v in sorted((p.get("packages") or {}).items()))
         dirty = " (dirty)" if p.get("dirty") else ""
         code = f"{p['commit'][:12]}{dirty}" if p.get("commit") else f"package {p.get('version')}"
-        key = (code, str(p.get("device")), str(p.get("python")), packages)
-        seen[key] = seen.get(key, 0) + 1
-    names = ("records", "code", "device", "python", "packages")
-    counted = sorted(seen.items(), key=lambda item: (-item[1], item[0]))
-    return _list("Environment", [dict(zip(names, (str(count), *key))) for key, count in counted])
+        return code, str(p.get("device")), str(p.get("python")), packages
+
+    counted = sorted(Counter(map(made_by, records)).items(), key=lambda item: (-item[1], item[0]))
+    rows = [(str(count), *key) for key, count in counted]
+    return _list("Environment", ("records", "code", "device", "python", "packages"), rows)
 
 
-def _list(title: str, rows: Sequence[dict[str, str]]) -> Section:
-    """A section with one table of words only."""
-    return Section(title, 2, [], [table(rows, list(rows[0]))]) if rows else Section(title, 2, ["None."])
+def _list(title: str, names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Section:
+    """A section with one table of words only, its columns called ``names``."""
+    made = DataFrame(rows, columns=list(names)).set_index(list(names))
+    return Section(title, 2, [], [made]) if rows else Section(title, 2, ["None."])
