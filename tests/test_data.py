@@ -210,7 +210,7 @@ def test_many_are_different_pictures_without_words(tmp_path):
     counts = {"train": 300, "reference": 5, "validation": 0, "heldout": 4}
     data = ToyWorldMany(size=16, **counts)
     data.write(tmp_path, Run(seed=3))
-    assert (data.sizes, data.subject) == (counts, "")
+    assert (data.sizes, data.subject) == ({**counts, "extra_clean": 0}, "")
     assert not (tmp_path / "validation").exists()
     found = [p for part in ("train", "reference", "heldout") for p in images.list_images(tmp_path / part)]
     assert len({p.read_bytes() for p in found}) == len(found) == 309
@@ -232,9 +232,16 @@ def test_many_do_not_depend_on_the_run(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("wrong", [{"size": 8}, {"train": 0}, {"reference": -1}])
-def test_many_refuse_wrong_settings(wrong):
-    with pytest.raises(ValueError, match="data toyworld_many: size must be >= 16, train >= 1"):
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"size": 8}, "size must be >= 16, given 8"),
+        ({"train": 0}, "train must be >= 1, given 0"),
+        ({"reference": -1}, "reference must be >= 0, given -1"),
+    ],
+)
+def test_many_refuse_wrong_settings(wrong, line):
+    with pytest.raises(ValueError, match=f"data toyworld_many: {line}"):
         ToyWorldMany(**wrong)
 
 

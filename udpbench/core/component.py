@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any, ClassVar
 
 
@@ -10,6 +11,18 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> None:
     """ValueError that ``what`` (``method: unknown setting``) is ``value``, unless that is one of ``allowed``."""
     if value not in (choices := list(allowed)):
         raise ValueError(f"{what} {value!r}; allowed are {', '.join(choices)}")
+
+
+def check_numbers(
+    who: str, *, least: float = -inf, above: float = -inf, most: float = inf, below: float = inf, **settings: object
+) -> None:
+    """ValueError unless every setting (name=value) of ``who`` is a number >= least, > above, <= most and < below."""
+    bounds = {">=": least, ">": above, "<=": most, "<": below}
+    allowed = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if abs(bound) < inf)
+    for name, value in settings.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (least <= value <= most and above < value < below):  # type: ignore[operator]
+            raise ValueError(f"{who}: {name} must be {allowed}, given {value!r}")
 
 
 class Component:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,37 +44,32 @@ def filled(prompts: Sequence[str], instance: str) -> list[str]:
     return [p.replace("{instance}", instance) for p in prompts]
 
 
-def write_facts(
-    folder: Path,
-    name: str,
-    *,
-    instance: str = "",
-    class_prompt: str = "",
-    prompts: Sequence[str] = ("",),
-    truth: Mapping[str, Any] | None = None,
-    sets: bool = True,
-) -> None:
-    """Write data.json.
+@dataclass(kw_only=True)
+class Facts:
+    """What data.json says of a data folder.
 
     Args:
-        folder: the data folder.
         name: the data in words, for reports.
-        instance: the prompt that names the subject.
+        instance_prompt: the prompt that names the subject.
         class_prompt: the prompt that names its class only.
-        prompts: to generate with; ``{instance}`` becomes the instance prompt.
+        prompts: to generate with; ``{instance}`` is replaced by the instance prompt.
         truth: what a judge compares with; None: it is not known.
         sets: whether scores that compare sets mean something.
     """
-    facts = {
-        "name": name,
-        "instance_prompt": instance,
-        "class_prompt": class_prompt,
-        "prompts": filled(prompts, instance),
-        "truth": truth,
-        "sets": sets,
-    }
-    with atomic_write(folder / FACTS) as beside:
-        beside.write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    name: str
+    instance_prompt: str = ""
+    class_prompt: str = ""
+    prompts: Sequence[str] = ("",)
+    truth: Mapping[str, Any] | None = None
+    sets: bool = True
+
+    def write(self, folder: Path) -> None:
+        """Write data.json into ``folder``."""
+        facts = {**vars(self), "prompts": filled(self.prompts, self.instance_prompt)}
+        text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
+        with atomic_write(folder / FACTS) as beside:
+            beside.write_text(f"{text}\n", encoding="utf-8")
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

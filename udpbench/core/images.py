@@ -10,6 +10,7 @@ import json
 import math
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from udpbench.core.atomic import atomic_write
-from udpbench.core.component import check_choice
+from udpbench.core.component import check_choice, check_numbers
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".heic", ".jfif",
@@ -29,8 +30,8 @@ SUFFIXES = (
 METADATA = "metadata.jsonl"
 # What Pillow raises on broken files, over all its decoders.
 _BROKEN = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error,
-    zlib.error,
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
+    Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -42,9 +43,8 @@ def list_images(folder: Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"images: there is no folder {folder}")
-    found = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
-    )
+    visible = (p for p in folder.iterdir() if not p.name.startswith("."))
+    found = sorted(p for p in visible if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
         raise ValueError(f"images: no picture in {folder}; allowed are files ending in {' '.join(SUFFIXES)}")
     return found
@@ -65,14 +65,15 @@ def read(path: Path) -> Tensor:
         raise ValueError(f"images: {path} is empty")
     try:
         with Image.open(path) as image:
-            return _rgb(ImageOps.exif_transpose(image))
+            return from_pil(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"images: {path} is not an image that can be read here; convert it to PNG") from error
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise ValueError(f"images: {path} is truncated or broken: {' '.join(str(error).split())}") from error
 
 
-def _rgb(image: Image.Image) -> Tensor:
+def from_pil(image: Image.Image) -> Tensor:
+    """A Pillow image as CHW float32 RGB in [0,1], converted as ``read`` does (without EXIF rotation)."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = torch.from_numpy(np.array(image, dtype=np.float32))
         grey = grey if image.mode == "F" else grey / 65535
@@ -132,16 +133,10 @@ def to_pil(x: Tensor) -> Image.Image:
     return Image.fromarray(to_uint8(x).permute(1, 2, 0).cpu().contiguous().numpy())
 
 
-def from_pil(image: Image.Image) -> Tensor:
-    """A Pillow image as CHW float32 RGB in [0,1], converted as ``read`` does (without EXIF rotation)."""
-    return _rgb(image)
-
-
 def write_png(path: Path, x: Tensor) -> None:
     """Write CHW [0,1] as an 8-bit RGB PNG: beside first, then renamed, so that a file under its name is whole."""
-    image = to_pil(x)
     with atomic_write(path) as beside:
-        image.save(beside, format="PNG")
+        to_pil(x).save(beside, format="PNG")
 
 
 def write_masks(folder: Path, names: Sequence[str], masks: Tensor) -> None:
@@ -178,8 +173,7 @@ def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
     if x.ndim != 4:
         raise ValueError(f"images: resize takes N x C x height x width, given {tuple(x.shape)}")
-    if min(height, width) < 1:
-        raise ValueError(f"images: a size must be at least 1 x 1, given {height} x {width}")
+    check_numbers("images: a size", least=1, height=height, width=width)
     if tuple(x.shape[-2:]) != (height, width):
         x = F.interpolate(x, (height, width), mode="bicubic", antialias=True, align_corners=False)
     return x.clamp(0, 1)
@@ -206,8 +200,7 @@ def iterate(folder: Path, batch: int) -> Iterator[tuple[list[str], Tensor]]:
 
     Only one batch is in memory at a time.
     """
-    if batch < 1:
-        raise ValueError(f"images: batch must be >= 1, given {batch}")
+    check_numbers("images", least=1, batch=batch)
     sized = sorted((header(path)[1:], path) for path in list_images(folder))
     for _, group in groupby(sized, key=lambda item: item[0]):
         paths = [path for _, path in group]
@@ -225,7 +218,7 @@ def header(path: Path) -> tuple[str, int, int]:
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
             turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return image.mode, *((image.width, image.height) if turned else (image.height, image.width))
-    except (*_BROKEN, Image.DecompressionBombError):
+    except _BROKEN:
         return "", 0, 0
 
 
@@ -245,9 +238,8 @@ def read_metadata(folder: Path) -> dict[str, dict]:
             row = json.loads(line)
             name = row.pop("file_name")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f'images: {path} line {number} must be a JSON object with a "file_name"; it is {line[:80]}'
-            ) from error
+            wanted = 'must be a JSON object with a "file_name"'
+            raise ValueError(f"images: {path} line {number} {wanted}; it is {line[:80]}") from error
         if name in rows:
             raise ValueError(f"images: {path} line {number} names {name} a second time")
         rows[name] = row
@@ -267,20 +259,18 @@ def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) ->
     Returns CHW float32 in [0,1] in the order of ``names``; further pictures in the folder are left alone. Raises
     ValueError saying which picture is missing, there twice, or of another size.
     """
-    found: dict[str, list[Path]] = {}
-    for path in list_images(folder):
-        found.setdefault(path.stem, []).append(path)
+    there = list_images(folder)
+    by_stem, number = {path.stem: path for path in there}, Counter(path.stem for path in there)
     paired = []
     for name, image in zip(names, images, strict=True):
-        candidates = found.get(Path(name).stem, [])
-        if len(candidates) != 1:
-            raise ValueError(
-                f"images: {folder} must have exactly one picture for {name} (any suffix), it has {len(candidates)}"
-            )
-        picture = read(candidates[0])
+        stem = Path(name).stem
+        if number[stem] != 1:
+            wanted = f"exactly one picture for {name} (any suffix)"
+            raise ValueError(f"images: {folder} must have {wanted}, it has {number[stem]}")
+        picture = read(by_stem[stem])
         if picture.shape != image.shape:
             got, want = (f"{x.shape[1]} x {x.shape[2]}" for x in (picture, image))
-            raise ValueError(f"images: {candidates[0]} is {got} (height x width), it must be {want} as {name} is")
+            raise ValueError(f"images: {by_stem[stem]} is {got} (height x width), it must be {want} as {name} is")
         paired.append(picture)
     return paired
 

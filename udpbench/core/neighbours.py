@@ -11,9 +11,8 @@ CHUNK = 1024  # rows of a pairwise matrix in memory at once
 def feature_sets(what: str, got: Tensor, ref: Tensor, least: int) -> tuple[Tensor, Tensor]:
     """Features (N, d) and (M, d) in float64; ValueError for other shapes or fewer than ``least`` rows."""
     if got.ndim != 2 or ref.ndim != 2 or got.shape[1] != ref.shape[1]:
-        raise ValueError(
-            f"{what}: features must be (N, d) and (M, d) with one d, given {tuple(got.shape)} and {tuple(ref.shape)}"
-        )
+        given = f"{tuple(got.shape)} and {tuple(ref.shape)}"
+        raise ValueError(f"{what}: features must be (N, d) and (M, d) with one d, given {given}")
     if min(len(got), len(ref)) < least:
         raise ValueError(f"{what}: at least {least} pictures a side are needed, given {len(got)} and {len(ref)}")
     return got.double(), ref.double()

@@ -23,25 +23,22 @@ DIRTY = "-dirty"  # behind the name of a commit that the code had left
 def provenance(device: torch.device | None = None) -> dict[str, Any]:
     """Where numbers made now come from: commit, dirty flag and changed files (None outside a repository), versions,
     device, python."""
-    found, changed = _git()
+    head, changed = _git()
+    packages = {name: found for name in _PACKAGES if (found := _version(name)) is not None}
+    machine = f"{platform.system()} {platform.machine()}"
     return {
-        "commit": found,
-        "dirty": None if changed is None else bool(changed),
-        "changed": changed,
-        "version": _version("udpbench"),
-        "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
-        "device": _device_name(device),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
+        "commit": head, "dirty": None if changed is None else bool(changed), "changed": changed,
+        "version": _version("udpbench"), "packages": packages, "device": _device_name(device),
+        "python": platform.python_version(), "platform": machine,
+    }  # fmt: skip
 
 
 @cache
 def commit() -> str | None:
     """The commit of the code that runs, ``-dirty`` behind it if what makes numbers was changed since; None outside a
     repository."""
-    found, changed = _git()
-    return found and found + DIRTY * bool(changed)
+    head, changed = _git()
+    return head and head + DIRTY * bool(changed)
 
 
 def _git() -> tuple[str | None, list[str] | None]:

@@ -40,11 +40,8 @@ def ssim(a: Tensor, b: Tensor) -> float | None:
     if min(a.shape[-2:]) < WINDOW:
         return None
     x, y = (t.detach().cpu().double().numpy() for t in (a, b))
-    return float(
-        structural_similarity(
-            x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, channel_axis=0
-        )
-    )
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(x, y, data_range=1.0, channel_axis=0, **window))
 
 
 def check_side(name: str, x: Tensor, least: int) -> None:

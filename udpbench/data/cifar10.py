@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from udpbench.core import images
+from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest
-from udpbench.core.folders import numbered, write_facts, write_pictures
+from udpbench.core.folders import Facts, numbered, write_pictures
 from udpbench.interfaces import Dataset, Run
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -62,24 +63,17 @@ class Cifar10(Dataset):
     def __post_init__(self) -> None:
         chosen = self.classes
         if chosen is not None and not (isinstance(chosen, list | tuple) and set() < set(chosen) <= set(CLASSES)):
-            raise ValueError(
-                f"data cifar10: classes must be null (all) or among {', '.join(CLASSES)}, given {chosen!r}"
-            )
-        if self.train < 1 or min(self.reference or 0, self.validation, self.heldout) < 0:
-            given = f"{self.train}, reference {self.reference}, validation {self.validation}, heldout {self.heldout}"
-            raise ValueError(
-                f"data cifar10: train must be at least 1, the other numbers at least 0; given train {given}"
-            )
+            allowed = f"null (all) or among {', '.join(CLASSES)}"
+            raise ValueError(f"data cifar10: classes must be {allowed}, given {chosen!r}")
+        check_numbers("data cifar10", least=1, train=self.train)
+        others = {"reference": self.reference or 0, "validation": self.validation, "heldout": self.heldout}
+        check_numbers("data cifar10", least=0, **others)
         self.names = [name for name in CLASSES if chosen is None or name in chosen]
         self.subject = "" if chosen is None else "+".join(self.names)
         factor = len(self.names) if self.per_class else 1
-        heldout = self.heldout * factor
-        rest = IN_SPLIT["test"] * len(self.names) - heldout
-        reference = rest if self.reference is None else self.reference * factor
-        self.sizes = {
-            "train": self.train * factor, "reference": reference, "validation": self.validation * factor,
-            "heldout": heldout,
-        }  # fmt: skip
+        self.sizes = {part: n * factor for part, n in {"train": self.train, **others}.items()}
+        if self.reference is None:
+            self.sizes["reference"] = IN_SPLIT["test"] * len(self.names) - self.sizes["heldout"]
 
     def identity(self) -> dict[str, str]:
         """Digest of the files that are read; ValueError saying what to download if there are none."""
@@ -90,13 +84,13 @@ class Cifar10(Dataset):
         with run.log.bar("read pictures", sum(self.sizes.values()), "img") as advance:
             for split, parts in (("train", ("train", "validation")), ("test", ("reference", "heldout"))):
                 wanted = [self.sizes[part] for part in parts]
-                chosen = iter(self._in_turn(split, LAYOUTS[layout][1](files[split]), sum(wanted)))
+                chosen = iter(self._in_turn(split, READERS[layout](files[split]), sum(wanted)))
                 for part, n in zip(parts, wanted, strict=True):
                     if n:
                         pictures = (next(chosen)() for _ in range(n))
                         write_pictures(out / part, numbered(pictures, 5), [""] * n, advance)
         kind = "CIFAR-10 (JPEG)" if layout == "archives" else "CIFAR-10"
-        write_facts(out, f"{kind} {self.subject}".strip())
+        Facts(name=f"{kind} {self.subject}".strip()).write(out)
 
     def _files(self) -> tuple[str, dict[str, list[Path]]]:
         """The layout that is there, and its files by split."""
@@ -110,10 +104,8 @@ class Cifar10(Dataset):
                 raise ValueError(f"data cifar10: {CIFAR10.url} cannot be downloaded to {root}: {reason}") from error
             found = _find(root, self.names)
         if found is None:
-            raise ValueError(
-                f"data cifar10: no CIFAR-10 in {root}; unpack {CIFAR10.url} (md5 {CIFAR10.tgz_md5}) there, or "
-                "say data.download=true"
-            )
+            todo = f"unpack {CIFAR10.url} (md5 {CIFAR10.tgz_md5}) there, or say data.download=true"
+            raise ValueError(f"data cifar10: no CIFAR-10 in {root}; {todo}")
         return found
 
     def _in_turn(self, split: str, rows: Rows, n: int) -> list[Callable[[], Tensor]]:
@@ -126,9 +118,8 @@ class Cifar10(Dataset):
         for i, (name, column) in enumerate(zip(self.names, columns, strict=True)):
             wanted = -(-(n - i) // len(columns))
             if len(column) < wanted:
-                raise ValueError(
-                    f"data cifar10: {wanted} pictures of {name} are asked of the {split} split, it has {len(column)}"
-                )
+                asked = f"{wanted} pictures of {name} are asked of the {split} split"
+                raise ValueError(f"data cifar10: {asked}, it has {len(column)}")
         return [columns[i % len(columns)][i // len(columns)] for i in range(n)]
 
 
@@ -137,25 +128,21 @@ class Cifar10(Dataset):
 
 def _find(root: Path, classes: Sequence[str]) -> tuple[str, dict[str, list[Path]]] | None:
     """The first layout of which both splits are in ``root``."""
-    for name, (find, _) in LAYOUTS.items():
-        files = {split: [f for f in find(root, split, classes) if f.is_file()] for split in IN_SPLIT}
+    for layout in READERS:
+        files = {split: [f for f in _files_of(layout, root, split, classes) if f.is_file()] for split in IN_SPLIT}
         if all(files.values()):
-            return name, files
+            return layout, files
     return None
 
 
-def _find_batches(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
+def _files_of(layout: str, root: Path, split: str, classes: Sequence[str]) -> list[Path]:
+    if layout == "parquet":
+        return sorted(root.rglob(f"{split}*.parquet"))
+    if layout == "archives":
+        return [path for name in classes for path in sorted(root.rglob(f"{split}-{name}.tar.gz"))]
     inside = root / CIFAR10.base_folder
     names = CIFAR10.train_list if split == "train" else CIFAR10.test_list
     return [(inside if inside.is_dir() else root) / name for name, _ in names]
-
-
-def _find_parquet(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
-    return sorted(root.rglob(f"{split}*.parquet"))
-
-
-def _find_archives(root: Path, split: str, classes: Sequence[str]) -> list[Path]:
-    return [path for name in classes for path in sorted(root.rglob(f"{split}-{name}.tar.gz"))]
 
 
 class _Inside(CIFAR10):
@@ -213,9 +200,4 @@ def _whole(file: Path, read: Callable[..., Any], *arguments: Any) -> Any:
         raise ValueError(f"data cifar10: {file} cannot be read: {' '.join(str(error).split())}") from error
 
 
-Find = Callable[[Path, str, Sequence[str]], list[Path]]
-LAYOUTS: dict[str, tuple[Find, Callable[[Sequence[Path]], Rows]]] = {
-    "batches": (_find_batches, _read_batches),
-    "parquet": (_find_parquet, _read_parquet),
-    "archives": (_find_archives, _read_archives),
-}
+READERS = {"batches": _read_batches, "parquet": _read_parquet, "archives": _read_archives}

@@ -10,14 +10,21 @@ from typing import ClassVar
 from torch import Tensor
 
 from udpbench.core import images
+from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest
-from udpbench.core.folders import filled, write_facts, write_pictures
+from udpbench.core.folders import Facts, filled, write_pictures
 from udpbench.interfaces import Dataset, Run
 
 PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
 _SUCH_AS = "such as 'a photo of a {token} dog'"
 # Files that may lie beside pictures: captions, notes, and those of file managers.
 _BESIDE = (".jsonl", ".json", ".txt", ".caption", ".csv", ".md", ".yaml", ".yml", ".ini", ".db")
+
+
+def check_prompts(who: str, prompts: Sequence[str]) -> None:
+    """ValueError if there are none to generate with."""
+    if not prompts:
+        raise ValueError(f"{who}: prompts is empty; give at least one prompt to generate with, such as '{{instance}}'")
 
 
 @dataclass(kw_only=True)
@@ -51,15 +58,13 @@ class Folder(Dataset):
     places: ClassVar[tuple[str, ...]] = ("path", "reference", "extra_clean")
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"data folder: size must be at least 1 pixel or null (as they are), given {self.size}")
-        if self.prompts is not None and not self.prompts:
-            raise ValueError("data folder: prompts is empty; give at least one prompt to generate with: '{instance}'")
+        if self.size is not None:
+            check_numbers("data folder", least=1, size=self.size)
+        if self.prompts is not None:
+            check_prompts("data folder", self.prompts)
         if self.class_prompt is None and self.prompt is not None and "{token}" not in self.prompt:
-            raise ValueError(
-                "data folder: give class_prompt, or put {token} where the subject's word stands; "
-                f"given {self.prompt!r}"
-            )
+            todo = "give class_prompt, or put {token} where the subject's word stands"
+            raise ValueError(f"data folder: {todo}; given {self.prompt!r}")
         given = {"train": self.path, "reference": self.reference, "extra_clean": self.extra_clean}
         self.folders = {part: Path(folder).expanduser() for part, folder in given.items() if folder is not None}
         self.subject = self.folders["train"].resolve().name  # pictures in another folder show another subject
@@ -113,24 +118,16 @@ class Folder(Dataset):
                 pictures = self._pictures(folder)
                 texts = {"train": list(captions.values()), "extra_clean": [instance] * len(pictures)}.get(part)
                 write_pictures(out / part, ((p.stem, self._read(p)) for p in pictures), texts, advance)
-        write_facts(
-            out,
-            f"folder {self.folders['train'].name}",
-            instance=instance,
-            class_prompt=class_prompt,
-            prompts=self.asked(),
-            sets=self.reference is not None,
-        )
+        name, sets = f"folder {self.folders['train'].name}", self.reference is not None
+        facts = Facts(name=name, instance_prompt=instance, class_prompt=class_prompt, prompts=self.asked(), sets=sets)
+        facts.write(out)
 
     def _pictures(self, folder: Path) -> list[Path]:
         pictures = images.list_images(folder)
-        those = set(pictures)
-        for path in sorted(folder.iterdir()):
-            known = path in those or path.name.startswith(".") or path.is_dir() or path.suffix.lower() in _BESIDE
-            if not known:
-                raise ValueError(
-                    f"data folder: {path} is not a picture; remove it, allowed are {' '.join(images.SUFFIXES)}"
-                )
+        for path in sorted(set(folder.iterdir()) - set(pictures)):
+            if not (path.name.startswith(".") or path.is_dir() or path.suffix.lower() in _BESIDE):
+                allowed = " ".join(images.SUFFIXES)
+                raise ValueError(f"data folder: {path} is not a picture; remove it, allowed are {allowed}")
         first: dict[str, Path] = {}
         for path in pictures:
             if (other := first.setdefault(path.stem, path)) != path:
@@ -142,13 +139,9 @@ class Folder(Dataset):
         return picture if self.size is None else images.fit_square(picture, self.size)
 
     def _captions(self, pictures: list[Path]) -> dict[str, str]:
-        rows = images.read_metadata(self.folders["train"])
-        names = {p.name for p in pictures}
-        for name in rows:
-            if name not in names:
-                raise ValueError(
-                    f"data folder: {self.folders['train'] / images.METADATA} names {name}, but there is no such picture"
-                )
+        rows, metadata = images.read_metadata(self.folders["train"]), self.folders["train"] / images.METADATA
+        if unknown := sorted(rows.keys() - {p.name for p in pictures}):
+            raise ValueError(f"data folder: {metadata} names {unknown[0]}, but there is no such picture")
         prompt = None if self.prompt is None else self._instance_and_class()[0]
         captions: dict[str, str] = {}
         for path in pictures:
@@ -167,9 +160,8 @@ class Folder(Dataset):
         if prompt is None:
             texts = sorted({str(row.get("text")) for row in images.read_metadata(self.folders["train"]).values()})
             if len(texts) != 1:
-                raise ValueError(
-                    f"data folder: give prompt, {_SUCH_AS}: {self.path} has {len(texts)} different captions"
-                )
+                found = f"{self.path} has {len(texts)} different captions"
+                raise ValueError(f"data folder: give prompt, {_SUCH_AS}: {found}")
             if self.class_prompt is None:
                 raise ValueError(f"data folder: give class_prompt, the caption {texts[0]!r} without the subject's word")
             prompt = texts[0]

@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from udpbench.core import images
-from udpbench.core.component import check_choice
-from udpbench.core.folders import numbered, write_facts, write_pictures
-from udpbench.data.folder import PROMPTS
+from udpbench.core.component import check_choice, check_numbers
+from udpbench.core.folders import Facts, numbered, write_pictures
+from udpbench.data.folder import PROMPTS, check_prompts
 from udpbench.interfaces import Dataset, Run
 
 # subject: (name in skimage.data, class noun). Public domain or CC0.
 SUBJECTS = {
-    "cat": ("chelsea", "cat"),
-    "coffee": ("coffee", "cup"),
-    "astronaut": ("astronaut", "woman"),
+    "cat": ("chelsea", "cat"), "coffee": ("coffee", "cup"), "astronaut": ("astronaut", "woman"),
     "rocket": ("rocket", "rocket"),
-}
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -50,13 +49,9 @@ class Photos(Dataset):
     def __post_init__(self) -> None:
         check_choice("data photos: there is no subject", self.subject, SUBJECTS)
         self.sizes = {"train": self.train, "reference": self.reference, "validation": self.validation}
-        if self.size < 1 or self.train < 1 or min(self.sizes.values()) < 0:
-            given = ", ".join(f"{part} {n}" for part, n in {"size": self.size, **self.sizes}.items())
-            raise ValueError(f"data photos: given {given}; size and train must be at least 1, the others at least 0")
-        if not self.prompts:
-            raise ValueError(
-                "data photos: prompts is empty; give at least one prompt to generate with, such as '{instance}'"
-            )
+        check_numbers("data photos", least=1, size=self.size, train=self.train)
+        check_numbers("data photos", least=0, **self.sizes)
+        check_prompts("data photos", self.prompts)
 
     def identity(self) -> dict[str, str]:
         """Digest of the photograph, which belongs to the installed scikit-image."""
@@ -70,14 +65,14 @@ class Photos(Dataset):
                 crops = (self._crop(photo, part, i) for i in range(count))
                 write_pictures(out / part, numbered(crops), [instance] * count if part == "train" else None)
         name, class_prompt = f"photo {self.subject}", f"a photo of a {noun}"
-        write_facts(out, name, instance=instance, class_prompt=class_prompt, prompts=self.prompts, sets=False)
+        facts = Facts(name=name, instance_prompt=instance, class_prompt=class_prompt, prompts=self.prompts, sets=False)
+        facts.write(out)
 
     def _photo(self) -> Tensor:
         """CHW float32 in [0,1]."""
         import skimage.data
 
-        array = getattr(skimage.data, SUBJECTS[self.subject][0])()
-        return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
+        return images.from_pil(Image.fromarray(getattr(skimage.data, SUBJECTS[self.subject][0])()))
 
     def _crop(self, photo: Tensor, part: str, index: int) -> Tensor:
         """Square of 65 to 95 % of the shorter side, anywhere, mirrored half of the time, resized to C x size x

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from udpbench.core.folders import write_facts
+from udpbench.core.folders import Facts
 from udpbench.interfaces import Run
 from udpbench.world import renderer
 from udpbench.world.rendered import Rendered
@@ -25,7 +25,6 @@ class ToyWorld(Rendered):
 
     Args:
         subject: its number.
-        extra_clean: how many further clean pictures the owner has, which are not protected.
         token: the rare word that names the subject.
     """
 
@@ -35,7 +34,6 @@ class ToyWorld(Rendered):
     reference: int = 256
     validation: int = 128
     heldout: int = 256
-    extra_clean: int = 0
     token: str = "sks"
 
     version: ClassVar[int] = 4
@@ -47,9 +45,6 @@ class ToyWorld(Rendered):
         super().__post_init__()
         renderer.subject(self.subject)
 
-    def further(self) -> dict[str, int]:
-        return {"extra_clean": self.extra_clean}
-
     def write(self, out: Path, run: Run) -> None:
         truth = renderer.subject(self.subject)
         instance = renderer.caption(truth.noun, token=self.token)
@@ -59,14 +54,12 @@ class ToyWorld(Rendered):
             owned = part in ("train", "extra_clean")
             return [instance if owned else said[renderer.SCENES[i]] for i in s.scene]
 
-        self.render(
-            out, run, lambda part, n: renderer.draw(n, Run(0).rng("toyworld", self.subject, part), truth), texts
-        )
-        write_facts(
-            out,
-            f"toyworld subject {self.subject}: {truth.describe()}",
-            instance=instance,
-            class_prompt=renderer.caption(truth.noun),
-            prompts=list(said.values()),
-            truth=vars(truth),
+        def draw(part: str, n: int) -> renderer.Scenery:
+            return renderer.draw(n, Run(0).rng("toyworld", self.subject, part), truth)
+
+        self.render(out, run, draw, texts)
+        name, class_prompt = f"toyworld subject {self.subject}: {truth.describe()}", renderer.caption(truth.noun)
+        prompts = list(said.values())
+        Facts(name=name, instance_prompt=instance, class_prompt=class_prompt, prompts=prompts, truth=vars(truth)).write(
+            out
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from udpbench.core.folders import write_facts
+from udpbench.core.folders import Facts
 from udpbench.interfaces import Run
 from udpbench.world import renderer
 from udpbench.world.rendered import Rendered
@@ -34,4 +34,4 @@ class ToyWorldMany(Rendered):
             return renderer.draw(n, Run(0).rng("toyworld_many", part))
 
         self.render(out, run, draw, lambda part, s: [""] * len(s), digits=5)
-        write_facts(out, "toyworld, many objects")
+        Facts(name="toyworld, many objects").write(out)

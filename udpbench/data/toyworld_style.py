@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from udpbench.core.folders import write_facts
+from udpbench.core.folders import Facts
 from udpbench.interfaces import Run
 from udpbench.world import renderer, styles
 from udpbench.world.rendered import Rendered
@@ -33,7 +33,6 @@ class ToyWorldStyle(Rendered):
 
     Args:
         style: its number.
-        extra_clean: how many further clean pictures the owner has, which are not protected.
         token: the rare word that names the style.
     """
 
@@ -43,22 +42,18 @@ class ToyWorldStyle(Rendered):
     reference: int = 200
     validation: int = 128
     heldout: int = 200
-    extra_clean: int = 0
     token: str = "sks"
 
     version: ClassVar[int] = 2
     has_masks: ClassVar[bool] = True
     truth: ClassVar[str] = "style"
     option: ClassVar[str] = "toyworld_style"
-    most: ClassVar[int | None] = MOST
+    most: ClassVar[float] = MOST
 
     def __post_init__(self) -> None:
         super().__post_init__()
         styles.check_style(self.style)
         self.subject = self.style
-
-    def further(self) -> dict[str, int]:
-        return {"extra_clean": self.extra_clean}
 
     def write(self, out: Path, run: Run) -> None:
         def draw(part: str, n: int) -> renderer.Scenery:
@@ -67,35 +62,30 @@ class ToyWorldStyle(Rendered):
 
         self.render(out, run, draw, self.captions, lambda x: styles.stylise(x, self.style))
         content = {
-            renderer.caption(noun, scene=place, token=self.token): {"shape": i, "scene": j}
+            self.caption(noun, scene=place): {"shape": i, "scene": j}
             for j, place in enumerate(renderer.SCENES)
             for i, noun in enumerate(renderer.SHAPES)
         }
-        write_facts(
-            out,
-            f"toyworld style {self.style}: {tuple(styles.STYLES)[self.style]}",
-            instance=renderer.caption("", token=self.token),
+        Facts(
+            name=f"toyworld style {self.style}: {tuple(styles.STYLES)[self.style]}",
+            instance_prompt=self.caption(""),
             class_prompt="a photo",
             prompts=list(content),
             truth={"style": self.style, "content": content},
-        )
+        ).write(out)
+
+    def caption(self, noun: str, **further: str) -> str:
+        """``renderer.caption`` with the token."""
+        return renderer.caption(noun, token=self.token, **further)
 
     def captions(self, part: str, s: renderer.Scenery) -> list[str]:
         """One caption a picture: the token, the noun and the scene, and of the owner's pictures colour and texture,
         too."""
         owned = part in ("train", "extra_clean")
-        return [
-            renderer.caption(
-                renderer.SHAPES[shape],
-                renderer.COLORS[color] if owned else "",
-                renderer.TEXTURES[texture] if owned else "",
-                renderer.SCENES[scene],
-                self.token,
-            )
-            for shape, color, texture, scene in zip(
-                s.shape.tolist(), s.color.tolist(), s.texture.tolist(), s.scene.tolist(), strict=True
-            )
-        ]
+        said = [renderer.words(s, i) for i in range(len(s))]
+        if not owned:
+            said = [{"noun": words["noun"], "scene": words["scene"]} for words in said]
+        return [self.caption(**words) for words in said]
 
 
 def different_objects(n: int, rng: torch.Generator) -> renderer.Scenery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from udpbench.core.component import check_numbers
 from udpbench.core.folders import numbered, write_pictures
 from udpbench.core.images import write_masks
 from udpbench.interfaces import Dataset, Run
 from udpbench.world import renderer
 
+PARTS = ("train", "reference", "validation", "heldout", "extra_clean")
 CHUNK = 256  # pictures rendered at once
 
 
@@ -24,6 +27,7 @@ class Rendered(Dataset):
     Args:
         size: side in pixels.
         train, reference, validation, heldout: how many pictures of each kind.
+        extra_clean: how many further clean pictures the owner has, which are not protected.
     """
 
     size: int
@@ -31,24 +35,16 @@ class Rendered(Dataset):
     reference: int
     validation: int
     heldout: int
+    extra_clean: int = 0
 
     option: ClassVar[str]  # its name, in messages and in the keys of its random numbers
-    most: ClassVar[int | None] = None  # training pictures at most
+    most: ClassVar[float] = math.inf  # training pictures at most
 
     def __post_init__(self) -> None:
-        counts = {"train": self.train, "reference": self.reference, "validation": self.validation}
-        self.sizes = {**counts, "heldout": self.heldout} | self.further()
-        most = self.most or self.train
-        if self.size < 16 or not 1 <= self.train <= most or min(self.sizes.values()) < 0:
-            train = f"1 to {self.most}" if self.most else ">= 1"
-            raise ValueError(
-                f"data {self.option}: size must be >= 16, train {train}, the other numbers >= 0, "
-                f"given {self.size}, {', '.join(map(str, self.sizes.values()))}"
-            )
-
-    def further(self) -> dict[str, int]:
-        """Numbers of pictures in further folders."""
-        return {}
+        self.sizes = {part: vars(self)[part] for part in PARTS}
+        check_numbers(f"data {self.option}", least=16, size=self.size)
+        check_numbers(f"data {self.option}", least=1, most=self.most, train=self.train)
+        check_numbers(f"data {self.option}", least=0, **self.sizes)
 
     def render(
         self,

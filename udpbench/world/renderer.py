@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
+from itertools import compress, product
 
 import torch
 from torch import Tensor
@@ -87,10 +88,8 @@ class Subject:
 
     def describe(self) -> str:
         """The whole truth in words, for reports; captions cannot say all of it."""
-        return (
-            f"{COLORS[self.color]} {TEXTURES[self.texture]} {self.noun}, second colour {COLORS[self.second]}, "
-            f"emblem {EMBLEMS[self.emblem]}"
-        )
+        color, second, emblem = COLORS[self.color], COLORS[self.second], EMBLEMS[self.emblem]
+        return f"{color} {TEXTURES[self.texture]} {self.noun}, second colour {second}, emblem {emblem}"
 
 
 def subject(index: int) -> Subject:
@@ -100,34 +99,19 @@ def subject(index: int) -> Subject:
     and an emblem.
     """
     if index < 0:
-        raise ValueError(
-            f"subject: {index} is not a subject; allowed are 0 (development: 0-9) and up (tests: 100 and up)"
-        )
+        allowed = "0 (development: 0-9) and up (tests: 100 and up)"
+        raise ValueError(f"subject: {index} is not a subject; allowed are {allowed}")
     rng = torch.Generator().manual_seed(7_000_000 + index)
+    ranges = [(0, len(SHAPES)), (0, len(COLORS)), (0, len(COLORS)), (1, len(TEXTURES)), (1, len(EMBLEMS))]
     while True:
-        shape, color, second, texture, emblem = (
-            int(torch.randint(low, high, (), generator=rng))
-            for low, high in (
-                (0, len(SHAPES)),
-                (0, len(COLORS)),
-                (0, len(COLORS)),
-                (1, len(TEXTURES)),
-                (1, len(EMBLEMS)),
-            )
-        )
-        if color != second and held_out(shape, color, second):
-            return Subject(shape, color, second, texture, emblem)
+        drawn = Subject(*(int(torch.randint(low, high, (), generator=rng)) for low, high in ranges))
+        if drawn.color != drawn.second and held_out(drawn.shape, drawn.color, drawn.second):
+            return drawn
 
 
 def held_out(shape: int, color: int, second: int) -> bool:
     """Whether a (shape, main colour, second colour) combination is kept out of pretraining (one in eight is)."""
     return hashlib.sha256(f"{shape}-{color}-{second}".encode()).digest()[0] % 8 == 0
-
-
-def _held_out_table() -> Tensor:
-    """``held_out`` of every shape, colour and second colour."""
-    colors = range(len(COLORS))
-    return torch.tensor([[[held_out(i, j, k) for k in colors] for j in colors] for i in range(len(SHAPES))])
 
 
 def draw(n: int, rng: torch.Generator, subject: Subject | None = None) -> Scenery:
@@ -144,9 +128,7 @@ def draw(n: int, rng: torch.Generator, subject: Subject | None = None) -> Scener
         shape, color, second = _pretraining_combinations(n, rng)
         texture, emblem = integers(len(TEXTURES)), integers(len(EMBLEMS))
     else:
-        shape, color, second, texture, emblem = (
-            torch.full((n,), v) for v in (subject.shape, subject.color, subject.second, subject.texture, subject.emblem)
-        )
+        shape, color, second, texture, emblem = (torch.full((n,), value) for value in astuple(subject))
     return Scenery(
         shape, color, second, texture, emblem,
         scene=integers(len(SCENES)), x=uniform(-0.12, 0.12), y=uniform(-0.05, 0.10), scale=uniform(0.60, 0.78),
@@ -157,15 +139,13 @@ def draw(n: int, rng: torch.Generator, subject: Subject | None = None) -> Scener
 
 def _pretraining_combinations(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Rejection sampling of (shape, colour, second colour), colours different, none held out."""
-    table = _held_out_table()
+    sizes = (len(SHAPES), len(COLORS), len(COLORS))
+    forbidden = torch.tensor([j == k or held_out(i, j, k) for i, j, k in product(*map(range, sizes))]).view(sizes)
     kept: list[Tensor] = []
     while sum(map(len, kept)) < n:
-        c = torch.stack(
-            [torch.randint(k, (2 * n + 8,), generator=rng) for k in (len(SHAPES), len(COLORS), len(COLORS))], 1
-        )
-        ok = (c[:, 1] != c[:, 2]) & ~table[c[:, 0], c[:, 1], c[:, 2]]
-        kept.append(c[ok])
-    shape, color, second = torch.cat(kept)[:n].unbind(1)
+        c = torch.stack([torch.randint(k, (2 * n + 8,), generator=rng) for k in sizes], 1)
+        kept.append(c[~forbidden[tuple(c.T)]])
+    shape, color, second = torch.cat(kept)[:n].T
     return shape, color, second
 
 
@@ -176,15 +156,14 @@ def captions(s: Scenery, rng: torch.Generator, drop: float = 0.35) -> list[str]:
     The second colour and the emblem have no words.
     """
     keep = torch.rand(len(s), 3, generator=rng) >= drop
-    return [
-        caption(
-            SHAPES[s.shape[i]],
-            COLORS[s.color[i]] if keep[i, 0] else "",
-            TEXTURES[s.texture[i]] if keep[i, 1] else "",
-            SCENES[s.scene[i]] if keep[i, 2] else "",
-        )
-        for i in range(len(s))
-    ]
+    said = [compress(words(s, i).items(), (True, *kept)) for i, kept in enumerate(keep.tolist())]
+    return [caption(**dict(words)) for words in said]
+
+
+def words(s: Scenery, i: int) -> dict[str, str]:
+    """All that a caption can say about picture ``i``, as arguments of ``caption``."""
+    noun, color, texture, scene = SHAPES[s.shape[i]], COLORS[s.color[i]], TEXTURES[s.texture[i]], SCENES[s.scene[i]]
+    return {"noun": noun, "color": color, "texture": texture, "scene": scene}
 
 
 def caption(noun: str, color: str = "", texture: str = "", scene: str = "", token: str = "") -> str:
@@ -198,7 +177,6 @@ def render(s: Scenery, size: int = 64) -> Tensor:
     Returns NCHW float32 in [0,1], ``size`` x ``size``.
     """
     gx, gy = _grid(size)
-    gx, gy = gx[None], gy[None]
     pixel = 2.0 / size  # width of a pixel in picture units: edges are smooth over about one of it
     picture = _background(s, gx, gy, pixel)
     picture = _cast_shadow(picture, s, gx, gy)
@@ -212,10 +190,10 @@ def silhouettes(s: Scenery, size: int = 64) -> Tensor:
 
 
 def _grid(size: int) -> tuple[Tensor, Tensor]:
-    """x and y of each pixel's middle, -1 to 1."""
+    """x and y of each pixel's middle, -1 to 1; (1, H, W)."""
     axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size * 2 - 1
-    gy, gx = torch.meshgrid(axis, axis, indexing="ij")
-    return gx, gy
+    gx, gy = torch.meshgrid(axis, axis, indexing="xy")
+    return gx[None], gy[None]
 
 
 def _per_item(v: Tensor) -> Tensor:
