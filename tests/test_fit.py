@@ -32,7 +32,7 @@ def network() -> nn.Sequential:
     return net
 
 
-def train(settings, checkpoint=None, stop=None, checkpoint_steps=()):
+def train(settings, checkpoint=None, stop=None, curve_steps=()):
     """Train on noise drawn by step; returns the weights, and those seen at marks. ``stop``: raise in that step's loss."""
     net, run, seen = network(), Run(seed=3), {}
 
@@ -42,7 +42,7 @@ def train(settings, checkpoint=None, stop=None, checkpoint_steps=()):
         x = torch.randn(4, 3, generator=run.rng("x", step))
         return (net(x) - x.sum(1, keepdim=True)).square().mean()
 
-    def at_checkpoint(k):
+    def at_curve_step(k):
         seen[k] = [p.detach().clone() for p in net.parameters()]
 
     try:
@@ -52,8 +52,8 @@ def train(settings, checkpoint=None, stop=None, checkpoint_steps=()):
             settings,
             run,
             checkpoint=checkpoint,
-            checkpoint_steps=checkpoint_steps,
-            at_checkpoint=at_checkpoint,
+            curve_steps=curve_steps,
+            at_curve_step=at_curve_step,
         )
     except Killed:
         return None, seen
@@ -71,14 +71,14 @@ def same(a, b) -> bool:
 @pytest.mark.parametrize("stop", [1, 3, 4, 8, 9])
 def test_killed_and_resumed_ends_in_the_same_bits(tmp_path, stop, ema):
     settings = FitSettings(steps=10, lr=0.05, warmup=3, decay="cosine", ema=ema, save_every=3)
-    checkpoint_steps = (2, 5, 10)
-    whole, seen = train(settings, checkpoint_steps=checkpoint_steps)
-    nothing, before = train(settings, tmp_path / "c", stop, checkpoint_steps)
+    curve_steps = (2, 5, 10)
+    whole, seen = train(settings, curve_steps=curve_steps)
+    nothing, before = train(settings, tmp_path / "c", stop, curve_steps)
     assert nothing is None
     assert (tmp_path / "c").exists() == (stop >= 3)
-    resumed, after = train(settings, tmp_path / "c", checkpoint_steps=checkpoint_steps)
+    resumed, after = train(settings, tmp_path / "c", curve_steps=curve_steps)
     assert same(whole, resumed)
-    assert set(before) | set(after) == set(checkpoint_steps)
+    assert set(before) | set(after) == set(curve_steps)
     assert all(k > stop // 3 * 3 for k in after)
     assert all(same(seen[k], found[k]) for found in (before, after) for k in found)
 
@@ -127,7 +127,7 @@ def test_dropout_belongs_to_the_step_and_leaves_the_global_generator_alone(tmp_p
 # -- closed forms ------------------------------------------------------------------------------------------------------
 
 
-def descend(settings, gradient=1.0, checkpoint_steps=(), at_checkpoint=None):
+def descend(settings, gradient=1.0, curve_steps=(), at_curve_step=None):
     """SGD on one weight with a constant gradient; returns the weights after each step as the loss saw them, and the last."""
     weight, seen = nn.Parameter(torch.zeros(1, dtype=torch.float64)), []
 
@@ -141,8 +141,8 @@ def descend(settings, gradient=1.0, checkpoint_steps=(), at_checkpoint=None):
         settings,
         Run(),
         optimizer=torch.optim.SGD([weight], lr=99.0),
-        checkpoint_steps=checkpoint_steps,
-        at_checkpoint=at_checkpoint and (lambda k: at_checkpoint(k, float(weight))),
+        curve_steps=curve_steps,
+        at_curve_step=at_curve_step and (lambda k: at_curve_step(k, float(weight))),
     )
     return seen, float(weight)
 
@@ -171,11 +171,11 @@ def test_the_optimizer_steps_by_the_schedule(decay):
 
 def test_average_is_that_of_the_closed_form():
     ema, steps, lr = 0.6, 12, 0.5
-    checkpoint_steps = {}
+    curve_steps = {}
     seen, last = descend(
         FitSettings(steps=steps, lr=lr, ema=ema, clip_norm=0),
-        checkpoint_steps=(3, 12),
-        at_checkpoint=checkpoint_steps.__setitem__,
+        curve_steps=(3, 12),
+        at_curve_step=curve_steps.__setitem__,
     )
     assert seen == pytest.approx([-lr * k for k in range(steps)])  # the training itself never sees the average
     average = [0.0]
@@ -183,7 +183,7 @@ def test_average_is_that_of_the_closed_form():
         decay = min(ema, (1 + k) / (10 + k))
         average.append(decay * average[-1] + (1 - decay) * -lr * (k + 1))
     assert last == pytest.approx(average[steps], rel=1e-12)
-    assert checkpoint_steps == {3: pytest.approx(average[3], rel=1e-12), 12: pytest.approx(average[12], rel=1e-12)}
+    assert curve_steps == {3: pytest.approx(average[3], rel=1e-12), 12: pytest.approx(average[12], rel=1e-12)}
 
 
 @pytest.mark.parametrize(("clip", "step"), [(0, 10.0), (1.0, 1.0), (20.0, 10.0)])
@@ -282,7 +282,7 @@ def assert_same_weights(one, two):
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model, folder, monkeypatch, stop):
     """Also after a mark whose checkpoint was not written yet: the mark is passed, and its model written, a second time."""
-    task = dreambooth(curve=[0.75, 1.0, 1.5], save_every=2)  # checkpoint_steps 3, 4, 6, checkpoints 2, 4
+    task = dreambooth(curve=[0.75, 1.0, 1.5], save_every=2)  # curve_steps 3, 4, 6, checkpoints 2, 4
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     task.train(folder, tmp_path / "whole", model, Run(seed=1))

@@ -148,7 +148,8 @@ class Protection(Method):
     class_images: int = 0  # how many class pictures it wants in ``owner.class_images``; needs "class_images"
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
-        """The protected pictures, CHW float32 [0,1], one for each of ``owner.images`` and of its size.
+        """The protected pictures, CHW float32 [0,1], one for each of ``owner.images`` and of its size; else the stage
+        fails.
 
         ``surrogate``: the owner's model (a ``Diffusion``), on ``run.device``; None if ``needs`` names nothing of it.
         """
@@ -163,9 +164,10 @@ class Attack(Method):
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
     ) -> list[Tensor]:
-        """The purified pictures, CHW float32 [0,1], one for each of ``images`` and of its size.
+        """The purified pictures, CHW float32 [0,1], one for each of ``images`` and of its size; else the stage fails.
 
-        ``model``: the purifier (a ``Diffusion``), on ``run.device``; None if ``needs`` names nothing of it.
+        ``names``: keys of the pictures for ``run.rng``. ``prompts``: their captions. ``model``: the purifier (a
+        ``Diffusion``), on ``run.device``; None if ``needs`` names nothing of it.
         """
         return list(images)
 
@@ -220,6 +222,9 @@ class Task(Method):
     """What the thief does with the pictures: train a model and generate, or edit them as they are."""
 
     trains: ClassVar[bool] = True
+    takes: ClassVar[frozenset[str]] = frozenset(
+        {"purify", "adapt", "augment", "sampling"}
+    )  # what of an attack it heeds
     curve: Sequence[float] = (1.0,)  # step multipliers at which the training is scored
     prior_weight: float = 0.0  # of class pictures in the training; 0: there are none
     prior_images: int = 0  # how many class pictures the pretrained victim generates
@@ -306,7 +311,7 @@ class Metric(Component):
     # original, so it belongs to ``metrics@perturbation``; ``clean_arm``: edits with the clean arm's edits.
     against: ClassVar[str] = "reference"
     scores: Mapping[str, str]  # score -> "up" | "down": the way it goes when pictures are better protected
-    minimum: int = 1  # pictures a side below which it is absent, with this reason
+    minimum: int = 1  # pictures a side below which it is absent, and the record says so
     truth: ClassVar[str] = ""  # the kind of truth it needs the data to have
     compares_with_noise: ClassVar[bool] = False  # whether ``against_noise`` has something to say
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Does EUDP protect, and do IMPRESS and JPEG undo it? Resumable: the same command again goes on where it stopped.
-# Further words go to every part, e.g. runtime.device=cuda data.subject=range(100,120).
+# Further words go to every part, e.g. runtime.device=cuda 'data.subject=range(105,125)'.
 set -euf
 study() { "${PYTHON:-python}" -m udpbench -m experiment=first_light "$@"; }
 

@@ -101,10 +101,11 @@ def _missing_here(cell: Cell) -> Iterator[str]:
     yield from _refused(lambda: cell.task.thing.check_data(cell.data.thing))
 
 
-def _attack_of_training(cell: Cell) -> Iterator[str]:
-    hooks = cell.attack.thing.hooks
-    if hooks and "purify" not in hooks and not cell.task.thing.trains:
-        yield f"attack {cell.attack.name}: changes the thief's training, task {cell.task.name} only edits"
+def _hooks(cell: Cell) -> Iterator[str]:
+    """What of the attack the task would not take."""
+    if lost := sorted(cell.attack.thing.hooks - cell.task.thing.takes):
+        name, takes = cell.task.name, ", ".join(sorted(cell.task.thing.takes))
+        yield f"attack {cell.attack.name}: its {', '.join(lost)} means nothing for task {name}, which takes {takes}"
 
 
 def _fraction(cell: Cell) -> Iterator[str]:
@@ -136,7 +137,7 @@ def _same_scores(cell: Cell) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
-    _models_that_lack, _untrained_models, _strength_to_match, _class_pictures, _missing_here, _attack_of_training,
+    _models_that_lack, _untrained_models, _strength_to_match, _class_pictures, _missing_here, _hooks,
     _fraction, _perturbation_metrics, _same_scores,
 )  # fmt: skip
 

@@ -48,7 +48,7 @@ class Graph:
         self.cell = cell
         self.data = stages.data_stage(cell)
         made = {name: arm for name in ARMS if name in cell.arms and (arm := self._arm(name))}
-        self.arms = {name: self._scored(name, arm) for name, arm in made.items()}
+        self.arms = {name: self._scored(arm) for name, arm in made.items()}
 
     # -- the flow ------------------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Graph:
 
     # -- scores --------------------------------------------------------------------------------------------------------
 
-    def _scored(self, name: str, arm: Arm) -> Arm:
+    def _scored(self, arm: Arm) -> Arm:
         cell = self.cell
         scores = self._scores(arm, cell.metrics)
         primary = {

@@ -89,7 +89,9 @@ def mixed_stage(cell: Cell, images: Stage, data: Stage) -> Stage:
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         changed, clean = parents["images"], parents["data"] / "train"
         names = [path.name for path in list_images(clean)]
-        order = torch.randperm(len(names), generator=run.rng("protected_share")).tolist()
+        order = torch.randperm(
+            len(names), generator=run.rng("protected_share")
+        ).tolist()  # the name is part of the numbers
         kept = {names[i] for i in order[: cell.protected_of(len(names))]}
         for name in names:
             png = Path(name).with_suffix(".png").name

@@ -30,7 +30,9 @@ class FitSettings:
     clip_norm: float = 1.0  # 0: no clipping
     warmup: int = 0
     decay: str = "constant"  # constant | cosine
-    ema: float = 0.0  # decay of the moving average that replaces the weights at the end and at marks; 0: none
+    ema: float = (
+        0.0  # decay of the moving average that replaces the weights at the end and at points of the curve; 0: none
+    )
     dtype: str = "fp32"  # fp32 | bf16
     save_every: int = 0  # steps between checkpoints; 0: none
 
@@ -64,16 +66,16 @@ def fit(
     *,
     title: str = "train",
     checkpoint: Path | None = None,
-    checkpoint_steps: Sequence[int] = (),
-    at_checkpoint: Callable[[int], None] | None = None,
+    curve_steps: Sequence[int] = (),
+    at_curve_step: Callable[[int], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     before: int = 0,
 ) -> None:
     """Train ``parameters`` in place for ``settings.steps`` steps of ``loss(step)``.
 
     ``loss`` must draw whatever it needs from generators that belong to ``step``: then a training that was killed and
-    resumed from ``checkpoint`` ends in the same weights as one that was not. ``at_checkpoint(k)`` is called after ``k``
-    steps for every ``k`` in ``marks`` (with the averaged weights in place if there is an EMA); marks before a
+    resumed from ``checkpoint`` ends in the same weights as one that was not. ``at_curve_step(k)`` is called after ``k``
+    steps for every ``k`` in ``curve_steps`` (with the averaged weights in place if there is an EMA); those before a
     checkpoint are not called again. A given ``optimizer`` goes on with its moments (short, repeated trainings).
     ``before``: steps of earlier trainings that the logged loss curve goes on from.
     """
@@ -99,8 +101,8 @@ def fit(
             run.log.scalar(f"{title}/loss", value.detach(), before + step)
             advance(1)
             done = step + 1
-            if done in checkpoint_steps and at_checkpoint is not None:
-                with_average(parameters, average, partial(at_checkpoint, done))
+            if done in curve_steps and at_curve_step is not None:
+                with_average(parameters, average, partial(at_curve_step, done))
             if checkpoint and settings.save_every and done % settings.save_every == 0 and done < settings.steps:
                 _save(checkpoint, done, parameters, optimizer, average)
     for p, a in zip(parameters, average, strict=False):

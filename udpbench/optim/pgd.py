@@ -1,4 +1,4 @@
-"""Projected gradient ascent on pictures: the one loop that perturbs."""
+"""Projected gradient ascent on pictures: how most protections perturb (Glaze has an Adam loop of its own)."""
 
 from __future__ import annotations
 

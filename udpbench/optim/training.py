@@ -58,7 +58,7 @@ class TrainingTask(FitSettings, Task):
         return max(1, round(multiplier * self.steps))
 
     @property
-    def checkpoint_steps(self) -> list[int]:
+    def curve_steps(self) -> list[int]:
         """Numbers of steps at the points of the curve."""
         return [self.steps_at(multiplier) for multiplier in self.curve]
 
@@ -71,11 +71,11 @@ class TrainingTask(FitSettings, Task):
         fit(
             trainable.parameters,
             loss,
-            FitSettings(**own | {"steps": self.checkpoint_steps[-1]}),
+            FitSettings(**own | {"steps": self.curve_steps[-1]}),
             run,
             checkpoint=checkpoint,
-            checkpoint_steps=self.checkpoint_steps,
-            at_checkpoint=lambda step: publish(out / f"step_{step}", trainable.save),
+            curve_steps=self.curve_steps,
+            at_curve_step=lambda step: publish(out / f"step_{step}", trainable.save),
         )
         checkpoint.unlink(missing_ok=True)
 

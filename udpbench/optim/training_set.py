@@ -24,7 +24,7 @@ class TrainingSet:
         trainable: the model in training.
         images: CHW [0,1] each.
         prompts: one per picture.
-        run: its device and batch size; steps are counted in it under ``counted``.
+        run: its device and batch size; pictures through the UNet are counted in it under ``counted``.
         sample_latents: draw latents from the posterior at each step (as the released scripts do) or use its mean.
         mixed_sizes: pictures may differ in size. A batch holds one size; which, is drawn by how many pictures have it.
         augment: changes the pictures of a batch (NCHW [0,1]) before they are encoded; None: they are encoded once.

@@ -67,7 +67,7 @@ class Stage(TypedDict):
     name: str
     key: str
     seconds: float
-    peak_mb: float
+    peak_mb: float | None
     cached: bool
     device: str
     commit: str | None

@@ -33,6 +33,7 @@ class Ddpm(TrainingTask):
 
     name: ClassVar[str] = "ddpm"
     needs: ClassVar[frozenset[str]] = frozenset({"denoise", "pixel"})
+    takes: ClassVar[frozenset[str]] = frozenset({"purify", "adapt", "augment"})
     solvers: ClassVar[tuple[str, ...]] = PIXEL_SOLVERS
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class Ddpm(TrainingTask):
         self.fit(trainable, loss, out, run)
 
     def generate(self, tuned: Path | None, out: Path, victim: PixelDiffusion, run: Run, thief: Thief) -> None:
-        """As the interface says; before any step with ``init`` random: by fresh weights. Has no ``sampling``."""
+        """As the interface says; before any step with ``init`` random: by fresh weights."""
         model = victim.to(run.device)
         if tuned is not None:
             model = model.with_tuned(tuned)

@@ -53,6 +53,7 @@ class Img2Img(Task):
     version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
     trains: ClassVar[bool] = False
+    takes: ClassVar[frozenset[str]] = frozenset({"purify"})
 
     def __post_init__(self) -> None:
         if not self.prompts or min(self.samples, self.sample_steps) < 1:
