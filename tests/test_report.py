@@ -27,7 +27,7 @@ from udpbench.results.record import write
 from udpbench.results.report.arms import curve_points
 from udpbench.results.report.boards import board_frame, boards, leaderboard
 from udpbench.results.report.choose import choose
-from udpbench.results.report.compare import Comparison, transfer, verdict
+from udpbench.results.report.compare import transfer, verdict
 from udpbench.results.report.render import Section, headers, latex_text, render, table
 from udpbench.results.report.write import flag_section
 from udpbench.results.schema import Record
@@ -456,7 +456,7 @@ def test_an_effect_is_claimed_only_above_the_floor() -> None:
 def test_verdicts() -> None:
     def said(low: float | None, mean: float, high: float | None, floor: float | None) -> str:
         interval = Interval(mean, low, high, 6, 6, "t")
-        return verdict(Comparison("eudp", "udp", "protected", "distance", interval, 0, floor))
+        return verdict("eudp", "udp", interval, floor)
 
     assert said(4.0, 5.0, 6.0, 0.1) == "eudp protects better"
     assert said(-6.0, -5.0, -4.0, 0.1) == "udp protects better"

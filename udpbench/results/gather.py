@@ -22,14 +22,11 @@ SHOWN = 8  # pictures per row of the contact sheet
 def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: Collection[str]) -> record.Record:
     """The record of a finished cell; ``computed``: keys of the stages that this run did."""
     found = _empty(graph.cell, store, config)
-    found["arms"] = {name: _arm(graph.cell, store, arm) for name, arm in graph.arms.items()}
-    found["perturbation"] = {
-        name: {k: v for stage in arm.perturbation for k, v in _read_scores(store, stage).items()}
-        for name, arm in graph.arms.items()
-        if arm.perturbation
-    }
-    finished = [stage for stage in graph.stages if store.finished(stage)]
-    found["stages"] = [_cost(store, stage, stage.key in computed) for stage in finished]
+    for name, arm in graph.arms.items():
+        found["arms"][name] = _arm(graph.cell, store, arm)
+        if measured := [_read_scores(store, stage) for stage in arm.perturbation]:
+            found["perturbation"][name] = {k: v for scores in measured for k, v in scores.items()}
+    found["stages"] = [_cost(store, stage, computed) for stage in graph.stages if store.finished(stage)]
     found["counts"] = _counts(graph, store)
     found["flags"] = flags.of_record(found)
     return found
@@ -37,20 +34,28 @@ def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: C
 
 def failed_record(cell: Cell, store: Store, config: Mapping[str, Any], error: BaseException) -> record.Record:
     """The record of a cell that did not finish: its traceback in place of scores."""
-    found = _empty(cell, store, config)
-    found["status"] = "failed"
-    found["error"] = "".join(traceback.format_exception(error))
-    return found
+    failed: Any = {"status": "failed", "error": "".join(traceback.format_exception(error))}
+    return _empty(cell, store, config) | failed
 
 
 def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record:
-    """The parts of a record that are known before anything is measured."""
+    """The parts of a record that are known before anything is measured.
+
+    ``label``: the embedded model's numbers never share a leaderboard with another model's.
+    """
+    embedded = cell.victim.thing.embedded
     return {
         "schema": record.SCHEMA,
         "status": "ok",
         "cell": cell.names,  # type: ignore[typeddict-item]
-        "label": label(cell),
-        "facts": _facts(cell),
+        "label": "embedded world (64 px)" if embedded else cell.victim.name,
+        "facts": {
+            "budget": {"kind": cell.budget.thing.kind, "eps": cell.budget.thing.eps},
+            "preset": cell.protect.preset,
+            "edits": not cell.task.thing.trains,
+            "embedded": embedded,
+            "protected_fraction": cell.protected_fraction,
+        },
         "knowledge": knowledge(cell),
         "arms": {},
         "perturbation": {},
@@ -63,37 +68,18 @@ def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record
     }
 
 
-def _facts(cell: Cell) -> record.Facts:
-    """What readers of the record must know of the cell beside its names."""
-    return {
-        "budget": {"kind": cell.budget.thing.kind, "eps": cell.budget.thing.eps},
-        "preset": cell.protect.preset,
-        "edits": not cell.task.thing.trains,
-        "embedded": cell.victim.thing.embedded,
-        "protected_fraction": cell.protected_fraction,
-    }
-
-
-def label(cell: Cell) -> str:
-    """Which leaderboard the cell belongs to: the embedded model's numbers never share one with another model's."""
-    return "embedded world (64 px)" if cell.victim.thing.embedded else cell.victim.name
-
-
 def knowledge(cell: Cell) -> dict[str, bool]:
     """What the owner's model has in common with the thief's; of models without an autoencoder, all or nothing."""
-    mine, theirs = (part.thing.identity() for part in (cell.surrogate, cell.victim))
+    models = cell.surrogate.thing, cell.victim.thing
 
     def same(part: str) -> bool:
-        ours, others = ({k: of[k] for k in (part, "hub", "revision") if k in of} for of in (mine, theirs))
-        return ours == others
+        mine, theirs = ([model.identity().get(k) for k in (part, "hub", "revision")] for model in models)
+        return mine == theirs
 
-    latent = "latent" in cell.surrogate.thing.capabilities | cell.victim.thing.capabilities
+    latent = any("latent" in model.capabilities for model in models)
     same_unet = same("unet")
-    return {
-        "same_vae": same("vae") if latent else same_unet,
-        "same_unet": same_unet,
-        "same_prompt": cell.owner_prompt == "data",
-    }
+    same_vae = same("vae") if latent else same_unet
+    return {"same_vae": same_vae, "same_unet": same_unet, "same_prompt": cell.owner_prompt == "data"}
 
 
 def _arm(cell: Cell, store: Store, arm: Arm) -> record.Arm:
@@ -128,10 +114,9 @@ def _read_scores(store: Store, stage: Stage) -> dict[str, float]:
     return json.loads((store.path(stage) / "scores.json").read_text())
 
 
-def _cost(store: Store, stage: Stage, computed: bool) -> record.Stage:
-    facts = store.facts(stage)
-    costs = {k: facts[k] for k in ("seconds", "peak_mb", "device", "commit")}
-    return {"name": str(stage), "key": stage.key, "cached": not computed, **costs}  # type: ignore[typeddict-item]
+def _cost(store: Store, stage: Stage, computed: Collection[str]) -> record.Stage:
+    costs: Any = {name: store.facts(stage)[name] for name in ("seconds", "peak_mb", "device", "commit")}
+    return {"name": str(stage), "key": stage.key, "cached": stage.key not in computed, **costs}
 
 
 def _counts(graph: Graph, store: Store) -> dict[str, int]:

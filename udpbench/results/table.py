@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from operator import itemgetter
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.results import flags
-from udpbench.results.record import MetricInfo, metrics_of, of_edits
+from udpbench.results.record import MetricInfo, grouped, metrics_of, of_edits
 from udpbench.results.schema import Record
 from udpbench.results.stats import derived, differences, no_residual, sign, victim
 from udpbench.results.words import SIGNS, box_of, budget_text, last_line, metric_text, significant
@@ -60,16 +61,16 @@ def _block(record: Record, info: dict[str, MetricInfo]) -> Table:
     table.add_column("arm", min_width=14)
     for name, about in info.items():
         table.add_column(_header(metric_text(name, about)), justify="right", min_width=8, overflow="fold")
-    for arm in (a for a in ARMS if a in record["arms"]):
+    for arm in _arms(record):
         scores, best = record["arms"][arm]["metrics"], thiefs_best(record, arm)
         table.add_row(arm, *(significant(scores[n]["value"]) if n in scores else "-" for n in info))
         if best:
             shown = (f"{significant(best[n][1])} @{best[n][0]}x" if n in best else "-" for n in info)
             table.add_row("  thief's best", *shown)
     table.add_section()
-    for name, (arm, base) in derived(record).items():
-        found = ([*differences([record], arm, base, metric).values()] for metric in info)
-        table.add_row(name, *(significant(x[0], signed=True) if x else "-" for x in found), style="bold")
+    for name, pair in derived(record).items():
+        found = (next(iter(differences([record], *pair, metric).values()), None) for metric in info)
+        table.add_row(name, *("-" if x is None else significant(x, signed=True) for x in found), style="bold")
     table.add_row("recovery", *("n/a" for _ in info))
     return table
 
@@ -102,10 +103,8 @@ def thiefs_best(record: Record, arm: str) -> dict[str, tuple[str, float]]:
 
 def _best_stop(side: dict[str, dict[str, float]], metric: str, better_protected: str) -> str | None:
     """The step multiplier at which ``metric`` is best for the thief."""
-    points = {
-        stop: sign(better_protected) * side[stop][metric] for stop in sorted(side, key=float) if metric in side[stop]
-    }
-    return min(points, key=points.__getitem__) if points else None
+    stops = [stop for stop in sorted(side, key=float) if metric in side[stop]]
+    return min(stops, key=lambda stop: sign(better_protected) * side[stop][metric], default=None)
 
 
 def _notes(record: Record) -> list[str]:
@@ -122,9 +121,14 @@ def _notes(record: Record) -> list[str]:
 
 
 def _absent(record: Record) -> list[str]:
-    found: dict[tuple[str, str], list[str]] = {}
-    for arm in (a for a in ARMS if a in record["arms"]):
-        for missing in sorted(record["arms"][arm]["absent"].items()):
-            found.setdefault(missing, []).append(arm)
-    some = {key: "" if len(arms) == len(record["arms"]) else f" ({', '.join(arms)})" for key, arms in found.items()}
-    return [f"absent: {metric}{some[metric, why]}: {why}" for metric, why in found]
+    """Each metric that is absent, of which arms (unless of all) and why."""
+    found = [(missing, arm) for arm in _arms(record) for missing in sorted(record["arms"][arm]["absent"].items())]
+    lines = []
+    for (metric, why), having in grouped(found, itemgetter(0)).items():
+        some = f" ({', '.join(arm for _, arm in having)})" if len(having) < len(record["arms"]) else ""
+        lines.append(f"absent: {metric}{some}: {why}")
+    return lines
+
+
+def _arms(record: Record) -> list[str]:
+    return [arm for arm in ARMS if arm in record["arms"]]

@@ -11,7 +11,7 @@ from pandas import DataFrame
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from udpbench.benchmark.estimate import Estimate
+from udpbench.benchmark.estimate import NEAR, Estimate
 from udpbench.benchmark.store import Stage
 from udpbench.core.text import clock_text
 
@@ -19,6 +19,7 @@ SHOWN = 20  # cells; of what is wrong or unknown, too
 # In the order of the pipeline; others come after.
 KINDS = ("data", "class", "protect", "attack", "mixed", "train", "generate", "edit", "upper_bound", "score")
 COUNTS = ("wanted", "unique", "cached", "todo", "rough", "unknown", "seconds", "bytes", "measurements")
+NOTHING = Estimate(0.0, 0.0, NEAR[0], frozenset())
 COLUMNS = ("wanted", "unique", "cached", "to do", "time", "disk", "measured")
 
 
@@ -55,23 +56,17 @@ class Plan:
 def count(cells: Sequence[Planned]) -> Plan:
     """Every stage once, with the first cell that needs it."""
     known = {path: estimate for cell in cells for path, estimate in cell.todo.items()}
+    rows, seen = [], set()
+    for i, cell in enumerate(cells):
+        for path, stage in cell.stages.items():
+            todo = path in known and path not in seen
+            estimate = known[path] if todo else None
+            x = estimate or NOTHING
+            counts = (1, path not in seen, path not in seen and not todo, todo, x.rough, todo and estimate is None)
+            rows.append((i, stage.name, *counts, x.seconds, x.bytes, x.rests_on))
+            seen.add(path)
+    uses = DataFrame(rows, columns=["cell", "kind", *COUNTS])
     words = {path: str(stage) for cell in cells for path, stage in cell.stages.items()}
-    needs = [(i, stage.name, path) for i, cell in enumerate(cells) for path, stage in cell.stages.items()]
-    uses = DataFrame(needs, columns=["cell", "kind", "path"])
-    unique = ~uses["path"].duplicated()
-    todo = unique & uses["path"].isin(list(known))
-    found = uses["path"].where(todo).map(known.get)
-    uses = uses.assign(
-        wanted=1,
-        unique=unique,
-        cached=unique & ~todo,
-        todo=todo,
-        rough=[bool(x and x.rough) for x in found],
-        unknown=todo & found.isna(),
-        seconds=[x.seconds if x else 0.0 for x in found],
-        bytes=[x.bytes if x else 0.0 for x in found],
-        measurements=[x.rests_on if x else frozenset() for x in found],
-    )
     return Plan(
         cells,
         _sums(uses, "cell").reindex(range(len(cells)), fill_value=0),

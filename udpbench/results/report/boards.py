@@ -184,16 +184,16 @@ def effect_text(found: Summary) -> str:
 
 
 def _cells(row: Row, board: Board) -> dict[str, str]:
-    box = "/".join(sorted({box_of(r) for r in row.records}))
+    box = "/".join(sorted({box_of(record) for record in row.records}))
+    victims = {victim(record) for record in row.records}
     cells = {"protection": row.protect, "attack": row.attack, "box": "-" if row.control else box}
-    cells["victims"] = str(len({victim(r) for r in row.records}))
+    cells["victims"] = str(len(victims))
     for metric in board.ranked_by:
         s, named = row.summaries[metric], f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
-        cells[f"{named} effect"] = effect_text(s)
-        cells[f"{named} residual"] = interval_text(s.residual)
+        cells |= {f"{named} effect": effect_text(s), f"{named} residual": interval_text(s.residual)}
         cells[f"{named} recovery"] = "-" if row.control else recovery_text(s.recovery)
-    cells["rms (/255)"] = mean_text(r["perturbation"].get(row.arm, {}).get("rms") for r in row.records)
-    cells["protect (s)"] = "-" if row.control else mean_text(_protect_seconds(row))
+    cells["rms (/255)"] = mean_text(record["perturbation"].get(row.arm, {}).get("rms") for record in row.records)
+    cells["protect (s)"] = mean_text(_protect_seconds(row))
     cells["UNet images"] = "-" if row.control else mean_text(r["counts"].get("unet_image") for r in row.records)
     return cells
 

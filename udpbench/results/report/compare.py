@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, product
 
 import pandas as pd
@@ -16,49 +15,40 @@ from udpbench.results.report.arms import SAME, arm_name, numbers
 from udpbench.results.report.boards import NO_CLAIM, Board, effect_text
 from udpbench.results.report.render import Section, table
 from udpbench.results.stats import sign, summarise
-from udpbench.results.words import ARROW, interval_text, significant
+from udpbench.results.words import ARROW, interval_text, mean_text, significant
 
 HALF_WIDTH = "95 % interval half-width"
 _MODELS = ("surrogate", "victim", "purifier")
-_Judge = Callable[["Comparison"], str]
+_Judge = Callable[[str, str, Interval, float | None], str]  # a, b, their difference, the floor
 _Pair = tuple[str, str, str, str, str]  # a, b, what both share, and the names of the two arms
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Paired difference a - b on the same victims; positive: after ``a`` the owner is better off.
+def compare(
+    found: DataFrame, pairs: Iterable[_Pair], board: Board, column: str, judged: _Judge, seed: int = 0
+) -> list[dict[str, str]]:
+    """Rows of a table: paired differences a - b on the metrics that rank in ``board``, of every pair that has a victim
+    in common; + is better protected after ``a``.
 
-    ``a`` and ``b`` are protections, or attacks on the same protection; ``of``: what both share (the arm, or the
-    protection). ``unpaired``: victims only one side has. ``floor``: what effects on this metric must exceed.
-    """
-
-    a: str
-    b: str
-    of: str
-    metric: str
-    difference: Interval
-    unpaired: int
-    floor: float | None
-
-
-def compare(found: DataFrame, pairs: Iterable[_Pair], board: Board, seed: int = 0) -> list[Comparison]:
-    """Paired differences on the metrics that rank in ``board``, of every pair that has a victim in common.
-
-    ``found``: rows as of ``numbers``.
+    ``found``: rows as of ``numbers``. ``column``: what stands above that which a and b share. ``judged``: the verdict.
+    "unpaired": victims that only one side has.
     """
     scores = found[(found["kind"] == "score") & found["metric"].isin(board.ranked_by)].dropna(subset="value")
     wide = scores.pivot(index=["subject", "seed"], columns=["metric", "name"], values="value")
     metrics = sorted(board.ranked_by, key=list(board.metrics).index)
-    made = []
+    rows = []
     for (a, b, of, left, right), metric in product(pairs, metrics):
         sides = wide.reindex(columns=[(metric, left), (metric, right)]).dropna(how="all")
         both = sides.dropna()
-        if len(both):
-            signed = sign(board.metrics[metric]["better_protected"]) * (both.iloc[:, 0] - both.iloc[:, 1])
-            rng = generator(seed, "compare", board.label, *board.names.items(), metric, a, b, of)
-            difference = paired_interval(signed.to_dict(), rng)
-            made.append(Comparison(a, b, of, metric, difference, len(sides) - len(both), board.floors[metric]))
-    return made
+        if both.empty:
+            continue
+        signed = sign(board.metrics[metric]["better_protected"]) * (both.iloc[:, 0] - both.iloc[:, 1])
+        rng = generator(seed, "compare", board.label, *board.names.items(), metric, a, b, of)
+        difference = paired_interval(signed.to_dict(), rng)
+        unpaired = f" ({len(sides) - len(both)} unpaired)" if len(sides) > len(both) else ""
+        row = {"a - b": f"{a} - {b}", column: of, "metric": metric, "difference": interval_text(difference)}
+        row |= {HALF_WIDTH: mean_text([difference.half_width]), "victims": f"{difference.victims}{unpaired}"}
+        rows.append(row | {"verdict": judged(a, b, difference, board.floors[metric])})
+    return rows
 
 
 def comparisons(board: Board) -> Section | None:
@@ -79,7 +69,7 @@ def comparisons(board: Board) -> Section | None:
         if control not in names
     ]
     text = "Paired on the same subject and seed; + means a protects better."
-    return _section("Paired comparisons", text, compare(numbers(board), pairs, board), "arm", verdict)
+    return _section("Paired comparisons", text, compare(numbers(board), pairs, board, "arm", verdict))
 
 
 def attacks(board: Board) -> Section | None:
@@ -102,57 +92,43 @@ def attacks(board: Board) -> Section | None:
         "What is left after attack a less what is left after b (none: the protected pictures as they are), paired on "
         "the same subject and seed; + means that b gives the thief more."
     )
-    return _section("Attacks compared", text, compare(numbers(board), pairs, board), "protection", attack_verdict)
+    return _section("Attacks compared", text, compare(numbers(board), pairs, board, "protection", attack_verdict))
 
 
-def _section(title: str, text: str, found: Sequence[Comparison], column: str, judged: _Judge) -> Section | None:
-    made = [_table(found, column, judged)] if found else []
-    return Section(title, 4, [f"{text} {_by_chance(found)}"], made, in_latex=True) if found else None
+def _section(title: str, text: str, rows: Sequence[dict[str, str]]) -> Section | None:
+    return Section(title, 4, [f"{text} {_by_chance(rows)}"], _tables(rows), in_latex=True) if rows else None
 
 
-def _by_chance(found: Sequence[Comparison]) -> str:
+def _by_chance(rows: Sequence[dict[str, str]]) -> str:
     """How many of the intervals would mislead."""
-    intervals = sum(c.difference.low is not None for c in found)
+    intervals = sum(row[HALF_WIDTH] != "-" for row in rows)
     expected = significant(0.05 * intervals, 2)
     return f"Without any true difference {expected} of these {intervals} intervals would exclude zero by chance."
 
 
-def _table(found: Sequence[Comparison], column: str, judged: _Judge, caption: str = "") -> DataFrame:
-    """``column``: what stands above ``Comparison.of``; ``judged``: the verdict."""
-    rows = [
-        {
-            "a - b": f"{c.a} - {c.b}",
-            column: c.of,
-            "metric": c.metric,
-            "difference": interval_text(c.difference),
-            HALF_WIDTH: "-" if c.difference.half_width is None else significant(c.difference.half_width),
-            "victims": f"{c.difference.victims}" + (f" ({c.unpaired} unpaired)" if c.unpaired else ""),
-            "verdict": judged(c),
-        }
-        for c in found
-    ]
-    return table(rows, ("a - b", column, "metric"), caption)
+def _tables(rows: Sequence[dict[str, str]], caption: str = "") -> list[DataFrame]:
+    return [table(rows, list(rows[0])[:3], caption)] if rows else []
 
 
-def verdict(c: Comparison) -> str:
-    """What may be said of a comparison of protections."""
-    if c.floor is None:
+def verdict(a: str, b: str, difference: Interval, floor: float | None) -> str:
+    """What may be said of protections ``a`` and ``b``; ``floor``: what effects must exceed to be claimed."""
+    if floor is None:
         return "no floor: nothing claimed"
-    if c.difference.low is None:
+    if difference.low is None:
         return "one victim: nothing claimed"
-    if not c.difference.excludes_zero:
+    if not difference.excludes_zero:
         return "no difference shown"
-    return f"{c.a if c.difference.mean > 0 else c.b} protects better"
+    return f"{a if difference.mean > 0 else b} protects better"
 
 
-def attack_verdict(c: Comparison) -> str:
-    """What may be said of a comparison of attacks."""
-    if c.floor is None or not c.difference.excludes_zero:
-        return verdict(c)
-    gains = c.difference.mean < 0
-    if c.b == "none":
+def attack_verdict(a: str, b: str, difference: Interval, floor: float | None) -> str:
+    """What may be said of attacks ``a`` and ``b`` on one protection."""
+    if floor is None or not difference.excludes_zero:
+        return verdict(a, b, difference, floor)
+    gains = difference.mean < 0
+    if b == "none":
         return "gives back" if gains else "increases the effect"
-    return f"{c.a if gains else c.b} gives back more"
+    return f"{a if gains else b} gives back more"
 
 
 def transfer(boards: Sequence[Board]) -> list[Section]:
@@ -171,15 +147,14 @@ def _transfer(group: Sequence[Board]) -> Section:
     """Every protected arm counts, whatever the attack and the purifier: it knows neither."""
     victims = {board.names["victim"]: board for board in reversed(group)}  # with what is known of it: metrics, floors
     metrics = list(dict.fromkeys(m for board in group for m in board.ranked_by))
-    compared = [c for victim, first in sorted(victims.items()) for c in _surrogates(group, victim, first)]
+    compared = [row for victim, first in sorted(victims.items()) for row in _surrogates(group, victim, first)]
     text = [
         "Effect of the protection made on one model (rows) against the thief's victim of another (columns); "
         f"{NO_CLAIM} the interval does not lie above the floor: no claim.",
         f"Paired differences: + means that the first surrogate protects better. {_by_chance(compared)}",
     ]
     caption = f"{group[0].label}: transfer, {group[0].subtitle}"
-    tables = [_effects(group, victims, metric, caption) for metric in metrics]
-    tables += [_table(compared, "arm", verdict, caption)] if compared else []
+    tables = [*(_effects(group, victims, metric, caption) for metric in metrics), *_tables(compared, caption)]
     return Section(f"Transfer: {group[0].subtitle}", 3, text, tables, in_latex=True)
 
 
@@ -200,11 +175,11 @@ def _effects(group: Sequence[Board], victims: Mapping[str, Board], metric: str, 
     return table(rows, ("protection", "made on"), caption)
 
 
-def _surrogates(group: Sequence[Board], victim: str, first: Board) -> list[Comparison]:
+def _surrogates(group: Sequence[Board], victim: str, first: Board) -> list[dict[str, str]]:
     """Each protection made on two models, against the same victims."""
     parts = [numbers(b).assign(made_on=b.names["surrogate"]) for b in group if b.names["victim"] == victim]
     found = pd.concat(parts).query("arm == 'protected'")
     found = found.assign(name=found["protect"] + " of " + found["made_on"]).drop_duplicates(SAME)
     names = [sorted(set(part["name"])) for _, part in found.groupby("protect")]
     pairs = [(a, b, "protected", a, b) for every in names for a, b in combinations(every, 2)]
-    return compare(found, pairs, first)
+    return compare(found, pairs, first, "arm", verdict)
