@@ -5,7 +5,7 @@ Cao et al., NeurIPS 2023, equation 4.1 and Algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,21 @@ class Impress(SoftBound, Attack):
             for index in groups:
                 x = torch.stack([images[i] for i in index]).to(run.device)
                 noise = normal([run.rng("impress", names[i]) for i in index], 1, x)
-                for i, pure in zip(index, self._optimise(x, noise, distance, model, run, advance), strict=True):
+                # The variable lives in [-1,1], as in the paper.
+                y = ((x * 2 - 1) + self.start_noise * noise).clamp(-1, 1).requires_grad_(True)
+                adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
+                cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
+                for step in range(self.iterations):
+                    loss = self.objective((y + 1) / 2, x, distance, model).sum()
+                    (y.grad,) = torch.autograd.grad(loss, y)
+                    adam.step()
+                    cosine.step()
+                    with torch.no_grad():
+                        y.clamp_(-1, 1)
+                    run.log.scalar("impress/loss", loss.detach(), step)
+                    advance(1)
+                run.tally("vae_image", self.iterations * len(y))
+                for i, pure in zip(index, (y.detach() + 1) / 2, strict=True):
                     out[i] = pure.cpu()
         return out
 
@@ -63,28 +77,3 @@ class Impress(SoftBound, Attack):
         excess = self.excess(distance, x, protected)
         scale = x.shape[-1] * x.shape[-2] / 512**2 if self.size_correct else 1.0
         return scale * (inconsistency(x, model) + excess)
-
-    def _optimise(
-        self,
-        protected: Tensor,
-        noise: Tensor,
-        distance: Distance,
-        model: LatentDiffusion,
-        run: Run,
-        advance: Callable[[int], None],
-    ) -> Tensor:
-        # The variable lives in [-1,1], as in the paper.
-        y = ((protected * 2 - 1) + self.start_noise * noise).clamp(-1, 1).requires_grad_(True)
-        adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
-        for step in range(self.iterations):
-            loss = self.objective((y + 1) / 2, protected, distance, model).sum()
-            (y.grad,) = torch.autograd.grad(loss, y)
-            adam.step()
-            cosine.step()
-            with torch.no_grad():
-                y.clamp_(-1, 1)
-            run.log.scalar("impress/loss", loss.detach(), step)
-            advance(1)
-        run.tally("vae_image", self.iterations * len(y))
-        return (y.detach() + 1) / 2

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
+from udpbench.attack.each import EachPicture
 from udpbench.core.images import check_codec, recompress
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Run
 
 
 @dataclass(kw_only=True)
-class Jpeg(Attack):
+class Jpeg(EachPicture):
     """JPEG or lossy WebP by Pillow's encoders, in memory.
 
     Args:
@@ -33,12 +32,5 @@ class Jpeg(Attack):
     def label(self) -> str:
         return f"{self.format}_{self.quality}"
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
-    ) -> list[Tensor]:
-        with run.log.bar(f"{self.format} {self.quality}", len(images)) as advance:
-            done = []
-            for image in images:
-                done.append(recompress(image, self.format, self.quality, self.subsampling).to(image.device))
-                advance(1)
-        return done
+    def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
+        return recompress(x, self.format, self.quality, self.subsampling).to(x.device)

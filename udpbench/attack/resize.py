@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
+from udpbench.attack.each import EachPicture
+from udpbench.core.component import check_numbers
 from udpbench.core.images import resize
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Run
 
 
 @dataclass(kw_only=True)
-class Resize(Attack):
+class Resize(EachPicture):
     """Antialiased bicubic resize of both sides to ``scale`` of their length, and back.
 
     Whether the paper's baseline enlarges its pictures again is not known; here it does, so that the size at which the
@@ -23,19 +23,13 @@ class Resize(Attack):
     scale: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale < 1:
-            raise ValueError(f"attack resize: scale must be above 0 and below 1, given {self.scale}")
+        check_numbers("attack resize", above=0, below=1, scale=self.scale)
 
     @property
     def label(self) -> str:
         return f"resize_{self.scale:g}"
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
-    ) -> list[Tensor]:
-        made = []
-        for x in images:
-            height, width = x.shape[-2:]
-            small = resize(x[None], (max(1, round(height * self.scale)), max(1, round(width * self.scale))))
-            made.append(resize(small, (height, width))[0])
-        return made
+    def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
+        height, width = x.shape[-2:]
+        small = resize(x[None], (max(1, round(height * self.scale)), max(1, round(width * self.scale))))
+        return resize(small, (height, width))[0]

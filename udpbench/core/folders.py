@@ -44,7 +44,7 @@ def filled(prompts: Sequence[str], instance: str) -> list[str]:
     return [p.replace("{instance}", instance) for p in prompts]
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Facts:
     """What data.json says of a data folder.
 

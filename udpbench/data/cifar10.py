@@ -90,7 +90,7 @@ class Cifar10(Dataset):
                         pictures = (next(chosen)() for _ in range(n))
                         write_pictures(out / part, numbered(pictures, 5), [""] * n, advance)
         kind = "CIFAR-10 (JPEG)" if layout == "archives" else "CIFAR-10"
-        Facts(name=f"{kind} {self.subject}".strip()).write(out)
+        Facts(f"{kind} {self.subject}".strip()).write(out)
 
     def _files(self) -> tuple[str, dict[str, list[Path]]]:
         """The layout that is there, and its files by split."""

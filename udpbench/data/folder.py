@@ -119,7 +119,7 @@ class Folder(Dataset):
                 texts = {"train": list(captions.values()), "extra_clean": [instance] * len(pictures)}.get(part)
                 write_pictures(out / part, ((p.stem, self._read(p)) for p in pictures), texts, advance)
         name, sets = f"folder {self.folders['train'].name}", self.reference is not None
-        facts = Facts(name=name, instance_prompt=instance, class_prompt=class_prompt, prompts=self.asked(), sets=sets)
+        facts = Facts(name, instance_prompt=instance, class_prompt=class_prompt, prompts=self.asked(), sets=sets)
         facts.write(out)
 
     def _pictures(self, folder: Path) -> list[Path]:

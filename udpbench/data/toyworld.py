@@ -59,7 +59,4 @@ class ToyWorld(Rendered):
 
         self.render(out, run, draw, texts)
         name, class_prompt = f"toyworld subject {self.subject}: {truth.describe()}", renderer.caption(truth.noun)
-        prompts = list(said.values())
-        Facts(name=name, instance_prompt=instance, class_prompt=class_prompt, prompts=prompts, truth=vars(truth)).write(
-            out
-        )
+        Facts(name, instance, class_prompt, list(said.values()), truth=vars(truth)).write(out)

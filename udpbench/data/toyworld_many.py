@@ -34,4 +34,4 @@ class ToyWorldMany(Rendered):
             return renderer.draw(n, Run(0).rng("toyworld_many", part))
 
         self.render(out, run, draw, lambda part, s: [""] * len(s), digits=5)
-        Facts(name="toyworld, many objects").write(out)
+        Facts("toyworld, many objects").write(out)

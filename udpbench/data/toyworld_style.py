@@ -67,7 +67,7 @@ class ToyWorldStyle(Rendered):
             for i, noun in enumerate(renderer.SHAPES)
         }
         Facts(
-            name=f"toyworld style {self.style}: {tuple(styles.STYLES)[self.style]}",
+            f"toyworld style {self.style}: {tuple(styles.STYLES)[self.style]}",
             instance_prompt=self.caption(""),
             class_prompt="a photo",
             prompts=list(content),

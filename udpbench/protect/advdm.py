@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
+from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.optim import samples
 from udpbench.optim.pgd import first_images, pgd
@@ -40,8 +41,7 @@ class AdvDM(Protection):
     heeds_penalty: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.samples) < 1:
-            raise ValueError(f"advdm: steps and samples must be >= 1, given {self.steps} and {self.samples}")
+        check_numbers("advdm", least=1, steps=self.steps, samples=self.samples)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         model, n = surrogate, self.samples

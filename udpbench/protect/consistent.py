@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from torch import Tensor
 
 from udpbench.core.budget import Budget
+from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.latent import inconsistency
 
@@ -37,12 +38,10 @@ class Consistent(Protection):
 
     def __post_init__(self) -> None:
         if not self.inner.heeds_penalty:
-            raise ValueError(
-                f"consistent: {type(self.inner).__name__} optimises nothing that could heed the consistency; allowed "
-                "are protections whose class says heeds_penalty = True, e.g. udp, eudp, advdm, photoguard, glaze"
-            )
-        if isinstance(self.beta, bool) or not isinstance(self.beta, int | float) or not self.beta >= 0:
-            raise ValueError(f"consistent: beta must be a number >= 0, given {self.beta!r}")
+            why = f"{type(self.inner).__name__} optimises nothing that could heed the consistency"
+            allowed = "whose class says heeds_penalty = True, e.g. udp, eudp, advdm, photoguard, glaze"
+            raise ValueError(f"consistent: {why}; allowed are protections {allowed}")
+        check_numbers("consistent", least=0, beta=self.beta)
         self.needs = self.inner.needs | {"latent"}  # type: ignore[misc]  # here it is the instance's
         self.class_images = self.inner.class_images
         self.couples_images = self.inner.couples_images

@@ -6,7 +6,7 @@ The original is a closed application; this follows the re-implementation that co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.interfaces import Owner, Protection, Run
-from udpbench.models.perceptual import Distance, load_distance
+from udpbench.models.perceptual import load_distance
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import chunks
 from udpbench.optim.soft_bound import SoftBound
@@ -57,10 +57,8 @@ class Glaze(SoftBound, Protection):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.strength <= 1 or int(self.strength * self.img2img_steps) < 1:
-            raise ValueError(
-                f"glaze: strength must be above 0, at most 1, and leave a step of the {self.img2img_steps}, "
-                f"given {self.strength}"
-            )
+            allowed = f"above 0, at most 1, and leave a step of the {self.img2img_steps}"
+            raise ValueError(f"glaze: strength must be {allowed}, given {self.strength}")
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         """As the interface says; the owner's prompts are not used."""
@@ -71,10 +69,31 @@ class Glaze(SoftBound, Protection):
             for index in groups:
                 clean = torch.stack([owner.images[i] for i in index]).to(run.device)
                 names = [owner.names[i] for i in index]
+                rngs = [run.rng("glaze", name) for name in names]
                 goal = self.restyled(clean, names, model, run)
-                made = self._optimise(clean, goal, names, distance, budget, model, run, advance)
-                for i, x in zip(index, made, strict=True):
-                    out[i] = x
+                fixed = None if self.sample_latents else self._latents(goal, rngs, model)
+                # The variable lives in [-1,1], as in the released code.
+                start = torch.stack([torch.rand(clean.shape[1:], generator=rng) * 2 - 1 for rng in rngs])
+                x = budget.project(clean + self.start_noise * start.to(clean.device) / 2, clean)
+                y = (2 * x - 1).requires_grad_(True)
+                adam = torch.optim.Adam([y], lr=self.lr)
+                for step in range(self.iterations):
+                    x = (y + 1) / 2
+                    mine = self._latents(x, rngs, model)
+                    wanted = self._latents(goal, rngs, model) if fixed is None else fixed
+                    losses = (mine - wanted).square().flatten(1).mean(1) + self.excess(distance, x, clean)
+                    loss = losses.sum() if run.penalty is None else losses.sum() + run.penalty(x).sum()
+                    (y.grad,) = torch.autograd.grad(loss, y)
+                    adam.step()
+                    with torch.no_grad():
+                        x = budget.project((y + 1) / 2, clean)
+                        y.copy_(2 * x - 1)
+                    run.log.scalar("glaze/loss", loss.detach(), step)
+                    advance(1)
+                encoded = 2 * self.iterations if self.sample_latents else self.iterations + 1
+                run.tally("vae_image", encoded * len(y))
+                for i, made in zip(index, x, strict=True):
+                    out[i] = made
         return out
 
     def restyled(self, x: Tensor, names: Sequence[str], model: LatentDiffusion, run: Run) -> Tensor:
@@ -86,76 +105,17 @@ class Glaze(SoftBound, Protection):
 
         solver = make_solver("dpmpp", model.pipe.scheduler.config, karras=False)
         pipe = model.assembled(StableDiffusionImg2ImgPipeline, scheduler=solver)
+        rngs = [run.rng("glaze", "style", name) for name in names]
+        steps = {"strength": self.strength, "num_inference_steps": self.img2img_steps, "guidance_scale": self.guidance}
+        prompts, given = [self.style_prompt] * len(x), model.padded(x)
         with torch.inference_mode():
-            made = pipe(
-                prompt=[self.style_prompt] * len(x),
-                image=model.padded(x),
-                strength=self.strength,
-                guidance_scale=self.guidance,
-                num_inference_steps=self.img2img_steps,
-                generator=[run.rng("glaze", "style", name) for name in names],
-                output_type="pt",
-            ).images
+            made = pipe(prompt=prompts, image=given, generator=rngs, output_type="pt", **steps).images
         passes = 2 if self.guidance > 1 else 1
         run.tally("unet_forward", passes * len(x) * int(self.strength * self.img2img_steps))
         return made[..., : x.shape[-2], : x.shape[-1]].float().clone()  # no inference tensor: it is encoded again
-
-    def objective(
-        self,
-        x: Tensor,
-        clean: Tensor,
-        wanted: Callable[[], Tensor],
-        distance: Distance,
-        model: LatentDiffusion,
-        rngs: Sequence[torch.Generator] = (),
-    ) -> Tensor:
-        """What is minimised, for each of N pictures; ``x`` and ``clean`` NCHW [0,1], (N,) out.
-
-        ``wanted``: gives the latents of the targets. ``rngs``: of the pictures, where latents are drawn.
-        """
-        mine = self._latents(x, rngs, model)
-        excess = self.excess(distance, x, clean)
-        return (mine - wanted()).square().flatten(1).mean(1) + excess
 
     def _latents(self, x: Tensor, rngs: Sequence[torch.Generator], model: LatentDiffusion) -> Tensor:
         mean, std = model.moments(x)
         if not self.sample_latents:
             return mean
         return mean + std * torch.stack([torch.randn(mean.shape[1:], generator=rng) for rng in rngs]).to(mean.device)
-
-    def _optimise(
-        self,
-        clean: Tensor,
-        goal: Tensor,
-        names: Sequence[str],
-        distance: Distance,
-        budget: Budget,
-        model: LatentDiffusion,
-        run: Run,
-        advance: Callable[[int], None],
-    ) -> Tensor:
-        rngs = [run.rng("glaze", name) for name in names]
-        fixed = None if self.sample_latents else self._latents(goal, rngs, model)
-
-        def wanted() -> Tensor:
-            return self._latents(goal, rngs, model) if fixed is None else fixed
-
-        start = torch.stack([torch.rand(clean.shape[1:], generator=rng) * 2 - 1 for rng in rngs]).to(clean.device)
-        # The variable lives in [-1,1], as in the released code.
-        x = budget.project(clean + self.start_noise * start / 2, clean)
-        y = (2 * x - 1).requires_grad_(True)
-        adam = torch.optim.Adam([y], lr=self.lr)
-        for step in range(self.iterations):
-            x = (y + 1) / 2
-            loss = self.objective(x, clean, wanted, distance, model, rngs).sum()
-            if run.penalty is not None:
-                loss = loss + run.penalty(x).sum()
-            (y.grad,) = torch.autograd.grad(loss, y)
-            adam.step()
-            with torch.no_grad():
-                x = budget.project((y + 1) / 2, clean)
-                y.copy_(2 * x - 1)
-            run.log.scalar("glaze/loss", loss.detach(), step)
-            advance(1)
-        run.tally("vae_image", (2 * self.iterations if self.sample_latents else self.iterations + 1) * len(y))
-        return x

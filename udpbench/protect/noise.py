@@ -54,9 +54,8 @@ class NoiseRms(Protection):
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         if owner.like is None:
-            raise ValueError(
-                "protect noise_rms: it needs the saved pictures of the protection it should match, given none"
-            )
+            needed = "the saved pictures of the protection it should match"
+            raise ValueError(f"protect noise_rms: it needs {needed}, given none")
         items = zip(owner.images, owner.names, owner.like, strict=True)
         return [self._one(clean, run.rng("noise_rms", name), measure(clean, like)) for clean, name, like in items]
 

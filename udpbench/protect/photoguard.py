@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
+from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.optim.pgd import first_images, pgd
 from udpbench.optim.target import Targeted
@@ -41,8 +42,7 @@ class PhotoGuard(Targeted):
     default: ClassVar[str] = "zero"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"photoguard: steps must be >= 1, given {self.steps}")
+        check_numbers("photoguard", least=1, steps=self.steps)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         goals = {size: self._goal(surrogate, size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}

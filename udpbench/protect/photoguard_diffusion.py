@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from udpbench.core.budget import Budget
-from udpbench.core.component import check_choice
+from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.sample import make_solver
@@ -96,17 +96,11 @@ class PhotoGuardDiffusion(Targeted):
     default: ClassVar[str] = "grey"
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.sample_steps, self.samples) < 1:
-            raise ValueError(
-                "photoguard_diffusion: iterations, sample_steps and samples must be >= 1, "
-                f"given {self.iterations}, {self.sample_steps} and {self.samples}"
-            )
-        if not (0 < self.strength <= 1 and 0 <= self.eta <= 1):
-            raise ValueError(
-                "photoguard_diffusion: strength must be above 0, at most 1, and eta 0 to 1, "
-                f"given {self.strength} and {self.eta}"
-            )
-        check_choice("photoguard_diffusion: unknown prompt", self.prompt, PROMPTS)
+        who, counts = self.option, {"iterations": self.iterations, "sample_steps": self.sample_steps}
+        check_numbers(who, least=1, samples=self.samples, **counts)
+        check_numbers(who, above=0, most=1, strength=self.strength)
+        check_numbers(who, least=0, most=1, eta=self.eta)
+        check_choice(f"{who}: unknown prompt", self.prompt, PROMPTS)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         with torch.no_grad():

@@ -14,13 +14,15 @@ ones, too), and the distribution P(t) of ``udpbench.optim.samples.time_distribut
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from udpbench.core.budget import Budget
-from udpbench.core.component import check_choice
+from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.optim.fit import FitSettings, fit, load_state, save_state
 from udpbench.optim.pgd import Loss, first_images, pgd
@@ -75,14 +77,10 @@ class UDP(Protection):
         check_choice("eudp: unknown time distribution", self.times, TIMES)
         check_choice("udp: unknown outer", self.outer, ("perturbed", "clean"))
         check_choice("udp: unknown surrogate_init", self.surrogate_init, ("victim_task", "random"))
-        if min(self.rounds, self.image_steps, self.samples, self.batch) < 1 or self.model_steps < 0:
-            raise ValueError(
-                "udp: rounds, image_steps, samples and batch must be >= 1 and model_steps >= 0, "
-                f"given {self.rounds}, {self.image_steps}, {self.samples}, {self.batch}, {self.model_steps}"
-            )
-        self.training = FitSettings(
-            steps=self.model_steps, lr=self.lr, weight_decay=self.weight_decay, dtype=self.dtype
-        )
+        counts = {"rounds": self.rounds, "image_steps": self.image_steps, "samples": self.samples}
+        check_numbers("udp", least=1, batch=self.batch, **counts)
+        check_numbers("udp", least=0, model_steps=self.model_steps)
+        self.training = FitSettings(self.model_steps, self.lr, weight_decay=self.weight_decay, dtype=self.dtype)
 
     @property
     def label(self) -> str:
@@ -101,71 +99,40 @@ class UDP(Protection):
         student = surrogate.trainable(run.rng("surrogate"), init=init)
         with torch.no_grad():
             cond = surrogate.embed(owner.prompts)
-        images = first_images(owner, budget, run, self.random_start)
-        optimizer = self.training.optimizer(student.parameters)
-        start, images = self._resumed(student, optimizer, images, run)
+        optimizer, unet = self.training.optimizer(student.parameters), student.model.pipe.unet
+        first, images = 0, first_images(owner, budget, run, self.random_start)
+        file = None if run.scratch is None else run.scratch / STATE
+        if (state := load_state(file)) is not None:  # what an interrupted attempt had finished
+            unet.load_state_dict(state["unet"])
+            optimizer.load_state_dict(state["optimizer"])
+            run.count.update(state["count"])
+            first, images = state["rounds"], state["images"]
+        most = run.grad_batch // self.samples if self.outer == "perturbed" else len(images)
+        steps = [self.step_size or budget.eps / 8] * self.image_steps
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
-            advance(start * self.image_steps)
-            for k in range(start, self.rounds):
-                self._train(student, optimizer, cond, images, owner.prompts, run, k)
-                images = pgd(
-                    images,
-                    owner.images,
-                    self._image_loss(student, cond, owner, run, k),
-                    budget,
-                    run,
-                    steps=[self.step_size or budget.eps / 8] * self.image_steps,
-                    most=run.grad_batch // self.samples if self.outer == "perturbed" else len(images),
-                    advance=advance,
-                    before=k * self.image_steps,
-                )
-                self._keep(student, optimizer, images, run, k + 1)
+            advance(first * self.image_steps)
+            ascend = partial(pgd, clean=owner.images, budget=budget, run=run, steps=steps, most=most, advance=advance)
+            for k in range(first, self.rounds):
+                if self.training.steps:
+                    pictures = TrainingSet(student, images, owner.prompts, run, mixed_sizes=True, cond=cond)
+                    self._train(student, optimizer, pictures, run, k)
+                unet.requires_grad_(self.outer == "clean").eval()
+                loss = self._image_loss(student, cond, owner, run, k)
+                images = ascend(images, loss=loss, before=k * self.image_steps)
+                if file is not None and k + 1 < self.rounds:
+                    parts = {"unet": unet.state_dict(), "optimizer": optimizer.state_dict()}
+                    save_state(file, parts | {"images": images, "rounds": k + 1, "count": run.count})
         return images
 
-    def _keep(
-        self, student: Trainable, optimizer: torch.optim.Optimizer, images: list[Tensor], run: Run, rounds: int
-    ) -> None:
-        """Keep what the next round goes on from."""
-        if run.scratch is not None and rounds < self.rounds:
-            parts = {"unet": student.model.pipe.unet.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(run.scratch / STATE, parts | {"images": images, "rounds": rounds, "count": run.count})
-
-    def _resumed(
-        self, student: Trainable, optimizer: torch.optim.Optimizer, images: list[Tensor], run: Run
-    ) -> tuple[int, list[Tensor]]:
-        """Rounds that an interrupted attempt finished, and its pictures."""
-        state = load_state(run.scratch / STATE if run.scratch is not None else None)
-        if state is None:
-            return 0, images
-        student.model.pipe.unet.load_state_dict(state["unet"])
-        optimizer.load_state_dict(state["optimizer"])
-        run.count.update(state["count"])
-        return state["rounds"], state["images"]
-
-    def _train(
-        self,
-        student: Trainable,
-        optimizer: torch.optim.Optimizer,
-        cond: Cond,
-        images: list[Tensor],
-        prompts: list[str],
-        run: Run,
-        k: int,
-    ) -> None:
+    def _train(self, student: Trainable, optimizer: Optimizer, pictures: TrainingSet, run: Run, k: int) -> None:
         """Train the surrogate on the pictures as they are in round ``k``: t is uniform as in any training."""
-        if self.training.steps:
-            student.model.pipe.unet.requires_grad_(True).train()
-            pictures = TrainingSet(student, images, prompts, run, mixed_sizes=True, cond=cond)
-            fit(
-                student.parameters,
-                lambda step: pictures.loss(self.batch, run.rng("surrogate", k, step)),
-                self.training,
-                run,
-                title="surrogate",
-                optimizer=optimizer,
-                before=k * self.training.steps,
-            )
-        student.model.pipe.unet.requires_grad_(self.outer == "clean").eval()
+        student.model.pipe.unet.requires_grad_(True).train()
+
+        def loss(step: int) -> Tensor:
+            return pictures.loss(self.batch, run.rng("surrogate", k, step))
+
+        before = k * self.training.steps
+        fit(student.parameters, loss, self.training, run, title="surrogate", optimizer=optimizer, before=before)
 
     def _image_loss(self, student: Trainable, cond: Cond, owner: Owner, run: Run, k: int) -> Loss:
         """What the pictures raise in round ``k``; each has (t, noise) samples of its own."""
