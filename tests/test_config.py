@@ -72,7 +72,7 @@ def wrong(tiny, tmp_path, monkeypatch, capsys):
 
 COMMANDS = {
     "protect=foo": "error: In 'config': Could not find 'protect/foo' Available options in 'protect': advdm",
-    "protect.foo=1": "error: Could not override 'protect.foo'. To append to your config use +protect.foo=1",
+    "protect.foo=1": "error: Could not override 'protect.foo'. There is no such setting; python -m udpbench --help shows those there are",
     "+protect.foo=1": "unexpected keyword argument 'foo'",
     "no_equals_sign": "error: ",
     "budget.eps=0": "error: budget linf: eps (of 255) must be 1 to 128, given 0",

@@ -62,8 +62,7 @@ def test_no_curve_overwrites_a_number_that_runs_are_compared_by(record, tmp_path
     Image.new("RGB", (8, 8)).save(tmp_path / "sheet.png")
     dashboard.mirror(record, tmp_path / "sheet.png", log)
     log.flush()
-    assert log._run is not None
-    found = dict(log._run.summary)
+    found = dict(log.opened.summary)
     log.finish("ok")
     assert found["protected/distance"] == 70.0
     assert found["curve/protected/distance"] == 20.0

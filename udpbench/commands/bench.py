@@ -5,14 +5,12 @@ On a GPU the loops also run on a model of Stable Diffusion 1.5's shape with rand
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import told
+from udpbench.commands.common import Parser, told, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -24,10 +22,11 @@ NAMES = ("perturb", "impress", "dreambooth", "generate", "features")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a line per loop and write all of them as JSON. Exit status: 0 fine, 2 wrong input, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m udpbench bench", description="Time the hot loops.")
-    parser.add_argument("--out", type=Path, default=Path("outputs/bench.json"), metavar="FILE")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N")
-    parser.add_argument("--loops", nargs="*", choices=NAMES, default=list(NAMES))
+    parser = Parser("bench", "Time the hot loops, each beside a plain loop; takes minutes.")
+    out, loops = Path("outputs/bench.json"), list(NAMES)
+    parser.add_argument("--out", type=Path, default=out, metavar="FILE", help=f"for the numbers (default: {out})")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="the median counts (default: 3)")
+    parser.add_argument("--loops", nargs="*", choices=NAMES, default=loops, help="those to time (default: all)")
     args = parser.parse_args(arguments)
     with told():
         if args.repeats < 1:
@@ -52,8 +51,7 @@ def _bench(loops: Sequence[str], repeats: int, out: Path) -> None:
                 speed = next(v for k, v in row.items() if k.endswith("_per_second"))
                 what = next(k for k in row if k.endswith("_per_second")).replace("_", " ")
                 print(f"{model.name:10} {name:10} {speed:9.2f} {what}, {row['ratio']:.2f} x the plain loop", flush=True)  # noqa: T201
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"rows": rows, "provenance": provenance(device)}, indent=1) + "\n")
+    write_json(out, {"rows": rows, "provenance": provenance(device)})
 
 
 def _models(folder: Path, device: torch.device) -> list[tuple[LatentDiffusion, int, int]]:

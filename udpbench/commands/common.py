@@ -1,20 +1,25 @@
-"""What the commands have in common: the configuration, a cell built from it, errors told in one line."""
+"""What the commands have in common: the command line, the configuration, a cell built from it, errors, tables."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
     from udpbench.benchmark.cell import Cell
     from udpbench.benchmark.graph import Graph
     from udpbench.benchmark.store import Store
@@ -37,6 +42,21 @@ class Ready:
     @property
     def cell(self) -> Cell:
         return self.graph.cell
+
+
+class Parser(argparse.ArgumentParser):
+    """The words of a command; what is wrong with them is told like any other error."""
+
+    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(prog=f"python -m udpbench {command}", description=description, epilog=epilog)
+
+    def error(self, message: str) -> NoReturn:
+        say(f"error: {message}; {self.prog} --help says more")
+        sys.exit(2)
+
+    def takes_overrides(self, about: str) -> None:
+        """Words as those of a cell, anywhere among the others: ``parse_intermixed_args`` finds them."""
+        self.add_argument("overrides", nargs="*", default=[], metavar="GROUP=OPTION", help=about)
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
@@ -122,12 +142,45 @@ def told(interrupted: str = "interrupted") -> Iterator[None]:
 def lines_of(error: Exception) -> list[str]:
     """What a person is told of an error: a line for each thing that is wrong, of Hydra's own errors one."""
     said = str(error).partition("Config search path:")[0]
-    return [" ".join(said.split())] if isinstance(error, HydraException) else said.splitlines()
+    if not isinstance(error, HydraException):
+        return said.splitlines()
+    line, unknown, _ = " ".join(said.split()).partition(" To append to your config use ")
+    return [f"{line} There is no such setting; python -m udpbench --help shows those there are" if unknown else line]
 
 
 def say(text: str) -> None:
     """One line to standard error, without importing anything that draws."""
     sys.stderr.write(f"{text}\n")
+
+
+def show(*parts: RenderableType) -> None:
+    """Tables and lines to standard output."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(part)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table whose first column holds names and whose others hold numbers."""
+    from rich.table import Table
+
+    made = Table(title=title)
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def write_json(path: Path, found: Any) -> None:
+    """Write the numbers of a command, into a folder that need not exist yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def words(cell: Cell) -> str:

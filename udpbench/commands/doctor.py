@@ -5,7 +5,6 @@ Nothing is downloaded and no model is loaded. Overrides are those of a cell, suc
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from udpbench.commands.common import CONF, composed, lines_of, told
+from udpbench.commands.common import CONF, Parser, composed, lines_of, told
 
 ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less
 TRIES_LOCK = "import sys; from filelock import FileLock; FileLock(sys.argv[1], timeout=0).acquire()"
@@ -26,8 +25,8 @@ Lines = Iterator[tuple[str, str]]  # what, and what there is to say of it; a lin
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 if the default cell, or that of the overrides, can run; 1 with the reasons if not."""
-    parser = argparse.ArgumentParser(prog="python -m udpbench doctor", description="What this machine has and lacks.")
-    parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION", help="another cell than the default one")
+    parser = Parser("doctor", "What this machine has and lacks.")
+    parser.takes_overrides("another cell than the default one")
     args = parser.parse_intermixed_args(arguments)
     failed = []
     with told():
@@ -186,8 +185,14 @@ def _cell(cfg: Any) -> Lines:
         for line in lines_of(error):
             yield "configuration", f"no: {line}"
         return
-    yield "configuration", words(ready.cell)
-    for name, reason in ready.cell.absent.items():
+    cell = ready.cell
+    yield "configuration", words(cell)
+    of_methods = ((cell.protect, cell.surrogate), (cell.attack, cell.purifier))
+    used = [cell.victim, *(model for method, model in of_methods if method.thing.needs)]
+    for name, place in {model.name: _place(model.thing) for model in used}.items():
+        if place.startswith("missing"):
+            yield f"model {name}", f"no: {place}"
+    for name, reason in cell.absent.items():
         yield f"absent: {name}", reason
 
 

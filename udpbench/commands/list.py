@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.commands.common import CONF, told
+from udpbench.commands.common import CONF, Parser, told
 
 GROUPS = {
     "protect": "Protections",
@@ -30,7 +29,7 @@ VERIFIED = "Verified with: "
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status: 0 fine, 2 for a group or a name that there is not."""
-    parser = argparse.ArgumentParser(prog="python -m udpbench list", description="List groups, options, or one option.")
+    parser = Parser("list", "List groups, options, or one option.")
     parser.add_argument("group", nargs="?", metavar="GROUP", help=", ".join((*GROUPS, "arm")))
     parser.add_argument("name", nargs="?", metavar="NAME", help="one option, in full")
     parser.add_argument("--markdown", action="store_true", help="every group as a table, as docs have it")

@@ -6,10 +6,9 @@ method couples them (a surrogate trained on all): then the folder is one unit.
 
 from __future__ import annotations
 
-import argparse
+import filecmp
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from udpbench.commands.common import RESUME, composed, open_store, told
+from udpbench.commands.common import RESUME, Parser, composed, open_store, show, table, told
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,29 +30,28 @@ if TYPE_CHECKING:
     from udpbench.interfaces import Log, Run
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "quality": 100}}
-CODECS = (("jpeg", 90), ("jpeg", 75), ("webp", 80))  # what websites do to pictures
+CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  # what websites do to pictures
 FACTS = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
 SHOWN = 40  # rows of the table
+COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
 Rows = Mapping[str, Mapping[str, Any]]
 
 
 def command(method: str, arguments: Sequence[str] | None, description: str) -> None:
     """The command line of ``method`` (protect | attack)."""
-    word = {"protect": "protect", "attack": "purify"}[method]
-    parser = argparse.ArgumentParser(
-        prog=f"python -m udpbench {word}", description=description, epilog="python -m udpbench list shows the options."
-    )
+    word, done = {"protect": ("protect", "protected"), "attack": ("purify", "purified")}[method]
+    parser = Parser(word, description, "python -m udpbench list shows the options.")
     parser.add_argument("source", type=Path, metavar="IN", help="folder with pictures of any format and size")
     parser.add_argument("target", type=Path, metavar="OUT", help="folder for the finished pictures")
     parser.add_argument("--prompt", default="a photo", help="what the pictures show, for methods that read prompts")
     parser.add_argument("--format", choices=list(FORMATS), default="png", help="of the finished pictures (lossless)")
-    parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION", help="as for a cell, e.g. model=sd15 seed=1")
+    parser.takes_overrides("as for a cell, e.g. model=sd15 seed=1")
     args = parser.parse_intermixed_args(arguments)
     with told(RESUME):
         from udpbench.tracking.console import Console
 
         rows, title = change(args.source, args.target, method, args.overrides, args.prompt, args.format, Console())
-        _show(rows, title, args.target, {"protect": "protected", "attack": "purified"}[method])
+        _show(rows, title, f"{len(rows)} {done} pictures in {args.target}. Changes are in 1/255.")
 
 
 def change(
@@ -80,15 +78,14 @@ def change(
     cell, store = _cell(cfg, source, prompt, method), open_store(cfg, log)
     if cell.data.thing.size is not None:
         raise ValueError("data.size: pictures keep their size here; leave it out")
-    part, codecs = getattr(cell, method), CODECS if method == "protect" else ()
+    part: Part = getattr(cell, method)
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
         files = cell.data.thing.files()
         coupled, said = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
         stages = [
-            _finished_stage(cell, cfg, unit, method, form, codecs, Path(scratch) / str(i))
-            for i, unit in enumerate(units)
+            _finished_stage(cell, cfg, unit, method, form, Path(scratch) / str(i)) for i, unit in enumerate(units)
         ]
         _say_plan(said, part.name, len(files), coupled, sum(not store.finished(stage) for stage in stages))
         for unit, stage in zip(units, stages, strict=True):
@@ -127,7 +124,7 @@ def _coupled(cell: Cell, part: Part) -> bool:
 
 def _say_plan(log: Log, name: str, pictures: int, coupled: bool, todo: int) -> None:
     """What was done before; ``todo``: the units to do."""
-    if coupled and todo:
+    if coupled and todo and pictures > 1:
         log.say(f"{name} couples the pictures, so all {pictures} are done together, and anew whenever one changes")
     elif todo < pictures:
         log.say(f"{pictures - todo} of {pictures} pictures were done before with these settings and are kept")
@@ -136,9 +133,7 @@ def _say_plan(log: Log, name: str, pictures: int, coupled: bool, todo: int) -> N
 # -- stages ------------------------------------------------------------------------------------------------------------
 
 
-def _finished_stage(
-    cell: Cell, cfg: DictConfig, files: Sequence[Path], method: str, form: str, codecs: Any, scratch: Path
-) -> Stage:
+def _finished_stage(cell: Cell, cfg: DictConfig, files: Sequence[Path], method: str, form: str, scratch: Path) -> Stage:
     """The finished pictures of one unit: changed, with what their files held beside RGB, and measured."""
     from udpbench.benchmark import stages
     from udpbench.benchmark.build import make_part
@@ -153,6 +148,7 @@ def _finished_stage(
         cell = replace(cell, data=make_part(cfg.data, "folder", Dataset))
     graph = Graph(cell)
     made = graph.protected if method == "protect" else stages.attack_stage(cell, graph.data, cell.attack)
+    codecs = CODECS[method]
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         rows = {}
@@ -250,11 +246,9 @@ def _copy(folder: Path, target: Path) -> None:
     from udpbench.core.atomic import atomic_write
 
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.iterdir()):
+    for path in (path for path in sorted(folder.iterdir()) if path.suffix.removeprefix(".") in FORMATS):
         there = target / path.name
-        if path.suffix.removeprefix(".") in FORMATS and not (
-            there.is_file() and there.read_bytes() == path.read_bytes()
-        ):
+        if not (there.is_file() and filecmp.cmp(path, there, shallow=False)):
             with atomic_write(there) as beside:
                 shutil.copyfile(path, beside)
 
@@ -262,29 +256,18 @@ def _copy(folder: Path, target: Path) -> None:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
-def _show(rows: Rows, title: str, target: Path, done: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    codecs = list(next(iter(rows.values()))["survives"])
-    table = Table(title=title)
-    for column in ("picture", "largest change", "RMS", "PSNR dB", "SSIM", *(f"survives {c}" for c in codecs)):
-        table.add_column(column, justify="left" if column == "picture" else "right")
-    for name, row in list(rows.items())[:SHOWN]:
-        table.add_row(name, *_cells(row))
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(table)
+def _show(rows: Rows, title: str, done: str) -> None:
+    codecs = [f"survives {codec}" for codec in next(iter(rows.values()))["survives"]]
+    shown = [[name, *_cells(row)] for name, row in list(rows.items())[:SHOWN]]
     lines = [f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
     lines += [f"{row['file']}: {'; '.join(row['lost'])}" for row in rows.values() if row["lost"]]
-    lines += [f"{len(rows)} {done} pictures in {target}. Changes are in 1/255."]
+    lines += [done]
     if codecs:
         lines += ["survives: fraction of the perturbation's energy after saving in that format; this promises nothing."]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    show(table(title, ["picture", *COLUMNS, *codecs], shown), *lines)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    forms = {"linf": "{:.1f}", "rms": "{:.1f}", "psnr": "{:.1f}", "ssim": "{:.3f}"}
-    seen = [(row[key], form) for key, form in forms.items()]
-    left = [(value, "{:.0%}") for value in row["survives"].values()]
-    return ["-" if value is None else form.format(value) for value, form in (*seen, *left)]
+    numbers = [(row[key], ".3f" if key == "ssim" else ".1f") for key in COLUMNS.values()]
+    numbers += [(left, ".0%") for left in row["survives"].values()]
+    return ["-" if value is None else format(value, form) for value, form in numbers]

@@ -6,14 +6,12 @@ and their stages, what of them is finished, and how much time and disk the rest 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import CONF, prepare, say, told, words
+from udpbench.commands.common import CONF, Parser, prepare, say, show, told, words, write_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,14 +23,11 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status as the command itself would have: 0 fine, 2 wrong configuration, 1 if that is so of some cells of a
     grid; 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m udpbench plan",
-        description="Cells, stages, time and disk that python -m udpbench with the same words would take.",
-        epilog="python -m udpbench --help lists the options.",
-    )
+    about = "Cells, stages, time and disk that python -m udpbench with the same words would take."
+    parser = Parser("plan", about, "python -m udpbench --help lists the options.")
     parser.add_argument("-m", "--multirun", action="store_true", help="a grid")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
-    parser.add_argument("overrides", nargs="*", metavar="GROUP=OPTION KEY=VALUE", help="as for python -m udpbench")
+    parser.takes_overrides("as for python -m udpbench")
     args = parser.parse_intermixed_args(arguments)
     with told():
         cells = plan_cells(args.overrides, args.multirun)
@@ -120,14 +115,9 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
 
 
 def _show(cells: Sequence[Planned], path: Path | None) -> None:
-    from rich.console import Console
-
     from udpbench.results.tally import as_json, count, summary, table
 
     plan = count(cells)
     if path:
-        path.write_text(json.dumps(as_json(plan), indent=1))
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(table(plan))
-    for line in summary(plan):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        write_json(path, as_json(plan))
+    show(table(plan), *summary(plan))

@@ -5,15 +5,22 @@ Nothing heavy is imported before the arguments are known to be good.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+from udpbench.commands.common import Parser, lines_of, say
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the report of folders of records, or with --fill the tables of texts; returns the exit status: 2, and one
     line to stderr, if there is nothing to report."""
-    given = _parser().parse_args(arguments)
+    parser = Parser("report", "Turn records into Markdown, CSV, LaTeX and HTML.")
+    parser.add_argument("paths", type=Path, nargs="+", help="folders of record JSONs, at any depth; with --fill texts")
+    parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first folder)")
+    parser.add_argument("--title", help="title of the report (default: what was run)")
+    parser.add_argument("--no-plots", action="store_true", help="tables only (faster)")
+    parser.add_argument("--fill", action="store_true", help="renew the <!-- table ... --> parts of Markdown texts")
+    given = parser.parse_args(arguments)
     from udpbench.results.report.fill import fill
     from udpbench.results.report.write import write_report
 
@@ -25,27 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         out = given.out or given.paths[0] / "report"
         written = write_report(given.paths, out, given.title, plots=not given.no_plots)
     except (ValueError, OSError) as error:
-        return _error(str(error))
+        say(f"error: {' '.join(lines_of(error))}")
+        return 2
     sys.stdout.write("".join(f"{path}\n" for path in written))
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m udpbench report", description="Turn records into Markdown, CSV, LaTeX and HTML."
-    )
-    parser.add_argument("paths", type=Path, nargs="+", help="folders of record JSONs, at any depth; with --fill texts")
-    parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first folder)")
-    parser.add_argument("--title", help="title of the report (default: what was run)")
-    parser.add_argument("--no-plots", action="store_true", help="tables only (faster)")
-    parser.add_argument("--fill", action="store_true", help="renew the <!-- table ... --> parts of Markdown texts")
-    return parser
-
-
-def _error(text: str) -> int:
-    sys.stderr.write(f"error: {text}\n")
-    return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

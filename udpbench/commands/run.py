@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench.commands.common import CONF, RESUME, Ready, prepare, say, slug, told, words
+from udpbench.commands.common import CONF, RESUME, Ready, prepare, say, show, slug, told, words
 
 if TYPE_CHECKING:
     from udpbench.results.schema import Record
@@ -77,8 +77,6 @@ def _as_recorded(ready: Ready, cfg: DictConfig) -> dict[str, Any]:
 
 def _show(ready: Ready, found: Record, path: Path, folder: Path, table: bool, mirrored: bool) -> None:
     """The contact sheet, the table and, if anything was computed, the tracker's mirror of both."""
-    from rich.console import Console
-
     from udpbench.results.gather import draw_sheet
     from udpbench.results.table import cell_table
     from udpbench.tracking.dashboard import mirror
@@ -86,7 +84,7 @@ def _show(ready: Ready, found: Record, path: Path, folder: Path, table: bool, mi
     folder.mkdir(parents=True, exist_ok=True)
     draw_sheet(ready.graph, ready.store, folder / "sheet.png")
     if table:
-        Console(width=None if sys.stdout.isatty() else 110).print(cell_table(found))
+        show(cell_table(found))
     ready.store.log.say(f"record: {path}")
     ready.store.log.say(f"pictures: {folder / 'sheet.png'}")
     if mirrored:
@@ -206,7 +204,8 @@ class Sweep(Callback):
         from udpbench.commands.plan import grid
 
         with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
-            say(f"sweep: {len(grid(config))} cells")
+            n = len(grid(config))
+            say(f"sweep: {n} cell{'s' if n != 1 else ''}")
         for marker in Path(config.hydra.sweep.dir).rglob(FAILED):
             marker.unlink()
 

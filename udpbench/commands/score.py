@@ -5,16 +5,13 @@ The metrics are those of ``conf/metric`` that need no cell: of two sets of pictu
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from udpbench.commands.common import CONF, composed, open_store, told
+from udpbench.commands.common import CONF, Parser, composed, open_store, show, table, told, write_json
 
 if TYPE_CHECKING:
     from udpbench.interfaces import Log, Metric
@@ -25,7 +22,7 @@ NEEDS_A_CELL = {"truth": "judges pictures whose truth is known", "clean_arm": "c
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 fine, 1 if a metric that was named could not be computed, 2 wrong input, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m udpbench score", description="Score a folder against a reference.")
+    parser = Parser("score", "Score a folder of pictures against a reference.")
     parser.add_argument("got", type=Path, metavar="GOT", help="folder with the pictures to score")
     parser.add_argument("ref", type=Path, metavar="REF", help="folder with the pictures to compare with")
     parser.add_argument("--metrics", metavar="NAME,...", help="python -m udpbench list metric shows them")
@@ -38,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = scores(args.got, args.ref, names, Console())
         _show(found)
         if args.json:
-            args.json.write_text(json.dumps(found, indent=1) + "\n")
+            write_json(args.json, found)
     return 1 if names and found["absent"] else 0
 
 
@@ -67,7 +64,7 @@ def scores(got: Path, ref: Path, metrics: Sequence[str] | None = None, log: Log 
             try:
                 values = _computed(metric, *folders, run)
             except ValueError as error:
-                found["absent"][name] = str(error).splitlines()[0]
+                found["absent"][name] = str(error).splitlines()[0].removeprefix(f"{name}: ")
                 continue
             rows = {k: {"value": v, "better_protected": metric.scores[k], "metric": name} for k, v in values.items()}
             found["scores"] |= {k: row for k, row in rows.items() if k not in found["scores"]}
@@ -109,17 +106,12 @@ def _of_equal_names(got: Path, ref: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from udpbench.results.words import ARROW, significant
 
-    table = Table(title=f"{found['got']} against {found['ref']}", caption="arrows: where better protected pictures go")
-    for column in ("score", "", "value", "metric"):
-        table.add_column(column, justify="right" if column == "value" else "left")
-    for name, row in found["scores"].items():
-        table.add_row(name, ARROW[row["better_protected"]], significant(row["value"]), row["metric"])
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(table)
-    for name, reason in found["absent"].items():
-        console.print(f"absent: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    rows = [
+        [f"{name} {ARROW[row['better_protected']]}", significant(row["value"]), row["metric"]]
+        for name, row in found["scores"].items()
+    ]
+    absent = [f"absent: {name}: {reason}" for name, reason in found["absent"].items()]
+    title = f"{found['got']} against {found['ref']}"
+    show(table(title, ["score", "value", "metric"], rows), "arrows: where better protected pictures go", *absent)

@@ -66,15 +66,41 @@ class Start:
 
 
 class Buffered(Tracker):
-    """Keeps scalars as they come, tensors unread, and hands them on 50 at a time: one wait for the device each."""
+    """What trackers that show something share.
+
+    Scalars are kept as they come, tensors unread, and handed on 50 at a time: one wait for the device each. ``opened``
+    is what things are shown through: made by ``open`` when there is something to show, ended by ``close``.
+    """
 
     def __init__(self) -> None:
         self._begun: Start | None = None
+        self._handle: Any = None
         self._waiting: list[tuple[str, int, Tensor | float]] = []
+
+    def open(self, started: Start) -> Any:
+        """Begin the run and return what ``opened`` is."""
+        raise NotImplementedError
+
+    def send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
+        """Show (name, step, value) of each."""
+        raise NotImplementedError
+
+    def close(self, status: str) -> None:
+        """End what was opened."""
+        raise NotImplementedError
+
+    @property
+    def opened(self) -> Any:
+        """What ``open`` returned, opened now if need be; ValueError before ``start``."""
+        if self._begun is None:
+            raise ValueError("track: nothing can be logged before start(run_id, group, config, folder)")
+        if self._handle is None:
+            self._handle = self.open(self._begun)
+        return self._handle
 
     def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
         self._begun = Start(run_id, group, config, folder)
-        self._waiting = []
+        self._handle, self._waiting = None, []
 
     def scalar(self, name: str, value: Tensor | float, step: int) -> None:
         self._waiting.append((name, step, value.detach() if isinstance(value, Tensor) else value))
@@ -88,26 +114,21 @@ class Buffered(Tracker):
             numbers = _read([value for _, _, value in waiting])
             self.send([(name, step, number) for (name, step, _), number in zip(waiting, numbers, strict=True)])
 
-    def send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
-        """Show (name, step, value) of each."""
-        raise NotImplementedError
-
-    def started(self) -> Start:
-        """What ``start`` said; ValueError before it was called."""
-        if self._begun is None:
-            raise ValueError("track: nothing can be logged before start(run_id, group, config, folder)")
-        return self._begun
+    def finish(self, status: str) -> None:
+        self.flush()
+        if self._handle is not None:
+            self.close(status)
+        self._handle = None
 
 
 def _read(values: Sequence[Tensor | float]) -> list[float]:
     """Numbers of scalars, all tensors of one device in one transfer."""
-    numbers = [0.0 if isinstance(v, Tensor) else float(v) for v in values]
-    devices = {v.device for v in values if isinstance(v, Tensor)}
-    for device in devices:
-        at = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.device == device]
-        for i, number in zip(at, torch.stack([values[i].float().reshape(()) for i in at]).tolist(), strict=True):  # type: ignore[union-attr]
-            numbers[i] = number
-    return numbers
+    numbers = {i: value for i, value in enumerate(values) if not isinstance(value, Tensor)}
+    tensors = {i: value for i, value in enumerate(values) if isinstance(value, Tensor)}
+    for device in {value.device for value in tensors.values()}:
+        here = {i: value.float().reshape(()) for i, value in tensors.items() if value.device == device}
+        numbers |= zip(here, torch.stack(list(here.values())).tolist(), strict=True)
+    return [float(numbers[i]) for i in range(len(values))]
 
 
 class Tracked(Log):

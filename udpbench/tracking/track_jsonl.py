@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from udpbench.tracking.track import Buffered
+from udpbench.tracking.track import Buffered, Start
 
 
 class Jsonl(Buffered):
@@ -18,50 +18,36 @@ class Jsonl(Buffered):
         if not path:
             raise ValueError("track jsonl: path is empty; give a file name")
         self.path = path
-        self._opened = False
 
-    def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
-        super().start(run_id, group, config, folder)
-        self._opened = False
+    def open(self, started: Start) -> Path:
+        path = started.folder / self.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _append(path, "start", run_id=started.run_id, group=started.group, config=dict(started.config))
+        return path
 
     def image(self, name: str, path: Path) -> None:
-        self._write([{"event": "image", "name": name, "path": str(path)}])
+        _append(self.opened, "image", name=name, path=str(path))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._write([{"event": "table", "name": name, "rows": [dict(row) for row in rows]}])
+        _append(self.opened, "table", name=name, rows=[dict(row) for row in rows])
 
     def bars(self, name: str, values: Mapping[str, float]) -> None:
-        self._write([{"event": "bars", "name": name, "values": dict(values)}])
+        _append(self.opened, "bars", name=name, values=dict(values))
 
     def summary(self, values: Mapping[str, float]) -> None:
         self.flush()
-        self._write([{"event": "summary", "values": dict(values)}])
-
-    def finish(self, status: str) -> None:
-        self.flush()
-        if self._opened:
-            self._write([{"event": "finish", "status": status}])
-        self._opened = False
+        _append(self.opened, "summary", values=dict(values))
 
     def send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
-        self._write(
-            [{"event": "scalar", "name": name, "step": step, "value": _json_number(v)} for name, step, v in scalars]
-        )
+        for name, step, value in scalars:
+            # JSON has no NaN: a training that diverged is shown as the text "nan" or "inf".
+            number = value if abs(value) < float("inf") else str(value)
+            _append(self.opened, "scalar", name=name, step=step, value=number)
 
-    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
-        known = self.started()
-        if not self._opened:
-            self._opened = True
-            rows = [
-                {"event": "start", "run_id": known.run_id, "group": known.group, "config": dict(known.config)},
-                *rows,
-            ]
-        path = known.folder / self.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    def close(self, status: str) -> None:
+        _append(self.opened, "finish", status=status)
 
 
-def _json_number(x: float) -> float | str:
-    """JSON has no NaN; a training that diverged is shown as the text "nan" or "inf"."""
-    return x if abs(x) < float("inf") else str(x)
+def _append(file: Path, event: str, /, **found: Any) -> None:
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps({"event": event} | found, allow_nan=False) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from udpbench.core.images import read
-from udpbench.tracking.track import Buffered
+from udpbench.tracking.track import Buffered, Start
 
 
 class Tensorboard(Buffered):
@@ -17,37 +17,31 @@ class Tensorboard(Buffered):
     def __init__(self, folder: str = "tensorboard") -> None:
         super().__init__()
         self.folder = folder
-        self._writer: Any = None
 
     def check(self) -> None:
         if find_spec("tensorboard") is None:
             raise ValueError("track tensorboard: its package is missing; pip install tensorboard")
 
+    def open(self, started: Start) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(started.folder / self.folder))
+
     def image(self, name: str, path: Path) -> None:
-        self._open().add_image(name, read(path))
+        self.opened.add_image(name, read(path))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
             lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-            self._open().add_text(name, "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
+            self.opened.add_text(name, "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
 
     def summary(self, values: Mapping[str, float]) -> None:
         self.flush()
         self.send([(name, 0, value) for name, value in values.items()])
 
-    def finish(self, status: str) -> None:
-        self.flush()
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
-
     def send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
         for name, step, value in scalars:
-            self._open().add_scalar(name, value, step)
+            self.opened.add_scalar(name, value, step)
 
-    def _open(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.started().folder / self.folder))
-        return self._writer
+    def close(self, status: str) -> None:
+        self.opened.close()

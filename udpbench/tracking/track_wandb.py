@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udpbench.tracking.track import Buffered
+from udpbench.tracking.track import Buffered, Start
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run as WandbRun
@@ -28,7 +28,6 @@ class Wandb(Buffered):
         if not project:
             raise ValueError("track wandb: project is empty; give it a name")
         self.mode, self.project = mode, project
-        self._run: WandbRun | None = None
         self._axes: set[str] = set()
 
     def check(self) -> None:
@@ -44,62 +43,56 @@ class Wandb(Buffered):
         if not known:
             raise ValueError(f"track wandb: no API key for mode online; run `wandb login`, or {instead}")
 
-    def image(self, name: str, path: Path) -> None:
-        run = self._open()
+    def open(self, started: Start) -> WandbRun:
         import wandb
 
-        run.log({name: wandb.Image(str(path))})
+        started.folder.mkdir(parents=True, exist_ok=True)
+        # Its own run whatever a notebook around us has open; stdout stays ours.
+        settings = wandb.Settings(reinit="create_new", console="off", silent=True, save_code=False)
+        self._axes = set()
+        return wandb.init(
+            project=self.project,
+            id=started.run_id,
+            resume="allow",
+            group=started.group,
+            config=dict(started.config),
+            dir=str(started.folder),
+            mode=self.mode,  # type: ignore[arg-type]
+            settings=settings,
+        )
+
+    def image(self, name: str, path: Path) -> None:
+        import wandb
+
+        self.opened.log({name: wandb.Image(str(path))})
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
-            run = self._open()
-            import wandb
-
-            columns: list[str | int] = list(rows[0])
-            run.log({name: wandb.Table(columns=columns, data=[[row[str(c)] for c in columns] for row in rows])})
+            self.opened.log({name: _table(list(rows[0]), [list(row.values()) for row in rows])})
 
     def bars(self, name: str, values: Mapping[str, float]) -> None:
-        run = self._open()
         import wandb
 
-        rows = wandb.Table(columns=["arm", name], data=[[label, value] for label, value in values.items()])
-        run.log({name: wandb.plot.bar(rows, "arm", name, title=name)})
+        rows = _table(["arm", name], [list(row) for row in values.items()])
+        self.opened.log({name: wandb.plot.bar(rows, "arm", name, title=name)})
 
     def summary(self, values: Mapping[str, float]) -> None:
         self.flush()
-        self._open().summary.update(dict(values))
-
-    def finish(self, status: str) -> None:
-        self.flush()
-        run, self._run, self._axes = self._run, None, set()
-        if run is not None:
-            run.finish(exit_code=0 if status == "ok" else 1)
+        self.opened.summary.update(dict(values))
 
     def send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
-        run = self._open()
         for name, step, value in scalars:
             axis = f"{name.rpartition('/')[0] or name}/step"
             if name not in self._axes:  # trainings of one cell count from 0 each, wandb's own step only grows
                 self._axes.add(name)
-                run.define_metric(name, step_metric=axis)
-            run.log({name: value, axis: step})
+                self.opened.define_metric(name, step_metric=axis)
+            self.opened.log({name: value, axis: step})
 
-    def _open(self) -> WandbRun:
-        if self._run is None:
-            known = self.started()
-            import wandb
+    def close(self, status: str) -> None:
+        self.opened.finish(exit_code=0 if status == "ok" else 1)
 
-            known.folder.mkdir(parents=True, exist_ok=True)
-            # Its own run whatever a notebook around us has open; stdout stays ours.
-            settings = wandb.Settings(reinit="create_new", console="off", silent=True, save_code=False)
-            self._run = wandb.init(
-                project=self.project,
-                id=known.run_id,
-                resume="allow",
-                group=known.group,
-                config=dict(known.config),
-                dir=str(known.folder),
-                mode=self.mode,  # type: ignore[arg-type]
-                settings=settings,
-            )
-        return self._run
+
+def _table(columns: list[str | int], rows: list[list[Any]]) -> Any:
+    import wandb
+
+    return wandb.Table(columns=columns, data=rows)
