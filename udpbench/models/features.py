@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from udpbench.core import images
 from udpbench.core.digest import files_digest
 from udpbench.core.images import smooth
-from udpbench.interfaces import Run
+from udpbench.interfaces import Features, Run
 from udpbench.models.efficientnet import load, weights_path
 from udpbench.models.weights import weights_file
 
@@ -36,7 +36,7 @@ _memo: OrderedDict[tuple[str, int, Extractor, str], Tensor] = OrderedDict()
 
 
 @dataclass(frozen=True)
-class Extractor:
+class Extractor(Features):
     """A feature network and the treatment of the pictures before it."""
 
     name: ClassVar[str]
