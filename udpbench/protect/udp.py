@@ -80,7 +80,9 @@ class UDP(Protection):
         counts = {"rounds": self.rounds, "image_steps": self.image_steps, "samples": self.samples}
         check_numbers("udp", least=1, batch=self.batch, **counts)
         check_numbers("udp", least=0, model_steps=self.model_steps)
-        self.training = FitSettings(self.model_steps, self.lr, weight_decay=self.weight_decay, dtype=self.dtype)
+        self.training = FitSettings(
+            steps=self.model_steps, lr=self.lr, weight_decay=self.weight_decay, dtype=self.dtype
+        )
 
     @property
     def label(self) -> str:

@@ -208,7 +208,7 @@ def _protect_seconds(row: Row) -> Collection[float]:
 def board_frame(found: Sequence[Board]) -> DataFrame:
     """Every number behind the leaderboards, all metrics, unrounded."""
     rows = []
-    for board, row in ((board, row) for board in found for row in board.rows):
+    for board, row in ((one, row) for one in found for row in one.rows):
         head = {"label": board.label, **board.names, "protect": row.protect, "attack": row.attack}
         for metric, s in row.summaries.items():
             better = board.metrics[metric]["better_protected"]
