@@ -95,8 +95,8 @@ def _tile(x: Tensor) -> Image.Image:
     picture = to_pil(x.expand(3, -1, -1))
     picture.thumbnail((MOST, MOST))
     longest = max(picture.size)
-    scale = math.ceil(LEAST / longest)
+    scale: float = math.ceil(LEAST / longest)
     if scale * longest > MOST:
         scale = LEAST / longest
-    size = (max(1, round(scale * side)) for side in picture.size)
-    return picture.resize(tuple(size), Image.Resampling.NEAREST)
+    width, height = (max(1, round(scale * side)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.NEAREST)
