@@ -85,17 +85,14 @@ def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
     said = {}
     for paths in grouped(files, condition).values():
         settings = {path: _settings(files[path], part) for path in paths}
-        keys = set().union(*settings.values())
-        values = {key: {json.dumps(mine.get(key)) for mine in settings.values() if _has(mine, key)} for key in keys}
-        differing = sorted(key for key in keys if len(values[key]) > 1)
+        keys = sorted(set().union(*settings.values()))
+        unset = {key: None for key in keys if key[0] != "metrics"}  # a metric that is not there is no other setting
+        settings = {path: unset | mine for path, mine in settings.items()}
+        values = {key: {json.dumps(mine[key]) for mine in settings.values() if key in mine} for key in keys}
+        differing = [key for key in keys if len(values[key]) > 1]
         for path, mine in settings.items() if differing else ():
-            said[path] = ", ".join(f"{'.'.join(key)}={mine.get(key)}" for key in differing if _has(mine, key))
+            said[path] = ", ".join(f"{'.'.join(key)}={mine[key]}" for key in differing if key in mine)
     return said
-
-
-def _has(settings: _Settings, key: tuple[str, ...]) -> bool:
-    """A setting that is not there is null; a metric that is not there is none."""
-    return key in settings or key[0] != "metrics"
 
 
 def _settings(record: Record, part: str) -> _Settings:
