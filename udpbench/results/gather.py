@@ -115,8 +115,8 @@ def _read_scores(store: Store, stage: Stage) -> dict[str, float]:
 
 
 def _cost(store: Store, stage: Stage, computed: Collection[str]) -> record.Stage:
-    costs: Any = {name: store.facts(stage)[name] for name in ("seconds", "peak_mb", "device", "commit")}
-    return {"name": str(stage), "key": stage.key, "cached": stage.key not in computed, **costs}  # type: ignore[typeddict-item]
+    found: Any = {"name": str(stage), "key": stage.key, "cached": stage.key not in computed}
+    return found | {name: store.facts(stage)[name] for name in ("seconds", "peak_mb", "device", "commit")}
 
 
 def _counts(graph: Graph, store: Store) -> dict[str, int]:

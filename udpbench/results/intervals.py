@@ -18,6 +18,7 @@ Key = tuple[str, int]  # (subject, seed)
 NOT_ATTACKED = "n/a: not attacked"
 RESAMPLES = 2000
 LEVEL = 0.95
+_Of = Callable[..., Any]  # a function of columns
 FEW = 6  # below this many subjects a t interval, from here on a bootstrap
 
 
@@ -115,12 +116,7 @@ def recovery(
 
 
 def _interval(
-    rows: np.ndarray,
-    keys: Sequence[Key],
-    statistic: Callable[..., Any],
-    errors: Callable[..., np.ndarray],
-    rng: np.random.Generator,
-    resamples: int,
+    rows: np.ndarray, keys: Sequence[Key], statistic: _Of, errors: _Of, rng: np.random.Generator, resamples: int
 ) -> Interval:
     """A statistic of the means of columns; ``rows`` (V, C): of the victims ``keys``, sorted.
 
@@ -142,7 +138,7 @@ def _interval(
     return Interval(mean, mean - half, mean + half, *counts, "t")
 
 
-def _at_means(statistic: Callable[..., Any], rows: np.ndarray) -> float:
+def _at_means(statistic: _Of, rows: np.ndarray) -> float:
     return float(statistic(*(column.mean() for column in rows.T)))
 
 

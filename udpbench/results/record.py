@@ -131,15 +131,16 @@ def long_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for record in records:
-        budget = record["facts"]["budget"] or {"kind": None, "eps": None}
-        names = {"label": record["label"], "status": record["status"], **record["cell"]}
-        names |= {"budget_kind": budget["kind"], "eps": budget["eps"]}
-        names |= {name: record["facts"][name] for name in ("preset", "protected_fraction")}  # type: ignore[literal-required]
+        facts = record["facts"]
+        budget = facts["budget"] or {"kind": None, "eps": None}
+        names = {**record["cell"], "label": record["label"], "status": record["status"]}
+        names |= {"budget_kind": budget["kind"], "eps": budget["eps"], "preset": facts["preset"]}
+        names["protected_fraction"] = facts["protected_fraction"]
         for arm in (arm for arm in ARMS if arm in record["arms"]):
             part = record["arms"][arm]
-            found = {name: dict(score) for name, score in sorted(part["metrics"].items())}
-            found |= {name: {"reason": reason} for name, reason in sorted(part["absent"].items())}
-            for name, score in found.items():
+            found: list[tuple[str, Any]] = sorted(part["metrics"].items())
+            found += [(name, {"reason": reason}) for name, reason in sorted(part["absent"].items())]
+            for name, score in found:
                 known = {**names, "arm": arm, "metric": name, **score}
                 rows.append({column: known.get(column) for column in LONG})
     return rows

@@ -8,16 +8,10 @@ from typing import Any
 
 DIRECTIONS = {"higher": "up", "lower": "down"}
 NAMES = {
-    "untuned": "pretrained",
-    "ceiling": "upper_bound",
-    "cloak": "perturbation",
-    "attacker": "purifier",
-    "protected_share": "protected_fraction",
-    "recipe": "key",
-    "owner_wants": "better_protected",
-    "step_levels": "step_size",
-    "draws": "samples",
-}
+    "untuned": "pretrained", "ceiling": "upper_bound", "cloak": "perturbation", "attacker": "purifier",
+    "protected_share": "protected_fraction", "recipe": "key", "owner_wants": "better_protected",
+    "step_levels": "step_size", "draws": "samples",
+}  # fmt: skip
 BY_CLASS = {
     "Linf": {"levels": "eps"},
     "RMS": {"levels": "eps"},

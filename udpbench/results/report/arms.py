@@ -73,8 +73,7 @@ def arm_means(board: Board) -> Section:
 
 def _spread(found: DataFrame, columns: Mapping[str, str]) -> DataFrame:
     """Arms by metrics: mean ± standard deviation over victims; ``columns``: metric -> header."""
-    by_arm = found.groupby("name", sort=False)
-    victims = by_arm.apply(lambda part: str(len(part[["subject", "seed"]].drop_duplicates())))
+    victims = found.drop_duplicates(["name", "subject", "seed"]).groupby("name", sort=False).size().astype(str)
     cells = found.dropna(subset="value").groupby(["name", "metric"])["value"].agg(spread_text).unstack()
     cells = cells.reindex(index=victims.index, columns=list(columns)).rename(columns=columns).fillna("-")
     cells.insert(0, "victims", victims)

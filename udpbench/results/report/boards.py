@@ -205,10 +205,10 @@ def _protect_seconds(row: Row) -> Collection[float]:
     return {stage["key"]: stage["seconds"] for stage in (*reversed(stages), *computed)}.values()
 
 
-def board_frame(found: Sequence[Board]) -> DataFrame:
+def board_frame(boards: Sequence[Board]) -> DataFrame:
     """Every number behind the leaderboards, all metrics, unrounded."""
     rows = []
-    for board, row in ((one, row) for one in found for row in one.rows):
+    for board, row in [(every, row) for every in boards for row in every.rows]:
         head = {"label": board.label, **board.names, "protect": row.protect, "attack": row.attack}
         for metric, s in row.summaries.items():
             better = board.metrics[metric]["better_protected"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from udpbench.results.words import budget_text
 _MODELS = ("surrogate", "victim", "purifier")
 _PARTS = ("protect", "attack", "task", "data", "budget", *_MODELS)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
+_Settings = dict[tuple[str, ...], Any]  # path of a setting -> its value
 
 
 @dataclass(frozen=True)
@@ -70,25 +70,32 @@ def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
     """
     named = dict(files)
     for part in _PARTS:
-        for alike in grouped(files, partial(_condition, files, part)).values():
-            settings = {path: _settings(files[path], part) for path in alike}
-            differing = []
-            for key in sorted(set().union(*settings.values())):
-                having = [mine for mine in settings.values() if key in mine or key[0] != "metrics"]
-                if len({json.dumps(mine.get(key)) for mine in having}) > 1:
-                    differing.append(key)
-            for path, mine in settings.items() if differing else ():
-                said = (f"{'.'.join(key)}={mine.get(key)}" for key in differing if key in mine or key[0] != "metrics")
-                named[path] = _renamed(named[path], part, ", ".join(said))
+        for path, said in _variants(files, part).items():
+            named[path] = _renamed(named[path], part, said)
     return named
 
 
-def _condition(files: Mapping[Path, Record], part: str, path: Path) -> tuple[str, ...]:
-    cell: Mapping[str, Any] = files[path]["cell"]
-    return files[path]["label"], cell["data"], cell["task"], cell[part]
+def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
+    """The settings of a part that tell cells apart in which it has the same name."""
+
+    def condition(path: Path) -> tuple[str, ...]:
+        cell: Mapping[str, Any] = files[path]["cell"]
+        return files[path]["label"], cell["data"], cell["task"], cell[part]
+
+    said = {}
+    for paths in grouped(files, condition).values():
+        settings = {path: _settings(files[path], part) for path in paths}
+        keys = sorted(set().union(*settings.values()))
+        unset = {key: None for key in keys if key[0] != "metrics"}  # a metric that is not there is no other setting
+        settings = {path: unset | mine for path, mine in settings.items()}
+        values = {key: {json.dumps(mine[key]) for mine in settings.values() if key in mine} for key in keys}
+        differing = [key for key in keys if len(values[key]) > 1]
+        for path, mine in settings.items() if differing else ():
+            said[path] = ", ".join(f"{'.'.join(key)}={mine[key]}" for key in differing if key in mine)
+    return said
 
 
-def _settings(record: Record, part: str) -> dict[tuple[str, ...], Any]:
+def _settings(record: Record, part: str) -> _Settings:
     """Path of a setting -> its value, of those of a part that make its condition another one; the task's with those of
     what it is measured by and compared with."""
     config = record["config"]
@@ -106,7 +113,7 @@ def _settings(record: Record, part: str) -> dict[tuple[str, ...], Any]:
     return _flat(found)
 
 
-def _flat(value: Any, *at: str) -> dict[tuple[str, ...], Any]:
+def _flat(value: Any, *at: str) -> _Settings:
     if isinstance(value, Mapping):
         return {k: v for name, inner in value.items() for k, v in _flat(inner, *at, str(name)).items()}
     if at[-1:] == ("_target_",) and value.split(".")[0] == "udpbench":

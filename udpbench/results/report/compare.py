@@ -136,11 +136,8 @@ def transfer(boards: Sequence[Board]) -> list[Section]:
     against a thief with another; none where there is but one surrogate and one victim."""
     protected = [board for board in boards if any("protected" in record["arms"] for record in board.records)]
     groups = grouped(protected, lambda b: (b.label, *(x for x in b.names.items() if x[0] not in _MODELS)))
-    return [
-        _transfer(group)
-        for group in groups.values()
-        if len({(b.names["surrogate"], b.names["victim"]) for b in group}) > 1
-    ]
+    models = [{(board.names["surrogate"], board.names["victim"]) for board in group} for group in groups.values()]
+    return [_transfer(group) for group, pairs in zip(groups.values(), models) if len(pairs) > 1]
 
 
 def _transfer(group: Sequence[Board]) -> Section:

@@ -35,11 +35,11 @@ def _effects(board: Board, metric: str) -> bytes:
     axes.axvline(0, color="0.5", linewidth=0.8)
     for y, row in enumerate(rows):
         summary = row.summaries[metric]
-        for interval, up, style, colour in ((summary.effect, 0.1, "o", "C0"), (summary.residual, -0.1, "x", "C3")):
-            if interval is not None:
-                axes.plot(interval.mean, y + up, style, color=colour, markersize=5)
-            if interval is not None and interval.low is not None and interval.high is not None:
-                axes.plot([interval.low, interval.high], [y + up] * 2, color=colour, linewidth=1.4)
+        for found, up, style, colour in ((summary.effect, 0.1, "o", "C0"), (summary.residual, -0.1, "x", "C3")):
+            if found is not None:
+                axes.plot(found.mean, y + up, style, color=colour, markersize=5)
+            if found is not None and found.low is not None and found.high is not None:
+                axes.hlines(y + up, found.low, found.high, color=colour, linewidth=1.4)
     names = [row.protect if row.control else f"{row.protect} / {row.attack}" for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_xlabel(f"{metric}, difference to clean (+: better protected)", fontsize=8)

@@ -14,7 +14,7 @@ from pandas import DataFrame
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "†": r"\textdagger{}",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "†": r"\textdagger{}", "->": r"$\to$",
 }  # fmt: skip
 
 
@@ -67,8 +67,7 @@ def headers(made: DataFrame) -> list[str]:
 
 def latex_text(text: str) -> str:
     """Plain text with LaTeX's special characters escaped."""
-    parts = _line(text).split("->")
-    return r"$\to$".join("".join(_LATEX.get(c, c) for c in part) for part in parts)
+    return re.sub("->|.", lambda found: _LATEX.get(found[0], found[0]), _line(text))
 
 
 @cache

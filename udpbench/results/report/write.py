@@ -32,9 +32,8 @@ def write_report(folders: Sequence[Path], out: Path, title: str | None = None, p
     chosen = choose(read_files(*folders))
     found, every = boards(chosen.ok), [*chosen.ok, *chosen.failed.values()]
     sections = list(_sections(chosen, found, plots))
-    texts = {
-        name: render(name, title or _title(every), sections) for name in ("report.md", "report.html", "report.tex")
-    }
+    title = title or _title(every)
+    texts = {name: render(name, title, sections) for name in ("report.md", "report.html", "report.tex")}
     long = DataFrame(long_rows(every), columns=list(LONG), dtype=object)
     for name, made in (("records.csv", long), ("leaderboard.csv", board_frame(found))):
         texts[name] = made.to_csv(index=False, lineterminator="\n")
