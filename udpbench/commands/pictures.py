@@ -121,7 +121,10 @@ def _finished_stage(cell: Cell, cfg: DictConfig, files: Sequence[Path], method: 
         cfg.data.path = str(_folder_of(files, scratch))
         cell = replace(cell, data=make_part(cfg.data, "folder", Dataset))
     graph = Graph(cell)
-    made = graph.protected if method == "protect" else stages.attack_stage(cell, graph.data, cell.attack)
+    if method == "protect":
+        made = graph.protected
+    else:
+        made = replace(stages.attack_stage(cell, graph.data, cell.attack), title=cell.attack.name)
     codecs = CODECS[method]
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
