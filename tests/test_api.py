@@ -82,6 +82,8 @@ def test_what_is_wrong_is_one_error_with_all_lines(local):
         udpbench.protect("nowhere", None, *local, protect="noise")
     with pytest.raises(ConfigError, match="unknown psnrr"):
         udpbench.score([torch.zeros(3, 16, 16)], [torch.zeros(3, 16, 16)], ["psnrr"])
+    with pytest.raises(ConfigError, match="the list is empty"):
+        udpbench.purify([], None, *local)
     with pytest.raises(ConfigError, match="3 x height x width"):
         udpbench.protect([torch.zeros(16, 16)], None, *local, protect="noise")
 

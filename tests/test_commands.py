@@ -52,6 +52,24 @@ def test_a_word_that_is_no_command_gives_the_commands(monkeypatch, capsys):
     assert all(f"\n  {command} " in said for command in entry.COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "told"),
+    [
+        ("protect", ["in"], "error: the following arguments are required: OUT; python -m udpbench protect --help"),
+        ("score", [], "error: the following arguments are required: GOT, REF; python -m udpbench score --help"),
+        ("plan", ["--foo"], "error: unrecognized arguments: --foo; python -m udpbench plan --help"),
+        ("bench", ["--loops", "foo"], "error: argument --loops: invalid choice: 'foo'"),
+    ],
+)
+def test_words_that_a_command_does_not_take_are_one_error_line(command, words, told, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["udpbench", command, *words])
+    with pytest.raises(SystemExit) as end:
+        entry.main()
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(told)
+
+
 def test_ctrl_c_is_status_130_without_a_traceback(monkeypatch, capsys, tmp_path):
     def pressed(*_):
         raise KeyboardInterrupt
@@ -175,12 +193,12 @@ def test_folders_of_other_names_are_no_pairs(folders):
 
 
 def test_the_table_the_file_and_the_status(folders, tmp_path, capsys):
-    words = [*map(str, folders), "--metrics", "psnr,edit_ssim", "--json", str(tmp_path / "found.json")]
+    words = [*map(str, folders), "--metrics", "psnr,edit_ssim", "--json", str(tmp_path / "new" / "found.json")]
     assert score.main(words) == 1, "one of those named is absent"
     shown = capsys.readouterr().out
     assert "psnr" in shown
     assert "absent: edit_ssim: compares edits with a clean arm's: only in a cell" in shown
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = json.loads((tmp_path / "new" / "found.json").read_text())
     assert list(found["scores"]) == ["psnr"]
     assert score.main([*map(str, folders), "--metrics", "psnr"]) == 0
 
@@ -244,6 +262,9 @@ def test_what_keeps_a_cell_from_running_is_told(examined, monkeypatch):
     assert status == 1
     assert "this cell cannot run:" in shown
     assert "model local: no folder '/no/such/folder'" in shown.split("cannot run:")[1]
+    status, shown = examined("model@victim=sd15", "task=dreambooth_sd")
+    assert status == 1
+    assert "model sd15: missing; `hf download" in shown.split("cannot run:")[1]
     monkeypatch.setattr(doctor, "TRIES_LOCK", "")  # a second process that gets the lock
     status, shown = examined()
     assert status == 1

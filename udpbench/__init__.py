@@ -7,11 +7,12 @@ keywords (``protect="eudp", seed=1``). Pictures are paths of folders, or lists o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,9 +21,23 @@ if TYPE_CHECKING:
 
 __all__ = ["load_records", "protect", "purify", "run", "score"]
 
-T = TypeVar("T")
+
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    """What is wrong in words of the command line is a ConfigError."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from udpbench.commands.common import lines_of
+    from udpbench.core.errors import ConfigError
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError("\n".join(lines_of(error))) from error
 
 
+@_config_errors()
 def run(*overrides: str, **choices: Any) -> Record:
     """Run one cell and return its record, which is written as by the command line, too.
 
@@ -35,17 +50,15 @@ def run(*overrides: str, **choices: Any) -> Record:
     from udpbench.commands.run import execute
     from udpbench.tracking.console import Console
 
-    def work() -> Record:
-        cfg = composed(_overrides(overrides, choices))
-        ready = prepare(cfg, Console())
-        ready.tracker.check()
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return execute(ready, cfg, group="python", shown=False)
-
-    return _as_config_errors(work)
+    cfg = composed(_overrides(overrides, choices))
+    ready = prepare(cfg, Console())
+    ready.tracker.check()
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return execute(ready, cfg, group="python", shown=False)
 
 
+@_config_errors()
 def protect(
     source: str | Path | Sequence[Tensor],
     out: str | Path | None = None,
@@ -63,6 +76,7 @@ def protect(
     return _change("protect", source, out, overrides, prompt, choices)
 
 
+@_config_errors()
 def purify(
     source: str | Path | Sequence[Tensor],
     out: str | Path | None = None,
@@ -74,6 +88,7 @@ def purify(
     return _change("attack", source, out, overrides, prompt, choices)
 
 
+@_config_errors()
 def score(
     got: str | Path | Sequence[Tensor], ref: str | Path | Sequence[Tensor], metrics: Sequence[str] | None = None
 ) -> dict[str, Any]:
@@ -90,7 +105,7 @@ def score(
 
     with TemporaryDirectory() as scratch:
         ours, theirs = _folder(got, Path(scratch) / "got"), _folder(ref, Path(scratch) / "ref")
-        return _as_config_errors(lambda: scores(ours, theirs, metrics, Console()))
+        return scores(ours, theirs, metrics, Console())
 
 
 def load_records(*folders: str | Path) -> list[Record]:
@@ -120,8 +135,7 @@ def _change(
     with TemporaryDirectory() as scratch:
         folder = _folder(source, Path(scratch) / "pictures")
         target = Path(scratch) / "out" if out is None else Path(out)
-        words = _overrides(overrides, choices)
-        _as_config_errors(lambda: change(folder, target, method, words, prompt, log=Console()))
+        change(folder, target, method, _overrides(overrides, choices), prompt, log=Console())
         return list(read_folder(target).values()) if out is None else target
 
 
@@ -131,7 +145,9 @@ def _folder(pictures: str | Path | Sequence[Tensor], scratch: Path) -> Path:
         return Path(pictures)
     from udpbench.core.folders import numbered, write_pictures
 
-    _as_config_errors(lambda: write_pictures(scratch, numbered(pictures)))
+    if not len(pictures):
+        raise ValueError("images: the list is empty; give at least one picture")
+    write_pictures(scratch, numbered(pictures))
     return scratch
 
 
@@ -151,20 +167,6 @@ def _word(value: Any) -> str:
         quoted = str(value).replace("'", "\\'")
         return f"'{quoted}'"
     return str(value)
-
-
-def _as_config_errors(work: Callable[[], T]) -> T:
-    """What ``work`` returns; what is wrong in words of the command line is a ConfigError."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from udpbench.commands.common import lines_of
-    from udpbench.core.errors import ConfigError
-
-    try:
-        return work()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError("\n".join(lines_of(error))) from error
 
 
 class _Protections(ModuleType):

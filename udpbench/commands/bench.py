@@ -48,8 +48,7 @@ def _bench(loops: Sequence[str], repeats: int, out: Path) -> None:
             for name in loops:
                 row = compare(name, model.to(device), run, n, steps, repeats)
                 rows.append(row)
-                speed = next(v for k, v in row.items() if k.endswith("_per_second"))
-                what = next(k for k in row if k.endswith("_per_second")).replace("_", " ")
+                what, speed = next((k.replace("_", " "), v) for k, v in row.items() if k.endswith("_per_second"))
                 print(f"{model.name:10} {name:10} {speed:9.2f} {what}, {row['ratio']:.2f} x the plain loop", flush=True)  # noqa: T201
     write_json(out, {"rows": rows, "provenance": provenance(device)})
 

@@ -10,7 +10,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,12 @@ from torch import Tensor
 
 from udpbench.attack.impress import Impress
 from udpbench.core.budget import Linf
-from udpbench.core.images import write_metadata, write_png
+from udpbench.core.folders import numbered, write_pictures
+from udpbench.core.images import list_images, read, resize
 from udpbench.interfaces import Owner, Run, Thief
 from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.perceptual import PerceptualLite1
 from udpbench.models.sample import make_solver, sample
 from udpbench.protect.udp import EUDP
 from udpbench.task.dreambooth import DreamBooth
@@ -36,6 +37,13 @@ def pictures(n: int, size: int) -> Tensor:
     """``n`` smooth random pictures, NCHW [0,1]."""
     noise = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     return F.interpolate(noise, (size, size), mode="bicubic").clamp(0, 1)
+
+
+def noise_loss(model: LatentDiffusion, unet: Any, z: Tensor, hidden: Tensor) -> Tensor:
+    """The denoising loss of latents at random times."""
+    t, noise = torch.randint(1000, (len(z),), device=z.device), torch.randn_like(z)
+    noisy = model.pipe.scheduler.add_noise(z, noise, t)
+    return F.mse_loss(unet(noisy.to(unet.dtype), t, hidden.to(unet.dtype)).sample.float(), noise)
 
 
 def perturb(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
@@ -52,11 +60,7 @@ def perturb(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop,
             y = y.detach().requires_grad_(True)
             z = model.pipe.vae.encode((y * 2 - 1).to(model.pipe.vae.dtype)).latent_dist.mean.float()
             z = (z * model.pipe.vae.config.scaling_factor).repeat_interleave(2, 0)
-            t = torch.randint(1000, (2 * n,), device=run.device)
-            noise = torch.randn_like(z)
-            noisy = model.pipe.scheduler.add_noise(z, noise, t)
-            loss = F.mse_loss(unet(noisy.to(unet.dtype), t, hidden.to(unet.dtype)).sample.float(), noise)
-            (gradient,) = torch.autograd.grad(loss, y)
+            (gradient,) = torch.autograd.grad(noise_loss(model, unet, z, hidden), y)
             y = (y + gradient.sign() / 255).clamp(clean - 8 / 255, clean + 8 / 255).clamp(0, 1)
         return y
 
@@ -65,8 +69,6 @@ def perturb(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop,
 
 def impress(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
     """``steps`` iterations of IMPRESS on ``n`` pictures."""
-    from udpbench.models.perceptual import PerceptualLite1
-
     x, names = pictures(n, model.size), [f"{i}" for i in range(n)]
     method = Impress(iterations=steps, lr=0.01, alpha=0.1, distance_budget=0.1, start_noise=0.05, perceptual="lite1")
     distance = PerceptualLite1().to(run.device).eval().requires_grad_(False)
@@ -97,10 +99,7 @@ def dreambooth(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Lo
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "train"
-            source.mkdir()
-            for i, picture in enumerate(x):
-                write_png(source / f"{i}.png", picture)
-            write_metadata(source, {f"{i}.png": {"text": PROMPT} for i in range(n)})
+            write_pictures(source, numbered(x), [PROMPT] * n)
             task.train(source, Path(folder) / "out", model, run, Thief())
 
     def plain() -> None:
@@ -109,10 +108,8 @@ def dreambooth(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Lo
         with torch.no_grad():
             z, hidden = model.encode(x.to(run.device)), model.embed([PROMPT] * n).hidden.float()
         for _ in range(steps):
-            t, noise = torch.randint(1000, (n,), device=run.device), torch.randn_like(z)
-            loss = F.mse_loss(unet(model.pipe.scheduler.add_noise(z, noise, t), t, hidden).sample, noise)
             adam.zero_grad()
-            loss.backward()
+            noise_loss(model, unet, z, hidden).backward()
             torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
             adam.step()
         with tempfile.TemporaryDirectory() as folder:
@@ -137,20 +134,15 @@ def generate(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
 
 def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
     """EfficientNet-Lite0 features of ``n`` pictures on disk, loading the network included in ours."""
-    from udpbench.core.images import list_images, read, resize
-
     keep = tempfile.TemporaryDirectory()
     extractor = EfficientNetLite0(size=64)
     source = [Path(keep.name) / "pictures"]
-    source[0].mkdir()
-    for i, picture in enumerate(pictures(n, model.size)):
-        write_png(source[0] / f"{i:04d}.png", picture)
+    write_pictures(source[0], numbered(pictures(n, model.size)))
     network = extractor.network(run.device)
-    turn = iter(range(1_000_000))
 
     def ours() -> Tensor:
         # A new name each time: features of a finished folder are remembered.
-        source.append(source[-1].rename(Path(keep.name) / f"pictures-{next(turn)}"))
+        source.append(source[-1].rename(Path(keep.name) / f"pictures-{len(source)}"))
         return extractor.of(source[-1], run)
 
     def plain() -> Tensor:
@@ -161,31 +153,12 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
     return ours, plain
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A hot loop: ``make(model, run, n, steps)`` gives ours and the plain one.
-
-    ``unit``: what its speed counts, steps or pictures. ``n``: pictures, if not as many as a model's batch.
-    """
-
-    make: Callable[[LatentDiffusion, Run, int, int], tuple[Loop, Loop]]
-    unit: str = "steps"
-    n: int | None = None
-
-
-LOOPS = {
-    "perturb": Bench(perturb),
-    "impress": Bench(impress),
-    "dreambooth": Bench(dreambooth),
-    "generate": Bench(generate, "pictures"),
-    "features": Bench(features, "pictures", n=200),  # those of an arm
-}
+LOOPS = {loop.__name__: loop for loop in (perturb, impress, dreambooth, generate, features)}
+OF_PICTURES = ("generate", "features")  # whose speed counts pictures; that of the others counts steps
 
 
 def timed(loop: Loop, device: torch.device) -> float:
-    """Seconds of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Seconds of one call; the device has nothing to do before and after it."""
     start = time.perf_counter()
     loop()
     if device.type == "cuda":
@@ -195,18 +168,11 @@ def timed(loop: Loop, device: torch.device) -> float:
 
 def compare(name: str, model: LatentDiffusion, run: Run, n: int, steps: int, repeats: int) -> dict[str, Any]:
     """Time one loop and its plain form in turns."""
-    bench = LOOPS[name]
-    n = bench.n or n
-    ours, plain = bench.make(model, run, n, steps)
+    n = 200 if name == "features" else n  # the pictures of an arm
+    ours, plain = LOOPS[name](model, run, n, steps)
     timed(ours, run.device), timed(plain, run.device)  # warm-up
     pairs = [(timed(ours, run.device), timed(plain, run.device)) for _ in range(repeats)]
     a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
-    done = n if bench.unit == "pictures" else steps
-    return {
-        "loop": name,
-        "model": model.name,
-        "batch": n,
-        f"{bench.unit}_per_second": done / a,
-        f"plain_{bench.unit}_per_second": done / b,
-        "ratio": b / a,
-    }
+    unit, done = ("pictures", n) if name in OF_PICTURES else ("steps", steps)
+    speeds = {f"{unit}_per_second": done / a, f"plain_{unit}_per_second": done / b}
+    return {"loop": name, "model": model.name, "batch": n, **speeds, "ratio": b / a}

@@ -14,20 +14,26 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+from torch import Tensor
 
-from udpbench.commands.common import RESUME, Parser, composed, open_store, show, table, told
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageFile import ImageFile
-    from torch import Tensor
-
-    from udpbench.benchmark.cell import Cell, Part
-    from udpbench.benchmark.store import Stage
-    from udpbench.interfaces import Log, Run
+from udpbench.benchmark import stages
+from udpbench.benchmark.build import build, make_part
+from udpbench.benchmark.cell import Cell, Part
+from udpbench.benchmark.check import check_alone
+from udpbench.benchmark.graph import Graph
+from udpbench.benchmark.store import Stage
+from udpbench.commands.common import composed, open_store, show, table
+from udpbench.core.atomic import atomic_write
+from udpbench.core.digest import files_digest
+from udpbench.core.errors import ConfigError
+from udpbench.core.images import METADATA, from_pil, read, read_metadata, to_pil, write_metadata
+from udpbench.core.visibility import survival, visibility
+from udpbench.interfaces import Dataset, Log, Run, Titled
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "quality": 100}}
 CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  # what websites do to pictures
@@ -35,23 +41,6 @@ FACTS = "pictures.json"  # file name -> how visible the change is, what of it su
 SHOWN = 40  # rows of the table
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
 Rows = Mapping[str, Mapping[str, Any]]
-
-
-def command(method: str, arguments: Sequence[str] | None, description: str) -> None:
-    """The command line of ``method`` (protect | attack)."""
-    word, done = {"protect": ("protect", "protected"), "attack": ("purify", "purified")}[method]
-    parser = Parser(word, description, "python -m udpbench list shows the options.")
-    parser.add_argument("source", type=Path, metavar="IN", help="folder with pictures of any format and size")
-    parser.add_argument("target", type=Path, metavar="OUT", help="folder for the finished pictures")
-    parser.add_argument("--prompt", default="a photo", help="what the pictures show, for methods that read prompts")
-    parser.add_argument("--format", choices=list(FORMATS), default="png", help="of the finished pictures (lossless)")
-    parser.takes_overrides("as for a cell, e.g. model=sd15 seed=1")
-    args = parser.parse_intermixed_args(arguments)
-    with told(RESUME):
-        from udpbench.tracking.console import Console
-
-        rows, title = change(args.source, args.target, method, args.overrides, args.prompt, args.format, Console())
-        _show(rows, title, f"{len(rows)} {done} pictures in {args.target}. Changes are in 1/255.")
 
 
 def change(
@@ -68,8 +57,6 @@ def change(
     Returns what is known of each finished picture, and what was done in words. Raises HydraException or ValueError for
     what is wrong, before any work.
     """
-    from udpbench.interfaces import Titled
-
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if target.resolve() == source.resolve():
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
@@ -84,11 +71,9 @@ def change(
         files = cell.data.thing.files()
         coupled, said = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
-        stages = [
-            _finished_stage(cell, cfg, unit, method, form, Path(scratch) / str(i)) for i, unit in enumerate(units)
-        ]
-        _say_plan(said, part.name, len(files), coupled, sum(not store.finished(stage) for stage in stages))
-        for unit, stage in zip(units, stages, strict=True):
+        work = [_finished_stage(cell, cfg, unit, method, form, Path(scratch) / str(i)) for i, unit in enumerate(units)]
+        _say_plan(said, part.name, len(files), coupled, sum(not store.finished(stage) for stage in work))
+        for unit, stage in zip(units, work, strict=True):
             store.log = said if coupled else Titled(said, unit[0].name)
             (folder,) = store.do(stage)
             rows |= json.loads((folder / FACTS).read_text())
@@ -100,10 +85,6 @@ def change(
 
 def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
     """The cell whose pictures are those in ``source``, checked as far as ``method`` goes."""
-    from udpbench.benchmark.build import build
-    from udpbench.benchmark.check import check_alone
-    from udpbench.core.errors import ConfigError
-
     # Not as overrides: names of folders and sentences may hold what Hydra's grammar gives a meaning.
     cfg.data.path, cfg.data.prompt, cfg.data.class_prompt = str(source.resolve()), prompt, prompt
     cell = build(cfg, cfg.hydra.runtime.choices)
@@ -135,19 +116,15 @@ def _say_plan(log: Log, name: str, pictures: int, coupled: bool, todo: int) -> N
 
 def _finished_stage(cell: Cell, cfg: DictConfig, files: Sequence[Path], method: str, form: str, scratch: Path) -> Stage:
     """The finished pictures of one unit: changed, with what their files held beside RGB, and measured."""
-    from udpbench.benchmark import stages
-    from udpbench.benchmark.build import make_part
-    from udpbench.benchmark.graph import Graph
-    from udpbench.benchmark.store import Stage
-    from udpbench.core.digest import files_digest
-    from udpbench.interfaces import Dataset
-
     if len(files) < len(cell.data.thing.files()):
         cfg = cfg.copy()
         cfg.data.path = str(_folder_of(files, scratch))
         cell = replace(cell, data=make_part(cfg.data, "folder", Dataset))
     graph = Graph(cell)
-    made = graph.protected if method == "protect" else stages.attack_stage(cell, graph.data, cell.attack)
+    if method == "protect":
+        made = graph.protected
+    else:
+        made = replace(stages.attack_stage(cell, graph.data, cell.attack), title=cell.attack.name)
     codecs = CODECS[method]
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
@@ -164,8 +141,6 @@ def _finished_stage(cell: Cell, cfg: DictConfig, files: Sequence[Path], method: 
 
 def _folder_of(files: Sequence[Path], scratch: Path) -> Path:
     """A folder of the name of the pictures' own that holds these only, with their captions."""
-    from udpbench.core.images import METADATA, read_metadata, write_metadata
-
     source = files[0].parent
     folder = scratch / source.resolve().name
     folder.mkdir(parents=True)
@@ -179,11 +154,6 @@ def _folder_of(files: Sequence[Path], scratch: Path) -> Path:
 
 def _finish(file: Path, before: Path, after: Path, out: Path, form: str, codecs: Any) -> dict[str, Any]:
     """Write the finished picture of ``file``; returns how visible its change is, what survives, and what was lost."""
-    from PIL import Image
-
-    from udpbench.core.images import read
-    from udpbench.core.visibility import survival, visibility
-
     clean, changed = read(before), read(after)
     with Image.open(file) as image:
         lost = _lost(image, form)
@@ -197,15 +167,11 @@ def _finish(file: Path, before: Path, after: Path, out: Path, form: str, codecs:
     return {"file": file.name, **visibility(clean, shown), "survives": survives, "lost": lost}
 
 
-def _with_alpha(image: Image, clean: Tensor, changed: Tensor) -> tuple[Image, bytes]:
+def _with_alpha(image: Image.Image, clean: Tensor, changed: Tensor) -> tuple[Image.Image, bytes]:
     """The changed picture with the transparency of ``image``, upright, and its EXIF data without the orientation.
 
     The change is added to the colours under the transparency, so it is there for who drops the alpha plane, too.
     """
-    from PIL import ImageOps
-
-    from udpbench.core.images import from_pil, to_pil
-
     upright = ImageOps.exif_transpose(image)
     exif = b""
     with suppress(ValueError, TypeError, KeyError, OSError, SyntaxError):  # broken: as good as none
@@ -243,8 +209,6 @@ def _lost(image: ImageFile, form: str) -> list[str]:
 
 def _copy(folder: Path, target: Path) -> None:
     """Copy the finished pictures, but those that are there already."""
-    from udpbench.core.atomic import atomic_write
-
     target.mkdir(parents=True, exist_ok=True)
     for path in (path for path in sorted(folder.iterdir()) if path.suffix.removeprefix(".") in FORMATS):
         there = target / path.name
@@ -256,7 +220,8 @@ def _copy(folder: Path, target: Path) -> None:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
-def _show(rows: Rows, title: str, done: str) -> None:
+def report(rows: Rows, title: str, done: str) -> None:
+    """Show what ``change`` returned; ``done``: a line for all of it."""
     codecs = [f"survives {codec}" for codec in next(iter(rows.values()))["survives"]]
     shown = [[name, *_cells(row)] for name, row in list(rows.items())[:SHOWN]]
     lines = [f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []

@@ -6,11 +6,29 @@ The same protections and settings as in a cell (``protect=eudp budget.eps=8 mode
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from udpbench.commands.common import RESUME, Parser, told
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status: 0 fine, 2 wrong input, 130 interrupted."""
-    from udpbench.commands.pictures import command
-
     about = "Protect a folder of pictures; says how visible the change is and what of it JPEG and WebP leave."
-    command("protect", arguments, about)
+    command("protect", "protected", Parser("protect", about), arguments)
+
+
+def command(method: str, done: str, parser: Parser, arguments: Sequence[str] | None) -> None:
+    """Change a folder of pictures by ``method`` (protect | attack); ``done``: what the pictures are then."""
+    parser.epilog = "python -m udpbench list shows the options."
+    parser.add_argument("source", type=Path, metavar="IN", help="folder with pictures of any format and size")
+    parser.add_argument("target", type=Path, metavar="OUT", help="folder for the finished pictures")
+    parser.add_argument("--prompt", default="a photo", help="what the pictures show, for methods that read prompts")
+    parser.add_argument("--format", choices=("png", "webp"), default="png", help="of the finished pictures (lossless)")
+    parser.takes_overrides("as for a cell, e.g. model=sd15 seed=1")
+    args = parser.parse_intermixed_args(arguments)
+    with told(RESUME):
+        from udpbench.commands.pictures import change, report
+        from udpbench.tracking.console import Console
+
+        rows, title = change(args.source, args.target, method, args.overrides, args.prompt, args.format, Console())
+        report(rows, title, f"{len(rows)} {done} pictures in {args.target}. Changes are in 1/255.")

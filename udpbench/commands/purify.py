@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from udpbench.commands.common import Parser
+from udpbench.commands.protect import command
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status: 0 fine, 2 wrong input, 130 interrupted."""
-    from udpbench.commands.pictures import command
-
-    command("attack", arguments, "Purify a folder of pictures, protected or not; says how far they were changed.")
+    about = "Purify a folder of pictures, protected or not; says how far they were changed."
+    command("attack", "purified", Parser("purify", about), arguments)

@@ -141,7 +141,8 @@ def main(cfg: DictConfig) -> None:
     """Build the cell and run it; in a sweep, a failure is noted and the other cells go on."""
     from udpbench.tracking.console import Console
 
-    console = Console(worker=_worker())
+    group, called, worker = _names()
+    console = Console(worker=worker)
     try:
         ready = prepare(cfg, console, HydraConfig.get().runtime.choices)
         ready.tracker.check()
@@ -151,7 +152,7 @@ def main(cfg: DictConfig) -> None:
         _fail(2)
         return
     try:
-        execute(ready, cfg, _group(), _called())
+        execute(ready, cfg, group, called)
     except KeyboardInterrupt:
         console.say(RESUME)
         _fail(130)
@@ -159,22 +160,14 @@ def main(cfg: DictConfig) -> None:
         _fail(2 if isinstance(error, ValueError) else 1)
 
 
-def _group() -> str:
-    """The sweep a run belongs to; a single run is its own."""
+def _names() -> tuple[str, str, str]:
+    """The sweep of a run (a single run is its own), how the run calls itself, and its name if several run at once."""
     config = HydraConfig.get()
-    return str(config.sweep.dir if _in_sweep() else config.run.dir)
-
-
-def _called() -> str:
-    """How the run calls itself: in a sweep, by the number that its folder has."""
-    return f"cell {HydraConfig.get().job.num}" if _in_sweep() else "udpbench"
-
-
-def _worker() -> str:
-    """The number of a sweep's cell, if its launcher may run several at once."""
-    config = HydraConfig.get()
-    several = _in_sweep() and not config.launcher._target_.endswith(".BasicLauncher")
-    return str(config.job.num) if several else ""
+    if not _in_sweep():
+        return str(config.run.dir), "udpbench", ""
+    number = str(config.job.num)  # which its folder has, too
+    alone = config.launcher._target_.endswith(".BasicLauncher")
+    return str(config.sweep.dir), f"cell {number}", "" if alone else number
 
 
 def _in_sweep() -> bool:
