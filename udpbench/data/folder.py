@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -54,8 +53,8 @@ class Folder(Dataset):
     token: str = "sks"
     prompts: Sequence[str] | None = None
 
-    version: ClassVar[int] = 3  # 3: prompts of the reference pictures
-    places: ClassVar[tuple[str, ...]] = ("path", "reference", "extra_clean")
+    version = 3  # 3: prompts of the reference pictures
+    places = ("path", "reference", "extra_clean")
 
     def __post_init__(self) -> None:
         if self.size is not None:

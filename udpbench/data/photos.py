@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -44,7 +43,7 @@ class Photos(Dataset):
     token: str = "sks"
     prompts: Sequence[str] = PROMPTS
 
-    compares_sets: ClassVar[bool] = False
+    compares_sets = False
 
     def __post_init__(self) -> None:
         check_choice("data photos: there is no subject", self.subject, SUBJECTS)

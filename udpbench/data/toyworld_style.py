@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
@@ -44,11 +43,11 @@ class ToyWorldStyle(Rendered):
     heldout: int = 200
     token: str = "sks"
 
-    version: ClassVar[int] = 2
-    has_masks: ClassVar[bool] = True
-    truth: ClassVar[str] = "style"
-    option: ClassVar[str] = "toyworld_style"
-    most: ClassVar[float] = MOST
+    version = 2
+    has_masks = True
+    truth = "style"
+    option = "toyworld_style"
+    most = MOST
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,13 +13,11 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond, noised
+from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import first_images, pgd
 from udpbench.optim.samples import normal
 from udpbench.optim.target import Targeted
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 PROMPTS = ("empty", "owner")
 
@@ -91,9 +88,9 @@ class PhotoGuardDiffusion(Targeted):
 
     needs = frozenset({"denoise", "latent", "text"})
     couples_images = False
-    heeds_penalty: ClassVar[bool] = True
-    option: ClassVar[str] = "photoguard_diffusion"
-    default: ClassVar[str] = "grey"
+    heeds_penalty = True
+    option = "photoguard_diffusion"
+    default = "grey"
 
     def __post_init__(self) -> None:
         who, counts = self.option, {"iterations": self.iterations, "sample_steps": self.sample_steps}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,13 +23,11 @@ from torch.optim import Optimizer
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Protection, Run
+from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.optim.fit import FitSettings, fit, load_state, save_state
 from udpbench.optim.pgd import Loss, first_images, pgd
 from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
 from udpbench.optim.training_set import TrainingSet
-
-if TYPE_CHECKING:
-    from udpbench.models.diffusion import Cond, Diffusion, Trainable
 
 STATE = "udp.ckpt"
 
@@ -69,9 +66,9 @@ class UDP(Protection):
     dtype: str = "fp32"
     times: str = "uniform"
 
-    version: ClassVar[int] = 3
+    version = 3
     needs = frozenset({"denoise"})
-    heeds_penalty: ClassVar[bool] = True
+    heeds_penalty = True
 
     def __post_init__(self) -> None:
         check_choice("eudp: unknown time distribution", self.times, TIMES)
