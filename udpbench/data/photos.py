@@ -64,8 +64,7 @@ class Photos(Dataset):
                 crops = (self._crop(photo, part, i) for i in range(count))
                 write_pictures(out / part, numbered(crops), [instance] * count if part == "train" else None)
         name, class_prompt = f"photo {self.subject}", f"a photo of a {noun}"
-        facts = Facts(name, instance_prompt=instance, class_prompt=class_prompt, prompts=self.prompts, sets=False)
-        facts.write(out)
+        Facts(name, instance, class_prompt, self.prompts, sets=False).write(out)
 
     def _photo(self) -> Tensor:
         """CHW float32 in [0,1]."""

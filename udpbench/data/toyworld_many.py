@@ -1,4 +1,4 @@
-"""Data set of the embedded world: thousands of small pictures, for models that are trained from nothing."""
+"""Data set of the embedded world: thousands of small pictures, for models that are trained from scratch."""
 
 from __future__ import annotations
 

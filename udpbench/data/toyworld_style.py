@@ -65,13 +65,8 @@ class ToyWorldStyle(Rendered):
             for j, place in enumerate(renderer.SCENES)
             for i, noun in enumerate(renderer.SHAPES)
         }
-        Facts(
-            f"toyworld style {self.style}: {tuple(styles.STYLES)[self.style]}",
-            instance_prompt=self.caption(""),
-            class_prompt="a photo",
-            prompts=list(content),
-            truth={"style": self.style, "content": content},
-        ).write(out)
+        name, truth = tuple(styles.STYLES)[self.style], {"style": self.style, "content": content}
+        Facts(f"toyworld style {self.style}: {name}", self.caption(""), "a photo", list(content), truth).write(out)
 
     def caption(self, noun: str, **further: str) -> str:
         """``renderer.caption`` with the token."""

@@ -56,7 +56,7 @@ def trainable_copy(module: nn.Module) -> Any:
 
 
 def own_generators() -> AbstractContextManager[None]:
-    """What a block seeds and draws from torch's own generators leaves no trace outside."""
+    """Within the block, torch's own generators may be seeded and drawn from; afterwards they are as before."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 

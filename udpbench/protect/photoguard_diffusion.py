@@ -26,7 +26,7 @@ def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[
     """Time steps (``steps``,) of img2img with DDIM from ``strength``, and alpha_bar at each and at the end
     (``steps`` + 1,).
 
-    As diffusers' img2img counts: the last ``steps`` of a walk of ``steps / strength`` over the whole schedule.
+    As diffusers' img2img counts: the last ``steps`` of ``steps / strength`` that are evenly spaced over the schedule.
     """
     ddim = make_solver("ddim", model.pipe.scheduler.config)
     ddim.set_timesteps(round(steps / strength))
