@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from experiments.embedded_models import build, measure, pictures
+from udpbench.benchmark.check import checked
 from udpbench.core import images
 from udpbench.core.errors import ConfigError
 from udpbench.data.toyworld_style import MOST, ToyWorldStyle, different_objects
@@ -268,13 +269,12 @@ def test_each_judge_is_absent_where_the_truth_is_of_the_other_kind(cell, monkeyp
     made = cell("data=toyworld_style", "metrics=style")
     assert {"style_judge", "similarity"} <= set(made.metrics)
     assert made.names["subject"] == "0"
-    assert (
-        cell("data=toyworld_style", "metrics=micro").absent["judge"]
-        == "judges a subject, data toyworld_style shows a style"
-    )
-    assert cell("metrics=style").absent["style_judge"] == "judges a style, data toyworld shows a subject"
+    absent = checked(cell("data=toyworld_style", "metrics=micro")).cell.absent
+    assert absent["judge"] == "judges a subject, data toyworld_style shows a style"
+    absent = checked(cell("metrics=style")).cell.absent
+    assert absent["style_judge"] == "judges a style, data toyworld shows a subject"
     with pytest.raises(ConfigError, match="metric s: data toyworld_many has no truth that a judge could know"):
-        cell("data=toyworld_many", "+metric@metrics.extra.s=style_judge")
+        checked(cell("data=toyworld_many", "+metric@metrics.extra.s=style_judge"), ("s",))
     assert JudgeMetric.truth != style_judge.StyleJudge.truth
 
 

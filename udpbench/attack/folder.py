@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -29,7 +29,7 @@ class Folder(Attack):
     path: str | Path
     clean: str | Path | None = None
 
-    places: ClassVar[tuple[str, ...]] = ("path", "clean")
+    places = ("path", "clean")
 
     def on_clean(self) -> Folder | None:
         return None if self.clean is None else Folder(path=self.clean)

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from udpbench.interfaces import Attack, Run
-from udpbench.models.latent import inconsistency
+from udpbench.models.latent import LatentDiffusion, inconsistency
 from udpbench.models.perceptual import Distance, load_distance
 from udpbench.optim.pgd import chunks
 from udpbench.optim.samples import normal
 from udpbench.optim.soft_bound import SoftBound
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: under its name a file is complete, or it is not there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 def atomic_write(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to, which becomes ``path`` when the block ends.
 
-    If it does not, ``path`` stays as it was. The folder is made; the name ends in ``.part``, which is never whole.
+    If it does not, ``path`` stays as it was. The folder is made. Names that end in ``.part`` are
+    those of incomplete files.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,6 @@ def _file_digest(file: Path) -> str:
     if key not in known:
         with file.open("rb") as stream:
             known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        with suppress(OSError), atomic_write(cache) as beside:  # a memory only: a home that cannot be written has none
+        with suppress(OSError), atomic_write(cache) as beside:  # only a cache: without it, digests are computed anew
             beside.write_text(json.dumps(known))
     return known[key]

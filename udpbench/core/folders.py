@@ -14,13 +14,12 @@ from udpbench.core import images
 from udpbench.core.atomic import atomic_write
 
 FACTS = "data.json"
+Named = tuple[str, Tensor]  # stem and picture, CHW in [0,1]
+Advance = Callable[[int], None]  # of a progress bar
 
 
 def write_pictures(
-    folder: Path,
-    pictures: Iterable[tuple[str, Tensor]],
-    texts: Iterable[str] | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    folder: Path, pictures: Iterable[Named], texts: Iterable[str] | None = None, advance: Advance = lambda n: None
 ) -> list[str]:
     """Write (stem, CHW in [0,1]) as PNGs, one at a time, and their captions, if any; returns the file names."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +33,7 @@ def write_pictures(
     return names
 
 
-def numbered(pictures: Iterable[Tensor], digits: int = 4) -> Iterator[tuple[str, Tensor]]:
+def numbered(pictures: Iterable[Tensor], digits: int = 4) -> Iterator[Named]:
     """(stem, picture) for ``write_pictures``: 0000, 0001, ..."""
     return ((f"{i:0{digits}d}", picture) for i, picture in enumerate(pictures))
 

@@ -134,7 +134,7 @@ def to_pil(x: Tensor) -> Image.Image:
 
 
 def write_png(path: Path, x: Tensor) -> None:
-    """Write CHW [0,1] as an 8-bit RGB PNG: beside first, then renamed, so that a file under its name is whole."""
+    """Write CHW [0,1] as an 8-bit RGB PNG, in an atomic write."""
     with atomic_write(path) as beside:
         to_pil(x).save(beside, format="PNG")
 

@@ -17,7 +17,7 @@ _PACKAGES = (
     "torch-fidelity", "clean-fid", "lpips", "timm", "numpy", "scipy", "pillow", "hydra-core", "wandb",
 )  # fmt: skip
 
-DIRTY = "-dirty"  # behind the name of a commit that the code had left
+DIRTY = "-dirty"  # appended to the commit if the code was changed since
 
 
 def provenance(device: torch.device | None = None) -> dict[str, Any]:

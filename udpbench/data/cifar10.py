@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,8 +57,8 @@ class Cifar10(Dataset):
     per_class: bool = False
     download: bool = False
 
-    version: ClassVar[int] = 2  # 2: held-out pictures are of the test split
-    places: ClassVar[tuple[str, ...]] = ("root", "download")
+    version = 2  # 2: held-out pictures are of the test split
+    places = ("root", "download")
 
     def __post_init__(self) -> None:
         chosen = self.classes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -54,8 +54,8 @@ class Folder(Dataset):
     token: str = "sks"
     prompts: Sequence[str] | None = None
 
-    version: ClassVar[int] = 3  # 3: prompts of the reference pictures
-    places: ClassVar[tuple[str, ...]] = ("path", "reference", "extra_clean")
+    version = 3  # 3: prompts of the reference pictures
+    places = ("path", "reference", "extra_clean")
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -119,8 +119,7 @@ class Folder(Dataset):
                 texts = {"train": list(captions.values()), "extra_clean": [instance] * len(pictures)}.get(part)
                 write_pictures(out / part, ((p.stem, self._read(p)) for p in pictures), texts, advance)
         name, sets = f"folder {self.folders['train'].name}", self.reference is not None
-        facts = Facts(name, instance_prompt=instance, class_prompt=class_prompt, prompts=self.asked(), sets=sets)
-        facts.write(out)
+        Facts(name, instance, class_prompt, self.asked(), sets=sets).write(out)
 
     def _pictures(self, folder: Path) -> list[Path]:
         pictures = images.list_images(folder)
@@ -143,12 +142,10 @@ class Folder(Dataset):
         if unknown := sorted(rows.keys() - {p.name for p in pictures}):
             raise ValueError(f"data folder: {metadata} names {unknown[0]}, but there is no such picture")
         prompt = None if self.prompt is None else self._instance_and_class()[0]
-        captions: dict[str, str] = {}
-        for path in pictures:
-            text = rows.get(path.name, {}).get("text", prompt)
-            if not isinstance(text, str):
-                raise ValueError(f"data folder: {path} has no caption; give prompt, {_SUCH_AS}, or metadata.jsonl")
-            captions[path.name] = text
+        captions: dict[str, Any] = {path.name: rows.get(path.name, {}).get("text", prompt) for path in pictures}
+        if without := [name for name, text in captions.items() if not isinstance(text, str)]:
+            path = self.folders["train"] / without[0]
+            raise ValueError(f"data folder: {path} has no caption; give prompt, {_SUCH_AS}, or metadata.jsonl")
         return captions
 
     def _instance_and_class(self) -> tuple[str, str]:

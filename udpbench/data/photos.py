@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -44,7 +43,7 @@ class Photos(Dataset):
     token: str = "sks"
     prompts: Sequence[str] = PROMPTS
 
-    compares_sets: ClassVar[bool] = False
+    compares_sets = False
 
     def __post_init__(self) -> None:
         check_choice("data photos: there is no subject", self.subject, SUBJECTS)
@@ -65,8 +64,7 @@ class Photos(Dataset):
                 crops = (self._crop(photo, part, i) for i in range(count))
                 write_pictures(out / part, numbered(crops), [instance] * count if part == "train" else None)
         name, class_prompt = f"photo {self.subject}", f"a photo of a {noun}"
-        facts = Facts(name, instance_prompt=instance, class_prompt=class_prompt, prompts=self.prompts, sets=False)
-        facts.write(out)
+        Facts(name, instance, class_prompt, self.prompts, sets=False).write(out)
 
     def _photo(self) -> Tensor:
         """CHW float32 in [0,1]."""

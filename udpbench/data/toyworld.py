@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from udpbench.core.folders import Facts
 from udpbench.interfaces import Run
@@ -36,10 +35,10 @@ class ToyWorld(Rendered):
     heldout: int = 256
     token: str = "sks"
 
-    version: ClassVar[int] = 4
-    has_masks: ClassVar[bool] = True
-    truth: ClassVar[str] = "subject"
-    option: ClassVar[str] = "toyworld"
+    version = 4
+    has_masks = True
+    truth = "subject"
+    option = "toyworld"
 
     def __post_init__(self) -> None:
         super().__post_init__()

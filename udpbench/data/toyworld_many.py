@@ -1,10 +1,9 @@
-"""Data set of the embedded world: thousands of small pictures, for models that are trained from nothing."""
+"""Data set of the embedded world: thousands of small pictures, for models that are trained from scratch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from udpbench.core.folders import Facts
 from udpbench.interfaces import Run
@@ -26,8 +25,8 @@ class ToyWorldMany(Rendered):
     validation: int = 1000
     heldout: int = 1000
 
-    version: ClassVar[int] = 2
-    option: ClassVar[str] = "toyworld_many"
+    version = 2
+    option = "toyworld_many"
 
     def write(self, out: Path, run: Run) -> None:
         def draw(part: str, n: int) -> renderer.Scenery:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
@@ -44,11 +43,11 @@ class ToyWorldStyle(Rendered):
     heldout: int = 200
     token: str = "sks"
 
-    version: ClassVar[int] = 2
-    has_masks: ClassVar[bool] = True
-    truth: ClassVar[str] = "style"
-    option: ClassVar[str] = "toyworld_style"
-    most: ClassVar[float] = MOST
+    version = 2
+    has_masks = True
+    truth = "style"
+    option = "toyworld_style"
+    most = MOST
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,13 +65,8 @@ class ToyWorldStyle(Rendered):
             for j, place in enumerate(renderer.SCENES)
             for i, noun in enumerate(renderer.SHAPES)
         }
-        Facts(
-            f"toyworld style {self.style}: {tuple(styles.STYLES)[self.style]}",
-            instance_prompt=self.caption(""),
-            class_prompt="a photo",
-            prompts=list(content),
-            truth={"style": self.style, "content": content},
-        ).write(out)
+        name, truth = tuple(styles.STYLES)[self.style], {"style": self.style, "content": content}
+        Facts(f"toyworld style {self.style}: {name}", self.caption(""), "a photo", list(content), truth).write(out)
 
     def caption(self, noun: str, **further: str) -> str:
         """``renderer.caption`` with the token."""

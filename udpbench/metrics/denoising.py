@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from udpbench.core.component import check_numbers
 from udpbench.interfaces import Measure, PairMetric, Run
 from udpbench.models.diffusion import Diffusion
 
@@ -30,8 +31,7 @@ class Denoising(PairMetric):
     scores = {"denoising_ratio": "up"}
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"denoising: samples must be >= 1, given {self.samples}")
+        check_numbers("denoising", least=1, samples=self.samples)
 
     def identity(self) -> dict[str, str]:
         return self.model.identity()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from udpbench.interfaces import Metric, PairMetric, Run
 
@@ -22,7 +22,7 @@ class Edits(Metric):
 
     of: PairMetric
 
-    against: ClassVar[str] = "clean_arm"
+    against = "clean_arm"
 
     def __post_init__(self) -> None:
         self.scores = {f"edit_{name}": FLIPPED[way] for name, way in self.of.scores.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ class Inconsistency(PairMetric):
     model: LatentDiffusion
 
     scores = {"inconsistency": "down", "inconsistency_auc": "down"}
-    compares_with_noise: ClassVar[bool] = True
+    compares_with_noise = True
 
     def __post_init__(self) -> None:
         if "latent" not in self.model.capabilities:

@@ -14,27 +14,34 @@ from udpbench.models.micro.judge import WEIGHTS, check_judge, judged
 from udpbench.world.renderer import SCENES
 
 
-class JudgeMetric(Metric):
+class TruthMetric(Metric):
+    """What scores by an embedded judge have in common."""
+
+    against = "truth"
+    judge: ClassVar[str]  # its name
+
+    def check(self) -> None:
+        check_judge(self.judge)
+
+    def identity(self) -> dict[str, str]:
+        return {"judge": folder_digest(WEIGHTS / self.judge)}
+
+
+class JudgeMetric(TruthMetric):
     """``subject_acc``: fraction of pictures whose shape, both colours and texture are all the subject's; ``scene_acc``:
     fraction whose scene is the prompt's.
 
     A picture the judge is unsure of counts as wrong in both. The judge is a classifier trained on renderings only.
     """
 
-    against: ClassVar[str] = "truth"
-    truth: ClassVar[str] = "subject"
+    judge = "judge"
+    truth = "subject"
     scores = {"subject_acc": "down", "scene_acc": "down"}
-
-    def check(self) -> None:
-        check_judge("judge")
-
-    def identity(self) -> dict[str, str]:
-        return {"judge": folder_digest(WEIGHTS / "judge")}
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Score the pictures in ``got`` against the truth in ``ref/data.json``."""
         truth, right = read_facts(ref)["truth"], ("shape", "color", "second", "texture")
-        found = list(judged("judge", got, run))
+        found = list(judged(self.judge, got, run))
         subject = [all(told[k] == truth[k] for k in right) for _, told in found]
         scene = [told["scene"] == asked for text, told in found if (asked := _scene(text)) >= 0]
         scores = {"subject_acc": float(torch.tensor(subject).float().mean())}

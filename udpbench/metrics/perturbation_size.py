@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ class PerturbationSize(PairMetric):
     """How large the change is, of 255: ``linf`` and ``rms_max`` of the worst picture, ``rms`` averaged over
     pictures."""
 
-    version: ClassVar[int] = 2
+    version = 2
     scores = {"linf": "down", "rms": "down", "rms_max": "down"}
 
     def prepare(self, device: torch.device) -> Measure:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
-from udpbench.core.digest import folder_digest
 from udpbench.core.folders import read_facts
-from udpbench.interfaces import Metric, Run
-from udpbench.models.micro.judge import WEIGHTS, check_judge, judged
+from udpbench.interfaces import Run
+from udpbench.metrics.judge import TruthMetric
+from udpbench.models.micro.judge import judged
 
 
-class StyleJudge(Metric):
+class StyleJudge(TruthMetric):
     """``style_acc``: fraction of pictures that are in the style; ``content_acc``: fraction that show the shape and the
     scene that their prompts ask for.
 
@@ -23,20 +22,14 @@ class StyleJudge(Metric):
     only.
     """
 
-    against: ClassVar[str] = "truth"
-    truth: ClassVar[str] = "style"
+    judge = "style_judge"
+    truth = "style"
     scores = {"style_acc": "down", "content_acc": "down"}
-
-    def check(self) -> None:
-        check_judge("style_judge")
-
-    def identity(self) -> dict[str, str]:
-        return {"judge": folder_digest(WEIGHTS / "style_judge")}
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Score the pictures in ``got`` against the truth in ``ref/data.json``."""
         truth = read_facts(ref)["truth"]
-        found = list(judged("style_judge", got, run))
+        found = list(judged(self.judge, got, run))
         style = [told["style"] == truth["style"] for _, told in found]
         asked = [(told, wanted) for text, told in found if (wanted := truth["content"].get(text))]
         content = [all(told[k] == wanted[k] for k in wanted) for told, wanted in asked]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,7 +16,7 @@ class TrainSimilarity(SetMetric):
     has memorised its few pictures scores 1. Read them beside the distances to held-out references.
     """
 
-    against: ClassVar[str] = "train_clean"
+    against = "train_clean"
     kinds = {"sim_train": "down", "nearest_train": "down"}
 
     def compute(self, got: Tensor, ref: Tensor) -> tuple[float, ...]:

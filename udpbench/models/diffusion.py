@@ -56,7 +56,7 @@ def trainable_copy(module: nn.Module) -> Any:
 
 
 def own_generators() -> AbstractContextManager[None]:
-    """What a block seeds and draws from torch's own generators leaves no trace outside."""
+    """Within the block, torch's own generators may be seeded and drawn from; afterwards they are as before."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
@@ -97,11 +97,12 @@ class Diffusion(Component, ABC):
     here. Losses are computed in float32 whatever the model's dtype.
     """
 
-    places: ClassVar[tuple[str, ...]] = ("path", "mirrors")
+    places = ("path", "mirrors")
     shape: ClassVar[str]  # what a folder must be shaped like
     trained: ClassVar[bool] = True  # whether its weights have learned anything
     option: ClassVar[str]  # of the configuration that takes such a folder
     parts: ClassVar[tuple[str, ...]]  # folders of the pipeline whose files are the model
+    pipeline_options: ClassVar[dict[str, Any]] = {}  # further arguments of the pipeline's constructor
     pipe: Any  # the diffusers pipeline: frozen, in evaluation mode, on ``device``
 
     def __init__(
@@ -129,17 +130,13 @@ class Diffusion(Component, ABC):
         """
         folder = Path(self.path).expanduser()
         if folder.is_dir():
-            missing = [p for p in ("model_index.json", *self.parts) if not (folder / p).exists()]
+            missing = ", ".join(p for p in ("model_index.json", *self.parts) if not (folder / p).exists())
             if missing:
-                raise ValueError(
-                    f"model {self.name}: {folder} is no {self.shape} folder: it lacks {', '.join(missing)}"
-                )
+                raise ValueError(f"model {self.name}: {folder} is no {self.shape} folder: it lacks {missing}")
             return {part: folder_digest(folder / part) for part in self.parts} | {"dtype": self.dtype}
         if self.path.count("/") != 1 or not self.revision:
-            raise ValueError(
-                f"model {self.name}: no folder {self.path!r}; "
-                f"give a {self.shape} folder, or a hub id (owner/name) with its revision"
-            )
+            todo = f"give a {self.shape} folder, or a hub id (owner/name) with its revision"
+            raise ValueError(f"model {self.name}: no folder {self.path!r}; {todo}")
         return {"hub": self.path, "revision": self.revision, "dtype": self.dtype}
 
     def load(self, pipeline: type, **options: Any) -> Any:
@@ -155,10 +152,8 @@ class Diffusion(Component, ABC):
                 reason = str(error).strip().splitlines()[0]
         else:
             places = ", ".join((self.path, *self.mirrors))
-            raise ValueError(
-                f"model {self.name}: cannot be loaded from {places} ({reason}); "
-                f"download it (hf download {self.path}) and say model={self.option} model.path=DIR"
-            )
+            todo = f"download it (hf download {self.path}) and say model={self.option} model.path=DIR"
+            raise ValueError(f"model {self.name}: cannot be loaded from {places} ({reason}); {todo}")
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
@@ -170,6 +165,19 @@ class Diffusion(Component, ABC):
         self.device = torch.device(device)
         self.pipe.to(self.device)
         return self
+
+    def having(self, **parts: Any) -> Self:
+        """This model with other parts (such as ``unet``) in place of its own."""
+        other = copy.copy(self)
+        other.__dict__["pipe"] = self.assembled(type(self.pipe), **parts)
+        return other
+
+    def assembled(self, kind: Any, **parts: Any) -> Any:
+        """A diffusers pipeline of class ``kind`` from this model's parts, ``parts`` (a ``scheduler``) in place of its
+        own."""
+        pipe = kind(**{**self.pipe.components, **parts}, **self.pipeline_options)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     def fresh_unet(self, init: str, rng: torch.Generator) -> Any:
         """A trainable float32 copy of the UNet (``init="copy"``), or one of the same shape with fresh weights

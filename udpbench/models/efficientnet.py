@@ -68,9 +68,8 @@ def load(which: str) -> EfficientNetLite:
     check_choice("efficientnet: unknown network", which, FILES)
     path = weights_path(which)
     if hashlib.sha256(path.read_bytes()).hexdigest() != FILES[which][1]:
-        raise ValueError(
-            f"efficientnet: {path} is not the expected file (sha256 {FILES[which][1]}); install its package anew"
-        )
+        wanted = f"the expected file (sha256 {FILES[which][1]})"
+        raise ValueError(f"efficientnet: {path} is not {wanted}; install its package anew")
     network, weights = EfficientNetLite(which), torch.load(path, map_location="cpu", weights_only=True)
     # The package's layers have other names than timm's, in the same order.
     network.network.load_state_dict(dict(zip(network.network.state_dict(), weights.values(), strict=True)))

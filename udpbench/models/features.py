@@ -6,6 +6,7 @@ computes is part of the numbers of every metric built on it: a change here raise
 
 from __future__ import annotations
 
+import pkgutil
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from udpbench.core import images
+from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest
 from udpbench.core.images import smooth
 from udpbench.interfaces import Features, Run
@@ -27,11 +29,9 @@ EMBEDDED = 32  # side in pixels of what EfficientNet-Lite0 sees of pictures of t
 KEPT = 16  # folders whose features stay in memory; 1,000 pictures are 8 MB or less (VGG16: 16 MB)
 # Numbers of the reference Inception go by their public names; "x1000" because the libraries print a KID unscaled.
 PUBLIC = {
-    "fd_inception": "fid",
-    "kd_inception": "kid_x1000",
-    "fd_inception_clean": "fid_clean",
-    "kd_inception_clean": "kid_clean_x1000",
-}
+    "fd_inception": "fid", "kd_inception": "kid_x1000",
+    "fd_inception_clean": "fid_clean", "kd_inception_clean": "kid_clean_x1000",
+}  # fmt: skip
 _memo: OrderedDict[tuple[str, int, Extractor, str], Tensor] = OrderedDict()
 
 
@@ -98,7 +98,7 @@ class EfficientNetLite0(Extractor):
     the square the network sees, in pixels; other than the 32 of the embedded world, it is part of the scores' names.
     """
 
-    name: ClassVar[str] = "efflite0"
+    name = "efflite0"
     size: int = 224
     blur_sigma: float = 0.0
 
@@ -107,10 +107,8 @@ class EfficientNetLite0(Extractor):
         return self.name if self.size == EMBEDDED else f"{self.name}_{self.size}"
 
     def __post_init__(self) -> None:
-        if self.size < 16:
-            raise ValueError(f"efflite0: size must be at least 16 pixels, given {self.size}")
-        if not 0 <= self.blur_sigma <= 16:
-            raise ValueError(f"efflite0: blur_sigma is in pixels, given {self.blur_sigma}; allowed are 0 (none) to 16")
+        check_numbers("efflite0", least=16, size=self.size)
+        check_numbers("efflite0", least=0, most=16, blur_sigma=self.blur_sigma)
 
     def check(self) -> None:
         weights_path("lite0")
@@ -140,48 +138,44 @@ class PlacedExtractor(Extractor):
 
 
 @dataclass(frozen=True)
-class Inception(PlacedExtractor):
-    """The Inception network of the FID (TensorFlow's, 2048 pooled features), as ported and fed by torch-fidelity.
+class FidelityExtractor(PlacedExtractor):
+    """A network of torch-fidelity, which resizes 8-bit pictures itself (bilinear, as TensorFlow 1 does)."""
 
-    8-bit pictures, TensorFlow-1 bilinear resize to 299.
-    """
-
-    name: ClassVar[str] = "inception"
-    size: ClassVar[int] = 299
-    file: ClassVar[str] = "weights-inception-2015-12-05-6726825d.pth"
-    source: ClassVar[str] = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+    kind: ClassVar[str]  # its class
+    layer: ClassVar[str]  # whose output the features are
 
     def network(self, device: torch.device) -> Network:
         path = self.path()
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        return _fidelity(FeatureExtractorInceptionV3, "2048", path, device)
+        # torch-fidelity unpickles whatever the file holds, so it is first read in the mode that lets only tensors pass.
+        torch.load(path, map_location="cpu", weights_only=True)
+        build = pkgutil.resolve_name(f"torch_fidelity.{self.kind}")
+        network = build(self.layer, [self.layer], feature_extractor_weights_path=str(path)).to(device)
+        return lambda x: network(images.to_uint8(x))[0]
 
 
 @dataclass(frozen=True)
-class Vgg16(PlacedExtractor):
+class Inception(FidelityExtractor):
+    """The Inception network of the FID (TensorFlow's, 2048 pooled features), resized to 299 pixels."""
+
+    name = "inception"
+    file = "weights-inception-2015-12-05-6726825d.pth"
+    source = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+    kind = "feature_extractor_inceptionv3:FeatureExtractorInceptionV3"
+    layer = "2048"
+
+
+@dataclass(frozen=True)
+class Vgg16(FidelityExtractor):
     """The network of improved precision and recall: second fully connected layer of a VGG16, after its ReLU (4096).
 
-    torchvision's weights, fed by torch-fidelity: 8-bit pictures, TensorFlow-1 bilinear resize to 224.
+    torchvision's weights; resized to 224 pixels.
     """
 
-    name: ClassVar[str] = "vgg16"
-    size: ClassVar[int] = 224
-    file: ClassVar[str] = "vgg16-397923af.pth"
-    source: ClassVar[str] = "https://download.pytorch.org/models"
-
-    def network(self, device: torch.device) -> Network:
-        path = self.path()
-        from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
-
-        return _fidelity(FeatureExtractorVGG16, "fc2_relu", path, device)
-
-
-def _fidelity(build: Callable[..., nn.Module], layer: str, path: Path, device: torch.device) -> Network:
-    # torch-fidelity unpickles whatever the file holds, so it is first read in the mode that lets only tensors pass.
-    torch.load(path, map_location="cpu", weights_only=True)
-    network = build(layer, [layer], feature_extractor_weights_path=str(path)).to(device)
-    return lambda x: network(images.to_uint8(x))[0]
+    name = "vgg16"
+    file = "vgg16-397923af.pth"
+    source = "https://download.pytorch.org/models"
+    kind = "feature_extractor_vgg16:FeatureExtractorVGG16"
+    layer = "fc2_relu"
 
 
 @dataclass(frozen=True)
@@ -191,10 +185,9 @@ class InceptionClean(PlacedExtractor):
     Only clean-fid's resize and network are used: its own distance needs an argument that SciPy 1.18 has no longer.
     """
 
-    name: ClassVar[str] = "inception_clean"
-    size: ClassVar[int] = 299
-    file: ClassVar[str] = "inception-2015-12-05.pt"
-    source: ClassVar[str] = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics"
+    name = "inception_clean"
+    file = "inception-2015-12-05.pt"
+    source = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics"
 
     def path(self) -> Path:
         path = super().path()

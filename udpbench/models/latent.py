@@ -6,7 +6,7 @@ import copy
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,16 @@ from torch import Tensor, nn
 from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, trainable_copy
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
 
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
-
 EMBEDDING = "learned_embeds.safetensors"  # diffusers' name
 
 
 class LatentDiffusion(Diffusion):
     """A model that denoises the latents of an autoencoder, told what to draw by a text."""
 
-    shape: ClassVar[str] = "Stable-Diffusion-shaped"
-    option: ClassVar[str] = "local"
-    parts: ClassVar[tuple[str, ...]] = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+    shape = "Stable-Diffusion-shaped"
+    option = "local"
+    parts = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+    pipeline_options = {"requires_safety_checker": False}
 
     @cached_property
     def capabilities(self) -> frozenset[str]:
@@ -40,32 +37,17 @@ class LatentDiffusion(Diffusion):
         return frozenset({"denoise", "latent", "text"})
 
     @cached_property
-    def pipe(self) -> StableDiffusionPipeline:
-        """The diffusers pipeline: frozen, in evaluation mode, on ``self.device``."""
+    def pipe(self) -> Any:
+        """A StableDiffusionPipeline: frozen, in evaluation mode, on ``self.device``."""
         from diffusers import StableDiffusionPipeline
 
-        return self.load(
-            StableDiffusionPipeline, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
-
-    def having(self, **parts: Any) -> LatentDiffusion:
-        """This model with other parts (``unet``, ``text_encoder``, ``tokenizer``) in place of its own."""
-        other = copy.copy(self)
-        other.__dict__["pipe"] = self.assembled(type(self.pipe), **parts)
-        return other
-
-    def assembled(self, kind: Any, **parts: Any) -> Any:
-        """A diffusers pipeline of class ``kind`` from this model's parts, ``parts`` (a ``scheduler``) in place of its
-        own."""
-        pipe = kind(**{**self.pipe.components, **parts}, requires_safety_checker=False)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
+        return self.load(StableDiffusionPipeline, safety_checker=None, feature_extractor=None, **self.pipeline_options)
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
         """This model with what a training stage saved in ``folder``: any of ``unet``, ``text_encoder``, ``lora``,
         ``embedding``.
 
-        With parts that were trained whole the model is float32: bfloat16 would round the small steps of a fine-tuning
+        If all weights of a part were trained, the model is float32: bfloat16 would round the small steps of a fine-tuning
         back to the weights it started from.
         """
         from diffusers import UNet2DConditionModel
@@ -153,10 +135,8 @@ class LatentDiffusion(Diffusion):
         """Prompt embeddings: last hidden states over the padded prompts; differentiable in ``encoder`` (None: the
         model's own). Words of several learned tokens are spelled out, as the pipeline does."""
         encoder, words = encoder or self.pipe.text_encoder, self.pipe.tokenizer
-        said = self.pipe.maybe_convert_prompt(prompts, words)
-        tokens = words(
-            said, padding="max_length", max_length=words.model_max_length, truncation=True, return_tensors="pt"
-        )
+        said, most = self.pipe.maybe_convert_prompt(prompts, words), words.model_max_length
+        tokens = words(said, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
         return Cond(encoder(tokens.input_ids.to(self.device))[0])
 
     def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -33,9 +33,8 @@ class PerceptualLite1(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distances (N,) between ``x`` and ``y``, NCHW in [0,1] of one size; differentiable in both."""
         if x.shape != y.shape:
-            raise ValueError(
-                f"lite1 distance: pictures must be of the same size, given {tuple(x.shape)} and {tuple(y.shape)}"
-            )
+            given = f"{tuple(x.shape)} and {tuple(y.shape)}"
+            raise ValueError(f"lite1 distance: pictures must be of the same size, given {given}")
         # One after the other, so that a picture that needs no gradient keeps no activations.
         ours, theirs = self._unit_maps(x), self._unit_maps(y)
         return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]).mean(0)

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from udpbench.core.component import check_numbers
 from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, initialised_by
-
-if TYPE_CHECKING:
-    from diffusers import DDPMPipeline
 
 
 class PixelDiffusion(Diffusion):
     """A model that denoises pictures themselves, with nothing to tell it what to draw (Ho et al., NeurIPS 2020)."""
 
-    shape: ClassVar[str] = "DDPM-shaped"
-    option: ClassVar[str] = "pixel"
-    parts: ClassVar[tuple[str, ...]] = ("unet", "scheduler")
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """``denoise`` and ``pixel``."""
-        return frozenset({"denoise", "pixel"})
+    shape = "DDPM-shaped"
+    option = "pixel"
+    parts = ("unet", "scheduler")
+    capabilities = frozenset({"denoise", "pixel"})
 
     @cached_property
-    def pipe(self) -> DDPMPipeline:
-        """The diffusers pipeline: frozen, in evaluation mode, on ``self.device``."""
+    def pipe(self) -> Any:
+        """A DDPMPipeline: frozen, in evaluation mode, on ``self.device``."""
         from diffusers import DDPMPipeline
 
         return self.load(DDPMPipeline)
-
-    def having(self, **parts: Any) -> PixelDiffusion:
-        """This model with another ``unet`` in place of its own."""
-        other = copy.copy(self)
-        other.__dict__["pipe"] = type(self.pipe)(**{**self.pipe.components, **parts})
-        return other
 
     def with_tuned(self, folder: Path) -> PixelDiffusion:
         """This model with the UNet that a training stage saved in ``folder``, in float32 (see ``LatentDiffusion``)."""
@@ -96,49 +83,36 @@ class FreshPixel(PixelDiffusion):
         seed: of the weights.
     """
 
-    trained: ClassVar[bool] = False
+    trained = False
 
     def __init__(
-        self,
-        name: str,
-        size: int,
-        widths: Sequence[int],
-        layers: int = 2,
-        attention: Sequence[int] = (1,),
-        groups: int = 32,
-        dropout: float = 0.0,
-        seed: int = 0,
-        dtype: str = "fp32",
-    ) -> None:
+        self, name: str, size: int, widths: Sequence[int], layers: int = 2, attention: Sequence[int] = (1,),
+        groups: int = 32, dropout: float = 0.0, seed: int = 0, dtype: str = "fp32",
+    ) -> None:  # fmt: skip
         super().__init__("", name, dtype=dtype)
-        wrong = [w for w in widths if w < 1 or w % groups]
-        if wrong or not widths or size % 2 ** (len(widths) - 1) or min(layers, groups) < 1:
-            raise ValueError(
-                f"model {name}: widths must be multiples of groups ({groups}), layers >= 1, and the size divisible by "
-                f"2 for every level but one; given widths {list(widths)}, layers {layers}, size {size}"
-            )
+        check_numbers(f"model {name}", least=1, layers=layers, groups=groups)
+        if not widths or any(w < 1 or w % groups for w in widths) or size % 2 ** (len(widths) - 1):
+            wanted = f"multiples of groups ({groups}), and the size divisible by 2 for every level but one"
+            raise ValueError(f"model {name}: widths must be {wanted}; given widths {list(widths)}, size {size}")
         if any(not 0 <= level < len(widths) for level in attention):
             raise ValueError(f"model {name}: attention names levels 0 to {len(widths) - 1}, given {list(attention)}")
         self.seed = seed
+        blocks = ["Attn" * (level in attention) for level in range(len(widths))]
         self.unet_config = {
-            "sample_size": size,
-            "in_channels": 3,
-            "out_channels": 3,
-            "layers_per_block": layers,
-            "block_out_channels": list(widths),
-            "norm_num_groups": groups,
+            "sample_size": size, "in_channels": 3, "out_channels": 3,
+            "layers_per_block": layers, "block_out_channels": list(widths), "norm_num_groups": groups,
             "dropout": dropout,
             "attention_head_dim": None,  # one head, as in DDPM; diffusers' own default makes many of 8 channels
-            "down_block_types": [f"{'Attn' if k in attention else ''}DownBlock2D" for k in range(len(widths))],
-            "up_block_types": [f"{'Attn' if k in attention else ''}UpBlock2D" for k in reversed(range(len(widths)))],
-        }
+            "down_block_types": [f"{kind}DownBlock2D" for kind in blocks],
+            "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(blocks)],
+        }  # fmt: skip
 
     def identity(self) -> dict[str, str]:
         """The shape and the seed are the weights."""
         return {"unet": json.dumps(self.unet_config, sort_keys=True), "seed": str(self.seed), "dtype": self.dtype}
 
     @cached_property
-    def pipe(self) -> DDPMPipeline:
+    def pipe(self) -> Any:
         """The diffusers pipeline with DDPM's linear schedule of 1,000 steps, frozen, on ``self.device``."""
         from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 

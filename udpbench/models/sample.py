@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from udpbench.interfaces import Run
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
-    from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.latent import LatentDiffusion
+from udpbench.models.pixel import PixelDiffusion
 
 SOLVERS = ("dpmpp", "ddim")
 PIXEL_SOLVERS = ("ddpm", "ddim", "dpmpp")
 
 
 def sample(
-    model: LatentDiffusion,
-    prompts: Sequence[str],
-    keys: Sequence[object],
-    run: Run,
-    *,
-    steps: int,
-    guidance: float,
-    solver: str = "dpmpp",
-    further: dict[str, Any] | None = None,
-) -> Iterator[Tensor]:
+    model: LatentDiffusion, prompts: Sequence[str], keys: Sequence[object], run: Run,
+    *, steps: int, guidance: float, solver: str = "dpmpp", further: dict[str, Any] | None = None,
+) -> Iterator[Tensor]:  # fmt: skip
     """Yield pictures, (n, 3, H, W) float32 [0,1] with n <= ``run.batch``: one per prompt, in order.
 
     Picture ``i`` starts from noise of its own generator ``run.rng("sample", keys[i])``, so neither batch size nor the
@@ -40,21 +31,13 @@ def sample(
     for first in range(0, len(prompts), run.batch):
         part = slice(first, first + run.batch)
         noise = torch.stack([torch.randn(channels, side, side, generator=run.rng("sample", k)) for k in keys[part]])
+        settings = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "pt"}
+        for name, value in (further or {}).items():  # a text stands for the same text for each picture
+            settings[name] = [value] * len(noise) if isinstance(value, str) else value
+        latents = noise.to(model.device, pipe.unet.dtype)
         with torch.inference_mode():
-            made = pipe(
-                prompt=list(prompts[part]),
-                latents=noise.to(model.device, pipe.unet.dtype),
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                output_type="pt",
-                **_for_each(further or {}, len(noise)),
-            ).images
+            made = pipe(prompt=list(prompts[part]), latents=latents, **settings).images
         yield made.float().cpu()
-
-
-def _for_each(further: dict[str, Any], n: int) -> dict[str, Any]:
-    """Further arguments of a pipeline: a text stands for the same text for each of ``n`` pictures."""
-    return {name: [value] * n if isinstance(value, str) else value for name, value in further.items()}
 
 
 def sample_pixels(

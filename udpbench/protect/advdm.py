@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,11 +10,9 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Protection, Run
+from udpbench.models.latent import LatentDiffusion
 from udpbench.optim import samples
 from udpbench.optim.pgd import first_images, pgd
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)
@@ -38,7 +35,7 @@ class AdvDM(Protection):
 
     needs = frozenset({"denoise", "latent", "text"})
     couples_images = False
-    heeds_penalty: ClassVar[bool] = True
+    heeds_penalty = True
 
     def __post_init__(self) -> None:
         check_numbers("advdm", least=1, steps=self.steps, samples=self.samples)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, cast
 
 from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Protection, Run
-from udpbench.models.latent import inconsistency
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
+from udpbench.models.latent import LatentDiffusion, inconsistency
 
 
 @dataclass(kw_only=True)
@@ -34,7 +31,7 @@ class Consistent(Protection):
     inner: Protection
     beta: float
 
-    places: ClassVar[tuple[str, ...]] = ("inner",)  # ``identity`` says what it is, without *its* places
+    places = ("inner",)  # ``identity`` says what it is, without *its* places
 
     def __post_init__(self) -> None:
         if not self.inner.heeds_penalty:

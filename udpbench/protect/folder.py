@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -25,8 +25,8 @@ class Folder(Protection):
     path: str | Path
 
     couples_images = False
-    places: ClassVar[tuple[str, ...]] = ("path",)
-    keeps_budget: ClassVar[bool] = False
+    places = ("path",)
+    keeps_budget = False
 
     def identity(self) -> dict[str, str]:
         return {"pictures": files_digest(list_images(Path(self.path).expanduser()))}

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.interfaces import Owner, Protection, Run
+from udpbench.models.latent import LatentDiffusion
 from udpbench.models.perceptual import load_distance
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import chunks
 from udpbench.optim.soft_bound import SoftBound
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)
@@ -52,7 +49,7 @@ class Glaze(SoftBound, Protection):
 
     needs = frozenset({"denoise", "latent", "text"})
     couples_images = False
-    heeds_penalty: ClassVar[bool] = True
+    heeds_penalty = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,8 +49,8 @@ class NoiseRms(Protection):
     """
 
     couples_images = False
-    keeps_budget: ClassVar[bool] = False  # as far as the protection does
-    matches_strength: ClassVar[bool] = True
+    keeps_budget = False  # as far as the protection does
+    matches_strength = True
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         if owner.like is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from udpbench.interfaces import Owner, Protection, Run
 class Nothing(Protection):
     """The pictures as they are."""
 
-    protects: ClassVar[bool] = False
+    protects = False
     couples_images = False
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:

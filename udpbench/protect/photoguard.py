@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,11 +10,9 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
+from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.pgd import first_images, pgd
 from udpbench.optim.target import Targeted
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)
@@ -37,9 +34,9 @@ class PhotoGuard(Targeted):
 
     needs = frozenset({"latent"})
     couples_images = False
-    heeds_penalty: ClassVar[bool] = True
-    option: ClassVar[str] = "photoguard"
-    default: ClassVar[str] = "zero"
+    heeds_penalty = True
+    option = "photoguard"
+    default = "zero"
 
     def __post_init__(self) -> None:
         check_numbers("photoguard", least=1, steps=self.steps)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,13 +13,11 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond, noised
+from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import first_images, pgd
 from udpbench.optim.samples import normal
 from udpbench.optim.target import Targeted
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 PROMPTS = ("empty", "owner")
 
@@ -29,7 +26,7 @@ def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[
     """Time steps (``steps``,) of img2img with DDIM from ``strength``, and alpha_bar at each and at the end
     (``steps`` + 1,).
 
-    As diffusers' img2img counts: the last ``steps`` of a walk of ``steps / strength`` over the whole schedule.
+    As diffusers' img2img counts: the last ``steps`` of ``steps / strength`` that are evenly spaced over the schedule.
     """
     ddim = make_solver("ddim", model.pipe.scheduler.config)
     ddim.set_timesteps(round(steps / strength))
@@ -91,9 +88,9 @@ class PhotoGuardDiffusion(Targeted):
 
     needs = frozenset({"denoise", "latent", "text"})
     couples_images = False
-    heeds_penalty: ClassVar[bool] = True
-    option: ClassVar[str] = "photoguard_diffusion"
-    default: ClassVar[str] = "grey"
+    heeds_penalty = True
+    option = "photoguard_diffusion"
+    default = "grey"
 
     def __post_init__(self) -> None:
         who, counts = self.option, {"iterations": self.iterations, "sample_steps": self.sample_steps}

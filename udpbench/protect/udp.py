@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,13 +23,11 @@ from torch.optim import Optimizer
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Protection, Run
+from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.optim.fit import FitSettings, fit, load_state, save_state
 from udpbench.optim.pgd import Loss, first_images, pgd
 from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
 from udpbench.optim.training_set import TrainingSet
-
-if TYPE_CHECKING:
-    from udpbench.models.diffusion import Cond, Diffusion, Trainable
 
 STATE = "udp.ckpt"
 
@@ -69,9 +66,9 @@ class UDP(Protection):
     dtype: str = "fp32"
     times: str = "uniform"
 
-    version: ClassVar[int] = 3
+    version = 3
     needs = frozenset({"denoise"})
-    heeds_penalty: ClassVar[bool] = True
+    heeds_penalty = True
 
     def __post_init__(self) -> None:
         check_choice("eudp: unknown time distribution", self.times, TIMES)
@@ -98,10 +95,10 @@ class UDP(Protection):
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Diffusion, run: Run) -> list[Tensor]:
         init = "copy" if self.surrogate_init == "victim_task" else "random"
-        student = surrogate.trainable(run.rng("surrogate"), init=init)
+        trainable = surrogate.trainable(run.rng("surrogate"), init=init)
         with torch.no_grad():
             cond = surrogate.embed(owner.prompts)
-        optimizer, unet = self.training.optimizer(student.parameters), student.model.pipe.unet
+        optimizer, unet = self.training.optimizer(trainable.parameters), trainable.model.pipe.unet
         first, images = 0, first_images(owner, budget, run, self.random_start)
         file = None if run.scratch is None else run.scratch / STATE
         if (state := load_state(file)) is not None:  # what an interrupted attempt had finished
@@ -116,29 +113,29 @@ class UDP(Protection):
             ascend = partial(pgd, clean=owner.images, budget=budget, run=run, steps=steps, most=most, advance=advance)
             for k in range(first, self.rounds):
                 if self.training.steps:
-                    pictures = TrainingSet(student, images, owner.prompts, run, mixed_sizes=True, cond=cond)
-                    self._train(student, optimizer, pictures, run, k)
+                    pictures = TrainingSet(trainable, images, owner.prompts, run, mixed_sizes=True, cond=cond)
+                    self._train(trainable, optimizer, pictures, run, k)
                 unet.requires_grad_(self.outer == "clean").eval()
-                loss = self._image_loss(student, cond, owner, run, k)
+                loss = self._image_loss(trainable, cond, owner, run, k)
                 images = ascend(images, loss=loss, before=k * self.image_steps)
                 if file is not None and k + 1 < self.rounds:
                     parts = {"unet": unet.state_dict(), "optimizer": optimizer.state_dict()}
                     save_state(file, parts | {"images": images, "rounds": k + 1, "count": run.count})
         return images
 
-    def _train(self, student: Trainable, optimizer: Optimizer, pictures: TrainingSet, run: Run, k: int) -> None:
+    def _train(self, trainable: Trainable, optimizer: Optimizer, pictures: TrainingSet, run: Run, k: int) -> None:
         """Train the surrogate on the pictures as they are in round ``k``: t is uniform as in any training."""
-        student.model.pipe.unet.requires_grad_(True).train()
+        trainable.model.pipe.unet.requires_grad_(True).train()
 
         def loss(step: int) -> Tensor:
             return pictures.loss(self.batch, run.rng("surrogate", k, step))
 
         before = k * self.training.steps
-        fit(student.parameters, loss, self.training, run, title="surrogate", optimizer=optimizer, before=before)
+        fit(trainable.parameters, loss, self.training, run, title="surrogate", optimizer=optimizer, before=before)
 
-    def _image_loss(self, student: Trainable, cond: Cond, owner: Owner, run: Run, k: int) -> Loss:
+    def _image_loss(self, trainable: Trainable, cond: Cond, owner: Owner, run: Run, k: int) -> Loss:
         """What the pictures raise in round ``k``; each has (t, noise) samples of its own."""
-        model, n = student.model, self.samples
+        model, n = trainable.model, self.samples
         rngs = [run.rng("udp", k, name) for name in owner.names]
         p = time_distribution(model.alpha_bar, self.times)
         autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=self.training.dtype == "bf16")
@@ -169,7 +166,7 @@ class UDP(Protection):
 
             def gradients(latents: Tensor, graph: bool) -> tuple[Tensor, ...]:
                 each = model.loss(latents.repeat_interleave(n, 0), many, t, noise)
-                return torch.autograd.grad(each.mean(), student.parameters, create_graph=graph)
+                return torch.autograd.grad(each.mean(), trainable.parameters, create_graph=graph)
 
             # The one attention kernel with second derivatives.
             with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), autocast:

@@ -157,7 +157,7 @@ def captions(s: Scenery, rng: torch.Generator, drop: float = 0.35) -> list[str]:
     """
     keep = torch.rand(len(s), 3, generator=rng) >= drop
     said = [compress(words(s, i).items(), (True, *kept)) for i, kept in enumerate(keep.tolist())]
-    return [caption(**dict(words)) for words in said]
+    return [caption(**dict(told)) for told in said]
 
 
 def words(s: Scenery, i: int) -> dict[str, str]:
