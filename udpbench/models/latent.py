@@ -47,8 +47,8 @@ class LatentDiffusion(Diffusion):
         """This model with what a training stage saved in ``folder``: any of ``unet``, ``text_encoder``, ``lora``,
         ``embedding``.
 
-        If all weights of a part were trained, the model is float32: bfloat16 would round the small steps of a fine-tuning
-        back to the weights it started from.
+        If all weights of a part were trained, the model is float32: bfloat16 would round the small steps of a
+        fine-tuning back to the weights it started from.
         """
         from diffusers import UNet2DConditionModel
         from transformers import CLIPTextModel
