@@ -39,7 +39,7 @@ def _effects(board: Board, metric: str) -> bytes:
             if found is not None:
                 axes.plot(found.mean, y + up, style, color=colour, markersize=5)
             if found is not None and found.low is not None and found.high is not None:
-                axes.hlines(y + up, found.low, found.high, color=colour, linewidth=1.4)
+                axes.plot([found.low, found.high], [y + up] * 2, color=colour, linewidth=1.4)
     names = [row.protect if row.control else f"{row.protect} / {row.attack}" for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_xlabel(f"{metric}, difference to clean (+: better protected)", fontsize=8)
