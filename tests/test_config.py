@@ -44,12 +44,6 @@ def changed(base):
 
 
 @pytest.fixture
-def whole(cell):
-    """Overrides -> the cell they make, checked."""
-    return lambda *overrides: checked(cell(*overrides)).cell
-
-
-@pytest.fixture
 def wrong(tiny, tmp_path, monkeypatch, capsys):
     """Overrides -> the lines that the command says before it ends with status 2."""
 
@@ -279,8 +273,8 @@ def test_names_say_what_was_chosen(cell):
     assert names["attack"].startswith("jpeg")
 
 
-def test_a_bundle_s_metric_that_cannot_be_computed_is_absent_with_its_reason(whole):
-    made = whole()
+def test_a_bundle_s_metric_that_cannot_be_computed_is_absent_with_its_reason(cell):
+    made = cell()
     assert made.absent["kernel_distance"] == "needs 50 pictures a side, there are 6"
     assert made.absent["frechet_distance"] == "needs 1000 pictures a side, there are 6"
     assert "judge" in made.metrics
@@ -315,20 +309,20 @@ def test_validation_pictures_count_only_for_scores_that_the_thief_chooses_by(cha
     assert "precision_recall" not in absent
 
 
-def test_photographs_have_no_set_scores(whole):
-    made = whole("data=photos", "data.size=16", "task.pictures=64", "data.reference=64")
+def test_photographs_have_no_set_scores(cell):
+    made = cell("data=photos", "data.size=16", "task.pictures=64", "data.reference=64")
     assert {k for k in made.absent if "overlap" in made.absent[k]} == {"kernel_distance"} | {
         k for k in made.absent if k.startswith(("frechet", "precision", "density"))
     }
     assert list(made.metrics) == ["similarity"]
 
 
-def test_pictures_of_one_s_own(whole, tmp_path, pictures):
+def test_pictures_of_one_s_own(cell, tmp_path, pictures):
     from udpbench.core import images
 
     for i, x in enumerate(pictures):
         images.write_png(tmp_path / f"{i}.png", x)
-    made = whole("data=folder", f"data.path={tmp_path}", "data.prompt='a {token} dog'", "~data.size")
+    made = cell("data=folder", f"data.path={tmp_path}", "data.prompt='a {token} dog'", "~data.size")
     assert made.data.thing.sizes == {"train": 4, "reference": 0}
     assert made.absent["kernel_distance"] == "data folder has no reference pictures"
 

@@ -97,7 +97,7 @@ def test_photoguard_with_a_target_comes_nearer_to_it(model, pictures, tmp_path):
 
 
 def test_wrong_settings_are_told_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="advdm: steps and samples must be >= 1, given 0 and 1"):
+    with pytest.raises(ValueError, match="advdm: steps must be >= 1, given 0"):
         AdvDM(steps=0)
     with pytest.raises(ValueError, match="photoguard: steps must be >= 1, given 0"):
         PhotoGuard(steps=0)

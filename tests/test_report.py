@@ -251,7 +251,7 @@ def test_comparisons_flags_failures_and_environment_are_told(report: Path) -> No
     (line,) = [x for x in text.splitlines() if x.startswith("| eudp - udp | protected |")]
     assert "eudp protects better" in line
     assert "+8.00" in line
-    assert "| dirty tree: the code differs from the recorded commit | 0/0 |" in text
+    assert "| dirty tree: not as in the recorded commit: files that the record does not name | 0/0 |" in text
     assert "the moon was full" not in text
     assert "few subjects" in text  # the single SD record
     assert not [x for x in text.splitlines() if "no seed SD" in x and LABEL in x]  # only the SD board has none

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from experiments.embedded_models import build, measure, pictures
-from udpbench.benchmark.check import checked
 from udpbench.core import images
 from udpbench.core.errors import ConfigError
 from udpbench.data.toyworld_style import MOST, ToyWorldStyle, different_objects
@@ -269,12 +268,12 @@ def test_each_judge_is_absent_where_the_truth_is_of_the_other_kind(cell, monkeyp
     made = cell("data=toyworld_style", "metrics=style")
     assert {"style_judge", "similarity"} <= set(made.metrics)
     assert made.names["subject"] == "0"
-    absent = checked(cell("data=toyworld_style", "metrics=micro")).cell.absent
+    absent = cell("data=toyworld_style", "metrics=micro").absent
     assert absent["judge"] == "judges a subject, data toyworld_style shows a style"
-    absent = checked(cell("metrics=style")).cell.absent
+    absent = cell("metrics=style").absent
     assert absent["style_judge"] == "judges a style, data toyworld shows a subject"
     with pytest.raises(ConfigError, match="metric s: data toyworld_many has no truth that a judge could know"):
-        checked(cell("data=toyworld_many", "+metric@metrics.extra.s=style_judge"), ("s",))
+        cell("data=toyworld_many", "+metric@metrics.extra.s=style_judge")
     assert JudgeMetric.truth != style_judge.StyleJudge.truth
 
 

@@ -143,11 +143,13 @@ def _mistyped(settings: Mapping[str, Any]) -> list[str]:
     except (TypeError, ValueError):  # not everything that can be called tells what it takes
         return wrong
     for key, parameter in parameters.items():
-        kind, _, none = str(parameter.annotation).partition(" | ")
-        value = settings.get(key)
-        if kind.partition("[")[0] not in _TYPES or none not in ("", "None") or value is None:
+        annotated = parameter.annotation  # a text where annotations are postponed, else a type
+        said = annotated if isinstance(annotated, str) else inspect.formatannotation(annotated)
+        kind, _, none = said.partition(" | ")
+        kind, value = kind.partition("[")[0].rpartition(".")[2], settings.get(key)
+        if kind not in _TYPES or none not in ("", "None") or value is None:
             continue
-        words, allowed = _TYPES[kind.partition("[")[0]]
+        words, allowed = _TYPES[kind]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             wrong.append(f"{key} must be {words}, given {value!r}")
     return wrong

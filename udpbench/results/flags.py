@@ -84,7 +84,8 @@ def nothing_primary(record: Record) -> str | None:
 def dirty_tree(record: Record) -> str | None:
     """The code was not a commit when the record was written, or when a stage was done that it rests on."""
     if record["provenance"].get("dirty"):
-        return "dirty tree: the code differs from the recorded commit"
+        files = ", ".join(record["provenance"].get("changed") or ()) or "files that the record does not name"
+        return f"dirty tree: not as in the recorded commit: {files}"
     kinds = sorted({s["name"].split()[0] for s in record["stages"] if DIRTY in (s["commit"] or "")})
     return f"dirty tree: done by code that is in no commit: {', '.join(kinds)}" if kinds else None
 
