@@ -132,7 +132,7 @@ def unranked() -> Record:
             },
             "budget exceeded: noise measures rms_max 5/255, allowed 4.5/255",
         ),
-        ({**make_record(), "provenance": {"dirty": True}}, "dirty tree: the code differs"),
+        ({**make_record(), "provenance": {"dirty": True}}, "dirty tree: not as in the recorded commit"),
         (
             larger("upper_bound", 1000),
             "sets of different sizes: pretrained 256, clean 256, noise 256, protected 256, purified 256, ",
