@@ -21,6 +21,8 @@ from udpbench.core.errors import ConfigError
 from udpbench.core.images import as_saved, read_folder, write_png
 from udpbench.results.record import read_records
 
+pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
+
 ROOT = Path(__file__).parent.parent
 CELL = [
     "protect=noise",

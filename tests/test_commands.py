@@ -18,6 +18,8 @@ from udpbench.commands import doctor, score
 from udpbench.commands import list as listing
 from udpbench.core.images import write_png
 
+pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
+
 ROOT = Path(__file__).parent.parent
 METHODS = ROOT / "docs" / "methods.md"
 

@@ -13,6 +13,8 @@ from udpbench.tracking import dashboard
 from udpbench.tracking.track_jsonl import Jsonl
 from udpbench.tracking.track_wandb import Wandb
 
+pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
+
 
 @pytest.fixture
 def record():

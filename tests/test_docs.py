@@ -13,6 +13,8 @@ from udpbench.benchmark.arms import ARMS
 from udpbench.benchmark.run import run
 from udpbench.commands.common import prepare
 
+pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
+
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"```(?:python|yaml)\n# file: mine/(\S+)\n(.*?)```", re.DOTALL)
 # page -> overrides under which its options run in seconds, and the kinds of stages that must be among those done

@@ -7,6 +7,7 @@ import sys
 from copy import copy
 from dataclasses import replace
 
+import pytest
 from conftest import small
 
 from udpbench.benchmark.cell import Cell
@@ -16,6 +17,8 @@ from udpbench.benchmark.store import Stage, Store
 from udpbench.commands import run as command
 from udpbench.core.images import list_images, read_metadata, write_png
 from udpbench.task.dreambooth import DreamBooth
+
+pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
 
 
 def cell_key(cell: Cell) -> str:

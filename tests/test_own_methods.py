@@ -23,6 +23,8 @@ from udpbench.core.images import read_folder
 from udpbench.core.source import source_digests
 from udpbench.interfaces import Attack, Protection
 
+pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
+
 ROOT = Path(__file__).parent.parent
 
 # -- a protection under development, in real processes -----------------------------------------------------------------

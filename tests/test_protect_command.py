@@ -16,6 +16,8 @@ from udpbench.commands import protect, purify
 from udpbench.core.budget import measure
 from udpbench.core.images import read, write_png
 
+pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
+
 SOFT = Image.linear_gradient("L")
 
 
