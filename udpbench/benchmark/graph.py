@@ -66,8 +66,8 @@ class Graph:
         cell = self.cell
         if not cell.protect.thing.protects:
             return self.data
-        matches = cell.protect.thing.matches_strength and cell.like
-        like = stages.protect_stage(cell, cell.like, self.data) if matches and cell.like else None
+        matched = cell.like if cell.protect.thing.matches_strength else None
+        like = stages.protect_stage(cell, matched, self.data) if matched else None
         return stages.protect_stage(cell, cell.protect, self.data, like)
 
     @cached_property

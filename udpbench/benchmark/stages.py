@@ -16,7 +16,7 @@ import torch
 
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.store import Stage
-from udpbench.core.folders import read_facts
+from udpbench.core.folders import pictures_in, read_facts
 from udpbench.core.images import (
     checked_pictures,
     iterate,
@@ -28,8 +28,7 @@ from udpbench.core.images import (
     write_png,
 )
 from udpbench.interfaces import Owner, Run, Thief
-from udpbench.models.sample import sample
-from udpbench.optim.training import over_prompts, write_made
+from udpbench.optim.tuning import write_class_pictures
 
 MIXED = "mixed"
 # Of the class pictures for a protection's surrogate; those of a task are sampled as the task samples.
@@ -71,7 +70,7 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
     """A purification attack on a folder of pictures."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        folder = _pictures(parents["images"])
+        folder = pictures_in(parents["images"])
         pictures, captions = read_folder(folder), read_metadata(folder)
         model = cell.purifier.thing.to(run.device) if attack.thing.needs else None
         prompts = [captions[name]["text"] for name in pictures]
@@ -108,7 +107,7 @@ def train_stage(cell: Cell, images: Stage, class_pictures: Stage | None, attack:
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         holds = Thief(class_images=parents.get("class"), **_used(changes))
-        task.train(_pictures(parents["images"]), out, cell.victim.thing, run, holds)
+        task.train(pictures_in(parents["images"]), out, cell.victim.thing, run, holds)
 
     parents = {"images": images} | ({"class": class_pictures} if class_pictures else {})
     key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key} | _key_of(changes)
@@ -133,12 +132,7 @@ def surrogate_class_stage(cell: Cell, n: int, data: Stage) -> Stage:
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         model, prompt = cell.surrogate.thing.to(run.device), read_facts(parents["data"])["class_prompt"]
-        rows = over_prompts([prompt], n)
-
-        def make(left: list[int]) -> Any:
-            return sample(model, [prompt] * len(left), [("class", i) for i in left], run, **CLASS_SAMPLING)
-
-        write_made(rows, out, run, make)
+        write_class_pictures(model, prompt, n, out, run, **CLASS_SAMPLING)
 
     key = {"sampling": CLASS_SAMPLING, "n": n, "surrogate": cell.surrogate.key}
     return Stage("class", key, work, {"data": data}, cell.seed, "class pictures of the surrogate", resumable=True)
@@ -169,7 +163,7 @@ def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> 
         prompt, masks = read_facts(parents["data"])["class_prompt"], parents["data"] / "masks"
         clean, masks_or_none = parents["data"] / "train", masks if masks.is_dir() else None
         holds = Thief(class_prompt=prompt, masks=masks_or_none, clean=clean)
-        task.edit(_pictures(parents["images"]), out, cell.victim.thing, run, holds, noise)
+        task.edit(pictures_in(parents["images"]), out, cell.victim.thing, run, holds, noise)
 
     parents, key = {"images": images, "data": data}, _made_key(cell) | {"noise": noise}
     return Stage("edit", key, work, parents, cell.seed, f"{images.title} edited", resumable=True)
@@ -209,7 +203,7 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         folders = {"train_clean": "train", "input": "train", "truth": ""}
         ref = parents["other"] if other else parents["data"] / folders.get(against, against)
-        scores = measure(_pictures(parents["pictures"]), ref, run)
+        scores = measure(pictures_in(parents["pictures"]), ref, run)
         (out / "scores.json").write_text(json.dumps(scores, sort_keys=True))
 
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
@@ -247,11 +241,6 @@ def _key_of(attack: Part | None) -> dict[str, Any]:
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
-
-
-def _pictures(folder: Path) -> Path:
-    """Where a stage's pictures are: in ``train`` for a data folder, else in the folder itself."""
-    return folder / "train" if (folder / "data.json").exists() else folder
 
 
 def owner_of(data: Path, owner_prompt: str, like: Path | None = None, class_pictures: Path | None = None) -> Owner:

@@ -59,6 +59,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("overrides", nargs="*", default=[], metavar="GROUP=OPTION", help=about)
 
 
+def option_files(group: str) -> list[Path]:
+    """The YAMLs of a group of the configuration, sorted by name."""
+    return sorted((CONF / group).glob("*.yaml"))
+
+
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The configuration that a command line of overrides composes, with Hydra's own node ``hydra``.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from udpbench.commands.common import CONF, Parser, composed, lines_of, told
+from udpbench.commands.common import Parser, composed, lines_of, option_files, told
 
 ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less
 TRIES_LOCK = "import sys; from filelock import FileLock; FileLock(sys.argv[1], timeout=0).acquire()"
@@ -145,7 +145,7 @@ def _built(group: str, kind: Any) -> Iterator[tuple[str, Any]]:
 
     from udpbench.benchmark.build import make_part
 
-    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    names = [path.stem for path in option_files(group)]
     every = composed([f"+{group}@every.{name}={name}" for name in names]).every
     for name in names:
         if missing := [key.rpartition(".")[2] for key in OmegaConf.missing_keys(every[name])]:

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.commands.common import CONF, Parser, told
+from udpbench.commands.common import CONF, Parser, option_files, told
 
 GROUPS = {
     "protect": "Protections",
@@ -71,7 +71,7 @@ def options(group: str) -> dict[str, tuple[str, str]]:
         return {name: (arm.description, "") for name, arm in ARMS.items()}
     if group not in GROUPS:
         raise ValueError(f"list: no group {group!r}; allowed are {', '.join((*GROUPS, 'arm'))}")
-    return {path.stem: describe(path) for path in sorted((CONF / group).glob("*.yaml"))}
+    return {path.stem: describe(path) for path in option_files(group)}
 
 
 def describe(path: Path) -> tuple[str, str]:

@@ -31,7 +31,7 @@ from udpbench.commands.common import composed, open_store, show, table
 from udpbench.core.atomic import atomic_write
 from udpbench.core.digest import files_digest
 from udpbench.core.errors import ConfigError
-from udpbench.core.images import METADATA, from_pil, read, read_metadata, to_pil, write_metadata
+from udpbench.core.images import from_pil, read, read_metadata, to_pil, write_metadata
 from udpbench.core.visibility import survival, visibility
 from udpbench.interfaces import Dataset, Log, Run, Titled
 
@@ -71,7 +71,11 @@ def change(
         files = cell.data.thing.files()
         coupled, said = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
-        work = [_finished_stage(cell, cfg, unit, method, form, Path(scratch) / str(i)) for i, unit in enumerate(units)]
+        captions = read_metadata(source)
+        work = []
+        for i, unit in enumerate(units):
+            mine = cell if unit == files else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
+            work.append(_finished_stage(mine, unit, method, form))
         _say_plan(said, part.name, len(files), coupled, sum(not store.finished(stage) for stage in work))
         for unit, stage in zip(units, work, strict=True):
             store.log = said if coupled else Titled(said, unit[0].name)
@@ -114,12 +118,8 @@ def _say_plan(log: Log, name: str, pictures: int, coupled: bool, todo: int) -> N
 # -- stages ------------------------------------------------------------------------------------------------------------
 
 
-def _finished_stage(cell: Cell, cfg: DictConfig, files: Sequence[Path], method: str, form: str, scratch: Path) -> Stage:
+def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -> Stage:
     """The finished pictures of one unit: changed, with what their files held beside RGB, and measured."""
-    if len(files) < len(cell.data.thing.files()):
-        cfg = cfg.copy()
-        cfg.data.path = str(_folder_of(files, scratch))
-        cell = replace(cell, data=make_part(cfg.data, "folder", Dataset))
     graph = Graph(cell)
     if method == "protect":
         made = graph.protected
@@ -139,17 +139,19 @@ def _finished_stage(cell: Cell, cfg: DictConfig, files: Sequence[Path], method: 
     return Stage("finished", key, work, {"data": graph.data, "pictures": made}, title=made.title)
 
 
-def _folder_of(files: Sequence[Path], scratch: Path) -> Path:
-    """A folder of the name of the pictures' own that holds these only, with their captions."""
-    source = files[0].parent
-    folder = scratch / source.resolve().name
+def _cell_of(
+    files: Sequence[Path], captions: Mapping[str, dict[str, Any]], cell: Cell, cfg: DictConfig, scratch: Path
+) -> Cell:
+    """The cell of these pictures alone: a folder in ``scratch``, of the name of their own, that holds them only."""
+    folder = scratch / files[0].parent.resolve().name
     folder.mkdir(parents=True)
     for file in files:
         (folder / file.name).symlink_to(file.resolve())
-    if (source / METADATA).is_file():
-        rows = read_metadata(source)
-        write_metadata(folder, {file.name: rows[file.name] for file in files if file.name in rows})
-    return folder
+    if captions:
+        write_metadata(folder, {file.name: captions[file.name] for file in files if file.name in captions})
+    data = cfg.data.copy()
+    data.path = str(folder)
+    return replace(cell, data=make_part(data, "folder", Dataset))
 
 
 def _finish(file: Path, before: Path, after: Path, out: Path, form: str, codecs: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from udpbench.commands.common import CONF, Parser, composed, open_store, show, table, told, write_json
+from udpbench.commands.common import Parser, composed, open_store, option_files, show, table, told, write_json
 
 if TYPE_CHECKING:
     from udpbench.interfaces import Log, Metric
@@ -51,7 +51,7 @@ def scores(got: Path, ref: Path, metrics: Sequence[str] | None = None, log: Log 
     got, ref = Path(got).expanduser(), Path(ref).expanduser()
     paired = {path.stem for path in list_images(got)} == {path.stem for path in list_images(ref)}
     chosen = list(metrics) if metrics is not None else [n for b in (*BUNDLES, *["pairs"] * paired) for n in _bundle(b)]
-    known = sorted(path.stem for path in (CONF / "metric").glob("*.yaml"))
+    known = [path.stem for path in option_files("metric")]
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(f"metrics: unknown {', '.join(unknown)}; allowed are {', '.join(known)}")
     cfg = composed([f"+metric@chosen.{name}={name}" for name in dict.fromkeys(chosen)])

@@ -71,6 +71,11 @@ class Facts:
             beside.write_text(f"{text}\n", encoding="utf-8")
 
 
+def pictures_in(folder: Path) -> Path:
+    """Where a stage's pictures are: in ``train`` for a data folder, else in the folder itself."""
+    return folder / "train" if (folder / FACTS).exists() else folder
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """What data.json of a data folder says."""
     return json.loads((folder / FACTS).read_text(encoding="utf-8"))

@@ -89,31 +89,42 @@ class Tuning(TrainingTask):
 
     def generate(self, tuned: Path | None, out: Path, victim: LatentDiffusion, run: Run, thief: Thief) -> None:
         rows = over_prompts(thief.prompts, self.pictures)
-        model, texts, keys = victim.to(run.device), [row["text"] for _, row in rows], range(len(rows))
-        if tuned is None:
-            self._write(model, rows, texts, keys, out, run)
-        else:
-            model, texts = model.with_tuned(tuned), [self.caption(text) for text in texts]
-            self._write(model, rows, texts, keys, out, run, thief.attack.sampling())
+        model, texts = victim.to(run.device), [row["text"] for _, row in rows]
+        further: dict[str, Any] = {}
+        if tuned is not None:
+            model, texts, further = model.with_tuned(tuned), [*map(self.caption, texts)], thief.attack.sampling()
+        write_sampled(model, rows, texts, range(len(rows)), out, run, **self._sampling(), further=further)
 
     def class_pictures(self, out: Path, victim: LatentDiffusion, run: Run, thief: Thief) -> None:
-        rows = over_prompts([thief.class_prompt], self.prior_images)
-        keys = [("class", i) for i in range(len(rows))]
-        self._write(victim.to(run.device), rows, [thief.class_prompt] * len(rows), keys, out, run)
+        model = victim.to(run.device)
+        write_class_pictures(model, thief.class_prompt, self.prior_images, out, run, **self._sampling())
 
-    def _write(
-        self,
-        model: LatentDiffusion,
-        rows: Sequence[tuple[str, dict[str, Any]]],
-        said: Sequence[str],
-        keys: Sequence[object],
-        out: Path,
-        run: Run,
-        further: dict[str, Any] | None = None,
-    ) -> None:
-        def make(left: list[int]) -> Iterator[Tensor]:
-            prompts, mine = [said[i] for i in left], [keys[i] for i in left]
-            steps, guidance, solver = self.sample_steps, self.guidance, self.solver
-            return sample(model, prompts, mine, run, steps=steps, guidance=guidance, solver=solver, further=further)
+    def _sampling(self) -> dict[str, Any]:
+        return {"steps": self.sample_steps, "guidance": self.guidance, "solver": self.solver}
 
-        write_made(rows, out, run, make)
+
+def write_class_pictures(model: LatentDiffusion, prompt: str, n: int, out: Path, run: Run, **sampling: Any) -> None:
+    """Write ``n`` PNGs of the class by ``model`` as it is, from other noise than scored pictures.
+
+    ``sampling``: keywords of ``models.sample.sample``. Pictures that are there are kept.
+    """
+    write_sampled(
+        model, over_prompts([prompt], n), [prompt] * n, [("class", i) for i in range(n)], out, run, **sampling
+    )
+
+
+def write_sampled(
+    model: LatentDiffusion,
+    rows: Sequence[tuple[str, dict[str, Any]]],
+    texts: Sequence[str],
+    keys: Sequence[object],
+    out: Path,
+    run: Run,
+    **sampling: Any,
+) -> None:
+    """Write a PNG by ``model`` for each of ``rows`` (see ``write_made``), of its prompt and the noise of its key."""
+
+    def make(left: list[int]) -> Iterator[Tensor]:
+        return sample(model, [texts[i] for i in left], [keys[i] for i in left], run, **sampling)
+
+    write_made(rows, out, run, make)

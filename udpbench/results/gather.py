@@ -12,6 +12,7 @@ from typing import Any
 from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.graph import Arm, Graph, Scores
 from udpbench.benchmark.store import Stage, Store
+from udpbench.core.folders import pictures_in
 from udpbench.core.images import fit_square, list_images, read
 from udpbench.core.provenance import provenance
 from udpbench.results import flags, record, sheet
@@ -149,7 +150,7 @@ def _some(store: Store, stage: Stage | None, each: int = 1) -> list:
     """Pictures to show of a stage that made ``each`` of every picture it was given: of the k-th, the k-th in turn."""
     assert stage is not None
     folder = store.path(stage)
-    paths = list_images(folder / "train" if (folder / "data.json").exists() else folder)
+    paths = list_images(pictures_in(folder))
     return [read(paths[k * each + k % each]) for k in range(min(SHOWN, len(paths) // each))]
 
 
