@@ -114,15 +114,30 @@ def options(group: str) -> list[str]:
     return found
 
 
+def family_options() -> list[str]:
+    """FAMILY/GROUP/OPTION of all settings that a family of models brings."""
+    found = sorted(p.relative_to(CONF / "family").with_suffix("") for p in (CONF / "family").glob("*/*/*.yaml"))
+    assert found
+    return list(map(str, found))
+
+
 @pytest.fixture(scope="session")
-def node() -> Callable[[str, str], DictConfig]:
+def node() -> Callable[..., DictConfig]:
     """(group, option) -> a fresh copy of its configuration as the command line composes it; all in one composition, which takes a while."""
     groups = ("protect", "attack", "task", "metric", "data", "budget")
+    words = ["family=micro"]  # a task among them would choose a model and its family
+    words += [f"+{g}@every.micro.{g}.{o}={o}" for g in groups for o in options(g)]
+    for name in family_options():
+        family, group, option = name.split("/")
+        words += [
+            f"+{group}@every.{family}.{group}.{option}={option}",
+            f"+family@every.{family}.{group}.{option}={name}",
+        ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        every = compose("config", overrides=[f"+{g}@every.{g}.{o}={o}" for g in groups for o in options(g)]).every
+        every = compose("config", overrides=words).every
 
-    def copy(group: str, option: str) -> DictConfig:
-        conf = OmegaConf.create(OmegaConf.to_container(every[group][option]))
+    def copy(group: str, option: str, family: str = "micro") -> DictConfig:
+        conf = OmegaConf.create(OmegaConf.to_container(every[family][group][option], resolve=True))
         conf.pop("preset", None)  # no setting of the method: see udpbench.benchmark.build
         return conf
 
@@ -131,7 +146,15 @@ def node() -> Callable[[str, str], DictConfig]:
 
 def small(tiny: Path) -> list[str]:
     """Overrides of a cell that computes almost nothing, on the tiny pipeline."""
-    return ["model=local", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "++task.pictures=6", "track=none"]
+    return [
+        "model=local",
+        "family=micro",
+        f"model.path={tiny}",
+        "model.dtype=fp32",
+        "data.size=16",
+        "++task.pictures=6",
+        "track=none",
+    ]
 
 
 def composed(tiny: Path, *overrides: str) -> DictConfig:

@@ -241,6 +241,7 @@ def test_the_real_command_says_the_same(tiny, tmp_path):
         "-m",
         "udpbench",
         "model=local",
+        "family=micro",
         f"model.path={tiny}",
         "budget.eps=300",
         f"runtime.out={tmp_path}",

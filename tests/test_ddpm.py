@@ -230,7 +230,7 @@ def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
         "task.dtype": "fp32",
         "task.pictures": 50,
         "task.sample_steps": 2,
-        "protect": "eudp_scratch",
+        "protect": "eudp",
         "protect.rounds": 1,
         "protect.model_steps": 1,
         "protect.image_steps": 1,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_owner, options
+from conftest import family_options, make_owner, options
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tiny import save_tiny_pixel
@@ -54,7 +54,8 @@ THIEF = {
 TASKS = [f"task/{option}" for option in options("task")]
 FEW = {"train": 2, "reference": 1, "validation": 1, "heldout": 1}
 DATA = [f"data/{option}" for option in options("data") if option.startswith("toyworld")]
-CASES = METHODS + TASKS + DATA
+FAMILIES = family_options()  # FAMILY/GROUP/OPTION
+CASES = METHODS + TASKS + DATA + FAMILIES
 LOSS, CHANGE = {"default": 1e-3}, {"default": 0.02}  # relative, by case
 PROBE, AGREE = (
     {"default": 0.25, "task": 2.0, "data": 1.5},
@@ -112,7 +113,7 @@ def measured(case: str, conf: DictConfig, model: LatentDiffusion, pictures: list
     log = Losses()
     owner, run = make_owner(pictures[:2]), Run(seed=0, log=log)
     mine = model if thing.needs else None
-    if case.startswith("protect"):
+    if "protect" in case:
         owner.like = Noise(kind="uniform").protect(owner, Linf(8), None, Run(seed=99))
         made = thing.protect(owner, Linf(8), mine, run)
     else:
@@ -170,9 +171,10 @@ def golden() -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_numbers_are_those_of_the_version(case, node, steady, pixels, pictures, folder, golden, tmp_path):
-    conf, group = node(*case.split("/")), case.partition("/")[0]
+    group, option, *family = (*case.split("/")[-2:], *case.split("/")[:-2])
+    conf = node(group, option, *family)
     if group == "task":
-        got = of_a_task(conf, pixels if case.startswith("task/ddpm") else steady, folder, tmp_path)
+        got = of_a_task(conf, pixels if option == "ddpm" else steady, folder, tmp_path)
     else:
         got = of_data(conf, tmp_path) if group == "data" else measured(case, conf, steady, pictures)
     if REFRESH:

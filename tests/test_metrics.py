@@ -513,7 +513,7 @@ def hydra():
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "metric").glob("*.yaml")))
 def test_every_metric_builds_and_says_what_it_is(hydra, name):
-    metric = instantiate(hydra(overrides=[f"+metric={name}"]).metric)
+    metric = instantiate(hydra(overrides=[f"+metric={name}", "+model=micro"]).metric)
     assert metric.version >= 1
     assert metric.against in ("reference", "train_clean", "input", "truth", "clean_arm")
     assert set(metric.scores.values()) <= {"up", "down"}

@@ -36,6 +36,7 @@ def test_the_example_protection_runs_as_shown(tmp_path, tiny):
     assert "hydra.searchpath=[file://mine/conf]" in command
     small = [
         "model=local",
+        "family=micro",
         f"model.path={tiny}",
         "model.dtype=fp32",
         "data.size=16",

@@ -286,6 +286,7 @@ class Dataset(Component):
     token: str | None = None  # the rare word that names the subject in captions and prompts
     has_masks: ClassVar[bool] = False  # whether it writes ``masks/``, the object of every training picture
     truth: ClassVar[str] = ""  # the kind of truth in data.json that a judge could know: subject | style
+    rendered: ClassVar[bool] = False  # whether its pictures are of the embedded world
     compares_sets: ClassVar[bool] = True  # False: its references overlap the training pictures
 
     def write(self, out: Path, run: Run) -> None:

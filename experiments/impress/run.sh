@@ -14,11 +14,11 @@ study $styles protect=none seed=1,2 'arms=[pretrained,upper_bound,clean]' "$@"  
 study $edits protect=photoguard,photoguard_diffusion attack=none,impress,gaussian_noise,resize "$@"   # malicious edits
 study $edits protect=photoguard attack=jpeg attack.quality=15 "$@"
 # 1000 was chosen on development subject 0 among 300 to 10000: the least at which pictures are as consistent as the clean ones.
-study $edits protect=consistent protect@protect.inner=photoguard protect.beta=1000 attack=none,impress "$@"
+study $edits protect=consistent protect@inner=photoguard protect.beta=1000 attack=none,impress "$@"
 
 # Not yet run, on styles: the other baselines, and the owner who expects IMPRESS.
 # study $styles protect=glaze attack=gaussian_noise,resize
 # study $styles $strong protect=glaze attack=gaussian_noise,resize
 # study $styles protect=glaze attack=jpeg attack.quality=15
 # study $styles $strong protect=glaze attack=jpeg attack.quality=15
-# study $styles protect=consistent protect@protect.inner=glaze attack=none,impress
+# study $styles protect=consistent protect@inner=glaze attack=none,impress

@@ -7,7 +7,7 @@ study() { "${PYTHON:-python}" -m udpbench -m experiment=udp "$@"; }
 curve='task.curve=[0.5,1.0,2.0]'
 objects='task=dreambooth data.subject=105,106,107,108,109'
 styles='task=style_finetune data.style=2,3,4,5,6'
-scratch='task=ddpm task.curve=[0.5,1.0] protect=udp_scratch,eudp_scratch seed=0,1'
+scratch='task=ddpm task.curve=[0.5,1.0] protect=udp,eudp seed=0,1'
 floor='protect=none seed=1,2 arms=[pretrained,upper_bound,clean]'  # how much clean victims differ from seed to seed
 
 study $objects $curve protect=udp,eudp "$@"                                      # fine-tuning on objects

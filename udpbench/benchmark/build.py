@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from udpbench.benchmark.arms import ARMS, DEFAULT
 from udpbench.benchmark.cell import Cell, Part
@@ -66,6 +67,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     return Cell(
         **parts,
         seed=cfg.seed,
+        family=cfg.family,
         protected_fraction=float(cfg.protected_fraction),
         arms=DEFAULT if cfg.arms is None else tuple(cfg.arms),
         owner_prompt=cfg.owner_prompt,
@@ -98,9 +100,12 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     Raises ValueError naming the settings that are missing or of another type than the component takes, or saying that
     it is no ``kind``.
     """
-    if missing := sorted(OmegaConf.missing_keys(node)):
-        raise ValueError(f"{name}: give {', '.join(f'{key}=...' for key in missing)}")
-    settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    try:
+        if missing := sorted(OmegaConf.missing_keys(node)):
+            raise ValueError(f"{name}: give {', '.join(f'{key}=...' for key in missing)}")
+        settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:  # a value that refers to what there is not, or to itself
+        raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
     preset = settings.pop("preset", PRESETS[0])
     if preset not in PRESETS:
         raise ValueError(f"{name}: unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")

@@ -53,6 +53,7 @@ class Cell:
     victim: Part
     purifier: Part
     seed: int
+    family: str = "micro"  # of models whose settings the parts have: micro | sd | ddpm32 | ddpm_cifar
     like: Part | None = None  # the protection whose strength protect=noise_rms matches
     arms: tuple[str, ...] = DEFAULT
     protected_fraction: float = 1.0  # of the training pictures that stay changed; the others are clean in every arm

@@ -101,6 +101,14 @@ def _missing_here(cell: Cell) -> Iterator[str]:
     yield from _refused(lambda: cell.task.thing.check_data(cell.data.thing))
 
 
+def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
+    """Renderings of the embedded world for a model of another family: nobody means that without saying so."""
+    victim = cell.victim.thing
+    if cell.data.thing.rendered and "text" in victim.capabilities and not victim.embedded and cell.family != "micro":
+        said = f"shows the embedded world, {cell.victim.name} is of family {cell.family}"
+        yield f"data {cell.data.name}: {said}; give data=folder data.path=DIR, or family=micro for its settings"
+
+
 def _hooks(cell: Cell) -> Iterator[str]:
     """What of the attack the task would not take."""
     if lost := sorted(cell.attack.thing.hooks - cell.task.thing.takes):
@@ -137,7 +145,8 @@ def _same_scores(cell: Cell) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
-    _models_that_lack, _untrained_models, _strength_to_match, _class_pictures, _missing_here, _hooks,
+    _models_that_lack, _untrained_models, _strength_to_match, _class_pictures, _missing_here,
+    _pictures_for_the_model, _hooks,
     _fraction, _perturbation_metrics, _same_scores,
 )  # fmt: skip
 

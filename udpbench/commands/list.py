@@ -127,7 +127,17 @@ def tables() -> str:
         rows = [f"| `{group}={name}` | {text} | {verified or '-'} |" for name, (text, verified) in cells.items()]
         parts.append("\n".join([f"| {title} | | verified with |", "|---|---|---|", *rows]))
     rows = [f"| `{name}` | {text} |" for name, (text, _) in options("arm").items()]
-    return "\n\n".join([*parts, "\n".join(["| Arms | |", "|---|---|", *rows])])
+    return "\n\n".join([*parts, _families(), "\n".join(["| Arms | |", "|---|---|", *rows])])
+
+
+def _families() -> str:
+    """The settings that a model's family brings, as a Markdown table."""
+    rows = []
+    for path in sorted((CONF / "family").glob("*/*/*.yaml")):
+        family, group, option = path.relative_to(CONF / "family").with_suffix("").parts
+        text, verified = describe(path)
+        rows.append(f"| `{group}={option}` for family `{family}` | {text} | {verified or '-'} |")
+    return "\n".join(["| Settings by family of models | | verified with |", "|---|---|---|", *rows])
 
 
 def fill(path: Path) -> None:

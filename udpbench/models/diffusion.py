@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,16 +78,31 @@ class Trainable:
     save: Callable[[Path], None]  # writes what was trained into a folder, as ``with_tuned`` reads it
     text: bool = False  # whether what is trained has a part in the prompts' embeddings
 
+    def train(self, training: bool, needs_grad: bool | None = None) -> None:
+        """Training or evaluation mode; gradients of the weights by ``needs_grad`` (None: as the mode is)."""
+        for part in ("unet", "text_encoder") if self.text else ("unet",):
+            getattr(self.model.pipe, part).train(training)
+        for p in self.parameters:
+            p.requires_grad_(training if needs_grad is None else needs_grad)
+
+    def weights(self) -> list[Tensor]:
+        """What is trained, to be kept with other state."""
+        return [p.detach() for p in self.parameters]
+
+    @torch.no_grad()
+    def load(self, weights: Sequence[Tensor]) -> None:
+        """Put back what ``weights`` gave."""
+        for p, saved in zip(self.parameters, weights, strict=True):
+            p.copy_(saved)
+
     @contextmanager
     def restored(self) -> Iterator[None]:
         """The weights are as they were when the block ends: for trainings that are thrown away."""
-        kept = [p.detach().clone() for p in self.parameters]
+        kept = [p.clone() for p in self.weights()]
         try:
             yield
         finally:
-            with torch.no_grad():
-                for p, k in zip(self.parameters, kept, strict=True):
-                    p.copy_(k)
+            self.load(kept)
 
 
 class Diffusion(Component, ABC):
@@ -235,9 +250,10 @@ class Diffusion(Component, ABC):
         """What ``unet`` makes of N noisy inputs at time steps ``t``, float32."""
 
     @abstractmethod
-    def trainable(self, rng: torch.Generator, init: str = "copy") -> Trainable:
+    def trainable(self, rng: torch.Generator, init: str = "copy", *, gradient_checkpointing: bool = False) -> Trainable:
         """What a victim or a surrogate trains, saves and loads: a float32 UNet with the model's weights
-        (``init="copy"``) or fresh ones from ``rng`` (``init="random"``)."""
+        (``init="copy"``) or fresh ones from ``rng`` (``init="random"``); ``gradient_checkpointing``: less memory, more
+        time."""
 
     def training_loss(self, z: Tensor, cond: Cond, rng: torch.Generator, unet: nn.Module | None = None) -> Tensor:
         """``loss`` with time steps (uniform) and noise drawn from ``rng``: one step of any training, (N,)."""

@@ -73,6 +73,7 @@ class LatentDiffusion(Diffusion):
         self,
         rng: torch.Generator,
         init: str = "copy",
+        *,
         text_encoder: bool = False,
         lora: Lora | None = None,
         gradient_checkpointing: bool = False,

@@ -37,9 +37,11 @@ class PixelDiffusion(Diffusion):
         unet = UNet2DModel.from_pretrained(folder / "unet")
         return self.having(unet=unet.float().to(self.device).requires_grad_(False).eval())
 
-    def trainable(self, rng: torch.Generator, init: str = "copy") -> Trainable:
+    def trainable(self, rng: torch.Generator, init: str = "copy", *, gradient_checkpointing: bool = False) -> Trainable:
         """The model with a trainable UNet; saved as a whole pipeline, so that ``model=pixel`` takes it."""
         unet = self.fresh_unet(init, rng)
+        if gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
         other = self.having(unet=unet)
         return Trainable(other, list(unet.parameters()), other.pipe.save_pretrained)
 

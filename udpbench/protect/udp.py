@@ -49,6 +49,8 @@ class UDP(Protection):
         lr, weight_decay, batch: of the surrogate's training (AdamW).
         random_start: start from uniform noise within the budget.
         dtype: of the surrogate's passes, in its training and under the pictures (fp32 | bf16).
+        train_text_encoder: the surrogate's text encoder is trained, too, as the victim's may be.
+        gradient_checkpointing: less memory, more time.
         times: P(t) of the image steps (see ``time_distribution``).
     """
 
@@ -64,9 +66,12 @@ class UDP(Protection):
     weight_decay: float = 1e-2
     random_start: bool = False
     dtype: str = "fp32"
+    train_text_encoder: bool = False
+    gradient_checkpointing: bool = False
     times: str = "uniform"
 
     version = 3
+    places = ("gradient_checkpointing",)
     needs = frozenset({"denoise"})
     heeds_penalty = True
 
@@ -77,6 +82,10 @@ class UDP(Protection):
         counts = {"rounds": self.rounds, "image_steps": self.image_steps, "samples": self.samples}
         check_numbers("udp", least=1, batch=self.batch, **counts)
         check_numbers("udp", least=0, model_steps=self.model_steps)
+        if self.train_text_encoder:
+            if self.outer == "clean":
+                raise ValueError("udp: outer=clean unrolls a step of the UNet alone; give train_text_encoder=false")
+            self.needs = self.needs | {"text"}  # type: ignore[misc]  # here it is the instance's
         self.training = FitSettings(
             steps=self.model_steps, lr=self.lr, weight_decay=self.weight_decay, dtype=self.dtype
         )
@@ -94,15 +103,13 @@ class UDP(Protection):
         return self.surrogate_init == "victim_task"
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Diffusion, run: Run) -> list[Tensor]:
-        init = "copy" if self.surrogate_init == "victim_task" else "random"
-        trainable = surrogate.trainable(run.rng("surrogate"), init=init)
-        with torch.no_grad():
-            cond = surrogate.embed(owner.prompts)
-        optimizer, unet = self.training.optimizer(trainable.parameters), trainable.model.pipe.unet
+        trainable = self._trainable(surrogate, run)
+        cond = _embedded(trainable, owner)
+        optimizer = self.training.optimizer(trainable.parameters)
         first, images = 0, first_images(owner, budget, run, self.random_start)
         file = None if run.scratch is None else run.scratch / STATE
         if (state := load_state(file)) is not None:  # what an interrupted attempt had finished
-            unet.load_state_dict(state["unet"])
+            trainable.load(state["weights"])
             optimizer.load_state_dict(state["optimizer"])
             run.count.update(state["count"])
             first, images = state["rounds"], state["images"]
@@ -115,17 +122,25 @@ class UDP(Protection):
                 if self.training.steps:
                     pictures = TrainingSet(trainable, images, owner.prompts, run, mixed_sizes=True, cond=cond)
                     self._train(trainable, optimizer, pictures, run, k)
-                unet.requires_grad_(self.outer == "clean").eval()
+                    cond = _embedded(trainable, owner) if trainable.text else cond
+                trainable.train(False, needs_grad=self.outer == "clean")
                 loss = self._image_loss(trainable, cond, owner, run, k)
                 images = ascend(images, loss=loss, before=k * self.image_steps)
                 if file is not None and k + 1 < self.rounds:
-                    parts = {"unet": unet.state_dict(), "optimizer": optimizer.state_dict()}
+                    parts = {"weights": trainable.weights(), "optimizer": optimizer.state_dict()}
                     save_state(file, parts | {"images": images, "rounds": k + 1, "count": run.count})
         return images
 
+    def _trainable(self, surrogate: Diffusion, run: Run) -> Trainable:
+        text = {"text_encoder": True} if self.train_text_encoder else {}  # a model of pixels has none
+        init = "copy" if self.surrogate_init == "victim_task" else "random"
+        return surrogate.trainable(
+            run.rng("surrogate"), init, gradient_checkpointing=self.gradient_checkpointing, **text
+        )
+
     def _train(self, trainable: Trainable, optimizer: Optimizer, pictures: TrainingSet, run: Run, k: int) -> None:
         """Train the surrogate on the pictures as they are in round ``k``: t is uniform as in any training."""
-        trainable.model.pipe.unet.requires_grad_(True).train()
+        trainable.train(True)
 
         def loss(step: int) -> Tensor:
             return pictures.loss(self.batch, run.rng("surrogate", k, step))
@@ -176,6 +191,11 @@ class UDP(Protection):
             return -product.view(1)
 
         return clean if self.outer == "clean" else perturbed
+
+
+def _embedded(trainable: Trainable, owner: Owner) -> Cond:
+    with torch.no_grad():
+        return trainable.model.embed(owner.prompts)
 
 
 @dataclass(kw_only=True)

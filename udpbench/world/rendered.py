@@ -37,6 +37,7 @@ class Rendered(Dataset):
     heldout: int
     extra_clean: int = 0
 
+    rendered = True
     option: ClassVar[str]  # its name, in messages and in the keys of its random numbers
     most: ClassVar[float] = math.inf  # training pictures at most
 

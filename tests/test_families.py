@@ -1,0 +1,117 @@
+"""A model brings settings of its family to every protection, attack, task and metric bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import CONF, composed, family_options, options
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from udpbench.benchmark.build import build
+from udpbench.benchmark.check import checked
+from udpbench.core.errors import ConfigError
+
+SD = ["model=local", "data=folder"]  # model=local is shaped like Stable Diffusion
+RELEASED = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group)
+            if option.endswith("_released") or option.startswith("impress_")]  # fmt: skip
+# What a model changes nothing of: 100 image gradients in steps of the budget's own size.
+COUNTED = ("protect/advdm", "protect/photoguard", "protect/photoguard_diffusion")
+
+# What was published for Stable Diffusion.
+ANTI_DREAMBOOTH = {"lr": 5e-7, "batch": 2, "weight_decay": 0.01, "train_text_encoder": True}  # ICCV 2023, its scripts
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # Anti-DreamBooth: 1,000 steps of its evaluation, weight 1 on 200 class pictures, guidance 7.5.
+    "task/dreambooth": {**ANTI_DREAMBOOTH, "steps": 1000, "prior_weight": 1.0, "prior_images": 200, "guidance": 7.5},
+    # ASPL: 50 rounds of 3 steps on the protected pictures; here 150 steps in as many rounds as image steps allow.
+    "protect/udp": {**ANTI_DREAMBOOTH, "rounds": 5, "model_steps": 30, "image_steps": 10, "samples": 2},
+    "protect/eudp": {**ANTI_DREAMBOOTH, "rounds": 5, "model_steps": 30, "image_steps": 10, "samples": 2},
+    # IMPRESS (NeurIPS 2023), its scripts: Glaze with 30 beside latents of variance 1 / 0.18215^2.
+    "protect/glaze": {"alpha": pytest.approx(30 * 0.18215**2, abs=1e-3), "distance_budget": 0.05, "lr": 0.01,
+                      "perceptual": "lpips_vgg", "style_prompt": "Cubism by Picasso style", "strength": 0.5,
+                      "guidance": 7.5, "img2img_steps": 50, "sample_latents": True, "iterations": 100},
+    "protect/consistent": {"beta": pytest.approx(30 * 0.18215**2, abs=1e-3)},
+    "attack/impress": {"iterations": 3000, "lr": 0.01, "alpha": 0.1, "distance_budget": 0.1, "start_noise": 0.1,
+                       "perceptual": "lpips_vgg"},
+    "task/style_finetune": {"steps": 500, "lr": 5e-6, "batch": 32, "ema": 0.9999, "train_text_encoder": False,
+                            "prior_weight": 0.0, "sample_steps": 100, "guidance": 7.5},
+    "task/inpaint": {"sample_steps": 50, "guidance": 7.5, "eta": 1.0, "samples": 1},
+    "task/img2img": {"sample_steps": 50, "guidance": 7.5},
+    # diffusers' examples: train_dreambooth_lora, train_text_to_image_lora, textual_inversion (5e-4 x batch of 4).
+    "task/dreambooth_lora": {"steps": 500, "lr": 1e-4, "batch": 1, "rank": 4, "prior_weight": 0.0},
+    "task/style_lora": {"lr": 1e-4, "rank": 4, "layers": "attention"},
+    "task/textual_inversion": {"steps": 3000, "lr": 2e-3, "batch": 4, "vectors": 1, "ema": 0.0},
+}  # fmt: skip
+
+
+def of_the_command_line(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_stable_diffusion_has_the_published_settings(node, name):
+    got = node(*name.split("/"), "sd")
+    assert {key: got[key] for key in PUBLISHED[name]} == PUBLISHED[name]
+
+
+def test_every_setting_of_stable_diffusion_is_compared_with_what_was_published():
+    assert {name.removeprefix("sd/") for name in family_options() if name.startswith("sd/")} == PUBLISHED.keys()
+
+
+def test_what_uses_a_model_has_settings_for_stable_diffusion(node):
+    """Or those that stand in its YAML are published ones, or counts that no model changes."""
+    for group in ("protect", "attack", "task"):
+        for option in options(group):
+            name, kind = f"{group}/{option}", get_object(node(group, option)._target_)
+            if (
+                name not in (*RELEASED, *COUNTED)
+                and "pixel" not in kind.needs
+                and (kind.needs or option == "consistent")
+            ):
+                assert name in PUBLISHED, f"conf/family/sd/{name}.yaml: settings for Stable Diffusion"
+
+
+@pytest.mark.parametrize("name", family_options())
+def test_a_family_changes_settings_that_there_are(node, name):
+    family, group, option = name.split("/")
+    assert node(group, option, family).keys() == node(group, option).keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [t for t in options("task") if t != "ddpm"])
+def test_a_model_brings_them_and_a_word_takes_them_back(node, task):
+    """Whatever data, attack and protection stand beside; ``family=micro`` is that word."""
+    for protect in options("protect"):
+        cfg = of_the_command_line(*SD, f"task={task}", f"protect={protect}", "attack=impress", "protect@like=eudp")
+        assert cfg.family == "sd"
+        for group, option in (("task", task), ("protect", protect), ("attack", "impress")):
+            family = "sd" if f"{group}/{option}" in PUBLISHED else "micro"
+            got, want = OmegaConf.to_container(cfg[group]), OmegaConf.to_container(node(group, option, family))
+            for whole in (got, want):
+                whole.pop("preset", None)  # type: ignore[union-attr]
+                whole.pop("inner", None)  # type: ignore[union-attr]
+            assert got == want, (group, option)
+        assert cfg.like.lr == 5e-7
+        assert "judge" not in cfg.metrics.bundle
+        assert cfg.runtime.grad_batch == 4
+    cfg = of_the_command_line(*SD, f"task={task}", "family=micro")
+    assert cfg.task == node("task", task)
+    assert cfg.protect == node("protect", "eudp")
+    assert cfg.runtime.grad_batch == 64
+
+
+@pytest.mark.slow
+def test_words_of_the_command_line_win():
+    cfg = of_the_command_line("model=sd15", "task.batch=7", "protect=consistent", "inner.rounds=9")
+    assert (cfg.task.batch, cfg.inner.rounds, cfg.inner.lr) == (7, 9, 5e-7)
+    assert of_the_command_line("model=sd15", "protect.lr=3e-6").protect.lr == 3e-6
+    assert of_the_command_line("model=sd15", "metrics=micro").metrics.primary == ["kd_efflite0", "subject_acc"]
+
+
+def test_renderings_are_not_for_stable_diffusion_unless_said(tiny):
+    cfg = composed(tiny, "family=sd")
+    with pytest.raises(ConfigError, match="data toyworld: shows the embedded world, local is of family sd; give data="):
+        checked(build(cfg, cfg.hydra.runtime.choices))
