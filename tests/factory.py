@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from udpbench.results.schema import Arm, Record
+from udpbench.results.schema import ArmScores, Record
 
 # arm -> fid-like score (better protected: up) and similarity-like score (better protected: down)
 SCORES = {
@@ -20,7 +20,7 @@ SCORES = {
 LABEL = "embedded world (64 px)"
 
 
-def make_arm(distance: float, similarity: float, key: str = "00ff", n: int = 256) -> Arm:
+def make_arm(distance: float, similarity: float, key: str = "00ff", n: int = 256) -> ArmScores:
     """An arm with a primary metric "distance" and a metric "similarity"; fid is absent."""
     return {
         "metrics": {

@@ -83,11 +83,11 @@ def knowledge(cell: Cell) -> dict[str, bool]:
     return {"same_vae": same_vae, "same_unet": same_unet, "same_prompt": cell.owner_prompt == "data"}
 
 
-def _arm(cell: Cell, store: Store, arm: Arm) -> record.Arm:
+def _arm(cell: Cell, store: Store, arm: Arm) -> record.ArmScores:
     curve, validation = _curve(store, arm.scores), _curve(store, arm.validation)
     n = len(list_images(store.path(arm.final)))
     ways = {name: way for metric in cell.metrics.values() for name, way in metric.thing.scores.items()}
-    found: record.Arm = {
+    found: record.ArmScores = {
         "metrics": {
             name: {"value": value, "n": n, "better_protected": ways[name], "primary": name in cell.primary}
             for name, value in curve["1"].items()
@@ -115,7 +115,7 @@ def _read_scores(store: Store, stage: Stage) -> dict[str, float]:
     return json.loads((store.path(stage) / "scores.json").read_text())
 
 
-def _cost(store: Store, stage: Stage, computed: Collection[str]) -> record.Stage:
+def _cost(store: Store, stage: Stage, computed: Collection[str]) -> record.StageCost:
     found: Any = {"name": str(stage), "key": stage.key, "cached": stage.key not in computed}
     return found | {name: store.facts(stage)[name] for name in ("seconds", "peak_mb", "device", "commit")}
 

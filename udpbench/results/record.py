@@ -9,10 +9,10 @@ from typing import Any, TypedDict, TypeVar
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.core.atomic import atomic_write
-from udpbench.results.schema import LONG, SCHEMA, Arm, Facts, Record, Score, Stage, check, check_plain
+from udpbench.results.schema import LONG, SCHEMA, ArmScores, Facts, Record, Score, StageCost, check, check_plain
 from udpbench.results.upgrade import upgraded
 
-__all__ = ["ARMS", "LONG", "SCHEMA", "Arm", "Facts", "Record", "Score", "Stage", "check"]
+__all__ = ["ARMS", "LONG", "SCHEMA", "ArmScores", "Facts", "Record", "Score", "StageCost", "check"]
 Item = TypeVar("Item")
 
 

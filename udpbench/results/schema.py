@@ -26,7 +26,7 @@ class Score(TypedDict):
     primary: bool
 
 
-class Arm(TypedDict):
+class ArmScores(TypedDict):
     """What one arm scored.
 
     A metric is in ``metrics`` or, with the reason, in ``absent``; never a stand-in number. ``curve`` maps step
@@ -43,7 +43,7 @@ class Arm(TypedDict):
     images: str
 
 
-class Cell(TypedDict):
+class CellNames(TypedDict):
     """The names that say which cell this is; ``subject`` and ``seed`` together are the victim."""
 
     data: str
@@ -60,7 +60,7 @@ class Cell(TypedDict):
     protected_fraction: NotRequired[float]
 
 
-class Stage(TypedDict):
+class StageCost(TypedDict):
     """What one stage cost: ``seconds`` of wall clock, ``peak_mb`` of memory in MB; and the ``commit`` that did it
     (see provenance)."""
 
@@ -73,7 +73,7 @@ class Stage(TypedDict):
     commit: str | None
 
 
-class Budget(TypedDict):
+class BudgetFacts(TypedDict):
     """The bound on the perturbation: ``kind`` (linf | rms) and ``eps`` in units of 1/255 of a [0,1] pixel."""
 
     kind: str
@@ -88,7 +88,7 @@ class Facts(TypedDict):
     world. ``protected_fraction``: of the thief's pictures, 0 to 1.
     """
 
-    budget: Budget | None
+    budget: BudgetFacts | None
     preset: str
     edits: bool
     embedded: bool
@@ -105,22 +105,22 @@ class Record(TypedDict):
 
     schema: int
     status: str
-    cell: Cell
+    cell: CellNames
     label: str
     facts: Facts
     knowledge: dict[str, bool]
-    arms: dict[str, Arm]
+    arms: dict[str, ArmScores]
     perturbation: dict[str, dict[str, float]]
     counts: dict[str, int]
-    stages: list[Stage]
+    stages: list[StageCost]
     config: dict[str, Any]
     provenance: dict[str, Any]
     flags: list[str]
     error: str | None
 
 
-CELL = tuple(name for name in Cell.__annotations__ if name in Cell.__required_keys__)
-EXTRA = tuple(name for name in Cell.__annotations__ if name in Cell.__optional_keys__)
+CELL = tuple(name for name in CellNames.__annotations__ if name in CellNames.__required_keys__)
+EXTRA = tuple(name for name in CellNames.__annotations__ if name in CellNames.__optional_keys__)
 LONG = (
     *("label", "status", *CELL, *EXTRA, "budget_kind", "eps", "preset"),
     *("arm", "metric", "value", "n", "better_protected", "primary", "reason"),

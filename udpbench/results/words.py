@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from udpbench.results.intervals import NOT_ATTACKED, Interval, Recovery
 from udpbench.results.record import MetricInfo
-from udpbench.results.schema import Budget, Record
+from udpbench.results.schema import BudgetFacts, Record
 
 ARROW = {"up": "↑", "down": "↓"}
 SIGNS = "arrows: direction of better protection"
@@ -69,7 +69,7 @@ def metric_text(name: str, about: MetricInfo) -> str:
     return f"{name}{'*' if about['primary'] else ''} {ARROW[about['better_protected']]}"
 
 
-def budget_text(budget: Budget | None, name: str) -> str:
+def budget_text(budget: BudgetFacts | None, name: str) -> str:
     """The bound and its unit, "linf 8/255"; of a budget of no known kind its ``name``."""
     return f"{budget['kind']} {budget['eps']:g}/255" if budget else name
 
