@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import pytest
 import torch
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -153,12 +155,17 @@ def descend(settings, gradient=1.0, curve_steps=(), at_curve_step=None):
     lr=st.floats(1e-6, 1.0),
     decay=st.sampled_from(["constant", "cosine"]),
 )
-def test_learning_rate_is_the_schedule_s(steps, warmup, lr, decay):
+def test_learning_rate_is_diffusers_s_whose_warm_up_is_a_step_behind(steps, warmup, lr, decay):
     settings = FitSettings(steps=steps, lr=lr, warmup=warmup, decay=decay, clip_norm=0)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    (theirs,) = get_scheduler(
+        f"{decay}_with_warmup".replace("cosine_with_warmup", "cosine"),
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=steps,
+    ).lr_lambdas
     for k in range(steps):
-        rise = (k + 1) / warmup if k + 1 < warmup else 1.0
-        fall = (1 + math.cos(math.pi * k / steps)) / 2 if decay == "cosine" else 1.0
-        assert settings.rate(k) == pytest.approx(lr * rise * fall, rel=1e-12)
+        assert settings.rate(k) == pytest.approx(lr * theirs(k if k >= warmup else k + 1), rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize("decay", ["constant", "cosine"])
@@ -169,21 +176,41 @@ def test_the_optimizer_steps_by_the_schedule(decay):
     assert moved == pytest.approx([settings.rate(k) for k in range(7)], rel=1e-12)
 
 
-def test_average_is_that_of_the_closed_form():
+@pytest.mark.parametrize(
+    ("ema_warmup", "decay"),
+    [
+        ("ratio", lambda k: min(0.6, (1 + k) / (10 + k))),
+        ("power", lambda k: min(0.6, 1 - (1 + k) ** -0.75)),
+    ],
+)
+def test_average_is_that_of_the_closed_form(ema_warmup, decay):
     ema, steps, lr = 0.6, 12, 0.5
     curve_steps = {}
     seen, last = descend(
-        FitSettings(steps=steps, lr=lr, ema=ema, clip_norm=0),
+        FitSettings(steps=steps, lr=lr, ema=ema, ema_warmup=ema_warmup, clip_norm=0),
         curve_steps=(3, 12),
         at_curve_step=curve_steps.__setitem__,
     )
     assert seen == pytest.approx([-lr * k for k in range(steps)])  # the training itself never sees the average
     average = [0.0]
     for k in range(steps):  # the weights after step k are -lr (k + 1)
-        decay = min(ema, (1 + k) / (10 + k))
-        average.append(decay * average[-1] + (1 - decay) * -lr * (k + 1))
+        average.append(decay(k) * average[-1] + (1 - decay(k)) * -lr * (k + 1))
     assert last == pytest.approx(average[steps], rel=1e-12)
     assert curve_steps == {3: pytest.approx(average[3], rel=1e-12), 12: pytest.approx(average[12], rel=1e-12)}
+
+
+@pytest.mark.parametrize(
+    ("ema_warmup", "options"),
+    [("ratio", {}), ("power", {"use_ema_warmup": True, "inv_gamma": 1.0, "power": 3 / 4})],
+)
+@pytest.mark.parametrize("ema", [0.7, 0.9999])
+def test_the_average_s_decay_is_diffusers_s(ema_warmup, options, ema):
+    """Of train_text_to_image.py and train_unconditional.py; the first step of the former keeps a tenth of the start."""
+    settings = FitSettings(steps=1, lr=0.1, ema=ema, ema_warmup=ema_warmup)
+    theirs = EMAModel([], decay=ema, **options)
+    found = [settings.ema_decay(k) for k in range(2000)]
+    assert found[1:] == pytest.approx([theirs.get_decay(k + 1) for k in range(1, 2000)], rel=1e-12)
+    assert found[0] == {"ratio": 0.1, "power": theirs.get_decay(1)}[ema_warmup]
 
 
 @pytest.mark.parametrize(("clip", "step"), [(0, 10.0), (1.0, 1.0), (20.0, 10.0)])
@@ -248,6 +275,8 @@ def test_no_steps_change_nothing():
         {"lr": "high"},
         {"lr": math.nan},
         {"ema": 1.0},
+        {"ema_warmup": "linear"},
+        {"betas": (0.9, 1.0)},
         {"warmup": -1},
     ],
 )
@@ -414,6 +443,7 @@ def test_keys_hold_every_setting_that_matters():
         "training": {
             "steps": 5, "lr": 2e-3, "batch": 3, "weight_decay": 0.5, "warmup": 2, "ema": 0.5, "dtype": "bf16",
             "train_text_encoder": True, "sample_latents": True, "prior_weight": 0.5, "curve": [1.0, 2.0],
+            "betas": (0.95, 0.999), "ema_warmup": "power",
         },
         "sampling": {"pictures": 4, "sample_steps": 3, "guidance": 3.0, "solver": "ddim"},
         "none": {"save_every": 7, "gradient_checkpointing": True},

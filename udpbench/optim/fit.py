@@ -13,28 +13,46 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.core.atomic import atomic_write
+from udpbench.core.component import check_choice
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import own_generators
 from udpbench.optim.training_set import TrainingSet
 
+EMA_DECAYS: dict[str, Callable[[int], float]] = {
+    "ratio": lambda step: (1 + step) / (10 + step),
+    "power": lambda step: 1 - (1 + step) ** -0.75,
+}
+
 
 @dataclass(kw_only=True)
 class FitSettings:
-    """AdamW with fp32 master weights; ``dtype`` is that of the forward and backward passes (autocast)."""
+    """AdamW with float32 master weights, a schedule and an average of the weights.
+
+    Args:
+        steps, lr, weight_decay, betas, eps: of AdamW.
+        clip_norm: largest norm of the gradient; 0: no clipping.
+        warmup: steps over which the rate rises linearly to ``lr``.
+        decay: of the rate after them: ``constant``, or ``cosine``, to 0 at the end.
+        ema: decay of the moving average that replaces the weights at the end and at points of the curve; 0: none.
+        ema_warmup: how that decay rises to ``ema`` over the steps k = 0, 1, ...: ``ratio`` (1 + k) / (10 + k), which
+            diffusers' EMAModel and train_text_to_image.py have but for k = 0; ``power`` 1 - (1 + k)^(-3/4), as in its
+            train_unconditional.py.
+        dtype: of the forward and backward passes (autocast): fp32 | bf16.
+        save_every: steps between checkpoints; 0: none.
+    """
 
     steps: int
     lr: float
     weight_decay: float = 1e-2
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Sequence[float] = (0.9, 0.999)
     eps: float = 1e-8
-    clip_norm: float = 1.0  # 0: no clipping
+    clip_norm: float = 1.0
     warmup: int = 0
-    decay: str = "constant"  # constant | cosine
-    ema: float = (
-        0.0  # decay of the moving average that replaces the weights at the end and at points of the curve; 0: none
-    )
-    dtype: str = "fp32"  # fp32 | bf16
-    save_every: int = 0  # steps between checkpoints; 0: none
+    decay: str = "constant"
+    ema: float = 0.0
+    ema_warmup: str = "ratio"
+    dtype: str = "fp32"
+    save_every: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "lr", "weight_decay", "clip_norm", "warmup", "save_every"):
@@ -42,20 +60,31 @@ class FitSettings:
                 raise ValueError(f"fit: {name} must be a number >= 0, given {value!r}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"fit: ema must be >= 0 and < 1, given {self.ema}")
-        if self.decay not in ("constant", "cosine"):
-            raise ValueError(f"fit: unknown decay {self.decay!r}; allowed are constant, cosine")
-        if self.dtype not in ("fp32", "bf16"):
-            raise ValueError(f"fit: unknown dtype {self.dtype!r}; allowed are fp32, bf16")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"fit: betas must be two numbers >= 0 and < 1, given {self.betas}")
+        check_choice("fit: unknown decay", self.decay, ("constant", "cosine"))
+        check_choice("fit: unknown ema_warmup", self.ema_warmup, EMA_DECAYS)
+        check_choice("fit: unknown dtype", self.dtype, ("fp32", "bf16"))
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW as set here."""
-        return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+        betas = (self.betas[0], self.betas[1])
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
     def rate(self, step: int) -> float:
-        """Learning rate of ``step`` (0-based)."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        cool = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.decay == "cosine" else 1.0
-        return self.lr * warm * cool
+        """Learning rate of ``step`` (0-based).
+
+        As diffusers' schedules, but for the warm-up, which is a step ahead of theirs: their first step has rate 0.
+        """
+        if step < self.warmup:
+            return self.lr * ((step + 1) / self.warmup)
+        if self.decay == "constant":
+            return self.lr
+        return self.lr * (0.5 * (1 + math.cos(math.pi * (step - self.warmup) / (self.steps - self.warmup))))
+
+    def ema_decay(self, step: int) -> float:
+        """Decay of the average in ``step`` (0-based)."""
+        return min(self.ema, EMA_DECAYS[self.ema_warmup](step))
 
 
 def fit(
@@ -97,7 +126,7 @@ def fit(
             if settings.clip_norm:
                 nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
             optimizer.step()
-            _update_average(average, parameters, settings.ema, step)
+            _update_average(average, parameters, settings.ema_decay(step))
             run.log.scalar(f"{title}/loss", value.detach(), before + step)
             advance(1)
             done = step + 1
@@ -136,9 +165,8 @@ def with_average(parameters: Sequence[nn.Parameter], average: Sequence[Tensor], 
 
 
 @torch.no_grad()
-def _update_average(average: list[Tensor], parameters: Sequence[nn.Parameter], ema: float, step: int) -> None:
+def _update_average(average: list[Tensor], parameters: Sequence[nn.Parameter], decay: float) -> None:
     if average:
-        decay = min(ema, (1 + step) / (10 + step))  # the usual warm-up of an EMA: the start is forgotten fast
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
 
 

@@ -83,10 +83,17 @@ class TrainingTask(FitSettings, Task):
         return self.pictures
 
     def training_key(self) -> dict[str, Any]:
+        """All settings but those of the generation and those that change speed and memory only."""
         apart = {*self.of_sampling, *self.of_speed}
-        return {f.name: vars(self)[f.name] for f in fields(self) if f.name not in apart}
+        key = {f.name: vars(self)[f.name] for f in fields(self) if f.name not in apart}
+        if self.ema_warmup == "ratio":  # what there was before there was a choice: those trainings keep their keys
+            del key["ema_warmup"]
+        if self.decay == "cosine" and self.warmup:  # these do not: the cosine once began with the warm-up
+            key["cosine"] = "after warmup"
+        return key
 
     def sampling_key(self) -> dict[str, Any]:
+        """The settings of the generation."""
         return {name: vars(self)[name] for name in self.of_sampling}
 
 
