@@ -19,10 +19,11 @@ from udpbench.optim.target import Targeted
 class PhotoGuard(Targeted):
     """Descend the L2 distance of the posterior mean to that of a target picture, or to zero (the released default).
 
-    The denoiser is not used. Steps shrink linearly to a hundredth of their first length, from a random start.
+    The denoiser is not used. Steps shrink linearly from a random start, as in the released notebooks: the k-th of n has
+    1 - 0.99 k / n of the first one's length.
 
     Args:
-        steps: of descent; 1,000 in the released notebooks.
+        steps: of descent; 1,000 in the notebooks.
         step_size: length of the first step, of 255; None: a third of the budget (as 0.02 is of 0.06 there).
         target: file of the target picture; None: latents of zeros.
         random_start: start from uniform noise within the budget.
@@ -35,6 +36,7 @@ class PhotoGuard(Targeted):
     needs = frozenset({"latent"})
     couples_images = False
     heeds_penalty = True
+    version = 2
     option = "photoguard"
     default = "zero"
 
@@ -50,7 +52,7 @@ class PhotoGuard(Targeted):
 
         images = first_images(owner, budget, run, self.random_start)
         first = self.step_size or budget.eps / 3
-        steps = [first * (1 - 0.99 * k / max(1, self.steps - 1)) for k in range(self.steps)]
+        steps = [first * (1 - 0.99 * k / self.steps) for k in range(self.steps)]
         with run.log.bar("perturb", self.steps, "step") as advance:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.grad_batch, advance=advance)
 
