@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of every command it starts
@@ -33,6 +36,13 @@ CONF = Path(__file__).parent.parent / "conf"
 
 hypothesis.settings.register_profile("udpbench", deadline=None)  # time says how busy the machine is, not what is wrong
 hypothesis.settings.load_profile("udpbench")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that compose a configuration are slow, whether or not they say so."""
+    for item in items:
+        if {"cell", "graph", "planned"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -121,6 +131,24 @@ def family_options() -> list[str]:
     return list(map(str, found))
 
 
+def presets(group: str) -> set[str]:
+    """The options of a group whose class an option before them has: the same code with other numbers."""
+    classes: set[str] = set()
+    found = set()
+    for option in options(group):
+        named = re.search(r"^_target_: (\S+)", (CONF / group / f"{option}.yaml").read_text(), re.MULTILINE)
+        if named is None or named[1] in classes:
+            found.add(option)
+        else:
+            classes.add(named[1])
+    return found
+
+
+def quick(group: str) -> list:
+    """Every option of a group; presets are slow."""
+    return [pytest.param(o, marks=pytest.mark.slow) if o in presets(group) else o for o in options(group)]
+
+
 @pytest.fixture(scope="session")
 def node() -> Callable[..., DictConfig]:
     """(group, option) -> a fresh copy of its configuration as the command line composes it; all in one composition, which takes a while."""
@@ -159,8 +187,13 @@ def small(tiny: Path) -> list[str]:
 
 def composed(tiny: Path, *overrides: str) -> DictConfig:
     """The configuration of a small cell on the tiny pipeline, as the command line composes it."""
+    return deepcopy(_composed(*small(tiny), *overrides))
+
+
+@cache
+def _composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=[*small(tiny), *overrides], return_hydra_config=True)
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
 
 
 @pytest.fixture

@@ -285,6 +285,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_command_goes_on_when_there_is_roo
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_imports_no_torch(shell):
     """Under two seconds of processor time, the better of two: wall clock says more about the machine than about us."""
     spent = []

@@ -22,6 +22,8 @@ from udpbench.core.errors import ConfigError
 from udpbench.core.images import write_masks, write_png
 from udpbench.results.record import read_files, read_records
 
+pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
+
 
 @pytest.fixture(scope="module")
 def base(tiny) -> DictConfig:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONF, make_owner, options, write_cifar10
+from conftest import CONF, make_owner, options, quick, write_cifar10
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -187,7 +187,7 @@ def protect(node, folder, model, pictures):
     return do
 
 
-@pytest.mark.parametrize("option", PROTECT)
+@pytest.mark.parametrize("option", quick("protect"))
 def test_protection_gives_pictures_of_the_same_shape_in_range(protect, pictures, option):
     made = protect(option)
     assert [x.shape for x in made] == [x.shape for x in pictures]
@@ -199,7 +199,7 @@ def test_protection_gives_pictures_of_the_same_shape_in_range(protect, pictures,
         assert not x.requires_grad
 
 
-@pytest.mark.parametrize("option", PROTECT)
+@pytest.mark.parametrize("option", quick("protect"))
 @pytest.mark.parametrize("budget", [Linf(8), RMS(4)], ids=lambda b: b.name)
 def test_protection_keeps_and_uses_its_budget_on_the_saved_picture(
     protect, node, folder, pictures, tmp_path, option, budget
@@ -214,7 +214,7 @@ def test_protection_keeps_and_uses_its_budget_on_the_saved_picture(
             assert measured["rms"] >= 0.25 * budget.eps
 
 
-@pytest.mark.parametrize("option", PROTECT)
+@pytest.mark.parametrize("option", quick("protect"))
 def test_protection_differs_from_clean_and_from_every_other(protect, pictures, option):
     mine = images.to_uint8(torch.stack(protect(option)))
     assert torch.equal(mine, images.to_uint8(torch.stack(pictures))) == (option == "none")
@@ -223,7 +223,7 @@ def test_protection_differs_from_clean_and_from_every_other(protect, pictures, o
             assert (mine != images.to_uint8(torch.stack(protect(other)))).float().mean() > 0.05, other
 
 
-@pytest.mark.parametrize("option", PROTECT)
+@pytest.mark.parametrize("option", quick("protect"))
 def test_protection_is_that_of_its_seed(node, folder, model, pictures, protect, option):
     thing = build(node("protect", option), folder)
     owner = make_owner(pictures)
@@ -236,7 +236,7 @@ def test_protection_is_that_of_its_seed(node, folder, model, pictures, protect, 
     assert torch.equal(torch.stack(owner.images), torch.stack(pictures)), "the owner's pictures were changed in place"
 
 
-@pytest.mark.parametrize("option", PROTECT)
+@pytest.mark.parametrize("option", quick("protect"))
 def test_draws_belong_to_the_picture(protect, monkeypatch, option):
     """Alone, a picture gets the samples it gets in a batch; and, unless pictures are coupled by design, the same output."""
     drawn: list[list[tuple]] = []
@@ -258,7 +258,7 @@ def test_draws_belong_to_the_picture(protect, monkeypatch, option):
             torch.testing.assert_close(alone, together[k], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("option", PROTECT)
+@pytest.mark.parametrize("option", quick("protect"))
 def test_pictures_do_not_share_draws(node, folder, model, pictures, option):
     """The same picture and prompt under two names is changed in two ways, if anything is drawn."""
     thing = build(node("protect", option), folder)
@@ -275,10 +275,8 @@ def test_pictures_do_not_share_draws(node, folder, model, pictures, option):
 
 # -- attacks -----------------------------------------------------------------------------------------------------------
 
-ATTACK = options("attack")
 
-
-@pytest.mark.parametrize("option", ATTACK)
+@pytest.mark.parametrize("option", quick("attack"))
 def test_attack_gives_pictures_of_the_same_shape_in_range(node, folder, model, pictures, option):
     thing = build(node("attack", option), folder)
     given = [*pictures[:2], torch.cat([pictures[2], pictures[2]], 2)[:, :14, :29]]
@@ -300,7 +298,7 @@ def test_attack_gives_pictures_of_the_same_shape_in_range(node, folder, model, p
         assert torch.equal(x, clean) == (option == "none")
 
 
-@pytest.mark.parametrize("option", ATTACK)
+@pytest.mark.parametrize("option", quick("attack"))
 def test_attack_treats_each_picture_on_its_own(node, folder, model, pictures, option):
     thing = build(node("attack", option), folder)
     labels = [f"{i:04d}.png" for i in range(4)]
@@ -342,7 +340,7 @@ def pixels(tmp_path_factory) -> PixelDiffusion:
     return PixelDiffusion(str(save_tiny_pixel(tmp_path_factory.mktemp("pixel") / "ddpm")), "pixels")
 
 
-@pytest.mark.parametrize("option", options("task"))
+@pytest.mark.parametrize("option", quick("task"))
 def test_task_trains_and_generates(node, folder, model, pixels, tmp_path, option):
     conf = node("task", option)
     if "lr" in conf:
@@ -394,7 +392,7 @@ class Killed(Log):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("option", options("task"))
+@pytest.mark.parametrize("option", quick("task"))
 def test_a_training_that_was_killed_goes_on_to_the_same_weights(node, folder, model, pixels, tmp_path, option):
     conf = node("task", option)
     if "lr" not in conf:
@@ -418,7 +416,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(node, folder, mo
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(whole, killed, strict=True))
 
 
-@pytest.mark.parametrize("option", options("task"))
+@pytest.mark.parametrize("option", quick("task"))
 def test_task_edits(node, folder, model, tmp_path, option):
     task = build(node("task", option), folder)
     if task.trains:

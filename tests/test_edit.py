@@ -274,6 +274,7 @@ def test_a_cell_of_edits(tiny, tmp_path):
     assert scores["protected"] == scores["noise"]  # protect=noise is the noise control
 
 
+@pytest.mark.slow
 def test_metrics_of_edits_and_of_sets_do_not_mix(tiny):
     cfg = composed(tiny, "task=img2img", "metrics=micro", "~task.pictures")
     with pytest.raises(ConfigError, match="none can be computed .*kernel_distance: task img2img only makes edits"):

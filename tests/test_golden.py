@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import family_options, make_owner, options
+from conftest import family_options, make_owner, options, presets
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tiny import save_tiny_pixel
@@ -56,6 +56,7 @@ FEW = {"train": 2, "reference": 1, "validation": 1, "heldout": 1}
 DATA = [f"data/{option}" for option in options("data") if option.startswith("toyworld")]
 FAMILIES = family_options()  # FAMILY/GROUP/OPTION
 CASES = METHODS + TASKS + DATA + FAMILIES
+PRESETS = FAMILIES + [f"{group}/{option}" for group in ("protect", "attack", "task") for option in presets(group)]
 LOSS, CHANGE = {"default": 1e-3}, {"default": 0.02}  # relative, by case
 PROBE, AGREE = (
     {"default": 0.25, "task": 2.0, "data": 1.5},
@@ -169,12 +170,12 @@ def golden() -> dict[str, Any]:
     return json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in PRESETS else c for c in CASES])
 def test_numbers_are_those_of_the_version(case, node, steady, pixels, pictures, folder, golden, tmp_path):
     group, option, *family = (*case.split("/")[-2:], *case.split("/")[:-2])
     conf = node(group, option, *family)
     if group == "task":
-        got = of_a_task(conf, pixels if option == "ddpm" else steady, folder, tmp_path)
+        got = of_a_task(conf, pixels if option.startswith("ddpm") else steady, folder, tmp_path)
     else:
         got = of_data(conf, tmp_path) if group == "data" else measured(case, conf, steady, pictures)
     if REFRESH:

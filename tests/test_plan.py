@@ -298,6 +298,7 @@ def test_an_invalid_cell_of_a_grid_is_listed_and_the_others_are_planned(planned)
     assert ["protect=noise", "seed=-1", "invalid"] in rows
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_imports_no_torch():
     code = (
         "import atexit, sys; atexit.register(lambda: print(*sys.modules)); sys.argv = ['udpbench', 'plan', '--help'];"

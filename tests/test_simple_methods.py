@@ -257,6 +257,11 @@ def test_a_shift_of_brightness_survives_and_a_fine_checker_dies(codec):
     assert survival(clean, clean + 20 * checker, codec, 95) > 0.8
 
 
+def test_a_perturbation_that_the_codec_enlarges_survives_by_more_than_all_of_it():
+    clean = torch.full((3, 64, 64), 100 / 255)  # 100 stays, 108 becomes 110: so coarse is the mean of a block
+    assert survival(clean, clean + 8 / 255, "jpeg", 10) == pytest.approx((10 / 8) ** 2)
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_survival_of_nothing_is_not_a_number_and_that_of_everything_is_one(codec):
     clean = picture()

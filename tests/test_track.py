@@ -184,6 +184,7 @@ def test_every_option_can_be_built(path: Path) -> None:
     assert type(instantiate(OmegaConf.load(path))) is kinds[path.stem]
 
 
+@pytest.mark.slow
 def test_no_tracking_never_imports_wandb() -> None:
     code = (
         "import sys; from pathlib import Path; import torch; from udpbench.tracking.track import Nothing; log = Nothing()\n"

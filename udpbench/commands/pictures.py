@@ -230,7 +230,10 @@ def report(rows: Rows, title: str, done: str) -> None:
     lines += [f"{row['file']}: {'; '.join(row['lost'])}" for row in rows.values() if row["lost"]]
     lines += [done]
     if codecs:
-        lines += ["survives: fraction of the perturbation's energy after saving in that format; this promises nothing."]
+        lines += [
+            "survives: the perturbation's energy, along itself, that saving in that format leaves (over 100%: the"
+        ]
+        lines += ["format makes it larger); this promises nothing."]
     show(table(title, ["picture", *COLUMNS, *codecs], shown), *lines)
 
 

@@ -55,8 +55,8 @@ def survival(clean: Tensor, protected: Tensor, codec: str, quality: int) -> floa
 
     With d = protected - clean and d' = codec(protected) - codec(clean), both of 8-bit CHW pictures, it is the energy of
     the part of d' that points along d: sign(c) * c^2 * |d'|^2 / |d|^2, c the cosine between d and d'. 1: unchanged, 0:
-    removed or replaced by something unrelated, negative: reversed. None if the pictures are equal. ``compare`` gives
-    cosine and energy ratio apart.
+    removed or replaced by something unrelated, above 1: enlarged (quantisation rounds up, too), negative: reversed.
+    None if the pictures are equal. ``compare`` gives cosine and energy ratio apart.
     """
     cosine, energy = compare(clean, protected, codec, quality)
     return None if cosine is None or energy is None else math.copysign(cosine**2 * energy, cosine)
