@@ -20,6 +20,7 @@ class EachPicture(Attack):
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
     ) -> list[Tensor]:
+        """``pure`` of each picture; prompts and model are not used."""
         made = []
         with run.log.bar(self.label, len(images), "img") as advance:
             for x, name in zip(images, names, strict=True):

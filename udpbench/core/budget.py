@@ -60,7 +60,8 @@ class Linf(Budget):
         self._radius = min(self.eps, math.floor(self.eps) + 0.49) / 255
 
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
-        """Clip ``x`` to [0,1] and to the ball around ``clean``, which for n + 0.5 and more ends just below n + 0.5."""
+        """Clip ``x`` to [0,1] and to the ball around ``clean``, which for an eps of n + 0.5 and more ends just below
+        n + 0.5 (7.65: at 7.49)."""
         return torch.minimum(torch.maximum(x, clean - self._radius), clean + self._radius).clamp(0, 1)
 
     def direction(self, gradient: Tensor) -> Tensor:

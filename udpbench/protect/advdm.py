@@ -17,7 +17,7 @@ from udpbench.optim.pgd import first_images, pgd
 
 @dataclass(kw_only=True)
 class AdvDM(Protection):
-    """Projected sign ascent of the denoising loss; every step samples new time steps (uniform), noise and latents.
+    """Projected ascent of the denoising loss; every step samples new time steps (uniform), noise and latents.
 
     Args:
         steps: of ascent.

@@ -37,8 +37,11 @@ class UDP(Protection):
     """Alternate ``model_steps`` of training a surrogate on the perturbed pictures with ``image_steps`` of projected
     ascent of its loss by the pictures.
 
+    The surrogate and the moments of its AdamW go on from round to round; in the first it is trained on pictures that
+    nothing has moved yet (but for a random start). It is not ASPL's, which clean pictures train, too (docs/methods.md).
+
     Args:
-        rounds, model_steps, image_steps: of the alternation.
+        rounds, model_steps, image_steps: of the alternation; ``model_steps`` 0: the surrogate stays as it starts.
         step_size: length of one image step, of 255; None: an eighth of the budget.
         samples: (t, noise) samples per picture and image step, in one forward pass.
         outer: which loss the pictures raise. ``perturbed``: the surrogate's loss on the perturbed pictures
@@ -46,7 +49,7 @@ class UDP(Protection):
             more gradient step on the perturbed ones (one unrolled step; differentiates through the gradient).
         surrogate_init: ``victim_task`` starts from the surrogate model's weights, as fine-tuning does; ``random``
             from fresh ones, as training from scratch does.
-        lr, weight_decay, batch: of the surrogate's training (AdamW).
+        lr, weight_decay, batch: of the surrogate's training (AdamW, constant rate, gradients clipped to norm 1).
         random_start: start from uniform noise within the budget.
         dtype: of the surrogate's passes, in its training and under the pictures (fp32 | bf16).
         train_text_encoder: the surrogate's text encoder is trained, too, as the victim's may be.

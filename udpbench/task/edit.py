@@ -199,6 +199,7 @@ class Inpaint(Img2Img):
         return files_digest(sorted(self._folder.glob("*.png"))) if self._folder else self.mask
 
     def pipeline(self, model: LatentDiffusion) -> Any:
+        """The pipeline for either kind of UNet; ValueError for one of another number of channels."""
         from diffusers import StableDiffusionInpaintPipeline
 
         unet, latents = model.pipe.unet, model.pipe.vae.config.latent_channels
@@ -212,6 +213,7 @@ class Inpaint(Img2Img):
         return self._of(StableDiffusionInpaintPipeline, model, unet=unet)
 
     def repainted(self, pictures: Mapping[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
+        """As the interface says; ValueError if masks are asked for and there are none."""
         folder = masks if self.mask == "data" else self._folder
         if self.mask != "centre" and folder is None:
             raise ValueError("inpaint: the data has no masks; give task.mask=centre or a folder of masks")
@@ -222,6 +224,7 @@ class Inpaint(Img2Img):
         return found
 
     def overlay(self, clean: Path, size: int) -> dict[str, Tensor]:
+        """The clean pictures as squares of ``size``, if ``overlay_clean``."""
         if not self.overlay_clean:
             return {}
         return {Path(name).stem: fit_square(x, size) for name, x in read_folder(clean).items()}
