@@ -153,7 +153,7 @@ def quick(group: str) -> list:
 def node() -> Callable[..., DictConfig]:
     """(group, option) -> a fresh copy of its configuration as the command line composes it; all in one composition, which takes a while."""
     groups = ("protect", "attack", "task", "metric", "data", "budget")
-    words = ["family=micro"]  # a task among them would choose a model and its family
+    words = ["model=micro", "family=micro"]  # a task among them would choose a model and its family
     words += [f"+{g}@every.micro.{g}.{o}={o}" for g in groups for o in options(g)]
     for name in family_options():
         family, group, option = name.split("/")
