@@ -35,8 +35,8 @@ class Impress(SoftBound, Attack):
     ``precision`` decides how far it gets: the released scripts keep picture, noise, Adam's moments and autoencoder in
     half precision (LPIPS in float32), which rounds small gradients and small steps away. float32 purifies further: on
     the embedded model 700 iterations with Glaze's settings (lite1 in place of LPIPS) bring the mean |x - D(E(x))|^2 of
-    two pictures protected by PhotoGuard from .0042 to .0024, as clean ones have it; in half precision .0063 is left,
-    noise of the start among it.
+    two pictures protected by PhotoGuard from .0042 to .0024, as clean ones have it, but in half precision to .0063:
+    the start is under noise.
 
     Our choice (``size_correct``): the whole loss is multiplied by H*W / 512^2, so that the gradient of a pixel, and
     with it the effect of Adam's eps and of rounding, is as at the 512 pixels the settings were made for. The losses of
