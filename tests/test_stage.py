@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from filelock._identity import host_name
 
+from udpbench.benchmark import store as store_module
 from udpbench.benchmark.store import FACTS, Stage, Store, hash_of
+from udpbench.core import digest
 from udpbench.core.atomic import atomic_write
 from udpbench.interfaces import Log
 
@@ -101,7 +106,7 @@ def test_a_stage_finished_while_its_lock_was_waited_for_is_not_done_again(tmp_pa
     store.do(a)
     assert store._attempt(a)  # as by a process that planned before the other one was done
     assert calls == ["x"]
-    assert store.verify(a)
+    assert not store.damage(a)
 
 
 def test_finished_stages_hide_their_parents(tmp_path):
@@ -183,16 +188,129 @@ def test_seconds_of_interrupted_attempts_count(tmp_path):
 # -- content -----------------------------------------------------------------------------------------------------------
 
 
-def test_verify_notices_what_happens_to_a_folder(tmp_path):
+def test_damage_is_what_happens_to_a_folder(tmp_path):
     a, store = make(), Store(tmp_path)
     (folder,) = store.do(a)
-    assert store.verify(a)
+    assert not store.damage(a)
     (folder / "text").write_text("y")
-    assert not store.verify(a)
+    assert store.damage(a)
     (folder / "text").write_text("x")
-    assert store.verify(a)
+    assert not store.damage(a)
+    for litter in (".DS_Store", "Thumbs.db"):  # a person looked into it
+        (folder / litter).write_text("")
+    assert not store.damage(a)
     (folder / "more").write_text("")
-    assert not store.verify(a)
+    assert store.damage(a) == "more does not belong there"
+
+
+def flip(path: Path) -> None:
+    """Another byte in the middle, the size as before."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+HARM = {
+    "flip": flip,
+    "truncate": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "delete": lambda path: path.unlink(),
+    "exchange": lambda path: path.with_name("other.png").write_bytes(b"x"),
+}
+SAID = {
+    "flip": "text is not what was written",
+    "truncate": "text has 1 bytes, not 2",
+    "empty": "text has 0 bytes, not 2",
+    "delete": "text is missing",
+    "exchange": "other.png does not belong there",
+}
+
+
+@pytest.mark.parametrize("verify", ["digest", "size"])
+@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("file", ["text", FACTS])
+def test_a_damaged_stage_is_put_aside_and_computed_anew_before_it_is_read(tmp_path, harm, file, verify):
+    calls: list[str] = []
+    a = make(text="ab", calls=calls)
+    (folder,) = Store(tmp_path).do(a)
+    HARM[harm](folder / file)
+    harmed = {path.name: path.read_bytes() for path in folder.iterdir()}
+    notes = Notes(lambda: None)
+    (made,) = Store(tmp_path, log=notes, verify=verify).do(make("b", "c", {"p": a}, calls=calls))
+    if (harm, file, verify) == ("flip", "text", "size"):  # all that sizes do not show
+        assert (calls, notes.said) == (["ab", "c"], [])
+        return
+    assert (made / "text").read_text() == "cab"
+    assert calls == ["ab", "ab", "c"]
+    (line,), (aside,) = notes.said, (tmp_path / "damaged").iterdir()
+    facts = "is missing" if harm == "delete" else "is broken"
+    what = SAID[harm] if file == "text" or harm == "exchange" else f"{FACTS} {facts}"
+    assert line == f"a: {folder} is damaged ({what}); it is now {aside}, and the stage is computed anew"
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == harmed
+    assert Store(tmp_path).missing([a]) == []
+
+
+def test_a_stage_is_verified_once_in_a_process_and_only_if_it_is_read(tmp_path, monkeypatch):
+    a = make()
+    b, c = make("b", "y", {"p": a}), make("c", "z", {"p": a})
+    Store(tmp_path).do(b)
+    read: list[str] = []
+    sha256 = digest._sha256
+    monkeypatch.setattr(digest, "_sha256", lambda file: read.append(file.parent.parent.name) or sha256(file))
+    store = Store(tmp_path)
+    store.do(b)
+    store.do(b)
+    assert read == ["b"]
+    store.do(c)
+    assert sorted(read) == ["a", "b", "c"]  # what c wrote is digested when it is published
+
+
+def test_every_byte_of_the_facts_counts(tmp_path):
+    a, store = make(), Store(tmp_path)
+    (folder,) = store.do(a)
+    data = (folder / FACTS).read_bytes()
+    for i in range(0, len(data), 7):
+        if data[i : i + 1].strip():  # white space says nothing
+            (folder / FACTS).write_bytes(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :])
+            assert store.damage(a) == f"{FACTS} is broken", data[max(i - 20, 0) : i + 20]
+
+
+def test_what_older_code_finished_is_verified_by_its_digest(tmp_path):
+    a, store = make(), Store(tmp_path)
+    (folder,) = store.do(a)
+    facts = store.facts(a)
+    del facts["files"]
+    (folder / FACTS).write_text(json.dumps(facts))
+    assert not store.damage(a)
+    (folder / "text").write_text("y")
+    assert store.damage(a) == "it holds other files than were written"
+
+
+def test_a_damaged_shared_folder_is_not_shared(tmp_path):
+    calls: list[str] = []
+    pairs = [make(text="same", settings={"way": i}) for i in range(2)]
+    first, second = (make("b", "work", {"p": p}, settings={"text": "work"}, calls=calls) for p in pairs)
+    store = Store(tmp_path)
+    store.do(first, second)
+    flip(store.path(first) / "text")
+    (folder,) = Store(tmp_path).do(second)
+    assert not folder.is_symlink()
+    assert (folder / "text").read_text() == "worksame"
+    Store(tmp_path).do(first)
+    assert (store.path(first) / "text").read_text() == "worksame"
+    assert len(calls) == 2, "either name is enough for the other"
+
+
+def test_a_digest_that_is_remembered_wrongly_or_not_at_all_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "weights").write_bytes(bytes(1 << 24))
+    cache = tmp_path / ".cache" / "udpbench" / "digests.json"
+    right = digest.files_digest([tmp_path / "weights"])
+    for text in ("", "[]", '{"a": 1', "\xff", json.dumps(dict.fromkeys(json.loads(cache.read_text()), 1))):
+        cache.write_text(text, encoding="latin-1")
+        assert digest.files_digest([tmp_path / "weights"]) == right
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert digest.files_digest([tmp_path / "weights"]) == right
 
 
 def test_equal_inputs_made_by_different_keys_share_work(tmp_path):
@@ -206,7 +324,7 @@ def test_equal_inputs_made_by_different_keys_share_work(tmp_path):
     assert second.is_symlink()
     assert second.resolve() == first.resolve()
     assert store.finished(b2)
-    assert store.verify(b2)
+    assert not store.damage(b2)
     assert b2.key not in store.computed
     (third,) = store.do(make("c", "z", {"p": b2}))  # a linked folder is as good a parent
     assert (third / "text").read_text() == "zyx"
@@ -242,7 +360,7 @@ def test_a_moved_store_keeps_its_links(tmp_path):
     (tmp_path / "here").rename(tmp_path / "there")
     moved = Store(tmp_path / "there")
     assert moved.missing(stages) == []
-    assert moved.verify(stages[1])
+    assert not moved.damage(stages[1])
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -262,7 +380,7 @@ def test_two_processes_that_want_the_same_stage_compute_it_once(tmp_path):
         process.join(20)
     assert [p.exitcode for p in processes] == [0, 0]
     assert len(log.read_text().splitlines()) == 1
-    assert Store(tmp_path / "store").verify(make())
+    assert not Store(tmp_path / "store").damage(make())
 
 
 @pytest.mark.parametrize("resumable", [True, False])
@@ -295,6 +413,72 @@ def test_the_store_of_a_killed_process_is_finished_by_the_next(tmp_path, resumab
     assert store.computed == [b.key]
     assert sorted(p.name for p in folder.iterdir()) == [FACTS, *(["half"] if resumable else []), "text"]
     assert list((tmp_path / "store" / "b").glob("*.part")) == []
+
+
+def test_a_method_that_ends_the_process_fails_its_stage(tmp_path):
+    a = make(work=lambda out, parents, run: sys.exit(3))
+    with pytest.raises(RuntimeError, match=r"a: the method tried to end the process \(SystemExit 3\)"):
+        Store(tmp_path).do(a)
+
+
+LEFT = "filelock/2\npid={}\nhost={}\nmode=lease\ntoken=0\nduration={}\n"
+
+
+@pytest.mark.parametrize("left", ["by a process that is gone", "by another host", "empty"])
+def test_the_lock_of_a_holder_that_is_gone_is_taken_over(tmp_path, monkeypatch, left):
+    """Also where the file system has no flock: nothing here asks for it."""
+
+    def no_flock(*arguments):
+        raise OSError(errno.ENOSYS, "flock")
+
+    monkeypatch.setattr("fcntl.flock", no_flock)
+    monkeypatch.setattr(store_module, "LEASE", 0.6)
+    a, lock = make(), tmp_path / "locks"
+    gone = start(lambda: None)
+    gone.join()
+    lock.mkdir()
+    host = host_name() if left.endswith("gone") else "node-17"
+    text = "" if left == "empty" else LEFT.format(gone.pid, host, 0.6)
+    (lock / f"a-{a.key}.lease").write_text(text)
+    notes, began = Notes(lambda: None), time.monotonic()
+    (folder,) = Store(tmp_path, log=notes).do(a)
+    waited = time.monotonic() - began
+    assert (folder / "text").read_text() == "x"
+    assert list(lock.iterdir()) == []
+    if left == "by another host":
+        assert 0.6 <= waited < 5
+        (line,) = notes.said
+        assert f"process {gone.pid} on node-17 does it; if that one is gone, it is taken over 0.6 s after" in line
+    else:
+        assert notes.said == []
+
+
+def test_a_holder_at_work_keeps_its_lock_and_one_that_lost_it_publishes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "LEASE", 0.6)
+    began, attempts = tmp_path / "began", tmp_path / "attempts"
+
+    def work(out, parents, run):
+        with attempts.open("a") as file:
+            file.write("x")
+        began.write_text("")
+        time.sleep(1.5)
+        (out / "text").write_text("x")
+
+    a = make(work=work)
+    process = start(lambda: Store(tmp_path / "store").do(a))
+    wait_for(began)
+    Store(tmp_path / "store").do(a)
+    process.join(20)
+    assert attempts.read_text() == "x"
+
+    def robbed(out, parents, run):
+        lease = next((tmp_path / "store" / "locks").iterdir())
+        lease.unlink()
+        lease.write_text(LEFT.format(1, "node-17", 0.6))
+
+    with pytest.raises(RuntimeError, match="another process took it over"):
+        Store(tmp_path / "store").do(make("b", work=robbed))
+    assert not Store(tmp_path / "store").finished(make("b"))
 
 
 class Notes(Log):
@@ -333,8 +517,8 @@ def test_a_worker_does_another_ready_stage_before_it_waits(tmp_path):
     assert order.read_text() == "quick while slow was held"
     assert store.computed == [other.key, after.key]
     (line,) = notes.said
-    assert line.startswith(f"waiting for held: held by process {process.pid} on ")
-    assert " since " in line
+    assert line.startswith(f"waiting for held: process {process.pid} on ")
+    assert line.endswith(f"or once {tmp_path / 'store' / 'locks' / f'held-{held.key}.lease'} is deleted")
 
 
 def test_facts_are_readable_json(tmp_path):

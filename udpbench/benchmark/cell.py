@@ -31,6 +31,11 @@ class Part:
         found = {"settings": settings, "version": self.thing.version, "identity": self.thing.identity()}
         return found | self.source
 
+    def check_unchanged(self) -> None:
+        """ValueError if what it reads from disk is no longer what ``key`` says: it was exchanged since."""
+        if self.thing.identity() != self.key["identity"]:
+            raise ValueError(f"{self.name}: the files that it reads changed meanwhile; run the same command again")
+
     @cached_property
     def source(self) -> dict[str, Any]:
         """Digests of the user's own modules that it is made of, if there are any."""

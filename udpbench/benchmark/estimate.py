@@ -6,15 +6,15 @@ settings do not hold how many pictures there are and how large: an estimate is a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from udpbench.benchmark.store import FACTS, Stage, hash_of
+from udpbench.benchmark.store import FACTS, Stage, hash_of, read_facts
 
 MODELS = ("surrogate", "victim", "purifier")  # entries of a stage's settings that are models
 NEAR = ("settings", "method", "kind")  # what a stage and its measurements have in common, budget aside; nearest first
@@ -69,11 +69,12 @@ class History:
     def _read_kind(self, name: str) -> None:
         self._read.add(name)
         for path in sorted((self.root / name).glob(f"*/{FACTS}")):
-            facts = json.loads(path.read_text())
-            # A link is another name of work that was done once.
-            if facts["device"] == self.device and not path.parent.is_symlink():
-                for key in _keys(name, facts["settings"]):
-                    self._seconds.setdefault(key, {})[path.parent] = facts["seconds"]
+            with suppress(OSError, ValueError):  # a broken one measures nothing
+                facts = read_facts(path.parent)
+                # A link is another name of work that was done once.
+                if facts["device"] == self.device and not path.parent.is_symlink():
+                    for key in _keys(name, facts["settings"]):
+                        self._seconds.setdefault(key, {})[path.parent] = facts["seconds"]
 
 
 def _keys(name: str, settings: Mapping[str, Any]) -> tuple[str, str, str]:

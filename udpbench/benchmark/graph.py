@@ -186,6 +186,11 @@ class Graph:
         return [stage for arm in self.arms.values() for stage in arm.wanted]
 
     @cached_property
+    def shown(self) -> list[Stage]:
+        """The stages whose pictures the contact sheet has beside those that are wanted."""
+        return [self.data, *(arm.pictures for arm in self.arms.values() if arm.pictures)]
+
+    @cached_property
     def stages(self) -> list[Stage]:
         """The wanted stages and all that they need, each once, parents first."""
         return with_ancestors(self.wanted)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from udpbench.benchmark.cell import Cell, Part
-from udpbench.benchmark.store import Stage
+from udpbench.benchmark.store import Stage, Work
 from udpbench.core.folders import pictures_in, read_facts
 from udpbench.core.images import (
     checked_pictures,
@@ -37,7 +37,11 @@ CLASS_SAMPLING: dict[str, Any] = {"steps": 25, "guidance": 5.0, "solver": "dpmpp
 
 def data_stage(cell: Cell) -> Stage:
     """The pictures: ``train``, ``reference``, ``validation``, ``heldout`` folders and ``data.json``."""
-    return Stage("data", cell.data.key, lambda out, parents, run: cell.data.thing.write(out, run), title="clean")
+
+    def work(out: Path, parents: dict[str, Path], run: Run) -> None:
+        cell.data.thing.write(out, run)
+
+    return Stage("data", cell.data.key, _reading(work, cell.data), title="clean")
 
 
 def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = None) -> Stage:
@@ -63,7 +67,8 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
     key: dict[str, Any] = {"protect": protect.key, "budget": cell.budget.key}
     if protect.thing.needs:
         key |= {"surrogate": cell.surrogate.key, "owner_prompt": cell.owner_prompt}
-    return Stage("protect", key, work, parents, cell.seed, protect.name, resumable=True)
+    reads = _reading(work, protect, *([cell.surrogate] if loads else []))
+    return Stage("protect", key, reads, parents, cell.seed, protect.name, resumable=True)
 
 
 def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
@@ -79,7 +84,8 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
         _write_like(out, folder, list(pictures), made)
 
     key = {"attack": attack.key} | ({"purifier": cell.purifier.key} if attack.thing.needs else {})
-    return Stage("attack", key, work, {"images": images}, cell.seed, f"{attack.name} on {images.title}")
+    reads = _reading(work, attack, *([cell.purifier] if attack.thing.needs else []))
+    return Stage("attack", key, reads, {"images": images}, cell.seed, f"{attack.name} on {images.title}")
 
 
 def mixed_stage(cell: Cell, images: Stage, data: Stage) -> Stage:
@@ -111,7 +117,8 @@ def train_stage(cell: Cell, images: Stage, class_pictures: Stage | None, attack:
 
     parents = {"images": images} | ({"class": class_pictures} if class_pictures else {})
     key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key} | _key_of(changes)
-    return Stage("train", key, work, parents, cell.seed, images.title, resumable=True)
+    reads = _reading(work, cell.task, cell.victim, changes)
+    return Stage("train", key, reads, parents, cell.seed, images.title, resumable=True)
 
 
 def class_stage(cell: Cell, data: Stage) -> Stage:
@@ -124,7 +131,8 @@ def class_stage(cell: Cell, data: Stage) -> Stage:
 
     sampling = {k: v for k, v in task.sampling_key().items() if k != "pictures"}
     key = _task_key(cell) | {"sampling": sampling, "noise": "class", "n": task.prior_images, "victim": cell.victim.key}
-    return Stage("class", key, work, {"data": data}, cell.seed, "class pictures", resumable=True)
+    reads = _reading(work, cell.task, cell.victim)
+    return Stage("class", key, reads, {"data": data}, cell.seed, "class pictures", resumable=True)
 
 
 def surrogate_class_stage(cell: Cell, n: int, data: Stage) -> Stage:
@@ -135,7 +143,8 @@ def surrogate_class_stage(cell: Cell, n: int, data: Stage) -> Stage:
         write_class_pictures(model, prompt, n, out, run, **CLASS_SAMPLING)
 
     key = {"sampling": CLASS_SAMPLING, "n": n, "surrogate": cell.surrogate.key}
-    return Stage("class", key, work, {"data": data}, cell.seed, "class pictures of the surrogate", resumable=True)
+    reads = _reading(work, cell.surrogate)
+    return Stage("class", key, reads, {"data": data}, cell.seed, "class pictures of the surrogate", resumable=True)
 
 
 def generate_stage(
@@ -152,7 +161,8 @@ def generate_stage(
     parents = {"data": data} | ({"model": model} if model else {})
     title = (model.title if multiplier == 1 else f"{model.title} x{multiplier:g}") if model else "pretrained"
     key = _made_key(cell) | {"multiplier": multiplier if model else 0} | _key_of(changes)
-    return Stage("generate", key, work, parents, cell.seed, title, resumable=True)
+    reads = _reading(work, cell.task, cell.victim, changes)
+    return Stage("generate", key, reads, parents, cell.seed, title, resumable=True)
 
 
 def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> Stage:
@@ -166,7 +176,8 @@ def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> 
         task.edit(pictures_in(parents["images"]), out, cell.victim.thing, run, holds, noise)
 
     parents, key = {"images": images, "data": data}, _made_key(cell) | {"noise": noise}
-    return Stage("edit", key, work, parents, cell.seed, f"{images.title} edited", resumable=True)
+    reads = _reading(work, cell.task, cell.victim)
+    return Stage("edit", key, reads, parents, cell.seed, f"{images.title} edited", resumable=True)
 
 
 def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
@@ -189,7 +200,7 @@ def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
         write_metadata(out, {name: row for name, row in read_metadata(held).items() if name in kept})
 
     key = {"victim": cell.victim.key} | ({"most": most} if most < sizes["heldout"] else {})
-    return Stage("upper_bound", key, work, {"data": data}, title="upper bound")
+    return Stage("upper_bound", key, _reading(work, cell.victim), {"data": data}, title="upper bound")
 
 
 def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other: Stage | None = None) -> Stage:
@@ -208,7 +219,19 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
 
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": data} | ({"other": other} if other else {})
-    return Stage("score", metric.key | {"against": against}, work, parents, title=pictures.title)
+    key = metric.key | {"against": against}
+    return Stage("score", key, _reading(work, metric), parents, title=pictures.title)
+
+
+def _reading(work: Work, *parts: Part | None) -> Work:
+    """``work`` that fails if what one of the parts reads from disk was exchanged before the work was done."""
+
+    def checked(out: Path, parents: dict[str, Path], run: Run) -> None:
+        work(out, parents, run)
+        for part in filter(None, parts):
+            part.check_unchanged()
+
+    return checked
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 A stage reads finished folders and writes one. Its cache key is known before anything runs: the hash of its name,
 settings, seed and its parents' keys. Its *content* is the digest of what it wrote: work whose inputs turn out to be
 equal to those of finished work is not done again.
+A stage says of itself (``_stage.json``) what it wrote, so that damage is found before anything is made of it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,16 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import SoftFileLease, Timeout
 
-from udpbench.core.atomic import atomic_write
-from udpbench.core.digest import folder_digest
+from udpbench.core.atomic import atomic_write, sync
+from udpbench.core.component import check_choice
+from udpbench.core.digest import difference, listed
 from udpbench.core.provenance import commit
 from udpbench.interfaces import Log, Run, Titled
 
 FACTS = (
     "_stage.json"  # what a finished stage says of itself; the one file in its folder that is not part of its content
 )
+
+CHECKSUM = "checksum"  # of everything else in the facts
+VERIFY = ("size", "digest")
+# Seconds without a sign of life after which a holder's work is another's. Holders give one every third of it; over NFS
+# it may take a minute to be seen.
+LEASE = 120.0
 
 Work = Callable[[Path, dict[str, Path], Run], None]
 
@@ -93,7 +100,11 @@ def with_ancestors(wanted: Iterable[Stage], done: Callable[[Stage], bool] = lamb
 
 
 class Store:
-    """A folder of finished stages, shared by any number of processes."""
+    """A folder of finished stages, shared by any number of processes.
+
+    A finished stage is verified before it is read, once per process: ``verify="digest"`` looks at the contents of its
+    files, ``"size"`` at their names and sizes only. A damaged one is put aside and computed anew.
+    """
 
     def __init__(
         self,
@@ -102,27 +113,53 @@ class Store:
         log: Log | None = None,
         batch: int = 32,
         grad_batch: int = 32,
+        verify: str = "digest",
     ) -> None:
+        check_choice("runtime.verify: unknown", verify, VERIFY)
         self.root = Path(root)
         self.device, self.log, self.batch = device or torch.device("cpu"), log or Log(), batch
-        self.grad_batch = grad_batch
+        self.grad_batch, self.digests = grad_batch, verify == "digest"
         self.computed: list[str] = []  # keys of the stages done by this process, in order
+        self._sound: set[str] = set()  # keys of the stages known to be whole
+        self._leases: dict[str, SoftFileLease] = {}  # by key; kept, for they remember when a holder's last moved
 
     def path(self, stage: Stage) -> Path:
         """Where the stage's folder is, once finished."""
         return self.root / stage.name / stage.key
 
     def finished(self, stage: Stage) -> bool:
-        """Whether the stage is published."""
+        """Whether the stage is published; it may be damaged since."""
         return (self.path(stage) / FACTS).exists()
 
     def facts(self, stage: Stage) -> dict[str, Any]:
         """Seconds, peak memory, counts, content digest, device and settings of a finished stage."""
-        return json.loads((self.path(stage) / FACTS).read_text())
+        return read_facts(self.path(stage))
 
-    def verify(self, stage: Stage) -> bool:
-        """Whether a finished stage still holds what it held when it was published."""
-        return _content(self.path(stage)) == self.facts(stage)["content"]
+    def damage(self, stage: Stage, contents: bool = True) -> str:
+        """What is wrong with the folder of a stage, naming one file; nothing: "".
+
+        ``contents``: look at all that was written, not only at what the stage says of itself.
+        """
+        return self._damage(self.path(stage), contents)
+
+    def _damage(self, folder: Path, contents: bool = True) -> str:
+        try:
+            facts = read_facts(folder)
+        except (OSError, ValueError):
+            return f"{FACTS} {'is broken' if (folder / FACTS).exists() else 'is missing'}"
+        if not contents:
+            return ""
+        if "files" in facts:
+            return difference(folder, facts["files"], FACTS, self.digests)
+        return "" if facts["content"] == listed(folder, FACTS)[0] else "it holds other files than were written"
+
+    def sound(self, stage: Stage) -> bool:
+        """Whether the stage is finished and undamaged."""
+        if not self.finished(stage):
+            return False
+        if stage.key not in self._sound and not self.damage(stage):
+            self._sound.add(stage.key)
+        return stage.key in self._sound
 
     def missing(self, wanted: Iterable[Stage]) -> list[Stage]:
         """The unfinished stages that ``wanted`` need, parents first, each once.
@@ -136,53 +173,78 @@ class Store:
 
         Work that another process holds is left to it and waited for.
         """
-        todo = self.missing(wanted)
+        todo = with_ancestors(wanted, self.sound)
         said: set[str] = set()
         while todo:
-            before = len(todo)
-            for stage in todo:
-                if all(self.finished(p) for p in stage.parents.values()) and self._attempt(stage):
-                    todo = self.missing(wanted)
-                    break
-            if len(todo) == before:
+            ready = (stage for stage in todo if all(map(self.sound, stage.parents.values())))
+            if not any(map(self._attempt, ready)):
                 self._wait(todo[0], said)
-                todo = self.missing(wanted)
+            todo = with_ancestors(wanted, self.sound)
         return [self.path(stage) for stage in wanted]
 
-    def _wait(self, stage: Stage, said: set[str]) -> None:
-        if stage.key not in said:
-            with suppress(FileNotFoundError):  # nobody holds it any more
-                holder = self._lock_file(stage).with_suffix(".held").read_text().strip()
-                self.log.say(f"waiting for {stage}: {holder}")
-                said.add(stage.key)
-        time.sleep(0.5)
+    # -- locks ---------------------------------------------------------------------------------------------------------
 
-    def _lock_file(self, stage: Stage) -> Path:
-        return self.root / "locks" / f"{stage.name}-{stage.key}.lock"
+    def _lease(self, stage: Stage) -> SoftFileLease:
+        """The lock of a stage: a file that its holder touches again and again, so any file system and host will do."""
+        if stage.key not in self._leases:
+            file = self.root / "locks" / f"{stage.name}-{stage.key}.lease"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._leases[stage.key] = SoftFileLease(file, lease_duration=LEASE, timeout=0)
+        return self._leases[stage.key]
+
+    def _wait(self, stage: Stage, said: set[str]) -> None:
+        lease = self._lease(stage)
+        if stage.key not in said and (holder := lease.owner):  # nobody: it is done with
+            host = holder.hostname.partition("?")[0]  # without the mark of a container
+            self.log.say(
+                f"waiting for {stage}: process {holder.pid} on {host} does it; if that one is gone, it is taken over "
+                f"{LEASE:g} s after its last sign of life, or once {lease.lock_file} is deleted"
+            )
+            said.add(stage.key)
+        with suppress(FileNotFoundError):  # an empty lock says nothing: the power went when it was written
+            found = Path(lease.lock_file).stat()
+            if not found.st_size and time.time() - found.st_mtime > LEASE:
+                lease.break_lock()
+        time.sleep(0.5)
 
     def _attempt(self, stage: Stage) -> bool:
         """Do the stage unless another process holds it; True if it is finished now."""
-        lock = self._lock_file(stage)
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        lease = self._lease(stage)
         try:
-            with FileLock(lock, timeout=0):
-                held = lock.with_suffix(".held")
-                held.write_text(
-                    f"held by process {os.getpid()} on {platform.node()} since {time.strftime('%H:%M:%S')}\n"
-                )
-                if not self.finished(stage):
-                    self._run(stage)
-                held.unlink(missing_ok=True)
+            with lease:
+                if not self.sound(stage):
+                    self._put_aside(stage)
+                    self._run(stage, lease)
         except Timeout:
             return False
         return True
 
-    def _run(self, stage: Stage) -> None:
+    # -- doing ---------------------------------------------------------------------------------------------------------
+
+    def _put_aside(self, stage: Stage) -> None:
+        """Make room for a stage that is not sound: what is in its place is moved to ``damaged/``, which nothing reads.
+
+        Another name of somebody else's folder is only removed.
+        """
+        final, aside = self.path(stage), ""
+        damage = self.damage(stage) if final.exists() else ""
+        if final.is_symlink():
+            final.unlink()
+        elif final.exists():
+            stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            target = self.root / "damaged" / f"{stage.name}-{stage.key}-{stamp}"
+            target.parent.mkdir(exist_ok=True)
+            final.rename(target)
+            aside = f"it is now {target}, and "
+        if damage:
+            self.log.say(f"{stage}: {final} is damaged ({damage}); {aside}the stage is computed anew")
+
+    def _run(self, stage: Stage, lease: SoftFileLease) -> None:
         final = self.path(stage)
         contents = {k: self.facts(p)["content"] for k, p in stage.parents.items()}
-        twin = self.root / "content" / stage.content_key(contents)
-        if twin.exists() and (self.root / twin.read_text() / FACTS).exists():
-            _link(self.root / twin.read_text(), final)
+        pointer = self.root / "content" / stage.content_key(contents)
+        if (twin := self._twin(stage, pointer)) is not None:
+            _link(twin, final)
             return
         part = final.with_name(final.name + ".part")
         if part.exists() and not stage.resumable:
@@ -192,26 +254,72 @@ class Store:
         run = Run(stage.seed, self.device, Titled(self.log, stage.title or stage.name), self.batch, self.grad_batch)
         spent = part / "_seconds"  # of earlier, interrupted attempts
         with _measured(self.device, spent) as measured:
-            stage.work(part, {k: self.path(p).resolve() for k, p in stage.parents.items()}, run)
+            _work(stage, part, {k: self.path(p).resolve() for k, p in stage.parents.items()}, run)
         spent.unlink()
+        content, files = listed(part)
         facts = {
             "stage": stage.name,
             "key": stage.key,
             "settings": dict(stage.settings),
             "seed": stage.seed,
             "parents": {k: p.key for k, p in stage.parents.items()},
-            "content": _content(part),
+            "content": content,
+            "files": files,
             "counts": run.count,
             "commit": commit(),
             **measured,
         }
-        with atomic_write(part / FACTS) as beside:
-            beside.write_text(json.dumps(facts, indent=1, sort_keys=True))
-        final.unlink(missing_ok=True)  # a link to a twin that somebody has removed
+        _write_facts(part, facts)
+        if not lease.is_lock_held_by_us:
+            raise RuntimeError(
+                f"{stage}: another process took it over, for this one had shown no sign of life for {LEASE:g} s; "
+                "the same command again goes on from what that one has done"
+            )
         os.rename(part, final)
-        with atomic_write(twin) as beside:
+        sync(final.parent)
+        with atomic_write(pointer) as beside:
             beside.write_text(str(final.relative_to(self.root)))
         self.computed.append(stage.key)
+        self._sound.add(stage.key)
+
+    def _twin(self, stage: Stage, pointer: Path) -> Path | None:
+        """The finished folder of equal work on equal inputs, which ``pointer`` names."""
+        with suppress(OSError, ValueError):
+            twin = self.root / pointer.read_text()
+            facts = read_facts(twin)
+            same = facts["stage"] == stage.name and hash_of(facts["settings"]) == hash_of(dict(stage.settings))
+            if same and not self._damage(twin):
+                return twin
+        return None
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a finished stage says of itself (see ``Store.facts``).
+
+    Raises OSError or ValueError if that cannot be read or is not what was written.
+    """
+    facts = json.loads((folder / FACTS).read_text())
+    if not isinstance(facts, dict) or (
+        ("files" in facts or CHECKSUM in facts) and (facts.pop(CHECKSUM, None) != hash_of(facts))
+    ):
+        raise ValueError(f"{folder / FACTS}: broken")
+    return facts
+
+
+def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """The facts with a checksum of what reading them will give."""
+    checksum = hash_of(json.loads(json.dumps(facts)))
+    with atomic_write(folder / FACTS) as beside:
+        beside.write_text(json.dumps({**facts, CHECKSUM: checksum}, indent=1, sort_keys=True))
+
+
+def _work(stage: Stage, out: Path, parents: dict[str, Path], run: Run) -> None:
+    """The stage's work; a method that would end the process fails like any other."""
+    (out / FACTS).unlink(missing_ok=True)  # of an attempt that ended just before it was published
+    try:
+        stage.work(out, parents, run)
+    except SystemExit as error:
+        raise RuntimeError(f"{stage}: the method tried to end the process (SystemExit {error.code})") from error
 
 
 def _remove_halves(folder: Path) -> None:
@@ -231,11 +339,6 @@ def _link(target: Path, link: Path) -> None:
     os.replace(beside, link)
 
 
-def _content(folder: Path) -> str:
-    """Digest of the names and bytes of all files but the facts."""
-    return folder_digest(folder, skip=FACTS)
-
-
 def device_name(device: torch.device) -> str:
     """What facts call a device: the GPU's own name, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -246,7 +349,9 @@ def _measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
     """Seconds (interrupted attempts included) and peak memory of the block: of the device, or of the process where
     there is none."""
     facts: dict[str, Any] = {"device": device_name(device)}
-    before = float(spent.read_text() or 0) if spent.exists() else 0.0  # empty: the disk was full
+    before = 0.0
+    with suppress(OSError, ValueError):  # there is none, or it is half-written
+        before = float(spent.read_text())
     _reset_peak(device)
     start = time.perf_counter()
     try:

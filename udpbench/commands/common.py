@@ -100,11 +100,13 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
     from udpbench.benchmark.store import Store
     from udpbench.core.errors import check_whole
 
-    for name in ("batch", "grad_batch", "threads"):
-        if name != "threads" or cfg.runtime.threads is not None:
-            check_whole(f"runtime.{name}", cfg.runtime[name], 1)
-    device = find_device(cfg.runtime.device)
-    return Store(Path(cfg.runtime.store), device, log, cfg.runtime.batch, cfg.runtime.grad_batch)
+    runtime = cfg.runtime
+    for name in ("batch", "grad_batch"):
+        check_whole(f"runtime.{name}", runtime[name], 1)
+    if runtime.threads is not None:  # far more than there are cores end the process
+        check_whole("runtime.threads", runtime.threads, 1, os.cpu_count() or 1)
+    device = find_device(runtime.device)
+    return Store(Path(runtime.store), device, log, runtime.batch, runtime.grad_batch, runtime.verify)
 
 
 def _tracker(cfg: DictConfig) -> Tracker:

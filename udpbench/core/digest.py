@@ -4,44 +4,97 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from udpbench.core.atomic import atomic_write
 
+Listing = Mapping[str, Sequence[Any]]  # name in a folder -> its bytes and its digest
+LITTER = ("Thumbs.db", "desktop.ini")  # of file managers, beside hidden files
 
-def folder_digest(folder: Path, skip: str = "") -> str:
-    """Of all files in ``folder`` but those named ``skip``; where the folder lies does not matter."""
-    return _digest((str(p.relative_to(folder)), p) for p in folder.rglob("*") if p.is_file() and p.name != skip)
+
+def folder_digest(folder: Path) -> str:
+    """Of all files in ``folder``; where the folder lies does not matter."""
+    return _digest((str(path.relative_to(folder)), _remembered(path)) for path in _files(folder))
 
 
 def files_digest(paths: Iterable[Path]) -> str:
     """Of the files, in the order of their names; where they lie does not matter."""
-    return _digest((p.name, p) for p in paths)
+    return _digest((path.name, _remembered(path)) for path in paths)
 
 
-def _digest(named: Iterable[tuple[str, Path]]) -> str:
+def listed(folder: Path, skip: str = "") -> tuple[str, Listing]:
+    """The digest of ``folder``, and the size and digest of every file in it but those named ``skip``, as
+    ``difference`` takes them."""
+    files = sorted(path for path in _files(folder) if path.name != skip)
+    digests = {str(path.relative_to(folder)): _sha256(path) for path in files}
+    listing = {name: [(folder / name).stat().st_size, digest[:16]] for name, digest in digests.items()}
+    return _digest(digests.items()), listing
+
+
+def difference(folder: Path, listing: Listing, skip: str, digests: bool = True) -> str:
+    """What of a folder is not as it was listed, in words that name one file; nothing: "".
+
+    ``skip``: the name of files that were not listed. ``digests``: look at contents, too, not only at names and sizes.
+    What a file manager leaves in a folder (hidden files, ``LITTER``) is nothing.
+    """
+    there = {str(path.relative_to(folder)): path for path in _files(folder) if path.name != skip}
+    for name, (size, digest) in listing.items():
+        if (path := there.pop(name, None)) is None:
+            return f"{name} is missing"
+        try:
+            if (now := path.stat().st_size) != size:
+                return f"{name} has {now} bytes, not {size}"
+            if digests and _sha256(path)[:16] != digest:
+                return f"{name} is not what was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    odd = sorted(name for name, path in there.items() if not path.name.startswith(".") and path.name not in LITTER)
+    return f"{odd[0]} does not belong there" if odd else ""
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _digest(named: Iterable[tuple[str, str]]) -> str:
     total = hashlib.sha256()
-    for name, file in sorted(named):
-        total.update(f"{name} {_file_digest(file)}\n".encode())
+    for name, digest in sorted(named):
+        total.update(f"{name} {digest}\n".encode(errors="surrogateescape"))
     return total.hexdigest()[:16]
 
 
-def _file_digest(file: Path) -> str:
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _remembered(file: Path) -> str:
     """SHA-256 of a file.
 
     Those over 16 MiB are remembered in the user's cache folder by path, size and modification time.
     """
     stat = file.stat()
     if stat.st_size < 1 << 24:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    cache = Path.home() / ".cache" / "udpbench" / "digests.json"
-    known = json.loads(cache.read_text()) if cache.exists() else {}
-    key = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        return _sha256(file)
+    key, known = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}", _cached()
     if key not in known:
-        with file.open("rb") as stream:
-            known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        with suppress(OSError), atomic_write(cache) as beside:  # only a cache: without it, digests are computed anew
+        known[key] = _sha256(file)
+        with suppress(OSError, RuntimeError), atomic_write(_cache()) as beside:
             beside.write_text(json.dumps(known))
     return known[key]
+
+
+def _cache() -> Path:
+    """RuntimeError for a user without a home."""
+    return Path.home() / ".cache" / "udpbench" / "digests.json"
+
+
+def _cached() -> dict[str, str]:
+    """What is remembered: only a cache, so one that cannot be read is an empty one."""
+    with suppress(OSError, ValueError, RuntimeError):
+        if isinstance(known := json.loads(_cache().read_text()), dict):
+            return {key: digest for key, digest in known.items() if isinstance(digest, str) and len(digest) == 64}
+    return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, TypeVar
 
 from hydra.errors import InstantiationException
@@ -29,10 +30,11 @@ class Errors(list[str]):
         return None
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """ConfigError if a setting is no whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}: must be a whole number >= {least}, given {value!r}")
+def check_whole(name: str, value: object, least: int, most: float = inf) -> None:
+    """ConfigError if a setting is no whole number from ``least`` to ``most``."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        allowed = f">= {least}" if most == inf else f"from {least} to {most}"
+        raise ConfigError(f"{name}: must be a whole number {allowed}, given {value!r}")
 
 
 def _root(error: BaseException) -> str:

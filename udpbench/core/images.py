@@ -72,6 +72,15 @@ def read(path: Path) -> Tensor:
         raise ValueError(f"images: {path} is truncated or broken: {' '.join(str(error).split())}") from error
 
 
+def readable(path: Path) -> bool:
+    """Whether there is a picture that ``read`` would read: not one that a power loss left empty or cut."""
+    try:
+        read(path)
+    except ValueError:
+        return False
+    return True
+
+
 def from_pil(image: Image.Image) -> Tensor:
     """A Pillow image as CHW float32 RGB in [0,1], converted as ``read`` does (without EXIF rotation)."""
     if image.mode.startswith("I") or image.mode == "F":
@@ -135,7 +144,7 @@ def to_pil(x: Tensor) -> Image.Image:
 
 def write_png(path: Path, x: Tensor) -> None:
     """Write CHW [0,1] as an 8-bit RGB PNG, in an atomic write."""
-    with atomic_write(path) as beside:
+    with atomic_write(path, synced=False) as beside:
         to_pil(x).save(beside, format="PNG")
 
 

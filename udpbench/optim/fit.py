@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
 
 from udpbench.core.atomic import atomic_write
 from udpbench.core.component import check_choice
-from udpbench.interfaces import Run
+from udpbench.interfaces import Log, Run
 from udpbench.models.diffusion import own_generators
 from udpbench.optim.training_set import TrainingSet
 
@@ -22,6 +25,8 @@ EMA_DECAYS: dict[str, Callable[[int], float]] = {
     "ratio": lambda step: (1 + step) / (10 + step),
     "power": lambda step: 1 - (1 + step) ** -0.75,
 }
+# What zipfile, zlib and torch raise on broken files.
+BROKEN = (BadZipFile, RuntimeError, EOFError, UnpicklingError, ValueError, LookupError, NotImplementedError, zlib.error)
 
 
 @dataclass(kw_only=True)
@@ -111,7 +116,7 @@ def fit(
     parameters = list(parameters)
     optimizer = optimizer or settings.optimizer(parameters)
     average = [p.detach().clone() for p in parameters] if settings.ema else []
-    start = _load(checkpoint, parameters, optimizer, average)
+    start = _load(checkpoint, parameters, optimizer, average, run)
     with run.log.bar(title, settings.steps, "step") as advance, own_generators():
         advance(start)
         for step in range(start, settings.steps):
@@ -133,7 +138,7 @@ def fit(
             if done in curve_steps and at_curve_step is not None:
                 with_average(parameters, average, partial(at_curve_step, done))
             if checkpoint and settings.save_every and done % settings.save_every == 0 and done < settings.steps:
-                _save(checkpoint, done, parameters, optimizer, average)
+                _save(checkpoint, done, parameters, optimizer, average, run)
     for p, a in zip(parameters, average, strict=False):
         p.data.copy_(a)
 
@@ -171,10 +176,16 @@ def _update_average(average: list[Tensor], parameters: Sequence[nn.Parameter], d
 
 
 def _save(
-    path: Path, step: int, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, average: list[Tensor]
+    path: Path,
+    step: int,
+    parameters: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    average: list[Tensor],
+    run: Run,
 ) -> None:
     state = {
         "step": step,
+        "count": run.count,
         "parameters": [p.detach() for p in parameters],
         "optimizer": optimizer.state_dict(),
         "average": average,
@@ -183,11 +194,17 @@ def _save(
 
 
 def _load(
-    path: Path | None, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, average: list[Tensor]
+    path: Path | None,
+    parameters: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    average: list[Tensor],
+    run: Run,
 ) -> int:
-    state = load_state(path)
+    """The steps that are done; what was counted in them counts."""
+    state = load_state(path, run.log)
     if state is None:
         return 0
+    run.count.update(state["count"])
     with torch.no_grad():
         for p, saved in zip(parameters, state["parameters"], strict=True):
             p.copy_(saved)
@@ -198,14 +215,25 @@ def _load(
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write what an interrupted piece of work needs to go on: whole or not at all."""
+    """Write what an interrupted piece of work needs to go on: whole or not at all, also after a power loss."""
     with atomic_write(path) as beside:
         torch.save(state, beside)
 
 
-def load_state(path: Path | None) -> dict[str, Any] | None:
+def load_state(path: Path | None, log: Log) -> dict[str, Any] | None:
     """What ``save_state`` wrote there, if anything; on the CPU, where optimizers want their counters: on a GPU each
-    would be waited for in every step."""
+    would be waited for in every step.
+
+    What cannot be read is removed, which is said: the work begins anew.
+    """
     if path is None or not path.exists():
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with ZipFile(path) as archive:  # which torch's files are; torch itself does not look at their checksums
+            if bad := archive.testzip():
+                raise BadZipFile(bad)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except BROKEN:
+        log.say(f"{path} is broken; what it is for begins anew")
+        path.unlink()
+        return None

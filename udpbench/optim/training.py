@@ -9,9 +9,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from udpbench.core.images import write_metadata, write_png
+from udpbench.core.atomic import sync
+from udpbench.core.images import readable, write_metadata, write_png
 from udpbench.interfaces import Run, Task
 from udpbench.models.diffusion import Trainable
 from udpbench.models.sample import SOLVERS
@@ -68,6 +70,9 @@ class TrainingTask(FitSettings, Task):
         Goes on from ``out/checkpoint.pt``.
         """
         checkpoint, own = out / "checkpoint.pt", {f.name: vars(self)[f.name] for f in fields(FitSettings)}
+        if broken := [folder.name for folder in out.glob("step_*") if not _whole(folder)]:
+            run.log.say(f"{broken[0]} of an interrupted attempt is broken; this begins anew")
+            checkpoint.unlink(missing_ok=True)
         fit(
             trainable.parameters,
             loss,
@@ -100,16 +105,33 @@ class TrainingTask(FitSettings, Task):
 def publish(folder: Path, save: Callable[[Path], None]) -> None:
     """Let ``save`` write a model folder: beside first, then renamed.
 
-    A folder that is there is replaced: an attempt that was interrupted after these steps comes by them once more.
+    A folder that is there is replaced: an attempt that was interrupted after these steps comes by them once more. All
+    of it is on the disk before it is: a checkpoint of later steps relies on it.
     """
     beside = folder.with_name(folder.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     save(beside)
     (beside / "parts.json").write_text(json.dumps(sorted(p.name for p in beside.iterdir())))
+    sync(*beside.rglob("*"), beside)
     if folder.exists():
         shutil.rmtree(folder)
     beside.rename(folder)
+    sync(folder.parent)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether no file of a published model folder is cut: weights know their length."""
+    try:
+        for file in (path for path in folder.rglob("*") if path.is_file()):
+            if not file.stat().st_size:
+                return False
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+    except SafetensorError:
+        return False
+    return (folder / "parts.json").exists()
 
 
 def write_made(
@@ -119,11 +141,11 @@ def write_made(
     make: Callable[[list[int]], Iterable[Tensor]],
     title: str = "generate",
 ) -> None:
-    """One PNG per (name, metadata) of ``rows`` and ``metadata.jsonl``; pictures that are already there are kept.
+    """One PNG per (name, metadata) of ``rows`` and ``metadata.jsonl``; pictures that are there and whole are kept.
 
     ``make(indices)`` yields batches (n, 3, H, W) [0,1] of the rows at ``indices``, in order.
     """
-    left = [i for i, (name, _) in enumerate(rows) if not (out / name).exists()]
+    left = [i for i, (name, _) in enumerate(rows) if not readable(out / name)]
     with run.log.bar(title, len(rows), "img") as advance:
         advance(len(rows) - len(left))
         rest: Iterator[int] = iter(left)

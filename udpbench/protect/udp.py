@@ -111,7 +111,7 @@ class UDP(Protection):
         optimizer = self.training.optimizer(trainable.parameters)
         first, images = 0, first_images(owner, budget, run, self.random_start)
         file = None if run.scratch is None else run.scratch / STATE
-        if (state := load_state(file)) is not None:  # what an interrupted attempt had finished
+        if (state := load_state(file, run.log)) is not None:  # what an interrupted attempt had finished
             trainable.load(state["weights"])
             optimizer.load_state_dict(state["optimizer"])
             run.count.update(state["count"])

@@ -117,7 +117,8 @@ def _read_scores(store: Store, stage: Stage) -> dict[str, float]:
 
 def _cost(store: Store, stage: Stage, computed: Collection[str]) -> record.StageCost:
     found: Any = {"name": str(stage), "key": stage.key, "cached": stage.key not in computed}
-    return found | {name: store.facts(stage)[name] for name in ("seconds", "peak_mb", "device", "commit")}
+    facts = store.facts(stage)
+    return found | {name: facts[name] for name in ("seconds", "peak_mb", "device", "commit")}
 
 
 def _counts(graph: Graph, store: Store) -> dict[str, int]:

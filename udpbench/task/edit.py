@@ -195,6 +195,9 @@ class Inpaint(Img2Img):
         """The settings that edits depend on, and the contents of a folder of masks."""
         return {k: v for k, v in super().sampling_key().items() if k != "mask"} | {"mask": self._mask_key()}
 
+    def identity(self) -> dict[str, Any]:
+        return {"mask": self._mask_key()}
+
     def _mask_key(self) -> str:
         return files_digest(sorted(self._folder.glob("*.png"))) if self._folder else self.mask
 
