@@ -237,7 +237,7 @@ def sweep(shell, tmp_path, pictures, *more: str) -> tuple[int, str, str]:
 def check_sweep(tmp_path, status: int, said: str) -> None:
     assert status == 1, said
     assert f"1 of the sweep's cells failed: {tmp_path / 'sweep' / '0'}" in said
-    assert [p.parent.name for p in (tmp_path / "sweep").rglob("failed.txt")] == ["0"]
+    assert [p.parent.name for p in (tmp_path / "sweep").rglob("failed-*.txt")] == ["0"]
     records = {r["status"]: r for r in read_records(tmp_path / "out" / "records")}
     assert set(records) == {"ok", "failed"}
     assert records["failed"]["error"].startswith("Traceback")
@@ -251,9 +251,13 @@ def check_sweep(tmp_path, status: int, said: str) -> None:
 
 @pytest.mark.slow
 def test_a_failing_cell_does_not_stop_a_sweep(shell, tmp_path, pictures):
-    (tmp_path / "sweep" / "7").mkdir(parents=True)
-    (tmp_path / "sweep" / "7" / "failed.txt").write_text("1")  # of an earlier sweep into the same folder
+    others = [tmp_path / "sweep" / "failed.txt", tmp_path / "sweep" / "7" / "failed-0123abcd.txt"]
+    for other in others:  # somebody's own file, and that of an earlier sweep into the same folder
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_text("1")
     status, _, said = sweep(shell, tmp_path, pictures)
+    assert all(other.read_text() == "1" for other in others)
+    others[1].unlink()
     check_sweep(tmp_path, status, said)
 
 

@@ -25,15 +25,12 @@ __all__ = ["load_records", "protect", "purify", "run", "score"]
 @contextmanager
 def _config_errors() -> Iterator[None]:
     """What is wrong in words of the command line is a ConfigError."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from udpbench.commands.common import lines_of
+    from udpbench.commands.common import WRONG_WORDS, lines_of
     from udpbench.core.errors import ConfigError
 
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except WRONG_WORDS as error:
         raise ConfigError("\n".join(lines_of(error))) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel; in a checkout
+# ``${unique:}`` in a configuration: eight hex digits, the same throughout a run or a sweep, on all of its workers.
+OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cache=True, replace=True)
+WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # what is raised for wrong input
 RESUME = "interrupted; the same command goes on where this one stopped"
 
 
@@ -133,7 +138,7 @@ def told(interrupted: str = "interrupted") -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra as they are, not printed and turned into status 1
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+    except (*WRONG_WORDS, OSError) as error:
         if wants_traceback:
             raise
         for line in lines_of(error):
@@ -148,6 +153,8 @@ def told(interrupted: str = "interrupted") -> Iterator[None]:
 
 def lines_of(error: Exception) -> list[str]:
     """What a person is told of an error: a line for each thing that is wrong, of Hydra's own errors one."""
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
+        return [f"{mark.name} line {mark.line + 1}: is no YAML: {error.problem or error.context}"]
     said = str(error).partition("Config search path:")[0]
     if not isinstance(error, HydraException):
         return said.splitlines()

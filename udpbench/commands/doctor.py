@@ -18,7 +18,7 @@ from typing import Any
 from udpbench.commands.common import Parser, composed, lines_of, option_files, told
 
 ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less
-TRIES_LOCK = "import sys; from filelock import FileLock; FileLock(sys.argv[1], timeout=0).acquire()"
+TRIES_LOCK = "import sys; from filelock import SoftFileLease; SoftFileLease(sys.argv[1], timeout=0).acquire()"
 YOURS = "yours: give its"  # of an option that only its user can complete
 Lines = Iterator[tuple[str, str]]  # what, and what there is to say of it; a line that begins with "no: " is a failure
 
@@ -91,9 +91,9 @@ def _store(cfg: Any) -> Lines:
 
 def _locks(folder: Path) -> str:
     """Whether a second process cannot take a lock on a file in ``folder`` that this one holds."""
-    from filelock import FileLock
+    from filelock import SoftFileLease
 
-    with TemporaryDirectory(dir=folder, prefix=".udpbench-") as scratch, FileLock(Path(scratch) / "lock") as lock:
+    with TemporaryDirectory(dir=folder, prefix=".udpbench-") as scratch, SoftFileLease(Path(scratch) / "lock") as lock:
         command = [sys.executable, "-c", TRIES_LOCK, str(lock.lock_file)]
         other = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (a fixed command)
     if "Timeout" in other.stderr:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ from udpbench.commands.common import CONF, RESUME, Ready, prepare, say, show, sl
 if TYPE_CHECKING:
     from udpbench.results.schema import Record
 
-FAILED = "failed.txt"  # written into a job's folder; a sweep's exit status is read from these
+FAILED = "failed-{}.txt"  # written into a job's folder, with the sweep's id; a sweep's exit status is read from these
+FULL = 1_000_000  # bytes that are left on a disk where nothing can be written any more
 
 
 # -- one cell ----------------------------------------------------------------------------------------------------------
@@ -56,13 +58,14 @@ def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbe
     tracker.start(graph.key, group, config, folder)
     try:
         console.say(f"{called}: {words(graph.cell)} on {store.device}; {todo} stages to do")
-        found = record_of(graph, store, config, run(graph, store))
+        computed = run(graph, store)
+        found = record_of(graph, store, config, computed)
         record.write(path, found)
         written = True  # what fails from here on is the showing
-        _show(ready, found, path, folder, shown, mirrored=todo > 0)
+        _show(ready, found, path, folder, shown, mirrored=todo > 0 or bool(computed))
     except BaseException as error:
         if isinstance(error, Exception):
-            _tell_failure(error, ready, config, path, written, Path(cfg.runtime.out))
+            _tell_failure(error, ready, config, path, written)
         with suppress(Exception):  # what keeps it from writing (a full disk, a lost GPU) is known by then
             tracker.finish("failed")
         raise
@@ -92,19 +95,23 @@ def _show(ready: Ready, found: Record, path: Path, folder: Path, table: bool, mi
         ready.tracker.finish("ok")
 
 
-def _tell_failure(error: Exception, ready: Ready, config: dict[str, Any], path: Path, written: bool, out: Path) -> None:
+def _tell_failure(error: Exception, ready: Ready, config: dict[str, Any], path: Path, written: bool) -> None:
     """One line for a person, and a failed record unless the cell's own is whole or cannot be written."""
     from udpbench.results import record
     from udpbench.results.gather import failed_record
 
-    refused = _refused(error, out)
+    places = {f"runtime.{name}": Path(config["runtime"][name]) for name in ("store", "records", "out")}
+    refused = _refused(error, places)
     ready.store.log.say(f"error: {refused or _reason(error)}")
     if written:
         ready.store.log.say(f"the record is whole: {path}")
     elif not refused:  # it would refuse the record, too
         beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _failed(path) else path
-        record.write(beside, failed_record(ready.cell, ready.store, config, error))
-        ready.store.log.say(f"the traceback is in {beside}")
+        try:
+            record.write(beside, failed_record(ready.cell, ready.store, config, error))
+            ready.store.log.say(f"the traceback is in {beside}")
+        except OSError as further:
+            ready.store.log.say(f"error: {_refused(further, places) or _reason(further)}")
 
 
 def _failed(path: Path) -> bool:
@@ -116,14 +123,21 @@ def _failed(path: Path) -> bool:
     return True
 
 
-def _refused(error: Exception, out: Path) -> str | None:
-    """One line for a person if the disk is full or may not be written; torch and safetensors have errors of their own
-    for it."""
-    known = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-    if not known and (not out.exists() or shutil.disk_usage(out).free > 1_000_000):
+def _refused(error: Exception, places: Mapping[str, Path]) -> str | None:
+    """One line for a person if a disk is full or may not be written: the place and the setting that moves it.
+
+    torch, safetensors and others have errors of their own for a full disk, which do not say where.
+    """
+    full = next((name for name, path in places.items() if path.exists() and shutil.disk_usage(path).free < FULL), None)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        path = Path(error.filename) if error.filename else places[full or "runtime.out"]
+        within = (name for name, place in places.items() if path.absolute().is_relative_to(place.absolute()))
+        what, setting = f"cannot write {path}: {error.strerror}", next(within, full or "runtime.out")
+    elif full and not isinstance(error, ValueError):
+        what, setting = f"{places[full]} is full", full
+    else:
         return None
-    what = f"cannot write {error.filename or out}: {error.strerror}" if isinstance(error, OSError) else f"{out} is full"
-    return f"{what}; free some space, or write elsewhere with runtime.out=DIR"
+    return f"{what}; free some space, or write elsewhere with {setting}=DIR"
 
 
 def _reason(error: Exception) -> str:
@@ -178,9 +192,10 @@ def _in_sweep() -> bool:
 def _fail(status: int) -> None:
     """End a single run with ``status``; in a sweep, note it and let the other cells go on."""
     if _in_sweep() and status != 130:
-        folder = Path(HydraConfig.get().runtime.output_dir)
+        config = HydraConfig.get()
+        folder = Path(config.runtime.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILED).write_text(str(status))
+        (folder / FAILED.format(config.callbacks["sweep"].id)).write_text(str(status))
         return
     sys.exit(status)
 
@@ -189,25 +204,26 @@ class Sweep(Callback):
     """Begins a sweep with its size, for Hydra composes every cell before the first one starts; ends it with status 1 if
     a cell failed, whatever launcher and process it ran in.
 
-    Failed cells leave ``FAILED`` behind.
+    Failed cells leave ``FAILED`` behind, with the sweep's ``id`` in its name: others in the same folder are not its.
     """
 
+    def __init__(self, id: str) -> None:
+        self.marker = FAILED.format(id)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say how many cells there are and forget the failures of an earlier sweep into the same folder."""
+        """Say how many cells there are."""
         from udpbench.commands.plan import grid
 
         with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
             n = len(grid(config))
             say(f"sweep: {n} cell{'s' if n != 1 else ''}")
-        for marker in Path(config.hydra.sweep.dir).rglob(FAILED):
-            marker.unlink()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Say which cells failed.
 
         SystemExit passes through Hydra, which would turn any other exception into a warning.
         """
-        failed = sorted(Path(config.hydra.sweep.dir).rglob(FAILED))
+        failed = sorted(Path(config.hydra.sweep.dir).rglob(self.marker))
         if failed:
             say(f"{len(failed)} of the sweep's cells failed: {', '.join(str(p.parent) for p in failed)}")
             sys.exit(1)

@@ -27,6 +27,9 @@ def atomic_write(path: Path, synced: bool = True) -> Iterator[Path]:
         os.replace(beside, path)
         if synced:
             sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which a write to a full disk does not say
+        raise
     finally:
         beside.unlink(missing_ok=True)
 
