@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,7 @@ COMMANDS = {
     "metrics.bundle.kernel_distance.features._target_=no.such.Thing": "error: kernel_distance: Error loading 'no.such.Thing'",
     "runtime.batch=0": "error: runtime.batch: must be a whole number >= 1, given 0",
     "runtime.grad_batch=0": "error: runtime.grad_batch: must be a whole number >= 1, given 0",
-    "runtime.threads=two": "error: runtime.threads: must be a whole number >= 1, given 'two'",
+    "runtime.threads=two": f"error: runtime.threads: must be a whole number from 1 to {os.cpu_count()}, given 'two'",
     "runtime.device=meta": "error: runtime.device: 'meta' cannot be used (no device to compute on: meta)",
     "metrics.primary=[kd_typo]": "error: metrics.primary: unknown kd_typo; allowed are ",
     "metrics.primary=kd_efflite0": "error: metrics.primary: must be a list, given 'kd_efflite0'",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from udpbench.benchmark.arms import ARMS, DEFAULT
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.core.budget import Budget
-from udpbench.core.component import Component
+from udpbench.core.component import Component, check_plain, inside
 from udpbench.core.errors import ConfigError, Errors, check_whole
 from udpbench.interfaces import NEEDS, Attack, Dataset, Method, Metric, Protection, Task
 from udpbench.models.diffusion import Diffusion
@@ -53,8 +53,9 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     parts |= {name: part(f"protect@{name}") for name in ("noise", "noise_rms")}
     parts |= _shared({role: model(role) for role in ROLES})
     parts["like"] = part("protect@like") if choices.get("protect@like") else None
-    metrics = _metrics(cfg.metrics.bundle, errors) | _metrics(cfg.metrics.get("extra") or {}, errors)
-    of_perturbation = _metrics(cfg.perturbation.bundle, errors)
+    bundles: dict[str, Any] = {name: errors.attempt(group_of, cfg, name) or {} for name in ("metrics", "perturbation")}
+    metrics = _metrics(bundles["metrics"], "bundle", errors) | _metrics(bundles["metrics"], "extra", errors)
+    of_perturbation = _metrics(bundles["perturbation"], "bundle", errors)
     _check_settings(cfg, errors)
     if not errors:
         every = tuple(score for metric in metrics.values() for score in metric.thing.scores)
@@ -78,7 +79,9 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
 
 
 def _check_settings(cfg: DictConfig, errors: Errors) -> None:
-    """What is wrong with the settings that belong to no part."""
+    """What is wrong with the settings that belong to no part, and what of any the record could not hold."""
+    mine = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    errors.attempt(lambda: check_plain(OmegaConf.to_container(mine, resolve=True), "configuration"))
     _check_choice(errors, "owner_prompt", [cfg.owner_prompt], OWNER_PROMPTS)
     if cfg.arms is not None:
         _check_choice(errors, "arms", cfg.arms, tuple(ARMS))
@@ -100,6 +103,8 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     Raises ValueError naming the settings that are missing or of another type than the component takes, or saying that
     it is no ``kind``.
     """
+    if not isinstance(node, DictConfig):
+        raise ValueError(f"{name}: {_NO_OPTION} {node!r}")
     try:
         if missing := sorted(OmegaConf.missing_keys(node)):
             raise ValueError(f"{name}: give {', '.join(f'{key}=...' for key in missing)}")
@@ -117,6 +122,8 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
         raise ValueError(f"{name}: {'; '.join(wrong)}")
     thing = instantiate(settings, _convert_="all")
     _check_kind(thing, name, kind)
+    if odd := next(_cannot_be_meant(settings, thing.unbounded), ""):
+        raise ValueError(f"{name}: {odd}")
     return Part(thing.label or name, settings, thing, preset)
 
 
@@ -128,12 +135,33 @@ def _check_kind(thing: Any, name: str, kind: type[Component]) -> None:
         raise ValueError(f"{name}: {own} needs unknown {', '.join(unknown)}; allowed are {', '.join(NEEDS)}")
 
 
+def group_of(cfg: DictConfig, name: str) -> DictConfig:
+    """The settings of a group that is no part; ConfigError if there are none."""
+    if not isinstance(node := cfg.get(name), DictConfig):
+        raise ConfigError(f"{name}: {_NO_OPTION} {node!r}")
+    return node
+
+
+_NO_OPTION = "must be an option of its group (python -m udpbench --help lists them), given"
+MOST = 1e7  # no count, size or rate that could be meant is larger
+
+
+def _cannot_be_meant(settings: Any, unbounded: Sequence[str], *at: str) -> Iterator[str]:
+    """Numbers, at any depth of a part's settings, that are negative, not finite or larger than anything there is."""
+    if isinstance(settings, int | float) and not 0 <= settings <= MOST:
+        yield f"{'.'.join(at)} must be a number from 0 to {MOST:g}, given {settings!r}"
+    for name, value in inside(settings):
+        if name not in unbounded:
+            yield from _cannot_be_meant(value, unbounded, *at, str(name))
+
+
 _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "int": ("a whole number", (int,)),
     "float": ("a number", (int, float)),
     "str": ("a text", (str,)),
     "bool": ("true or false", (bool,)),
     "Sequence": ("a list", (list,)),
+    "tuple": ("a list", (list,)),
 }
 
 
@@ -142,7 +170,9 @@ def _mistyped(settings: Mapping[str, Any]) -> list[str]:
     one; parts of parts included."""
     parts = {key: value for key, value in settings.items() if isinstance(value, dict) and "_target_" in value}
     wrong = [f"{key}.{line}" for key, part in parts.items() for line in _mistyped(part)]
-    takes = get_object(settings["_target_"])
+    if not isinstance(target := settings.get("_target_"), str):
+        raise ValueError(f"_target_ must name a class, given {target!r}")
+    takes = get_object(target)
     try:
         parameters = inspect.signature(takes).parameters
     except (TypeError, ValueError):  # not everything that can be called tells what it takes
@@ -150,17 +180,29 @@ def _mistyped(settings: Mapping[str, Any]) -> list[str]:
     for key, parameter in parameters.items():
         annotated = parameter.annotation  # a text where annotations are postponed, else a type
         said = annotated if isinstance(annotated, str) else inspect.formatannotation(annotated)
-        kind, _, none = said.partition(" | ")
-        kind, value = kind.partition("[")[0].rpartition(".")[2], settings.get(key)
-        if kind not in _TYPES or none not in ("", "None") or value is None:
-            continue
-        words, allowed = _TYPES[kind]
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            wrong.append(f"{key} must be {words}, given {value!r}")
+        said, _, none = said.partition(" | ")
+        if key in settings and none in ("", "None") and not (none and settings[key] is None):
+            words = _unlike(said, settings[key])
+            wrong += [f"{key} must be {words}, given {settings[key]!r}"] if words else []
     return wrong
 
 
-def _metrics(nodes: Mapping[str, DictConfig], errors: Errors) -> dict[str, Part]:
+def _unlike(said: str, value: Any) -> str:
+    """What a value must be by a simple annotation (``float``, ``Sequence[str]``), if it is something else."""
+    kind, _, of = said.partition("[")
+    words, allowed = _TYPES.get(kind.rpartition(".")[2], ("", (object,)))
+    if not isinstance(value, allowed) or (isinstance(value, bool) and words and bool not in allowed):
+        return words
+    odd = (_unlike(of.rstrip("]").partition(",")[0], item) for item in value) if isinstance(value, list) and of else ()
+    return next((f"a list, each of it {words}" for words in odd if words), "")
+
+
+def _metrics(bundles: Mapping[str, Any], name: str, errors: Errors) -> dict[str, Part]:
+    """The metrics in ``bundles[name]``, by name; one that is null is left out."""
+    nodes = bundles.get(name) or {}
+    if not isinstance(nodes, Mapping | DictConfig):
+        errors.append(f"metrics: {name} must hold metrics by name, given {nodes!r}")
+        return {}
     made = {name: errors.attempt(make_part, node, name, Metric) for name, node in nodes.items() if node}
     return {name: part for name, part in made.items() if part}
 

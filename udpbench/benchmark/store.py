@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from filelock import SoftFileLease, Timeout
 
-from udpbench.core.atomic import atomic_write, sync
+from udpbench.core.atomic import atomic_write, name_file, sync
 from udpbench.core.component import check_choice
 from udpbench.core.digest import difference, listed
 from udpbench.core.provenance import commit
@@ -255,7 +255,7 @@ class Store:
         spent = part / "_seconds"  # of earlier, interrupted attempts
         with _measured(self.device, spent) as measured:
             _work(stage, part, {k: self.path(p).resolve() for k, p in stage.parents.items()}, run)
-        spent.unlink()
+        spent.unlink(missing_ok=True)
         content, files = listed(part)
         facts = {
             "stage": stage.name,
@@ -318,6 +318,9 @@ def _work(stage: Stage, out: Path, parents: dict[str, Path], run: Run) -> None:
     (out / FACTS).unlink(missing_ok=True)  # of an attempt that ended just before it was published
     try:
         stage.work(out, parents, run)
+    except OSError as error:
+        name_file(error, out)
+        raise
     except SystemExit as error:
         raise RuntimeError(f"{stage}: the method tried to end the process (SystemExit {error.code})") from error
 
@@ -361,7 +364,8 @@ def _measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
             torch.cuda.synchronize(device)
         facts["seconds"] = round(before + time.perf_counter() - start, 3)
         facts["peak_mb"] = _peak_mb(device)
-        spent.write_text(str(facts["seconds"]))
+        with suppress(OSError):  # the disk is full, which is known by then
+            spent.write_text(str(facts["seconds"]))
 
 
 def _reset_peak(device: torch.device) -> None:

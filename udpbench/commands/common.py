@@ -101,11 +101,14 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
 
     Raises ConfigError for settings of ``runtime`` that are wrong.
     """
-    from udpbench.benchmark.build import find_device
+    from udpbench.benchmark.build import find_device, group_of
     from udpbench.benchmark.store import Store
-    from udpbench.core.errors import check_whole
+    from udpbench.core.errors import ConfigError, check_whole
 
-    runtime = cfg.runtime
+    runtime = group_of(cfg, "runtime")
+    for name in ("device", "out", "store", "records"):
+        if not isinstance(runtime[name], str) or not runtime[name]:
+            raise ConfigError(f"runtime.{name}: must be a text, given {runtime[name]!r}")
     for name in ("batch", "grad_batch"):
         check_whole(f"runtime.{name}", runtime[name], 1)
     if runtime.threads is not None:  # far more than there are cores end the process
@@ -117,10 +120,11 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
 def _tracker(cfg: DictConfig) -> Tracker:
     from hydra.utils import instantiate
 
+    from udpbench.benchmark.build import group_of
     from udpbench.core.errors import ConfigError
 
     try:
-        return instantiate(cfg.track)
+        return instantiate(group_of(cfg, "track"))
     except InstantiationException as error:
         own = isinstance(error.__cause__, ValueError)  # the tracker's words, not Hydra's
         raise ConfigError(str(error.__cause__) if own else " ".join(str(error).split())) from error

@@ -100,7 +100,7 @@ def _tell_failure(error: Exception, ready: Ready, config: dict[str, Any], path: 
     from udpbench.results import record
     from udpbench.results.gather import failed_record
 
-    places = {f"runtime.{name}": Path(config["runtime"][name]) for name in ("store", "records", "out")}
+    places = {f"runtime.{name}": Path(config["runtime"][name]) for name in ("out", "store", "records")}
     refused = _refused(error, places)
     ready.store.log.say(f"error: {refused or _reason(error)}")
     if written:

@@ -28,10 +28,16 @@ def atomic_write(path: Path, synced: bool = True) -> Iterator[Path]:
         if synced:
             sync(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # which a write to a full disk does not say
+        name_file(error, path)
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def name_file(error: OSError, path: Path) -> None:
+    """Have an error of the system say where: a write to a full disk does not."""
+    if error.errno and not error.filename:
+        error.filename = str(path)
 
 
 def sync(*paths: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import inf
+from collections.abc import Iterable, Mapping
+from math import inf, isfinite
 from typing import Any, ClassVar
 
 
@@ -25,12 +25,33 @@ def check_numbers(
             raise ValueError(f"{who}: {name} must be {allowed}, given {value!r}")
 
 
+def inside(value: object) -> Iterable[tuple[Any, Any]]:
+    """(key or index, item) of what a value holds."""
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()
+
+
+def check_plain(value: object, where: str, *at: str) -> None:
+    """Refuse what JSON cannot say or would say differently when read again; ValueError names its place, ``at``."""
+    place = ".".join(at)
+    if isinstance(value, Mapping) and (odd := [name for name in value if not isinstance(name, str)]):
+        raise ValueError(f"{where}: key {odd[0]!r} of {place} is not text; JSON keys are")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{where}: {place} is {value}; allowed are finite numbers")
+    if not isinstance(value, str | int | float | None | Mapping | list | tuple):
+        raise ValueError(f"{where}: {place} is a {type(value).__name__}; allowed are text, numbers, true, false, null")
+    for name, inner in inside(value):
+        check_plain(inner, where, *at, str(name))
+
+
 class Component:
     """Base of protections, attacks, tasks, metrics, data sets, budgets and models; every attribute has a default."""
 
     version: ClassVar[int] = 1  # part of the cache key: raise it whenever the numbers change
     # Settings that say where a thing lies and not what it is. They are no part of the cache key: ``identity`` is.
     places: ClassVar[tuple[str, ...]] = ()
+    unbounded: ClassVar[tuple[str, ...]] = ()  # settings that may be negative, or larger than any count or rate is
 
     @property
     def label(self) -> str:

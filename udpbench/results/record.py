@@ -9,7 +9,8 @@ from typing import Any, TypedDict, TypeVar
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.core.atomic import atomic_write
-from udpbench.results.schema import LONG, SCHEMA, ArmScores, Facts, Record, Score, StageCost, check, check_plain
+from udpbench.core.component import check_plain
+from udpbench.results.schema import LONG, SCHEMA, ArmScores, Facts, Record, Score, StageCost, check
 from udpbench.results.upgrade import upgraded
 
 __all__ = ["ARMS", "LONG", "SCHEMA", "ArmScores", "Facts", "Record", "Score", "StageCost", "check"]
@@ -30,7 +31,7 @@ def write(path: Path, record: Record) -> None:
     absent.
     """
     check(record, path.name)
-    check_plain(record, path.name, ())
+    check_plain(record, path.name)
     given: Mapping[str, Any] = record
     ordered = {name: _sorted(given[name]) for name in (*Record.__annotations__, *sorted(given)) if name in given}
     ordered["arms"] = {arm: ordered["arms"][arm] for arm in ARMS if arm in record["arms"]}

@@ -1,12 +1,13 @@
 """The schema of records: what a record holds, and the check that one follows it."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from udpbench.benchmark.arms import ARMS
+from udpbench.core.component import inside
 
 SCHEMA = 2
 DIRECTIONS = ("up", "down")
@@ -170,28 +171,8 @@ def _check_type(value: Any, kind: Any, where: str, at: str) -> None:
             raise ValueError(f"{where}: {at} lacks {', '.join(lacking)}")
         for name in (name for name in _hints(kind) if name in value):
             _check_type(value[name], _hints(kind)[name], where, f"{at}.{name}")
-    for name, item in () if is_typeddict(kind) else _inside(value):
+    for name, item in () if is_typeddict(kind) else inside(value):
         _check_type(item, get_args(kind)[-1], where, f"{at}.{name}")
 
 
 _hints = cache(get_type_hints)
-
-
-def _inside(value: object) -> Iterable[tuple[Any, Any]]:
-    """(key or index, item) of what a value holds."""
-    if isinstance(value, Mapping):
-        return value.items()
-    return enumerate(value) if isinstance(value, (list, tuple)) else ()
-
-
-def check_plain(value: object, where: str, at: tuple[str, ...]) -> None:
-    """Refuse what JSON cannot say or would say differently when read again; ValueError names its place, ``at``."""
-    place = ".".join(at)
-    if isinstance(value, Mapping) and (odd := [name for name in value if not isinstance(name, str)]):
-        raise ValueError(f"{where}: key {odd[0]!r} of {place} is not text; JSON keys are")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where}: {place} is {value}; leave it out and say why")
-    if not isinstance(value, (str, int, float, type(None), Mapping, list, tuple)):
-        raise ValueError(f"{where}: {place} is a {type(value).__name__}; allowed are text, numbers, true, false, null")
-    for name, inner in _inside(value):
-        check_plain(inner, where, (*at, str(name)))
