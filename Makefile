@@ -1,14 +1,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BOUNDS ?= .venv-bounds
 # Every test takes one thread. A file stays with one worker: its fixtures are made once.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-gpu check refresh bench clean
+.PHONY: help run test test-fast test-bounds test-gpu check refresh bench clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -26,6 +27,18 @@ test: $(BIN)/.installed ## Run all tests
 
 test-fast: $(BIN)/.installed ## Run the quick tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+$(BOUNDS)/.installed: pyproject.toml
+	@test -x $(BOUNDS)/bin/python || $(PYTHON) -m venv $(BOUNDS)
+	@grep -oE '"[A-Za-z0-9-]+>=[0-9.]+' pyproject.toml | sed 's/"//; s/>=/==/' | sort -u > $(BOUNDS)/bounds.txt
+	@echo "installing the lower bounds of pyproject.toml (about three minutes and 8 GB, most of it PyTorch) ..."
+	@$(BOUNDS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(BOUNDS)/bounds.txt --editable '.[dev]'
+	@touch $@
+
+test-bounds: $(BOUNDS)/.installed ## Run the quick tests and a small cell with the oldest versions that pyproject.toml allows
+	$(BOUNDS)/bin/python -m pytest $(PARALLEL) -m "not slow"
+	$(BOUNDS)/bin/python -m udpbench protect=eudp protect.rounds=1 task.steps=5 task.pictures=50 data.reference=50 \
+		data.validation=50 data.heldout=50 'arms=[clean,protected]' track=none runtime.out=$(BOUNDS)/out
 
 test-gpu: $(BIN)/.installed ## Run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu

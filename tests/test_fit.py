@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from udpbench.core import images
-from udpbench.interfaces import Run, Thief
+from udpbench.interfaces import Log, Run, Thief
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.optim.training_set import TrainingSet
 from udpbench.task.dreambooth import DreamBooth
@@ -472,3 +472,81 @@ def test_wrong_task_settings_are_told_in_one_line(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))) as error:
         dreambooth(**wrong)
     assert "\n" not in str(error.value)
+
+
+# -- numbers that are not finite ---------------------------------------------------------------------------------------
+
+
+class Titled(Log):
+    title = "clean"
+
+
+def spoilt(tmp_path, bad, lr=0.05, **settings):
+    """A training of ten steps whose loss in step ``bad`` (0-based) is not finite; returns the line, and what was saved."""
+    net, run, seen = network(), Run(seed=3, log=Titled()), []
+
+    def loss(step):
+        value = net(torch.ones(4, 3)).square().mean()
+        return value * (math.inf if step == bad else 1)
+
+    with pytest.raises(ValueError) as error:
+        fit(
+            list(net.parameters()),
+            loss,
+            FitSettings(steps=10, lr=lr, save_every=2, **settings),
+            run,
+            checkpoint=tmp_path / "c",
+            curve_steps=(4, 10),
+            at_curve_step=seen.append,
+        )
+    assert "\n" not in str(error.value)
+    return str(error.value), seen
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_training_stops_at_the_step_whose_loss_is_not_finite(tmp_path, clip):
+    said, seen = spoilt(tmp_path, 6, clip_norm=clip)
+    assert said.startswith(
+        "clean: train: the loss or its gradient is not finite at step 7 of 10; the last finite loss was "
+    )
+    assert said.endswith("the likely cause is the learning rate (lr=0.05)")
+    assert seen == [4]
+    assert torch.load(tmp_path / "c", weights_only=True)["step"] == 6
+
+
+def test_the_likely_cause_is_told(tmp_path):
+    said, seen = spoilt(tmp_path, 0, dtype="bf16")
+    assert "at step 1 of 10; no loss was finite; the likely cause are weights or pictures that are not finite" in said
+    assert said.endswith("or dtype=bf16: try fp32")
+    assert not (tmp_path / "c").exists()
+
+
+def test_weights_that_overflow_in_the_last_step_are_not_published():
+    weight, seen = nn.Parameter(torch.ones(1)), []
+    with pytest.raises(
+        ValueError, match=r"train: a weight is not finite at step 1 of 1; the last finite loss was 1e\+30"
+    ):
+        fit(
+            [weight],
+            lambda step: 1e30 * weight.sum(),
+            FitSettings(steps=1, lr=1e30, clip_norm=0),
+            Run(),
+            curve_steps=(1,),
+            at_curve_step=seen.append,
+            optimizer=torch.optim.SGD([weight], lr=1.0),
+        )
+    assert not seen
+
+
+def test_between_looks_the_step_is_kept_on_the_device(monkeypatch):
+    """As on a GPU, which is not waited for in every step."""
+    monkeypatch.setattr("udpbench.optim.fit._every", lambda device, settings: settings.save_every)
+    net, steps = network(), []
+
+    def loss(step):
+        steps.append(step)
+        return net(torch.ones(4, 3)).square().mean() * (math.nan if step == 5 else 1)
+
+    with pytest.raises(ValueError, match="not finite at step 6 of 12; the last finite loss was [0-9]"):
+        fit(list(net.parameters()), loss, FitSettings(steps=12, lr=0.05, save_every=4), Run())
+    assert len(steps) == 8

@@ -338,11 +338,3 @@ def test_sampling_leaves_the_model_s_own_scheduler_alone(model):
     made(model, solver="dpmpp")
     assert type(model.pipe.scheduler).__name__ == "DDIMScheduler"
     assert dict(model.pipe.scheduler.config) == before
-
-
-def test_a_model_that_predicts_the_picture_itself_is_refused(tmp_path):
-    save_tiny(tmp_path, prediction_type="sample")
-    model = LatentDiffusion(str(tmp_path), "odd")
-    z, t = torch.zeros(1, 4, 8, 8), torch.zeros(1, dtype=torch.long)
-    with pytest.raises(ValueError, match="model odd: has no loss for the prediction 'sample'; allowed are epsilon"):
-        model.loss(z, model.embed([""]), t, z)

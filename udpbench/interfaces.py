@@ -47,6 +47,8 @@ class Log:
     plot and send.
     """
 
+    title: str = ""  # whose work it tells of
+
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
         """A progress bar over ``total`` units; yields ``advance(n)``."""

@@ -60,8 +60,8 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     if not errors:
         every = tuple(score for metric in metrics.values() for score in metric.thing.scores)
         _check_choice(errors, "metrics.primary", cfg.metrics.primary, every)
-    for thing in (*parts.values(), *metrics.values(), *of_perturbation.values()):
-        if thing is not None:  # its key reads what it depends on: folders, weights
+    for name, thing in {**parts, **metrics, **of_perturbation}.items():
+        if thing is not None and name not in ROLES:  # its key reads what it depends on; of models those that are used
             errors.attempt(lambda thing=thing: thing.key)
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))

@@ -17,7 +17,8 @@ def checked(cell: Cell, asked_for: tuple[str, ...] = ()) -> Graph:
 
     Raises ConfigError; a metric in ``asked_for`` that cannot be computed is an error, too.
     """
-    errors = [line for find in CHECKS for line in find(cell)]
+    models = _models(cell.surrogate, cell.victim, cell.purifier)
+    errors = models or [line for find in CHECKS for line in find(cell)]
     absent = {name: reason for name, metric in cell.metrics.items() if (reason := _obstacle(cell, metric))}
     errors += [f"metric {name}: {reason}" for name, reason in absent.items() if name in asked_for]
     if errors:
@@ -39,7 +40,11 @@ def check_alone(cell: Cell, method: str) -> None:
     What else the cell is made of does not matter: no victim is trained.
     """
     part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
-    lines = [*_lacking(part, model, role), *_refused(cell.data.thing.check), *_refused(part.thing.check)]
+    used = [part, *([cell.like] if cell.like and part.thing.matches_strength else [])]
+    lines = _models(model) if any(each.thing.needs for each in used) else []
+    if not lines:
+        lines = _refused(cell.data.thing.check)
+        lines += [line for each in used for line in (*_lacking(each, model, role), *_refused(each.thing.check))]
     if method == "protect":
         lines += [*_strength_to_match(cell), *_class_pictures(cell)]
     if lines:
@@ -47,6 +52,14 @@ def check_alone(cell: Cell, method: str) -> None:
 
 
 # -- checks: cell -> a line for everything that is wrong ---------------------------------------------------------------
+
+
+def _models(*models: Part) -> list[str]:
+    """What of the models' files is missing, damaged or not supported: nothing else is asked of such a model."""
+    errors = Errors()
+    for model in models:
+        errors.attempt(lambda model=model: model.key)
+    return errors
 
 
 def _models_that_lack(cell: Cell) -> Iterator[str]:

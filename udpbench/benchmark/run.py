@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.graph import Graph
-from udpbench.benchmark.store import Store
+from udpbench.benchmark.store import Stage, Store
+from udpbench.core.errors import ConfigError, Errors
 
 
 def run(graph: Graph, store: Store) -> frozenset[str]:
@@ -13,5 +17,19 @@ def run(graph: Graph, store: Store) -> frozenset[str]:
     # What of the other stages the record and the contact sheet read is verified, too, if it is still there.
     there = [stage for stage in graph.stages if store.path(stage).exists()]
     damaged = [stage for stage in there if store.damage(stage, contents=False)]
+    fetch_models(graph.cell, store.missing(graph.wanted))
     store.do(*graph.wanted, *(stage for stage in there if stage in graph.shown), *damaged)
     return frozenset(store.computed[before:])
+
+
+def fetch_models(cell: Cell, todo: Sequence[Stage]) -> None:
+    """Have the models on this machine that the stages ``todo`` load, before the first of them begins.
+
+    Raises ConfigError with a line for each that cannot be had.
+    """
+    errors, roles = Errors(), {"surrogate": cell.surrogate, "victim": cell.victim, "purifier": cell.purifier}
+    for role, model in roles.items():
+        if any(role in stage.settings for stage in todo):
+            errors.attempt(model.thing.fetch)
+    if errors:
+        raise ConfigError("\n".join(dict.fromkeys(errors)))

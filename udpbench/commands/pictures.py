@@ -26,6 +26,7 @@ from udpbench.benchmark.build import build, make_part
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.check import check_alone
 from udpbench.benchmark.graph import Graph
+from udpbench.benchmark.run import fetch_models
 from udpbench.benchmark.store import Stage
 from udpbench.commands.common import composed, open_store, show, table
 from udpbench.core.atomic import atomic_write
@@ -76,6 +77,7 @@ def change(
         for i, unit in enumerate(units):
             mine = cell if unit == files else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
             work.append(_finished_stage(mine, unit, method, form))
+        fetch_models(cell, store.missing(work))
         _say_plan(said, part.name, len(files), coupled, sum(not store.finished(stage) for stage in work))
         for unit, stage in zip(units, work, strict=True):
             store.log = said if coupled else Titled(said, unit[0].name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udpbench.core.component import Component, check_choice
-from udpbench.core.digest import folder_digest
+from udpbench.core.digest import files_digest, folder_digest
+from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look, pipeline_of
 
 PREDICTIONS = ("epsilon", "v_prediction")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -112,22 +115,34 @@ class Diffusion(Component, ABC):
     here. Losses are computed in float32 whatever the model's dtype.
     """
 
-    places = ("path", "mirrors")
+    places = ("path", "mirrors", "config")
     shape: ClassVar[str]  # what a folder must be shaped like
     trained: ClassVar[bool] = True  # whether its weights have learned anything
     option: ClassVar[str]  # of the configuration that takes such a folder
-    parts: ClassVar[tuple[str, ...]]  # folders of the pipeline whose files are the model
+    pipelines: ClassVar[tuple[str, ...]]  # classes that model_index.json may name
+    # Folders of the pipeline whose files are the model, and the classes that model_index.json may give them.
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "scheduler": tuple(f"diffusers.{name}Scheduler" for name in SCHEDULERS)
+    }
     pipeline_options: ClassVar[dict[str, Any]] = {}  # further arguments of the pipeline's constructor
+    pipeline: Any  # diffusers' class of it
     pipe: Any  # the diffusers pipeline: frozen, in evaluation mode, on ``device``
 
     def __init__(
-        self, path: str, name: str, revision: str | None = None, mirrors: tuple[str, ...] = (), dtype: str = "fp32"
+        self,
+        path: str,
+        name: str,
+        revision: str | None = None,
+        mirrors: tuple[str, ...] = (),
+        dtype: str = "fp32",
+        config: str | None = None,
     ) -> None:
         check_choice(f"model {name}: unknown dtype", dtype, DTYPES)
         self.embedded = path.startswith("pkg:")
         if self.embedded:  # weights that come with the package
             path = str(Path(__file__).parent / "micro" / "weights" / path.removeprefix("pkg:"))
         self.name, self.path, self.revision, self.mirrors, self.dtype = name, path, revision, tuple(mirrors), dtype
+        self.config = config
         self.device = torch.device("cpu")
         self._alpha_bar_there: Tensor | None = None
 
@@ -141,34 +156,106 @@ class Diffusion(Component, ABC):
     def identity(self) -> dict[str, str]:
         """What names the weights in a key: digests of the parts of a local folder, or hub id and revision.
 
-        Raises ValueError if neither a folder nor a pinned hub revision is given.
+        Raises ValueError if neither a folder nor a pinned hub revision is given, and with what ``looked_at`` finds.
         """
-        folder = Path(self.path).expanduser()
-        if folder.is_dir():
-            missing = ", ".join(p for p in ("model_index.json", *self.parts) if not (folder / p).exists())
-            if missing:
-                raise ValueError(f"model {self.name}: {folder} is no {self.shape} folder: it lacks {missing}")
-            return {part: folder_digest(folder / part) for part in self.parts} | {"dtype": self.dtype}
-        if self.path.count("/") != 1 or not self.revision:
+        local, file = Path(self.path).expanduser(), self._file
+        if not (local.is_dir() or file) and not (HUB_ID.fullmatch(self.path) and self.revision):
             todo = f"give a {self.shape} folder, or a hub id (owner/name) with its revision"
             raise ValueError(f"model {self.name}: no folder {self.path!r}; {todo}")
-        return {"hub": self.path, "revision": self.revision, "dtype": self.dtype}
+        found = self.looked_at()
+        if found and (file or local.is_dir()):
+            digests = {part: folder_digest(found[0] / part) for part in self.parts}
+            return digests | ({"file": files_digest([file])} if file else {}) | {"dtype": self.dtype}
+        return {"hub": self.path, "revision": str(self.revision), "dtype": self.dtype}
 
-    def load(self, pipeline: type, **options: Any) -> Any:
-        """The pipeline from the first place that has it, frozen and on ``device``; one line of what to do if none
-        has."""
-        _quiet()
-        for name, revision in ((self.path, self.revision), *map(_pinned, self.mirrors)):
-            place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    @property
+    def folder(self) -> Path | None:
+        """Where the pipeline's files are: a local folder, or a snapshot of the hub's in its cache; None: not here."""
+        from huggingface_hub import try_to_load_from_cache
+
+        for name, revision in self._places:
+            if (local := Path(name).expanduser()).is_dir():
+                return local
+            found = try_to_load_from_cache(name, INDEX, revision=revision) if HUB_ID.fullmatch(name) else None
+            if isinstance(found, str):
+                return Path(found).parent
+        return None
+
+    @property
+    def _file(self) -> Path | None:
+        """The single-file checkpoint that ``path`` is, if it is one."""
+        file = Path(self.path).expanduser()
+        return file if file.is_file() else None
+
+    @property
+    def _places(self) -> list[tuple[str, str | None]]:
+        """Folders or hub ids with their revisions, in the order in which they are tried; of a single-file checkpoint
+        that of its configuration files."""
+        if self._file:
+            return [_pinned(self.config or pipeline_of(self._file))]
+        return [(self.path, self.revision), *map(_pinned, self.mirrors)]
+
+    def looked_at(self) -> tuple[Path, str | None] | None:
+        """The folder and the variant of its weights to load; None if the model is not on this machine yet.
+
+        Raises ValueError in one line if anything of it is missing, damaged or not supported: see
+        ``udpbench.models.folder``.
+        """
+        try:
+            folder = self.folder or (self._downloaded() if self._file else None)  # configuration files are small
+            return (folder, look(folder, type(self), self._file, keys=not self.embedded)) if folder else None
+        except ValueError as error:
+            raise ValueError(f"model {self.name}: {str(error).removeprefix(f'model {self.name}: ')}") from error
+
+    @classmethod
+    def unsupported(cls, configs: Mapping[str, Any]) -> Iterator[str]:
+        """A line for everything in the configurations of the parts (``configs``) that is not supported."""
+        scheduler, unet = configs["scheduler"], configs["unet"]
+        kind = "flow_prediction" if scheduler.get("use_flow_sigmas") else scheduler["prediction_type"]
+        if kind not in PREDICTIONS:
+            yield f"has no loss for the prediction {kind!r}; allowed are {', '.join(PREDICTIONS)}"
+        if unet.class_embed_type or unet.num_class_embeds:
+            yield "its UNet wants classes, which is not supported"
+
+    def fetch(self) -> None:
+        """Download what is not on this machine, and look at it; ValueError with a line of what to do if it cannot be
+        had."""
+        if self.looked_at() is None:
+            self._downloaded()
+            self.looked_at()
+
+    def _downloaded(self) -> Path:
+        """The folder of what was downloaded from the first place that has it; of a single-file checkpoint, the
+        configuration files."""
+        from huggingface_hub import snapshot_download
+
+        reason = "no such folder"
+        for name, revision in self._places:
             try:
-                pipe = pipeline.from_pretrained(place, revision=revision, **options)  # type: ignore[attr-defined]
-                break
-            except OSError as error:
+                if self._file:
+                    return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.txt"]))
+                return Path(self.pipeline.download(name, revision=revision, **dict.fromkeys(UNUSED)))
+            except (OSError, ValueError) as error:
                 reason = str(error).strip().splitlines()[0]
+        if self._file:
+            todo = "give a folder with these files (and the tokenizer; no weights) as model.config=DIR"
+            raise ValueError(
+                f"model {self.name}: the configuration of {self._file} is not in {name} ({reason}); {todo}"
+            )
+        places = ", ".join((self.path, *self.mirrors))
+        todo = f"download it (hf download {self.path}) and say model={self.option} model.path=DIR"
+        raise ValueError(f"model {self.name}: cannot be loaded from {places} ({reason}); {todo}")
+
+    def load(self, **options: Any) -> Any:
+        """The pipeline, frozen and on ``device``; ValueError as ``fetch``."""
+        _quiet()
+        self.fetch()
+        folder, variant = self.looked_at() or (Path(self.path), None)
+        if self._file:
+            file = str(self._file)
+            pipe = self.pipeline.from_single_file(file, config=str(folder), local_files_only=True, **options)
         else:
-            places = ", ".join((self.path, *self.mirrors))
-            todo = f"download it (hf download {self.path}) and say model={self.option} model.path=DIR"
-            raise ValueError(f"model {self.name}: cannot be loaded from {places} ({reason}); {todo}")
+            pipe = self.pipeline.from_pretrained(folder, variant=variant, local_files_only=True, **options)
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, trainable_copy
+from udpbench.models.folder import UNUSED, read_json
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
 
 EMBEDDING = "learned_embeds.safetensors"  # diffusers' name
@@ -22,26 +23,55 @@ class LatentDiffusion(Diffusion):
 
     shape = "Stable-Diffusion-shaped"
     option = "local"
-    parts = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+    pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
+    parts = {
+        "vae": ("diffusers.AutoencoderKL",),
+        "unet": ("diffusers.UNet2DConditionModel",),
+        "text_encoder": ("transformers.CLIPTextModel",),
+        "tokenizer": ("transformers.CLIPTokenizer", "transformers.CLIPTokenizerFast"),
+        **Diffusion.parts,
+    }
     pipeline_options = {"requires_safety_checker": False}
 
     @cached_property
     def capabilities(self) -> frozenset[str]:
         """``latent``, ``text`` and, if the UNet takes latents and nothing beside them, ``denoise``; of a model on a
         hub, whose files are not read before they are needed, that is assumed."""
-        unet, vae = (Path(self.path).expanduser() / part / "config.json" for part in ("unet", "vae"))
-        if unet.is_file() and vae.is_file():
-            takes, gives = (json.loads(file.read_text()) for file in (unet, vae))
+        if folder := self.folder:
+            takes, gives = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
             if takes.get("in_channels", 4) != gives.get("latent_channels", 4):
                 return frozenset({"latent", "text"})
         return frozenset({"denoise", "latent", "text"})
 
+    @classmethod
+    def unsupported(cls, configs: Mapping[str, Any]) -> Iterator[str]:
+        yield from super().unsupported(configs)
+        unet, vae, text = configs["unet"], configs["vae"], configs["text_encoder"]
+        if unet.addition_embed_type not in (None, "text"):
+            kind = f"{unet.addition_embed_type!r} (as SDXL has)"
+            yield f"its UNet has an addition_embed_type {kind}, which is not supported"
+        if unet.encoder_hid_dim_type not in (None, "text_proj"):
+            yield f"its UNet has an encoder_hid_dim_type {unet.encoder_hid_dim_type!r}, which is not supported"
+        if unet.out_channels != vae.latent_channels:
+            gives = f"{unet.out_channels} channels for {vae.latent_channels} of the latents"
+            yield f"its UNet predicts {gives}; a learned variance is not supported"
+        if vae.shift_factor or vae.latents_mean or vae.latents_std:
+            yield "its autoencoder shifts its latents (shift_factor, latents_mean), which is not supported"
+        reads = unet.encoder_hid_dim or unet.cross_attention_dim
+        if isinstance(reads, int) and reads != text.hidden_size:
+            yield f"its UNet reads texts of width {reads}, its text encoder writes {text.hidden_size}"
+
+    @property
+    def pipeline(self) -> Any:
+        """The class of diffusers."""
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline
+
     @cached_property
     def pipe(self) -> Any:
         """A StableDiffusionPipeline: frozen, in evaluation mode, on ``self.device``."""
-        from diffusers import StableDiffusionPipeline
-
-        return self.load(StableDiffusionPipeline, safety_checker=None, feature_extractor=None, **self.pipeline_options)
+        return self.load(**dict.fromkeys(UNUSED), **self.pipeline_options)
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
         """This model with what a training stage saved in ``folder``: any of ``unet``, ``text_encoder``, ``lora``,
@@ -115,8 +145,8 @@ class LatentDiffusion(Diffusion):
         """
         vae = self.pipe.vae
         posterior = vae.encode((self.padded(x) * 2 - 1).to(vae.dtype)).latent_dist
-        scale, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
-        return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
+        scale = vae.config.scaling_factor
+        return posterior.mean.float() * scale, posterior.std.float() * scale
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of the scaled latents of pictures ``x`` (NCHW [0,1]); differentiable."""
@@ -125,8 +155,7 @@ class LatentDiffusion(Diffusion):
     def decode(self, z: Tensor) -> Tensor:
         """Pictures of scaled latents, NCHW float32, about [0,1] (not clamped); differentiable."""
         vae = self.pipe.vae
-        shift = vae.config.get("shift_factor") or 0.0
-        return vae.decode((z / vae.config.scaling_factor + shift).to(vae.dtype)).sample.float() / 2 + 0.5
+        return vae.decode((z / vae.config.scaling_factor).to(vae.dtype)).sample.float() / 2 + 0.5
 
     def round_trip(self, x: Tensor) -> Tensor:
         """D(E(x)) without sampling, cropped to the size of ``x``; differentiable."""

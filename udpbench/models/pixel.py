@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,28 @@ class PixelDiffusion(Diffusion):
 
     shape = "DDPM-shaped"
     option = "pixel"
-    parts = ("unet", "scheduler")
+    pipelines = ("DDPMPipeline", "DDIMPipeline")
+    parts = {"unet": ("diffusers.UNet2DModel",), **Diffusion.parts}
     capabilities = frozenset({"denoise", "pixel"})
+
+    @classmethod
+    def unsupported(cls, configs: Mapping[str, Any]) -> Iterator[str]:
+        yield from super().unsupported(configs)
+        takes, gives = configs["unet"].in_channels, configs["unet"].out_channels
+        if takes != 3 or gives not in (3, 6):  # 6: it predicts the variance, too
+            yield f"its UNet takes {takes} channels and gives {gives}; allowed are 3, and 3 or 6"
+
+    @property
+    def pipeline(self) -> Any:
+        """The class of diffusers."""
+        from diffusers import DDPMPipeline
+
+        return DDPMPipeline
 
     @cached_property
     def pipe(self) -> Any:
         """A DDPMPipeline: frozen, in evaluation mode, on ``self.device``."""
-        from diffusers import DDPMPipeline
-
-        return self.load(DDPMPipeline)
+        return self.load()
 
     def with_tuned(self, folder: Path) -> PixelDiffusion:
         """This model with the UNet that a training stage saved in ``folder``, in float32 (see ``LatentDiffusion``)."""
@@ -112,6 +125,12 @@ class FreshPixel(PixelDiffusion):
     def identity(self) -> dict[str, str]:
         """The shape and the seed are the weights."""
         return {"unet": json.dumps(self.unet_config, sort_keys=True), "seed": str(self.seed), "dtype": self.dtype}
+
+    def looked_at(self) -> None:
+        """Nothing lies in files."""
+
+    def fetch(self) -> None:
+        """Nothing lies in files."""
 
     @cached_property
     def pipe(self) -> Any:

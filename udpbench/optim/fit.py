@@ -112,11 +112,15 @@ def fit(
     steps for every ``k`` in ``curve_steps`` (with the averaged weights in place if there is an EMA); those before a
     checkpoint are not called again. A given ``optimizer`` goes on with its moments (short, repeated trainings).
     ``before``: steps of earlier trainings that the logged loss curve goes on from.
+
+    Raises ValueError in one line if a loss, a gradient or a weight is not finite, before anything of it is saved: on a
+    CPU at that step, elsewhere at the next checkpoint or point of the curve, for the device is not waited for.
     """
     parameters = list(parameters)
     optimizer = optimizer or settings.optimizer(parameters)
     average = [p.detach().clone() for p in parameters] if settings.ema else []
     start = _load(checkpoint, parameters, optimizer, average, run)
+    watch = _Watch(parameters, settings, ": ".join(filter(None, (run.log.title, title))), start)
     with run.log.bar(title, settings.steps, "step") as advance, own_generators():
         advance(start)
         for step in range(start, settings.steps):
@@ -128,19 +132,71 @@ def fit(
                 value = loss(step)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
-            if settings.clip_norm:
-                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm) if settings.clip_norm else value.detach()
             optimizer.step()
+            watch.see(value.detach(), norm)
             _update_average(average, parameters, settings.ema_decay(step))
             run.log.scalar(f"{title}/loss", value.detach(), before + step)
             advance(1)
             done = step + 1
+            if watch.due(done) or done in curve_steps:
+                watch.check()
             if done in curve_steps and at_curve_step is not None:
                 with_average(parameters, average, partial(at_curve_step, done))
             if checkpoint and settings.save_every and done % settings.save_every == 0 and done < settings.steps:
                 _save(checkpoint, done, parameters, optimizer, average, run)
     for p, a in zip(parameters, average, strict=False):
         p.data.copy_(a)
+
+
+def _every(device: torch.device, settings: FitSettings) -> int:
+    """Steps between looks at what a training's numbers are: waiting for a GPU would cost more than the steps lost."""
+    return 1 if device.type == "cpu" else settings.save_every or 100
+
+
+class _Watch:
+    """Looks whether a training's numbers are finite. What it sees stays on the device until ``check``.
+
+    Seen so far: ``finite``, whether all were; ``steps`` before the first that was not; ``last``, the loss of the last
+    of these.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], settings: FitSettings, title: str, start: int) -> None:
+        self.parameters, self.settings, self.title = parameters, settings, title
+        device = parameters[0].device
+        self.every = _every(device, settings)
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+        self.steps = torch.full((), start, device=device)
+        self.last = torch.full((), math.nan, device=device)
+
+    @torch.no_grad()
+    def see(self, loss: Tensor, norm: Tensor) -> None:
+        """The loss and the norm of the gradient of one more step."""
+        self.finite = self.finite & loss.isfinite() & norm.isfinite()
+        self.steps = self.steps + self.finite
+        self.last = torch.where(self.finite, loss, self.last)
+
+    def due(self, done: int) -> bool:
+        """Whether it is to be checked after ``done`` steps."""
+        return done % self.every == 0 or done == self.settings.steps
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Raise ValueError saying which step, the last finite loss and the likely cause, if anything is not finite."""
+        largest = torch.stack([p.detach().abs().amax().float() for p in self.parameters if p.numel()])
+        seen, kept = torch.stack([self.finite, largest.isfinite().all()]).tolist()
+        if seen and kept:
+            return
+        done, settings = int(self.steps), self.settings
+        last = f"the last finite loss was {float(self.last):.4g}" if self.last.isfinite() else "no loss was finite"
+        cause = f"the likely cause is the learning rate (lr={settings.lr:g})"
+        if done == 0:
+            cause = "the likely cause are weights or pictures that are not finite themselves"
+        if settings.dtype != "fp32":
+            cause += f", or dtype={settings.dtype}: try fp32"
+        what = "a weight" if seen else "the loss or its gradient"
+        step = f"step {done + (not seen)} of {settings.steps}"
+        raise ValueError(f"{self.title}: {what} is not finite at {step}; {last}; {cause}")
 
 
 def weighted_loss(
