@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 import torch
 from conftest import composed, small
 from omegaconf import DictConfig, OmegaConf
+from tiny import TINY
 
 from udpbench.benchmark.build import build, find_device
 from udpbench.benchmark.cell import Cell
@@ -21,6 +21,7 @@ from udpbench.benchmark.check import checked
 from udpbench.commands import run as command
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import write_masks, write_png
+from udpbench.models.shaped import random_pipeline
 from udpbench.results.record import read_files, read_records
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
@@ -200,11 +201,9 @@ def test_what_a_folder_lacks_is_told_before_any_work(wrong, overrides, told, tmp
     assert line.startswith(told.format(folder=folder, masks=masks))
 
 
-def test_a_unet_that_takes_masks_inpaints_and_is_asked_for_nothing_else(wrong, cell, tiny, tmp_path):
+def test_a_unet_that_takes_masks_inpaints_and_is_asked_for_nothing_else(wrong, cell, tmp_path):
     folder = tmp_path / "nine"
-    shutil.copytree(tiny, folder)
-    config = json.loads((folder / "unet/config.json").read_text())
-    (folder / "unet/config.json").write_text(json.dumps(config | {"in_channels": 9}))
+    random_pipeline(TINY | {"unet": TINY["unet"] | {"in_channels": 9}}).save_pretrained(folder)
     words = ["~task.pictures", "model@victim=local", f"victim.path={folder}"]
     assert cell("task=inpaint", *words).victim.thing.capabilities == {"latent", "text"}
     (line,) = wrong("task=img2img", *words)

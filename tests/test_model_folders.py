@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY, save_original, save_tiny, save_tiny_pixel
 
 from udpbench.benchmark.build import build
-from udpbench.benchmark.check import check_alone, checked
+from udpbench.benchmark.check import check_alone
 from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
 from udpbench.core.errors import ConfigError
@@ -408,10 +408,10 @@ def test_a_snapshot_of_the_hub_is_looked_at_once_it_is_here(cached, model):
 
 
 @pytest.mark.slow
-def test_weights_that_cannot_be_had_are_told_before_the_first_stage(tiny, tmp_path):
-    graph = checked_cell(tiny, "model.path=owner/name", "model.revision=abc", "protect=noise")
+def test_weights_that_cannot_be_had_are_told_before_the_first_stage(graph, tmp_path):
+    small = graph("model.path=owner/name", "model.revision=abc", "protect=noise")
     with pytest.raises(ConfigError, match="model local: cannot be loaded from owner/name .*hf download") as error:
-        run(graph, Store(tmp_path / "store"))
+        run(small, Store(tmp_path / "store"))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "store").exists()
 
@@ -419,27 +419,25 @@ def test_weights_that_cannot_be_had_are_told_before_the_first_stage(tiny, tmp_pa
 # -- who is asked ------------------------------------------------------------------------------------------------------
 
 
-def cell_of(tiny: Path, *overrides: str):
+def alone(tiny: Path, method: str, *overrides: str) -> None:
+    """Build and check what ``protect`` or ``purify`` would use of a cell."""
     cfg = composed(tiny, *overrides)
-    return build(cfg, cfg.hydra.runtime.choices)
-
-
-def checked_cell(tiny: Path, *overrides: str):
-    return checked(cell_of(tiny, *overrides))
+    check_alone(build(cfg, cfg.hydra.runtime.choices, alone=method), method)
 
 
 @pytest.mark.slow
-def test_protect_asks_of_a_model_only_what_it_uses(tiny, tmp_path):
+def test_protect_asks_of_a_model_only_what_it_uses(graph, tiny, tmp_path):
     random_pipeline(TINY | {"unet": TINY["unet"] | {"in_channels": 9}}).save_pretrained(tmp_path / "inpaint")
     inpainting, broken = f"model.path={tmp_path / 'inpaint'}", "model.path=/nowhere"
-    check_alone(cell_of(tiny, "protect=photoguard", inpainting), "protect")
+    alone(tiny, "protect", "protect=photoguard", inpainting)
     with pytest.raises(ConfigError, match="dreambooth: needs a UNet that takes nothing beside"):
-        checked_cell(tiny, "protect=photoguard", inpainting)
-    with pytest.raises(ConfigError, match="advdm: needs a UNet that takes nothing beside"):
-        check_alone(cell_of(tiny, "protect=advdm", inpainting), "protect")
-    check_alone(cell_of(tiny, "protect=noise", broken), "protect")
-    check_alone(cell_of(tiny, "attack=jpeg", broken), "attack")
-    check_alone(cell_of(tiny, "protect=photoguard", "model@purifier=local", "purifier.path=/nowhere"), "protect")
+        graph("protect=photoguard", inpainting)
+    for protect in ("advdm", "noise_rms protect@like=advdm"):
+        with pytest.raises(ConfigError, match="^advdm: needs a UNet that takes nothing beside"):
+            alone(tiny, "protect", *f"protect={protect}".split(), inpainting)
+    alone(tiny, "protect", "protect=noise", broken)
+    alone(tiny, "attack", "attack=jpeg", broken)
+    alone(tiny, "protect", "protect=photoguard", "model@purifier=local", "purifier.path=/nowhere")
     for protect in ("photoguard", "noise_rms protect@like=photoguard"):
-        with pytest.raises(ConfigError, match="model local: no folder '/nowhere'"):
-            check_alone(cell_of(tiny, *f"protect={protect}".split(), broken), "protect")
+        with pytest.raises(ConfigError, match="^model local: no folder '/nowhere'"):
+            alone(tiny, "protect", *f"protect={protect}".split(), broken)

@@ -22,6 +22,7 @@ from udpbench.models.diffusion import Diffusion
 PRESETS = ("matched", "released")  # of a protection: work made equal for all, or as its authors published it
 OWNER_PROMPTS = ("class", "data", "empty")
 ROLES = ("surrogate", "victim", "purifier")  # models: the owner's, the thief's, and the one the thief purifies with
+ROLE_OF = {"protect": "surrogate", "attack": "purifier"}  # whose model a method takes
 KINDS: dict[str, type[Component]] = {
     "data": Dataset,
     "budget": Budget,
@@ -33,10 +34,11 @@ KINDS: dict[str, type[Component]] = {
 }  # group of the configuration -> the interface of what it configures
 
 
-def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
+def build(cfg: DictConfig, choices: Mapping[str, str | None], alone: str = "") -> Cell:
     """The cell of a composed configuration; ``choices`` are the options chosen by group.
 
-    Raises ConfigError with one line for everything that is wrong.
+    ``alone``: the one method of it that will be used (protect | attack); then models that it does not need may be
+    missing. Raises ConfigError with one line for everything that is wrong.
     """
     errors = Errors()
 
@@ -60,9 +62,9 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
     if not errors:
         every = tuple(score for metric in metrics.values() for score in metric.thing.scores)
         _check_choice(errors, "metrics.primary", cfg.metrics.primary, every)
-    for name, thing in {**parts, **metrics, **of_perturbation}.items():
-        if thing is not None and name not in ROLES:  # its key reads what it depends on; of models those that are used
-            errors.attempt(lambda thing=thing: thing.key)
+    used = [thing for name, thing in parts.items() if thing and name not in _unused(parts, alone)]
+    for thing in (*used, *metrics.values(), *of_perturbation.values()):
+        errors.attempt(lambda thing=thing: thing.key)  # which reads what it depends on: folders, weights
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
     return Cell(
@@ -76,6 +78,13 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None]) -> Cell:
         perturbation_metrics=of_perturbation,
         primary=tuple(cfg.metrics.primary),
     )
+
+
+def _unused(parts: Mapping[str, Part | None], alone: str) -> list[str]:
+    """The roles whose models the method ``alone`` (or what it matches) does not need; of a whole cell none."""
+    methods = (parts[alone], parts["like"]) if alone else ()
+    needed = ROLE_OF.get(alone) if any(method and method.thing.needs for method in methods) else None
+    return [role for role in ROLES if alone and role != needed]
 
 
 def _check_settings(cfg: DictConfig, errors: Errors) -> None:

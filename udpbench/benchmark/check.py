@@ -17,8 +17,7 @@ def checked(cell: Cell, asked_for: tuple[str, ...] = ()) -> Graph:
 
     Raises ConfigError; a metric in ``asked_for`` that cannot be computed is an error, too.
     """
-    models = _models(cell.surrogate, cell.victim, cell.purifier)
-    errors = models or [line for find in CHECKS for line in find(cell)]
+    errors = [line for find in CHECKS for line in find(cell)]
     absent = {name: reason for name, metric in cell.metrics.items() if (reason := _obstacle(cell, metric))}
     errors += [f"metric {name}: {reason}" for name, reason in absent.items() if name in asked_for]
     if errors:
@@ -40,11 +39,9 @@ def check_alone(cell: Cell, method: str) -> None:
     What else the cell is made of does not matter: no victim is trained.
     """
     part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
-    used = [part, *([cell.like] if cell.like and part.thing.matches_strength else [])]
-    lines = _models(model) if any(each.thing.needs for each in used) else []
-    if not lines:
-        lines = _refused(cell.data.thing.check)
-        lines += [line for each in used for line in (*_lacking(each, model, role), *_refused(each.thing.check))]
+    lines = _refused(cell.data.thing.check)
+    for used in (part, cell.like) if method == "protect" and cell.like else (part,):
+        lines += [*_lacking(used, model, role), *_refused(used.thing.check)]
     if method == "protect":
         lines += [*_strength_to_match(cell), *_class_pictures(cell)]
     if lines:
@@ -54,14 +51,6 @@ def check_alone(cell: Cell, method: str) -> None:
 # -- checks: cell -> a line for everything that is wrong ---------------------------------------------------------------
 
 
-def _models(*models: Part) -> list[str]:
-    """What of the models' files is missing, damaged or not supported: nothing else is asked of such a model."""
-    errors = Errors()
-    for model in models:
-        errors.attempt(lambda model=model: model.key)
-    return errors
-
-
 def _models_that_lack(cell: Cell) -> Iterator[str]:
     for method in _methods(cell):
         yield from _lacking(*method)
@@ -69,8 +58,7 @@ def _models_that_lack(cell: Cell) -> Iterator[str]:
 
 def _lacking(part: Part, model: Part, role: str) -> Iterator[str]:
     needs = {"text" if need == "class_images" else need for need in part.thing.needs}
-    lacking = needs - model.thing.capabilities
-    if lacking:
+    if needs and (lacking := needs - model.thing.capabilities):
         wanted = " and ".join(NEEDS[need] for need in sorted(lacking))
         yield f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=..."
 

@@ -93,7 +93,7 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
     """The cell whose pictures are those in ``source``, checked as far as ``method`` goes."""
     # Not as overrides: names of folders and sentences may hold what Hydra's grammar gives a meaning.
     cfg.data.path, cfg.data.prompt, cfg.data.class_prompt = str(source.resolve()), prompt, prompt
-    cell = build(cfg, cfg.hydra.runtime.choices)
+    cell = build(cfg, cfg.hydra.runtime.choices, alone=method)
     part: Part = getattr(cell, method)
     if method == "protect" and not part.thing.protects:
         raise ConfigError(f"protect={part.name} changes nothing; give another protection")
