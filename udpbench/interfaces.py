@@ -22,6 +22,7 @@ from torch import Tensor
 
 from udpbench.core import images
 from udpbench.core.component import Component
+from udpbench.core.folders import Facts
 
 if TYPE_CHECKING:
     from udpbench.core.budget import Budget
@@ -149,6 +150,10 @@ class Protection(Method):
     couples_images: bool = True  # whether a picture's perturbation depends on the other pictures, as by a surrogate
     class_images: int = 0  # how many class pictures it wants in ``owner.class_images``; needs "class_images"
 
+    def asks(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that its model is given, if that reads text; ``prompts``: the owner's."""
+        return list(prompts)
+
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         """The protected pictures, CHW float32 [0,1], one for each of ``owner.images`` and of its size; else the stage
         fails.
@@ -247,8 +252,24 @@ class Task(Method):
         """The settings that generated pictures, or edits, depend on."""
         return {}
 
+    @property
+    def uses_class_prompt(self) -> bool:
+        """Whether it needs the data's class prompt: for class pictures, or in prompts of its own."""
+        return self.prior_weight > 0
+
     def check_data(self, data: Dataset) -> None:
         """Raise ValueError in one line if the data lacks what the task uses (masks, a word for the subject)."""
+
+    def asks(self, facts: Facts) -> list[str]:
+        """What the model is asked for, beside the captions it is trained on; ``facts``: of the data."""
+        return []
+
+    def check_texts(self, words: Any, captions: Sequence[str], prompts: Sequence[str]) -> int:
+        """How many of ``captions`` are too long for the model's tokenizer (a ``models.words.Words``), and will be cut.
+
+        Raises ValueError in one line for a prompt that is too long.
+        """
+        return words.check(captions, prompts)
 
     def train(self, images: Path, out: Path, victim: Any, run: Run, thief: Thief = BARE) -> None:
         """Train on the pictures in ``images`` and write ``out/step_N/`` for every point of the curve.
@@ -299,9 +320,16 @@ class Dataset(Component):
         """The training pictures, if they are files already; else nothing."""
         return []
 
-    def texts(self) -> list[str]:
-        """Every caption and prompt, if they are known before anything is written; else nothing."""
+    def own_captions(self) -> list[str]:
+        """Texts that somebody wrote for single pictures, if they are known before anything is written; else nothing.
+
+        Those that are too long for a text encoder are cut; prompts (in ``facts``) must not be.
+        """
         return []
+
+    def facts(self) -> Facts | None:
+        """What data.json will say, if it is known before anything is written."""
+        return None
 
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
@@ -430,6 +458,6 @@ class SetMetric(Metric):
 
 
 __all__ = [
-    "BARE", "NEEDS", "Attack", "Component", "Dataset", "Features", "Log", "Measure", "Method", "Metric", "Owner",
-    "PairMetric", "Protection", "Run", "SetMetric", "Task", "Thief", "Titled",
+    "BARE", "NEEDS", "Attack", "Component", "Dataset", "Facts", "Features", "Log", "Measure", "Method", "Metric",
+    "Owner", "PairMetric", "Protection", "Run", "SetMetric", "Task", "Thief", "Titled",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Graph
+from udpbench.benchmark.texts import lacks_class_prompt, long_prompts
 from udpbench.core.errors import ConfigError, Errors
 from udpbench.interfaces import NEEDS, Metric
 
@@ -42,6 +43,7 @@ def check_alone(cell: Cell, method: str) -> None:
     lines = _refused(cell.data.thing.check)
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
         lines += [*_lacking(used, model, role), *_refused(used.thing.check)]
+    lines += long_prompts(cell, part)
     if method == "protect":
         lines += [*_strength_to_match(cell), *_class_pictures(cell)]
     if lines:
@@ -147,7 +149,7 @@ def _same_scores(cell: Cell) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
     _models_that_lack, _untrained_models, _strength_to_match, _class_pictures, _missing_here,
-    _pictures_for_the_model, _hooks,
+    _pictures_for_the_model, lacks_class_prompt, long_prompts, _hooks,
     _fraction, _perturbation_metrics, _same_scores,
 )  # fmt: skip
 

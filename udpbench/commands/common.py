@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -212,4 +213,5 @@ def slug(cell: Cell) -> str:
     """The cell as the beginning of a file name."""
     names = cell.names
     shown = ("data", "subject", "budget", "protect", "attack", "task")
-    return "-".join([*(str(names[k]) for k in shown if names[k] != ""), f"s{names['seed']}"])
+    text = "-".join([*(str(names[k]) for k in shown if names[k] != ""), f"s{names['seed']}"])
+    return re.sub(r"[^\w.=+-]+", "_", text).encode()[:120].decode(errors="ignore")  # file names take 255 bytes

@@ -30,9 +30,10 @@ from udpbench.benchmark.run import fetch_models
 from udpbench.benchmark.store import Stage
 from udpbench.commands.common import composed, open_store, show, table
 from udpbench.core.atomic import atomic_write
+from udpbench.core.captions import read_captions
 from udpbench.core.digest import files_digest
 from udpbench.core.errors import ConfigError
-from udpbench.core.images import from_pil, read, read_metadata, to_pil, write_metadata
+from udpbench.core.images import from_pil, read, to_pil, write_metadata
 from udpbench.core.visibility import survival, visibility
 from udpbench.interfaces import Dataset, Log, Run, Titled
 
@@ -72,7 +73,7 @@ def change(
         files = cell.data.thing.files()
         coupled, said = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
-        captions = read_metadata(source)
+        captions = read_captions(source, files)
         work = []
         for i, unit in enumerate(units):
             mine = cell if unit == files else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
@@ -141,16 +142,15 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
     return Stage("finished", key, work, {"data": graph.data, "pictures": made}, title=made.title)
 
 
-def _cell_of(
-    files: Sequence[Path], captions: Mapping[str, dict[str, Any]], cell: Cell, cfg: DictConfig, scratch: Path
-) -> Cell:
+def _cell_of(files: Sequence[Path], captions: Mapping[str, str], cell: Cell, cfg: DictConfig, scratch: Path) -> Cell:
     """The cell of these pictures alone: a folder in ``scratch``, of the name of their own, that holds them only."""
     folder = scratch / files[0].parent.resolve().name
     folder.mkdir(parents=True)
     for file in files:
         (folder / file.name).symlink_to(file.resolve())
     if captions:
-        write_metadata(folder, {file.name: captions[file.name] for file in files if file.name in captions})
+        mine = {file.name: {"text": captions[file.name]} for file in files if file.name in captions}
+        write_metadata(folder, mine)
     data = cfg.data.copy()
     data.path = str(folder)
     return replace(cell, data=make_part(data, "folder", Dataset))

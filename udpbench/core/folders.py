@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from udpbench.core import images
 from udpbench.core.atomic import atomic_write
 
 FACTS = "data.json"
+COMPARED = ("reference", "validation", "heldout")  # folders that scores compare with
 Named = tuple[str, Tensor]  # stem and picture, CHW in [0,1]
 Advance = Callable[[int], None]  # of a progress bar
 
@@ -50,7 +52,7 @@ class Facts:
     Args:
         name: the data in words, for reports.
         instance_prompt: the prompt that names the subject.
-        class_prompt: the prompt that names its class only.
+        class_prompt: the prompt that names its class only; None: there is none, and nobody needs it.
         prompts: to generate with; ``{instance}`` is replaced by the instance prompt.
         truth: what a judge compares with; None: it is not known.
         sets: whether scores that compare sets mean something.
@@ -58,17 +60,36 @@ class Facts:
 
     name: str
     instance_prompt: str = ""
-    class_prompt: str = ""
+    class_prompt: str | None = ""
     prompts: Sequence[str] = ("",)
     truth: Mapping[str, Any] | None = None
     sets: bool = True
 
+    def filled(self) -> list[str]:
+        """The prompts to generate with."""
+        return filled(self.prompts, self.instance_prompt)
+
     def write(self, folder: Path) -> None:
-        """Write data.json into ``folder``."""
-        facts = {**vars(self), "prompts": filled(self.prompts, self.instance_prompt)}
+        """Write data.json into ``folder``, whose pictures are there already."""
+        facts = {**vars(self), "prompts": self.filled(), "class_prompt": self.class_prompt or ""}
+        facts["shared"] = _shared(folder)
         text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
         with atomic_write(folder / FACTS) as beside:
             beside.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _shared(folder: Path) -> dict[str, int]:
+    """Folder of pictures to compare with -> how many of them are training pictures, if any are.
+
+    One writer wrote them all, so equal pixels are equal files.
+    """
+
+    def digests(part: str) -> list[bytes]:
+        return [hashlib.sha256(path.read_bytes()).digest() for path in (folder / part).glob("*.png")]
+
+    train = set(digests("train"))
+    found = {part: sum(digest in train for digest in digests(part)) for part in COMPARED}
+    return {part: n for part, n in found.items() if n}
 
 
 def pictures_in(folder: Path) -> Path:

@@ -22,6 +22,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from udpbench.core.atomic import atomic_write
+from udpbench.core.captions import table_rows
 from udpbench.core.component import check_choice, check_numbers
 
 SUFFIXES = (
@@ -234,25 +235,11 @@ def header(path: Path) -> tuple[str, int, int]:
 def read_metadata(folder: Path) -> dict[str, dict]:
     """Rows of ``metadata.jsonl``: file name -> the row's other entries (such as "text"); {} if there is no such file.
 
-    Raises ValueError naming the line if it is not a JSON object with a "file_name", or names a file twice.
+    Raises ValueError as ``captions.table_rows`` does.
     """
     path = Path(folder) / METADATA
-    rows: dict[str, dict] = {}
-    if not path.is_file():
-        return rows
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name = row.pop("file_name")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            wanted = 'must be a JSON object with a "file_name"'
-            raise ValueError(f"images: {path} line {number} {wanted}; it is {line[:80]}") from error
-        if name in rows:
-            raise ValueError(f"images: {path} line {number} names {name} a second time")
-        rows[name] = row
-    return rows
+    rows = [row for _, row in table_rows(path)] if path.is_file() else []
+    return {row.pop("file_name"): row for row in rows}
 
 
 def write_metadata(folder: Path, rows: dict[str, dict]) -> None:

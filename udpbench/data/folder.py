@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from udpbench.core import images
+from udpbench.core.captions import caption_files, read_captions
 from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest
-from udpbench.core.folders import Facts, filled, write_pictures
+from udpbench.core.folders import Facts, write_pictures
 from udpbench.interfaces import Dataset, Run
 
 PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
 _SUCH_AS = "such as 'a photo of a {token} dog'"
+# Names that say nothing of what a folder holds; a number or a letter may come after them (``set_A``, ``images2``).
+_GENERIC = {
+    *(
+        "",
+        "set",
+        "part",
+        "split",
+        "train",
+        "training",
+        "test",
+        "val",
+        "validation",
+        "data",
+        "dataset",
+        "input",
+        "clean",
+    ),
+    *("instance", "pic", "pics", "img", "imgs", "image", "images", "picture", "pictures", "photo", "photos"),
+}
+# Words after the subject's that begin no noun: what is left without the subject's would name no class.
+_NO_NOUN = {"in", "on", "at", "by", "of", "with", "and", "or", "from", "under", "near", "as", "is", "for", "to"}
 # Files that may lie beside pictures: captions, notes, and those of file managers.
 _BESIDE = (".jsonl", ".json", ".txt", ".caption", ".csv", ".md", ".yaml", ".yml", ".ini", ".db")
 
@@ -31,18 +54,22 @@ def check_prompts(who: str, prompts: Sequence[str]) -> None:
 class Folder(Dataset):
     """Pictures in a folder: any format, mode and size; each keeps its name (as a PNG).
 
-    Hidden files, subfolders, captions and notes are left alone; any other file that is not a picture is an error.
+    Hidden files, subfolders and notes are left alone; any other file that is not a picture is an error.
 
     Args:
-        path: the folder. Captions are the "text" of its ``metadata.jsonl``.
+        path: the folder. Captions may lie in it (see ``core.captions``): ``metadata.jsonl``, ``metadata.csv``,
+            ``NAME.txt`` or ``NAME.caption``.
         size: crop the centre square and resize it to this side; None: pictures stay as they are.
-        prompt: caption of pictures without one; ``{token}`` stands for the rare word that names the subject.
-        class_prompt: None: the prompt without the token.
+        prompt: caption of pictures without one; ``{token}`` stands for the rare word that names the subject, here and
+            in captions and ``prompts``.
+        class_prompt: None: the prompt without the token, if a noun comes after it.
         reference: folder of further pictures of the same subject, for scores that compare sets; None: there are none.
         extra_clean: folder of further clean pictures of the subject that the owner has; None: there are none.
         token: the rare word.
         prompts: to generate with; ``{instance}`` stands for the instance prompt. None: the captions of the reference
             pictures, as style mimicry is judged, or, of a folder without captions, the four of ``PROMPTS``.
+        subject: what tables call it; None: the folder's name or, if that says nothing (``set_A``, ``images``), with
+            that of the folder above, ``PARENT/NAME``.
     """
 
     path: str | Path
@@ -53,21 +80,24 @@ class Folder(Dataset):
     extra_clean: str | Path | None = None
     token: str = "sks"
     prompts: Sequence[str] | None = None
+    subject: str | None = None  # type: ignore[assignment]  # None is replaced
 
-    version = 3  # 3: prompts of the reference pictures
-    places = ("path", "reference", "extra_clean")
+    version = 4  # 4: captions of further conventions, {token} in captions and prompts
+    places = ("path", "reference", "extra_clean", "subject")
 
     def __post_init__(self) -> None:
         if self.size is not None:
             check_numbers("data folder", least=1, size=self.size)
         if self.prompts is not None:
             check_prompts("data folder", self.prompts)
+        if not self.token.strip():
+            raise ValueError(f"data folder: token must be a word, given {self.token!r}")
         if self.class_prompt is None and self.prompt is not None and "{token}" not in self.prompt:
             todo = "give class_prompt, or put {token} where the subject's word stands"
             raise ValueError(f"data folder: {todo}; given {self.prompt!r}")
         given = {"train": self.path, "reference": self.reference, "extra_clean": self.extra_clean}
         self.folders = {part: Path(folder).expanduser() for part, folder in given.items() if folder is not None}
-        self.subject = self.folders["train"].resolve().name  # pictures in another folder show another subject
+        self.subject = self.subject or _subject(self.folders["train"])
 
     @property
     def sizes(self) -> dict[str, int]:  # type: ignore[override]  # counted when asked, so that naming a folder is cheap
@@ -75,51 +105,55 @@ class Folder(Dataset):
 
     def identity(self) -> dict[str, str]:
         """Digests of everything that is read; folders of other names with the same files are the same."""
-        metadata = self.folders["train"] / images.METADATA
-        found = {"pictures": files_digest(self.files() + ([metadata] if metadata.is_file() else []))}
-        found |= {part: files_digest(self._pictures(f)) for part, f in self.folders.items() if part != "train"}
-        return found | ({"prompts": files_digest([self._told])} if self._told else {})
+        found = {part: files_digest(self._pictures(f)) for part, f in self.folders.items() if part != "train"}
+        pictures, told = self.files(), self._told
+        found["pictures"] = files_digest([*pictures, *caption_files(self.folders["train"], pictures)])
+        return found | ({"prompts": files_digest(told)} if told else {})
 
     def check(self) -> None:
         """ValueError saying which picture cannot be taken or has no caption; no picture is decoded."""
-        self._captions(self.files())
-        self._instance_and_class()
-        self.asked()
+        self._captions()
+        self.facts()
 
     def files(self) -> list[Path]:
         return self._pictures(self.folders["train"])
 
-    def texts(self) -> list[str]:
-        instance, _ = self._instance_and_class()
-        return [*self._captions(self.files()).values(), *filled(self.asked(), instance)]
+    def own_captions(self) -> list[str]:
+        return [*self._own_captions("train").values(), *(self.asked() if self._told else [])]
+
+    def facts(self) -> Facts:
+        instance, class_prompt = self._instance_and_class()
+        name, sets = f"folder {self.folders['train'].name}", self.reference is not None
+        return Facts(name, instance, class_prompt, self.asked(), sets=sets)
 
     def asked(self) -> list[str]:
         """The prompts to generate with, ``{instance}`` not yet filled in."""
         if not self._told:
-            return list(self.prompts or PROMPTS)
-        rows = images.read_metadata(self._told.parent)
-        texts = [rows.get(path.name, {}).get("text") for path in self._pictures(self._told.parent)]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"data folder: {self._told} has no caption for some pictures; add them, or give prompts")
-        return list(dict.fromkeys(map(str, texts)))
+            return [self._named(prompt) for prompt in self.prompts or PROMPTS]
+        captions = self._own_captions("reference")
+        if len(captions) < len(self._pictures(self.folders["reference"])):
+            folder, todo = self.folders["reference"], "add them, or give prompts"
+            raise ValueError(f"data folder: {folder} has no caption for some pictures; {todo}")
+        return list(dict.fromkeys(captions.values()))
 
     @property
-    def _told(self) -> Path | None:
-        """The captions that are the prompts to generate with."""
+    def _told(self) -> list[Path]:
+        """The files of captions that are the prompts to generate with."""
         if self.prompts is not None or "reference" not in self.folders:
-            return None
-        return path if (path := self.folders["reference"] / images.METADATA).is_file() else None
+            return []
+        return caption_files(self.folders["reference"], self._pictures(self.folders["reference"]))
 
     def write(self, out: Path, run: Run) -> None:
-        captions = self._captions(self.files())
-        instance, class_prompt = self._instance_and_class()
+        captions, facts, own = self._captions(), self.facts(), self._own_captions("train")
+        if 0 < len(own) < len(captions):
+            have = f"{len(own)} of {len(captions)} pictures have captions of their own"
+            run.log.say(f"{have}; that of the others is data.prompt")
         with run.log.bar("read pictures", sum(self.sizes.values())) as advance:
             for part, folder in self.folders.items():
                 pictures = self._pictures(folder)
-                texts = {"train": list(captions.values()), "extra_clean": [instance] * len(pictures)}.get(part)
-                write_pictures(out / part, ((p.stem, self._read(p)) for p in pictures), texts, advance)
-        name, sets = f"folder {self.folders['train'].name}", self.reference is not None
-        Facts(name, instance, class_prompt, self.asked(), sets=sets).write(out)
+                texts = {"train": list(captions.values()), "extra_clean": [facts.instance_prompt] * len(pictures)}
+                write_pictures(out / part, ((p.stem, self._read(p)) for p in pictures), texts.get(part), advance)
+        facts.write(out)
 
     def _pictures(self, folder: Path) -> list[Path]:
         pictures = images.list_images(folder)
@@ -137,30 +171,54 @@ class Folder(Dataset):
         picture = images.read(path)
         return picture if self.size is None else images.fit_square(picture, self.size)
 
-    def _captions(self, pictures: list[Path]) -> dict[str, str]:
-        rows, metadata = images.read_metadata(self.folders["train"]), self.folders["train"] / images.METADATA
-        if unknown := sorted(rows.keys() - {p.name for p in pictures}):
-            raise ValueError(f"data folder: {metadata} names {unknown[0]}, but there is no such picture")
-        prompt = None if self.prompt is None else self._instance_and_class()[0]
-        captions: dict[str, Any] = {path.name: rows.get(path.name, {}).get("text", prompt) for path in pictures}
-        if without := [name for name, text in captions.items() if not isinstance(text, str)]:
-            path = self.folders["train"] / without[0]
-            raise ValueError(f"data folder: {path} has no caption; give prompt, {_SUCH_AS}, or metadata.jsonl")
-        return captions
+    def _named(self, text: str) -> str:
+        return text.replace("{token}", self.token)
 
-    def _instance_and_class(self) -> tuple[str, str]:
-        """The prompt that names the subject and the one that names its class.
+    def _own_captions(self, part: str) -> dict[str, str]:
+        """Captions that lie beside the pictures of a folder, by file name."""
+        found = read_captions(self.folders[part], self._pictures(self.folders[part]))
+        return {name: self._named(text) for name, text in found.items()}
+
+    def _captions(self) -> dict[str, str]:
+        """Caption of every training picture, by file name."""
+        own, names = self._own_captions("train"), [path.name for path in self.files()]
+        if self.prompt is not None:
+            own = dict.fromkeys(names, self._named(self.prompt)) | own
+        if without := [name for name in names if name not in own]:
+            path, todo = self.folders["train"] / without[0], f"give prompt, {_SUCH_AS}, or {Path(without[0]).stem}.txt"
+            raise ValueError(f"data folder: {path} has no caption; {todo}")
+        return {name: own[name] for name in names}
+
+    def _instance_and_class(self) -> tuple[str, str | None]:
+        """The prompt that names the subject and the one that names its class, if there is one.
 
         Without ``prompt`` all captions must be the same.
         """
-        prompt = self.prompt
-        if prompt is None:
-            texts = sorted({str(row.get("text")) for row in images.read_metadata(self.folders["train"]).values()})
-            if len(texts) != 1:
-                found = f"{self.path} has {len(texts)} different captions"
-                raise ValueError(f"data folder: give prompt, {_SUCH_AS}: {found}")
-            if self.class_prompt is None:
-                raise ValueError(f"data folder: give class_prompt, the caption {texts[0]!r} without the subject's word")
-            prompt = texts[0]
-        general = " ".join(prompt.replace("{token}", " ").split()) if self.class_prompt is None else self.class_prompt
-        return prompt.replace("{token}", self.token), general
+        if self.prompt is not None:
+            general = _class_of(self.prompt) if self.class_prompt is None else self.class_prompt
+            return self._named(self.prompt), general
+        texts = {*self._own_captions("train").values()}
+        if len(texts) != 1:
+            raise ValueError(f"data folder: give prompt, {_SUCH_AS}: {self.path} has {len(texts)} different captions")
+        return texts.pop(), self.class_prompt
+
+
+def _subject(folder: Path) -> str:
+    """The folder's name, with those above it as long as names say nothing."""
+    path = Path(os.path.abspath(folder))  # not resolved: a link may have the better name
+    names = [path.name]
+    for parent in path.parents:
+        last = names[0].lower()
+        if not {last, re.sub(r"[ _-]*([a-z]|\d+)$", "", last)} & _GENERIC or not parent.name:
+            break
+        names.insert(0, parent.name)
+    return "/".join(names)
+
+
+def _class_of(prompt: str) -> str | None:
+    """The prompt without ``{token}``; None if no noun can come after it, so that nothing names the class."""
+    rest = prompt.rpartition("{token}")[2]
+    after = re.match(r"\W*(\w+)", rest)
+    if after is None or after[1].lower() in _NO_NOUN or rest[0] in "'’":
+        return None
+    return " ".join(prompt.replace("{token}", " ").split())

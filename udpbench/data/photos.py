@@ -57,14 +57,19 @@ class Photos(Dataset):
         return {"photo": hashlib.sha256(images.to_uint8(self._photo()).numpy().tobytes()).hexdigest()}
 
     def write(self, out: Path, run: Run) -> None:
-        photo, noun = self._photo(), SUBJECTS[self.subject][1]
-        instance = f"a photo of a {self.token} {noun}"
+        photo, facts = self._photo(), self.facts()
         for part, count in self.sizes.items():
             if count:
                 crops = (self._crop(photo, part, i) for i in range(count))
-                write_pictures(out / part, numbered(crops), [instance] * count if part == "train" else None)
-        name, class_prompt = f"photo {self.subject}", f"a photo of a {noun}"
-        Facts(name, instance, class_prompt, self.prompts, sets=False).write(out)
+                write_pictures(
+                    out / part, numbered(crops), [facts.instance_prompt] * count if part == "train" else None
+                )
+        facts.write(out)
+
+    def facts(self) -> Facts:
+        noun = SUBJECTS[self.subject][1]
+        instance, class_prompt = f"a photo of a {self.token} {noun}", f"a photo of a {noun}"
+        return Facts(f"photo {self.subject}", instance, class_prompt, self.prompts, sets=False)
 
     def _photo(self) -> Tensor:
         """CHW float32 in [0,1]."""

@@ -45,17 +45,21 @@ class ToyWorld(Rendered):
         renderer.subject(self.subject)
 
     def write(self, out: Path, run: Run) -> None:
-        truth = renderer.subject(self.subject)
-        instance = renderer.caption(truth.noun, token=self.token)
-        said = {name: renderer.caption(truth.noun, token=self.token, scene=name) for name in renderer.SCENES}
+        truth, facts = renderer.subject(self.subject), self.facts()
 
         def texts(part: str, s: renderer.Scenery) -> list[str]:
             owned = part in ("train", "extra_clean")
-            return [instance if owned else said[renderer.SCENES[i]] for i in s.scene]
+            return [facts.instance_prompt if owned else facts.prompts[i] for i in s.scene]
 
         def draw(part: str, n: int) -> renderer.Scenery:
             return renderer.draw(n, Run(0).rng("toyworld", self.subject, part), truth)
 
         self.render(out, run, draw, texts)
-        name, class_prompt = f"toyworld subject {self.subject}: {truth.describe()}", renderer.caption(truth.noun)
-        Facts(name, instance, class_prompt, list(said.values()), truth=vars(truth)).write(out)
+        facts.write(out)
+
+    def facts(self) -> Facts:
+        truth = renderer.subject(self.subject)
+        name, noun = f"toyworld subject {self.subject}: {truth.describe()}", truth.noun
+        said = [renderer.caption(noun, token=self.token, scene=scene) for scene in renderer.SCENES]
+        instance = renderer.caption(noun, token=self.token)
+        return Facts(name, instance, renderer.caption(noun), said, truth=vars(truth))

@@ -60,13 +60,16 @@ class ToyWorldStyle(Rendered):
             return different_objects(n, rng) if part == "train" else renderer.draw(n, rng)
 
         self.render(out, run, draw, self.captions, lambda x: styles.stylise(x, self.style))
+        self.facts().write(out)
+
+    def facts(self) -> Facts:
         content = {
             self.caption(noun, scene=place): {"shape": i, "scene": j}
             for j, place in enumerate(renderer.SCENES)
             for i, noun in enumerate(renderer.SHAPES)
         }
         name, truth = tuple(styles.STYLES)[self.style], {"style": self.style, "content": content}
-        Facts(f"toyworld style {self.style}: {name}", self.caption(""), "a photo", list(content), truth).write(out)
+        return Facts(f"toyworld style {self.style}: {name}", self.caption(""), "a photo", list(content), truth)
 
     def caption(self, noun: str, **further: str) -> str:
         """``renderer.caption`` with the token."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from udpbench.core.component import Component, check_choice
 from udpbench.core.digest import files_digest, folder_digest
 from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look, pipeline_of
+from udpbench.models.words import Words
 
 PREDICTIONS = ("epsilon", "v_prediction")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -150,6 +151,11 @@ class Diffusion(Component, ABC):
     @abstractmethod
     def capabilities(self) -> frozenset[str]:
         """What it offers, of ``udpbench.interfaces.NEEDS``."""
+
+    @property
+    def words(self) -> Words | None:
+        """The tokenizer, read without the model; None: it has none, or it cannot be read alone."""
+        return None
 
     # -- identity and loading ------------------------------------------------------------------------------------------
 

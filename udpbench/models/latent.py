@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, trainable_copy
 from udpbench.models.folder import UNUSED, read_json
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
+from udpbench.models.words import Words, read_words
 
 EMBEDDING = "learned_embeds.safetensors"  # diffusers' name
 
@@ -72,6 +73,10 @@ class LatentDiffusion(Diffusion):
     def pipe(self) -> Any:
         """A StableDiffusionPipeline: frozen, in evaluation mode, on ``self.device``."""
         return self.load(**dict.fromkeys(UNUSED), **self.pipeline_options)
+
+    @property
+    def words(self) -> Words | None:
+        return Words(self.pipe.tokenizer) if "pipe" in vars(self) else read_words(self.path, self.revision)
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
         """This model with what a training stage saved in ``folder``: any of ``unet``, ``text_encoder``, ``lora``,

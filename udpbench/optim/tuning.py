@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from udpbench.core.folders import Facts
 from udpbench.core.images import fit_square, read_folder, read_metadata
 from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.diffusion import Trainable
@@ -56,6 +57,9 @@ class Tuning(TrainingTask):
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """What is trained, starting from ``victim``."""
         raise NotImplementedError
+
+    def asks(self, facts: Facts) -> list[str]:
+        return [facts.instance_prompt, *facts.filled(), *([facts.class_prompt or ""] if self.prior_weight else [])]
 
     def caption(self, text: str) -> str:
         """The prompt that the model is given for a caption or prompt of the data."""

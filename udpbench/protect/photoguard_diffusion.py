@@ -99,6 +99,9 @@ class PhotoGuardDiffusion(Targeted):
         check_numbers(who, least=0, most=1, eta=self.eta)
         check_choice(f"{who}: unknown prompt", self.prompt, PROMPTS)
 
+    def asks(self, prompts: Sequence[str]) -> list[str]:
+        return list(prompts) if self.prompt == "owner" else []
+
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         with torch.no_grad():
             cond = surrogate.embed(owner.prompts if self.prompt == "owner" else [""] * len(owner.images))

@@ -81,6 +81,19 @@ def nothing_primary(record: Record) -> str | None:
     return "no primary score could be measured" if scores and not any(s["primary"] for s in scores) else None
 
 
+def captions_cut(record: Record) -> str | None:
+    """Captions are longer than a text encoder takes: their ends were never read."""
+    n = record["facts"].get("captions_cut", 0)
+    return f"captions cut: the text encoder does not read the end of {n}" if n else None
+
+
+def trained_on_references(record: Record) -> str | None:
+    """Pictures that scores compare with are training pictures: what was copied counts as learned."""
+    shared = record["facts"].get("shared", {})
+    told = ", ".join(f"{n} of {part}" for part, n in shared.items())
+    return f"references are training pictures: {told}" if shared else None
+
+
 def dirty_tree(record: Record) -> str | None:
     """The code was not a commit when the record was written, or when a stage was done that it rests on."""
     if record["provenance"].get("dirty"):
@@ -117,7 +130,7 @@ def few_subjects(records: Sequence[Record]) -> str | None:
 
 OF_RECORD = (
     *(did_not_learn, saturated, attack_ruins_clean, budget_exceeded),
-    *(unequal_sets, nothing_primary, dirty_tree),
+    *(unequal_sets, nothing_primary, captions_cut, trained_on_references, dirty_tree),
 )
 
 

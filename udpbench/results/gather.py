@@ -12,7 +12,8 @@ from typing import Any
 from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.graph import Arm, Graph, Scores
 from udpbench.benchmark.store import Stage, Store
-from udpbench.core.folders import pictures_in
+from udpbench.benchmark.texts import cut_captions
+from udpbench.core.folders import pictures_in, read_facts
 from udpbench.core.images import fit_square, list_images, read
 from udpbench.core.provenance import provenance
 from udpbench.results import flags, record, sheet
@@ -29,6 +30,8 @@ def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: C
             found["perturbation"][name] = {k: v for scores in measured for k, v in scores.items()}
     found["stages"] = [_cost(store, stage, computed) for stage in graph.stages if store.finished(stage)]
     found["counts"] = _counts(graph, store)
+    found["facts"]["captions_cut"] = cut_captions(graph.cell)
+    found["facts"]["shared"] = read_facts(store.path(graph.data)).get("shared", {})
     found["flags"] = flags.of_record(found)
     return found
 
@@ -112,7 +115,7 @@ def _curve(store: Store, scores: Scores) -> dict[str, dict[str, float]]:
 
 
 def _read_scores(store: Store, stage: Stage) -> dict[str, float]:
-    return json.loads((store.path(stage) / "scores.json").read_text())
+    return json.loads((store.path(stage) / "scores.json").read_text(encoding="utf-8"))
 
 
 def _cost(store: Store, stage: Stage, computed: Collection[str]) -> record.StageCost:

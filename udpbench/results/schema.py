@@ -86,7 +86,8 @@ class Facts(TypedDict):
 
     ``preset``: "matched" in steps and work, or "released" as the authors published it. ``edits``: the task edits
     pictures, so scores are distances to the clean arm's edits. ``embedded``: the victim is a model of the embedded
-    world. ``protected_fraction``: of the thief's pictures, 0 to 1.
+    world. ``protected_fraction``: of the thief's pictures, 0 to 1. ``captions_cut``: how many captions are longer than
+    a text encoder takes. ``shared``: folder of pictures to compare with -> how many of them are training pictures.
     """
 
     budget: BudgetFacts | None
@@ -94,6 +95,8 @@ class Facts(TypedDict):
     edits: bool
     embedded: bool
     protected_fraction: float
+    captions_cut: NotRequired[int]
+    shared: NotRequired[dict[str, int]]
 
 
 class Record(TypedDict):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.digest import files_digest
+from udpbench.core.folders import Facts
 from udpbench.core.images import fit_square, header, read, read_folder
 from udpbench.interfaces import Dataset, Run, Task, Thief
 from udpbench.models.sample import SOLVERS, make_solver
@@ -71,6 +72,13 @@ class Img2Img(Task):
         if not 0 <= self.eta <= (self.solver == "ddim"):
             raise ValueError(f"{self.name}: eta must be 0 to 1 with ddim and 0 otherwise, given {self.eta}")
 
+    @property
+    def uses_class_prompt(self) -> bool:
+        return any("{class}" in prompt for prompt in self.prompts)
+
+    def asks(self, facts: Facts) -> list[str]:
+        return [prompt.replace("{class}", facts.class_prompt or "") for prompt in self.prompts]
+
     def made(self, train: int) -> int:
         """How many edits there are of ``train`` pictures."""
         return train * len(self.prompts) * self.samples
@@ -85,7 +93,7 @@ class Img2Img(Task):
         pictures = {name: fit_square(x, model.size) for name, x in read_folder(images).items()}
         anew = self.repainted(pictures, thief.masks)
         over = self.overlay(thief.clean, model.size) if thief.clean else {}
-        asked = [p.replace("{class}", thief.class_prompt) for p in self.prompts]
+        asked = self.asks(Facts("", class_prompt=thief.class_prompt))
         jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.samples)]
         rows = [
             (f"{Path(name).stem}-{k:02d}-{d:02d}.png", {"text": asked[k], "of": name, "seed": d}) for name, k, d in jobs

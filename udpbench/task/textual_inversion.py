@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from udpbench.interfaces import Dataset, Run
 from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import EMBEDDING
+from udpbench.models.words import Words
 from udpbench.optim.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class TextualInversion(Tuning):
     """The word ``word`` of the data's captions and prompts becomes a new one, ``<word>``, whose embedding is learned.
+
+    The new one is in small letters (``<mydog>`` for MyDog), which are all that tokenizers of this kind know.
 
     Saved as ``embedding/learned_embeds.safetensors`` ({new word: vectors}), the format of diffusers' loader.
 
@@ -39,25 +43,36 @@ class TextualInversion(Tuning):
     start: str | None = None
 
     name: ClassVar[str] = "textual_inversion"
+    version: ClassVar[int] = 2  # 2: words with capitals have all their vectors in a prompt
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.word.strip():
+            raise ValueError(f"textual_inversion: word must be a word, given {self.word!r}")
         if self.vectors < 1:
             raise ValueError(f"textual_inversion: vectors must be >= 1, given {self.vectors}")
         if self.prior_weight:
             raise ValueError(f"textual_inversion: has no class pictures (prior_weight 0), given {self.prior_weight}")
 
     def check_data(self, data: Dataset) -> None:
-        """ValueError if the data's subject goes by another word, or a caption or prompt lacks it."""
+        """ValueError if the data's subject goes by another word."""
         if self.word != data.token:
             has = f"calls its subject {data.token!r}; give task.word={data.token}" if data.token else "has none"
             raise ValueError(f"textual_inversion: learns the word {self.word!r} for the subject, but the data {has}")
-        for text in data.texts():
-            self.caption(text)
+
+    def check_texts(self, words: Words, captions: Sequence[str], prompts: Sequence[str]) -> int:
+        """As the interface says; ValueError, too, if the word is not in a caption or prompt, or would be cut off."""
+        words = words.having(self.new_word, self.vectors)
+        captions, prompts = ([self.caption(text) for text in texts] for texts in (captions, prompts))
+        cut = words.check(captions, prompts)
+        for text in captions:
+            if not words.holds(words.ids(text)[: words.most - 1]):  # the last token is that of the end
+                raise ValueError(f"the caption {text!r} is cut before its word, at {words.most} tokens; shorten it")
+        return cut
 
     def caption(self, text: str) -> str:
         """``text`` with the new word in place of ``word``; ValueError if it is not there."""
-        made, found = re.subn(rf"(?<!\w){re.escape(self.word)}(?!\w)", self.new_word, text)
+        made, found = re.subn(rf"(?<!\w){re.escape(self.word)}(?!\w)", lambda _: self.new_word, text)
         if not found:
             raise ValueError(f"textual_inversion: the prompt {text!r} lacks the word {self.word!r} (task.word)")
         return made
@@ -65,20 +80,18 @@ class TextualInversion(Tuning):
     @property
     def new_word(self) -> str:
         """The word that is learned."""
-        return f"<{self.word}>"
+        return f"<{self.word.lower()}>"
 
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """The victim with one more word."""
         room = victim.pipe.tokenizer.model_max_length - 2  # beside the tokens of begin and end
         if self.vectors > room:
             raise ValueError(f"textual_inversion: vectors must be <= {room}, what a prompt holds, given {self.vectors}")
-        words, encoder = copy.deepcopy(victim.pipe.tokenizer), copy.deepcopy(victim.pipe.text_encoder)
+        words, encoder = Words(victim.pipe.tokenizer).having(self.new_word, self.vectors), victim.pipe.text_encoder
+        encoder = copy.deepcopy(encoder)
         table = encoder.get_input_embeddings()
-        first = self._first(words, table.weight)
-        tokens = [self.new_word, *(f"{self.new_word}_{i}" for i in range(1, self.vectors))]  # diffusers' names
-        if words.add_tokens(tokens) != self.vectors:
-            raise ValueError(f"textual_inversion: the tokenizer knows the word {self.new_word!r} already")
-        learned = SomeMore(table, words.convert_tokens_to_ids(self.new_word), first.repeat(self.vectors, 1))
+        first = self._first(words.tokenizer, table.weight)
+        learned = SomeMore(table, words.learned[0], first.repeat(self.vectors, 1))
         encoder.set_input_embeddings(learned)
 
         def save(folder: Path) -> None:
@@ -90,7 +103,7 @@ class TextualInversion(Tuning):
         if self.gradient_checkpointing:
             unet = copy.deepcopy(unet).train()  # diffusers checkpoints in training mode only
             unet.enable_gradient_checkpointing()
-        parts = {"text_encoder": encoder, "tokenizer": words, "unet": unet}
+        parts = {"text_encoder": encoder, "tokenizer": words.tokenizer, "unet": unet}
         return Trainable(victim.having(**parts), [learned.rows], save, text=True)
 
     def _first(self, words: Any, table: Tensor) -> Tensor:

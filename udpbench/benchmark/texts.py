@@ -1,0 +1,76 @@
+"""What the text encoders of a cell are given: prompts must fit, captions may be cut, a class prompt must be there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from udpbench.benchmark.cell import Cell, Part
+from udpbench.core.errors import Errors
+from udpbench.core.folders import Facts
+from udpbench.models.words import Words
+
+Check = Callable[[Words], int]  # how many captions are cut; ValueError for a prompt that would be
+
+
+def long_prompts(cell: Cell, only: Part | None = None) -> Iterator[str]:
+    """A line for every method (or for ``only`` this one) whose model takes less than a prompt that it is given."""
+    for role, part, check, words in _readers(cell):
+        errors = Errors()
+        if only in (None, part):
+            errors.attempt(check, words)
+        yield from (f"{line} ({part.name}, {role})" for line in errors)
+
+
+def cut_captions(cell: Cell) -> int:
+    """How many captions are longer than a text encoder takes that reads them."""
+    return max((check(words) for _, _, check, words in _readers(cell)), default=0)
+
+
+def lacks_class_prompt(cell: Cell) -> Iterator[str]:
+    """Says what the class prompt is needed for, if the data has none."""
+    facts = _facts(cell)
+    if facts is None or facts.class_prompt is not None:
+        return
+    owners = [part for part in (cell.protect, cell.like) if part and _is_told(part, cell.surrogate)]
+    needed = {
+        "what the owner writes (owner_prompt)": cell.owner_prompt == "class"
+        and any(part.thing.asks(["class"]) == ["class"] for part in owners),
+        f"class pictures of protect={cell.protect.name}": "class_images" in cell.protect.thing.needs,
+        f"task={cell.task.name}": cell.task.thing.uses_class_prompt,
+    }
+    if reasons := [reason for reason, is_so in needed.items() if is_so]:
+        said = f"{facts.instance_prompt!r} without the subject's word names no class"
+        yield f"data: give data.class_prompt, such as 'a photo of a dog': {said}; it is for {', '.join(reasons)}"
+
+
+def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
+    """(role, method, check, tokenizer) of everything that reads texts of the cell's data, if both are known already."""
+    facts, captions = _facts(cell), Errors().attempt(cell.data.thing.own_captions)
+    if facts is None or captions is None:
+        return
+    general = [facts.class_prompt or ""]
+    written = {"class": ([], general), "data": (captions, [facts.instance_prompt]), "empty": ([], [])}
+    owned, said = written[cell.owner_prompt]
+    task, asked = cell.task.thing, cell.task.thing.asks(facts)
+
+    def of_owner(part: Part) -> Check:
+        more = general if "class_images" in part.thing.needs else []
+        return lambda words: words.check(owned, [*part.thing.asks(said), *more])
+
+    readers: list[tuple[str, Part, Part, Check]] = [
+        *(("surrogate", cell.surrogate, part, of_owner(part)) for part in (cell.protect, cell.like) if part),
+        ("purifier", cell.purifier, cell.attack, lambda words: words.check(captions, [facts.instance_prompt])),
+        ("victim", cell.victim, cell.task, lambda words: task.check_texts(words, captions, asked)),
+    ]
+    for role, model, part, check in readers:
+        if _is_told(part, model) and (words := model.thing.words):
+            yield f"{role} {model.name}", part, check, words
+
+
+def _is_told(part: Part, model: Part) -> bool:
+    """Whether a method gives its model prompts."""
+    return bool(part.thing.needs & {"text", "denoise"}) and "text" in model.thing.capabilities
+
+
+def _facts(cell: Cell) -> Facts | None:
+    return Errors().attempt(cell.data.thing.facts)  # what is wrong with them, the data says itself

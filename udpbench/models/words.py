@@ -1,0 +1,78 @@
+"""What a tokenizer makes of prompts before a text encoder reads them: how long they are, and what is cut."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+
+class Words:
+    """A model's tokenizer; ``most``: the tokens that its text encoder takes, begin and end included."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.most = tokenizer, int(tokenizer.model_max_length)
+        self.learned: list[int] = []  # tokens of the word that ``having`` added
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a prompt, uncut; a word of several learned tokens is spelled out, as diffusers does."""
+        if self.learned:
+            from diffusers.loaders import TextualInversionLoaderMixin
+
+            text = TextualInversionLoaderMixin().maybe_convert_prompt(text, self.tokenizer)
+        return self.tokenizer(text).input_ids
+
+    def having(self, word: str, vectors: int) -> Words:
+        """The same with one more word of so many tokens, under the names that diffusers' loader gives them.
+
+        Raises ValueError if the tokenizer knows it already, or does not find it again in a prompt.
+        """
+        words = Words(copy.deepcopy(self.tokenizer))
+        tokens = [word, *(f"{word}_{i}" for i in range(1, vectors))]
+        if words.tokenizer.add_tokens(tokens) != vectors:
+            raise ValueError(f"the tokenizer knows the word {word!r} already")
+        words.learned = words.tokenizer.convert_tokens_to_ids(tokens)
+        if not words.holds(words.ids(f"a {word}, a")):
+            raise ValueError(
+                f"the tokenizer does not find the word {word!r} in a prompt; take letters, digits, - and _"
+            )
+        return words
+
+    def holds(self, ids: list[int]) -> bool:
+        """Whether all learned tokens are among ``ids``, side by side."""
+        n = len(self.learned)
+        return any(ids[i : i + n] == self.learned for i in range(len(ids) - n + 1))
+
+    def check(self, captions: Iterable[str], prompts: Iterable[str]) -> int:
+        """How many captions are longer than the text encoder takes, and will be cut.
+
+        Raises ValueError if a prompt that is none of the captions is.
+        """
+        cut = {text for text in captions if len(self.ids(text)) > self.most}
+        for text in prompts:
+            if text not in cut and (n := len(self.ids(text))) > self.most:
+                shown = shorten(text, 200, placeholder=" ...")
+                raise ValueError(f"the prompt {shown!r} has {n} tokens, the text encoder takes {self.most}; shorten it")
+        return len(cut)
+
+
+@cache
+def read_words(place: str, revision: str | None) -> Words | None:
+    """The tokenizer of a pipeline's folder, or of a hub repository that is on this machine; None if there is none to
+    read."""
+    from transformers import CLIPTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # it warns of every prompt that is too long
+    folder = Path(place).expanduser()
+    where: dict[str, Any] = {"revision": revision, "local_files_only": True}
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(
+            str(folder) if folder.is_dir() else place, subfolder="tokenizer", **where
+        )
+    except (OSError, ValueError, TypeError, KeyError):  # what is wrong with it is told when it is loaded
+        return None
+    return Words(tokenizer)
