@@ -1,5 +1,5 @@
 """The order of the packages: each imports from those above it in ``ORDER`` only, lazily and for types, too, so that there are no cycles;
-and nothing is probed for."""
+nothing is probed for, and every text file is UTF-8 whatever the locale."""
 
 from __future__ import annotations
 
@@ -32,12 +32,16 @@ def imported(node: ast.AST) -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_one_way_and_nothing_is_probed(file):
+def test_imports_point_one_way_nothing_is_probed_and_files_are_utf_8(file):
     own = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for node in ast.walk(ast.parse(file.read_text())):
         for name in imported(node):
             other = (*name.split("."), "")[1] if name.startswith("udpbench") else own
             assert other == own or RANK[other] < RANK[own], f"line {node.lineno} imports {name}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            (".read_text", ".write_text", "subprocess.run")
+        ):
+            assert "encoding" in {word.arg for word in node.keywords}, f"line {node.lineno} names no encoding"
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
             asked = node.args[1]
             assert not (isinstance(asked, ast.Constant) and isinstance(asked.value, str)), (

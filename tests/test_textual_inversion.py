@@ -76,6 +76,43 @@ def test_the_pipeline_draws_what_the_embeddings_say(model, tmp_path):
     assert ids[2:5] == [ids[2], ids[2] + 1, ids[2] + 2]
 
 
+@pytest.mark.parametrize(
+    ("word", "new"),
+    [("sks", "<sks>"), ("S*", "<s*>"), ("MyDog", "<mydog>"), ("<Cat-Toy>", "<cat-toy>"), ("my dog", "<my dog>"), ("É", "<é>")],
+)  # fmt: skip
+def test_whatever_the_word_all_its_vectors_stand_in_the_prompt(model, tmp_path, word, new):
+    task = inversion(word=word, vectors=3)
+    trainable = task.trainable(model, Run())
+    trainable.parameters[0].data.normal_(generator=torch.Generator().manual_seed(1))
+    trainable.save(tmp_path)
+    loaded, prompt = model.with_tuned(tmp_path), task.caption(f"a photo of a {word} ring, on {word}.")
+    assert prompt == f"a photo of a {new} ring, on {new}."
+    assert list(load_file(tmp_path / "embedding" / EMBEDDING)) == [new]
+    theirs, _ = loaded.pipe.encode_prompt(prompt, "cpu", 1, False)
+    mine = trainable.model.embed([prompt]).hidden
+    torch.testing.assert_close(mine, theirs)
+    for gradient in torch.autograd.grad(mine.square().sum(), trainable.parameters)[0]:
+        assert gradient.abs().max() > 0, "every one of them is learned"
+
+
+def test_a_word_that_no_prompt_would_hold_is_told_before_any_work(model):
+    with pytest.raises(ValueError, match="does not find the word '<my  dog>' in a prompt"):  # it makes one space of two
+        inversion(word="my  dog", vectors=3).check_texts(model.words, [], [])
+    with pytest.raises(ValueError, match="word must be a word, given ' '"):
+        inversion(word=" ")
+
+
+def test_the_word_must_be_in_what_the_text_encoder_reads_of_a_caption(model):
+    task, filler = inversion(vectors=3), " ring" * 40
+    assert task.check_texts(model.words, [f"a sks{filler}", "a sks"], ["a sks"]) == 1
+    with pytest.raises(ValueError, match=r"the caption 'a ring .* is cut before its word, at 32 tokens"):
+        task.check_texts(model.words, [f"a{filler} sks"], [])
+    with pytest.raises(ValueError, match=r"the prompt 'a <sks> ring .* tokens, the text encoder takes 32; shorten it"):
+        task.check_texts(model.words, [], [f"a sks{filler}"])
+    with pytest.raises(ValueError, match="lacks the word 'sks'"):
+        task.check_texts(model.words, ["a dog"], [])
+
+
 def test_the_vector_is_all_that_is_trained(model):
     trainable = inversion().trainable(model, Run())
     (vector,) = trainable.parameters

@@ -37,7 +37,7 @@ DESIGNS = {
 def _config(model: str, part: str) -> dict[str, Any]:
     """Of a part of an embedded model as it was exported."""
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    return json.loads((judge.WEIGHTS / model / part / name).read_text())
+    return json.loads((judge.WEIGHTS / model / part / name).read_text(encoding="utf-8"))
 
 
 def autoencoder(model: str) -> AutoencoderKL:
@@ -87,8 +87,8 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
             vocabulary.append(parts[0])
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(vocabulary)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n", encoding="utf-8")
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
 
 

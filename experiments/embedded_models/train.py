@@ -65,7 +65,7 @@ class Lines(Log):
 
     def say(self, text: str) -> None:
         print(text, flush=True)
-        with self.path.open("a") as f:
+        with self.path.open("a", encoding="utf-8") as f:
             f.write(text + "\n")
 
 
@@ -197,8 +197,8 @@ def measure(run: Run, model: str) -> None:
     if model == "micro":
         found |= _measured_judges(judge, lambda x: diffusion.round_trip(x).clamp(0, 1))
     file = build.WEIGHTS / "measured.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(known | {model: found}, indent=1) + "\n")
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.write_text(json.dumps(known | {model: found}, indent=1) + "\n", encoding="utf-8")
     run.log.say(json.dumps(found))
 
 

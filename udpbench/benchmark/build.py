@@ -192,7 +192,8 @@ def _mistyped(settings: Mapping[str, Any]) -> list[str]:
         said, _, none = said.partition(" | ")
         if key in settings and none in ("", "None") and not (none and settings[key] is None):
             words = _unlike(said, settings[key])
-            wrong += [f"{key} must be {words}, given {settings[key]!r}"] if words else []
+            quote = f"; as a text: '{key}=\"{settings[key]}\"'" if said == "str" else ""
+            wrong += [f"{key} must be {words}, given {settings[key]!r}{quote}"] if words else []
     return wrong
 
 

@@ -215,7 +215,7 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
         folders = {"train_clean": "train", "input": "train", "truth": ""}
         ref = parents["other"] if other else parents["data"] / folders.get(against, against)
         scores = measure(pictures_in(parents["pictures"]), ref, run)
-        (out / "scores.json").write_text(json.dumps(scores, sort_keys=True))
+        (out / "scores.json").write_text(json.dumps(scores, sort_keys=True), encoding="utf-8")
 
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": data} | ({"other": other} if other else {})

@@ -285,7 +285,7 @@ class Store:
     def _twin(self, stage: Stage, pointer: Path) -> Path | None:
         """The finished folder of equal work on equal inputs, which ``pointer`` names."""
         with suppress(OSError, ValueError):
-            twin = self.root / pointer.read_text()
+            twin = self.root / pointer.read_text(encoding="utf-8")
             facts = read_facts(twin)
             same = facts["stage"] == stage.name and hash_of(facts["settings"]) == hash_of(dict(stage.settings))
             if same and not self._damage(twin):
@@ -354,7 +354,7 @@ def _measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
     facts: dict[str, Any] = {"device": device_name(device)}
     before = 0.0
     with suppress(OSError, ValueError):  # there is none, or it is half-written
-        before = float(spent.read_text())
+        before = float(spent.read_text(encoding="utf-8"))
     _reset_peak(device)
     start = time.perf_counter()
     try:
@@ -365,14 +365,14 @@ def _measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
         facts["seconds"] = round(before + time.perf_counter() - start, 3)
         facts["peak_mb"] = _peak_mb(device)
         with suppress(OSError):  # the disk is full, which is known by then
-            spent.write_text(str(facts["seconds"]))
+            spent.write_text(str(facts["seconds"]), encoding="utf-8")
 
 
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak resident size
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # Linux: forget the peak resident size
 
 
 def _peak_mb(device: torch.device) -> float | None:
@@ -383,5 +383,5 @@ def _peak_mb(device: torch.device) -> float | None:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+    line = next(row for row in status.read_text(encoding="utf-8").splitlines() if row.startswith("VmHWM"))
     return round(int(line.split()[1]) / 1e3, 1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
 import secrets
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
+
+from udpbench.commands.quoting import advice, quoted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -91,9 +95,13 @@ def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] 
     """
     from udpbench.benchmark.build import build
     from udpbench.benchmark.check import checked
+    from udpbench.core.errors import ConfigError, Errors
 
-    store = open_store(cfg, log)
-    cell = build(cfg, cfg.hydra.runtime.choices if choices is None else choices)
+    errors = Errors()
+    store = errors.attempt(open_store, cfg, log)
+    cell = errors.attempt(build, cfg, cfg.hydra.runtime.choices if choices is None else choices)
+    if store is None or cell is None:
+        raise ConfigError("\n".join(errors))
     return Ready(checked(cell, asked_for=tuple(cfg.metrics.get("extra") or {})), store, _tracker(cfg))
 
 
@@ -138,6 +146,7 @@ def told(interrupted: str = "interrupted") -> Iterator[None]:
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback of an error comes through.
     """
+    replace_unencodable()
     before = os.environ.get("HYDRA_FULL_ERROR", "0")
     wants_traceback = before == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra as they are, not printed and turned into status 1
@@ -161,10 +170,23 @@ def lines_of(error: Exception) -> list[str]:
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
         return [f"{mark.name} line {mark.line + 1}: is no YAML: {error.problem or error.context}"]
     said = str(error).partition("Config search path:")[0]
+    if isinstance(error, OverrideParseException):
+        return [advice(error.override)]
+    if several := re.match(r"Ambiguous value for argument '(.*)'\n1\. ", said, re.DOTALL):
+        key, _, value = several[1].partition("=")
+        as_list, as_text = shlex.quote(f"{key}=[{value}]"), quoted(key, value)
+        return [f"{key}: {value!r} is several values; say {as_list} for a list, {as_text} for one text, -m for a grid"]
     if not isinstance(error, HydraException):
         return said.splitlines()
     line, unknown, _ = " ".join(said.split()).partition(" To append to your config use ")
     return [f"{line} There is no such setting; python -m udpbench --help shows those there are" if unknown else line]
+
+
+def replace_unencodable() -> None:
+    """What the terminal's encoding lacks is shown as a question mark from now on, and is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def say(text: str) -> None:
@@ -199,7 +221,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def write_json(path: Path, found: Any) -> None:
     """Write the numbers of a command, into a folder that need not exist yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def words(cell: Cell) -> str:

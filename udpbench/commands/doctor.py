@@ -95,7 +95,7 @@ def _locks(folder: Path) -> str:
 
     with TemporaryDirectory(dir=folder, prefix=".udpbench-") as scratch, SoftFileLease(Path(scratch) / "lock") as lock:
         command = [sys.executable, "-c", TRIES_LOCK, str(lock.lock_file)]
-        other = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (a fixed command)
+        other = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)  # noqa: S603 (a fixed command)
     if "Timeout" in other.stderr:
         return "a second process waits, as it should"
     return "no: this file system does not lock, so two processes would do the same work; give another runtime.store=DIR"

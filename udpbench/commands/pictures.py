@@ -83,7 +83,7 @@ def change(
         for unit, stage in zip(units, work, strict=True):
             store.log = said if coupled else Titled(said, unit[0].name)
             (folder,) = store.do(stage)
-            rows |= json.loads((folder / FACTS).read_text())
+            rows |= json.loads((folder / FACTS).read_text(encoding="utf-8"))
             _copy(folder, target)
     model = cell.surrogate if method == "protect" else cell.purifier
     budget = f", {cell.budget.thing.name}" if method == "protect" else ""
@@ -135,7 +135,7 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
         for file in files:
             before, after = (parents[k] / f"{file.stem}.png" for k in ("data", "pictures"))
             rows[f"{file.stem}.{form}"] = _finish(file, before.parent / "train" / before.name, after, out, form, codecs)
-        (out / FACTS).write_text(json.dumps(rows, indent=1))
+        (out / FACTS).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     # Of the files themselves, too: those that differ in transparency or resolution only may show the same.
     key = {"version": 1, "files": files_digest(files), "format": form, "codecs": codecs}

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench.commands.common import CONF, RESUME, Ready, prepare, say, show, slug, told, words
+from udpbench.commands.common import CONF, RESUME, Ready, prepare, replace_unencodable, say, show, slug, told, words
 
 if TYPE_CHECKING:
     from udpbench.results.schema import Record
@@ -155,6 +155,7 @@ def main(cfg: DictConfig) -> None:
     """Build the cell and run it; in a sweep, a failure is noted and the other cells go on."""
     from udpbench.tracking.console import Console
 
+    replace_unencodable()  # here, too: a launcher may run it in another process
     group, called, worker = _names()
     console = Console(worker=worker)
     try:

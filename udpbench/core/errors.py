@@ -7,7 +7,7 @@ from math import inf
 from typing import Any, TypeVar
 
 from hydra.errors import InstantiationException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 T = TypeVar("T")
 
@@ -25,6 +25,11 @@ class Errors(list[str]):
             return do(*arguments)
         except InstantiationException as error:
             self.append(_root(error))
+        except ConfigError as error:
+            self.extend(str(error).splitlines())
+        except InterpolationKeyError as error:
+            word = f"{error.full_key}: {str(error).splitlines()[0]}"
+            self.append(f"{word}; ${{NAME}} is the setting of that name, the text itself is {{NAME}} or \\${{NAME}}")
         except (ValueError, OmegaConfBaseException) as error:
             self.append(str(error).splitlines()[0])
         return None

@@ -75,7 +75,7 @@ class Facts:
         facts["shared"] = _shared(folder)
         text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
         with atomic_write(folder / FACTS) as beside:
-            beside.write_text(f"{text}\n", encoding="utf-8")
+            beside.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _shared(folder: Path) -> dict[str, int]:

@@ -246,7 +246,8 @@ def write_metadata(folder: Path, rows: dict[str, dict]) -> None:
     """Write ``metadata.jsonl``: one line per file name, {"file_name": name, ...row}."""
     text = "".join(json.dumps({"file_name": name, **row}, ensure_ascii=False) + "\n" for name, row in rows.items())
     with atomic_write(Path(folder) / METADATA) as beside:
-        beside.write_text(text, encoding="utf-8")
+        # Names need not be UTF-8 on a disk: half a character is written as JSON's escape of it.
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) -> list[Tensor]:

@@ -52,7 +52,7 @@ def _git() -> tuple[str | None, list[str] | None]:
     def git(*words: str, at: Path = here.parent) -> str | None:
         command = ["git", "-C", str(at), *words]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (a fixed command)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)  # noqa: S603 (a fixed command)
         except FileNotFoundError:
             return None
         return done.stdout if done.returncode == 0 else None

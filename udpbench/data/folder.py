@@ -217,8 +217,7 @@ def _subject(folder: Path) -> str:
 
 def _class_of(prompt: str) -> str | None:
     """The prompt without ``{token}``; None if no noun can come after it, so that nothing names the class."""
-    rest = prompt.rpartition("{token}")[2]
-    after = re.match(r"\W*(\w+)", rest)
-    if after is None or after[1].lower() in _NO_NOUN or rest[0] in "'’":
+    after = re.match(r"\s*(\w+)", prompt.rpartition("{token}")[2])
+    if after is None or after[1].lower() in _NO_NOUN:
         return None
     return " ".join(prompt.replace("{token}", " ").split())

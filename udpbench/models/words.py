@@ -18,7 +18,12 @@ class Words:
         self.learned: list[int] = []  # tokens of the word that ``having`` added
 
     def ids(self, text: str) -> list[int]:
-        """The tokens of a prompt, uncut; a word of several learned tokens is spelled out, as diffusers does."""
+        """The tokens of a prompt, uncut; a word of several learned tokens is spelled out, as diffusers does.
+
+        Raises ValueError for what is no text: bytes of a command line in another encoding than the terminal's.
+        """
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"the prompt {text!r} holds bytes that are no text; give it in UTF-8")
         if self.learned:
             from diffusers.loaders import TextualInversionLoaderMixin
 
@@ -63,16 +68,19 @@ class Words:
 def read_words(place: str, revision: str | None) -> Words | None:
     """The tokenizer of a pipeline's folder, or of a hub repository that is on this machine; None if there is none to
     read."""
+    from huggingface_hub import snapshot_download
     from transformers import CLIPTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # it warns of every prompt that is too long
     folder = Path(place).expanduser()
-    where: dict[str, Any] = {"revision": revision, "local_files_only": True}
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(
-            str(folder) if folder.is_dir() else place, subfolder="tokenizer", **where
-        )
+        if not folder.is_dir():
+            there = snapshot_download(place, revision=revision, allow_patterns="tokenizer/*", local_files_only=True)
+            folder = Path(there)
+        # Without its files the library makes an empty one.
+        if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            return None
+        return Words(CLIPTokenizer.from_pretrained(str(folder / "tokenizer")))
     except (OSError, ValueError, TypeError, KeyError):  # what is wrong with it is told when it is loaded
         return None
-    return Words(tokenizer)

@@ -36,7 +36,8 @@ def write(path: Path, record: Record) -> None:
     ordered = {name: _sorted(given[name]) for name in (*Record.__annotations__, *sorted(given)) if name in given}
     ordered["arms"] = {arm: ordered["arms"][arm] for arm in ARMS if arm in record["arms"]}
     with atomic_write(path) as beside:
-        beside.write_text(json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(ordered, indent=1, ensure_ascii=False, allow_nan=False)
+        beside.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")  # of names that are no UTF-8
 
 
 def read(path: Path) -> Record:

@@ -132,7 +132,8 @@ def summary(plan: Plan) -> list[str]:
     """What there is to do in a line; then which stages' estimate rests on little or nothing, and what is wrong."""
     total = plan.total
     devices = ", ".join(sorted({cell.device for cell in plan.cells if cell.device}))
-    line = f"{len(plan.cells)} cells, {total.todo} of {total.unique} stages to do"
+    n = len(plan.cells)
+    line = f"{n} cell{'s' if n != 1 else ''}, {total.todo} of {total.unique} stages to do"
     if known := total.todo - total.unknown:
         some = f" for {known} of them" if total.unknown else ""
         line += f": {time_text(total.seconds)} one after another and {size(total.bytes)}{some},"

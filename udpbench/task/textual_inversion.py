@@ -80,7 +80,7 @@ class TextualInversion(Tuning):
     @property
     def new_word(self) -> str:
         """The word that is learned."""
-        return f"<{self.word.lower()}>"
+        return f"<{self.word.lower().strip('<>')}>"
 
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """The victim with one more word."""

@@ -67,7 +67,7 @@ class _Block(nn.Module):
 
 def make_judge(name: str) -> Judge:
     """The embedded judge ``name`` (``judge`` or ``style_judge``) by its config.json, not trained."""
-    return Judge(**json.loads((WEIGHTS / name / "config.json").read_text()))
+    return Judge(**json.loads((WEIGHTS / name / "config.json").read_text(encoding="utf-8")))
 
 
 def load_judge(name: str, device: torch.device) -> Judge:

@@ -45,7 +45,7 @@ def fill(path: Path) -> None:
     """Write the tables of the text at ``path`` anew; raises ValueError as ``filled`` does, and changes nothing then."""
     text = filled(path)
     with atomic_write(path) as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
 
 
 def filled(path: Path) -> str:
@@ -53,7 +53,7 @@ def filled(path: Path) -> str:
 
     Raises ValueError naming the mark if it asks for what there is not, or if the text has no mark.
     """
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if not _MARK.search(text):
         raise ValueError(f"{path}: there is no <!-- table KIND ... --> with an <!-- end -->")
     once = cache(_read)  # the marks of a text mostly ask for the same records
