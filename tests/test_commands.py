@@ -108,7 +108,7 @@ def test_the_tables_of_the_docs_are_up_to_date(tmp_path):
 
 
 def test_every_option_says_what_it_is():
-    for group in listing.GROUPS:
+    for group in (*listing.GROUPS, *listing.OTHERS):
         for name, (text, _) in listing.options(group).items():
             assert text, f"conf/{group}/{name}.yaml needs a comment at its top"
 
@@ -123,7 +123,7 @@ def test_a_file_without_marks_is_refused(tmp_path):
 def test_without_words_the_groups_with_a_group_its_options(capsys):
     listing.main([])
     shown = capsys.readouterr().out
-    for group in (*listing.GROUPS, "arm"):
+    for group in listing.ALL:
         (line,) = [line for line in shown.splitlines() if line.startswith(f"{group} ")]
         assert f" {len(listing.options(group))} " in line
     listing.main(["arm"])
@@ -131,6 +131,27 @@ def test_without_words_the_groups_with_a_group_its_options(capsys):
     listing.main(["attack"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("jpeg ")]
     assert "Recompression with Pillow" in line
+
+
+def test_methods_of_a_folder_of_one_s_own_are_listed(tmp_path, capsys, monkeypatch):
+    (tmp_path / "conf" / "protect").mkdir(parents=True)
+    yaml = "# Mine.\ndefaults:\n  - noise\n"
+    (tmp_path / "conf" / "protect" / "mine.yaml").write_text(yaml, encoding="utf-8")
+    search = f"hydra.searchpath=[file://{tmp_path}/conf]"
+    listing.main(["protect", search])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted([*listing.options("protect"), "mine"])
+    listing.main([search, "protect", "mine"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("protect=mine: Mine.\n")
+    assert "class: udpbench.protect.noise.Noise" in shown
+
+
+def test_groups_of_settings_show_their_files(capsys):
+    listing.main(["experiment", "udp"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("experiment=udp: The claims of UDP")
+    assert "defaults:" in shown
 
 
 def test_with_a_name_everything_there_is_to_know(capsys):
@@ -149,7 +170,7 @@ def test_with_a_name_everything_there_is_to_know(capsys):
     [
         (
             ["protct"],
-            "error: list: no group 'protct'; allowed are protect, attack, task, data, model, budget, metric, arm",
+            "error: list: no group 'protct'; allowed are protect, attack, task, data, model, budget, metric, features, metrics,",
         ),
         (["protect", "eudq"], "error: list: no protect 'eudq'; did you mean eudp? allowed are advdm"),
         (["--fill", "/no/such/file"], "error: [Errno 2] No such file or directory: '/no/such/file'"),

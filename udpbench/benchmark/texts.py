@@ -45,9 +45,9 @@ def lacks_class_prompt(cell: Cell) -> Iterator[str]:
 
 def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
     """(role, method, check, tokenizer) of everything that reads texts of the cell's data, if both are known already."""
-    facts, captions = _facts(cell), Errors().attempt(cell.data.thing.own_captions)
-    if facts is None or captions is None:
+    if (facts := _facts(cell)) is None:
         return
+    captions = cell.data.thing.own_captions()
     general = [facts.class_prompt or ""]
     written = {"class": ([], general), "data": (captions, [facts.instance_prompt]), "empty": ([], [])}
     owned, said = written[cell.owner_prompt]
@@ -73,4 +73,9 @@ def _is_told(part: Part, model: Part) -> bool:
 
 
 def _facts(cell: Cell) -> Facts | None:
-    return Errors().attempt(cell.data.thing.facts)  # what is wrong with them, the data says itself
+    """What the data says, unless something is wrong with it: that is told by the data and the task themselves."""
+    data, errors = cell.data.thing, Errors()
+    errors.attempt(data.check)
+    errors.attempt(cell.task.thing.check_data, data)
+    facts = errors.attempt(data.facts)
+    return None if errors else facts

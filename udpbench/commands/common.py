@@ -69,9 +69,10 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("overrides", nargs="*", default=[], metavar="GROUP=OPTION", help=about)
 
 
-def option_files(group: str) -> list[Path]:
-    """The YAMLs of a group of the configuration, sorted by name."""
-    return sorted((CONF / group).glob("*.yaml"))
+def option_files(group: str, *further: Path) -> list[Path]:
+    """The YAMLs of a group of the configuration, and of ``further`` folders like it, sorted by name."""
+    found = {path.stem: path for folder in (*further, CONF) for path in (folder / group).glob("*.yaml")}
+    return [found[name] for name in sorted(found)]
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:

@@ -1,5 +1,6 @@
 """``python -m udpbench list [GROUP] [NAME]``: what exists, read from ``conf/`` and the classes it names.
 
+``hydra.searchpath=[file://DIR]`` among the words adds what is in ``DIR``.
 ``--fill FILE`` writes the tables into a file, between ``<!-- list:begin -->`` and ``<!-- list:end -->``.
 """
 
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -23,6 +24,8 @@ GROUPS = {
     "budget": "Budgets",
     "metric": "Metrics",
 }  # of configured components; arms are listed beside them
+OTHERS = ("features", "metrics", "track", "runtime", "experiment")  # groups of settings, which are no methods
+ALL = (*GROUPS, *OTHERS, "arm")
 BEGIN, END = "<!-- list:begin -->", "<!-- list:end -->"
 VERIFIED = "Verified with: "
 
@@ -30,8 +33,10 @@ VERIFIED = "Verified with: "
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status: 0 fine, 2 for a group or a name that there is not."""
     parser = Parser("list", "List groups, options, or one option.")
-    parser.add_argument("group", nargs="?", metavar="GROUP", help=", ".join((*GROUPS, "arm")))
-    parser.add_argument("name", nargs="?", metavar="NAME", help="one option, in full")
+    about = (
+        f"GROUP is one of {', '.join(ALL)}; NAME is one option, in full; hydra.searchpath=[file://DIR] adds a folder"
+    )
+    parser.add_argument("words", nargs="*", metavar="GROUP NAME", help=about)
     parser.add_argument("--markdown", action="store_true", help="every group as a table, as docs have it")
     parser.add_argument("--fill", type=Path, metavar="FILE", help=f"write them there, between {BEGIN} and {END}")
     args = parser.parse_args(arguments)
@@ -39,44 +44,62 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.fill:
             fill(args.fill)
         else:
-            print(tables() if args.markdown else shown(args.group, args.name))  # noqa: T201
+            overrides = [word for word in args.words if "=" in word]
+            names = [word for word in args.words if word not in overrides]
+            if len(names) > 2:
+                raise ValueError(f"list: takes a group and a name, given {' '.join(names)}")
+            print(tables() if args.markdown else shown(*names, overrides=overrides))  # noqa: T201
 
 
-def shown(group: str | None = None, name: str | None = None) -> str:
-    """The groups; the options of a group; or one option in full.
+def shown(group: str | None = None, name: str | None = None, overrides: Sequence[str] = ()) -> str:
+    """The groups; the options of a group; or one option in full; ``overrides`` may name further folders.
 
     Raises ValueError for what there is not.
     """
+    further = _searched(overrides)
     if group is None:
-        counts = {known: len(options(known)) for known in (*GROUPS, "arm")}
-        lines = [f"{known:8} {n:3}  {', '.join(options(known))}" for known, n in counts.items()]
+        names = {known: list(options(known, *further)) for known in ALL}
+        lines = [f"{known:10} {len(found):3}  {', '.join(found)}" for known, found in names.items()]
         return "\n".join([*lines, "", "python -m udpbench list GROUP, or GROUP NAME, says more"])
+    found = options(group, *further)
     if name is None:
-        found = options(group)
         width = max(map(len, found), default=0)
         return "\n".join(f"{option:{width}}  {text}" for option, (text, _) in found.items())
-    if name not in options(group):
-        near = get_close_matches(name, options(group), 1)
+    if name not in found:
+        near = get_close_matches(name, found, 1)
         raise ValueError(f"list: no {group} {name!r}; {f'did you mean {near[0]}? ' if near else ''}allowed are "
-                         f"{', '.join(options(group))}")  # fmt: skip
-    return ARMS[name].description if group == "arm" else _in_full(group, name)
+                         f"{', '.join(found)}")  # fmt: skip
+    if group == "arm":
+        return ARMS[name].description
+    files = {path.stem: path for path in option_files(group, *further)}
+    if group in OTHERS:
+        return f"{group}={name}: {found[name][0]}\n\n{_split(files[name])[1]}"
+    return _in_full(group, name, files, overrides)
 
 
-def options(group: str) -> dict[str, tuple[str, str]]:
-    """Option of a group -> its description, and what it was verified with.
+def _searched(overrides: Sequence[str]) -> list[Path]:
+    """The folders that ``hydra.searchpath`` names."""
+    from udpbench.commands.common import composed
+
+    places = composed(overrides).hydra.searchpath if overrides else []
+    return [Path(place.removeprefix("file://")) for place in places if place.startswith("file://")]
+
+
+def options(group: str, *further: Path) -> dict[str, tuple[str, str]]:
+    """Option of a group -> its description, and what it was verified with; ``further``: folders like ``conf/``.
 
     Raises ValueError for an unknown group.
     """
     if group == "arm":
         return {name: (arm.description, "") for name, arm in ARMS.items()}
-    if group not in GROUPS:
-        raise ValueError(f"list: no group {group!r}; allowed are {', '.join((*GROUPS, 'arm'))}")
-    return {path.stem: describe(path) for path in option_files(group)}
+    if group not in ALL:
+        raise ValueError(f"list: no group {group!r}; allowed are {', '.join(ALL)}")
+    return {path.stem: describe(path) for path in option_files(group, *further)}
 
 
 def describe(path: Path) -> tuple[str, str]:
     """What the comment at the top of a YAML says: the description, and what the method was verified with."""
-    lines, _ = _split(path)
+    lines = [line for line in _split(path)[0] if not line.startswith("@package")]
     verified = next((line.removeprefix(VERIFIED) for line in lines if line.startswith(VERIFIED)), "")
     return " ".join(line for line in lines if not line.startswith(VERIFIED)), verified.rstrip(".")
 
@@ -88,16 +111,16 @@ def _split(path: Path) -> tuple[list[str], str]:
     return [line.lstrip("# ").strip() for line in lines[:n]], "\n".join(lines[n:]).strip()
 
 
-def _in_full(group: str, name: str) -> str:
+def _in_full(group: str, name: str, files: Mapping[str, Path], overrides: Sequence[str]) -> str:
     """Description, class, needs and settings of one option; the docstrings say paper and equations."""
     from hydra.utils import get_object
     from omegaconf import OmegaConf
 
     from udpbench.commands.common import composed
 
-    text, verified = describe(CONF / group / f"{name}.yaml")
-    node = composed([f"+{group}@shown={name}"]).shown
-    kind, comments = get_object(node._target_), _comments(group, name)
+    text, verified = describe(files[name])
+    node = composed([*overrides, f"+{group}@shown={name}"]).shown
+    kind, comments = get_object(node._target_), _comments(files, name)
     settings = [line for line in OmegaConf.to_yaml(node).splitlines() if not line.startswith("_target_")]
     about = [
         f"class: {kind.__module__}.{kind.__qualname__} (version {kind.version})",
@@ -110,11 +133,11 @@ def _in_full(group: str, name: str) -> str:
     return "\n\n".join([f"{group}={name}: {text}", "\n".join(about), *filter(None, docs)])
 
 
-def _comments(group: str, name: str) -> dict[str, str]:
+def _comments(files: Mapping[str, Path], name: str) -> dict[str, str]:
     """Setting -> the comment behind it, of an option and of those of its group that it is made from."""
-    _, text = _split(CONF / group / f"{name}.yaml")
-    parents = [parent for parent in re.findall(r"^  - (\w+)$", text, re.MULTILINE) if parent in options(group)]
-    inherited = [_comments(group, parent) for parent in parents]
+    _, text = _split(files[name])
+    parents = [parent for parent in re.findall(r"^  - (\w+)$", text, re.MULTILINE) if parent in files]
+    inherited = [_comments(files, parent) for parent in parents]
     own = {key: f"  # {words}" for key, words in re.findall(r"^(\w+):.*? # (.*)$", text, re.MULTILINE)}
     return {key: words for found in (*inherited, own) for key, words in found.items()}
 
