@@ -48,6 +48,20 @@ def test_linf_holds_on_the_saved_picture(tmp_path, levels, kind, factor, seed):
 
 
 @quick
+@given(st.sampled_from([Linf, RMS]), st.floats(1, 40), changes, st.integers(0, 999))
+def test_a_grey_picture_stays_grey_within_the_budget_and_one_beside_it_keeps_its_colours(
+    tmp_path, kind, eps, change, seed
+):
+    clean, budget = clean_pictures(seed), kind(eps)
+    clean[0] = clean[0, :1].expand(3, -1, -1)
+    moved = changed(clean, change, eps, seed)
+    got = saved(tmp_path, budget.project(moved, clean))
+    assert torch.equal(got[0], got[0, :1].expand(3, -1, -1))
+    assert all(measure(a, b)[budget.kind] <= eps * (1 + 1e-9) for a, b in zip(clean, got, strict=True))
+    assert torch.equal(got[1:], saved(tmp_path, budget.project(moved[1:], clean[1:])))
+
+
+@quick
 @given(st.floats(0.02, 128), changes, st.floats(0.3, 3), st.integers(0, 999))
 def test_rms_holds_on_every_saved_picture(tmp_path, levels, kind, factor, seed):
     clean, budget = clean_pictures(seed), RMS(levels)

@@ -83,7 +83,7 @@ def test_photos_refuse_wrong_settings(wrong):
 
 def test_folder_keeps_names_sizes_and_pixels(tmp_path, pictures):
     out = tmp_path / "out"
-    Folder(path=pictures, prompt=PROMPT).write(out, Run())
+    Folder(path=pictures, prompt=PROMPT, geometry="native").write(out, Run())
     got = images.read_folder(out / "train")
     assert {name: tuple(x.shape[1:]) for name, x in got.items()} == {
         "a grey.png": (16, 16),
@@ -93,9 +93,32 @@ def test_folder_keeps_names_sizes_and_pixels(tmp_path, pictures):
     assert torch.equal(got["b.png"], images.read(pictures / "b.JPG"))
     assert images.read_metadata(out / "train") == {name: {"text": "a photo of a sks dog"} for name in got}
     told = facts(out)
-    assert (told["name"], told["truth"], told["sets"]) == ("folder my dog", None, False)
+    assert (told["name"], told["truth"], told["sets"], told["geometry"]) == ("folder my dog", None, False, "native")
     assert (told["instance_prompt"], told["class_prompt"]) == ("a photo of a sks dog", "a photo of a dog")
     assert not (out / "reference").exists()
+
+
+def test_a_folder_has_one_geometry_for_all_its_pictures(tmp_path, pictures):
+    sides = {"a grey.png": (16, 16), "b.png": (20, 20), "c.png": (12, 12)}
+    for name, size, geometry, want in (
+        ("square", None, "square", sides),
+        ("native", 10, "native", {"a grey.png": (10, 10), "b.png": (10, 15), "c.png": (20, 10)}),
+    ):
+        data = Folder(path=pictures, reference=pictures, prompt=PROMPT, geometry=geometry, size=size)
+        data.write(tmp_path / name, Run())
+        for part in ("train", "reference"):
+            found = images.read_folder(tmp_path / name / part)
+            assert {name: tuple(x.shape[1:]) for name, x in found.items()} == want
+        assert facts(tmp_path / name)["geometry"] == geometry
+        assert data.shortest_side() == min(min(size) for size in want.values())
+    middle = images.read(tmp_path / "square" / "train" / "b.png")
+    assert torch.equal(middle, images.read(pictures / "b.JPG")[:, :, 5:25])
+
+
+def test_what_cannot_be_opened_is_told_by_check(pictures):
+    (pictures / "e.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    with pytest.raises(ValueError, match=r"e\.png is not an image that can be read here"):
+        Folder(path=pictures, prompt=PROMPT).check()
 
 
 def test_folder_crops_captions_and_references_if_told(tmp_path, pictures):
@@ -195,7 +218,13 @@ def test_folder_identity_is_of_all_that_is_read(tmp_path, pictures):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 0, "prompt": PROMPT}, {"prompt": "a dog"}, {"prompt": PROMPT, "prompts": []}]
+    "wrong",
+    [
+        {"size": 0, "prompt": PROMPT},
+        {"prompt": "a dog"},
+        {"prompt": PROMPT, "prompts": []},
+        {"prompt": PROMPT, "geometry": "round"},
+    ],
 )
 def test_folder_refuses_wrong_settings(wrong):
     with pytest.raises(ValueError, match="data folder: "):

@@ -97,6 +97,19 @@ def test_photoguard_with_a_target_comes_nearer_to_it(model, pictures, tmp_path):
     assert method.identity() != PhotoGuard(steps=20).identity()
 
 
+def test_a_target_for_a_picture_that_is_not_square_is_resized(tmp_path):
+    """Its right half is white: so is the right half of what a wide picture is moved to, and of a tall one."""
+    x = torch.zeros(3, 20, 40)
+    x[:, :, 20:] = 1
+    write_png(tmp_path / "target.png", x)
+    method = PhotoGuard(steps=1, target=str(tmp_path / "target.png"))
+    for size in ((8, 24), (24, 8), (8, 8)):
+        made = method.picture(size)
+        assert made.shape == (1, 3, *size)
+        assert made[..., : size[1] // 2].mean() < 0.1
+        assert made[..., size[1] // 2 :].mean() > 0.9
+
+
 def test_wrong_settings_are_told_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="advdm: steps must be >= 1, given 0"):
         AdvDM(steps=0)

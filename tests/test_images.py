@@ -2,16 +2,20 @@
 
 import contextlib
 import io
+import os
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import EpsImagePlugin, Image, ImageCms, features
 
 from udpbench.core import images
 from udpbench.core.digest import files_digest
+from udpbench.interfaces import Run
 
 # Each example writes its own files over the last ones, so sharing the folder is safe.
 quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -212,6 +216,52 @@ def test_empty_missing_and_foreign_files_are_named(tmp_path):
         assert name in str(error.value)
 
 
+def test_a_postscript_file_is_not_opened_whatever_its_name(tmp_path, monkeypatch):
+    """Pillow would have Ghostscript run it."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with Image.open(tmp_path / "a.png") as opened:
+        assert opened.format == "EPS"
+    with pytest.raises(ValueError, match=r"a\.png is not an image that can be read here; convert it to PNG"):
+        images.read(tmp_path / "a.png")
+    assert images.header(tmp_path / "a.png") == ("", 0, 0)
+
+
+def test_heic_needs_a_package_and_avif_is_read(tmp_path, monkeypatch):
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    images._formats.cache_clear()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    with pytest.raises(ValueError, match=r"phone\.jpg is HEIC or AVIF; to read it, pip install pillow-heif") as error:
+        images.read(tmp_path / "phone.jpg")
+    assert "\n" not in str(error.value)
+    asked = []
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=lambda: asked.append("heif")))
+    images._formats.cache_clear()
+    images._formats()
+    assert asked == ["heif"], "with the package, Pillow is told of it"
+    images._formats.cache_clear()
+    if features.check("avif"):
+        Image.new("RGB", (8, 6), (250, 10, 10)).save(tmp_path / "a.avif", quality=100)
+        assert images.read(tmp_path / "a.avif")[0].mean() > 0.9
+
+
+@pytest.mark.parametrize("stem", ["a" * 251, "é" * 125 + "a", b"\xff\xfe photo".decode(errors="surrogateescape")])
+def test_names_as_long_as_names_can_be_and_names_that_are_no_text(tmp_path, stem):
+    name = f"{stem}.png"
+    images.write_png(tmp_path / name, picture(4, 6))
+    images.write_metadata(tmp_path, {name: {"text": "a photo"}})
+    assert [p.name for p in tmp_path.glob("*.png")] == [name]
+    assert images.read_metadata(tmp_path) == {name: {"text": "a photo"}}
+    assert list(images.read_folder(tmp_path)) == [name]
+    assert files_digest([tmp_path / name])
+    assert Run().rng("noise", name).initial_seed() != Run().rng("noise", "a").initial_seed()
+    longer = [images.file_name(stem + more, "-00-00.png") for more in ("", "b")]
+    assert all(len(os.fsencode(x)) <= 255 and x.endswith("-00-00.png") for x in longer)
+    assert longer[0] != longer[1], "shortened names do not meet"
+
+
 def test_listing_is_sorted_and_leaves_other_files_alone(tmp_path):
     for name in ("b.png", "a.JPG", "10.webp", ".hidden.png", "metadata.jsonl", "notes.txt"):
         (tmp_path / name).touch()
@@ -249,6 +299,32 @@ def test_iterate_gives_every_picture_once_in_batches_of_one_size(tmp_path_factor
         assert len(x) == len(names) <= batch
         assert names == sorted(names)
         assert torch.equal(x, torch.stack([want[n] for n in names]))
+
+
+def test_batches_are_bounded_by_pixels_and_squares_are_cut_while_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "PIXELS", 8 * 8)
+    for name, shape in (("a", (8, 8)), ("b", (8, 8)), ("c", (8, 8)), ("d", (12, 20)), ("e", (12, 20)), ("f", (40, 40))):
+        images.write_png(tmp_path / f"{name}.png", picture(*shape))
+    found = [[name[0] for name in names] for names, _ in images.iterate(tmp_path, 4)]
+    assert found == [["a", "b", "c"], ["d"], ["e"], ["f"]], (
+        "four of 8 x 8 would have 256 pixels, one of 12 x 20 has 240"
+    )
+    assert (images.at_once(8, 12, 20), images.at_once(8, 8, 8), images.at_once(1, 999, 999)) == (2, 8, 1)
+    ((names, squares),) = images.iterate(tmp_path, 8, side=6)
+    assert names == [f"{name}.png" for name in "abcdef"]
+    want = [images.fit_square(images.read(tmp_path / name), 6) for name in names]
+    assert torch.equal(squares, torch.stack(want))
+    assert torch.equal(torch.stack(list(images.read_folder(tmp_path, 6).values())), squares)
+
+
+def test_the_side_of_squares_of_one_size(tmp_path):
+    images.write_png(tmp_path / "a.png", picture(8, 8))
+    assert images.one_side(tmp_path) == 8
+    images.write_png(tmp_path / "b.png", picture(6, 6))
+    assert images.one_side(tmp_path) is None
+    (tmp_path / "a.png").unlink()
+    images.write_png(tmp_path / "b.png", picture(6, 8))
+    assert images.one_side(tmp_path) is None
 
 
 def test_iterate_tells_apart_pictures_that_are_stored_alike_but_rotated(tmp_path):
@@ -304,6 +380,13 @@ def test_fit_square_takes_the_middle():
     x[:, :, 2:8] = 1
     torch.testing.assert_close(images.fit_square(x, 3), torch.ones(3, 3, 3))
     assert torch.equal(images.fit_square(x.transpose(1, 2), 6), torch.ones(3, 6, 6))
+
+
+def test_reduced_keeps_the_shape_and_enlarges_nothing():
+    assert images.reduced(picture(40, 60), 20).shape == (3, 20, 30)
+    assert images.reduced(picture(61, 40), 20).shape == (3, 30, 20)
+    small = picture(10, 30)
+    assert images.reduced(small, 20) is small
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

@@ -7,7 +7,7 @@ import torch
 
 from udpbench.core.images import write_png
 from udpbench.interfaces import Run
-from udpbench.metrics.inconsistency import Inconsistency
+from udpbench.metrics.inconsistency import Inconsistency, _auc
 from udpbench.models.pixel import PixelDiffusion
 
 
@@ -62,3 +62,10 @@ def test_it_is_known_by_its_autoencoder_alone():
 def test_a_model_without_an_autoencoder_is_told(tmp_path):
     with pytest.raises(ValueError, match="inconsistency: model ddpm has no autoencoder"):
         Inconsistency(model=PixelDiffusion(str(tmp_path), "ddpm"))
+
+
+def test_the_auc_counts_every_pair_and_ties_half():
+    rng = torch.Generator().manual_seed(0)
+    changed, original = (torch.randint(20, (n,), generator=rng).float() for n in (40, 30))
+    pairs = [(a > b) + 0.5 * (a == b) for a in changed.tolist() for b in original.tolist()]
+    assert _auc(changed, original) == pytest.approx(sum(pairs) / len(pairs), rel=1e-12)

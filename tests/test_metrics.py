@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from udpbench.core import images
+from udpbench.core import images, visibility
 from udpbench.core.neighbours import distances
 from udpbench.interfaces import PairMetric, Run
 from udpbench.metrics.density_coverage import DensityCoverage, density_coverage
@@ -30,6 +30,7 @@ from udpbench.metrics.precision_recall import PrecisionRecall, precision_recall
 from udpbench.metrics.psnr import Psnr
 from udpbench.metrics.ssim import Ssim
 from udpbench.metrics.train_similarity import TrainSimilarity
+from udpbench.metrics.vif import Vif
 from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
 from udpbench.models.perceptual import TRUNKS, load_lpips
 
@@ -315,6 +316,40 @@ def test_folder_scores_are_generated_first_and_cut_the_larger_set_by_name(tmp_pa
     assert FrechetDistance(Pixels(), 2)(got, ref, Run()) == {"fd_pixels": pytest.approx(frechet_distance(ours, theirs))}
 
 
+@pytest.mark.parametrize("shape", [(16, 32), (24, 18), (12, 12), (7, 5)])
+def test_a_victim_that_draws_the_references_again_is_perfect(tmp_path, shape):
+    """Of references that are not square, or of another size, the squares that victims are trained on."""
+    ref = write(tmp_path / "ref", {f"{i:02}.png": noise(3, *shape, seed=i) for i in range(10)})
+    squares = {name: images.fit_square(x, 12) for name, x in images.read_folder(ref).items()}
+    got = write(tmp_path / "got", squares)
+    assert PrecisionRecall(Pixels(), 4)(got, ref, Run()) == {"precision_pixels": 1, "recall_pixels": 1}
+    assert DensityCoverage(Pixels(), 6)(got, ref, Run())["coverage_pixels"] == 1
+    assert FrechetDistance(Pixels(), 2)(got, ref, Run())["fd_pixels"] < 1e-3
+    assert TrainSimilarity(Pixels())(got, ref, Run())["nearest_train_pixels"] == pytest.approx(1, abs=1e-4)
+
+
+def test_equal_points_are_at_distance_zero_and_others_where_they_are():
+    x = 1000 * noise(50, 40).double()
+    found = distances(torch.cat([x, x + 1e-3]), x)
+    assert (found[:50].diagonal() == 0).all()
+    torch.testing.assert_close(
+        found[50:].diagonal(), torch.full((50,), 1e-3 * 40**0.5, dtype=torch.float64), rtol=0, atol=1e-4
+    )
+    want = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(found[:50], want, rtol=1e-9, atol=0)
+
+
+def test_precision_and_density_do_not_depend_on_the_chunk(monkeypatch):
+    from udpbench.metrics import density_coverage as of_density
+    from udpbench.metrics import precision_recall as of_precision
+
+    got, ref = normal(50, 6), normal(50, 6, 1)
+    whole = precision_recall(got, ref), density_coverage(got, ref)
+    for module in (of_precision, of_density):
+        monkeypatch.setattr(module, "CHUNK", 7)
+    assert (precision_recall(got, ref), density_coverage(got, ref)) == whole
+
+
 def test_scores_carry_their_network_in_the_name():
     expected = {
         EfficientNetLite0: ["fd_efflite0_224", "kd_efflite0_224", "precision_efflite0_224", "recall_efflite0_224"],
@@ -377,6 +412,34 @@ def test_levels_are_the_worst_linf_and_the_mean_rms(tmp_path):
     )
     assert PerturbationSize()(protected, clean, Run()) == {"linf": 2, "rms": 1.5, "rms_max": 2}
     assert PerturbationSize().per_image(protected, clean, Run())["0.png"] == {"linf": 1, "rms": 1}
+
+
+def test_ssim_is_the_same_strip_by_strip(monkeypatch):
+    from skimage.metrics import structural_similarity
+
+    a = noise(3, 37, 23)
+    b = (a + 0.1 * (noise(3, 37, 23, seed=1) - 0.5)).clamp(0, 1)
+    window = {
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+        "channel_axis": 0,
+        "data_range": 1,
+    }
+    want = structural_similarity(a.double().numpy(), b.double().numpy(), **window)
+    for strip in (1, 100, 10**6):
+        monkeypatch.setattr(visibility, "STRIP", strip)
+        assert visibility.ssim(a, b) == pytest.approx(want, abs=1e-12)
+    assert visibility.ssim(a[:, :10], b[:, :10]) is None
+
+
+@pytest.mark.parametrize(("metric", "least"), [(Ssim(), 11), (Vif(), 41)])
+def test_pictures_too_small_for_a_metric_are_named(tmp_path, metric, least):
+    folder = write(tmp_path / "a", {"0.png": noise(3, least, least), "1.png": noise(3, least, least - 1)})
+    with pytest.raises(
+        ValueError, match=rf"needs pictures of at least {least} x {least} px; 1\.png is {least} x {least - 1}"
+    ):
+        metric(folder, folder, Run())
 
 
 def test_psnr_and_ssim_are_those_of_scikit_image(tmp_path):

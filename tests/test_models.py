@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -147,7 +148,7 @@ def test_sizes_that_are_no_multiple_come_back_whole(model, size):
         assert model.round_trip(x).shape == x.shape
         z = model.encode(x)
         sides = [-(-side // model.multiple) * model.multiple for side in size]
-        assert list(z.shape) == [1, 4, *(side // 2 for side in sides)]
+        assert list(z.shape) == [1, 4, *(-(-side // 2) for side in size)], "a latent for two pixels, none for padding"
         padded = torch.nn.functional.pad(x, (0, sides[1] - size[1], 0, sides[0] - size[0]), mode="replicate")
         torch.testing.assert_close(z, model.encode(padded))
         loss = model.loss(z, model.embed([""]), torch.tensor([1]), torch.zeros_like(z))
@@ -156,7 +157,25 @@ def test_sizes_that_are_no_multiple_come_back_whole(model, size):
 
 def test_size_and_multiple(model):
     assert model.size == 16
-    assert model.multiple == 4  # two from the autoencoder, two from the UNet's levels
+    assert model.multiple == 2  # the autoencoder's; the UNet, which has two levels, takes latents of odd sizes
+
+
+def test_the_loss_is_over_the_cells_that_hold_picture(model):
+    """Of a UNet that always says 0, the loss is the mean square of the noise over them, 9 x 13 of 17 x 26 pixels."""
+    x = torch.rand(2, 3, 17, 26, generator=torch.Generator().manual_seed(0))
+    z = model.encode(x).detach()
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+    assert noise.shape == (2, 4, 9, 13)
+
+    class Zero(torch.nn.Module):
+        dtype = torch.float32
+
+        def forward(self, noisy, t, hidden):
+            assert noisy.shape == z.shape
+            return SimpleNamespace(sample=torch.zeros_like(noisy))
+
+    found = model.loss(z, model.embed(["", ""]), torch.tensor([1, 900]), noise, Zero())
+    torch.testing.assert_close(found, noise.square().mean((1, 2, 3)))
 
 
 def test_embed_is_encode_prompt(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,11 +43,26 @@ def test_the_loss_is_equation_14_in_the_model_s_own_range(ddpm, pictures):
     torch.testing.assert_close(ddpm.decode(ddpm.encode(x)), x)
 
 
-def test_odd_sizes_are_padded_to_what_the_network_can_halve(ddpm):
+def test_odd_sizes_are_padded_for_the_network_alone_and_the_loss_is_over_the_picture(ddpm):
+    """Of a UNet that says 0 in the picture and 1000 beside it, the loss is the mean square of the noise."""
     x = torch.rand(1, 3, 15, 17)
-    z = ddpm.encode(x)
-    assert z.shape == (1, 3, 16, 18)
-    torch.testing.assert_close(ddpm.decode(z)[..., :15, :17], x)
+    z, noise = ddpm.encode(x), torch.randn(1, 3, 15, 17, generator=torch.Generator().manual_seed(0))
+    assert z.shape == x.shape
+    torch.testing.assert_close(ddpm.decode(z), x)
+
+    class Beside(torch.nn.Module):
+        dtype = torch.float32
+
+        def forward(self, noisy, t):
+            assert noisy.shape == (1, 3, 16, 18), "what the network can halve"
+            told = torch.full_like(noisy, 1000)
+            told[..., :15, :17] = 0
+            return SimpleNamespace(sample=told)
+
+    found = ddpm.loss(z, ddpm.embed([""]), torch.tensor([500]), noise, Beside())
+    torch.testing.assert_close(found, noise.square().mean((1, 2, 3)))
+    with torch.no_grad():
+        assert ddpm.loss(z, ddpm.embed([""]), torch.tensor([500]), noise).isfinite().all()
 
 
 @pytest.mark.parametrize("init", ["victim_task", "random"])

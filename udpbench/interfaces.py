@@ -90,7 +90,9 @@ class Run:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     log: Log = field(default_factory=Log)
-    batch: int = 32  # pictures through a network at once; outside the cache keys: it may change speed and memory only
+    # Pictures of 256 x 256 px through a network at once, of larger ones fewer (``core.images.at_once``); outside the
+    # cache keys: it may change speed and memory only.
+    batch: int = 32
     grad_batch: int = 32  # the same for gradients with respect to pictures: they keep every layer in memory
     count: dict[str, int] = field(default_factory=dict)  # work done, e.g. UNet evaluations: written to the record
     scratch: Path | None = None  # a folder that an interrupted attempt at the same work left its state in
@@ -102,8 +104,8 @@ class Run:
 
         It is the same whatever else is computed, on whatever device.
         """
-        text = "/".join([str(self.seed), *map(str, key)])
-        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1)
+        text = "/".join([str(self.seed), *map(str, key)]).encode(errors="surrogatepass")  # names need not be text
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1)
 
     def tally(self, what: str, n: int) -> None:
         """Count ``n`` more units of work."""
@@ -320,6 +322,10 @@ class Dataset(Component):
         """The training pictures, if they are files already; else nothing."""
         return []
 
+    def shortest_side(self) -> int | None:
+        """The shorter side in pixels of the smallest training picture; None: not known before they are written."""
+        return None
+
     def own_captions(self) -> list[str]:
         """Texts that somebody wrote for single pictures, if they are known before anything is written; else nothing.
 
@@ -343,6 +349,7 @@ class Metric(Component):
     against: ClassVar[str] = "reference"
     scores: Mapping[str, str]  # score -> "up" | "down": the way it goes when pictures are better protected
     minimum: int = 1  # pictures a side below which it is absent, and the record says so
+    least_side: ClassVar[int] = 1  # of a picture in pixels: pairs of smaller ones cannot be measured
     truth: ClassVar[str] = ""  # the kind of truth it needs the data to have
     compares_with_noise: ClassVar[bool] = False  # whether ``against_noise`` has something to say
 
@@ -370,15 +377,19 @@ class PairMetric(Metric):
     def per_image(self, got: Path, ref: Path, run: Run) -> dict[str, dict[str, float]]:
         """File name -> what ``prepare`` measures, sorted by name, of ``got`` (changed) against ``ref`` (original).
 
-        Raises ValueError if the folders hold other names, or pictures of one name and two sizes.
+        Raises ValueError if the folders hold other names, pictures of one name and two sizes, or one that is too small.
         """
         measured: dict[str, dict[str, float]] = {}
-        measure = self.prepare(run.device)
-        with torch.inference_mode():
+        measure, name, n = self.prepare(run.device), type(self).__name__.lower(), len(images.list_images(got))
+        with torch.inference_mode(), run.log.bar(f"pairs {name}", n, "img") as advance:
             for files, changed, original in _pairs(got, ref, run.batch):
+                if min(changed.shape[-2:]) < self.least_side:
+                    side, given = self.least_side, " x ".join(map(str, changed.shape[-2:]))
+                    raise ValueError(f"{name}: needs pictures of at least {side} x {side} px; {files[0]} is {given}")
                 values = measure(changed.to(run.device), original.to(run.device))
                 rows = zip(*(value.tolist() for value in values.values()), strict=True)
                 measured |= {file: dict(zip(values, row, strict=True)) for file, row in zip(files, rows, strict=True)}
+                advance(len(files))
         return dict(sorted(measured.items()))
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
@@ -403,8 +414,11 @@ def _pairs(got: Path, ref: Path, batch: int) -> Iterator[tuple[list[str], Tensor
 class Features(Component):
     """A feature network and the treatment of the pictures before it."""
 
-    def of(self, folder: Path, run: Run) -> Tensor:
-        """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name."""
+    def of(self, folder: Path, run: Run, side: int | None = None) -> Tensor:
+        """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name.
+
+        ``side``: of the centre square of each, resized to it before anything else; None: of the pictures as they are.
+        """
         raise NotImplementedError
 
     def score_name(self, kind: str) -> str:
@@ -415,11 +429,15 @@ class Features(Component):
 class SetMetric(Metric):
     """A metric of two sets of pictures: a function of their features, named after the network that makes these.
 
+    Where the generated pictures are squares of one size, which a victim's are, reference pictures are cut and resized
+    to it first, as its training pictures were: a victim that draws them again is perfect.
+
     Args:
         features: the network and the treatment of the pictures before it.
         minimum: pictures a side below which the metric is absent; None: ``usual``.
     """
 
+    version = 2  # 2: one geometry
     kinds: ClassVar[Mapping[str, str]]  # score without the network's name -> up | down
     least: ClassVar[int] = 1  # below this many pictures a side the formula itself makes no sense
     usual: ClassVar[int] = 1  # and below this many its value says little
@@ -451,7 +469,7 @@ class SetMetric(Metric):
                 f"{', '.join(self.scores)}: {n} generated and {m} reference pictures given; "
                 f"at least {self.minimum} a side are needed"
             )
-        ours, theirs = (self.features.of(folder, run) for folder in (got, ref))
+        ours, theirs = self.features.of(got, run), self.features.of(ref, run, images.one_side(got))
         if self.equal_sizes:
             ours, theirs = ours[: min(n, m)], theirs[: min(n, m)]
         return dict(zip(self.scores, self.compute(ours, theirs), strict=True))

@@ -54,6 +54,7 @@ class Impress(SoftBound, Attack):
     precision: str = "fp32"
     clamp_start: bool = True
 
+    version = 2  # 2: latents of the picture alone, not of what it is padded with
     needs = frozenset({"latent"})
 
     def __post_init__(self) -> None:

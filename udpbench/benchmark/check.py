@@ -134,6 +134,10 @@ def _perturbation_metrics(cell: Cell) -> Iterator[str]:
             yield f"metric {name}: {what}; it belongs to metrics, not to metrics@perturbation"
         for reason in _refused(metric.thing.check):
             yield f"metric {name}: {reason}"
+        least, side = metric.thing.least_side, cell.data.thing.shortest_side()
+        if side is not None and side < least:
+            what = f"needs pictures of at least {least} x {least} px, the smallest one of the data has a side of {side}"
+            yield f"metric {name}: {what}; leave it out (~perturbation.bundle.NAME)"
 
 
 def _same_scores(cell: Cell) -> Iterator[str]:

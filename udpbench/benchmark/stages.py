@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.store import Stage, Work
 from udpbench.core.folders import pictures_in, read_facts
 from udpbench.core.images import (
+    at_once,
     checked_pictures,
+    header,
     iterate,
     list_images,
     read,
@@ -27,7 +30,7 @@ from udpbench.core.images import (
     write_metadata,
     write_png,
 )
-from udpbench.interfaces import Owner, Run, Thief
+from udpbench.interfaces import Log, Owner, Run, Thief
 from udpbench.optim.tuning import write_class_pictures
 
 MIXED = "mixed"
@@ -52,13 +55,15 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
     loads = protect.thing.needs - {"class_images"}
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        owner = owner_of(parents["data"], cell.owner_prompt, parents.get("like"), parents.get("class"))
         surrogate = cell.surrogate.thing.to(run.device) if loads else None
-        scratch = out / "scratch"
+        folder, scratch = parents["data"] / "train", out / "scratch"
         scratch.mkdir(exist_ok=True)
-        made = protect.thing.protect(owner, cell.budget.thing, surrogate, replace(run, scratch=scratch))
-        checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
-        _write_like(out, parents["data"] / "train", owner.names, made)
+        for names in _at_a_time(folder, run, protect.thing.couples_images):
+            owner = owner_of(parents["data"], cell.owner_prompt, names, parents.get("like"), parents.get("class"))
+            made = protect.thing.protect(owner, cell.budget.thing, surrogate, replace(run, scratch=scratch))
+            checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
+            _write(out, names, made)
+        _write_captions(out, folder)
         shutil.rmtree(scratch)
 
     parents = {"data": data} | ({"like": like} if like else {})
@@ -76,12 +81,13 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         folder = pictures_in(parents["images"])
-        pictures, captions = read_folder(folder), read_metadata(folder)
-        model = cell.purifier.thing.to(run.device) if attack.thing.needs else None
-        prompts = [captions[name]["text"] for name in pictures]
-        made = attack.thing.purify(list(pictures.values()), list(pictures), prompts, model, run)
-        checked_pictures(f"attack {attack.name}", made, pictures)
-        _write_like(out, folder, list(pictures), made)
+        captions, model = read_metadata(folder), cell.purifier.thing.to(run.device) if attack.thing.needs else None
+        for names in _at_a_time(folder, run, attack.thing.couples_images):
+            pictures, prompts = _read(folder, names), [captions[name]["text"] for name in names]
+            made = attack.thing.purify(pictures, names, prompts, model, run)
+            checked_pictures(f"attack {attack.name}", made, dict(zip(names, pictures, strict=True)))
+            _write(out, names, made)
+        _write_captions(out, folder)
 
     key = {"attack": attack.key} | ({"purifier": cell.purifier.key} if attack.thing.needs else {})
     reads = _reading(work, attack, *([cell.purifier] if attack.thing.needs else []))
@@ -181,15 +187,15 @@ def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> 
 
 
 def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
-    """A perfect victim: held-out pictures of the subject after one round trip through the victim's autoencoder; no
-    more of them than a victim makes, for some scores depend on how many there are."""
+    """A perfect victim: held-out pictures of the subject, of a victim's size, after one round trip through its
+    autoencoder; no more of them than a victim makes, for some scores depend on how many there are."""
     sizes = cell.data.thing.sizes
     most = min(sizes["heldout"], cell.task.thing.made(sizes["train"]))
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         model, held = cell.victim.thing.to(run.device), parents["data"] / "heldout"
         kept = {path.name for path in list_images(held)[:most]}
-        for names, x in iterate(held, run.batch):
+        for names, x in iterate(held, run.batch, model.size):
             chosen = [i for i, name in enumerate(names) if name in kept]
             if not chosen:
                 continue
@@ -199,7 +205,7 @@ def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
                 write_png(out / names[i], picture)
         write_metadata(out, {name: row for name, row in read_metadata(held).items() if name in kept})
 
-    key = {"victim": cell.victim.key} | ({"most": most} if most < sizes["heldout"] else {})
+    key = {"version": 2, "victim": cell.victim.key} | ({"most": most} if most < sizes["heldout"] else {})
     return Stage("upper_bound", key, _reading(work, cell.victim), {"data": data}, title="upper bound")
 
 
@@ -266,9 +272,12 @@ def _key_of(attack: Part | None) -> dict[str, Any]:
 # -- folders -----------------------------------------------------------------------------------------------------------
 
 
-def owner_of(data: Path, owner_prompt: str, like: Path | None = None, class_pictures: Path | None = None) -> Owner:
-    """What the protector holds, from a data folder: prompts need not be the thief's (class | data | empty)."""
-    facts, pictures, captions = read_facts(data), read_folder(data / "train"), read_metadata(data / "train")
+def owner_of(
+    data: Path, owner_prompt: str, names: list[str], like: Path | None = None, class_pictures: Path | None = None
+) -> Owner:
+    """What the protector holds of the pictures ``names``, from a data folder: prompts need not be the thief's (class |
+    data | empty)."""
+    facts, captions = read_facts(data), read_metadata(data / "train")
     said = {
         "class": lambda name: facts["class_prompt"],
         "data": lambda name: captions[name]["text"],
@@ -276,14 +285,14 @@ def owner_of(data: Path, owner_prompt: str, like: Path | None = None, class_pict
     }
     masks = data / "masks"
     return Owner(
-        images=list(pictures.values()),
-        names=list(pictures),
-        prompts=[said[owner_prompt](name) for name in pictures],
-        masks=[_mask(masks, name) for name in pictures] if masks.is_dir() else None,
+        images=_read(data / "train", names),
+        names=names,
+        prompts=[said[owner_prompt](name) for name in names],
+        masks=[_mask(masks, name) for name in names] if masks.is_dir() else None,
         extra_clean=_all(data / "extra_clean"),
         class_prompt=facts["class_prompt"],
         class_images=_all(class_pictures),
-        like=_all(like) or None,
+        like=_read(like, names) if like else None,
     )
 
 
@@ -295,8 +304,34 @@ def _all(folder: Path | None) -> list[torch.Tensor]:
     return list(read_folder(folder).values()) if folder and folder.is_dir() else []
 
 
-def _write_like(out: Path, source: Path, names: Sequence[str], pictures: Sequence[torch.Tensor]) -> None:
-    """Write pictures under the names and captions of the folder they were made from."""
+def _read(folder: Path, names: Sequence[str]) -> list[torch.Tensor]:
+    return [read(folder / name) for name in names]
+
+
+def _at_a_time(folder: Path, run: Run, coupled: bool) -> Iterator[list[str]]:
+    """Names of the pictures of ``folder`` that are in memory at once: all if they are ``coupled``, else as many of one
+    size as make a batch with gradients; with a bar if that takes several."""
+    paths = list_images(folder)
+    if coupled:
+        yield [path.name for path in paths]
+        return
+    sized = sorted((header(path)[1:], path.name) for path in paths)
+    parts: list[list[str]] = []
+    for size, group in groupby(sized, key=lambda item: item[0]):
+        names, n = [name for _, name in group], at_once(run.grad_batch, *size)
+        parts += [names[first : first + n] for first in range(0, len(names), n)]
+    log = run.log if len(parts) > 1 else Log()
+    with log.bar("pictures", len(paths), "img") as advance:
+        for names in parts:
+            yield names
+            advance(len(names))
+
+
+def _write(out: Path, names: Sequence[str], pictures: Sequence[torch.Tensor]) -> None:
     for name, picture in zip(names, pictures, strict=True):
         write_png((out / name).with_suffix(".png"), picture.cpu())
+
+
+def _write_captions(out: Path, source: Path) -> None:
+    """The captions of the folder that the pictures in ``out`` were made from."""
     write_metadata(out, {str(Path(k).with_suffix(".png")): v for k, v in read_metadata(source).items()})

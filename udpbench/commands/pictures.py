@@ -1,5 +1,8 @@
 """What ``protect`` and ``purify`` have in common: a folder of pictures of any size and format in, finished ones out.
 
+A picture keeps its shape (``data.geometry=native``, unless another is asked for), its transparency, resolution and EXIF
+data, and a grey one stays grey.
+
 Each picture is a unit of work of its own in the store, so pictures that were done before are not done again; unless the
 method couples them (a surrogate trained on all): then the folder is one unit.
 """
@@ -9,8 +12,8 @@ from __future__ import annotations
 import filecmp
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +36,7 @@ from udpbench.core.atomic import atomic_write
 from udpbench.core.captions import read_captions
 from udpbench.core.digest import files_digest
 from udpbench.core.errors import ConfigError
-from udpbench.core.images import from_pil, read, to_pil, write_metadata
+from udpbench.core.images import as_saved, file_name, from_pil, open_image, read, to_pil, write_metadata
 from udpbench.core.visibility import survival, visibility
 from udpbench.interfaces import Dataset, Log, Run, Titled
 
@@ -63,10 +66,8 @@ def change(
     if target.resolve() == source.resolve():
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
     default = [] if method == "protect" or any(word.startswith("attack=") for word in overrides) else ["attack=impress"]
-    cfg = composed(["data=folder", *default, *overrides])
+    cfg = composed(["data=folder", "data.geometry=native", *default, *overrides])
     cell, store = _cell(cfg, source, prompt, method), open_store(cfg, log)
-    if cell.data.thing.size is not None:
-        raise ValueError("data.size: pictures keep their size here; leave it out")
     part: Part = getattr(cell, method)
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
@@ -80,11 +81,13 @@ def change(
             work.append(_finished_stage(mine, unit, method, form))
         fetch_models(cell, store.missing(work))
         _say_plan(said, part.name, len(files), coupled, sum(not store.finished(stage) for stage in work))
-        for unit, stage in zip(units, work, strict=True):
-            store.log = said if coupled else Titled(said, unit[0].name)
-            (folder,) = store.do(stage)
-            rows |= json.loads((folder / FACTS).read_text(encoding="utf-8"))
-            _copy(folder, target)
+        with said.bar(part.name, len(files), "img") if len(units) > 1 else nullcontext(lambda n: None) as advance:
+            for unit, stage in zip(units, work, strict=True):
+                store.log = said if coupled else Titled(said, unit[0].name)
+                (folder,) = store.do(stage)
+                rows |= json.loads((folder / FACTS).read_text(encoding="utf-8"))
+                _copy(folder, target)
+                advance(len(unit))
     model = cell.surrogate if method == "protect" else cell.purifier
     budget = f", {cell.budget.thing.name}" if method == "protect" else ""
     return rows, f"{part.name}{budget}{f', model {model.name}' if part.thing.needs else ''}"
@@ -128,17 +131,18 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
         made = graph.protected
     else:
         made = replace(stages.attack_stage(cell, graph.data, cell.attack), title=cell.attack.name)
-    codecs = CODECS[method]
+    codecs, shaped = CODECS[method], cell.data.thing.shaped
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         rows = {}
         for file in files:
-            before, after = (parents[k] / f"{file.stem}.png" for k in ("data", "pictures"))
-            rows[f"{file.stem}.{form}"] = _finish(file, before.parent / "train" / before.name, after, out, form, codecs)
+            clean, changed = parents["data"] / "train" / f"{file.stem}.png", parents["pictures"] / f"{file.stem}.png"
+            path = out / file_name(file.stem, f".{form}")
+            rows[path.name] = _finish(file, shaped, read(clean), read(changed), path, codecs)
         (out / FACTS).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     # Of the files themselves, too: those that differ in transparency or resolution only may show the same.
-    key = {"version": 1, "files": files_digest(files), "format": form, "codecs": codecs}
+    key = {"version": 2, "files": files_digest(files), "format": form, "codecs": codecs}
     return Stage("finished", key, work, {"data": graph.data, "pictures": made}, title=made.title)
 
 
@@ -156,36 +160,51 @@ def _cell_of(files: Sequence[Path], captions: Mapping[str, str], cell: Cell, cfg
     return replace(cell, data=make_part(data, "folder", Dataset))
 
 
-def _finish(file: Path, before: Path, after: Path, out: Path, form: str, codecs: Any) -> dict[str, Any]:
-    """Write the finished picture of ``file``; returns how visible its change is, what survives, and what was lost."""
-    clean, changed = read(before), read(after)
-    with Image.open(file) as image:
-        lost = _lost(image, form)
+def _finish(
+    file: Path, shaped: Callable[[Tensor], Tensor], clean: Tensor, changed: Tensor, path: Path, codecs: Any
+) -> dict[str, Any]:
+    """Write the finished picture of ``file``: with the change from ``clean``, which is what ``shaped`` makes of its
+    pixels, to ``changed`` (CHW both); returns how visible that is, what of it survives, and what was lost."""
+    form = path.suffix.removeprefix(".")
+    with open_image(file) as image:
+        lost = _lost(image, form, clean)
         kept: dict[str, Any] = {"dpi": image.info["dpi"]} if "dpi" in image.info and form == "png" else {}
-        made, exif = _with_alpha(image, clean, changed)
+        made, exif = _restored(image, shaped, clean, changed)
         kept |= {"exif": exif} if exif else {}
-    path = out / f"{file.stem}.{form}"
     made.save(path, **FORMATS[form], **kept)
     shown = read(path)
     survives = {f"{codec} {quality}": survival(clean, shown, codec, quality) for codec, quality in codecs}
     return {"file": file.name, **visibility(clean, shown), "survives": survives, "lost": lost}
 
 
-def _with_alpha(image: Image.Image, clean: Tensor, changed: Tensor) -> tuple[Image.Image, bytes]:
-    """The changed picture with the transparency of ``image``, upright, and its EXIF data without the orientation.
+def _restored(
+    image: Image.Image, shaped: Callable[[Tensor], Tensor], clean: Tensor, changed: Tensor
+) -> tuple[Image.Image, bytes]:
+    """The changed picture with the transparency of ``image``, grey if that is, upright, and its EXIF data without the
+    orientation.
 
-    The change is added to the colours under the transparency, so it is there for who drops the alpha plane, too.
+    The change is added to the colours under the transparency, so it is there for who drops the alpha plane, too. Of a
+    grey picture, methods that keep a budget change all channels alike (``Budget.project``); of what others do, the mean
+    over the channels is kept.
     """
     upright = ImageOps.exif_transpose(image)
     exif = b""
     with suppress(ValueError, TypeError, KeyError, OSError, SyntaxError):  # broken: as good as none
         exif = found.tobytes() if len(found := upright.getexif()) else b""
+    grey = _is_grey(upright)
+    if grey:
+        changed = changed.mean(0, keepdim=True).expand(3, -1, -1)
     if not upright.has_transparency_data:
-        return to_pil(changed), exif
+        return to_pil(changed).convert("L" if grey else "RGB"), exif
     rgba = upright.convert("RGBA")
-    made = to_pil(from_pil(rgba.convert("RGB")) + changed - clean)
-    made.putalpha(rgba.getchannel("A"))
+    colours, alpha = from_pil(rgba.convert("RGB")), from_pil(rgba.getchannel("A"))
+    made = to_pil(as_saved(shaped(colours)) + changed - clean).convert("L" if grey else "RGB")
+    made.putalpha(to_pil(shaped(alpha)).getchannel(0))
     return made, exif
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
 def _moves(image: ImageFile) -> bool:
@@ -198,13 +217,18 @@ def _moves(image: ImageFile) -> bool:
     return True
 
 
-def _lost(image: ImageFile, form: str) -> list[str]:
-    """What of a picture file a finished picture does not have."""
+def _lost(image: ImageFile, form: str, shown: Tensor) -> list[str]:
+    """What of a picture file a finished picture, of the size of ``shown``, does not have."""
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(image.tile)
+    height, width = shown.shape[-2:]
     found = {
+        f"{image.width} x {image.height} px: now {width} x {height} (data.size, data.geometry)": {height, width}
+        != {image.height, image.width},
         "an animation: its first frame is kept": _moves(image),
         "16 bits a channel: 8 are kept": deep,
-        f"{image.mode}: now RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "L", "LA", "1"),
+        "black and white in 1 bit: now 8-bit grey": image.mode == "1",
+        f"colours for print or of another space ({image.mode}): now RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV"),
+        f"one channel of grey: {form} has three equal ones": form == "webp" and _is_grey(image),
         "colour profile: applied, colours are now sRGB": bool(image.info.get("icc_profile")),
         f"resolution (dpi): {form} has none": "dpi" in image.info and form != "png",
     }

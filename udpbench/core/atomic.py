@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ def atomic_write(path: Path, synced: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    short = f"{zlib.crc32(os.fsencode(path.name)):08x}"  # a name may be as long as names can be
+    beside = path.with_name(f".{short}.{os.getpid()}.part")
     try:
         yield beside
         if synced:

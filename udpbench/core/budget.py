@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.component import Component
-from udpbench.core.images import to_uint8
+from udpbench.core.images import is_grey, to_uint8
 
 MAXIMUM = 128.0
 
@@ -21,6 +21,7 @@ class Budget(Component):
         eps: the bound, of 255.
     """
 
+    version = 2  # 2: grey pictures stay grey
     kind: ClassVar[str]  # what of ``measure`` it bounds
     least: ClassVar[float] = 0.0  # smallest eps; 0: any above 0
 
@@ -39,6 +40,7 @@ class Budget(Component):
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
         """The picture nearest to ``x`` (about) within the bound around ``clean``, both NCHW float32 in [0,1].
 
+        Where ``clean`` is grey, so is the result: a change of colour would give itself away, and go with the colour.
         ``clean`` is as read from an 8-bit picture; the bound holds after rounding to 8 bits, too.
         """
         raise NotImplementedError
@@ -62,6 +64,7 @@ class Linf(Budget):
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
         """Clip ``x`` to [0,1] and to the ball around ``clean``, which for an eps of n + 0.5 and more ends just below
         n + 0.5 (7.65: at 7.49)."""
+        x = _colourless(x, clean)
         return torch.minimum(torch.maximum(x, clean - self._radius), clean + self._radius).clamp(0, 1)
 
     def direction(self, gradient: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ class RMS(Budget):
         Rounding to 8 bits can lengthen a change (many pixels just above half a step), so where it would break the
         bound the change is shrunk further: bisection, for the length after rounding grows with the factor.
         """
-        change = x.clamp(0, 1) - clean
+        change = _colourless(x, clean).clamp(0, 1) - clean
         length = change.square().flatten(1).mean(1).sqrt() * 255
         factor = (self.eps / length.clamp(min=1e-12)).clamp(max=1)
         low, high = torch.zeros_like(factor), factor
@@ -103,6 +106,12 @@ class RMS(Budget):
         """The gradient of each picture, scaled to a root mean square of 1/255."""
         length = gradient.square().flatten(1).mean(1).sqrt().clamp(min=1e-20)
         return gradient / length.view(-1, 1, 1, 1) / 255
+
+
+def _colourless(x: Tensor, clean: Tensor) -> Tensor:
+    """``x`` with the mean of its channels in all of them where ``clean`` is grey, which keeps the bounds that ``x``
+    keeps."""
+    return torch.where(is_grey(clean), x.mean(1, keepdim=True), x)
 
 
 def _moved(clean: Tensor, change: Tensor, factor: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _digest(named: Iterable[tuple[str, str]]) -> str:
     total = hashlib.sha256()
     for name, digest in sorted(named):
-        total.update(f"{name} {digest}\n".encode(errors="surrogateescape"))
+        total.update(f"{name} {digest}\n".encode(errors="surrogatepass"))  # names need not be text
     return total.hexdigest()[:16]
 
 

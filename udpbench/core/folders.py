@@ -13,6 +13,7 @@ from torch import Tensor
 
 from udpbench.core import images
 from udpbench.core.atomic import atomic_write
+from udpbench.core.text import json_text
 
 FACTS = "data.json"
 COMPARED = ("reference", "validation", "heldout")  # folders that scores compare with
@@ -56,6 +57,7 @@ class Facts:
         prompts: to generate with; ``{instance}`` is replaced by the instance prompt.
         truth: what a judge compares with; None: it is not known.
         sets: whether scores that compare sets mean something.
+        geometry: of the pictures: ``square``, or ``native`` where they have the shapes they came in.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Facts:
     prompts: Sequence[str] = ("",)
     truth: Mapping[str, Any] | None = None
     sets: bool = True
+    geometry: str = "square"
 
     def filled(self) -> list[str]:
         """The prompts to generate with."""
@@ -73,7 +76,7 @@ class Facts:
         """Write data.json into ``folder``, whose pictures are there already."""
         facts = {**vars(self), "prompts": self.filled(), "class_prompt": self.class_prompt or ""}
         facts["shared"] = _shared(folder)
-        text = json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False)
+        text = json_text(facts, indent=1, sort_keys=True)
         with atomic_write(folder / FACTS) as beside:
             beside.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
 

@@ -5,29 +5,39 @@ The one listing, the one resize, the one rounding to 8 bits.
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 import math
+import os
 import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from udpbench.core.atomic import atomic_write
 from udpbench.core.captions import table_rows
 from udpbench.core.component import check_choice, check_numbers
+from udpbench.core.text import json_text
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".heic", ".jfif",
 )  # fmt: skip
+# Pillow's names of their formats. No other is opened, whatever a file is called: for an EPS, Pillow runs Ghostscript.
+READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "HEIF")
+NAME_BYTES = 255  # of a file name, on all usual file systems
+PIXELS = 256 * 256  # what counts as one picture in a batch
 METADATA = "metadata.jsonl"
 # What Pillow raises on broken files, over all its decoders.
 _BROKEN = (
@@ -65,10 +75,14 @@ def read(path: Path) -> Tensor:
     if not path.stat().st_size:
         raise ValueError(f"images: {path} is empty")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return from_pil(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"images: {path} is not an image that can be read here; convert it to PNG") from error
+        with path.open("rb") as file:
+            heif = file.read(8)[4:] == b"ftyp"
+        todo = "is HEIC or AVIF; to read it, pip install pillow-heif"
+        other = "is not an image that can be read here; convert it to PNG"
+        raise ValueError(f"images: {path} {todo if heif else other}") from error
     except _BROKEN as error:
         raise ValueError(f"images: {path} is truncated or broken: {' '.join(str(error).split())}") from error
 
@@ -80,6 +94,20 @@ def readable(path: Path) -> bool:
     except ValueError:
         return False
     return True
+def open_image(file: Path | BinaryIO) -> ImageFile:
+    """Pillow's image of a file of one of the formats of ``READ``; its pixels are not read yet."""
+    return Image.open(file, formats=_formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """What of ``READ`` can be opened here."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in READ if name in Image.OPEN)
 
 
 def from_pil(image: Image.Image) -> Tensor:
@@ -118,7 +146,8 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 
 
 def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return values.to(torch.float32, memory_format=torch.contiguous_format).div_(255)  # one float copy, not three
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -147,6 +176,15 @@ def write_png(path: Path, x: Tensor) -> None:
     """Write CHW [0,1] as an 8-bit RGB PNG, in an atomic write."""
     with atomic_write(path, synced=False) as beside:
         to_pil(x).save(beside, format="PNG")
+
+
+def file_name(stem: str, ending: str) -> str:
+    """``stem`` and ``ending``; where that is longer than names may be, the end of the stem gives way to its digest."""
+    name = os.fsencode(stem + ending)
+    if len(name) <= NAME_BYTES:
+        return stem + ending
+    ending = f"~{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{ending}"
+    return name[: NAME_BYTES - len(os.fsencode(ending))].decode(errors="ignore") + ending
 
 
 def write_masks(folder: Path, names: Sequence[str], masks: Tensor) -> None:
@@ -189,41 +227,77 @@ def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
     return x.clamp(0, 1)
 
 
-def fit_square(x: Tensor, size: int) -> Tensor:
-    """The largest centred square of CHW, resized to C x size x size."""
+def centre_square(x: Tensor) -> Tensor:
+    """The largest centred square of CHW or NCHW."""
     height, width = x.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return resize(x[None, :, top : top + side, left : left + side], size)[0]
+    return x[..., top : top + side, left : left + side]
 
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
+def is_grey(x: Tensor) -> Tensor:
+    """Whether each of N pictures (NCHW) has no colour at all, (N, 1, 1, 1)."""
+    return (x == x[:, :1]).flatten(1).all(1).view(-1, 1, 1, 1)
+
+
+def fit_square(x: Tensor, size: int) -> Tensor:
+    """The largest centred square of CHW, resized to C x size x size."""
+    return resize(centre_square(x)[None], size)[0]
+
+
+def reduced(x: Tensor, size: int) -> Tensor:
+    """CHW with its shorter side reduced to ``size`` and the longer one in proportion; a smaller picture as it is."""
+    scale = size / min(x.shape[-2:])
+    height, width = (round(scale * side) for side in x.shape[-2:])
+    return resize(x[None], (height, width))[0] if scale < 1 else x
+
+
+def read_folder(folder: Path, side: int | None = None) -> dict[str, Tensor]:
     """All pictures of a small folder: file name -> CHW float32 in [0,1], sorted by name.
 
-    Else: ``iterate``.
+    ``side``: of each the centre square, resized to it, so that one picture at a time is there at its own size. Of a
+    large folder: ``iterate``.
     """
-    return {path.name: read(path) for path in list_images(folder)}
+    return {path.name: _read(path, side) for path in list_images(folder)}
 
 
-def iterate(folder: Path, batch: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Batches (names, NCHW) of at most ``batch`` pictures of one size each; sorted by size, then by name.
+def iterate(folder: Path, batch: int, side: int | None = None) -> Iterator[tuple[list[str], Tensor]]:
+    """Batches (names, NCHW) of pictures of one size each, ``at_once`` of ``batch``; sorted by size, then by name.
 
-    Only one batch is in memory at a time.
+    Only one batch is in memory at a time. ``side``: of each picture the centre square, resized to it.
     """
     check_numbers("images", least=1, batch=batch)
-    sized = sorted((header(path)[1:], path) for path in list_images(folder))
-    for _, group in groupby(sized, key=lambda item: item[0]):
+    sized = sorted(((side, side) if side else header(path)[1:], path) for path in list_images(folder))
+    for size, group in groupby(sized, key=lambda item: item[0]):
         paths = [path for _, path in group]
-        for first in range(0, len(paths), batch):
-            part = paths[first : first + batch]
-            yield [path.name for path in part], torch.stack([read(path) for path in part])
+        most = at_once(batch, *size)
+        for first in range(0, len(paths), most):
+            part = paths[first : first + most]
+            yield [path.name for path in part], torch.stack([_read(path, side) for path in part])
+
+
+def at_once(batch: int, height: int, width: int) -> int:
+    """How many pictures of a size there are in a batch: ``batch`` of up to ``PIXELS`` pixels, of larger ones fewer, as
+    many as have that many pixels together, but at least one."""
+    return max(1, min(batch, batch * PIXELS // max(1, height * width)))
+
+
+def _read(path: Path, side: int | None) -> Tensor:
+    return fit_square(read(path), side) if side else read(path)
+
+
+def one_side(folder: Path) -> int | None:
+    """The side of the pictures of ``folder`` if they are squares of one size; no picture is decoded."""
+    sizes = {header(path)[1:] for path in list_images(folder)}
+    height, width = sizes.pop()
+    return height if height == width and not sizes else None
 
 
 def header(path: Path) -> tuple[str, int, int]:
     """(Pillow's mode, height, width as it is shown), without decoding; ("", 0, 0) where ``read`` will say what is
     wrong."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             # Of a PNG without it in the beginning, Pillow would decode all to look for it at the end.
             exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
             turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
@@ -244,7 +318,7 @@ def read_metadata(folder: Path) -> dict[str, dict]:
 
 def write_metadata(folder: Path, rows: dict[str, dict]) -> None:
     """Write ``metadata.jsonl``: one line per file name, {"file_name": name, ...row}."""
-    text = "".join(json.dumps({"file_name": name, **row}, ensure_ascii=False) + "\n" for name, row in rows.items())
+    text = "".join(f"{json_text({'file_name': name, **row})}\n" for name, row in rows.items())
     with atomic_write(Path(folder) / METADATA) as beside:
         # Names need not be UTF-8 on a disk: half a character is written as JSON's escape of it.
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 1024  # rows of a pairwise matrix in memory at once
+ROUNDING = 1e-9  # relative difference by which distances that are equal may differ as computed
 
 
 def feature_sets(what: str, got: Tensor, ref: Tensor, least: int) -> tuple[Tensor, Tensor]:
@@ -19,18 +20,16 @@ def feature_sets(what: str, got: Tensor, ref: Tensor, least: int) -> tuple[Tenso
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distances (N, M) between the rows of (N, d) and (M, d)."""
-    # Not by way of x.y: equal pictures must be at distance 0, not at the rounding error of two large numbers.
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    """Euclidean distances (N, M) between the rows of (N, d) and (M, d), float64, by way of their products.
+
+    What cannot be told from 0 by the rounding of those is 0: the distance of equal pictures.
+    """
+    lengths = x.square().sum(1)[:, None] + y.square().sum(1)
+    squares = torch.addmm(lengths, x, y.T, alpha=-2)
+    return squares.masked_fill_(squares < 1e-12 * lengths, 0).sqrt_()
 
 
 def radii(x: Tensor, k: int) -> Tensor:
     """Distance of each of N rows to its k-th nearest other row, (N,)."""
     # k + 1: the nearest of all is the point itself.
     return torch.cat([distances(rows, x).kthvalue(k + 1).values for rows in x.split(CHUNK)])
-
-
-def fraction_inside(points: Tensor, centres: Tensor, radius: Tensor) -> float:
-    """Fraction of the points that lie within (<=) the ball of some centre, ``radius`` (M,) of each centre."""
-    inside = torch.cat([(distances(rows, centres) <= radius).any(1) for rows in points.split(CHUNK)])
-    return float(inside.double().mean())

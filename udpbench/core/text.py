@@ -1,6 +1,9 @@
-"""Numbers as a person reads them."""
+"""Numbers as a person reads them, and JSON."""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 
 def clock_text(seconds: float) -> str:
@@ -8,3 +11,13 @@ def clock_text(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def json_text(value: Any, **how: Any) -> str:
+    """``value`` as JSON for a person; what UTF-8 cannot hold, such as names of files that are no text, is escaped."""
+    text = json.dumps(value, ensure_ascii=False, **how)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, **how)
+    return text

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
@@ -189,7 +188,7 @@ def _unpacked(file: Path) -> list[bytes]:
 
 
 def _decode(data: bytes) -> Tensor:
-    return images.from_pil(Image.open(io.BytesIO(data)))
+    return images.from_pil(images.open_image(io.BytesIO(data)))
 
 
 def _whole(file: Path, read: Callable[..., Any], *arguments: Any) -> Any:

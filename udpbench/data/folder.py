@@ -12,12 +12,13 @@ from torch import Tensor
 
 from udpbench.core import images
 from udpbench.core.captions import caption_files, read_captions
-from udpbench.core.component import check_numbers
+from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.digest import files_digest
 from udpbench.core.folders import Facts, write_pictures
 from udpbench.interfaces import Dataset, Run
 
 PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
+GEOMETRIES = ("square", "native")
 _SUCH_AS = "such as 'a photo of a {token} dog'"
 # Names that say nothing of what a folder holds; a number or a letter may come after them (``set_A``, ``images2``).
 _GENERIC = {
@@ -59,7 +60,9 @@ class Folder(Dataset):
     Args:
         path: the folder. Captions may lie in it (see ``core.captions``): ``metadata.jsonl``, ``metadata.csv``,
             ``NAME.txt`` or ``NAME.caption``.
-        size: crop the centre square and resize it to this side; None: pictures stay as they are.
+        geometry: ``square``: of every picture, training or reference, the centre square, which victims are trained on;
+            ``native``: the pictures as they are, of which victims and edits take the centre squares.
+        size: resize squares to this side; of ``native`` pictures, reduce the shorter side to it. None: not resized.
         prompt: caption of pictures without one; ``{token}`` stands for the rare word that names the subject, here and
             in captions and ``prompts``.
         class_prompt: None: the prompt without the token, if a noun comes after it.
@@ -73,6 +76,7 @@ class Folder(Dataset):
     """
 
     path: str | Path
+    geometry: str = "square"
     size: int | None = None
     prompt: str | None = None
     class_prompt: str | None = None
@@ -82,10 +86,11 @@ class Folder(Dataset):
     prompts: Sequence[str] | None = None
     subject: str | None = None  # type: ignore[assignment]  # None is replaced
 
-    version = 4  # 4: captions of further conventions, {token} in captions and prompts
+    version = 4  # 4: squares; captions of further conventions, {token} in captions and prompts
     places = ("path", "reference", "extra_clean", "subject")
 
     def __post_init__(self) -> None:
+        check_choice("data folder: unknown geometry", self.geometry, GEOMETRIES)
         if self.size is not None:
             check_numbers("data folder", least=1, size=self.size)
         if self.prompts is not None:
@@ -114,9 +119,18 @@ class Folder(Dataset):
         """ValueError saying which picture cannot be taken or has no caption; no picture is decoded."""
         self._captions()
         self.facts()
+        for path in (path for folder in self.folders.values() for path in self._pictures(folder)):
+            if not images.header(path)[0]:
+                images.read(path)  # says what is wrong with it
 
     def files(self) -> list[Path]:
         return self._pictures(self.folders["train"])
+
+    def shortest_side(self) -> int:
+        side = min(min(images.header(path)[1:]) for path in self.files())
+        if self.size is None:
+            return side
+        return self.size if self.geometry == "square" else min(side, self.size)
 
     def own_captions(self) -> list[str]:
         return [*self._own_captions("train").values(), *(self.asked() if self._told else [])]
@@ -124,7 +138,7 @@ class Folder(Dataset):
     def facts(self) -> Facts:
         instance, class_prompt = self._instance_and_class()
         name, sets = f"folder {self.folders['train'].name}", self.reference is not None
-        return Facts(name, instance, class_prompt, self.asked(), sets=sets)
+        return Facts(name, instance, class_prompt, self.asked(), sets=sets, geometry=self.geometry)
 
     def asked(self) -> list[str]:
         """The prompts to generate with, ``{instance}`` not yet filled in."""
@@ -152,7 +166,8 @@ class Folder(Dataset):
             for part, folder in self.folders.items():
                 pictures = self._pictures(folder)
                 texts = {"train": list(captions.values()), "extra_clean": [facts.instance_prompt] * len(pictures)}
-                write_pictures(out / part, ((p.stem, self._read(p)) for p in pictures), texts.get(part), advance)
+                shaped = ((p.stem, self.shaped(images.read(p))) for p in pictures)
+                write_pictures(out / part, shaped, texts.get(part), advance)
         facts.write(out)
 
     def _pictures(self, folder: Path) -> list[Path]:
@@ -167,9 +182,11 @@ class Folder(Dataset):
                 raise ValueError(f"data folder: {other} and {path.name} would both become {path.stem}.png; rename one")
         return pictures
 
-    def _read(self, path: Path) -> Tensor:
-        picture = images.read(path)
-        return picture if self.size is None else images.fit_square(picture, self.size)
+    def shaped(self, x: Tensor) -> Tensor:
+        """A picture (CHW), or a plane of one, in the data's geometry and size."""
+        if self.geometry == "native":
+            return x if self.size is None else images.reduced(x, self.size)
+        return images.centre_square(x) if self.size is None else images.fit_square(x, self.size)
 
     def _named(self, text: str) -> str:
         return text.replace("{token}", self.token)

@@ -56,6 +56,9 @@ class Photos(Dataset):
         """Digest of the photograph, which belongs to the installed scikit-image."""
         return {"photo": hashlib.sha256(images.to_uint8(self._photo()).numpy().tobytes()).hexdigest()}
 
+    def shortest_side(self) -> int:
+        return self.size
+
     def write(self, out: Path, run: Run) -> None:
         photo, facts = self._photo(), self.facts()
         for part, count in self.sizes.items():

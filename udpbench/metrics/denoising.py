@@ -28,6 +28,7 @@ class Denoising(PairMetric):
     model: Diffusion
     samples: int
 
+    version = 2  # 2: the loss is of the picture alone, not of what it is padded with
     scores = {"denoising_ratio": "up"}
 
     def __post_init__(self) -> None:

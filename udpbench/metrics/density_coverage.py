@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from udpbench.core.neighbours import CHUNK, distances, feature_sets, radii
+from udpbench.core.neighbours import CHUNK, ROUNDING, distances, feature_sets, radii
 from udpbench.interfaces import SetMetric
 
 
@@ -17,10 +17,14 @@ def density_coverage(got: Tensor, ref: Tensor, k: int = 5) -> tuple[float, float
     distributions and sizes.
     """
     got, ref = feature_sets("density/coverage", got, ref, k + 1)
-    radius = radii(ref, k)
-    inside = torch.cat([(distances(rows, ref) < radius).sum(1) for rows in got.split(CHUNK)])
-    nearest = torch.cat([distances(rows, got).amin(1) for rows in ref.split(CHUNK)])
-    return float(inside.double().mean() / k), float((nearest < radius).double().mean())
+    # Of a point as far as the k-th neighbour, rounding would say otherwise now and then.
+    radius = radii(ref, k) * (1 - ROUNDING)
+    balls, covered = 0, torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
+    for rows in got.split(CHUNK):
+        inside = distances(rows, ref) < radius
+        balls += int(inside.sum())
+        covered |= inside.any(0)
+    return balls / (k * len(got)), int(covered.sum()) / len(ref)
 
 
 class DensityCoverage(SetMetric):

@@ -24,6 +24,7 @@ class Inconsistency(PairMetric):
 
     model: LatentDiffusion
 
+    version = 2  # 2: latents of the picture alone, not of what it is padded with
     scores = {"inconsistency": "down", "inconsistency_auc": "down"}
     compares_with_noise = True
 
@@ -59,5 +60,7 @@ class Inconsistency(PairMetric):
 
 
 def _auc(changed: Tensor, original: Tensor) -> float:
-    larger = (changed[:, None] > original).double() + 0.5 * (changed[:, None] == original).double()
-    return float(larger.mean())
+    # How many originals are smaller, and how many not larger, by their order: all pairs might not fit in memory.
+    ordered = original.sort().values
+    smaller, not_larger = (torch.searchsorted(ordered, changed, right=right).double() for right in (False, True))
+    return float((smaller + not_larger).mean() / (2 * len(original)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from udpbench.core.neighbours import feature_sets, fraction_inside, radii
+from udpbench.core.neighbours import CHUNK, ROUNDING, distances, feature_sets, radii
 from udpbench.interfaces import SetMetric
 
 
@@ -17,7 +18,14 @@ def precision_recall(got: Tensor, ref: Tensor, k: int = 3) -> tuple[float, float
     got, ref = feature_sets("precision/recall", got, ref, k + 1)
     if len(got) != len(ref):
         raise ValueError(f"precision/recall: sets of equal size are needed, given {len(got)} and {len(ref)} pictures")
-    return fraction_inside(got, ref, radii(ref, k)), fraction_inside(ref, got, radii(got, k))
+    # Of a point as far as the k-th neighbour, rounding would say otherwise now and then.
+    ours, theirs = (radii(points, k) * (1 + ROUNDING) for points in (got, ref))
+    inside, reached = 0, torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
+    for rows, reach in zip(got.split(CHUNK), ours.split(CHUNK), strict=True):
+        apart = distances(rows, ref)
+        inside += int((apart <= theirs).any(1).sum())
+        reached |= (apart <= reach[:, None]).any(0)
+    return inside / len(got), int(reached.sum()) / len(ref)
 
 
 class PrecisionRecall(SetMetric):

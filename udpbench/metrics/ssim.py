@@ -5,22 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from udpbench.core.visibility import check_side, ssim
+from udpbench.core.visibility import WINDOW, ssim
 from udpbench.interfaces import Measure, PairMetric
 
 
 class Ssim(PairMetric):
     """Structural similarity, mean over RGB and all places where its window fits; see ``udpbench.core.visibility.ssim``.
 
-    ValueError for pictures smaller than its window of 11 pixels. torchmetrics also counts padded places and so differs
-    a little.
+    torchmetrics also counts padded places and so differs a little.
     """
 
     scores = {"ssim": "up"}
+    least_side = WINDOW
 
     def prepare(self, device: torch.device) -> Measure:
         def values(changed: Tensor, original: Tensor) -> dict[str, Tensor]:
-            check_side("ssim", changed, 11)
             rows = [ssim(clean, protected) for clean, protected in zip(original, changed, strict=True)]
             return {"ssim": torch.tensor(rows, dtype=torch.float64)}
 

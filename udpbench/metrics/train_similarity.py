@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from udpbench.core.neighbours import CHUNK
 from udpbench.interfaces import SetMetric
 
 
@@ -20,5 +22,6 @@ class TrainSimilarity(SetMetric):
     kinds = {"sim_train": "down", "nearest_train": "down"}
 
     def compute(self, got: Tensor, ref: Tensor) -> tuple[float, ...]:
-        cosines = F.normalize(got.double()) @ F.normalize(ref.double()).T
-        return float(cosines.mean()), float(cosines.amax(1).mean())
+        ours, theirs = F.normalize(got.double()), F.normalize(ref.double())
+        nearest = torch.cat([(rows @ theirs.T).amax(1) for rows in ours.split(CHUNK)])
+        return float(ours.mean(0) @ theirs.mean(0)), float(nearest.mean())

@@ -317,18 +317,19 @@ class Diffusion(Component, ABC):
         return kind
 
     @property
+    @abstractmethod
     def multiple(self) -> int:
-        """Sides of pictures are padded to a multiple of this, so that every level of the UNet divides evenly."""
-        return 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
+        """What the sides of an input of the network that pictures meet first must be a multiple of."""
 
     def padded(self, x: Tensor) -> Tensor:
-        """Pictures whose sides are multiples of ``multiple``: padded right and below with their last pixels."""
+        """NCHW whose sides are multiples of ``multiple``: padded right and below with their last values."""
         pad = [-side % self.multiple for side in (x.shape[-1], x.shape[-2])]
         return F.pad(x, (0, pad[0], 0, pad[1]), mode="replicate") if any(pad) else x
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """What the UNet denoises, of pictures ``x`` (NCHW [0,1]); differentiable."""
+        """What the UNet denoises, of pictures ``x`` (NCHW [0,1]), and of nothing beside them: where a network needs
+        larger sides, it gets them, and what it makes of those is cut off again. Differentiable."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
@@ -356,6 +357,9 @@ class Diffusion(Component, ABC):
 
     def loss(self, z: Tensor, cond: Cond, t: Tensor, noise: Tensor, unet: nn.Module | None = None) -> Tensor:
         """Denoising loss of each of N inputs, (N,): mean squared error of the prediction (Ho et al. 2020, eq. 14).
+
+        It is over the picture: ``z`` holds a place for each pixel, or for each of the autoencoder's cells that holds
+        any pixel, a partly filled one counting whole; padding that a network needs beyond those is not part of it.
 
         z, noise: (N, C, h, w) of ``encode`` and standard normal; t: (N,) integer time steps. The target is the noise,
         or the velocity for v-prediction models. ``unet`` may be another one than the model's own (a surrogate in

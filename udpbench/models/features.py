@@ -32,7 +32,7 @@ PUBLIC = {
     "fd_inception": "fid", "kd_inception": "kid_x1000",
     "fd_inception_clean": "fid_clean", "kd_inception_clean": "kid_clean_x1000",
 }  # fmt: skip
-_memo: OrderedDict[tuple[str, int, Extractor, str], Tensor] = OrderedDict()
+_memo: OrderedDict[tuple[str, int, Extractor, str, int | None], Tensor] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,26 @@ class Extractor(Features):
         name = f"{kind}_{self.suffix}"
         return PUBLIC.get(name, name)
 
-    def of(self, folder: Path, run: Run) -> Tensor:
-        """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name; not to be changed in place.
+    def of(self, folder: Path, run: Run, side: int | None = None) -> Tensor:
+        """As the interface says; not to be changed in place.
 
         Kept for the last few folders: a finished folder does not change (one that was written again is recognised by
         its time).
         """
         folder = Path(folder).resolve()
-        total = len(images.list_images(folder))
-        key = (str(folder), folder.stat().st_mtime_ns, self, str(run.device))
+        key = (str(folder), folder.stat().st_mtime_ns, self, str(run.device), side)
         if key not in _memo:
-            _memo[key] = self._extract(folder, total, run)
+            _memo[key] = self._extract(folder, run, side)
             while len(_memo) > KEPT:
                 _memo.popitem(last=False)
         _memo.move_to_end(key)
         return _memo[key]
 
-    def _extract(self, folder: Path, total: int, run: Run) -> Tensor:
-        network = self.network(run.device)
+    def _extract(self, folder: Path, run: Run, side: int | None) -> Tensor:
+        total, network = len(images.list_images(folder)), self.network(run.device)
         rows: dict[str, Tensor] = {}
         with torch.inference_mode(), run.log.bar(f"features {self.name}", total, "image") as advance:
-            for names, x in images.iterate(folder, run.batch):
+            for names, x in images.iterate(folder, run.batch, side):
                 rows.update(zip(names, network(x.to(run.device)).float().cpu(), strict=True))
                 advance(len(names))
         return torch.stack([rows[name] for name in sorted(rows)])

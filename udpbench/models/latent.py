@@ -140,13 +140,14 @@ class LatentDiffusion(Diffusion):
 
     @property
     def multiple(self) -> int:
-        """Sides of pictures are padded to a multiple of this, so that every level of the UNet divides evenly."""
-        return self.pipe.vae_scale_factor * super().multiple
+        """Pixels that a latent stands for in height and width; the UNet takes latents of any size."""
+        return self.pipe.vae_scale_factor
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of the scaled latents of pictures ``x`` (NCHW [0,1]); differentiable.
 
-        Sides that are no multiple of ``multiple`` are padded right and below with their last pixels.
+        There is a latent for every ``multiple`` pixels, also for the last ones of a side that is no multiple, which are
+        padded with the last pixel: latents without any pixel of the picture there are none.
         """
         vae = self.pipe.vae
         posterior = vae.encode((self.padded(x) * 2 - 1).to(vae.dtype)).latent_dist

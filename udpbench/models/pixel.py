@@ -64,8 +64,13 @@ class PixelDiffusion(Diffusion):
         return int(self.pipe.unet.config.sample_size)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures ``x`` (NCHW [0,1]) in [-1,1], padded right and below to sides the UNet can halve."""
-        return self.padded(x) * 2 - 1
+        """Pictures ``x`` (NCHW [0,1]) in [-1,1]."""
+        return x * 2 - 1
+
+    @property
+    def multiple(self) -> int:
+        """What every level of the UNet can halve."""
+        return 2 ** (len(self.pipe.unet.config.block_out_channels) - 1)
 
     def round_trip(self, x: Tensor) -> Tensor:
         """``x``: pixels lose nothing."""
@@ -81,8 +86,12 @@ class PixelDiffusion(Diffusion):
 
     def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy pictures at time steps ``t``, float32; without the variance that some models
-        predict, too."""
-        return unet(noisy.to(unet.dtype), t).sample[:, : noisy.shape[1]].float()
+        predict, too.
+
+        Sides that the UNet cannot halve are padded for it, and the prediction is cut to the pictures again.
+        """
+        _, channels, height, width = noisy.shape
+        return unet(self.padded(noisy).to(unet.dtype), t).sample[:, :channels, :height, :width].float()
 
 
 class FreshPixel(PixelDiffusion):

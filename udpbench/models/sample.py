@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from udpbench.core.images import at_once
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
@@ -20,7 +21,7 @@ def sample(
     model: LatentDiffusion, prompts: Sequence[str], keys: Sequence[object], run: Run,
     *, steps: int, guidance: float, solver: str = "dpmpp", further: dict[str, Any] | None = None,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """Yield pictures, (n, 3, H, W) float32 [0,1] with n <= ``run.batch``: one per prompt, in order.
+    """Yield pictures, (n, 3, H, W) float32 [0,1], ``at_once`` of ``run.batch``: one per prompt, in order.
 
     Picture ``i`` starts from noise of its own generator ``run.rng("sample", keys[i])``, so neither batch size nor the
     other prompts change what it shows. Both solvers are deterministic after that: DPM-Solver++(2M) (Lu et al. 2022)
@@ -28,8 +29,9 @@ def sample(
     """
     pipe = model.assembled(type(model.pipe), scheduler=make_solver(solver, model.pipe.scheduler.config))
     channels, side = pipe.unet.config.in_channels, pipe.unet.config.sample_size
-    for first in range(0, len(prompts), run.batch):
-        part = slice(first, first + run.batch)
+    n = at_once(run.batch, model.size, model.size)
+    for first in range(0, len(prompts), n):
+        part = slice(first, first + n)
         noise = torch.stack([torch.randn(channels, side, side, generator=run.rng("sample", k)) for k in keys[part]])
         settings = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "pt"}
         for name, value in (further or {}).items():  # a text stands for the same text for each picture
@@ -50,8 +52,9 @@ def sample_pixels(
     """
     scheduler, unet = make_solver(solver, model.pipe.scheduler.config), model.pipe.unet
     shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-    for first in range(0, len(keys), run.batch):
-        rngs = [run.rng("sample", key) for key in keys[first : first + run.batch]]
+    n = at_once(run.batch, model.size, model.size)
+    for first in range(0, len(keys), n):
+        rngs = [run.rng("sample", key) for key in keys[first : first + n]]
         x = torch.stack([torch.randn(shape, generator=g) for g in rngs]).to(model.device)
         scheduler.set_timesteps(steps)
         with torch.inference_mode():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
+from udpbench.core.images import at_once
 from udpbench.interfaces import Owner, Run
 
 Loss = Callable[[Tensor, list[int]], Tensor]  # NCHW pictures and their indices -> N losses
@@ -21,11 +22,12 @@ def by_size(images: Sequence[Tensor]) -> list[list[int]]:
     return list(groups.values())
 
 
-def chunks(images: Sequence[Tensor], most: int) -> Iterator[list[int]]:
-    """Indices in groups of one size and at most ``most`` pictures."""
+def chunks(images: Sequence[Tensor], most: int | None) -> Iterator[list[int]]:
+    """Indices in groups of one size: ``at_once`` of a batch of ``most`` pictures; None: all of a size."""
     for group in by_size(images):
-        for first in range(0, len(group), max(1, most)):
-            yield group[first : first + max(1, most)]
+        n = len(group) if most is None else at_once(most, *images[group[0]].shape[-2:])
+        for first in range(0, len(group), n):
+            yield group[first : first + n]
 
 
 def pgd(
@@ -36,14 +38,14 @@ def pgd(
     run: Run,
     *,
     steps: Sequence[float],
-    most: int,
+    most: int | None,
     advance: Callable[[int], None] = lambda n: None,
     before: int = 0,
 ) -> list[Tensor]:
     """Ascend ``loss`` from ``images``, one step for each length in ``steps`` (of 255), each projected on the budget
     around ``clean``; CHW in, CHW out, on ``run.device``.
 
-    ``loss(x, index)`` gets the pictures at ``index``, all of one size and at most ``most``, and returns N losses.
+    ``loss(x, index)`` gets the pictures at ``index``, one of the ``chunks`` of ``most``, and returns N losses.
     ``x <- project(x + step * direction(gradient))`` (Madry et al. 2018). ``run.penalty`` of the pictures is subtracted
     from the loss. What is raised is logged as ``perturb/loss``, a mean over the pictures, steps counted from
     ``before``.

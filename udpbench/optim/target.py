@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from udpbench.core.digest import files_digest
-from udpbench.core.images import fit_square, read
+from udpbench.core.images import centre_square, read, resize
 from udpbench.interfaces import Protection
 
 
@@ -38,7 +38,7 @@ class Targeted(Protection):
         return {"target": files_digest([Path(self.target).expanduser()]) if self.target else self.default}
 
     def picture(self, size: tuple[int, ...]) -> Tensor | None:
-        """The target for pictures of ``size`` (height, width): its centre square, cut to that size; 1CHW [0,1]."""
+        """The target for pictures of ``size`` (height, width): its centre square, resized to that; 1CHW [0,1]."""
         if self.target is None:
             return None
-        return fit_square(read(Path(self.target).expanduser()), max(size))[None, :, : size[0], : size[1]]
+        return resize(centre_square(read(Path(self.target).expanduser()))[None], (size[0], size[1]))

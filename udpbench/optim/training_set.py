@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from udpbench.core.images import at_once
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import Cond, Trainable
 from udpbench.optim.pgd import by_size
@@ -54,10 +55,10 @@ class TrainingSet:
         self.group_of = {int(i): k for k, group in enumerate(self.groups) for i in group}
         self.prompts = list(prompts) if cond else sorted(set(prompts))
         self.which = torch.tensor([self.prompts.index(prompt) for prompt in prompts])
-        stacks = [torch.stack([images[i] for i in group]) for group in self.groups]
+        grouped = [[images[i] for i in group] for group in self.groups]
         with torch.no_grad():
-            self.pictures = stacks if augment else []
-            self.latents = [] if augment else [self._encode(stack) for stack in stacks]
+            self.pictures = [torch.stack(group) for group in grouped] if augment else []
+            self.latents = [] if augment else [self._encode(group) for group in grouped]
             self.embedded = cond or trainable.model.embed(self.prompts)
 
     def loss(self, n: int, rng: torch.Generator) -> Tensor:
@@ -77,9 +78,11 @@ class TrainingSet:
             mean, std = mean[index], None if std is None else std[index]
         return mean if std is None else mean + std * torch.randn(mean.shape, generator=rng).to(mean.device)
 
-    def _encode(self, stack: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Latents of NCHW [0,1], or mean and standard deviation of their posterior."""
-        model, parts = self.trainable.model, [part.to(self.run.device) for part in stack.split(self.run.batch)]
+    def _encode(self, pictures: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Latents of pictures of one size (CHW [0,1]), or mean and standard deviation of their posterior."""
+        model, n = self.trainable.model, at_once(self.run.batch, *pictures[0].shape[-2:])
+        firsts = range(0, len(pictures), n)
+        parts = (torch.stack(list(pictures[first : first + n])).to(self.run.device) for first in firsts)
         if not self.sample_latents:
             return torch.cat([model.encode(x) for x in parts]), None
         mean, std = (torch.cat(moments) for moments in zip(*(model.moments(x) for x in parts), strict=True))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from udpbench.core.folders import Facts
-from udpbench.core.images import fit_square, read_folder, read_metadata
+from udpbench.core.images import read_folder, read_metadata
 from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.diffusion import Trainable
 from udpbench.models.sample import sample
@@ -67,12 +67,12 @@ class Tuning(TrainingTask):
 
     def train(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief = BARE) -> None:
         attack, size = thief.attack, victim.to(run.device).size
-        squares = {name: fit_square(x, size) for name, x in read_folder(images).items()}
+        squares = read_folder(images, size)
         trainable = self.trainable(attack.adapt(victim, list(squares.values()), run), run)
         augment = attack.augment if "augment" in attack.hooks else None
         sets = {"subject": (1.0, self._training_set(trainable, squares, images, run, augment))}
         if thief.class_images:
-            prior = {name: fit_square(x, size) for name, x in read_folder(thief.class_images).items()}
+            prior = read_folder(thief.class_images, size)
             sets["prior"] = (self.prior_weight, self._training_set(trainable, prior, thief.class_images, run))
         loss = weighted_loss(sets, self.batch, lambda name, step: run.rng("train", name, step))
         self.fit(trainable, loss, out, run)

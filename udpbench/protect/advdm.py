@@ -33,6 +33,7 @@ class AdvDM(Protection):
     sample_latents: bool = True
     random_start: bool = True
 
+    version = 2  # 2: the loss is of the picture alone, not of what it is padded with
     needs = frozenset({"denoise", "latent", "text"})
     couples_images = False
     heeds_penalty = True

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget, measure
 from udpbench.core.component import check_choice
-from udpbench.core.images import as_saved
+from udpbench.core.images import as_saved, is_grey
 from udpbench.interfaces import Owner, Protection, Run
 
 
@@ -35,6 +35,7 @@ class Noise(Protection):
     def _one(self, clean: Tensor, name: str, budget: Budget, run: Run) -> Tensor:
         noise = torch.rand(clean.shape, generator=run.rng("noise", self.kind, name)).to(clean.device) * 2 - 1
         noise = torch.where(noise < 0, -1.0, 1.0) if self.kind == "sign" else noise
+        noise = torch.where(is_grey(clean[None])[0], noise[:1], noise)
         return budget.project((clean + noise * (budget.eps / 255))[None], clean[None])[0]
 
 
@@ -62,6 +63,7 @@ class NoiseRms(Protection):
     @staticmethod
     def _one(clean: Tensor, rng: torch.Generator, target: dict[str, float]) -> Tensor:
         noise = torch.randn(clean.shape, generator=rng).to(clean.device)
+        noise = torch.where(is_grey(clean[None])[0], noise[:1], noise)
         limit = target["linf"] / 255
         outside = (clean + limit * noise.sign()).clamp(0, 1) != clean + limit * noise.sign()
         noise = torch.where(outside, -noise, noise)

@@ -33,10 +33,10 @@ class PhotoGuard(Targeted):
     step_size: float | None = None
     random_start: bool = True
 
+    version = 3  # 3: latents of the picture alone; targets are resized
     needs = frozenset({"latent"})
     couples_images = False
     heeds_penalty = True
-    version = 2
     option = "photoguard"
     default = "zero"
 

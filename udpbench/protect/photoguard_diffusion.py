@@ -86,6 +86,7 @@ class PhotoGuardDiffusion(Targeted):
     step_size: float | None = None
     random_start: bool = False
 
+    version = 2  # 2: latents of the picture alone; targets are resized
     needs = frozenset({"denoise", "latent", "text"})
     couples_images = False
     heeds_penalty = True

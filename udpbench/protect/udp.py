@@ -73,7 +73,7 @@ class UDP(Protection):
     gradient_checkpointing: bool = False
     times: str = "uniform"
 
-    version = 3
+    version = 4  # 4: the loss is of the picture alone, not of what it is padded with
     places = ("gradient_checkpointing",)
     needs = frozenset({"denoise"})
     heeds_penalty = True
@@ -116,7 +116,7 @@ class UDP(Protection):
             optimizer.load_state_dict(state["optimizer"])
             run.count.update(state["count"])
             first, images = state["rounds"], state["images"]
-        most = run.grad_batch // self.samples if self.outer == "perturbed" else len(images)
+        most = run.grad_batch // self.samples if self.outer == "perturbed" else None
         steps = [self.step_size or budget.eps / 8] * self.image_steps
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
             advance(first * self.image_steps)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.core.images import fit_square, iterate, to_uint8
+from udpbench.core.images import iterate, to_uint8
 from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
 from udpbench.optim.training import TrainingTask, over_prompts, write_made
@@ -86,7 +86,4 @@ class Ddpm(TrainingTask):
 
 def load_pictures(folder: Path, size: int, run: Run) -> Tensor:
     """All pictures of ``folder`` as squares: (N, 3, size, size) uint8 on the run's device, sorted by name."""
-    found: dict[str, Tensor] = {}
-    for names, x in iterate(folder, 512):
-        found |= {name: to_uint8(fit_square(picture, size)) for name, picture in zip(names, x, strict=True)}
-    return torch.stack([found[name] for name in sorted(found)]).to(run.device)
+    return torch.cat([to_uint8(x) for _, x in iterate(folder, 512, size)]).to(run.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from udpbench.core.digest import files_digest
 from udpbench.core.folders import Facts
-from udpbench.core.images import fit_square, header, read, read_folder
+from udpbench.core.images import at_once, file_name, fit_square, header, read, read_folder
 from udpbench.interfaces import Dataset, Run, Task, Thief
 from udpbench.models.sample import SOLVERS, make_solver
 from udpbench.optim.training import write_made
@@ -90,19 +90,20 @@ class Img2Img(Task):
     def edit(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief, noise: str) -> None:
         """As the interface says; tasks that keep a part of the picture lay that part of the clean one over it."""
         model = victim.to(run.device)
-        pictures = {name: fit_square(x, model.size) for name, x in read_folder(images).items()}
+        pictures = read_folder(images, model.size)
         anew = self.repainted(pictures, thief.masks)
         over = self.overlay(thief.clean, model.size) if thief.clean else {}
         asked = self.asks(Facts("", class_prompt=thief.class_prompt))
         jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.samples)]
         rows = [
-            (f"{Path(name).stem}-{k:02d}-{d:02d}.png", {"text": asked[k], "of": name, "seed": d}) for name, k, d in jobs
+            (file_name(Path(name).stem, f"-{k:02d}-{d:02d}.png"), {"text": asked[k], "of": name, "seed": d})
+            for name, k, d in jobs
         ]
 
         def make(left: list[int]) -> Iterator[Tensor]:
-            pipe = self.pipeline(model)
-            for first in range(0, len(left), run.batch):
-                part = [jobs[i] for i in left[first : first + run.batch]]
+            pipe, n = self.pipeline(model), at_once(run.batch, model.size, model.size)
+            for first in range(0, len(left), n):
+                part = [jobs[i] for i in left[first : first + n]]
                 x = torch.stack([pictures[name] for name, _, _ in part])
                 mask = torch.stack([anew[name] for name, _, _ in part]) if anew else None
                 rngs = [run.rng(self.name, noise, *job) for job in part]
@@ -238,7 +239,7 @@ class Inpaint(Img2Img):
         """The clean pictures as squares of ``size``, if ``overlay_clean``."""
         if not self.overlay_clean:
             return {}
-        return {Path(name).stem: fit_square(x, size) for name, x in read_folder(clean).items()}
+        return {Path(name).stem: x for name, x in read_folder(clean, size).items()}
 
 
 def _without_mask_input(unet: Any) -> Any:

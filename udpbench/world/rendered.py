@@ -47,6 +47,9 @@ class Rendered(Dataset):
         check_numbers(f"data {self.option}", least=1, most=self.most, train=self.train)
         check_numbers(f"data {self.option}", least=0, **self.sizes)
 
+    def shortest_side(self) -> int:
+        return self.size
+
     def render(
         self,
         out: Path,
