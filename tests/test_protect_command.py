@@ -14,7 +14,7 @@ from PIL import Image
 
 from udpbench.commands import protect, purify
 from udpbench.core.budget import measure
-from udpbench.core.images import read, write_png
+from udpbench.core.images import from_pil, read, reduced, write_png
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
 
@@ -99,7 +99,6 @@ def test_wrong_input_is_one_line_and_status_2(tmp_path, words, said):
         (protect.main, ["protect=none"], "error: protect=none changes nothing; give another protection"),
         (protect.main, ["protect=advdm", "model@surrogate=ddpm32"], "error: advdm: needs an autoencoder and prompts, which surrogate ddpm32 lacks"),
         (protect.main, ["protect=noise_rms"], "error: protect=noise_rms: say whose strength it shall match"),
-        (protect.main, ["protect=noise", "data.size=16"], "error: data.size: pictures keep their size here; leave it out"),
         (purify.main, ["attack=none"], "error: attack=none changes no pictures; give an attack that does"),
         (purify.main, ["model@purifier=ddpm32"], "error: impress: needs an autoencoder, which purifier ddpm32 lacks"),
     ],
@@ -138,7 +137,7 @@ def test_a_new_picture_leaves_the_others_done(here, tmp_path):
     small = ["protect=advdm", "protect.steps=2"]
     _, said = here(*small)
     assert "done before" not in said
-    assert "1.png: advdm: perturb  2/2 step" in said
+    assert "advdm  2/2 img" in said
     assert done(tmp_path, "protect") == 2
     before = (tmp_path / "out" / "0.png").stat().st_mtime_ns
     smooth(2, 20, 30).save(tmp_path / "in" / "2.png")
@@ -210,11 +209,79 @@ def test_what_is_lost_is_told_a_line_a_picture_and_other_files_are_left_alone(he
         "print.png",
     ]
     lines = shown.splitlines()
-    assert "print.tif: CMYK: now RGB" in lines
+    assert "print.tif: colours for print or of another space (CMYK): now RGB" in lines
     assert "moves.gif: an animation: its first frame is kept" in lines
     assert "deep.png: 16 bits a channel: 8 are kept" in lines
     assert not [line for line in lines if line.startswith("plain.png:")]
     assert "4 protected pictures in out. Changes are in 1/255." in lines
+
+
+@pytest.mark.parametrize("command", [protect.main, purify.main])
+def test_a_grey_picture_stays_grey(here, tmp_path, command):
+    folder = tmp_path / "in"
+    smooth(0, channels=1).save(folder / "grey.jpg", quality=95)
+    clear = smooth(1, channels=1)
+    clear.putalpha(SOFT.resize(clear.size))
+    clear.save(folder / "clear.png", dpi=(300, 300))
+    Image.fromarray((np.linspace(0, 65535, 576).reshape(24, 24)).astype(np.uint16)).save(folder / "deep.png")
+    words = ["protect=advdm", "protect.steps=3"] if command is protect.main else ["attack.iterations=2"]
+    shown, _ = here(*words, main=command)
+    for name, mode in (("grey", "L"), ("clear", "LA"), ("deep", "L")):
+        with Image.open(tmp_path / "out" / f"{name}.png") as made:
+            assert made.mode == mode, name
+    with Image.open(tmp_path / "out" / "clear.png") as made:
+        assert made.getchannel("A").tobytes() == clear.getchannel("A").tobytes()
+        assert made.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+    found = measure(read(folder / "grey.jpg"), read(tmp_path / "out" / "grey.png"))
+    assert found["linf"] > 0
+    if command is protect.main:
+        assert found["linf"] <= 8
+        assert found["rms"] >= 2, "all channels moved together, and did not cancel"
+    lines = [line for line in shown.splitlines() if line.split(":")[0] in ("grey.jpg", "clear.png", "deep.png")]
+    assert lines == ["deep.png: 16 bits a channel: 8 are kept"]
+
+
+def test_pictures_are_reduced_if_asked_and_the_budget_is_kept_around_what_is_left(here, tmp_path):
+    wide = smooth(0, 30, 45)
+    wide.putalpha(SOFT.resize(wide.size))
+    wide.save(tmp_path / "in" / "wide.png")
+    smooth(1, 12, 14).save(tmp_path / "in" / "small.png")
+    shown, _ = here("protect=noise", "data.size=20")
+    with Image.open(tmp_path / "out" / "wide.png") as made, Image.open(tmp_path / "out" / "small.png") as small:
+        assert (made.mode, made.size, small.size) == ("RGBA", (30, 20), (14, 12))
+        colours = from_pil(made.convert("RGB"))
+    assert "wide.png: 45 x 30 px: now 30 x 20 (data.size, data.geometry)" in shown.splitlines()
+    assert not [line for line in shown.splitlines() if line.startswith("small.png:")]
+    assert measure(reduced(from_pil(wide.convert("RGB")), 20), colours)["linf"] == 8
+    here("protect=noise", "data.geometry=square")
+    with Image.open(tmp_path / "out" / "wide.png") as made:
+        assert made.size == (30, 30)
+
+
+def test_a_folder_has_one_line_of_progress(here, tmp_path):
+    for i in range(3):
+        smooth(i).save(tmp_path / "in" / f"{i}.png")
+    _, said = here("protect=noise")
+    (line,) = said.splitlines()
+    assert line.startswith("noise  3/3 img")
+
+
+def test_names_of_any_bytes_and_length_come_through(here, tmp_path):
+    names = [b"\xff caf\xe9.jpg".decode(errors="surrogateescape"), f"{'b' * 251}.jpg"]
+    for i, name in enumerate(names):
+        smooth(i).save(tmp_path / "in" / name, format="JPEG")
+    here("protect=noise")
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(name.replace(".jpg", ".png") for name in names)
+    here("protect=noise", "--format", "webp")
+    assert all(len(os.fsencode(name)) <= 255 for name in os.listdir(tmp_path / "out"))
+    assert len(os.listdir(tmp_path / "out")) == 4
+
+
+def test_pictures_smaller_than_ssim_s_window_are_protected_without_it(here, tmp_path):
+    smooth(0, 8, 30).save(tmp_path / "in" / "a.png")
+    shown, _ = here("protect=noise")
+    assert measure(read(tmp_path / "in" / "a.png"), read(tmp_path / "out" / "a.png"))["linf"] == 8
+    assert "8.0" in shown
 
 
 def test_other_formats_are_lossless_too(here, tmp_path):

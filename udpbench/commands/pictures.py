@@ -13,7 +13,7 @@ import filecmp
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +37,7 @@ from udpbench.core.captions import read_captions
 from udpbench.core.digest import files_digest
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import as_saved, file_name, from_pil, open_image, read, to_pil, write_metadata
+from udpbench.core.text import shown_name
 from udpbench.core.visibility import survival, visibility
 from udpbench.interfaces import Dataset, Log, Run, Titled
 
@@ -80,14 +81,15 @@ def change(
             mine = cell if unit == files else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
             work.append(_finished_stage(mine, unit, method, form))
         fetch_models(cell, store.missing(work))
-        _say_plan(said, part.name, len(files), coupled, sum(not store.finished(stage) for stage in work))
-        with said.bar(part.name, len(files), "img") if len(units) > 1 else nullcontext(lambda n: None) as advance:
+        todo = {stage.key for stage in work if not store.finished(stage)}
+        _say_plan(said, part.name, len(files), coupled, len(todo))
+        with (said if todo and not coupled else Log()).bar(part.name, len(todo), "img") as advance:
             for unit, stage in zip(units, work, strict=True):
-                store.log = said if coupled else Titled(said, unit[0].name)
+                store.log = said if coupled else Titled(said, shown_name(unit[0].name))
                 (folder,) = store.do(stage)
                 rows |= json.loads((folder / FACTS).read_text(encoding="utf-8"))
                 _copy(folder, target)
-                advance(len(unit))
+                advance(stage.key in todo)
     model = cell.surrogate if method == "protect" else cell.purifier
     budget = f", {cell.budget.thing.name}" if method == "protect" else ""
     return rows, f"{part.name}{budget}{f', model {model.name}' if part.thing.needs else ''}"
@@ -251,9 +253,9 @@ def _copy(folder: Path, target: Path) -> None:
 def report(rows: Rows, title: str, done: str) -> None:
     """Show what ``change`` returned; ``done``: a line for all of it."""
     codecs = [f"survives {codec}" for codec in next(iter(rows.values()))["survives"]]
-    shown = [[name, *_cells(row)] for name, row in list(rows.items())[:SHOWN]]
+    shown = [[shown_name(name), *_cells(row)] for name, row in list(rows.items())[:SHOWN]]
     lines = [f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
-    lines += [f"{row['file']}: {'; '.join(row['lost'])}" for row in rows.values() if row["lost"]]
+    lines += [f"{shown_name(row['file'])}: {'; '.join(row['lost'])}" for row in rows.values() if row["lost"]]
     lines += [done]
     if codecs:
         lines += [

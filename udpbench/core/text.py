@@ -13,6 +13,11 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
+def shown_name(name: str) -> str:
+    """The name of a file for a person: bytes of it that are no text are replaced."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def json_text(value: Any, **how: Any) -> str:
     """``value`` as JSON for a person; what UTF-8 cannot hold, such as names of files that are no text, is escaped."""
     text = json.dumps(value, ensure_ascii=False, **how)
