@@ -58,8 +58,10 @@ def scores(got: Path, ref: Path, metrics: Sequence[str] | None = None, log: Log 
     store = open_store(cfg)
     run = Run(0, store.device, log or Log(), store.batch, store.grad_batch)
     found: dict[str, Any] = {"got": str(got), "ref": str(ref), "scores": {}, "absent": {}}
-    with _of_equal_names(got, ref) as folders:
-        for name in dict.fromkeys(chosen):
+    names = dict.fromkeys(chosen)
+    with _of_equal_names(got, ref) as folders, run.log.bar("scores", len(names), "metric") as advance:
+        for name in names:
+            advance(1)
             metric = make_part(cfg.chosen[name], name, Metric).thing
             try:
                 values = _computed(metric, *folders, run)

@@ -80,7 +80,7 @@ def read(path: Path) -> Tensor:
     except Image.UnidentifiedImageError as error:
         with path.open("rb") as file:
             heif = file.read(8)[4:] == b"ftyp"
-        todo = "is HEIC or AVIF; to read it, pip install pillow-heif"
+        todo = "is HEIC or AVIF; to read it, pip install pillow-heif (the extra heif of udpbench)"
         other = "is not an image that can be read here; convert it to PNG"
         raise ValueError(f"images: {path} {todo if heif else other}") from error
     except _BROKEN as error:
