@@ -1,0 +1,125 @@
+"""Memory is bounded by pixels: what a stage holds at once, and that it does not show in what is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from udpbench.attack.jpeg import Jpeg
+from udpbench.benchmark.store import Store
+from udpbench.core import images
+from udpbench.core.errors import ConfigError
+from udpbench.interfaces import Log, Run
+from udpbench.models.diffusion import Trainable
+from udpbench.optim.pgd import chunks
+from udpbench.optim.training_set import TrainingSet
+from udpbench.protect.noise import Noise
+
+
+def photos(folder: Path, *sizes: tuple[int, int]) -> Path:
+    folder.mkdir()
+    for i, size in enumerate(sizes):
+        images.write_png(folder / f"{i}.png", torch.rand(3, *size, generator=torch.Generator().manual_seed(i)))
+    return folder
+
+
+@pytest.fixture
+def at_once(monkeypatch) -> list[int]:
+    """How many pictures each call of the noise and of JPEG was given."""
+    seen: list[int] = []
+    protect, purify = Noise.protect, Jpeg.purify
+    monkeypatch.setattr(
+        Noise, "protect", lambda self, owner, *rest: seen.append(len(owner.images)) or protect(self, owner, *rest)
+    )
+    monkeypatch.setattr(
+        Jpeg, "purify", lambda self, given, *rest: seen.append(len(given)) or purify(self, given, *rest)
+    )
+    return seen
+
+
+@pytest.mark.slow
+def test_stages_hold_as_many_pictures_as_make_a_batch(graph, tmp_path, monkeypatch, at_once):
+    source = photos(tmp_path / "mine", *[(24, 24)] * 4, (16, 30), (30, 16))
+    cell = graph(
+        "data=folder", f"data.path={source}", "data.prompt='a {token} dog'", "data.size=null", "data.geometry=native",
+        "protect=noise", "attack=jpeg", "arms=[protected,purified]", "~perturbation.bundle.perceptual",
+    )  # fmt: skip
+    stages = [cell.arms[name].pictures for name in ("protected", "purified")]
+    made = {}
+    for name, pixels, want in (
+        ("all", 256 * 256, [1, 4, 1] * 2),
+        ("few", 12 * 24, [1] * 12),
+        ("two", 24 * 24, [1, 2, 2, 1] * 2),
+    ):
+        monkeypatch.setattr(images, "PIXELS", pixels)
+        at_once.clear()
+        folders = Store(tmp_path / name, grad_batch=4 if name == "all" else 2).do(*stages)
+        assert at_once == want, name
+        made[name] = [{p.name: p.read_bytes() for p in images.list_images(folder)} for folder in folders]
+        assert all((folder / images.METADATA).read_text() for folder in folders)
+    assert made["few"] == made["two"] == made["all"]
+    assert len(made["all"][1]) == 6
+
+
+def test_gradients_are_of_as_many_pictures_as_have_the_pixels_of_a_batch(monkeypatch):
+    monkeypatch.setattr(images, "PIXELS", 16 * 16)
+    pictures = [torch.zeros(3, 16, 16)] * 5 + [torch.zeros(3, 32, 16)] * 3
+    assert list(chunks(pictures, 4)) == [[0, 1, 2, 3], [4], [5, 6], [7]]
+    assert list(chunks(pictures, 1)) == [[i] for i in range(8)]
+    assert list(chunks(pictures, None)) == [[0, 1, 2, 3, 4], [5, 6, 7]], "a product of gradients couples all of a size"
+
+
+def test_a_training_set_encodes_a_batch_at_a_time(model, pictures, monkeypatch):
+    trainable = Trainable(model, [], lambda folder: None)
+    whole = TrainingSet(trainable, pictures, ["a"] * 4, Run()).latents[0][0]
+    seen = []
+    encode = model.encode
+    monkeypatch.setattr(images, "PIXELS", 8 * 16)
+    monkeypatch.setattr(model, "encode", lambda x: seen.append(len(x)) or encode(x))
+    parts = TrainingSet(trainable, pictures, ["a"] * 4, Run(batch=6)).latents[0][0]
+    assert seen == [3, 1]
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_pictures_too_small_for_a_metric_are_told_before_any_work(graph, tmp_path):
+    source = photos(tmp_path / "mine", (24, 24), (10, 40))
+    words = ["data=folder", f"data.path={source}", "data.prompt='a {token} dog'", "data.size=null"]
+    line = "metric ssim: needs pictures of at least 11 x 11 px, the smallest one of the data has a side of 10"
+    with pytest.raises(ConfigError, match=line):
+        graph(*words)
+    assert graph(*words, "~perturbation.bundle.ssim")
+    assert graph(*words, "data.size=16")
+
+
+@pytest.mark.slow
+def test_a_cell_cuts_training_and_reference_pictures_alike(graph, tmp_path):
+    """A victim that drew its references again would be perfect: they are squares of the side that it draws."""
+    source, more = photos(tmp_path / "mine", (24, 36)), photos(tmp_path / "more", (40, 20), (30, 30))
+    cell = graph(
+        "data=folder", f"data.path={source}", f"data.reference={more}", "data.prompt='a {token} dog'", "data.size=null",
+        "protect=none",
+    )  # fmt: skip
+    (folder,) = Store(tmp_path / "store").do(cell.data)
+    assert json.loads((folder / "data.json").read_text())["geometry"] == "square"
+    sizes = {part: [x.shape[1:] for x in images.read_folder(folder / part).values()] for part in ("train", "reference")}
+    assert sizes == {"train": [(24, 24)], "reference": [(20, 20), (30, 30)]}
+
+
+def test_a_large_folder_of_pairs_says_how_far_it_is(tmp_path):
+    from udpbench.metrics.psnr import Psnr
+
+    class Seen(Log):
+        def __init__(self) -> None:
+            self.bars: list[tuple[str, int]] = []
+
+        def bar(self, title, total, unit="it"):
+            self.bars.append((title, total))
+            return super().bar(title, total, unit)
+
+    log, folder = Seen(), photos(tmp_path / "a", *[(8, 8)] * 3)
+    Psnr()(folder, folder, Run(log=log))
+    assert log.bars == [("pairs psnr", 3)]
