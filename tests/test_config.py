@@ -223,6 +223,7 @@ def test_sending_without_a_key_is_told_before_any_work(wrong, tmp_path, monkeypa
 
 def test_all_errors_are_told_at_once(wrong):
     lines = wrong(
+        "runtime.batch=0",
         "budget.eps=300",
         "owner_prompt=thief",
         "task.solver=euler",
@@ -230,8 +231,16 @@ def test_all_errors_are_told_at_once(wrong):
         "seed=-1",
         "protect.times=cosine",
     )
-    assert len(lines) == 6
-    for part in ("budget linf", "owner_prompt", "solver", "/no/such/folder", "seed", "time distribution"):
+    assert len(lines) == 7
+    for part in (
+        "runtime.batch",
+        "budget linf",
+        "owner_prompt",
+        "solver",
+        "/no/such/folder",
+        "seed",
+        "time distribution",
+    ):
         assert sum(part in line for line in lines) == 1, part
     assert all(line.startswith("error: ") for line in lines)
 
