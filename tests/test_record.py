@@ -193,3 +193,16 @@ def test_a_broken_record_of_schema_1_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"schema": 1, "cell": {}}')
     with pytest.raises(ValueError, match=r"x\.json: record of schema 1 cannot be read"):
         R.read_records(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", json.dumps({**make_record(), "counts": {"a": 1}}).replace('"a": 1', '"a": 1.5'),
+                                  json.dumps(make_record()).replace("8.0", "1e999")])  # fmt: skip
+def test_a_broken_record_is_a_line_with_its_path_and_the_others_are_read(tmp_path: Path, text: str) -> None:
+    R.write(tmp_path / "a.json", make_record())
+    (tmp_path / "b.json").write_text(text)
+    refused: list[str] = []
+    assert list(R.read_files(tmp_path, refused=refused)) == [tmp_path / "a.json"]
+    (line,) = refused
+    assert line.startswith(f"{tmp_path / 'b.json'}: ")
+    with pytest.raises(ValueError):
+        R.read_files(tmp_path)

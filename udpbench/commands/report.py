@@ -13,7 +13,7 @@ from udpbench.commands.common import Parser, lines_of, say
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the report of folders of records, or with --fill the tables of texts; returns the exit status: 2, and one
-    line to stderr, if there is nothing to report."""
+    line to stderr, if there is nothing to report; 1 if records are broken, which are left out."""
     parser = Parser("report", "Turn records into Markdown, CSV, LaTeX and HTML.")
     parser.add_argument("paths", type=Path, nargs="+", help="folders of record JSONs, at any depth; with --fill texts")
     parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first folder)")
@@ -30,9 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
                 fill(path)
             return 0
         out = given.out or given.paths[0] / "report"
-        written = write_report(given.paths, out, given.title, plots=not given.no_plots)
+        refused: list[str] = []
+        written = write_report(given.paths, out, given.title, not given.no_plots, refused)
     except (ValueError, OSError) as error:
         say(f"error: {' '.join(lines_of(error))}")
         return 2
     sys.stdout.write("".join(f"{path}\n" for path in written))
-    return 0
+    for line in refused:
+        say(f"error: {line}; it is left out")
+    return 1 if refused else 0

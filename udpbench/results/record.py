@@ -9,7 +9,6 @@ from typing import Any, TypedDict, TypeVar
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.core.atomic import atomic_write
-from udpbench.core.component import check_plain
 from udpbench.results.schema import LONG, SCHEMA, ArmScores, Facts, Record, Score, StageCost, check
 from udpbench.results.upgrade import upgraded
 
@@ -31,7 +30,6 @@ def write(path: Path, record: Record) -> None:
     absent.
     """
     check(record, path.name)
-    check_plain(record, path.name)
     given: Mapping[str, Any] = record
     ordered = {name: _sorted(given[name]) for name in (*Record.__annotations__, *sorted(given)) if name in given}
     ordered["arms"] = {arm: ordered["arms"][arm] for arm in ARMS if arm in record["arms"]}
@@ -53,22 +51,33 @@ def read_records(folder: Path) -> list[Record]:
     return list(read_files(folder).values())
 
 
-def read_files(*folders: Path) -> dict[Path, Record]:
+def read_files(*folders: Path, refused: list[str] | None = None) -> dict[Path, Record]:
     """Path -> record for every ``*.json`` under ``folders`` that is one (it has "schema" or "cell").
 
-    Others are left alone.
+    Others are left alone. ``refused``: takes a line for every file that is broken, and those are left out.
 
-    Raises ValueError naming the folder if it is missing or holds no record, and naming the file if it is broken.
+    Raises ValueError naming the folder if it is missing or holds no record, and, without ``refused``, naming the file
+    if it is broken.
     """
+    lines: list[str] = []
     found: dict[Path, Record] = {}
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"records: {folder} is not a folder; give one that holds record JSONs")
-        loaded = {path: _load(path) for path in sorted(folder.rglob("*.json"))}
-        records = {path: x for path, x in loaded.items() if isinstance(x, dict) and ("schema" in x or "cell" in x)}
-        if not records:
+        before = len(found) + len(lines)
+        for path in sorted(folder.rglob("*.json")):
+            try:
+                loaded = _load(path)
+                if isinstance(loaded, dict) and ("schema" in loaded or "cell" in loaded):
+                    found[path] = check(loaded, str(path))
+            except ValueError as error:
+                lines.append(str(error))
+                if refused is None:
+                    raise
+        if len(found) + len(lines) == before:
             raise ValueError(f"records: no record JSON under {folder}; a finished cell writes one")
-        found |= {path: check(record, str(path)) for path, record in records.items()}
+    if refused is not None:
+        refused += lines
     return found
 
 

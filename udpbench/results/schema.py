@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.core.component import inside
+from udpbench.core.component import check_plain, inside
 
 SCHEMA = 2
 DIRECTIONS = ("up", "down")
@@ -147,6 +147,7 @@ def check(record: Mapping[str, Any], where: str) -> Record:
             raise ValueError(f"{where}: arm {name} has {both[0]} both measured and absent")
         for metric, score in arm["metrics"].items():
             _check_score(f"{where}: {name} {metric}", score)
+    check_plain(record, where)
     return cast(Record, record)
 
 

@@ -88,6 +88,7 @@ def _environment(template: str) -> Environment:
         "columns": lambda made: "l" * made.index.nlevels + "r" * len(made.columns),
         "line": _line,
         "cell": _markdown_cell,
+        "markdown": _markdown_text,
         "tex": latex_text,
         "base64": lambda png: base64.b64encode(png).decode(),
     }
@@ -96,6 +97,11 @@ def _environment(template: str) -> Environment:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _markdown_text(text: str) -> str:
+    """A line in which no name is taken for markup."""
+    return re.sub(r"([\\|*<`\[])", r"\\\1", _line(text))
 
 
 def _markdown_cell(text: str) -> str:

@@ -23,13 +23,17 @@ from udpbench.results.words import last_line
 _OF_BOARD = (arms.arm_means, arms.learning, arms.pictures, compare.comparisons, compare.attacks, arms.curves)
 
 
-def write_report(folders: Sequence[Path], out: Path, title: str | None = None, plots: bool = True) -> list[Path]:
+def write_report(
+    folders: Sequence[Path], out: Path, title: str | None = None, plots: bool = True, refused: list[str] | None = None
+) -> list[Path]:
     """Read every record under ``folders`` and write the report to ``out``; returns the files.
 
     report.md, report.html, report.tex, records.csv, leaderboard.csv and figures/*.png. Without ``title`` it says what
-    was run. The same records give the same bytes. Raises ValueError if a folder holds no record or a broken one.
+    was run. The same records give the same bytes. ``refused``: takes a line for
+    every broken record, which is left out. Raises ValueError if a folder holds no record or, without ``refused``, a
+    broken one.
     """
-    chosen = choose(read_files(*folders))
+    chosen = choose(read_files(*folders, refused=refused))
     found, every = boards(chosen.ok), [*chosen.ok, *chosen.failed.values()]
     sections = list(_sections(chosen, found, plots))
     title = title or _title(every)
