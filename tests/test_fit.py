@@ -550,3 +550,30 @@ def test_between_looks_the_step_is_kept_on_the_device(monkeypatch):
     with pytest.raises(ValueError, match="not finite at step 6 of 12; the last finite loss was [0-9]"):
         fit(list(net.parameters()), loss, FitSettings(steps=12, lr=0.05, save_every=4), Run())
     assert len(steps) == 8
+
+
+@pytest.mark.parametrize("harm", ["empty", "cut", "flip", None])
+def test_a_broken_checkpoint_begins_anew_and_what_was_counted_counts(tmp_path, model, folder, monkeypatch, harm):
+    """``harm``: what a power loss, or a bad disk, did to the state that the interrupted training left."""
+    import udpbench.optim.fit as module
+
+    task, out, real = dreambooth(save_every=2), tmp_path / "out", module._save
+
+    def killed_after(*args):
+        real(*args)
+        raise Killed
+
+    monkeypatch.setattr(module, "_save", killed_after)
+    out.mkdir()
+    with pytest.raises(Killed):
+        task.train(folder, out, model, Run())
+    monkeypatch.setattr(module, "_save", real)
+    state = out / "checkpoint.pt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    if harm:
+        state.write_bytes({"empty": b"", "cut": data[:-100], "flip": data}[harm])
+    task.train(folder, out, model, resumed := Run())
+    task.train(folder, tmp_path / "plain", model, plain := Run())
+    assert_same_weights(weights(out / "step_4"), weights(tmp_path / "plain" / "step_4"))
+    assert resumed.count == plain.count

@@ -94,6 +94,8 @@ def readable(path: Path) -> bool:
     except ValueError:
         return False
     return True
+
+
 def open_image(file: Path | BinaryIO) -> ImageFile:
     """Pillow's image of a file of one of the formats of ``READ``; its pixels are not read yet."""
     return Image.open(file, formats=_formats())
