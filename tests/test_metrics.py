@@ -22,6 +22,7 @@ from udpbench.core.neighbours import distances
 from udpbench.interfaces import PairMetric, Run
 from udpbench.metrics.density_coverage import DensityCoverage, density_coverage
 from udpbench.metrics.dist_lite1 import PerceptualDistance
+from udpbench.metrics.edits import Edits
 from udpbench.metrics.frechet_distance import FrechetDistance, frechet_distance
 from udpbench.metrics.kernel_distance import KernelDistance, kernel_distance
 from udpbench.metrics.lpips import Lpips
@@ -29,6 +30,7 @@ from udpbench.metrics.perturbation_size import PerturbationSize
 from udpbench.metrics.precision_recall import PrecisionRecall, precision_recall
 from udpbench.metrics.psnr import Psnr
 from udpbench.metrics.ssim import Ssim
+from udpbench.metrics.ssim_uniform import SsimUniform
 from udpbench.metrics.train_similarity import TrainSimilarity
 from udpbench.metrics.vif import Vif
 from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
@@ -462,6 +464,21 @@ def test_psnr_and_ssim_are_those_of_scikit_image(tmp_path):
         assert Ssim()(protected, clean, Run(batch=batch))["ssim"] == pytest.approx(ssim, abs=1e-9)
 
 
+def test_ssim_uniform_is_sewar_s(tmp_path):
+    from sewar.full_ref import ssim
+
+    ramp = torch.linspace(0, 1, 52).expand(3, 40, 52)
+    clean = write(tmp_path / "clean", {"0.png": ramp, "1.png": 0.5 * ramp})
+    changed = {k: v + 0.2 * (noise(3, 40, 52) - 0.5) for k, v in images.read_folder(clean).items()}
+    protected = write(tmp_path / "protected", changed)
+    pairs = zip(*(images.read_folder(f).values() for f in (clean, protected)), strict=True)
+    theirs = [ssim(*(images.to_uint8(x).permute(1, 2, 0).numpy() for x in pair))[0] for pair in pairs]
+    ours = SsimUniform()(protected, clean, Run())
+    assert ours == {"ssim_uniform": pytest.approx(np.mean(theirs), abs=1e-6)}  # pictures are float32
+    assert abs(ours["ssim_uniform"] - Ssim()(protected, clean, Run())["ssim"]) > 0.01
+    assert Edits(of=SsimUniform()).scores == {"edit_ssim_uniform": "down"}
+
+
 def test_unchanged_pictures(tmp_path):
     clean = many(tmp_path / "clean", 2, side=32)
     assert Psnr()(clean, clean, Run()) == {}  # infinite, and so no number
@@ -483,10 +500,18 @@ def test_pairs_that_do_not_match_are_errors(tmp_path):
 
 
 def test_the_owner_wants_an_invisible_change():
-    metrics: list[PairMetric] = [Psnr(), Ssim(), PerceptualDistance(), PerturbationSize(), Lpips(net="vgg")]
+    metrics: list[PairMetric] = [
+        Psnr(),
+        Ssim(),
+        SsimUniform(),
+        PerceptualDistance(),
+        PerturbationSize(),
+        Lpips(net="vgg"),
+    ]
     assert {k: v for m in metrics for k, v in m.scores.items()} == {
         "psnr": "up",
         "ssim": "up",
+        "ssim_uniform": "up",
         "dist_lite1": "down",
         "linf": "down",
         "rms": "down",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from udpbench.core.budget import measure
 from udpbench.core.images import as_saved, recompress, to_uint8
 
 WINDOW = 11  # side of SSIM's window in pixels
+GAUSSIAN = tuple(math.exp(-0.5 * ((k - WINDOW // 2) / 1.5) ** 2) for k in range(WINDOW))  # Wang et al.'s
+UNIFORM = (1.0,) * WINDOW
 STRIP = 1 << 18  # places of SSIM's window at a time
 
 
@@ -30,12 +33,12 @@ def psnr(changed: Tensor, original: Tensor) -> Tensor:
     return -10 * (changed - original).double().square().mean((1, 2, 3)).log10()
 
 
-def ssim(a: Tensor, b: Tensor) -> float | None:
+def ssim(a: Tensor, b: Tensor, window: Sequence[float] = GAUSSIAN) -> float | None:
     """Structural similarity of CHW pictures in [0,1] (Wang et al., 2004), in float64.
 
-    11 x 11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03. Mean over channels and over all places where the window
-    fits; None if it fits nowhere. The window is two passes of 11 weights, over a strip of rows at a time: the memory is
-    that of a strip.
+    11 x 11 window, Gaussian of sigma 1.5 unless other weights are given, K1 = 0.01, K2 = 0.03. Mean over channels and
+    over all places where the window fits; None if it fits nowhere. The window is two passes of 11 weights, over a strip
+    of rows at a time: the memory is that of a strip.
     """
     height, width = (side - WINDOW + 1 for side in a.shape[-2:])
     if min(height, width) < 1:
@@ -43,7 +46,7 @@ def ssim(a: Tensor, b: Tensor) -> float | None:
     rows, total = max(1, STRIP // a.shape[-1]), 0.0
     for top in range(0, height, rows):
         x, y = (t.detach()[:, top : top + rows + WINDOW - 1].double() for t in (a, b))
-        mean_x, mean_y, xx, yy, xy = (_windowed(part) for part in (x, y, x * x, y * y, x * y))
+        mean_x, mean_y, xx, yy, xy = (_windowed(part, window) for part in (x, y, x * x, y * y, x * y))
         both, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
         luminance = (2 * both + 0.01**2) / (squares + 0.01**2)
         structure = (2 * (xy - both) + 0.03**2) / (xx + yy - squares + 0.03**2)
@@ -51,9 +54,8 @@ def ssim(a: Tensor, b: Tensor) -> float | None:
     return total / (len(a) * height * width)
 
 
-def _windowed(x: Tensor) -> Tensor:
-    """Gaussian means of CHW over the places where the window fits, (C, H - 10, W - 10)."""
-    weights = [math.exp(-0.5 * ((k - WINDOW // 2) / 1.5) ** 2) for k in range(WINDOW)]
+def _windowed(x: Tensor, weights: Sequence[float]) -> Tensor:
+    """Weighted means of CHW over the places where the window fits, (C, H - 10, W - 10)."""
     for axis in (1, 2):
         places = x.shape[axis] - WINDOW + 1
         x = sum(w / sum(weights) * x.narrow(axis, k, places) for k, w in enumerate(weights))  # type: ignore[assignment]
