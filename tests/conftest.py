@@ -177,6 +177,7 @@ def small(tiny: Path) -> list[str]:
     return [
         "model=local",
         "family=micro",
+        "runtime.workers=1",
         f"model.path={tiny}",
         "model.dtype=fp32",
         "data.size=16",

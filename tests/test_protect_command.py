@@ -33,7 +33,14 @@ def protected(source, target, *words: str, cwd, command: str = "protect") -> sub
 
 @pytest.fixture
 def local(tiny) -> list[str]:
-    return ["model=local", "family=micro", f"model.path={tiny}", "model.dtype=fp32", "runtime.device=cpu"]
+    return [
+        "model=local",
+        "family=micro",
+        "runtime.workers=1",
+        f"model.path={tiny}",
+        "model.dtype=fp32",
+        "runtime.device=cpu",
+    ]
 
 
 @pytest.fixture

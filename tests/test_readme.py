@@ -37,6 +37,7 @@ def test_the_example_protection_runs_as_shown(tmp_path, tiny):
     small = [
         "model=local",
         "family=micro",
+        "runtime.workers=1",
         f"model.path={tiny}",
         "model.dtype=fp32",
         "data.size=16",

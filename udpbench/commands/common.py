@@ -123,6 +123,8 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
         check_whole(f"runtime.{name}", runtime[name], 1)
     if runtime.threads is not None:  # far more than there are cores end the process
         check_whole("runtime.threads", runtime.threads, 1, os.cpu_count() or 1)
+    if runtime.workers != "auto":
+        check_whole("runtime.workers", runtime.workers, 1)
     device = find_device(runtime.device)
     return Store(Path(runtime.store), device, log, runtime.batch, runtime.grad_batch, runtime.verify)
 

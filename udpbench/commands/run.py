@@ -32,33 +32,41 @@ FULL = 1_000_000  # bytes that are left on a disk where nothing can be written a
 # -- one cell ----------------------------------------------------------------------------------------------------------
 
 
-def execute(ready: Ready, cfg: DictConfig, group: str = "", called: str = "udpbench", shown: bool = True) -> Record:
+def execute(
+    ready: Ready,
+    cfg: DictConfig,
+    group: str = "",
+    called: str = "udpbench",
+    shown: bool = True,
+    choices: Mapping[str, Any] | None = None,
+) -> Record:
     """Run a prepared cell: stages, record, contact sheet, tracker and, if it is ``shown``, a table; returns the record.
 
-    ``group``: the sweep it belongs to; ``called``: how its messages begin. If it fails, a failed record is written, or
-    beside a finished one, and the error is raised again after one line for a person.
+    ``group``: the sweep it belongs to; ``called``: how its messages begin; ``choices``: the options chosen by group,
+    from which further processes build the same cell (None: this process works alone). If it fails, a failed record is
+    written, or beside a finished one, and the error is raised again after one line for a person.
     """
-    import torch
-
     from udpbench.benchmark.run import run
+    from udpbench.commands.workers import shared
     from udpbench.results import record
     from udpbench.results.gather import record_of
     from udpbench.tracking.track import Tracked
 
     graph, store, tracker = ready.graph, ready.store, ready.tracker
-    if cfg.runtime.threads:
-        torch.set_num_threads(cfg.runtime.threads)
     config = _as_recorded(ready, cfg)
     folder = Path(cfg.runtime.out) / "cells" / graph.key
     path = Path(cfg.runtime.records) / f"{slug(graph.cell)}-{graph.key}.json"
     console = store.log
     store.log = Tracked(console, tracker)
-    todo = len(store.missing(graph.wanted))
+    todo, done = len(store.missing(graph.wanted)), len(store.computed)
     written = False
     tracker.start(graph.key, group, config, folder)
     try:
-        console.say(f"{called}: {words(graph.cell)} on {store.device}; {todo} stages to do")
-        computed = run(graph, store)
+        with shared(ready, cfg, choices) as n:
+            by = f" by {n} processes" if n > 1 else ""
+            console.say(f"{called}: {words(graph.cell)} on {store.device}; {todo} stages to do{by}")
+            run(graph, store)
+        computed = frozenset(store.computed[done:])  # by all processes
         found = record_of(graph, store, config, computed)
         record.write(path, found)
         written = True  # what fails from here on is the showing
@@ -167,7 +175,7 @@ def main(cfg: DictConfig) -> None:
         _fail(2)
         return
     try:
-        execute(ready, cfg, group, called)
+        execute(ready, cfg, group, called, choices=None if worker else HydraConfig.get().runtime.choices)
     except KeyboardInterrupt:
         console.say(RESUME)
         _fail(130)

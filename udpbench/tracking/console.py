@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from udpbench.core.text import clock_text
 from udpbench.interfaces import Log
 
 
-@dataclass
+@dataclass(eq=False)
 class _Bar:
     """One open bar.
 
@@ -67,24 +68,28 @@ class Console(Log):
         self._stream, self._every, self._clock, self._worker = stream, every, clock, worker
         self._bars: list[_Bar] = []
         self._progress: Progress | None = None
+        self._lock = threading.RLock()  # bars of several processes are drawn by another thread
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
         """A bar over ``total`` units; bars may stand inside bars."""
         now = self._clock()
         bar = _Bar(title, total, unit, opened=now, shown=now)
-        self._bars.append(bar)
-        self._show(bar)
+        with self._lock:
+            self._bars.append(bar)
+            self._show(bar)
         try:
             yield lambda n: self._advance(bar, n)
         finally:
-            self._bars.remove(bar)
-            self._close(bar)
+            with self._lock:
+                self._bars.remove(bar)
+                self._close(bar)
 
     def say(self, text: str) -> None:
         """One line, above the bars."""
         text = f"[{self._worker}] {text}" if self._worker else text
-        self._rich().print(text, markup=False, highlight=False, soft_wrap=True)
+        with self._lock:
+            self._rich().print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _rich(self) -> RichConsole:
         return self._progress.console if self._progress is not None else RichConsole(file=self._stream or sys.stderr)
@@ -103,6 +108,10 @@ class Console(Log):
         now = self._clock()
         bar.done += n
         bar.first = bar.first or (now, bar.done)
+        with self._lock:
+            self._draw(bar, now)
+
+    def _draw(self, bar: _Bar, now: float) -> None:
         if self._progress is not None and bar.task is not None:
             self._progress.update(bar.task, completed=bar.done, description=bar.line(now))
         elif now - bar.shown >= self._every and bar.done < bar.total:

@@ -6,6 +6,7 @@ to log, so a caller that logs nothing for a fully cached cell leaves no trace of
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class Buffered(Tracker):
         self._begun: Start | None = None
         self._handle: Any = None
         self._waiting: list[tuple[str, int, Tensor | float]] = []
+        self._lock = threading.RLock()  # curves of several processes come from another thread
 
     def open(self, started: Start) -> Any:
         """Begin the run and return what ``opened`` is."""
@@ -103,14 +105,17 @@ class Buffered(Tracker):
         self._handle, self._waiting = None, []
 
     def scalar(self, name: str, value: Tensor | float, step: int) -> None:
-        self._waiting.append((name, step, value.detach() if isinstance(value, Tensor) else value))
-        if len(self._waiting) >= BUFFER:
-            self.flush()
+        with self._lock:
+            self._waiting.append((name, step, value.detach() if isinstance(value, Tensor) else value))
+            if len(self._waiting) >= BUFFER:
+                self.flush()
 
     def flush(self) -> None:
         """Send what is waiting."""
-        waiting, self._waiting = self._waiting, []
-        if waiting:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            if not waiting:
+                return
             numbers = _read([value for _, _, value in waiting])
             self.send([(name, step, number) for (name, step, _), number in zip(waiting, numbers, strict=True)])
 

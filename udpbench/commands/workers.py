@@ -1,0 +1,176 @@
+"""Further processes that share the work of a cell: its arms do not wait for one another.
+
+Every worker builds the same cell and does what of it is ready and nobody else has in hand; the store's locks see to the
+rest. Bars and curves of the workers come to the process that the person looks at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.queues import Queue
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from udpbench.benchmark.run import run
+from udpbench.commands.common import Ready, prepare
+from udpbench.interfaces import Log
+from udpbench.tracking.track import Buffered, Start
+
+if TYPE_CHECKING:
+    from udpbench.benchmark.store import Store
+
+MEMORY = 2e9  # bytes that a worker with the embedded models takes, with room to spare
+
+
+def workers_for(wanted: int | str, ready: Ready) -> int:
+    """How many processes share the work: ``wanted``, or for ``auto`` one for each core, as far as there are arms and
+    free memory for them; on a GPU, one."""
+    if wanted != "auto":
+        return int(wanted)
+    if ready.store.device.type != "cpu" or "SC_AVPHYS_PAGES" not in os.sysconf_names:
+        return 1
+    arms = sum(stage.name in ("train", "edit") for stage in ready.store.missing(ready.graph.wanted))
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores(), arms, int(free / MEMORY)))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def shared(ready: Ready, cfg: DictConfig, choices: Mapping[str, Any] | None) -> Iterator[int]:
+    """While the block runs, further processes do stages of the cell, too, by ``runtime.workers``; yields how many
+    processes there are in all.
+
+    ``choices``: the options chosen by group, from which they build the cell; None: there are none.
+
+    Each takes ``runtime.threads`` threads, or its part of the cores. What the workers did is in ``store.computed`` when
+    the block ends; if it ends with an error, they are stopped: what they had begun is gone on with the next time.
+    """
+    n = 1 if choices is None else workers_for(cfg.runtime.workers, ready)
+    threads = cfg.runtime.threads or (max(1, cores() // n) if n > 1 else None)
+    if threads:
+        torch.set_num_threads(threads)
+    if n == 1 or choices is None:
+        yield 1
+        return
+    context = multiprocessing.get_context("spawn")
+    queue: Queue[Any] = context.Queue()
+    whole = OmegaConf.to_container(cfg, resolve=False)
+    processes = [
+        context.Process(target=_work, args=(whole, dict(choices), str(device), threads, queue), daemon=True)
+        for device in itertools.islice(_devices(ready.store.device), 1, n)
+    ]
+    listener = threading.Thread(target=_listen, args=(queue, ready.store), daemon=True)
+    listener.start()
+    for process in processes:
+        process.start()
+    try:
+        yield n
+        for process in processes:  # all is finished, and they find that out
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()
+        queue.put(None)
+        listener.join(timeout=10)
+
+
+def _devices(first: torch.device) -> Iterator[torch.device]:
+    """The device of each process in turn: every GPU there is, if none was chosen by its number."""
+    if first.type != "cuda" or first.index is not None:
+        return itertools.repeat(first)
+    return itertools.cycle(torch.device("cuda", i) for i in range(torch.cuda.device_count()))
+
+
+# -- in a worker -------------------------------------------------------------------------------------------------------
+
+
+def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: int, queue: Queue[Any]) -> None:
+    """Do stages until the cell is finished, or until one of them fails, which the main process then meets."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    cfg = OmegaConf.create(whole)
+    cfg.runtime.device = device
+    log = Forwarded(queue)
+    ready = prepare(cfg, log, choices)
+    with suppress(Exception):
+        run(ready.graph, ready.store)
+    log.curves.flush()
+    queue.put(("computed", ready.store.computed))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+class Forwarded(Log):
+    """Says everything to a queue, but for lines: a worker that waits for another need not say so."""
+
+    def __init__(self, queue: Queue[Any]) -> None:
+        self.queue, self.curves, self.bars = queue, _Curves(queue), itertools.count()
+        self.curves.start("", "", {}, None)  # type: ignore[arg-type]  # nothing is written into a folder
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
+        number = (os.getpid(), next(self.bars))
+        self.queue.put(("bar", number, title, total, unit))
+        try:
+            yield lambda n: self.queue.put(("advance", number, n))
+        finally:
+            self.queue.put(("end", number))
+
+    def scalar(self, name: str, value: Tensor | float, step: int) -> None:
+        self.curves.scalar(name, value, step)
+
+
+class _Curves(Buffered):
+    """Scalars to a queue, many at a time."""
+
+    def __init__(self, queue: Queue[Any]) -> None:
+        super().__init__()
+        self.queue = queue
+
+    def open(self, started: Start) -> Queue[Any]:
+        return self.queue
+
+    def send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
+        self.queue.put(("scalars", list(scalars)))
+
+
+# -- in the main process -----------------------------------------------------------------------------------------------
+
+
+def _listen(queue: Queue[Any], store: Store) -> None:
+    """Say to the store's log what the workers say, until there is nothing more."""
+    with ExitStack() as left:  # bars of workers that were stopped
+        bars: dict[Any, tuple[ExitStack, Callable[[int], None]]] = {}
+        for kind, *what in iter(queue.get, None):
+            if kind == "bar":
+                number, *bar = what
+                stack = left.enter_context(ExitStack())
+                bars[number] = stack, stack.enter_context(store.log.bar(*bar))
+            elif kind == "advance":
+                bars[what[0]][1](what[1])
+            elif kind == "end":
+                bars.pop(what[0])[0].close()
+            elif kind == "scalars":
+                for name, step, value in what[0]:
+                    store.log.scalar(name, value, step)
+            else:
+                store.computed.extend(what[0])
