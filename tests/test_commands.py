@@ -157,7 +157,7 @@ def test_groups_of_settings_show_their_files(capsys):
 def test_with_a_name_everything_there_is_to_know(capsys):
     listing.main(["protect", "eudp"])
     shown = capsys.readouterr().out
-    assert "class: udpbench.protect.udp.EUDP (version 3)" in shown
+    assert "class: udpbench.protect.udp.EUDP (version 4)" in shown
     assert "needs: denoise" in shown
     assert "verified with: " in shown
     assert "  times: sqrt_alpha_bar  # " in shown
