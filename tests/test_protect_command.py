@@ -87,7 +87,7 @@ def test_pictures_of_two_sizes_keep_size_and_budget(tmp_path, local):
     [
         (["protect=nosuch"], "nosuch"),
         (["protect=noise", "budget.eps=300"], "300"),
-        (["protect=noise", "model=local", "model.path=/no/such/folder"], "/no/such/folder"),
+        (["protect=advdm", "model=local", "model.path=/no/such/folder"], "/no/such/folder"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(tmp_path, words, said):

@@ -10,15 +10,20 @@ from udpbench.benchmark.store import Stage, Store
 from udpbench.core.errors import ConfigError, Errors
 
 
-def run(graph: Graph, store: Store) -> frozenset[str]:
+def run(graph: Graph, store: Store, together: bool = False) -> frozenset[str]:
     """Finish every stage that the cell's record and contact sheet are made of; returns the keys of those done now, by
-    this process."""
+    this process.
+
+    ``together``: other processes do the same; the arms with the longest way are begun first, for the last of them
+    would be done by one process alone.
+    """
     before = len(store.computed)
     # What of the other stages the record and the contact sheet read is verified, too, if it is still there.
     there = [stage for stage in graph.stages if store.path(stage).exists()]
     damaged = [stage for stage in there if store.damage(stage, contents=False)]
     fetch_models(graph.cell, store.missing(graph.wanted))
-    store.do(*graph.wanted, *(stage for stage in there if stage in graph.shown), *damaged)
+    wanted = [stage for arm in reversed(graph.arms.values()) for stage in arm.wanted] if together else graph.wanted
+    store.do(*wanted, *(stage for stage in there if stage in graph.shown), *damaged)
     return frozenset(store.computed[before:])
 
 

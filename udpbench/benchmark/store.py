@@ -120,6 +120,7 @@ class Store:
         self.device, self.log, self.batch = device or torch.device("cpu"), log or Log(), batch
         self.grad_batch, self.digests = grad_batch, verify == "digest"
         self.computed: list[str] = []  # keys of the stages done by this process, in order
+        self.partners: set[int] = set()  # processes that share the work: waiting for them is nothing to tell
         self._sound: set[str] = set()  # keys of the stages known to be whole
         self._leases: dict[str, SoftFileLease] = {}  # by key; kept, for they remember when a holder's last moved
 
@@ -194,7 +195,8 @@ class Store:
 
     def _wait(self, stage: Stage, said: set[str]) -> None:
         lease = self._lease(stage)
-        if stage.key not in said and (holder := lease.owner):  # nobody: it is done with
+        holder = lease.owner  # nobody: it is done with
+        if holder and stage.key not in said and holder.pid not in self.partners:
             host = holder.hostname.partition("?")[0]  # without the mark of a container
             self.log.say(
                 f"waiting for {stage}: process {holder.pid} on {host} does it; if that one is gone, it is taken over "
@@ -298,7 +300,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
     Raises OSError or ValueError if that cannot be read or is not what was written.
     """
-    facts = json.loads((folder / FACTS).read_text())
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if not isinstance(facts, dict) or (
         ("files" in facts or CHECKSUM in facts) and (facts.pop(CHECKSUM, None) != hash_of(facts))
     ):
@@ -310,7 +312,7 @@ def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """The facts with a checksum of what reading them will give."""
     checksum = hash_of(json.loads(json.dumps(facts)))
     with atomic_write(folder / FACTS) as beside:
-        beside.write_text(json.dumps({**facts, CHECKSUM: checksum}, indent=1, sort_keys=True))
+        beside.write_text(json.dumps({**facts, CHECKSUM: checksum}, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _work(stage: Stage, out: Path, parents: dict[str, Path], run: Run) -> None:

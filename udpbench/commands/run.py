@@ -65,7 +65,7 @@ def execute(
         with shared(ready, cfg, choices) as n:
             by = f" by {n} processes" if n > 1 else ""
             console.say(f"{called}: {words(graph.cell)} on {store.device}; {todo} stages to do{by}")
-            run(graph, store)
+            run(graph, store, together=n > 1)
         computed = frozenset(store.computed[done:])  # by all processes
         found = record_of(graph, store, config, computed)
         record.write(path, found)
@@ -204,7 +204,7 @@ def _fail(status: int) -> None:
         config = HydraConfig.get()
         folder = Path(config.runtime.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILED.format(config.callbacks["sweep"].id)).write_text(str(status))
+        (folder / FAILED.format(config.callbacks["sweep"].id)).write_text(str(status), encoding="utf-8")
         return
     sys.exit(status)
 

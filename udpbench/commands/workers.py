@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.queues import Queue
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,16 +38,26 @@ def workers_for(wanted: int | str, ready: Ready) -> int:
     free memory for them; on a GPU, one."""
     if wanted != "auto":
         return int(wanted)
-    if ready.store.device.type != "cpu" or "SC_AVPHYS_PAGES" not in os.sysconf_names:
+    if ready.store.device.type != "cpu":
         return 1
     arms = sum(stage.name in ("train", "edit") for stage in ready.store.missing(ready.graph.wanted))
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores(), arms, int(free / MEMORY)))
+    return max(1, min(cores(), arms, int(free_memory() / MEMORY)))
 
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def free_memory() -> float:
+    """Bytes of memory that can be had (Linux); elsewhere it is not known, and said to be nothing."""
+    with suppress(OSError):
+        found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+        return 1024 * int(found[1]) if found else 0
+    return 0
 
 
 @contextmanager
@@ -76,6 +88,7 @@ def shared(ready: Ready, cfg: DictConfig, choices: Mapping[str, Any] | None) -> 
     listener.start()
     for process in processes:
         process.start()
+        ready.store.partners.add(process.pid or 0)
     try:
         yield n
         for process in processes:  # all is finished, and they find that out
@@ -107,7 +120,7 @@ def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: 
     log = Forwarded(queue)
     ready = prepare(cfg, log, choices)
     with suppress(Exception):
-        run(ready.graph, ready.store)
+        run(ready.graph, ready.store, together=True)
     log.curves.flush()
     queue.put(("computed", ready.store.computed))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,22 @@ def _remembered(file: Path) -> str:
     stat = file.stat()
     if stat.st_size < 1 << 24:
         return _sha256(file)
-    key, known = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}", _cached()
-    if key not in known:
-        known[key] = _sha256(file)
+    return remembered(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}", lambda: _sha256(file))
+
+
+def remembered(key: str, compute: Callable[[], str]) -> str:
+    """What ``compute`` returned for this key, in this process or in an earlier one of this user."""
+    known, place = _cached(), hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
+    if place not in known:
+        value = compute()
+        known[place] = f"{value} {_check(place, value)}"
         with suppress(OSError, RuntimeError), atomic_write(_cache()) as beside:
-            beside.write_text(json.dumps(known))
-    return known[key]
+            beside.write_text(json.dumps(known), encoding="utf-8")
+    return known[place].rpartition(" ")[0]
+
+
+def _check(place: str, value: str) -> str:
+    return hashlib.sha256(f"{place} {value}".encode()).hexdigest()[:16]
 
 
 def _cache() -> Path:
@@ -95,6 +105,7 @@ def _cache() -> Path:
 def _cached() -> dict[str, str]:
     """What is remembered: only a cache, so one that cannot be read is an empty one."""
     with suppress(OSError, ValueError, RuntimeError):
-        if isinstance(known := json.loads(_cache().read_text()), dict):
-            return {key: digest for key, digest in known.items() if isinstance(digest, str) and len(digest) == 64}
+        if isinstance(known := json.loads(_cache().read_text(encoding="utf-8")), dict):
+            values = {place: str(kept).rpartition(" ") for place, kept in known.items()}
+            return {place: known[place] for place, (value, _, sum_) in values.items() if sum_ == _check(place, value)}
     return {}

@@ -10,9 +10,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
+
+from udpbench.core.digest import remembered
 
 T = TypeVar("T")
 Shapes = dict[str, tuple[int, ...]]  # name of a tensor -> its shape
@@ -27,6 +30,7 @@ SCHEDULERS = (
     "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "LCM",
 )  # fmt: skip
 ORIGINAL = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
+LOOK = 1  # raise it with what a look finds: what was found good is remembered
 LFS = b"version https://git-lfs"
 # Autoencoders saved by diffusers before 0.15 have these names; both libraries' loaders know them.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -40,7 +44,12 @@ def look(folder: Path, kind: Any, file: Path | None = None, keys: bool = True) -
     ``keys``: build the modules without weights and compare names and shapes, too; that imports the libraries.
     Raises ValueError with a line that names the file if something is missing, damaged or not supported.
     """
-    return _look(folder, kind, file, keys, tuple(_stamps(folder, [*kind.parts, *UNUSED], file)))
+    stamps = tuple(_stamps(folder, [*kind.parts, *UNUSED], file))
+    if not keys:
+        return _look(folder, kind, file, keys, stamps)
+    versions = [version(library) for library in ("diffusers", "transformers")]
+    seen = f"look {LOOK} {versions} {kind.shape} {folder.resolve()} {file} {stamps}"
+    return remembered(seen, lambda: _look(folder, kind, file, keys, stamps) or "") or None
 
 
 def _stamps(folder: Path, parts: Sequence[str], file: Path | None) -> Iterator[tuple[str, int, int]]:

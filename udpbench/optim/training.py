@@ -112,7 +112,7 @@ def publish(folder: Path, save: Callable[[Path], None]) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     save(beside)
-    (beside / "parts.json").write_text(json.dumps(sorted(p.name for p in beside.iterdir())))
+    (beside / "parts.json").write_text(json.dumps(sorted(p.name for p in beside.iterdir())), encoding="utf-8")
     sync(*beside.rglob("*"), beside)
     if folder.exists():
         shutil.rmtree(folder)

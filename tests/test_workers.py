@@ -1,0 +1,93 @@
+"""Processes that share the arms of a cell."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import composed, small
+
+from udpbench.commands import workers
+from udpbench.commands.common import prepare
+
+pytestmark = pytest.mark.slow  # every test composes a configuration or starts processes
+
+CELL = ["task.steps=4", "task.pictures=50", "data.reference=50", "data.heldout=50", "data.validation=0", "attack=jpeg",
+        "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=2", "track=jsonl"]  # fmt: skip
+
+
+def command(tiny: Path, out: Path, n: int | str, *words: str) -> list[str]:
+    shared = [f"runtime.workers={n}" if word.startswith("runtime.workers") else word for word in small(tiny)]
+    said = [word for word in shared if not word.startswith(("track", "++task.pictures"))]
+    return [sys.executable, "-m", "udpbench", *said, *CELL, f"runtime.out={out}", "runtime.threads=1", *words]
+
+
+def record(out: Path) -> dict:
+    (path,) = out.glob("records/*.json")
+    return json.loads(path.read_text())
+
+
+def test_two_processes_make_the_record_of_one(tiny, tmp_path):
+    found, curves = {}, {}
+    for n in (1, 2):
+        done = subprocess.run(command(tiny, tmp_path / str(n), n), capture_output=True, text=True, check=True)
+        assert ("by 2 processes" in done.stderr) == (n == 2)
+        assert "waiting for" not in done.stderr, "for one another is nothing to tell"
+        found[n] = record(tmp_path / str(n))
+        (log,) = (tmp_path / str(n) / "cells").rglob("*.jsonl")
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        curves[n] = {(row["name"], row["step"]): row["value"] for row in rows if row["event"] == "scalar"}
+    for of in found.values():
+        for arm in of["arms"].values():
+            del arm["images"]  # where they lie
+    assert found[1]["arms"] == found[2]["arms"]
+    assert found[1]["counts"] == found[2]["counts"]
+    assert not any(stage["cached"] for stage in found[2]["stages"]), "what a worker did was done now"
+    assert curves[1] == curves[2] != {}
+    again = subprocess.run(command(tiny, tmp_path / "2", "auto"), capture_output=True, text=True, check=True)
+    assert "0 stages to do\n" in again.stderr, "and nobody else is started for it"
+
+
+def test_workers_end_with_the_process_that_started_them(tiny, tmp_path):
+    words = command(tiny, tmp_path / "out", 2, "task.steps=100000")
+    main = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    children: list[int] = []
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "out" / "store").glob("train/*.part"))) < 2:
+        assert time.monotonic() < deadline
+        assert main.poll() is None
+        time.sleep(0.2)
+    for status in Path("/proc").glob("[0-9]*/status"):
+        text = status.read_text() if status.exists() else ""
+        if re.search(rf"^PPid:\t{main.pid}$", text, re.MULTILINE):
+            children.append(int(status.parent.name))
+    assert children
+    main.send_signal(signal.SIGKILL)
+    main.wait()
+    while any(alive(child) for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "wanted"), [(8, 1e12, 5), (2, 1e12, 2), (8, 5e9, 2), (1, 1e12, 1), (8, 1e9, 1)]
+)
+def test_there_are_as_many_as_cores_arms_and_memory_allow(tiny, tmp_path, monkeypatch, cores, free, wanted):
+    """The cell trains for five arms: clean, noise, protected, purified, clean_attacked."""
+    monkeypatch.setattr(workers, "cores", lambda: cores)
+    monkeypatch.setattr(workers, "free_memory", lambda: free)
+    cfg = composed(tiny, "attack=jpeg", f"runtime.out={tmp_path}")
+    ready = prepare(cfg)
+    assert workers.workers_for("auto", ready) == wanted
+    assert workers.workers_for(3, ready) == 3
