@@ -112,13 +112,8 @@ def _models(cfg: Any) -> Lines:
 def _place(model: Any) -> str:
     if not model.trained:
         return "fresh weights: nothing to load"
-    if Path(model.path).expanduser().is_dir():
-        return "embedded" if model.embedded else f"in {model.path}"
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(model.path, "model_index.json", revision=model.revision)
-    if isinstance(found, str):
-        return f"in the hub's cache: {Path(found).parent}"
+    if folder := model.folder:
+        return "embedded" if model.embedded else f"in {folder}"
     return f"missing; `hf download {model.path} --revision {model.revision}`, or model={model.option} model.path=DIR"
 
 
