@@ -280,7 +280,7 @@ class Store:
         os.rename(part, final)
         sync(final.parent)
         with atomic_write(pointer) as beside:
-            beside.write_text(str(final.relative_to(self.root)))
+            beside.write_text(str(final.relative_to(self.root)), encoding="utf-8")
         self.computed.append(stage.key)
         self._sound.add(stage.key)
 
