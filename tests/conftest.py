@@ -172,18 +172,14 @@ def node() -> Callable[..., DictConfig]:
     return copy
 
 
+def on(tiny: Path) -> list[str]:
+    """Overrides that choose the tiny pipeline, with the embedded world's settings."""
+    return ["model=local", "family=micro", f"model.path={tiny}", "model.dtype=fp32"]
+
+
 def small(tiny: Path) -> list[str]:
     """Overrides of a cell that computes almost nothing, on the tiny pipeline."""
-    return [
-        "model=local",
-        "family=micro",
-        "runtime.workers=1",
-        f"model.path={tiny}",
-        "model.dtype=fp32",
-        "data.size=16",
-        "++task.pictures=6",
-        "track=none",
-    ]
+    return [*on(tiny), "data.size=16", "++task.pictures=6", "track=none"]
 
 
 def composed(tiny: Path, *overrides: str) -> DictConfig:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import composed, small
+from conftest import composed, on, small
 
 import udpbench
 from udpbench.benchmark.build import build
@@ -38,14 +38,7 @@ CELL = [
 def local(tiny, tmp_path, monkeypatch) -> list[str]:
     """Overrides for work on the tiny pipeline, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    return [
-        "model=local",
-        "family=micro",
-        "runtime.workers=1",
-        f"model.path={tiny}",
-        "model.dtype=fp32",
-        "runtime.device=cpu",
-    ]
+    return [*on(tiny), "runtime.device=cpu"]
 
 
 def test_importing_it_is_light_and_it_names_what_it_has():

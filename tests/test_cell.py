@@ -23,7 +23,7 @@ from udpbench.results.record import read_records
 
 ARMS = ["pretrained", "upper_bound", "clean", "noise", "protected", "purified", "clean_attacked"]
 SMALL = [
-    "model=local", "family=micro", "runtime.workers=1", "model.dtype=fp32", "data.size=16", "data.reference=8", "data.validation=4", "data.heldout=8", "task.steps=6",
+    "model=local", "family=micro", "model.dtype=fp32", "data.size=16", "data.reference=8", "data.validation=4", "data.heldout=8", "task.steps=6",
     "task.pictures=6", "task.sample_steps=2", "task.save_every=2", "metrics.bundle.kernel_distance.minimum=4", "runtime.device=cpu",
     "runtime.threads=1", "track=none",
 ]  # fmt: skip

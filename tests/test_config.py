@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import composed, small
+from conftest import composed, on, small
 from omegaconf import DictConfig, OmegaConf
 from tiny import TINY
 
@@ -252,10 +252,7 @@ def test_the_real_command_says_the_same(tiny, tmp_path):
         sys.executable,
         "-m",
         "udpbench",
-        "model=local",
-        "family=micro",
-        "runtime.workers=1",
-        f"model.path={tiny}",
+        *on(tiny),
         "budget.eps=300",
         f"runtime.out={tmp_path}",
     ]

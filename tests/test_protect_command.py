@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import on
 from PIL import Image
 
 from udpbench.commands import protect, purify
@@ -33,14 +34,7 @@ def protected(source, target, *words: str, cwd, command: str = "protect") -> sub
 
 @pytest.fixture
 def local(tiny) -> list[str]:
-    return [
-        "model=local",
-        "family=micro",
-        "runtime.workers=1",
-        f"model.path={tiny}",
-        "model.dtype=fp32",
-        "runtime.device=cpu",
-    ]
+    return [*on(tiny), "runtime.device=cpu"]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import on
 
 from udpbench.results import record, table
 
@@ -34,16 +35,7 @@ def test_the_example_protection_runs_as_shown(tmp_path, tiny):
     write_example(tmp_path)
     command = next(line for line in blocks("")[-1].splitlines() if "stripes" in line)
     assert "hydra.searchpath=[file://mine/conf]" in command
-    small = [
-        "model=local",
-        "family=micro",
-        "runtime.workers=1",
-        f"model.path={tiny}",
-        "model.dtype=fp32",
-        "data.size=16",
-        "data.reference=0",
-        "data.heldout=0",
-    ]
+    small = [*on(tiny), "data.size=16", "data.reference=0", "data.heldout=0"]
     small += ["task.steps=1", "task.pictures=2", "task.sample_steps=1", "track=none", "attack=jpeg", "arms=[protected]"]
     done = subprocess.run(
         [sys.executable, "-m", "udpbench", "hydra.searchpath=[file://mine/conf]", "protect=stripes", *small],

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import on
 
 from udpbench.benchmark.store import Stage, Store
 from udpbench.core import images
@@ -34,7 +35,7 @@ def swept(tiny, pictures, tmp_path_factory):
         for i in range(3 if cell == 1 else 4):
             images.write_png(root / f"protected{cell}" / f"{i:04d}.png", pictures[i].roll(cell, -1))
     words = [
-        "model=local", "family=micro", "runtime.workers=1", f"model.path={tiny}", "model.dtype=fp32", "data.size=16", "data.train=4", "data.reference=8",
+        *on(tiny), "data.size=16", "data.train=4", "data.reference=8",
         "data.validation=4", "data.heldout=8", "task.steps=4", "task.pictures=6", "task.sample_steps=2", "track=none",
         "protect=folder", f"protect.path={','.join(str(root / f'protected{cell}') for cell in range(WORKERS))}", "attack=none",
         "arms=[pretrained,clean,protected]", "runtime.device=cpu", "runtime.threads=1", f"runtime.out={root / 'out'}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,13 +17,13 @@ LONG = "a photo" + ", very" * 40
 
 
 def test_words_are_those_of_the_pipeline_and_read_without_it(model, tiny):
-    words = read_words(str(tiny), None)
+    words = read_words(tiny)
     assert words.most == 32
     assert words.ids("a photo of a sks ring") == Words(model.pipe.tokenizer).ids("a photo of a sks ring")
     fresh = LatentDiffusion(str(tiny), "tiny")
     assert fresh.words is words
     assert "pipe" not in vars(fresh)
-    assert read_words("nobody/nothing", "main") is None
+    assert read_words(Path("nobody/nothing")) is None
 
 
 def test_captions_are_counted_and_prompts_refused(model):

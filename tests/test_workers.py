@@ -11,21 +11,20 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import composed, small
+from conftest import composed, on
 
 from udpbench.commands import workers
 from udpbench.commands.common import prepare
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts processes
 
-CELL = ["task.steps=4", "task.pictures=50", "data.reference=50", "data.heldout=50", "data.validation=0", "attack=jpeg",
+CELL = ["data.size=16", "task.steps=4", "task.pictures=50", "data.reference=50", "data.heldout=50", "data.validation=0", "attack=jpeg",
         "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=2", "track=jsonl"]  # fmt: skip
 
 
 def command(tiny: Path, out: Path, n: int | str, *words: str) -> list[str]:
-    shared = [f"runtime.workers={n}" if word.startswith("runtime.workers") else word for word in small(tiny)]
-    said = [word for word in shared if not word.startswith(("track", "++task.pictures"))]
-    return [sys.executable, "-m", "udpbench", *said, *CELL, f"runtime.out={out}", "runtime.threads=1", *words]
+    shared = [f"runtime.workers={n}", f"runtime.out={out}", "runtime.threads=1"]
+    return [sys.executable, "-m", "udpbench", *on(tiny), *CELL, *shared, *words]
 
 
 def record(out: Path) -> dict:

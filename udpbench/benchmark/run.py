@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from udpbench.benchmark.build import ROLES
 from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.store import Stage, Store
@@ -32,9 +33,9 @@ def fetch_models(cell: Cell, todo: Sequence[Stage]) -> None:
 
     Raises ConfigError with a line for each that cannot be had.
     """
-    errors, roles = Errors(), {"surrogate": cell.surrogate, "victim": cell.victim, "purifier": cell.purifier}
-    for role, model in roles.items():
+    errors = Errors()
+    for role in ROLES:
         if any(role in stage.settings for stage in todo):
-            errors.attempt(model.thing.fetch)
+            errors.attempt(getattr(cell, role).thing.fetch)
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))

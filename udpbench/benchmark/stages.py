@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.store import Stage, Work
 from udpbench.core.folders import pictures_in, read_facts
 from udpbench.core.images import (
-    at_once,
+    batches,
     checked_pictures,
-    header,
     iterate,
     list_images,
     read,
@@ -58,11 +56,12 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
         surrogate = cell.surrogate.thing.to(run.device) if loads else None
         folder, scratch = parents["data"] / "train", out / "scratch"
         scratch.mkdir(exist_ok=True)
-        for names in _at_a_time(folder, run, protect.thing.couples_images):
-            owner = owner_of(parents["data"], cell.owner_prompt, names, parents.get("like"), parents.get("class"))
+        parts = _at_a_time(folder, run, protect.thing.couples_images)
+        further = parents.get("like"), parents.get("class")
+        for owner in owners_of(parents["data"], cell.owner_prompt, parts, *further):
             made = protect.thing.protect(owner, cell.budget.thing, surrogate, replace(run, scratch=scratch))
             checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
-            _write(out, names, made)
+            _write(out, owner.names, made)
         _write_captions(out, folder)
         shutil.rmtree(scratch)
 
@@ -272,28 +271,33 @@ def _key_of(attack: Part | None) -> dict[str, Any]:
 # -- folders -----------------------------------------------------------------------------------------------------------
 
 
-def owner_of(
-    data: Path, owner_prompt: str, names: list[str], like: Path | None = None, class_pictures: Path | None = None
-) -> Owner:
-    """What the protector holds of the pictures ``names``, from a data folder: prompts need not be the thief's (class |
-    data | empty)."""
+def owners_of(
+    data: Path,
+    owner_prompt: str,
+    parts: Iterable[list[str]],
+    like: Path | None = None,
+    class_pictures: Path | None = None,
+) -> Iterator[Owner]:
+    """What the protector holds, from a data folder, with the pictures of each of ``parts`` (names) in turn; prompts
+    need not be the thief's (class | data | empty)."""
     facts, captions = read_facts(data), read_metadata(data / "train")
+    extra_clean, classes, masks = _all(data / "extra_clean"), _all(class_pictures), data / "masks"
     said = {
         "class": lambda name: facts["class_prompt"],
         "data": lambda name: captions[name]["text"],
         "empty": lambda name: "",
     }
-    masks = data / "masks"
-    return Owner(
-        images=_read(data / "train", names),
-        names=names,
-        prompts=[said[owner_prompt](name) for name in names],
-        masks=[_mask(masks, name) for name in names] if masks.is_dir() else None,
-        extra_clean=_all(data / "extra_clean"),
-        class_prompt=facts["class_prompt"],
-        class_images=_all(class_pictures),
-        like=_read(like, names) if like else None,
-    )
+    for names in parts:
+        yield Owner(
+            images=_read(data / "train", names),
+            names=names,
+            prompts=[said[owner_prompt](name) for name in names],
+            masks=[_mask(masks, name) for name in names] if masks.is_dir() else None,
+            extra_clean=extra_clean,
+            class_prompt=facts["class_prompt"],
+            class_images=classes,
+            like=_read(like, names) if like else None,
+        )
 
 
 def _mask(folder: Path, name: str) -> torch.Tensor:
@@ -309,22 +313,14 @@ def _read(folder: Path, names: Sequence[str]) -> list[torch.Tensor]:
 
 
 def _at_a_time(folder: Path, run: Run, coupled: bool) -> Iterator[list[str]]:
-    """Names of the pictures of ``folder`` that are in memory at once: all if they are ``coupled``, else as many of one
-    size as make a batch with gradients; with a bar if that takes several."""
-    paths = list_images(folder)
-    if coupled:
-        yield [path.name for path in paths]
-        return
-    sized = sorted((header(path)[1:], path.name) for path in paths)
-    parts: list[list[str]] = []
-    for size, group in groupby(sized, key=lambda item: item[0]):
-        names, n = [name for _, name in group], at_once(run.grad_batch, *size)
-        parts += [names[first : first + n] for first in range(0, len(names), n)]
+    """Names of the pictures of ``folder`` that are in memory at once: all if they are ``coupled``, else a batch with
+    gradients; with a bar if that takes several."""
+    parts = [list_images(folder)] if coupled else list(batches(folder, run.grad_batch))
     log = run.log if len(parts) > 1 else Log()
-    with log.bar("pictures", len(paths), "img") as advance:
-        for names in parts:
-            yield names
-            advance(len(names))
+    with log.bar("pictures", sum(map(len, parts)), "img") as advance:
+        for paths in parts:
+            yield [path.name for path in paths]
+            advance(len(paths))
 
 
 def _write(out: Path, names: Sequence[str], pictures: Sequence[torch.Tensor]) -> None:

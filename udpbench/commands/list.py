@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             names = [word for word in args.words if word not in overrides]
             if len(names) > 2:
                 raise ValueError(f"list: takes a group and a name, given {' '.join(names)}")
-            print(tables() if args.markdown else shown((*names, None)[0], names[1] if names[1:] else None, overrides))  # noqa: T201
+            group, name = [*names, None, None][:2]
+            print(tables() if args.markdown else shown(group, name, overrides))  # noqa: T201
 
 
 def shown(group: str | None = None, name: str | None = None, overrides: Sequence[str] = ()) -> str:

@@ -259,9 +259,9 @@ def report(rows: Rows, title: str, done: str) -> None:
     lines += [done]
     if codecs:
         lines += [
-            "survives: the perturbation's energy, along itself, that saving in that format leaves (over 100%: the"
+            "survives: the perturbation's energy, along itself, that saving in that format leaves (over 100%: the",
+            "format makes it larger); this promises nothing.",
         ]
-        lines += ["format makes it larger); this promises nothing."]
     show(table(title, ["picture", *COLUMNS, *codecs], shown), *lines)
 
 

@@ -17,12 +17,12 @@ LITTER = ("Thumbs.db", "desktop.ini")  # of file managers, beside hidden files
 
 def folder_digest(folder: Path) -> str:
     """Of all files in ``folder``; where the folder lies does not matter."""
-    return _digest((str(path.relative_to(folder)), _remembered(path)) for path in _files(folder))
+    return _digest((str(path.relative_to(folder)), _file_digest(path)) for path in _files(folder))
 
 
 def files_digest(paths: Iterable[Path]) -> str:
     """Of the files, in the order of their names; where they lie does not matter."""
-    return _digest((path.name, _remembered(path)) for path in paths)
+    return _digest((path.name, _file_digest(path)) for path in paths)
 
 
 def listed(folder: Path, skip: str = "") -> tuple[str, Listing]:
@@ -71,7 +71,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _remembered(file: Path) -> str:
+def _file_digest(file: Path) -> str:
     """SHA-256 of a file.
 
     Those over 16 MiB are remembered in the user's cache folder by path, size and modification time.

@@ -41,11 +41,6 @@ def numbered(pictures: Iterable[Tensor], digits: int = 4) -> Iterator[Named]:
     return ((f"{i:0{digits}d}", picture) for i, picture in enumerate(pictures))
 
 
-def filled(prompts: Sequence[str], instance: str) -> list[str]:
-    """``prompts`` with the instance prompt in place of ``{instance}``."""
-    return [p.replace("{instance}", instance) for p in prompts]
-
-
 @dataclass
 class Facts:
     """What data.json says of a data folder.
@@ -70,7 +65,7 @@ class Facts:
 
     def filled(self) -> list[str]:
         """The prompts to generate with."""
-        return filled(self.prompts, self.instance_prompt)
+        return [prompt.replace("{instance}", self.instance_prompt) for prompt in self.prompts]
 
     def write(self, folder: Path) -> None:
         """Write data.json into ``folder``, whose pictures are there already."""
@@ -78,7 +73,7 @@ class Facts:
         facts["shared"] = _shared(folder)
         text = json_text(facts, indent=1, sort_keys=True)
         with atomic_write(folder / FACTS) as beside:
-            beside.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+            beside.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _shared(folder: Path) -> dict[str, int]:

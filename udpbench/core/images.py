@@ -269,13 +269,17 @@ def iterate(folder: Path, batch: int, side: int | None = None) -> Iterator[tuple
     Only one batch is in memory at a time. ``side``: of each picture the centre square, resized to it.
     """
     check_numbers("images", least=1, batch=batch)
+    for paths in batches(folder, batch, side):
+        yield [path.name for path in paths], torch.stack([_read(path, side) for path in paths])
+
+
+def batches(folder: Path, batch: int, side: int | None = None) -> Iterator[list[Path]]:
+    """The pictures of ``folder`` in the batches of ``iterate``; none is decoded."""
     sized = sorted(((side, side) if side else header(path)[1:], path) for path in list_images(folder))
     for size, group in groupby(sized, key=lambda item: item[0]):
-        paths = [path for _, path in group]
-        most = at_once(batch, *size)
+        paths, most = [path for _, path in group], at_once(batch, *size)
         for first in range(0, len(paths), most):
-            part = paths[first : first + most]
-            yield [path.name for path in part], torch.stack([_read(path, side) for path in part])
+            yield paths[first : first + most]
 
 
 def at_once(batch: int, height: int, width: int) -> int:
@@ -322,8 +326,7 @@ def write_metadata(folder: Path, rows: dict[str, dict]) -> None:
     """Write ``metadata.jsonl``: one line per file name, {"file_name": name, ...row}."""
     text = "".join(f"{json_text({'file_name': name, **row})}\n" for name, row in rows.items())
     with atomic_write(Path(folder) / METADATA) as beside:
-        # Names need not be UTF-8 on a disk: half a character is written as JSON's escape of it.
-        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        beside.write_text(text, encoding="utf-8")
 
 
 def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) -> list[Tensor]:

@@ -22,23 +22,9 @@ GEOMETRIES = ("square", "native")
 _SUCH_AS = "such as 'a photo of a {token} dog'"
 # Names that say nothing of what a folder holds; a number or a letter may come after them (``set_A``, ``images2``).
 _GENERIC = {
-    *(
-        "",
-        "set",
-        "part",
-        "split",
-        "train",
-        "training",
-        "test",
-        "val",
-        "validation",
-        "data",
-        "dataset",
-        "input",
-        "clean",
-    ),
-    *("instance", "pic", "pics", "img", "imgs", "image", "images", "picture", "pictures", "photo", "photos"),
-}
+    "", "set", "part", "split", "train", "training", "test", "val", "validation", "data", "dataset", "input", "clean",
+    "instance", "pic", "pics", "img", "imgs", "image", "images", "picture", "pictures", "photo", "photos",
+}  # fmt: skip
 # Words after the subject's that begin no noun: what is left without the subject's would name no class.
 _NO_NOUN = {"in", "on", "at", "by", "of", "with", "and", "or", "from", "under", "near", "as", "is", "for", "to"}
 # Files that may lie beside pictures: captions, notes, and those of file managers.

@@ -76,7 +76,9 @@ class LatentDiffusion(Diffusion):
 
     @property
     def words(self) -> Words | None:
-        return Words(self.pipe.tokenizer) if "pipe" in vars(self) else read_words(self.path, self.revision)
+        if "pipe" in vars(self):
+            return Words(self.pipe.tokenizer)
+        return read_words(folder) if (folder := self.folder) else None
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
         """This model with what a training stage saved in ``folder``: any of ``unet``, ``text_encoder``, ``lora``,

@@ -65,19 +65,13 @@ class Words:
 
 
 @cache
-def read_words(place: str, revision: str | None) -> Words | None:
-    """The tokenizer of a pipeline's folder, or of a hub repository that is on this machine; None if there is none to
-    read."""
-    from huggingface_hub import snapshot_download
+def read_words(folder: Path) -> Words | None:
+    """The tokenizer of a pipeline's folder; None if there is none to read."""
     from transformers import CLIPTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # it warns of every prompt that is too long
-    folder = Path(place).expanduser()
     try:
-        if not folder.is_dir():
-            there = snapshot_download(place, revision=revision, allow_patterns="tokenizer/*", local_files_only=True)
-            folder = Path(there)
         # Without its files the library makes an empty one.
         if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             return None

@@ -34,9 +34,13 @@ class Noise(Protection):
 
     def _one(self, clean: Tensor, name: str, budget: Budget, run: Run) -> Tensor:
         noise = torch.rand(clean.shape, generator=run.rng("noise", self.kind, name)).to(clean.device) * 2 - 1
-        noise = torch.where(noise < 0, -1.0, 1.0) if self.kind == "sign" else noise
-        noise = torch.where(is_grey(clean[None])[0], noise[:1], noise)
+        noise = _of_grey(clean, torch.where(noise < 0, -1.0, 1.0) if self.kind == "sign" else noise)
         return budget.project((clean + noise * (budget.eps / 255))[None], clean[None])[0]
+
+
+def _of_grey(clean: Tensor, noise: Tensor) -> Tensor:
+    """``noise`` (CHW), that of one channel in all of them if the picture is grey: a mean of three would be weaker."""
+    return torch.where(is_grey(clean[None])[0], noise[:1], noise)
 
 
 class NoiseRms(Protection):
@@ -62,8 +66,7 @@ class NoiseRms(Protection):
 
     @staticmethod
     def _one(clean: Tensor, rng: torch.Generator, target: dict[str, float]) -> Tensor:
-        noise = torch.randn(clean.shape, generator=rng).to(clean.device)
-        noise = torch.where(is_grey(clean[None])[0], noise[:1], noise)
+        noise = _of_grey(clean, torch.randn(clean.shape, generator=rng).to(clean.device))
         limit = target["linf"] / 255
         outside = (clean + limit * noise.sign()).clamp(0, 1) != clean + limit * noise.sign()
         noise = torch.where(outside, -noise, noise)
