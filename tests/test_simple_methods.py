@@ -1,4 +1,4 @@
-"""Methods without models (noise, codecs, pictures made elsewhere) and what is told about a cloak."""
+"""Methods without models (noise, codecs, pictures made elsewhere) and what is told about a perturbation."""
 
 import inspect
 import math

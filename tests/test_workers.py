@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import composed, on
 
-from udpbench.commands import workers
+from udpbench.commands import common, machine, workers
 from udpbench.commands.common import prepare
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts processes
@@ -82,11 +82,29 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("cores", "free", "wanted"), [(8, 1e12, 5), (2, 1e12, 2), (8, 5e9, 2), (1, 1e12, 1), (8, 1e9, 1)]
 )
-def test_there_are_as_many_as_cores_arms_and_memory_allow(tiny, tmp_path, monkeypatch, cores, free, wanted):
+def test_there_are_as_many_as_cores_arms_and_memory_allow(tmp_path, monkeypatch, cores, free, wanted):
     """The cell trains for five arms: clean, noise, protected, purified, clean_attacked."""
     monkeypatch.setattr(workers, "cores", lambda: cores)
     monkeypatch.setattr(workers, "free_memory", lambda: free)
-    cfg = composed(tiny, "attack=jpeg", f"runtime.out={tmp_path}")
-    ready = prepare(cfg)
+    ready = prepare(common.composed(["attack=jpeg", f"runtime.out={tmp_path}", "track=none"]))
     assert workers.workers_for("auto", ready) == wanted
     assert workers.workers_for(3, ready) == 3
+    assert workers.threads_for("auto", ready, wanted) == 1, "so that no digit depends on the number of cores"
+    assert workers.threads_for(2, ready, wanted) == 2
+
+
+def test_a_larger_model_has_the_idle_cores_for_itself(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    monkeypatch.setattr(workers, "free_memory", lambda: 1e12)
+    monkeypatch.setattr(workers, "idle_cores", lambda: 5)
+    ready = prepare(composed(tiny, f"runtime.out={tmp_path}"))
+    assert workers.workers_for("auto", ready) == 1
+    assert [workers.threads_for("auto", ready, n) for n in (1, 2, 8)] == [5, 2, 1]
+
+
+@pytest.mark.parametrize(("load", "idle"), [(0.1, 8), (2.6, 5), (30.0, 1)])
+def test_idle_cores_are_those_that_the_load_leaves(monkeypatch, load, idle):
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert machine.idle_cores() == idle

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from udpbench.commands.machine import cores
 from udpbench.commands.quoting import advice, quoted
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
             raise ConfigError(f"runtime.{name}: must be a text, given {runtime[name]!r}")
     for name in ("batch", "grad_batch"):
         check_whole(f"runtime.{name}", runtime[name], 1)
-    if runtime.threads is not None:  # far more than there are cores end the process
-        check_whole("runtime.threads", runtime.threads, 1, os.cpu_count() or 1)
+    if runtime.threads != "auto":  # far more than there are cores end the process
+        check_whole("runtime.threads", runtime.threads, 1, cores())
     if runtime.workers != "auto":
         check_whole("runtime.workers", runtime.workers, 1)
     device = find_device(runtime.device)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from udpbench.commands.common import Parser, composed, lines_of, option_files, told
+from udpbench.commands.machine import cores, idle_cores
 
 ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less
 TRIES_LOCK = "import sys; from filelock import SoftFileLease; SoftFileLease(sys.argv[1], timeout=0).acquire()"
@@ -66,7 +67,7 @@ def _machine(cfg: Any) -> Lines:
 
     from udpbench.commands.common import open_store
 
-    yield "CPU", f"{os.cpu_count()} cores, torch uses {cfg.runtime.threads or torch.get_num_threads()} threads"
+    yield "CPU", f"{cores()} cores, {idle_cores()} idle; workers {cfg.runtime.workers}, threads {cfg.runtime.threads}"
     with suppress(AttributeError, ValueError):  # a system that does not tell
         yield "memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
     for i in range(torch.cuda.device_count()):

@@ -9,13 +9,11 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.queues import Queue
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from udpbench.benchmark.run import run
 from udpbench.commands.common import Ready, prepare
+from udpbench.commands.machine import cores, free_memory, idle_cores
 from udpbench.interfaces import Log
 from udpbench.tracking.track import Buffered, Start
 
@@ -34,30 +33,22 @@ MEMORY = 2e9  # bytes that a worker with the embedded models takes, with room to
 
 
 def workers_for(wanted: int | str, ready: Ready) -> int:
-    """How many processes share the work: ``wanted``, or for ``auto`` one for each core, as far as there are arms and
-    free memory for them; on a GPU, one."""
+    """How many processes share the work: ``wanted``, or for ``auto`` with the embedded models one for each core, as far
+    as there are arms and free memory for them; on a GPU, and with models that fill all cores by themselves, one."""
     if wanted != "auto":
         return int(wanted)
-    if ready.store.device.type != "cpu":
+    if ready.store.device.type != "cpu" or not ready.cell.victim.thing.embedded:
         return 1
     arms = sum(stage.name in ("train", "edit") for stage in ready.store.missing(ready.graph.wanted))
     return max(1, min(cores(), arms, int(free_memory() / MEMORY)))
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
-
-
-def free_memory() -> float:
-    """Bytes of memory that can be had (Linux); elsewhere it is not known, and said to be nothing."""
-    with suppress(OSError):
-        found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
-        return 1024 * int(found[1]) if found else 0
-    return 0
+def threads_for(wanted: int | str, ready: Ready, n: int) -> int:
+    """CPU threads of each of ``n`` processes: ``wanted``, or for ``auto`` one with the embedded models, which are too
+    small for more, so that a cell has the same digits on every number of cores; with others, the idle cores shared."""
+    if wanted != "auto":
+        return int(wanted)
+    return 1 if ready.cell.victim.thing.embedded else max(1, idle_cores() // n)
 
 
 @contextmanager
@@ -67,13 +58,12 @@ def shared(ready: Ready, cfg: DictConfig, choices: Mapping[str, Any] | None) -> 
 
     ``choices``: the options chosen by group, from which they build the cell; None: there are none.
 
-    Each takes ``runtime.threads`` threads, or its part of the cores. What the workers did is in ``store.computed`` when
+    Each takes ``threads_for`` threads. What the workers did is in ``store.computed`` when
     the block ends; if it ends with an error, they are stopped: what they had begun is gone on with the next time.
     """
     n = 1 if choices is None else workers_for(cfg.runtime.workers, ready)
-    threads = cfg.runtime.threads or (max(1, cores() // n) if n > 1 else None)
-    if threads:
-        torch.set_num_threads(threads)
+    threads = threads_for(cfg.runtime.threads, ready, n)
+    torch.set_num_threads(threads)
     if n == 1 or choices is None:
         yield 1
         return
