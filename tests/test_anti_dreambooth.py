@@ -1,4 +1,4 @@
-"""FSMG and ASPL: closed forms, what trains what, and going on after an interruption."""
+"""FSMG, ASPL and SimAC: closed forms, what trains what, and going on after an interruption."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from udpbench.optim.denoising import denoising_loss
 from udpbench.protect.advdm import AdvDM
 from udpbench.protect.aspl import ASPL
 from udpbench.protect.fsmg import FSMG, previous_mean
+from udpbench.protect.simac import SimAC
 
 SHORT = {"clean_steps": 2, "image_steps": 4, "lr": 1e-2, "batch": 2, "class_images": 1}
 ROUNDS = {"rounds": 2, "model_steps": 2}
@@ -160,7 +161,7 @@ def test_the_term_of_a_target_is_the_distance_of_the_latents_to_its_own(pictures
     assert not same(aimed, plain[FSMG])
     assert not same(aimed, made(FSMG, pictures, model, target=str(other)))
     method, owner = FSMG(**SHORT, target=str(one)), make_owner([pictures[3], pictures[0]])
-    objective, z = method.objective(model, owner), model.encode(torch.stack(owner.images))
+    objective, z = method.objective(model, owner, Run()), model.encode(torch.stack(owner.images))
     cond, t = model.embed(owner.prompts), torch.tensor([0, 0])
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     shortfall = model.loss(z, cond, t, noise) - objective(z, cond, t, noise, [0, 1])
@@ -182,3 +183,65 @@ def test_the_gradient_is_that_of_finite_differences(pictures, model, tmp_path):
     with torch.no_grad():
         slope = (loss(x + 1e-3 * towards) - loss(x - 1e-3 * towards)) / 2e-3
     assert float((gradient * towards).sum()) == pytest.approx(float(slope), rel=0.02)
+
+
+# -- SimAC -------------------------------------------------------------------------------------------------------------
+
+SEARCH = {"search_rounds": 3, "candidates": 4, "window": 60}
+
+
+def test_simac_without_search_and_features_is_aspl(pictures, model):
+    aspl = made(ASPL, pictures, model, run=ByName(), samples=2)
+    assert same(aspl, made(SimAC, pictures, model, run=ByName(), **ROUNDS, samples=2, search_rounds=0))
+
+
+def test_the_search_drops_the_weakest_steps_and_climbs_at_the_strongest():
+    tried, climbed = [], []
+
+    def strengths(t: torch.Tensor) -> torch.Tensor:
+        tried.append(t)
+        return (t - 500).abs()  # the weakest is the one next to the middle
+
+    method = SimAC(**SHORT, **ROUNDS, **SEARCH)
+    left = method.search(1000, torch.Generator().manual_seed(0), strengths, lambda t: climbed.append(int(t)))
+    want = torch.ones(1000, dtype=torch.bool)
+    for t, up in zip(tried, climbed, strict=True):
+        assert want[t].all(), "a step that was dropped"
+        weakest = int(t[(t - 500).abs().argmin()])
+        want[max(weakest, 60) - 60 : max(weakest, 60) + 60] = False
+        assert up == t[(t - 500).abs().argmax()]
+    assert torch.equal(left, want.nonzero()[:, 0])
+    assert len(tried) == 3
+    few = SimAC(**SHORT, **ROUNDS, search_rounds=99, window=60, keep=300)
+    assert 0 < len(few.search(1000, torch.Generator().manual_seed(0), strengths, lambda t: None)) <= 300
+
+
+def test_steps_come_from_what_the_search_left_and_its_gradients_are_counted(pictures, model):
+    method, owner, run = SimAC(**SHORT, **ROUNDS, **SEARCH, sample_latents=True), make_owner(pictures[:2]), Run()
+    times = method.times(model, owner, Linf(8), run)
+    assert run.count == {"unet_image": 2 * 3 * (4 + 1)}
+    drawn = times([1, 0], [torch.Generator().manual_seed(i) for i in (0, 1)], 20000).view(2, -1)
+    for i, t in zip((1, 0), drawn, strict=True):
+        left = method._search(i, model, owner, Linf(8), Run())
+        assert torch.equal(t.unique(), left)
+
+
+def test_the_feature_term_is_of_the_clean_picture_and_has_a_gradient(pictures, model):
+    method, owner = SimAC(**SHORT, **ROUNDS, **SEARCH, feature_weight=2.0), make_owner(pictures[:1])
+    objective, clean = method.objective(model, owner, Run()), model.encode(owner.images[0][None])
+    cond, t = model.embed(owner.prompts), torch.tensor([300])
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    at_clean = objective(clean, cond, t, noise, [0])
+    torch.testing.assert_close(at_clean, model.loss(clean, cond, t, noise))
+    towards = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    z = (clean + 0.5 * towards).requires_grad_(True)
+
+    def term(z: torch.Tensor) -> torch.Tensor:
+        return (objective(z, cond, t, noise, [0]) - model.loss(z, cond, t, noise)).sum()
+
+    (gradient,) = torch.autograd.grad(term(z), z)
+    with torch.no_grad():
+        assert term(z) > 0
+        slope = (term(z + 1e-2 * towards) - term(z - 1e-2 * towards)) / 2e-2
+    assert float((gradient * towards).sum()) == pytest.approx(float(slope), rel=0.05)
+    assert not any(block.conv2._forward_hooks for block in model.pipe.unet.up_blocks[-1].resnets)

@@ -35,6 +35,7 @@ SHORT = {
     "rounds": 2,
     "model_steps": 3,
     "clean_steps": 3,
+    "search_rounds": 2,
     "image_steps": 4,
     "iterations": 5,
     "samples": 2,

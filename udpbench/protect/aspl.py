@@ -41,7 +41,7 @@ class ASPL(FSMG):
         check_numbers(self.option, least=0, model_steps=self.model_steps)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        trainable = self.trainable(surrogate, run)
+        trainable, times = self.trainable(surrogate, run), self.times(surrogate, owner, budget, run)
         train, clean = self.trainer(trainable, owner, run), self.clean_set(trainable, owner, run)
         first, images = 0, list(owner.images)
         file = None if run.scratch is None else run.scratch / STATE
@@ -54,7 +54,7 @@ class ASPL(FSMG):
             for k in range(first, self.rounds):
                 with trainable.restored():
                     train(clean, self.clean_steps, "clean", k)
-                    images = self.ascend(images, trainable, owner, budget, run, k, advance)
+                    images = self.ascend(images, trainable, owner, budget, run, k, advance, times)
                 perturbed = self.pictures(trainable, images, owner.prompts, run)
                 train(perturbed, self.model_steps, "perturbed", k)
                 if file is not None and k + 1 < self.rounds:

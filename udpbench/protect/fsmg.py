@@ -88,11 +88,11 @@ class FSMG(Targeted):
         return self.clean == "extra"
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        trainable = self.trainable(surrogate, run)
+        trainable, times = self.trainable(surrogate, run), self.times(surrogate, owner, budget, run)
         train = self.trainer(trainable, owner, run)
         train(self.clean_set(trainable, owner, run), self.clean_steps, "clean", 0)
         with run.log.bar("perturb", self.image_steps, "step") as advance:
-            return self.ascend(list(owner.images), trainable, owner, budget, run, advance=advance)
+            return self.ascend(list(owner.images), trainable, owner, budget, run, advance=advance, times=times)
 
     # -- the surrogate -------------------------------------------------------------------------------------------------
 
@@ -149,6 +149,10 @@ class FSMG(Targeted):
         most, before = run.grad_batch // self.samples, k * self.image_steps
         return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance, before=before)
 
+    def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times | None:
+        """How time steps of the image steps are drawn, chosen before anything is trained; None: uniformly."""
+        return None
+
     def step_sizes(self, budget: Budget, k: int) -> list[float]:
         """Lengths of the image steps of round ``k``, of 255."""
         return [self.step_size or budget.eps / 8] * self.image_steps
@@ -160,10 +164,10 @@ class FSMG(Targeted):
             cond = model.embed(owner.prompts)
         rngs = [run.rng(self.option, k, name) for name in owner.names]
         settings: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents}
-        objective = self.objective(model, owner)
+        objective = self.objective(model, owner, run)
         return denoising_loss(model, cond, rngs, run, **settings, times=times, objective=objective, dtype=self.dtype)
 
-    def objective(self, model: LatentDiffusion, owner: Owner) -> Objective | None:
+    def objective(self, model: LatentDiffusion, owner: Owner, run: Run) -> Objective | None:
         """The loss of latents; None: the model's denoising loss."""
         return None if self.target is None else _shifted(model, self.target_latents(model, owner))
 
