@@ -228,7 +228,9 @@ class Watching(Linf):
 
 
 def make_owner(images: list[torch.Tensor], names: list[str] | None = None) -> Owner:
-    """An owner whose pictures go by numbers (or ``names``) and have prompts of their own."""
+    """An owner whose pictures go by numbers (or ``names``) and have prompts of their own; there is a further clean
+    picture and one of the class, of the first one's size."""
     names = names or [f"{i:04d}.png" for i in range(len(images))]
     prompts = [f"a photo of a ring {renderer.SCENES[int(name[:4]) % len(renderer.SCENES)]}" for name in names]
-    return Owner(images=list(images), names=names, prompts=prompts, class_prompt="a photo of a ring")
+    further = {"extra_clean": [images[0].flip(2)], "class_images": [images[0].flip(1)]}
+    return Owner(images=list(images), names=names, prompts=prompts, class_prompt="a photo of a ring", **further)

@@ -31,11 +31,10 @@ from udpbench.world import renderer
 
 # Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
 SHORT = {
-    "rounds": 1, "model_steps": 1, "image_steps": 8, "iterations": 4, "steps": 2, "sample_steps": 2, "batch": 2,
+    "rounds": 1, "model_steps": 1, "clean_steps": 1, "search_rounds": 2, "image_steps": 16, "iterations": 4, "steps": 2, "sample_steps": 2, "batch": 2,
     "pictures": 3, "prior_images": 2, "size": 16, "train": 4, "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
-OFFLINE = {"perceptual": "lite1"}
-COUPLED = ("udp", "eudp", "consistent")  # beginnings of the options whose pictures share a surrogate
+OFFLINE = {"perceptual": "lite1", "dtype": "fp32", "gradient_checkpointing": False}  # and fast on a CPU
 DRAWS_NOTHING = {"none", "folder"}  # the methods that are the same under every seed
 
 
@@ -237,7 +236,7 @@ def test_protection_is_that_of_its_seed(node, folder, model, pictures, protect, 
 
 
 @pytest.mark.parametrize("option", quick("protect"))
-def test_draws_belong_to_the_picture(protect, monkeypatch, option):
+def test_draws_belong_to_the_picture(protect, node, folder, monkeypatch, option):
     """Alone, a picture gets the samples it gets in a batch; and, unless pictures are coupled by design, the same output."""
     drawn: list[list[tuple]] = []
     real = LatentDiffusion.loss
@@ -248,13 +247,14 @@ def test_draws_belong_to_the_picture(protect, monkeypatch, option):
 
     monkeypatch.setattr(LatentDiffusion, "loss", loss)
     drawn.append([])
-    together = protect(option, which=(1, 2, 3), model_steps=0)
+    untrained = {"model_steps": 0, "clean_steps": 0}
+    together = protect(option, which=(1, 2, 3), **untrained)
     for k, i in enumerate((1, 2, 3)):
         drawn.append([])
-        (alone,) = protect(option, which=(i,), model_steps=0)
+        (alone,) = protect(option, which=(i,), **untrained)
         assert set(drawn[-1]) <= set(drawn[0])
         assert len(set(drawn[-1])) == len(drawn[0]) // 3
-        if not option.startswith(COUPLED):
+        if not build(node("protect", option), folder).couples_images:
             torch.testing.assert_close(alone, together[k], atol=1e-5, rtol=0)
 
 

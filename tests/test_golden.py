@@ -34,6 +34,8 @@ DTYPE = "fp32"  # processors differ in how they add in bf16
 SHORT = {
     "rounds": 2,
     "model_steps": 3,
+    "clean_steps": 3,
+    "search_rounds": 2,
     "image_steps": 4,
     "iterations": 5,
     "samples": 2,

@@ -152,6 +152,11 @@ class Protection(Method):
     couples_images: bool = True  # whether a picture's perturbation depends on the other pictures, as by a surrogate
     class_images: int = 0  # how many class pictures it wants in ``owner.class_images``; needs "class_images"
 
+    @property
+    def wants_extra_clean(self) -> bool:
+        """Whether it cannot do without ``owner.extra_clean``; data without any is an error then, before any work."""
+        return False
+
     def asks(self, prompts: Sequence[str]) -> list[str]:
         """The prompts that its model is given, if that reads text; ``prompts``: the owner's."""
         return list(prompts)

@@ -45,7 +45,7 @@ def check_alone(cell: Cell, method: str) -> None:
         lines += [*_lacking(used, model, role), *_refused(used.thing.check)]
     lines += long_prompts(cell, part)
     if method == "protect":
-        lines += [*_strength_to_match(cell), *_class_pictures(cell)]
+        lines += [*_strength_to_match(cell), *_class_pictures(cell), *_extra_clean(cell)]
     if lines:
         raise ConfigError("\n".join(dict.fromkeys(lines)))
 
@@ -95,6 +95,11 @@ def _class_pictures(cell: Cell) -> Iterator[str]:
     if ("class_images" in thing.needs) != (thing.class_images > 0):
         given = thing.class_images
         yield f"{cell.protect.name}: class_images must be > 0 if it needs class_images, else 0; it is {given}"
+
+
+def _extra_clean(cell: Cell) -> Iterator[str]:
+    if cell.protect.thing.wants_extra_clean and not cell.data.thing.sizes.get("extra_clean"):
+        yield f"{cell.protect.name}: needs further clean pictures of the subject; give data.extra_clean"
 
 
 def _missing_here(cell: Cell) -> Iterator[str]:
@@ -152,7 +157,7 @@ def _same_scores(cell: Cell) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
-    _models_that_lack, _untrained_models, _strength_to_match, _class_pictures, _missing_here,
+    _models_that_lack, _untrained_models, _strength_to_match, _class_pictures, _extra_clean, _missing_here,
     _pictures_for_the_model, lacks_class_prompt, long_prompts, _hooks,
     _fraction, _perturbation_metrics, _same_scores,
 )  # fmt: skip

@@ -365,10 +365,13 @@ class Diffusion(Component, ABC):
         or the velocity for v-prediction models. ``unet`` may be another one than the model's own (a surrogate in
         training).
         """
-        alpha_bar = self._alpha_bar_on(z.device)
-        told = self.predict(unet or self.pipe.unet, noised(alpha_bar, z, t, noise), t, cond)
-        target = velocity(alpha_bar, z, t, noise) if self.prediction == "v_prediction" else noise
-        return (told - target).square().flatten(1).mean(1)
+        noisy = noised(self._alpha_bar_on(z.device), z, t, noise)
+        told = self.predict(unet or self.pipe.unet, noisy, t, cond)
+        return (told - self.wanted(z, t, noise)).square().flatten(1).mean(1)
+
+    def wanted(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What a perfect prediction for ``z`` under ``noise`` at ``t`` would be: the noise or the velocity."""
+        return velocity(self._alpha_bar_on(z.device), z, t, noise) if self.prediction == "v_prediction" else noise
 
 
 def _pinned(place: str) -> tuple[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim import samples
+from udpbench.optim.denoising import denoising_loss
 from udpbench.optim.pgd import first_images, pgd
 
 
@@ -42,23 +43,12 @@ class AdvDM(Protection):
         check_numbers("advdm", least=1, steps=self.steps, samples=self.samples)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        model, n = surrogate, self.samples
         with torch.no_grad():
-            cond = model.embed(owner.prompts)
+            cond = surrogate.embed(owner.prompts)
         rngs = [run.rng("advdm", name) for name in owner.names]
-
-        def loss(x: Tensor, index: list[int]) -> Tensor:
-            mine = [rngs[i] for i in index]
-            mean, std = model.moments(x)
-            z = mean.repeat_interleave(n, 0)
-            if self.sample_latents:
-                z = z + std.repeat_interleave(n, 0) * samples.normal(mine, n, mean)
-            t = samples.uniform_times(mine, n, len(model.alpha_bar)).to(z.device)
-            run.tally("unet_image", len(z))
-            many = cond.take(torch.tensor(index)).repeat(n)
-            return model.loss(z, many, t, samples.normal(mine, n, mean)).view(len(x), n).mean(1)
-
+        drawn: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents}
+        loss, most = denoising_loss(surrogate, cond, rngs, run, **drawn), run.grad_batch // self.samples
         images = first_images(owner, budget, run, self.random_start)
         steps = [self.step_size or budget.eps / 8] * self.steps
         with run.log.bar("perturb", self.steps, "step") as advance:
-            return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.grad_batch // n, advance=advance)
+            return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)

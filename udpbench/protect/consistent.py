@@ -52,6 +52,10 @@ class Consistent(Protection):
     def starts_from_weights(self) -> bool:
         return self.inner.starts_from_weights
 
+    @property
+    def wants_extra_clean(self) -> bool:
+        return self.inner.wants_extra_clean
+
     def check(self) -> None:
         self.inner.check()
 

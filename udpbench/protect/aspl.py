@@ -1,0 +1,63 @@
+"""ASPL: alternating surrogate and perturbation learning (Anti-DreamBooth; Van Le et al., ICCV 2023, arXiv
+2303.15433)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from udpbench.core.budget import Budget
+from udpbench.core.component import check_numbers
+from udpbench.interfaces import Owner, Run
+from udpbench.models.latent import LatentDiffusion
+from udpbench.optim.fit import load_state, save_state
+from udpbench.protect.fsmg import FSMG
+
+STATE = "aspl.ckpt"
+
+
+@dataclass(kw_only=True)
+class ASPL(FSMG):
+    """In each round a copy of the surrogate is trained on clean pictures, the pictures raise that copy's loss, and the
+    surrogate itself is trained on the perturbed pictures (the paper's section 4.2).
+
+    Args:
+        rounds: of the alternation.
+        clean_steps: of the copy's training on clean pictures, in each round.
+        image_steps: of ascent, in each round.
+        model_steps: of the surrogate's training on the perturbed pictures, in each round.
+    """
+
+    rounds: int
+    model_steps: int
+
+    option: ClassVar[str] = "aspl"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self.option, least=1, rounds=self.rounds)
+        check_numbers(self.option, least=0, model_steps=self.model_steps)
+
+    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
+        trainable, times = self.trainable(surrogate, run), self.times(surrogate, owner, budget, run)
+        train, clean = self.trainer(trainable, owner, run), self.clean_set(trainable, owner, run)
+        first, images = 0, list(owner.images)
+        file = None if run.scratch is None else run.scratch / STATE
+        if (state := load_state(file, run.log)) is not None:  # what an interrupted attempt had finished
+            trainable.load(state["weights"])
+            run.count.update(state["count"])
+            first, images = state["rounds"], state["images"]
+        with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
+            advance(first * self.image_steps)
+            for k in range(first, self.rounds):
+                with trainable.restored():
+                    train(clean, self.clean_steps, "clean", k)
+                    images = self.ascend(images, trainable, owner, budget, run, k, advance, times)
+                perturbed = self.pictures(trainable, images, owner.prompts, run)
+                train(perturbed, self.model_steps, "perturbed", k)
+                if file is not None and k + 1 < self.rounds:
+                    state = {"weights": trainable.weights(), "images": images, "rounds": k + 1, "count": run.count}
+                    save_state(file, state)
+        return images
