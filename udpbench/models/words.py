@@ -30,6 +30,18 @@ class Words:
             text = TextualInversionLoaderMixin().maybe_convert_prompt(text, self.tokenizer)
         return self.tokenizer(text).input_ids
 
+    def places(self, text: str, word: str) -> list[int]:
+        """Where the tokens of ``word`` stand in a prompt, at its last mention (0: the token of the beginning).
+
+        Raises ValueError if the prompt, as far as the text encoder reads it, does not hold the word.
+        """
+        ids, wanted = self.ids(text)[: self.most - 1], self.ids(word)[1:-1]  # without the tokens of begin and end
+        n = len(wanted)
+        found = [i for i in range(1, len(ids) - n + 1) if ids[i : i + n] == wanted] if n else []
+        if not found:
+            raise ValueError(f"the prompt {text!r} lacks the word {word!r}")
+        return list(range(found[-1], found[-1] + n))
+
     def having(self, word: str, vectors: int) -> Words:
         """The same with one more word of so many tokens, under the names that diffusers' loader gives them.
 
