@@ -31,7 +31,7 @@ _TABLE = (
     ),
     ArmKind(
         "noise_rms",
-        "Gaussian noise with the RMS of the protection's saved pictures",
+        "Gaussian noise with the RMS of the protection's saved pictures; with budget=perceptual at its distance",
         ("protect",),
         control=True,
         default=False,

@@ -45,7 +45,8 @@ def check_alone(cell: Cell, method: str) -> None:
         lines += [*_lacking(used, model, role), *_refused(used.thing.check)]
     lines += long_prompts(cell, part)
     if method == "protect":
-        lines += [*_strength_to_match(cell), *_class_pictures(cell), *_extra_clean(cell)]
+        lines += [*_refused(cell.budget.thing.check), *_strength_to_match(cell)]
+        lines += [*_class_pictures(cell), *_extra_clean(cell)]
     if lines:
         raise ConfigError("\n".join(dict.fromkeys(lines)))
 
@@ -104,7 +105,7 @@ def _extra_clean(cell: Cell) -> Iterator[str]:
 
 def _missing_here(cell: Cell) -> Iterator[str]:
     """What components say is missing on this machine."""
-    for part in (cell.data, cell.protect, cell.attack):
+    for part in (cell.data, cell.budget, cell.protect, cell.attack):
         yield from _refused(part.thing.check)
     yield from _refused(lambda: cell.task.thing.check_data(cell.data.thing))
 
@@ -143,6 +144,10 @@ def _perturbation_metrics(cell: Cell) -> Iterator[str]:
         if side is not None and side < least:
             what = f"needs pictures of at least {least} x {least} px, the smallest one of the data has a side of {side}"
             yield f"metric {name}: {what}; leave it out (~perturbation.bundle.NAME)"
+    score, measured = cell.budget.thing.score, [metric.thing.scores for metric in cell.perturbation_metrics.values()]
+    if score and not any(score in scores for scores in measured):
+        todo = f"add metric@perturbation.bundle.distance={score}"
+        yield f"budget {cell.budget.name}: nothing measures {score} of the saved pictures; {todo}"
 
 
 def _same_scores(cell: Cell) -> Iterator[str]:

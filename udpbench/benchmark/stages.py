@@ -61,7 +61,7 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
         for owner in owners_of(parents["data"], cell.owner_prompt, parts, *further):
             made = protect.thing.protect(owner, cell.budget.thing, surrogate, replace(run, scratch=scratch))
             checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
-            _write(out, owner.names, made)
+            _write(out, owner.names, cell.budget.thing.finished(protect.name, made, owner.images, owner.names, run))
         _write_captions(out, folder)
         shutil.rmtree(scratch)
 

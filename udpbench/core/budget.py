@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ class Budget(Component):
     version = 2  # 2: grey pictures stay grey
     kind: ClassVar[str]  # what of ``measure`` it bounds
     least: ClassVar[float] = 0.0  # smallest eps; 0: any above 0
+    score: str = ""  # by which a metric of perturbations must measure it; empty: it is one of ``measure``
 
     def __init__(self, eps: float) -> None:
         number = isinstance(eps, int | float) and not isinstance(eps, bool)
@@ -48,6 +50,18 @@ class Budget(Component):
     def direction(self, gradient: Tensor) -> Tensor:
         """The steepest step of length 1/255 in the geometry of the bound, NCHW: PGD multiplies it by its step size."""
         raise NotImplementedError
+
+    def finished(
+        self, who: str, made: Sequence[Tensor], clean: Sequence[Tensor], names: Sequence[str], run: Any
+    ) -> list[Tensor]:
+        """What is saved of the pictures that ``who`` has made of the ``clean`` ones (CHW [0,1], on the CPU): here all
+        of it. The harness calls it; ``run``: a ``udpbench.interfaces.Run``."""
+        return list(made)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What records say of it: ``udpbench.results.schema.BudgetFacts``."""
+        return {"kind": self.kind, "eps": self.eps}
 
 
 class Linf(Budget):

@@ -58,12 +58,15 @@ def attack_ruins_clean(record: Record) -> str | None:
 
 def budget_exceeded(record: Record) -> str | None:
     """The saved PNGs of the protection or of its noise control measure more than the budget."""
-    budget = record["facts"]["budget"] or {"kind": "", "eps": 0.0}
-    norm = {"linf": "linf", "rms": "rms_max"}.get(budget["kind"], "")
+    if (budget := record["facts"]["budget"]) is None:
+        return None
+    norm, most, unit = {"linf": "linf", "rms": "rms_max"}.get(budget["kind"], ""), budget["eps"], "/255"
+    if "distance" in budget:
+        norm, most, unit = budget["score"], budget["distance"], ""
     for arm in ("protected", "noise"):
         found = record["perturbation"].get(arm, {}).get(norm, 0.0)
-        if found > budget["eps"] * (1 + 1e-6):
-            return f"budget exceeded: {arm} measures {norm} {found:.4g}/255, allowed {budget['eps']:g}/255"
+        if found > most * (1 + 1e-6):
+            return f"budget exceeded: {arm} measures {norm} {found:.4g}{unit}, allowed {most:g}{unit}"
     return None
 
 

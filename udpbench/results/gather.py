@@ -54,7 +54,7 @@ def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record
         "cell": cell.names,  # type: ignore[typeddict-item]
         "label": "embedded world (64 px)" if embedded else cell.victim.name,
         "facts": {
-            "budget": {"kind": cell.budget.thing.kind, "eps": cell.budget.thing.eps},
+            "budget": cell.budget.thing.facts,
             "preset": cell.protect.preset,
             "edits": not cell.task.thing.trains,
             "embedded": embedded,

@@ -143,9 +143,10 @@ def long_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for record in records:
         facts = record["facts"]
-        budget = facts["budget"] or {"kind": None, "eps": None}
+        budget: Mapping[str, Any] = facts["budget"] or {}
         names = {**record["cell"], "label": record["label"], "status": record["status"]}
-        names |= {"budget_kind": budget["kind"], "eps": budget["eps"], "preset": facts["preset"]}
+        names |= {name: budget.get(name) for name in ("eps", "distance", "network")}
+        names |= {"budget_kind": budget.get("kind"), "preset": facts["preset"]}
         names["protected_fraction"] = facts["protected_fraction"]
         for arm in (arm for arm in ARMS if arm in record["arms"]):
             part = record["arms"][arm]

@@ -75,10 +75,18 @@ class StageCost(TypedDict):
 
 
 class BudgetFacts(TypedDict):
-    """The bound on the perturbation: ``kind`` (linf | rms) and ``eps`` in units of 1/255 of a [0,1] pixel."""
+    """The bound on the perturbation: ``kind`` (linf | rms | perceptual) and ``eps`` in units of 1/255 of a [0,1] pixel.
+
+    Of ``perceptual``, ``inner`` (linf | rms) and ``eps`` are the bound in which the pictures were made, ``distance`` by
+    ``network`` is what each was then scaled to, and ``score`` what a metric of perturbations measures it as.
+    """
 
     kind: str
     eps: float
+    inner: NotRequired[str]
+    distance: NotRequired[float]
+    network: NotRequired[str]
+    score: NotRequired[str]
 
 
 class Facts(TypedDict):
@@ -126,7 +134,7 @@ class Record(TypedDict):
 CELL = tuple(name for name in CellNames.__annotations__ if name in CellNames.__required_keys__)
 EXTRA = tuple(name for name in CellNames.__annotations__ if name in CellNames.__optional_keys__)
 LONG = (
-    *("label", "status", *CELL, *EXTRA, "budget_kind", "eps", "preset"),
+    *("label", "status", *CELL, *EXTRA, "budget_kind", "eps", "distance", "network", "preset"),
     *("arm", "metric", "value", "n", "better_protected", "primary", "reason"),
 )
 

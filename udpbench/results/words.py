@@ -70,8 +70,12 @@ def metric_text(name: str, about: MetricInfo) -> str:
 
 
 def budget_text(budget: BudgetFacts | None, name: str) -> str:
-    """The bound and its unit, "linf 8/255"; of a budget of no known kind its ``name``."""
-    return f"{budget['kind']} {budget['eps']:g}/255" if budget else name
+    """The bound and its unit, "linf 8/255"; a distance and the bound of what is scaled to it, "lite1 0.4 in linf
+    16/255"; of a budget of no known kind its ``name``."""
+    if not budget:
+        return name
+    bound = f"{budget.get('inner', budget['kind'])} {budget['eps']:g}/255"
+    return f"{budget['network']} {budget['distance']:g} in {bound}" if "distance" in budget else bound
 
 
 def box_of(record: Record) -> str:
