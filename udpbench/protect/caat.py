@@ -1,0 +1,93 @@
+"""CAAT: cross-attention attack (Xu et al., CVPR 2024, arXiv 2404.15081)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from udpbench.core.budget import Budget
+from udpbench.core.component import check_numbers
+from udpbench.interfaces import Owner, Run
+from udpbench.models.diffusion import Trainable
+from udpbench.models.latent import LatentDiffusion
+from udpbench.optim.denoising import denoising_loss
+from udpbench.optim.fit import FitSettings, fit
+from udpbench.optim.pgd import chunks, first_images, pgd
+from udpbench.protect.advdm import AdvDM
+
+TUNED = ("attn2.to_k.", "attn2.to_v.")
+
+
+@dataclass(kw_only=True)
+class CAAT(AdvDM):
+    """In every step the pictures raise the denoising loss and the keys and values of the UNet's cross-attention lower
+    it: those are what a thief's training changes most.
+
+    Both take their gradient of one loss at the same pictures, latents, t and noise, as in the released code, whose one
+    backward pass is two here. The released code's: AdamW for keys and values, clipped to norm 1. Our choices: float32
+    weights (there: bfloat16), pictures as they are (there: mirrored at random when they are read), no prior
+    preservation (an option there).
+
+    Args: those of ``AdvDM``, and
+        lr: of the keys and values; 0: they stay as they are.
+        dtype: of the UNet's passes: fp32 | bf16.
+        gradient_checkpointing: less memory, more time.
+    """
+
+    lr: float
+    dtype: str = "fp32"
+    gradient_checkpointing: bool = False
+
+    version = 1
+    places = ("gradient_checkpointing",)
+    couples_images = True
+
+    def __post_init__(self) -> None:
+        check_numbers("caat", least=1, steps=self.steps, samples=self.samples)
+        self.training = FitSettings(steps=1, lr=self.lr, dtype=self.dtype)
+
+    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
+        trainable = self._trainable(surrogate, run)
+        optimizer = self.training.optimizer(trainable.parameters)
+        with torch.no_grad():
+            cond = surrogate.embed(owner.prompts)
+        drawn: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents, "dtype": self.dtype}
+        most, steps = run.grad_batch // self.samples, [self.step_size or budget.eps / 8]
+        images = first_images(owner, budget, run, self.random_start)
+        with run.log.bar("perturb", self.steps, "step") as advance:
+            ascend = partial(pgd, clean=owner.images, budget=budget, run=run, steps=steps, most=most, advance=advance)
+            for k in range(self.steps):
+
+                def loss(run: Run, k: int = k) -> Any:
+                    """The same samples each time it is made."""
+                    rngs = [run.rng("caat", k, name) for name in owner.names]
+                    return denoising_loss(trainable.model, cond, rngs, run, **drawn)
+
+                trainable.train(False)
+                moved = ascend(images, loss=loss(run), before=k)
+                if self.lr:
+                    trainable.train(True)
+                    lowered = partial(_mean, loss(replace(run, count={})), images, run)
+                    fit(trainable.parameters, lowered, self.training, run, title="tune", optimizer=optimizer, before=k)
+                images = moved
+        return images
+
+    def _trainable(self, surrogate: LatentDiffusion, run: Run) -> Trainable:
+        """The keys and values of the cross-attention of a copy of the UNet."""
+        whole = surrogate.trainable(run.rng("surrogate"), gradient_checkpointing=self.gradient_checkpointing)
+        unet = whole.model.pipe.unet.requires_grad_(False)
+        chosen = [p for name, p in unet.named_parameters() if any(part in name for part in TUNED)]
+        return replace(whole, parameters=chosen)
+
+
+def _mean(loss: Any, images: list[Tensor], run: Run, _: int) -> Tensor:
+    """Mean of ``loss`` over all pictures, in one graph."""
+    found = []
+    for index in chunks(images, None):
+        found.append(loss(torch.stack([images[i].to(run.device) for i in index]), index))
+    run.tally("unet_train", len(images))
+    return torch.cat(found).mean()
