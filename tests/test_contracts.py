@@ -253,7 +253,7 @@ def test_draws_belong_to_the_picture(protect, node, folder, monkeypatch, option)
         drawn.append([])
         (alone,) = protect(option, which=(i,), **untrained)
         assert set(drawn[-1]) <= set(drawn[0])
-        assert len(set(drawn[-1])) == len(drawn[0]) // 3
+        assert len(set(drawn[-1])) == len(set(drawn[0])) // 3  # one sample may serve several passes
         if not build(node("protect", option), folder).couples_images:
             torch.testing.assert_close(alone, together[k], atol=1e-5, rtol=0)
 
