@@ -31,7 +31,7 @@ from udpbench.world import renderer
 
 # Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
 SHORT = {
-    "rounds": 1, "model_steps": 1, "clean_steps": 1, "search_rounds": 2, "image_steps": 16, "iterations": 4, "steps": 2, "sample_steps": 2, "batch": 2,
+    "rounds": 1, "model_steps": 1, "clean_steps": 1, "search_rounds": 2, "text_steps": 2, "image_steps": 16, "iterations": 4, "steps": 2, "sample_steps": 2, "batch": 2,
     "pictures": 3, "prior_images": 2, "size": 16, "train": 4, "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
 OFFLINE = {"perceptual": "lite1", "dtype": "fp32", "gradient_checkpointing": False}  # and fast on a CPU
@@ -253,7 +253,7 @@ def test_draws_belong_to_the_picture(protect, node, folder, monkeypatch, option)
         drawn.append([])
         (alone,) = protect(option, which=(i,), **untrained)
         assert set(drawn[-1]) <= set(drawn[0])
-        assert len(set(drawn[-1])) == len(drawn[0]) // 3
+        assert len(set(drawn[-1])) == len(set(drawn[0])) // 3  # one sample may serve several passes
         if not build(node("protect", option), folder).couples_images:
             torch.testing.assert_close(alone, together[k], atol=1e-5, rtol=0)
 

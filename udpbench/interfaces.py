@@ -123,6 +123,7 @@ class Owner:
     extra_clean: list[Tensor] = field(
         default_factory=list
     )  # further clean pictures of the subject, not to be protected
+    token: str = ""  # the rare word that names the subject in prompts that name it; empty: there is none
     class_prompt: str = ""
     class_images: list[Tensor] = field(default_factory=list)  # pictures of the class, for methods that need them
     like: list[Tensor] | None = None  # a protection's saved pictures, for controls that match its strength

@@ -58,7 +58,7 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
         scratch.mkdir(exist_ok=True)
         parts = _at_a_time(folder, run, protect.thing.couples_images)
         further = parents.get("like"), parents.get("class")
-        for owner in owners_of(parents["data"], cell.owner_prompt, parts, *further):
+        for owner in owners_of(parents["data"], cell.owner_prompt, parts, *further, cell.data.thing.token):
             made = protect.thing.protect(owner, cell.budget.thing, surrogate, replace(run, scratch=scratch))
             checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
             _write(out, owner.names, cell.budget.thing.finished(protect.name, made, owner.images, owner.names, run))
@@ -277,6 +277,7 @@ def owners_of(
     parts: Iterable[list[str]],
     like: Path | None = None,
     class_pictures: Path | None = None,
+    token: str | None = None,
 ) -> Iterator[Owner]:
     """What the protector holds, from a data folder, with the pictures of each of ``parts`` (names) in turn; prompts
     need not be the thief's (class | data | empty)."""
@@ -294,6 +295,7 @@ def owners_of(
             prompts=[said[owner_prompt](name) for name in names],
             masks=[_mask(masks, name) for name in names] if masks.is_dir() else None,
             extra_clean=extra_clean,
+            token=token or "",
             class_prompt=facts["class_prompt"],
             class_images=classes,
             like=_read(like, names) if like else None,

@@ -12,6 +12,7 @@ from udpbench.core.images import at_once
 from udpbench.interfaces import Owner, Run
 
 Loss = Callable[[Tensor, list[int]], Tensor]  # NCHW pictures and their indices -> N losses
+Scale = Callable[[list[int]], Tensor]  # indices of N pictures -> (N,)
 
 
 def by_size(images: Sequence[Tensor]) -> list[list[int]]:
@@ -41,14 +42,15 @@ def pgd(
     most: int | None,
     advance: Callable[[int], None] = lambda n: None,
     before: int = 0,
+    scale: Scale | None = None,
 ) -> list[Tensor]:
     """Ascend ``loss`` from ``images``, one step for each length in ``steps`` (of 255), each projected on the budget
     around ``clean``; CHW in, CHW out, on ``run.device``.
 
     ``loss(x, index)`` gets the pictures at ``index``, one of the ``chunks`` of ``most``, and returns N losses.
     ``x <- project(x + step * direction(gradient))`` (Madry et al. 2018). ``run.penalty`` of the pictures is subtracted
-    from the loss. What is raised is logged as ``perturb/loss``, a mean over the pictures, steps counted from
-    ``before``.
+    from the loss. ``scale(index)``, asked after the loss of a step, multiplies its length for each picture. What is
+    raised is logged as ``perturb/loss``, a mean over the pictures, steps counted from ``before``.
     """
     out = [x.to(run.device) for x in images]
     clean = [x.to(run.device) for x in clean]
@@ -61,7 +63,8 @@ def pgd(
                 total = total - run.penalty(x).sum()
             (gradient,) = torch.autograd.grad(total, x)
             raised += total.detach() / len(out)
-            moved = x.detach() + budget.direction(gradient) * length
+            far = length if scale is None else length * scale(index).to(x.device).view(-1, 1, 1, 1)
+            moved = x.detach() + budget.direction(gradient) * far
             moved = budget.project(moved, torch.stack([clean[i] for i in index]))
             for i, new in zip(index, moved, strict=True):
                 out[i] = new

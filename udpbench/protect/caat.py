@@ -11,19 +11,18 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import denoising_loss
 from udpbench.optim.fit import FitSettings, fit
-from udpbench.optim.pgd import chunks, first_images, pgd
-from udpbench.protect.advdm import AdvDM
+from udpbench.optim.pgd import chunks, pgd
 
 TUNED = ("attn2.to_k.", "attn2.to_v.")
 
 
 @dataclass(kw_only=True)
-class CAAT(AdvDM):
+class CAAT(Protection):
     """In every step the pictures raise the denoising loss and the keys and values of the UNet's cross-attention lower
     it: those are what a thief's training changes most.
 
@@ -32,22 +31,30 @@ class CAAT(AdvDM):
     weights (there: bfloat16), pictures as they are (there: mirrored at random when they are read), no prior
     preservation (an option there).
 
-    Args: those of ``AdvDM``, and
+    Args:
+        image_steps: of ascent, each with one of AdamW.
         lr: of the keys and values; 0: they stay as they are.
+        step_size: length of one image step, of 255; None: an eighth of the budget.
+        samples: (t, noise) samples per picture and step, in one forward pass; 1 in the released code.
+        sample_latents: draw latents from the posterior (as the released code does) or use its mean.
         dtype: of the UNet's passes: fp32 | bf16.
         gradient_checkpointing: less memory, more time.
     """
 
+    image_steps: int
     lr: float
+    step_size: float | None = None
+    samples: int = 1
+    sample_latents: bool = True
     dtype: str = "fp32"
     gradient_checkpointing: bool = False
 
-    version = 1
     places = ("gradient_checkpointing",)
-    couples_images = True
+    needs = frozenset({"denoise", "latent", "text"})
+    heeds_penalty = True
 
     def __post_init__(self) -> None:
-        check_numbers("caat", least=1, steps=self.steps, samples=self.samples)
+        check_numbers("caat", least=1, image_steps=self.image_steps, samples=self.samples)
         self.training = FitSettings(steps=1, lr=self.lr, dtype=self.dtype)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
@@ -57,10 +64,10 @@ class CAAT(AdvDM):
             cond = surrogate.embed(owner.prompts)
         drawn: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents, "dtype": self.dtype}
         most, steps = run.grad_batch // self.samples, [self.step_size or budget.eps / 8]
-        images = first_images(owner, budget, run, self.random_start)
-        with run.log.bar("perturb", self.steps, "step") as advance:
+        images = list(owner.images)
+        with run.log.bar("perturb", self.image_steps, "step") as advance:
             ascend = partial(pgd, clean=owner.images, budget=budget, run=run, steps=steps, most=most, advance=advance)
-            for k in range(self.steps):
+            for k in range(self.image_steps):
 
                 def loss(run: Run, k: int = k) -> Any:
                     """The same samples each time it is made."""

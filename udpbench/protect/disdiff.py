@@ -1,0 +1,114 @@
+"""DisDiff: erase the subject's word from the cross-attention (Liu et al., ACM MM 2024, arXiv 2405.20584)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from udpbench.core.budget import Budget
+from udpbench.core.component import check_numbers
+from udpbench.interfaces import Owner, Run
+from udpbench.models.attention import mean_map, read_attention
+from udpbench.models.diffusion import Cond, Trainable
+from udpbench.models.latent import LatentDiffusion
+from udpbench.models.words import Words
+from udpbench.optim.denoising import Objective, Times
+from udpbench.optim.pgd import Scale
+from udpbench.optim.samples import uniform_times
+from udpbench.protect.simac import SimAC
+
+SHARPNESS = 100  # of the softmax over a prompt's words, in the released code
+
+
+@dataclass(kw_only=True)
+class DisDiff(SimAC):
+    """ASPL that raises ``L + attention_weight * (1 - s)^2``, where s is the share of the subject's word in the energy
+    of the cross-attention, in steps of 0.5 (cos(pi t / T) + 1) of their length: small where little of the picture is
+    left in the noise.
+
+    The maps are means over heads and layers of one resolution, a quarter of the latents' (16 of 64), sharpened by a
+    softmax of 100 times the probability over the words of the prompt; s is a ratio of sums of squares over places. The
+    paper's: the erasure and the schedule of steps; the released script also searches time steps as SimAC does
+    (``search_rounds``). There the word is the fourth token, whatever the prompt; here it is found. Our choices are:
+    each picture's own map (there: a mean over all pictures of the batch), and with several samples the mean of their
+    steps.
+
+    Args: those of ``SimAC``, and
+        attention_weight: of the erasure; 0: none.
+        by_time: steps scaled by t as above; False: of one length.
+        word: whose attention is erased; None: the data's rare word if the owner's prompt holds it, else the class noun
+            (the last word of the class prompt).
+    """
+
+    attention_weight: float
+    by_time: bool = True
+    word: str | None = None
+
+    option: ClassVar[str] = "disdiff"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self.option, least=0, attention_weight=self.attention_weight)
+
+    def objective(self, model: LatentDiffusion, owner: Owner, run: Run) -> Objective | None:
+        plain = super().objective(model, owner, run)
+        if not self.attention_weight:
+            return plain
+        words = Words(model.pipe.tokenizer)
+        said = [len(words.ids(prompt)[: words.most]) - 1 for prompt in owner.prompts]  # without the end
+        places = [self.places(words, owner, prompt) for prompt in owner.prompts]
+
+        def loss(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
+            with read_attention(model.pipe.unet) as read:
+                raised = plain(z, cond, t, noise, which) if plain else model.loss(z, cond, t, noise)
+            maps = mean_map(read, z.shape[-2] * z.shape[-1] // 16)
+            shares = [share(x[:, 1 : said[i]], [p - 1 for p in places[i]]) for x, i in zip(maps, which, strict=True)]
+            return raised + self.attention_weight * (1 - torch.stack(shares)).square()
+
+        return loss
+
+    def places(self, words: Words, owner: Owner, prompt: str) -> list[int]:
+        """Where the subject's word stands in a prompt; ValueError if it does not."""
+        noun = (owner.class_prompt.split() or [""])[-1]
+        word = self.word or (owner.token if owner.token in prompt.split() else noun)
+        try:
+            return words.places(prompt, word)
+        except ValueError as error:
+            raise ValueError(f"disdiff: {error}; give protect.word, a word of the owner's prompt") from error
+
+    def ascend(
+        self,
+        images: list[Tensor],
+        trainable: Trainable,
+        owner: Owner,
+        budget: Budget,
+        run: Run,
+        k: int = 0,
+        advance: Callable[[int], None] = lambda n: None,
+        times: Times | None = None,
+        scale: Scale | None = None,
+    ) -> list[Tensor]:
+        steps, factors = len(trainable.model.alpha_bar), torch.ones(len(images))
+
+        def drawn(index: list[int], mine: Sequence[torch.Generator], n: int) -> Tensor:
+            t = times(index, mine, n) if times else uniform_times(mine, n, steps)
+            factors[index] = merit(t, steps).view(len(index), n).mean(1)
+            return t
+
+        scale = (lambda index: factors[index]) if self.by_time else scale
+        return super().ascend(images, trainable, owner, budget, run, k, advance, drawn, scale)
+
+
+def share(attention: Tensor, places: list[int]) -> Tensor:
+    """The share, in [0,1], of the words at ``places`` in the energy of sharpened ``attention`` (places, words)."""
+    energy = (attention * SHARPNESS).softmax(-1).square()
+    return energy[:, places].sum() / energy.sum()
+
+
+def merit(t: Tensor, steps: int) -> Tensor:
+    """Length of a step at ``t`` of ``steps`` time steps: 1 at the first, 0 at the last."""
+    return 0.5 * ((torch.pi * t / (steps - 1)).cos() + 1)
