@@ -1,4 +1,4 @@
-"""Adverse Cleaner: many bilateral filters, then a guided filter (L. Zhang, 2023, github.com/lllyasviel/AdverseCleaner)."""
+"""Adverse Cleaner: many bilateral filters, then a guided filter (L. Zhang 2023, lllyasviel/AdverseCleaner)."""
 
 from __future__ import annotations
 

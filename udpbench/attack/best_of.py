@@ -70,7 +70,7 @@ class BestOf(Members):
         measure = SCORES[self.score][0]
         for k, member in enumerate(self.ordered):
             for i, x in enumerate(purified(member, images, names, prompts, model, own_run(run, k))):
-                with torch.inference_mode():
+                with torch.no_grad():
                     value = float(measure(x[None].to(run.device), prompts[i], model, run.rng("best_of", names[i])))
                 if value < least[i]:
                     best[i], least[i] = x, value

@@ -14,24 +14,24 @@ from udpbench.interfaces import Run
 
 @dataclass(kw_only=True)
 class MedianBlur(EachPicture):
-    """Each value becomes the median of its channel's ``size`` x ``size`` window; edge pixels are repeated.
+    """Each value becomes the median of its channel's ``window`` x ``window`` pixels; edge pixels are repeated.
 
     Args:
-        size: side of the window in pixels, odd.
+        window: its side in pixels, odd.
     """
 
-    size: int
+    window: int
 
     def __post_init__(self) -> None:
-        check_numbers("attack median_blur", least=3, size=self.size)
-        if self.size % 2 == 0:
-            raise ValueError(f"attack median_blur: size must be odd, given {self.size}")
+        check_numbers("attack median_blur", least=3, window=self.window)
+        if self.window % 2 == 0:
+            raise ValueError(f"attack median_blur: window must be odd, given {self.window}")
 
     @property
     def label(self) -> str:
-        return f"median_blur_{self.size}"
+        return f"median_blur_{self.window}"
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
         from scipy.ndimage import median_filter
 
-        return torch.from_numpy(median_filter(x.cpu().numpy(), size=(1, self.size, self.size), mode="nearest"))
+        return torch.from_numpy(median_filter(x.cpu().numpy(), size=(1, self.window, self.window), mode="nearest"))
