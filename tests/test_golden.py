@@ -39,6 +39,7 @@ SHORT = {
     "image_steps": 4,
     "iterations": 5,
     "samples": 2,
+    "t": 4,
     "perceptual": "lite1",
     "dtype": DTYPE,
 }
@@ -111,11 +112,13 @@ def shortened(conf: DictConfig) -> dict[str, Any]:
     return {k: v for k, v in SHORT.items() if k in conf} | inner
 
 
-def measured(case: str, conf: DictConfig, model: LatentDiffusion, pictures: list[torch.Tensor]) -> dict[str, Any]:
+def measured(
+    case: str, conf: DictConfig, model: LatentDiffusion, pixels: PixelDiffusion, pictures: list[torch.Tensor]
+) -> dict[str, Any]:
     thing = instantiate(conf, **shortened(conf), _convert_="all")
     log = Losses()
     owner, run = make_owner(pictures[:2]), Run(seed=0, log=log)
-    mine = model if thing.needs else None
+    mine: Any = (pixels if "pixel" in thing.needs else model) if thing.needs else None
     if "protect" in case:
         owner.like = Noise(kind="uniform").protect(owner, Linf(8), None, Run(seed=99))
         made = thing.protect(owner, Linf(8), mine, run)
@@ -179,7 +182,7 @@ def test_numbers_are_those_of_the_version(case, node, steady, pixels, pictures, 
     if group == "task":
         got = of_a_task(conf, pixels if option.startswith("ddpm") else steady, folder, tmp_path)
     else:
-        got = of_data(conf, tmp_path) if group == "data" else measured(case, conf, steady, pictures)
+        got = of_data(conf, tmp_path) if group == "data" else measured(case, conf, steady, pixels, pictures)
     if REFRESH:
         known = json.loads(FILE.read_text()) if FILE.exists() else {}
         known = {k: v for k, v in known.items() if k in CASES} | {case: got}

@@ -6,7 +6,7 @@ Cao et al., NeurIPS 2023, equation 4.1 and Algorithm 1.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +82,9 @@ class Impress(SoftBound, Attack):
                 y = (y.clamp(-1, 1) if self.clamp_start else y).requires_grad_(True)
                 adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
                 cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
+                losses = self.losses(x, [names[i] for i in index], distance, model, run)
                 for step in range(self.iterations):
-                    loss = self.objective(y, x, distance, model).sum()
+                    loss = losses(y, step).sum()
                     (y.grad,) = torch.autograd.grad(loss, y)
                     adam.step()
                     cosine.step()
@@ -96,13 +97,22 @@ class Impress(SoftBound, Attack):
                     out[i] = pure.cpu()
         return out
 
+    def losses(
+        self, protected: Tensor, names: Sequence[str], distance: Distance, model: LatentDiffusion, run: Run
+    ) -> Callable[[Tensor, int], Tensor]:
+        """What is minimised for N pictures of one size: ``y``, as ``objective`` takes it, and the step -> (N,)."""
+        return lambda y, step: self.objective(y, protected, distance, model)
+
     def objective(self, y: Tensor, protected: Tensor, distance: Distance, model: LatentDiffusion) -> Tensor:
         """Equation 4.1 for each of N pictures ``y``, NCHW [-1,1], float32 or (if the autoencoder is) float16;
         ``protected`` NCHW [0,1]; (N,) float32."""
         x = (y.float() + 1) / 2
         consistency = half_inconsistency(y, model) if y.dtype == torch.float16 else inconsistency(x, model)
-        scale = x.shape[-1] * x.shape[-2] / 512**2 if self.size_correct else 1.0
-        return scale * (consistency + self.excess(distance, x, protected))
+        return self.scale(x) * (consistency + self.excess(distance, x, protected))
+
+    def scale(self, x: Tensor) -> float:
+        """What the loss of pictures of the size of ``x`` is multiplied by."""
+        return x.shape[-1] * x.shape[-2] / 512**2 if self.size_correct else 1.0
 
 
 def half_inconsistency(y: Tensor, model: LatentDiffusion) -> Tensor:

@@ -177,8 +177,7 @@ _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
 def _mistyped(settings: Mapping[str, Any]) -> list[str]:
     """What of a part's settings is of another type than the annotations of its ``_target_`` say, if they say a simple
     one; parts of parts included."""
-    parts = {key: value for key, value in settings.items() if isinstance(value, dict) and "_target_" in value}
-    wrong = [f"{key}.{line}" for key, part in parts.items() for line in _mistyped(part)]
+    wrong = [f"{at}.{line}" for at, part in _parts(settings) for line in _mistyped(part)]
     if not isinstance(target := settings.get("_target_"), str):
         raise ValueError(f"_target_ must name a class, given {target!r}")
     takes = get_object(target)
@@ -195,6 +194,15 @@ def _mistyped(settings: Mapping[str, Any]) -> list[str]:
             quote = f"; as a text: '{key}=\"{settings[key]}\"'" if said == "str" else ""
             wrong += [f"{key} must be {words}, given {settings[key]!r}{quote}"] if words else []
     return wrong
+
+
+def _parts(settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Place and settings of the parts that a part is made of, also of those in a mapping by name."""
+    for key, value in settings.items():
+        if isinstance(value, dict) and "_target_" in value:
+            yield key, value
+        elif isinstance(value, dict):
+            yield from ((f"{key}.{at}", part) for at, part in _parts(value))
 
 
 def _unlike(said: str, value: Any) -> str:

@@ -237,6 +237,31 @@ def centre_square(x: Tensor) -> Tensor:
     return x[..., top : top + side, left : left + side]
 
 
+def cropped(x: Tensor, keep: float) -> Tensor:
+    """The central ``keep`` of both sides of CHW or NCHW, at least a pixel."""
+    height, width = x.shape[-2:]
+    down, across = (max(1, round(side * keep)) for side in (height, width))
+    top, left = (height - down) // 2, (width - across) // 2
+    return x[..., top : top + down, left : left + across]
+
+
+def warped(x: Tensor, matrix: Tensor) -> Tensor:
+    """CHW [0,1] seen through a projective map: at each place (across, down, 1), sides from -1 to 1, there is what was
+    at ``matrix`` (3, 3) times it. Bicubic; outside, the picture is mirrored."""
+    height, width = x.shape[-2:]
+    grid = F.affine_grid(torch.eye(2, 3)[None], [1, 3, height, width], align_corners=False)
+    places = torch.cat([grid[0], torch.ones(height, width, 1)], -1) @ matrix.float().T
+    from_where = (places[..., :2] / places[..., 2:])[None].to(x)
+    made = F.grid_sample(x[None], from_where, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return made[0].clamp(0, 1)
+
+
+def luma(x: Tensor) -> Tensor:
+    """Brightness of CHW or NCHW, one channel: ITU-R BT.601, as Pillow and JPEG have it."""
+    red, green, blue = x.split(1, -3)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 def is_grey(x: Tensor) -> Tensor:
     """Whether each of N pictures (NCHW) has no colour at all, (N, 1, 1, 1)."""
     return (x == x[:, :1]).flatten(1).all(1).view(-1, 1, 1, 1)
@@ -349,6 +374,14 @@ def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) ->
             raise ValueError(f"images: {by_stem[stem]} is {got} (height x width), it must be {want} as {name} is")
         paired.append(picture)
     return paired
+
+
+KERNELS = {kernel.name.lower(): kernel for kernel in Image.Resampling}
+
+
+def pillow_resize(x: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
+    """CHW [0,1], rounded to 8 bits, resized to (height, width) by Pillow with ``kernel``, one of ``KERNELS``."""
+    return from_pil(to_pil(x).resize(size[::-1], KERNELS[kernel])).to(x.device)
 
 
 FORMATS = ("jpeg", "webp")

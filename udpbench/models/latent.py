@@ -81,22 +81,23 @@ class LatentDiffusion(Diffusion):
         return read_words(folder) if (folder := self.folder) else None
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
-        """This model with what a training stage saved in ``folder``: any of ``unet``, ``text_encoder``, ``lora``,
-        ``embedding``.
+        """This model with what a training stage saved in ``folder``: any of ``vae``, ``unet``, ``text_encoder``,
+        ``lora``, ``embedding``.
 
         If all weights of a part were trained, the model is float32: bfloat16 would round the small steps of a
         fine-tuning back to the weights it started from.
         """
-        from diffusers import UNet2DConditionModel
+        from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel
 
-        kinds = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
+        kinds = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}
         found = {name: kind.from_pretrained(folder / name) for name, kind in kinds.items() if (folder / name).is_dir()}
         dtype = torch.float32 if found else DTYPES[self.dtype]
         if dtype != DTYPES[self.dtype]:
-            found |= {k: copy.deepcopy(getattr(self.pipe, k)) for k in ("vae", *kinds) if k not in found}
+            found |= {k: copy.deepcopy(getattr(self.pipe, k)) for k in kinds if k not in found}
         if (folder / "lora").is_dir() or (folder / "embedding").is_dir():  # they are written into copies
-            found |= {k: copy.deepcopy(getattr(self.pipe, k)) for k in (*kinds, "tokenizer")}
+            written = [k for k in ("unet", "text_encoder", "tokenizer") if k not in found]
+            found |= {k: copy.deepcopy(getattr(self.pipe, k)) for k in written}
         tuned = self.having(**found)
         if (folder / "lora").is_dir():
             tuned.pipe.load_lora_weights(folder / "lora", weight_name=LORA)
@@ -105,6 +106,11 @@ class LatentDiffusion(Diffusion):
         for part in (tuned.pipe.vae, tuned.pipe.unet, tuned.pipe.text_encoder):
             part.to(self.device, dtype).requires_grad_(False).eval()
         return tuned
+
+    def parts_unlike(self, other: LatentDiffusion) -> dict[str, Any]:
+        """Name -> what of autoencoder, UNet and text encoder has other weights than in ``other``."""
+        mine = {name: getattr(self.pipe, name) for name in ("vae", "unet", "text_encoder")}
+        return {name: part for name, part in mine.items() if not _same_weights(part, getattr(other.pipe, name))}
 
     def trainable(
         self,
@@ -180,6 +186,11 @@ class LatentDiffusion(Diffusion):
     def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy latents at time steps ``t``, float32."""
         return unet(noisy.to(unet.dtype), t, cond.hidden.to(unet.dtype)).sample.float()
+
+
+def _same_weights(one: nn.Module, two: nn.Module) -> bool:
+    ours, theirs = one.state_dict(), two.state_dict()
+    return one is two or (ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours))
 
 
 def inconsistency(x: Tensor, model: LatentDiffusion) -> Tensor:

@@ -3,8 +3,8 @@ inversion have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,7 +68,8 @@ class Tuning(TrainingTask):
     def train(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief = BARE) -> None:
         attack, size = thief.attack, victim.to(run.device).size
         squares = read_folder(images, size)
-        trainable = self.trainable(attack.adapt(victim, list(squares.values()), run), run)
+        adapted = attack.adapt(victim, list(squares.values()), run)
+        trainable = with_further(self.trainable(adapted, run), adapted.parts_unlike(victim))
         augment = attack.augment if "augment" in attack.hooks else None
         sets = {"subject": (1.0, self._training_set(trainable, squares, images, run, augment))}
         if thief.class_images:
@@ -105,6 +106,19 @@ class Tuning(TrainingTask):
 
     def _sampling(self) -> dict[str, Any]:
         return {"steps": self.sample_steps, "guidance": self.guidance, "solver": self.solver}
+
+
+def with_further(trainable: Trainable, parts: Mapping[str, Any]) -> Trainable:
+    """``trainable`` that saves ``parts`` of the model, too, but those that are saved because they were trained: what an
+    attack made of the thief's model is what he generates with."""
+
+    def save(folder: Path) -> None:
+        trainable.save(folder)
+        for name, part in parts.items():
+            if not (folder / name).exists():
+                part.save_pretrained(folder / name)
+
+    return replace(trainable, save=save) if parts else trainable
 
 
 def write_class_pictures(model: LatentDiffusion, prompt: str, n: int, out: Path, run: Run, **sampling: Any) -> None:

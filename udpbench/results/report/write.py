@@ -16,11 +16,20 @@ from udpbench.results.report import arms, compare
 from udpbench.results.report.boards import Board, board_frame, boards, leaderboard
 from udpbench.results.report.choose import Chosen, choose
 from udpbench.results.report.render import Figure, Section, render
+from udpbench.results.report.worst import worst_case
 from udpbench.results.schema import LONG, Record
 from udpbench.results.stats import victim
 from udpbench.results.words import last_line
 
-_OF_BOARD = (arms.arm_means, arms.learning, arms.pictures, compare.comparisons, compare.attacks, arms.curves)
+_OF_BOARD = (
+    arms.arm_means,
+    arms.learning,
+    arms.pictures,
+    compare.comparisons,
+    compare.attacks,
+    worst_case,
+    arms.curves,
+)
 
 
 def write_report(

@@ -1,0 +1,48 @@
+"""The worst case over attacks: who is chosen for whom, and that a victim's own luck does not choose."""
+
+from __future__ import annotations
+
+import numpy as np
+from factory import SCORES, make_record
+
+from udpbench.results.report.boards import boards
+from udpbench.results.report.worst import choices, worst_case
+
+
+def test_the_choice_is_made_on_the_other_subjects():
+    left = {
+        "none": {("0", 0): 30, ("1", 0): 30},
+        "jpeg": {("0", 0): 5, ("1", 0): 20},
+        "blur": {("0", 0): 12, ("1", 0): 10},
+    }
+    assert choices(left) == {("0", 0): "blur", ("1", 0): "jpeg"}
+    one = {attack: {("0", seed): value for seed, value in enumerate(found.values())} for attack, found in left.items()}
+    assert choices(one) == {("0", 0): "blur", ("0", 1): "jpeg"}
+    assert choices({"none": {("0", 0): 1.0}}) == {}
+    missed = left | {"late": {("0", 0): 1.0}}
+    assert choices(missed) == {}, "victims that did not meet every attack are left out"
+
+
+def test_attacks_that_are_all_alike_gain_nothing_from_being_many():
+    """The least of twenty equal attacks would look 1.9 standard deviations better; chosen on others it does not."""
+    rng = np.random.default_rng(0)
+    left = {f"a{k:02d}": {(str(s), 0): float(rng.normal()) for s in range(400)} for k in range(20)}
+    chosen = choices(left)
+    assert abs(np.mean([left[attack][victim] for victim, attack in chosen.items()])) < 0.15
+    assert np.mean([min(found[victim] for found in left.values()) for victim in chosen]) < -1.5
+
+
+def test_an_attack_that_ruins_pictures_is_not_the_worst_case():
+    records = []
+    for subject in "01":
+        for attack, purified, clean_attacked in (("jpeg", 55.0, 45.0), ("blur", 90.0, 90.0)):
+            scores = SCORES | {"purified": (purified, 0.5), "clean_attacked": (clean_attacked, 0.5)}
+            records.append(make_record(scores, subject=subject, attack=attack))
+    (board,) = boards(records)
+    section = worst_case(board)
+    (row,) = section.tables[0].reset_index().to_dict("records")
+    assert row["taken (victims)"] == "jpeg (2)"
+    assert row["worst case"].startswith("+15.0")
+    assert row["attacks"] == "2"
+    (alone,) = boards([record for record in records if record["cell"]["attack"] == "jpeg"])
+    assert worst_case(alone) is None

@@ -1,0 +1,68 @@
+"""CAT: adapt the autoencoder to the protected pictures, then train (Peng et al., ICML 2025, arXiv 2502.07225)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from udpbench.core.component import check_choice, check_numbers
+from udpbench.interfaces import Attack, Run
+from udpbench.models.diffusion import initialised_by
+from udpbench.models.latent import LatentDiffusion, inconsistency
+from udpbench.optim.fit import FitSettings, fit
+
+SIDES = {"encoder": "encoder", "decoder": "decoder", "both": "(encoder|decoder)"}
+LAYERS = r"\..*\.(conv|conv1|conv2|to_q|to_k|to_v|to_out\.0)"
+
+
+@dataclass(kw_only=True)
+class Cat(FitSettings, Attack):
+    """Train low-rank additions to the autoencoder on ``mean |x - D(E(x))|^2`` of the pictures that reach the thief, in
+    [-1,1]; everything after that, the training and the generation, has the adapted autoencoder. The pictures stay as
+    they are.
+
+    Released: additions of alpha = rank, with Gaussian start, to convolutions and attention of encoder, decoder or both.
+    Our choice: the posterior's mean, as everywhere here.
+
+    Args: those of ``FitSettings``, and
+        rank: of the additions.
+        side: ``encoder``, ``decoder`` or ``both``.
+        batch: pictures in a step.
+    """
+
+    rank: int
+    side: str
+    batch: int
+
+    needs = frozenset[str]()  # what it adapts is the victim's, not the purifier's
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers("attack cat", least=1, steps=self.steps, rank=self.rank, batch=self.batch)
+        check_choice("attack cat: unknown side", self.side, SIDES)
+
+    def adapt(self, victim: LatentDiffusion, images: Sequence[Tensor], run: Run) -> LatentDiffusion:
+        """``victim`` with the adapted autoencoder, in float32; ValueError for a model without one."""
+        if "latent" not in victim.capabilities:
+            raise ValueError(f"attack cat: adapts an autoencoder, which victim {victim.name} lacks")
+        from peft import LoraConfig, get_peft_model
+
+        vae = copy.deepcopy(victim.pipe.vae).float()
+        layers = SIDES[self.side] + LAYERS
+        kind = LoraConfig(r=self.rank, lora_alpha=self.rank, init_lora_weights="gaussian", target_modules=layers)
+        with initialised_by(run.rng("cat", "init")):
+            additions = get_peft_model(vae, kind)
+        model, pictures = victim.having(vae=vae), torch.stack(list(images))
+
+        def loss(step: int) -> Tensor:
+            index = torch.randint(len(pictures), (self.batch,), generator=run.rng("cat", step))
+            run.tally("vae_image", self.batch)
+            return inconsistency(pictures[index].to(run.device), model).mean()
+
+        fit([p for p in additions.parameters() if p.requires_grad], loss, self, run, title="adapt")
+        merged = additions.merge_and_unload().requires_grad_(False).eval()
+        return victim.having(vae=merged)

@@ -1,0 +1,97 @@
+"""GrIDPure: many rounds of a little DiffPure on overlapping windows, at the picture's own size.
+
+Zhao et al., CVPR 2024 ("Can Protective Perturbation Safeguard Personal Data from Being Exploited by Stable
+Diffusion?"), section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from udpbench.attack.diffpure import PixelPurifier
+from udpbench.core.component import check_numbers
+from udpbench.core.images import as_saved, at_once
+from udpbench.interfaces import Run
+from udpbench.models.pixel import PixelDiffusion
+
+
+@dataclass(kw_only=True)
+class GridPure(PixelPurifier):
+    """In each round windows of the model's size, half of it apart, are purified and averaged where they overlap, and
+    ``x <- (1 - gamma) purified + gamma x``, saved in 8 bits.
+
+    The corners, which only one window sees, are purified once more, together as one window. Our choices, for sides that
+    are no multiple of half a window: the last window ends at the edge; a side shorter than a window is one.
+
+    Args: those of ``PixelPurifier``, and
+        t: time steps of noise in a round.
+        rounds: how many there are.
+        gamma: what is kept of a picture in a round.
+    """
+
+    t: int
+    rounds: int
+    gamma: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers("attack gridpure", least=1, t=self.t, rounds=self.rounds)
+        check_numbers("attack gridpure", least=0, below=1, gamma=self.gamma)
+
+    @property
+    def label(self) -> str:
+        return f"gridpure_{self.t}x{self.rounds}"
+
+    def level(self, model: PixelDiffusion) -> int:
+        return self.t
+
+    def purify(
+        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: PixelDiffusion, run: Run
+    ) -> list[Tensor]:
+        out = []
+        with run.log.bar(self.label, self.rounds * len(images), "round") as advance:
+            for x, name in zip(images, names, strict=True):
+                for k in range(self.rounds):
+                    pure = self.in_windows(x, (name, k), model, run)
+                    x = as_saved((1 - self.gamma) * pure + self.gamma * x)
+                    advance(1)
+                out.append(x)
+        return out
+
+    def in_windows(self, x: Tensor, key: tuple[object, ...], model: PixelDiffusion, run: Run) -> Tensor:
+        """CHW purified in windows; random numbers belong to ``key`` and the window."""
+        (_, height, width), total, times = x.shape, torch.zeros_like(x), torch.zeros_like(x[:1])
+        size = min(height, model.size), min(width, model.size)
+        windows, n = places((height, width), size), at_once(run.batch, *size)
+        for first in range(0, len(windows), n):
+            part = windows[first : first + n]
+            rngs = [run.rng("gridpure", *key, first + j) for j in range(len(part))]
+            tiles = torch.stack([torch.cat([torch.cat([x[:, r, c] for c in cs], 2) for r in rs], 1) for rs, cs in part])
+            made = self.there_and_back(tiles.to(run.device), rngs, model, run).cpu()
+            for (rows, columns), tile in zip(part, made, strict=True):
+                parts = tile.split([r.stop - r.start for r in rows], 1)
+                for r, band in zip(rows, parts, strict=True):
+                    for c, piece in zip(columns, band.split([c.stop - c.start for c in columns], 2), strict=True):
+                        total[:, r, c] += piece
+                        times[:, r, c] += 1
+        return total / times
+
+
+Window = tuple[list[slice], list[slice]]  # the rows and the columns whose crossings it is put together from
+
+
+def places(whole: tuple[int, int], size: tuple[int, int]) -> list[Window]:
+    """The windows of a picture, and the four corners as one more if there are several."""
+    firsts = [sorted({*range(0, w - s, max(1, s // 2)), w - s}) for w, s in zip(whole, size, strict=True)]
+    made: list[Window] = [
+        ([slice(top, top + size[0])], [slice(left, left + size[1])]) for top in firsts[0] for left in firsts[1]
+    ]
+    corners = [
+        [slice(0, s // 2), slice(w - (s - s // 2), w)] if w > s else [slice(0, s)]
+        for w, s in zip(whole, size, strict=True)
+    ]
+    return [*made, (corners[0], corners[1])] if len(made) > 1 else made

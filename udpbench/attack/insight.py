@@ -1,0 +1,93 @@
+"""INSIGHT: make a picture look to the model like its photograph (An et al., USENIX Security 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from udpbench.attack.impress import Impress
+from udpbench.core.component import check_numbers
+from udpbench.interfaces import Attack, Run
+from udpbench.models.diffusion import noised
+from udpbench.models.latent import LatentDiffusion, inconsistency
+from udpbench.models.perceptual import Distance
+from udpbench.optim.samples import normal, uniform_times
+
+
+@dataclass(kw_only=True)
+class Insight(Impress):
+    """Minimise, over the picture x, with z = E(x), p the photograph and x' the protected picture
+
+    ``encoder |z - E(p)|^2 + unet |eps(z_t, t) - eps(E(p)_t, t)|^2 + consistency |x - D(z)|^2
+    + alpha max(dist(x, x') - distance_budget, 0) - away encoder |z - E(x')|^2``,
+
+    squares being means, t and noise drawn anew in each step and the same on both sides. The optimisation is IMPRESS's.
+    A photograph of a screen removes what of a perturbation is too fine for it; the authors take and align one by hand,
+    here ``photo`` emulates it, or (``attack=folder``) takes real ones from a folder.
+
+    The released code's: the terms, its run script's weights, the prompt "a painting". Our choices: posterior means,
+    IMPRESS's ``size_correct`` over all terms.
+
+    Args: those of ``Impress`` (``precision`` is fp32), and
+        photo: the attack that makes the photographs.
+        encoder, unet, consistency, away: weights.
+        prompt: of the UNet's term.
+    """
+
+    photo: Attack
+    encoder: float
+    unet: float
+    consistency: float
+    away: float
+    prompt: str
+
+    needs = frozenset({"denoise", "latent", "text"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights = {name: vars(self)[name] for name in ("encoder", "unet", "consistency", "away")}
+        check_numbers("attack insight", least=0, **weights)
+        if not isinstance(self.photo, Attack) or self.photo.needs:
+            raise ValueError("attack insight: photo must be an attack without a model, e.g. screen_camera or folder")
+        if self.precision != "fp32":
+            raise ValueError(f"attack insight: precision must be fp32, given {self.precision!r}")
+
+    def check(self) -> None:
+        super().check()
+        self.photo.check()
+
+    def identity(self) -> dict[str, Any]:
+        return {"photo": {"version": self.photo.version, "identity": self.photo.identity()}}
+
+    def losses(
+        self, protected: Tensor, names: Sequence[str], distance: Distance, model: LatentDiffusion, run: Run
+    ) -> Callable[[Tensor, int], Tensor]:
+        photos = self.photo.purify(list(protected.cpu()), names, [""] * len(names), None, run)
+        rngs = [run.rng("insight", name) for name in names]
+        with torch.no_grad():
+            seen, avoided = model.encode(torch.stack(photos).to(protected.device)), model.encode(protected)
+            cond = model.embed([self.prompt] * len(names))
+        alpha_bar = model.alpha_bar.to(protected.device)
+
+        def losses(y: Tensor, step: int) -> Tensor:
+            x = (y + 1) / 2
+            z = model.encode(x)
+            total = self.excess(distance, x, protected) + self.consistency * inconsistency(x, model)
+            total = total + self.encoder * (squares(z - seen) - self.away * squares(z - avoided))
+            if self.unet:
+                t, noise = uniform_times(rngs, 1, len(alpha_bar)).to(z.device), normal(rngs, 1, z)
+                told = [model.predict(model.pipe.unet, noised(alpha_bar, v, t, noise), t, cond) for v in (z, seen)]
+                total = total + self.unet * squares(told[0] - told[1])
+                run.tally("unet_purify", 2 * len(z))
+            return self.scale(x) * total
+
+        return losses
+
+
+def squares(x: Tensor) -> Tensor:
+    """Mean of the squares of each of N rows."""
+    return x.square().flatten(1).mean(1)

@@ -1,0 +1,72 @@
+"""What attacks have in common that are made of other attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from udpbench.core.images import as_saved
+from udpbench.interfaces import Attack, Run
+
+
+@dataclass(kw_only=True)
+class Members(Attack):
+    """Attacks under names of their own, in the alphabetic order of these.
+
+    Args:
+        members: name -> attack; in a configuration ``attack@attack.members.a=jpeg attack.members.a.quality=50``.
+        title: what tables call it; empty: the labels of the members.
+    """
+
+    members: Mapping[str, Attack]
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        who = f"attack {type(self).__name__.lower()}"
+        if not self.members:
+            raise ValueError(f"{who}: give at least one member, e.g. +attack@attack.members.a=jpeg")
+        for name, member in self.members.items():
+            if not isinstance(member, Attack):
+                raise ValueError(f"{who}: member {name} must be an attack, given {member!r}")
+        self.needs = frozenset[str]().union(*(member.needs for member in self.ordered))  # type: ignore[misc]
+        self.couples_images = any(member.couples_images for member in self.ordered)
+
+    @property
+    def ordered(self) -> list[Attack]:
+        """The members in their order."""
+        return [self.members[name] for name in sorted(self.members)]
+
+    def joined(self, by: str) -> str:
+        """The labels of the members."""
+        return by.join(member.label or type(member).__name__.lower() for member in self.ordered)
+
+    def check(self) -> None:
+        for member in self.ordered:
+            member.check()
+
+    def identity(self) -> dict[str, Any]:
+        """Versions of the members and digests of what they read; their settings are its own."""
+        return {
+            name: {"version": member.version, "identity": member.identity()} for name, member in self.members.items()
+        }
+
+    def on_clean(self) -> Attack | None:
+        clean = {name: member.on_clean() for name, member in self.members.items()}
+        known = {name: member for name, member in clean.items() if member}
+        return replace(self, members=known) if len(known) == len(clean) else None
+
+
+def own_run(run: Run, k: int) -> Run:
+    """The run of the ``k``-th member: the first one's random numbers are those it would have alone, and no other
+    member's."""
+    return replace(run, seed=run.rng("member", k).initial_seed()) if k else run
+
+
+def purified(
+    attack: Attack, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
+) -> Iterator[Tensor]:
+    """What ``attack`` makes of pictures, as it would be saved."""
+    return map(as_saved, attack.purify(images, names, prompts, model if attack.needs else None, run))

@@ -1,0 +1,52 @@
+"""Train on pictures under fresh transformations, so that a perturbation is never twice the same: what MetaCloak (Liu et
+al., CVPR 2024) tests itself against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from udpbench.core.component import check_numbers
+from udpbench.core.images import recompress, smooth
+from udpbench.interfaces import Attack
+
+
+@dataclass(kw_only=True)
+class RobustAugment(Attack):
+    """Every picture of a training step goes through one of JPEG, blur and noise, each as likely.
+
+    MetaCloak's test has JPEG and blur, each in a training of its own; that they are mixed, and the noise, are our
+    choices.
+
+    Args:
+        quality: of the JPEG.
+        blur: largest standard deviation in pixels, drawn uniformly from 0.1 on.
+        noise: standard deviation of 255.
+    """
+
+    quality: int
+    blur: float
+    noise: float
+
+    def __post_init__(self) -> None:
+        check_numbers("attack robust_augment", least=1, most=100, quality=self.quality)
+        check_numbers("attack robust_augment", least=0.1, blur=self.blur)
+        check_numbers("attack robust_augment", above=0, most=255, noise=self.noise)
+
+    def augment(self, batch: Tensor, rng: torch.Generator) -> Tensor:
+        changes: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (self._jpeg, self._blur, self._noise)
+        which = torch.randint(len(changes), (len(batch),), generator=rng).tolist()
+        return torch.stack([changes[k](x, rng) for k, x in zip(which, batch, strict=True)])
+
+    def _jpeg(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        return recompress(x, "jpeg", self.quality).to(x.device)
+
+    def _blur(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        sigma = 0.1 + (self.blur - 0.1) * float(torch.rand((), generator=rng))
+        return smooth(x[None], sigma)[0].clamp(0, 1)
+
+    def _noise(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        return (x + self.noise / 255 * torch.randn(x.shape, generator=rng).to(x.device)).clamp(0, 1)

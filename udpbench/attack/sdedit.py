@@ -1,0 +1,86 @@
+"""Image-to-image regeneration by a latent model (SDEdit, Meng et al., ICLR 2022), also with a prompt that asks for a
+clean picture ("Off-The-Shelf Image-to-Image Models Are All You Need", SaTML 2026, arXiv 2602.22197)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from udpbench.core.component import check_choice, check_numbers
+from udpbench.interfaces import Attack, Run
+from udpbench.models.latent import LatentDiffusion
+from udpbench.models.sample import PIXEL_SOLVERS, make_solver
+from udpbench.optim.pgd import chunks
+
+
+@dataclass(kw_only=True)
+class SdEdit(Attack):
+    """Encode, noise a fraction ``strength`` of the way, denoise, decode: diffusers' image-to-image pipeline.
+
+    Args:
+        strength: fraction of the schedule, above 0, at most 1.
+        schedule_steps: of the whole schedule; ``strength`` times as many are made.
+        guidance: of the prompt (Ho & Salimans 2022); 1: none, and no negative prompt.
+        solver: ``ddim``, ``dpmpp`` or ``ddpm``.
+        prompt: what is asked for; ``{caption}`` stands for the picture's own.
+        negative_prompt: what is steered away from.
+    """
+
+    strength: float
+    schedule_steps: int
+    guidance: float
+    solver: str
+    prompt: str
+    negative_prompt: str
+
+    needs = frozenset({"denoise", "latent", "text"})
+
+    def __post_init__(self) -> None:
+        check_numbers("attack sdedit", above=0, most=1, strength=self.strength)
+        check_numbers("attack sdedit", least=1, guidance=self.guidance, schedule_steps=self.schedule_steps)
+        check_choice("attack sdedit: unknown solver", self.solver, PIXEL_SOLVERS)
+        if self.made < 1:
+            raise ValueError(f"attack sdedit: strength {self.strength:g} leaves none of {self.schedule_steps} steps")
+
+    @property
+    def made(self) -> int:
+        """How many steps are made."""
+        return int(self.schedule_steps * self.strength)
+
+    @property
+    def label(self) -> str:
+        return f"sdedit_{self.strength:g}{'_prompt' if self.prompt not in ('', '{caption}') else ''}"
+
+    def purify(
+        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
+    ) -> list[Tensor]:
+        """As the interface says; ValueError if the prompt is longer than the text encoder takes."""
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        asked = [self.prompt.replace("{caption}", text) for text in prompts]
+        if model.words:
+            model.words.check([], [*([] if "{caption}" in self.prompt else asked), self.negative_prompt])
+        solver = make_solver(self.solver, model.pipe.scheduler.config, karras=False)
+        pipe, out = model.assembled(StableDiffusionImg2ImgPipeline, scheduler=solver), list(images)
+        with run.log.bar(self.label, len(images), "img") as advance:
+            for index in chunks(images, run.batch):
+                x = model.padded(torch.stack([images[i] for i in index]).to(run.device))
+                with torch.no_grad():
+                    made = pipe(
+                        prompt=[asked[i] for i in index],
+                        negative_prompt=[self.negative_prompt] * len(index),
+                        image=x,
+                        strength=self.strength,
+                        num_inference_steps=self.schedule_steps,
+                        guidance_scale=self.guidance,
+                        generator=[run.rng("sdedit", names[i]) for i in index],
+                        output_type="pt",
+                    ).images
+                run.tally("unet_purify", self.made * len(index) * (1 + (self.guidance > 1)))
+                for i, y in zip(index, made.float().cpu(), strict=True):
+                    out[i] = y[:, : images[i].shape[-2], : images[i].shape[-1]]
+                advance(len(index))
+        return out

@@ -1,0 +1,66 @@
+"""The reverse of the forward process from a time step on: ancestral sampling, the reverse SDE, its ODE, DDIM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from udpbench.models.diffusion import Cond, Diffusion
+
+
+def epsilon(model: Diffusion, noisy: Tensor, index: int, cond: Cond) -> Tensor:
+    """The noise that ``model`` sees in N inputs at the time step ``index``, float32; of a model that predicts the
+    velocity what follows from that (Salimans & Ho 2022, appendix D)."""
+    told = model.predict(model.pipe.unet, noisy, torch.full((len(noisy),), index, device=noisy.device), cond)
+    if model.prediction == "epsilon":
+        return told
+    a = float(model.alpha_bar[index])
+    return a**0.5 * told + (1 - a) ** 0.5 * noisy
+
+
+def ancestral(x: Tensor, eps: Tensor, a: float, before: float, noise: Tensor) -> Tensor:
+    """A sample of q(x_s | x_t, x_0) (Ho et al. 2020, eq. 7) with the x_0 that ``eps`` says, clipped to [-1,1].
+
+    ``a``, ``before``: alpha_bar at t and at s < t. The variance is the posterior's (the smaller of the paper's two).
+    """
+    start = ((x - (1 - a) ** 0.5 * eps) / a**0.5).clamp(-1, 1)
+    kept = a / before
+    mean = before**0.5 * (1 - kept) / (1 - a) * start + kept**0.5 * (1 - before) / (1 - a) * x
+    return mean + ((1 - kept) * (1 - before) / (1 - a)) ** 0.5 * noise
+
+
+def reverse_sde(x: Tensor, eps: Tensor, a: float, before: float, noise: Tensor) -> Tensor:
+    """A step of Euler and Maruyama on the reverse VP-SDE (Song et al. 2021, eq. 6 and 32; DiffPure, eq. 6); beta dt is
+    what the schedule loses between the two time steps."""
+    beta, score = math.log(before / a), -eps / (1 - a) ** 0.5
+    return x + beta * (x / 2 + score) + beta**0.5 * noise
+
+
+def flow(x: Tensor, eps: Tensor, a: float, before: float, noise: Tensor) -> Tensor:
+    """A step of Euler on the probability flow ODE (Song et al. 2021, eq. 13); without noise."""
+    return x + math.log(before / a) / 2 * (x - eps / (1 - a) ** 0.5)
+
+
+def ddim(x: Tensor, eps: Tensor, a: float, b: float) -> Tensor:
+    """From alpha_bar ``a`` to ``b``, in either direction (Song, Meng & Ermon 2021, eq. 12, eta 0)."""
+    return b**0.5 * (x - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - b) ** 0.5 * eps
+
+
+SAMPLERS: dict[str, Callable[[Tensor, Tensor, float, float, Tensor], Tensor]] = {
+    "ddpm": ancestral, "sde": reverse_sde, "ode": flow,
+}  # fmt: skip
+
+
+def reverse(
+    model: Diffusion, x: Tensor, cond: Cond, indices: Sequence[int], sampler: str, noise: Callable[[], Tensor]
+) -> Tensor:
+    """N inputs without the noise of the time step ``indices[0]``: a step of ``sampler`` from each of ``indices``, which
+    fall, to the next and at last to no noise; ``noise()``: what a step draws, of the shape of ``x``."""
+    for index, to in zip(indices, [*indices[1:], None], strict=True):
+        before = 1.0 if to is None else float(model.alpha_bar[to])
+        eps = epsilon(model, x, index, cond)
+        x = SAMPLERS[sampler](x, eps, float(model.alpha_bar[index]), before, noise())
+    return x

@@ -1,0 +1,57 @@
+"""The worst case for the owner: a thief who takes the best of the attacks that were run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from statistics import fmean
+
+from udpbench.results.intervals import Key, generator, paired_interval
+from udpbench.results.record import grouped
+from udpbench.results.report.boards import Board
+from udpbench.results.report.render import Section, table
+from udpbench.results.stats import differences
+from udpbench.results.words import interval_text
+
+NONE = "none"  # the protected pictures as they are
+
+_TEXT = (
+    "What the thief is still worse off than with clean pictures, s(purified) - s(clean), if he takes the attack that "
+    "leaves least. An attack's own damage counts against it. Which attack, is chosen for each subject on the other "
+    "subjects (of one subject: for each seed on the other seeds), so that chance in a victim's own score does not "
+    "choose for it. none: the protected pictures as they are. His price are all attacks, with a victim for each."
+)
+
+
+def worst_case(board: Board) -> Section | None:
+    """Each protection on the metrics that rank; None where no protection met two attacks or there is one victim."""
+    rows = []
+    records = [record for record in board.records if "protected" in record["arms"]]
+    for protect, part in sorted(grouped(records, lambda record: record["cell"]["protect"]).items()):
+        for metric in board.ranked_by:
+            left = {NONE: differences(part, "protected", "clean", metric)}
+            for attack, mine in sorted(grouped(part, lambda record: record["cell"]["attack"]).items()):
+                left |= {attack: found} if (found := differences(mine, "purified", "clean", metric)) else {}
+            chosen = choices(left)
+            if len(left) < 3 or not chosen:
+                continue
+            rng = generator(board.seed, "worst", board.label, *board.names.items(), protect, metric)
+            worst = paired_interval({victim: left[attack][victim] for victim, attack in chosen.items()}, rng)
+            taken = ", ".join(f"{attack} ({n})" for attack, n in sorted(Counter(chosen.values()).items()))
+            row = {"protection": protect, "metric": metric, "attacks": str(len(left) - 1)}
+            rows.append(row | {"worst case": interval_text(worst), "taken (victims)": taken})
+    if not rows:
+        return None
+    return Section("Worst case", 4, [_TEXT], [table(rows, ("protection", "metric"))], in_latex=True)
+
+
+def choices(left: Mapping[str, Mapping[Key, float]]) -> dict[Key, str]:
+    """Victim -> the attack that leaves least on the victims of other subjects (of one subject, on its other seeds);
+    ``left``: attack -> victim -> what is left. Of victims that met every attack."""
+    victims = sorted(set.intersection(*(set(found) for found in left.values())))
+    by = 0 if len({subject for subject, _ in victims}) > 1 else 1
+    chosen = {}
+    for victim in victims:
+        if others := [other for other in victims if other[by] != victim[by]]:
+            _, chosen[victim] = min((fmean(found[other] for other in others), attack) for attack, found in left.items())
+    return chosen
