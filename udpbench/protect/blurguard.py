@@ -1,5 +1,5 @@
-"""BlurGuard: a perturbation that is blurred, region by region, to suit the picture's spectrum (Kim et al., NeurIPS 2025;
-after the released code, jsu-kim/BlurGuard)."""
+"""BlurGuard: a perturbation blurred, region by region, to suit the picture's spectrum (Kim et al., NeurIPS 2025; after
+the released code, jsu-kim/BlurGuard)."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ class BlurGuard(Protection):
     clipped to the budget. Then ``delta`` descends along its normalised gradient from 0, in steps that shrink linearly
     over both phases to a hundredth. The released code's: all of that, and that its spectra are summed in rings about
     the *highest* frequency (their zero frequency is not moved to the middle). Its weight of the spectral loss changes
-    no step of Adam's. Its regions come from a segmentation network (SAM), which is not here: **regions are the object and
-    the rest where the owner has masks, else the whole picture is one**, which is less than the paper's. Our choices
-    are: the posterior's mean (there: a sample), and a kernel that is no wider than a small picture allows (there: 33).
+    no step of Adam's. Its regions come from a segmentation network (SAM), which is not here: **regions are the object
+    and the rest where the owner has masks, else the whole picture is one**, which is less than the paper's. Our
+    choices are: the posterior's mean (there: a sample), and a kernel that is no wider than a small picture allows
+    (there: 33).
 
     Args:
         blur_steps: of Adam, on the blurs; 50 in the released code. 0: no more than the first blur, of one pixel.
