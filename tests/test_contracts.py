@@ -35,7 +35,13 @@ SHORT = {
     "pictures": 3, "prior_images": 2, "size": 16, "train": 4, "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
 OFFLINE = {"perceptual": "lite1", "dtype": "fp32", "gradient_checkpointing": False}  # and fast on a CPU
-DRAWS_NOTHING = {"none", "folder"}  # the methods that are the same under every seed
+COMPUTES_NOTHING = {"none", "folder"}
+DRAWS_NOTHING = {
+    *COMPUTES_NOTHING,
+    "dct_shield",
+    "dct_shield_released",
+}  # the methods that are the same under every seed
+SAME_IF_SHORT = [{"pid", "pid_released"}]  # they differ in their number of steps, at a budget of 8 in nothing else
 
 
 @pytest.fixture(scope="session")
@@ -141,7 +147,8 @@ def test_a_misspelt_setting_is_refused(node, folder, group, option):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("group", "option"), [case for case in EVERY if case[0] in ("protect", "attack") and case[1] not in DRAWS_NOTHING]
+    ("group", "option"),
+    [case for case in EVERY if case[0] in ("protect", "attack") and case[1] not in COMPUTES_NOTHING],
 )
 def test_methods_run_on_the_embedded_model(node, folder, group, option):
     """Its pictures are larger and its latents have eight channels, not the four of Stable Diffusion and the tiny one."""
@@ -218,7 +225,7 @@ def test_protection_differs_from_clean_and_from_every_other(protect, pictures, o
     mine = images.to_uint8(torch.stack(protect(option)))
     assert torch.equal(mine, images.to_uint8(torch.stack(pictures))) == (option == "none")
     for other in PROTECT:
-        if other != option:
+        if other != option and {option, other} not in SAME_IF_SHORT:
             assert (mine != images.to_uint8(torch.stack(protect(other)))).float().mean() > 0.05, other
 
 

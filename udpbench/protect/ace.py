@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective, Times
-from udpbench.optim.pgd import Loss
 from udpbench.optim.target import Patterned, mse
 from udpbench.protect.aspl import ASPL
 
@@ -50,17 +50,18 @@ class ACE(Patterned, ASPL):
         check_numbers(self.option, least=0, first_time=self.first_time)
         check_numbers(self.option, least=self.first_time, last_time=self.last_time)
 
-    def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run, k: int, times: Times | None = None) -> Loss:
+    def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times:
+        """Uniformly over the range."""
         last = len(model.alpha_bar) - 1
         if self.last_time > last:
             raise ValueError(f"{self.option}: last_time must be <= {last}, the model's last, given {self.last_time}")
-        return super().image_loss(model, owner, run, k, times or self.times)
 
-    def times(self, index: list[int], rngs: Sequence[torch.Generator], n: int) -> Tensor:
-        """``n`` time steps for each picture, uniform over the range, (N * n,)."""
-        return torch.cat([torch.randint(self.first_time, self.last_time + 1, (n,), generator=rng) for rng in rngs])
+        def drawn(index: list[int], rngs: Sequence[torch.Generator], n: int) -> Tensor:
+            return torch.cat([torch.randint(self.first_time, self.last_time + 1, (n,), generator=rng) for rng in rngs])
 
-    def objective(self, model: LatentDiffusion, owner: Owner) -> Objective:
+        return drawn
+
+    def objective(self, model: LatentDiffusion, owner: Owner, run: Run) -> Objective:
         targets = self.target_latents(model, owner)
 
         def towards(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
