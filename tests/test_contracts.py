@@ -35,6 +35,8 @@ SHORT = {
     "pictures": 3, "prior_images": 2, "size": 16, "train": 4, "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
 OFFLINE = {"perceptual": "lite1", "dtype": "fp32", "gradient_checkpointing": False}  # and fast on a CPU
+# Of the methods that need more to be seen: small steps without a random start; a random model's loss that hardly pulls.
+LONGER = {"SDS": {"steps": 8}, "BlurGuard": {"image_steps": 40}, "UEMask": {"steps": 12, "step_size": None, "l1_weight": 0.0}}
 COMPUTES_NOTHING = {"none", "folder"}
 DRAWS_NOTHING = {
     *COMPUTES_NOTHING,
@@ -57,9 +59,12 @@ def folder(pictures, tmp_path_factory) -> Path:
 def build(conf: DictConfig, folder: Path, short: bool = True, keep: Collection[str] = ()) -> Any:
     """The component of a conf; what is missing (???) is supplied; ``keep`` is not shortened."""
     for part in layers(conf):
+        longer = LONGER.get(part["_target_"].rpartition(".")[2], {})
         for key in part:
             if OmegaConf.is_missing(part, key):
                 part[key] = str(folder)
+            elif short and key in longer and key not in keep:
+                part[key] = longer[key]
             elif short and key in SHORT and key not in keep and isinstance(part[key], int):
                 part[key] = SHORT[key]
             elif short and key in OFFLINE:

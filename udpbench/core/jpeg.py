@@ -30,7 +30,7 @@ def coefficients(x: Tensor, steps: Tensor) -> Tensor:
     sides filled up to multiples of 8 with the last pixels."""
     pad = (0, -x.shape[-1] % SIDE, 0, -x.shape[-2] % SIDE)
     x = F.pad(x * 255, pad, mode="replicate")
-    planes = torch.einsum("ij,njhw->nihw", YCBCR.to(x), x)
+    planes = torch.einsum("ij,njhw->nihw", YCBCR.to(x), x).round()  # as 8-bit encoders do
     planes[:, 0] -= 128
     return (_blockwise(planes, _cosines().to(x)) / _tiled(steps, x)).round()
 
