@@ -36,7 +36,11 @@ SHORT = {
 }  # fmt: skip
 OFFLINE = {"perceptual": "lite1", "dtype": "fp32", "gradient_checkpointing": False}  # and fast on a CPU
 # Of the methods that need more to be seen: small steps without a random start; a random model's loss that hardly pulls.
-LONGER = {"SDS": {"steps": 8}, "BlurGuard": {"image_steps": 40}, "UEMask": {"steps": 12, "step_size": None, "l1_weight": 0.0}}
+LONGER = {
+    "SDS": {"steps": 8},
+    "BlurGuard": {"image_steps": 40},
+    "UEMask": {"steps": 12, "step_size": None, "l1_weight": 0.0},
+}
 COMPUTES_NOTHING = {"none", "folder"}
 DRAWS_NOTHING = {
     *COMPUTES_NOTHING,

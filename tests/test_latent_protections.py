@@ -352,6 +352,44 @@ def test_a_heavy_weight_keeps_the_mask_near_one(model, pictures):
 # -- all ---------------------------------------------------------------------------------------------------------------
 
 
+LABELS = {
+    "": [SDS(steps=1), Mist(steps=1), PID(steps=1), MistV2(**ROUND)],
+    "sds_ascend": [SDS(steps=1, direction="ascend")],
+    "sdst_descend": [SDS(steps=1, target_rate=5.0)],
+    "mist_textural": [Mist(steps=1, mode="textural")],
+    "pid_kl": [PID(steps=1, distance="kl")],
+    "mist_v2_anti-db": [MistV2(**ROUND, mode="anti-db")],
+}
+
+
+def test_variants_have_names_of_their_own_in_tables():
+    assert {method.label for label in LABELS for method in LABELS[label]} == LABELS.keys()
+    assert all(method.label == label for label in LABELS for method in LABELS[label])
+
+
+WRONG = [
+    (lambda: Mist(steps=1, mode="x"), "mist: unknown mode 'x'; allowed are fused, textural, semantic"),
+    (lambda: SDS(steps=1, direction="up"), "sds: unknown direction 'up'; allowed are descend, ascend"),
+    (lambda: PID(steps=1, distance="l1"), "pid: unknown distance 'l1'; allowed are add_log, .*, sample"),
+    (lambda: MistV2(**ROUND, mode="x"), "mist_v2: unknown mode 'x'; allowed are lunet, fused, anti-db"),
+    (lambda: DCTShield(iterations=1, quality=101), "dct_shield: quality must be >= 1 and <= 100, given 101"),
+    (lambda: BlurGuard(blur_steps=-1, image_steps=1), "blurguard: blur_steps must be >= 0, given -1"),
+    (lambda: UEMask(steps=1, strength=1.5), "uemask: strength must be > 0 and <= 1, given 1.5"),
+]
+
+
+@pytest.mark.parametrize(("make", "told"), WRONG)
+def test_wrong_settings_are_told_in_one_line(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
+def test_ace_plus_moves_latents_to_the_target_on_the_saved_picture(model, pictures, tmp_path):
+    x, goal = pictures[0], model.encode(checkerboard(16, 16))
+    y = saved(made(ACEPlus(**{**ROUND, "image_steps": 8}), [x], model)[0], tmp_path)
+    assert (model.encode(y[None]) - goal).square().mean() < 0.95 * (model.encode(x[None]) - goal).square().mean()
+
+
 @pytest.mark.parametrize("method", [UEMask(steps=2), DCTShield(iterations=2), BlurGuard(blur_steps=1, image_steps=2)])
 def test_a_penalty_is_of_pictures_and_is_heeded(model, pictures, method):
     seen: list[Tensor] = []

@@ -51,6 +51,10 @@ class Mist(Patterned, AdvDM):
         if self.mode == "textural":
             self.needs = frozenset({"latent"})  # type: ignore[misc]  # here it is the instance's
 
+    @property
+    def label(self) -> str:
+        return "" if self.mode == "fused" else f"mist_{self.mode}"
+
     def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run) -> Loss:
         return self._textural(model, owner, run) if self.mode == "textural" else super().image_loss(model, owner, run)
 

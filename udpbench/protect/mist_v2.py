@@ -43,6 +43,10 @@ class MistV2(ACE):
         check_numbers(self.option, least=0, latent_weight=self.latent_weight)
         check_choice("mist_v2: unknown mode", self.mode, MODES)
 
+    @property
+    def label(self) -> str:
+        return "" if self.mode == "lunet" else f"mist_v2_{self.mode}"
+
     def raised(self, z: Tensor, told: Tensor, wanted: Tensor, target: Tensor) -> Tensor:
         if self.mode == "lunet":
             return super().raised(z, told, wanted, target)

@@ -63,6 +63,10 @@ class PID(Protection):
         check_choice("pid: unknown distance", self.distance, [*DISTANCES, "sample"])
         check_numbers("pid", least=1, steps=self.steps)
 
+    @property
+    def label(self) -> str:
+        return "" if self.distance == "add_log" else f"pid_{self.distance}"
+
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         clean = [self.posterior(surrogate, x[None].to(run.device)) for x in owner.images]
         rngs = [run.rng("pid", name) for name in owner.names]

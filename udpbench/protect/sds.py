@@ -51,7 +51,8 @@ class SDS(Patterned, AdvDM):
 
     @property
     def label(self) -> str:
-        return "sdst" if self.target_rate else f"sds_{self.direction}"
+        name = "sdst" if self.target_rate else "sds"
+        return "" if (name, self.direction) == ("sds", "descend") else f"{name}_{self.direction}"
 
     def objective(self, model: LatentDiffusion, owner: Owner) -> Objective:
         weight = DIRECTIONS[self.direction] * (self.target_rate or 1.0)
