@@ -36,7 +36,19 @@ SHORT = {
     "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
 OFFLINE = {"perceptual": "lite1", "dtype": "fp32", "gradient_checkpointing": False}  # and fast on a CPU
-DRAWS_NOTHING = {"none", "folder"}  # the methods that are the same under every seed
+# Of the methods that need more to be seen: small steps without a random start; a random model's loss that hardly pulls.
+LONGER = {
+    "SDS": {"steps": 8},
+    "BlurGuard": {"image_steps": 40},
+    "UEMask": {"steps": 12, "step_size": None, "l1_weight": 0.0},
+}
+COMPUTES_NOTHING = {"none", "folder"}
+DRAWS_NOTHING = {
+    *COMPUTES_NOTHING,
+    "dct_shield",
+    "dct_shield_released",
+}  # the methods that are the same under every seed
+SAME_IF_SHORT = [{"pid", "pid_released"}]  # they differ in their number of steps, at a budget of 8 in nothing else
 
 
 @pytest.fixture(scope="session")
@@ -57,9 +69,12 @@ def pixels(tmp_path_factory) -> PixelDiffusion:
 def build(conf: DictConfig, folder: Path, short: bool = True, keep: Collection[str] = ()) -> Any:
     """The component of a conf; what is missing (???) is supplied; ``keep`` is not shortened."""
     for part in layers(conf):
+        longer = LONGER.get(part["_target_"].rpartition(".")[2], {})
         for key in part:
             if OmegaConf.is_missing(part, key):
                 part[key] = str(folder)
+            elif short and key in longer and key not in keep:
+                part[key] = longer[key]
             elif short and key in SHORT and key not in keep and isinstance(part[key], int):
                 part[key] = SHORT[key]
             elif short and key in OFFLINE:
@@ -153,7 +168,8 @@ def test_a_misspelt_setting_is_refused(node, folder, group, option):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("group", "option"), [case for case in EVERY if case[0] in ("protect", "attack") and case[1] not in DRAWS_NOTHING]
+    ("group", "option"),
+    [case for case in EVERY if case[0] in ("protect", "attack") and case[1] not in COMPUTES_NOTHING],
 )
 def test_methods_run_on_the_embedded_model(node, folder, pixels, group, option):
     """Its pictures are larger and its latents have eight channels, not the four of Stable Diffusion and the tiny one."""
@@ -232,7 +248,7 @@ def test_protection_differs_from_clean_and_from_every_other(protect, pictures, o
     mine = images.to_uint8(torch.stack(protect(option)))
     assert torch.equal(mine, images.to_uint8(torch.stack(pictures))) == (option == "none")
     for other in PROTECT:
-        if other != option:
+        if other != option and {option, other} not in SAME_IF_SHORT:
             assert (mine != images.to_uint8(torch.stack(protect(other)))).float().mean() > 0.05, other
 
 

@@ -18,10 +18,13 @@ SD = ["model=local", "data=folder"]  # model=local is shaped like Stable Diffusi
 RELEASED = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group)
             if option.endswith("_released") or option.startswith("impress_")]  # fmt: skip
 # What a model changes nothing of: 100 image gradients in steps of the budget's own size.
-COUNTED = ("protect/advdm", "protect/photoguard", "protect/photoguard_diffusion")
+COUNTED = tuple(f"protect/{option}" for option in (
+    "advdm", "photoguard", "photoguard_diffusion", "mist", "sds", "pid", "dct_shield", "blurguard", "uemask",
+))  # fmt: skip
 
 # What was published for Stable Diffusion.
 ANTI_DREAMBOOTH = {"lr": 5e-7, "batch": 2, "weight_decay": 0.01, "train_text_encoder": True}  # ICCV 2023, its scripts
+ACE = {"rounds": 5, "lr": 1e-4, "batch": 1, "lora_rank": 4, "train_text_encoder": False}
 PUBLISHED: dict[str, dict[str, Any]] = {
     # Anti-DreamBooth: 1,000 steps of its evaluation, weight 1 on 200 class pictures, guidance 7.5.
     "task/dreambooth": {**ANTI_DREAMBOOTH, "steps": 1000, "prior_weight": 1.0, "prior_images": 200, "guidance": 7.5},
@@ -32,6 +35,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "protect/glaze": {"alpha": pytest.approx(30 * 0.18215**2, abs=1e-3), "distance_budget": 0.05, "lr": 0.01,
                       "perceptual": "lpips_vgg", "style_prompt": "Cubism by Picasso style", "strength": 0.5,
                       "guidance": 7.5, "img2img_steps": 50, "sample_latents": True, "iterations": 100},
+    # ACE and Mist v2, their code: a LoRA of rank 4 trained on one picture a step, with 200 or 50 class pictures.
+    "protect/ace": {**ACE, "model_steps": 5, "class_images": 200, "prior_weight": 1.0, "first_time": 600},
+    "protect/ace_plus": {**ACE, "model_steps": 5, "class_images": 200, "prior_weight": 1.0, "latent_weight": 100},
+    "protect/mist_v2": {**ACE, "model_steps": 10, "class_images": 50, "prior_weight": 0.1, "first_time": 0},
     "protect/consistent": {"beta": pytest.approx(30 * 0.18215**2, abs=1e-3)},
     "attack/impress": {"iterations": 3000, "lr": 0.01, "alpha": 0.1, "distance_budget": 0.1, "start_noise": 0.1,
                        "perceptual": "lpips_vgg"},

@@ -98,19 +98,24 @@ class RMS(Budget):
         """Shrink the change of each picture to the ball.
 
         Rounding to 8 bits can lengthen a change (many pixels just above half a step), so where it would break the
-        bound the change is shrunk further: bisection, for the length after rounding grows with the factor.
+        bound the change is shrunk further: bisection, for the length after rounding grows with the factor. The
+        factor counts as a constant in gradients.
         """
         change = _colourless(x, clean).clamp(0, 1) - clean
+        return _moved(clean, change, self._factor(change.detach(), clean))
+
+    def _factor(self, change: Tensor, clean: Tensor) -> Tensor:
+        """The largest factor of the change, at most 1 and about, that keeps the bound, (N,)."""
         length = change.square().flatten(1).mean(1).sqrt() * 255
         factor = (self.eps / length.clamp(min=1e-12)).clamp(max=1)
         low, high = torch.zeros_like(factor), factor
         if bool((ok := self._fits(change, factor, clean)).all()):
-            return _moved(clean, change, factor)
+            return factor
         for _ in range(20):
             middle = torch.where(ok, factor, (low + high) / 2)
             fits = self._fits(change, middle, clean)
             low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-        return _moved(clean, change, torch.where(ok, factor, low))
+        return torch.where(ok, factor, low)
 
     def _fits(self, change: Tensor, factor: Tensor, clean: Tensor) -> Tensor:
         steps = to_uint8(_moved(clean, change, factor)).long() - to_uint8(clean).long()

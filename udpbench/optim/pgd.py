@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +15,30 @@ from udpbench.interfaces import Owner, Run
 
 Loss = Callable[[Tensor, list[int]], Tensor]  # NCHW pictures and their indices -> N losses
 Scale = Callable[[list[int]], Tensor]  # indices of N pictures -> (N,)
+Make = Callable[[Tensor, list[int]], Tensor]  # N variables and their indices -> NCHW pictures
+
+
+class Bound(Protocol):
+    """What an ascent needs of a bound: a ``Budget`` has it, as other bounds of other variables do."""
+
+    def direction(self, gradient: Tensor) -> Tensor: ...
+
+    def project(self, x: Tensor, clean: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Box:
+    """A bound of variables that are not pictures: from ``below`` under to ``above`` over where they start; lengths of
+    steps are in the variables' own unit."""
+
+    below: float
+    above: float
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def project(self, x: Tensor, start: Tensor, /) -> Tensor:
+        return torch.minimum(torch.maximum(x, start - self.below), start + self.above)
 
 
 def by_size(images: Sequence[Tensor]) -> list[list[int]]:
@@ -35,7 +61,7 @@ def pgd(
     images: Sequence[Tensor],
     clean: Sequence[Tensor],
     loss: Loss,
-    budget: Budget,
+    budget: Bound,
     run: Run,
     *,
     steps: Sequence[float],
@@ -71,6 +97,34 @@ def pgd(
         run.log.scalar("perturb/loss", raised, step)
         advance(1)
     return out
+
+
+def pgd_through(
+    make: Make,
+    start: Sequence[Tensor],
+    loss: Loss,
+    bound: Bound,
+    run: Run,
+    *,
+    steps: Sequence[float],
+    most: int | None,
+    advance: Callable[[int], None] = lambda n: None,
+    origin: Sequence[Tensor] | None = None,
+    beside: Callable[[Tensor], Tensor] = lambda v: v.new_zeros(len(v)),
+) -> list[Tensor]:
+    """``pgd`` over variables that pictures are made of (CHW, as large as pictures are), from ``start`` and bounded
+    around ``origin`` (None: ``start``); returns the pictures. ``beside``: what of the variables is raised, too, (N,).
+    """
+
+    def raised(v: Tensor, index: list[int]) -> Tensor:
+        x = make(v, index)
+        both = loss(x, index) + beside(v)
+        return both if run.penalty is None else both - run.penalty(x)
+
+    bare = replace(run, penalty=None)  # which is of pictures
+    found = pgd(start, origin or start, raised, bound, bare, steps=steps, most=most, advance=advance)
+    with torch.no_grad():
+        return [make(v[None], [i])[0] for i, v in enumerate(found)]
 
 
 def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> list[Tensor]:

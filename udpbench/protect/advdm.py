@@ -12,8 +12,8 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.denoising import denoising_loss
-from udpbench.optim.pgd import first_images, pgd
+from udpbench.optim.denoising import Objective, denoising_loss
+from udpbench.optim.pgd import Loss, first_images, pgd
 
 
 @dataclass(kw_only=True)
@@ -43,12 +43,20 @@ class AdvDM(Protection):
         check_numbers("advdm", least=1, steps=self.steps, samples=self.samples)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        with torch.no_grad():
-            cond = surrogate.embed(owner.prompts)
-        rngs = [run.rng("advdm", name) for name in owner.names]
-        drawn: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents}
-        loss, most = denoising_loss(surrogate, cond, rngs, run, **drawn), run.grad_batch // self.samples
+        loss, most = self.image_loss(surrogate, owner, run), run.grad_batch // self.samples
         images = first_images(owner, budget, run, self.random_start)
         steps = [self.step_size or budget.eps / 8] * self.steps
         with run.log.bar("perturb", self.steps, "step") as advance:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)
+
+    def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run) -> Loss:
+        """What the pictures raise; each has samples of its own."""
+        with torch.no_grad():
+            cond = model.embed(owner.prompts)
+        rngs = [run.rng("advdm", name) for name in owner.names]
+        drawn: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents}
+        return denoising_loss(model, cond, rngs, run, **drawn, objective=self.objective(model, owner))
+
+    def objective(self, model: LatentDiffusion, owner: Owner) -> Objective | None:
+        """The loss of latents; None: the model's denoising loss."""
+        return None

@@ -173,13 +173,6 @@ class FSMG(Targeted):
         """The loss of latents; None: the model's denoising loss."""
         return None if self.target is None else _shifted(model, self.target_latents(model, owner))
 
-    def target_latents(self, model: LatentDiffusion, owner: Owner) -> list[Tensor]:
-        """Latents (C, h, w) of the target at the size of each picture."""
-        with torch.no_grad():
-            sizes = {tuple(x.shape[-2:]) for x in owner.images}
-            found = {size: model.encode(self.picture(size).to(model.device))[0] for size in sizes}  # type: ignore[union-attr]
-        return [found[tuple(x.shape[-2:])] for x in owner.images]
-
 
 def _shifted(model: LatentDiffusion, targets: Sequence[Tensor]) -> Objective:
     """The denoising loss less the mean squared distance of the predicted x_(t-1) to the target's latents at t-1."""

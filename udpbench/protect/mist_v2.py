@@ -1,0 +1,56 @@
+"""Mist v2: the released tool that follows ACE (psyker-team/mist-v2, 2023; no paper of its own)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from udpbench.core.component import check_choice, check_numbers
+from udpbench.optim.target import mse
+from udpbench.protect.ace import ACE
+
+MODES = ("lunet", "fused", "anti-db")
+
+
+@dataclass(kw_only=True)
+class MistV2(ACE):
+    """ACE's loop with the tool's modes and numbers.
+
+    ``mode``: ``lunet``, its default, is ACE's objective. ``anti-db`` raises the denoising loss. ``fused`` is *not*
+    ACE+: it raises ``-sum(told * wanted)``, which sets the prediction against what it should be, and, by a sign that is
+    the other way round in ACE, ``+ latent_weight |z - z_T|^2``: as released the latents are pushed *away* from the
+    target. ``fused_to_target`` false is that; true pulls them to it, as ACE+ does and as was likely meant. Time steps
+    are drawn from all, latents are the posterior's mean (ACE's path for little memory). The text encoder stays as it
+    is, as there by default; its quality tags before the training prompt are left out.
+
+    Args: those of ``ACE``, and
+        mode: lunet | fused | anti-db.
+        latent_weight: of the latents' distance to the target's, in ``fused`` only.
+        fused_to_target: sign of the latents' term in ``fused``.
+    """
+
+    first_time: int = 0
+    mode: str = "lunet"
+    latent_weight: float = 100.0
+    fused_to_target: bool = False
+
+    option: ClassVar[str] = "mist_v2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self.option, least=0, latent_weight=self.latent_weight)
+        check_choice("mist_v2: unknown mode", self.mode, MODES)
+
+    @property
+    def label(self) -> str:
+        return "" if self.mode == "lunet" else f"mist_v2_{self.mode}"
+
+    def raised(self, z: Tensor, told: Tensor, wanted: Tensor, target: Tensor) -> Tensor:
+        if self.mode == "lunet":
+            return super().raised(z, told, wanted, target)
+        if self.mode == "anti-db":
+            return mse(told, wanted)
+        latents = self.latent_weight * mse(z, target)
+        return -(told * wanted).flatten(1).sum(1) + (-latents if self.fused_to_target else latents)
