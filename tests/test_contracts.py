@@ -34,7 +34,7 @@ SHORT = {
     "rounds": 1, "model_steps": 1, "clean_steps": 1, "search_rounds": 2, "image_steps": 16, "iterations": 4, "steps": 2, "sample_steps": 2, "batch": 2,
     "pictures": 3, "prior_images": 2, "size": 16, "train": 4, "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
-OFFLINE = {"perceptual": "lite1", "dtype": "fp32", "gradient_checkpointing": False}  # and fast on a CPU
+OFFLINE = {"perceptual": "lite1", "dtype": "fp32", "gradient_checkpointing": False, "mask": "centre"}  # and fast on a CPU
 DRAWS_NOTHING = {"none", "folder"}  # the methods that are the same under every seed
 
 

@@ -40,6 +40,7 @@ SHORT = {
     "iterations": 5,
     "samples": 2,
     "perceptual": "lite1",
+    "mask": "centre",
     "dtype": DTYPE,
 }
 METHODS = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option != ELSEWHERE]
