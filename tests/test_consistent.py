@@ -151,7 +151,19 @@ def _uniform(glaze: Glaze, owner) -> torch.Tensor:
     return torch.rand(shape, generator=Run().rng("glaze", owner.names[0]))[None] * 2 - 1
 
 
-HEED = {"advdm", "eudp", "glaze", "photoguard", "photoguard_diffusion", "udp"}
+HEED = {
+    "advdm",
+    "eudp",
+    "glaze",
+    "photoguard",
+    "photoguard_diffusion",
+    "udp",
+    "advpaint",
+    "dia",
+    "dia_r",
+    "diffusionguard",
+    "promptflare",
+}
 
 
 @pytest.mark.parametrize("option", options("protect"))

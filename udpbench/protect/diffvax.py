@@ -104,9 +104,8 @@ class DiffVax(MaskedProtection):
 
         def loss(step: int) -> Tensor:
             rng, n = run.rng(self.name, step), self.batch
-            group = groups[
-                int(torch.multinomial(torch.tensor([1.0 * len(group) for group in groups]), 1, generator=rng))
-            ]
+            first = int(torch.randint(len(pictures), (), generator=rng))
+            group = next(group for group in groups if first in group)  # a batch is of one size
             index = group[torch.randint(len(group), (n,), generator=rng)].tolist()
             x = torch.stack([pictures[i] for i in index]).to(run.device)
             whose = torch.randint(len(anew), (n,), generator=rng) if self.class_images else torch.tensor(index)
