@@ -298,8 +298,7 @@ def test_masks_of_the_data_and_of_a_folder_are_the_same(model, pictures, tmp_pat
 # -- DIA ---------------------------------------------------------------------------------------------------------------
 
 
-def test_an_inversion_is_that_of_diffusers_and_leads_back(model, pictures):
-    """Against ``DDIMInverseScheduler``; the way back ends nearer to the latents the more steps there are."""
+def test_an_inversion_is_that_of_diffusers(model, pictures):
     settings = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
     inverse = DDIMInverseScheduler.from_config(model.pipe.scheduler.config, **settings)
     inverse.set_timesteps(10)
@@ -308,27 +307,31 @@ def test_an_inversion_is_that_of_diffusers_and_leads_back(model, pictures):
         z = want = model.encode(pictures[0][None])
         for t in inverse.timesteps:
             want = inverse.step(model.pipe.unet(want, t, cond.hidden).sample, t, want).prev_sample
-        got = walked(model, z, cond, 10, invert=True)
-        few, many = (walked(model, walked(model, z, cond, n, invert=True), cond, n) for n in (2, 40))
-    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-3)
-    assert (many - z).norm() < 0.5 * (few - z).norm()
+        torch.testing.assert_close(walked(model, z, cond, 10, invert=True), want, atol=1e-4, rtol=1e-3)
+
+
+def test_an_inversion_is_undone_if_the_predictions_are_the_same(model, monkeypatch):
+    z, told = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(type(model), "predict", lambda self, unet, noisy, t, cond: told * t / 1000)
+    noise = walked(model, z, model.embed([""]), 7, invert=True)
+    assert (noise - z).norm() > 1
+    torch.testing.assert_close(walked(model, noise, model.embed([""]), 7), z, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("aim", ["trajectory", "reconstruction"])
 def test_the_objective_of_dia_rises_on_the_saved_picture(model, pictures, aim):
-    cond, x = model.embed([""] * 2), torch.stack(pictures[:2])
+    cond, x = model.embed([""]), pictures[0][None]
 
-    def objective(y: Tensor) -> Tensor:
+    def objective(y: Tensor) -> float:
         z = model.encode(y)
-        noise = walked(model, z, cond, 4, invert=True)
+        noise = walked(model, z, cond, 2, invert=True)
         if aim == "trajectory":
-            return (noise - z).flatten(1).norm(dim=1)
-        return 2 * (model.decode(walked(model, noise, cond, 4)) - x).flatten(1).norm(dim=1)
+            return float((noise - z).norm())
+        return float(2 * (model.decode(walked(model, noise, cond, 2)) - x).norm())
 
-    method = DIA(aim=aim, iterations=6, sample_steps=4)
-    made = torch.stack([images.as_saved(y) for y in method.protect(make_owner(pictures[:2]), Linf(8), model, Run())])
+    made = DIA(aim=aim, iterations=4, sample_steps=2).protect(make_owner([x[0]]), Linf(8), model, Run())
     with torch.no_grad():
-        assert (objective(made) > 1.005 * objective(x)).all()
+        assert objective(images.as_saved(made[0])[None]) > 1.005 * objective(x)
 
 
 # -- DiffVax -----------------------------------------------------------------------------------------------------------
@@ -365,8 +368,8 @@ def test_diffvax_s_first_loss_is_the_objective_written_out(model, pictures):
 
 def test_diffvax_learns(model, pictures):
     run, losses = logged()
-    METHODS["diffvax"](steps=24, lr=3e-3, guidance=1.0).protect(make_owner(pictures[:2]), Linf(8), model, run)
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    METHODS["diffvax"](steps=9, lr=1e-2, guidance=1.0).protect(make_owner(pictures[:1]), Linf(8), model, run)
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 
 def test_diffvax_goes_on_from_its_checkpoint(model, pictures, tmp_path):
