@@ -206,7 +206,7 @@ def test_a_unet_that_takes_masks_inpaints_and_is_asked_for_nothing_else(wrong, c
     folder = tmp_path / "nine"
     random_pipeline(TINY | {"unet": TINY["unet"] | {"in_channels": 9}}).save_pretrained(folder)
     words = ["~task.pictures", "model@victim=local", f"victim.path={folder}"]
-    assert cell("task=inpaint", *words).victim.thing.capabilities == {"latent", "text"}
+    assert cell("task=inpaint", *words).victim.thing.capabilities == {"inpaint", "latent", "text"}
     (line,) = wrong("task=img2img", *words)
     assert line.startswith(
         "error: img2img: needs a UNet that takes nothing beside its noisy input, which victim local lacks"

@@ -151,7 +151,8 @@ def _uniform(glaze: Glaze, owner) -> torch.Tensor:
     return torch.rand(shape, generator=Run().rng("glaze", owner.names[0]))[None] * 2 - 1
 
 
-DEAF = {"none", "noise", "noise_rms", "folder", "consistent"}  # these optimise nothing, or wrap what does
+# These optimise no perturbation of the pictures by themselves, or wrap what does.
+DEAF = {"none", "noise", "noise_rms", "folder", "consistent", "diffvax", "diffvax_released"}
 
 
 @pytest.mark.parametrize("option", options("protect"))

@@ -41,6 +41,7 @@ SHORT = {
     "samples": 2,
     "t": 4,
     "perceptual": "lite1",
+    "mask": "centre",
     "dtype": DTYPE,
 }
 METHODS = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option != ELSEWHERE]

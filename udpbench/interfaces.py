@@ -33,7 +33,7 @@ NEEDS = {
     "text": "prompts",
     "denoise": "a UNet that takes nothing beside its noisy input",
     "pixel": "a model of pixels",
-    "inpaint": "a UNet that takes a mask and the masked picture, too",
+    "inpaint": "a UNet that takes its noisy input, alone or with a mask and the masked picture",
     "class_images": "class pictures, which need prompts",
 }
 
@@ -141,6 +141,9 @@ class Method(Component):
     def starts_from_weights(self) -> bool:
         """Whether it starts from what the model has learned, so that fresh weights are an error in the cell."""
         return False
+
+    def check_data(self, data: Dataset) -> None:
+        """Raise ValueError in one line if the data lacks what it uses (masks, a word for the subject)."""
 
 
 class Protection(Method):
@@ -265,9 +268,6 @@ class Task(Method):
     def uses_class_prompt(self) -> bool:
         """Whether it needs the data's class prompt: for class pictures, or in prompts of its own."""
         return self.prior_weight > 0
-
-    def check_data(self, data: Dataset) -> None:
-        """Raise ValueError in one line if the data lacks what the task uses (masks, a word for the subject)."""
 
     def asks(self, facts: Facts) -> list[str]:
         """What the model is asked for, beside the captions it is trained on; ``facts``: of the data."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from udpbench.benchmark.cell import Cell, Part
@@ -43,6 +44,7 @@ def check_alone(cell: Cell, method: str) -> None:
     lines = _refused(cell.data.thing.check)
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
         lines += [*_lacking(used, model, role), *_refused(used.thing.check)]
+        lines += _refused(partial(used.thing.check_data, cell.data.thing))
     lines += long_prompts(cell, part)
     if method == "protect":
         lines += [*_refused(cell.budget.thing.check), *_strength_to_match(cell)]
@@ -107,7 +109,8 @@ def _missing_here(cell: Cell) -> Iterator[str]:
     """What components say is missing on this machine."""
     for part in (cell.data, cell.budget, cell.protect, cell.attack):
         yield from _refused(part.thing.check)
-    yield from _refused(lambda: cell.task.thing.check_data(cell.data.thing))
+    for method in (cell.protect, cell.like, cell.task):
+        yield from _refused(partial(method.thing.check_data, cell.data.thing)) if method else ()
 
 
 def _pictures_for_the_model(cell: Cell) -> Iterator[str]:

@@ -16,6 +16,7 @@ from udpbench.models.folder import UNUSED, read_json
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
 from udpbench.models.words import Words, read_words
 
+MASKED_CHANNELS = 9  # of an inpainting UNet: its latents, a mask, the masked picture's latents
 EMBEDDING = "learned_embeds.safetensors"  # diffusers' name
 
 
@@ -36,13 +37,21 @@ class LatentDiffusion(Diffusion):
 
     @cached_property
     def capabilities(self) -> frozenset[str]:
-        """``latent``, ``text`` and, if the UNet takes latents and nothing beside them, ``denoise``; of a model on a
-        hub, whose files are not read before they are needed, that is assumed."""
-        if folder := self.folder:
-            takes, gives = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
-            if takes.get("in_channels", 4) != gives.get("latent_channels", 4):
-                return frozenset({"latent", "text"})
-        return frozenset({"denoise", "latent", "text"})
+        """``latent``, ``text`` and, by what its UNet takes, ``denoise`` and ``inpaint`` (latents and nothing beside
+        them) or ``inpaint`` (a mask and the masked picture, too); of a model on a hub, whose files are not read before
+        they are needed, the former is assumed."""
+        offered = {"latent", "text"}
+        if not (folder := self.folder):
+            return frozenset(offered | {"denoise", "inpaint"})
+        takes, gives = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+        if (channels := takes.get("in_channels", 4)) == gives.get("latent_channels", 4):
+            return frozenset(offered | {"denoise", "inpaint"})
+        return frozenset(offered | ({"inpaint"} if channels == MASKED_CHANNELS else set()))
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether the UNet is given a mask and the masked picture's latents beside what it denoises."""
+        return bool(self.pipe.unet.config.in_channels != self.pipe.vae.config.latent_channels)
 
     @classmethod
     def unsupported(cls, configs: Mapping[str, Any]) -> Iterator[str]:

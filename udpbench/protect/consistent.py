@@ -9,7 +9,7 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Dataset, Owner, Protection, Run
 from udpbench.models.latent import LatentDiffusion, inconsistency
 
 
@@ -58,6 +58,9 @@ class Consistent(Protection):
 
     def check(self) -> None:
         self.inner.check()
+
+    def check_data(self, data: Dataset) -> None:
+        self.inner.check_data(data)
 
     def identity(self) -> dict[str, Any]:
         """Class, version and settings of ``inner``, and the digests of what it reads."""

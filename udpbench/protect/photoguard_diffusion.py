@@ -14,42 +14,12 @@ from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.sample import make_solver
+from udpbench.optim.chains import ddim_step, img2img_steps
 from udpbench.optim.pgd import first_images, pgd
 from udpbench.optim.samples import normal
 from udpbench.optim.target import Targeted
 
 PROMPTS = ("empty", "owner")
-
-
-def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[Tensor, Tensor]:
-    """Time steps (``steps``,) of img2img with DDIM from ``strength``, and alpha_bar at each and at the end
-    (``steps`` + 1,).
-
-    As diffusers' img2img counts: the last ``steps`` of ``steps / strength`` that are evenly spaced over the schedule.
-    """
-    ddim = make_solver("ddim", model.pipe.scheduler.config)
-    ddim.set_timesteps(round(steps / strength))
-    t = ddim.timesteps[-steps:].cpu()
-    end = t[-1] - ddim.config.num_train_timesteps // ddim.num_inference_steps
-    last = ddim.alphas_cumprod[end] if end >= 0 else ddim.final_alpha_cumprod
-    return t, torch.cat([ddim.alphas_cumprod[t], last.view(1)])
-
-
-def ddim_step(told: Tensor, z: Tensor, a: Tensor, b: Tensor, prediction: str, eta: float, noise: Tensor) -> Tensor:
-    """One step of DDIM (Song et al. 2021, equation 12) from alpha_bar ``a`` to ``b``, NCHW.
-
-    ``told`` is the model's prediction for ``z``: the noise, or the velocity (Salimans & Ho 2022, appendix D), which
-    gives both the clean latents and the noise. ``noise``, standard normal, counts with ``eta`` (0: deterministic).
-    """
-    if prediction == "v_prediction":
-        clean = a.sqrt() * z - (1 - a).sqrt() * told
-        direction = a.sqrt() * told + (1 - a).sqrt() * z
-    else:
-        clean = (z - (1 - a).sqrt() * told) / a.sqrt()
-        direction = told
-    variance = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
-    return b.sqrt() * clean + (1 - b - variance).sqrt() * direction + variance.sqrt() * noise
 
 
 @dataclass(kw_only=True)

@@ -15,18 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from udpbench.core.digest import files_digest
 from udpbench.core.folders import Facts
-from udpbench.core.images import at_once, file_name, fit_square, header, read, read_folder
-from udpbench.interfaces import Dataset, Run, Task, Thief
+from udpbench.core.images import at_once, file_name, read_folder
+from udpbench.interfaces import Run, Task, Thief
 from udpbench.models.sample import SOLVERS, make_solver
+from udpbench.optim.masked import Masked
 from udpbench.optim.training import write_made
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
-
-
-MASK_MODES = ("1", "L", "I", "I;16")  # Pillow's for one channel
 
 
 @dataclass(kw_only=True)
@@ -148,92 +145,44 @@ class Img2Img(Task):
 
 
 @dataclass(kw_only=True)
-class Inpaint(Img2Img):
+class Inpaint(Masked, Img2Img):
     """Paint a part of the picture anew, keep the rest (PhotoGuard keeps the face and repaints around it).
 
     With a 9-channel inpainting UNet the mask and the masked picture are its inputs; with one that takes latents alone,
     the kept part of the latents is put back, noised, at every step (as in diffusers' pipeline).
 
-    Args:
-        mask: ``data``: the masks that come with the data (white: the object); ``centre``: the middle half of the
-            sides; or a folder with one 1-channel PNG per picture, by its name without the suffix and of its size
-            (white: the object).
-        repaint: ``outside`` the object or ``inside``.
+    Args: those of ``Masked``, and
         overlay_clean: lay the kept part of the clean picture over every edit, so that scores compare what was painted.
             Without it edits are what the pipeline makes, whose kept part is the picture after the autoencoder: with
             whatever was added to it.
     """
 
-    mask: str = "data"
-    repaint: str = "outside"
     strength: float = 1.0
     overlay_clean: bool = True
 
     name: ClassVar[str] = "inpaint"
+    group: ClassVar[str] = "task"
     version: ClassVar[int] = 3  # 3: overlay_clean
-    needs: ClassVar[frozenset[str]] = frozenset({"latent", "text"})  # its UNet may take masks, too
+    needs: ClassVar[frozenset[str]] = frozenset({"inpaint", "latent", "text"})
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.repaint not in ("outside", "inside"):
-            raise ValueError(f"inpaint: unknown repaint {self.repaint!r}; allowed are outside, inside")
-        if self._folder and not self._folder.is_dir():
-            raise ValueError(f"inpaint: mask must be data, centre or a folder of masks, given {self.mask!r}")
-
-    @property
-    def _folder(self) -> Path | None:
-        return None if self.mask in ("data", "centre") else Path(self.mask).expanduser()
-
-    def check_data(self, data: Dataset) -> None:
-        """ValueError if the data has no masks and they are asked for, or naming the first picture whose mask is missing
-        in the folder of masks or is not of one channel and its size; no picture is decoded."""
-        if self.mask == "data" and not data.has_masks:
-            raise ValueError("inpaint: the data has no masks; give task.mask=centre or a folder of masks")
-        for path in data.files() if self._folder else ():
-            mask = self._folder / f"{path.stem}.png"  # type: ignore[operator]
-            if not mask.is_file():
-                raise ValueError(f"inpaint: {path.name} has no mask; put {mask.name} into {self.mask}")
-            (mode, height, width), (_, *side) = header(mask), header(path)
-            if mode not in MASK_MODES or [height, width] != side:
-                raise ValueError(
-                    f"inpaint: {mask} is {width} x {height}, mode {mode}; "
-                    f"a mask has one channel and the size of its picture, {side[1]} x {side[0]}"
-                )
+        Img2Img.__post_init__(self)
+        Masked.__post_init__(self)
 
     def sampling_key(self) -> dict[str, Any]:
         """The settings that edits depend on, and the contents of a folder of masks."""
-        return {k: v for k, v in super().sampling_key().items() if k != "mask"} | {"mask": self._mask_key()}
-
-    def identity(self) -> dict[str, Any]:
-        return {"mask": self._mask_key()}
-
-    def _mask_key(self) -> str:
-        return files_digest(sorted(self._folder.glob("*.png"))) if self._folder else self.mask
+        return super().sampling_key() | self.identity()
 
     def pipeline(self, model: LatentDiffusion) -> Any:
-        """The pipeline for either kind of UNet; ValueError for one of another number of channels."""
+        """The pipeline for either kind of UNet."""
         from diffusers import StableDiffusionInpaintPipeline
 
-        unet, latents = model.pipe.unet, model.pipe.vae.config.latent_channels
-        if unet.config.in_channels == latents:
-            unet = _without_mask_input(unet)
-        elif unet.config.in_channels != 9:
-            raise ValueError(
-                f"inpaint: a UNet takes {latents} channels (its latents) or 9 (with mask and masked picture), "
-                f"{model.name} takes {unet.config.in_channels}"
-            )
+        unet = model.pipe.unet if model.takes_masks else _without_mask_input(model.pipe.unet)
         return self._of(StableDiffusionInpaintPipeline, model, unet=unet)
 
     def repainted(self, pictures: Mapping[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
         """As the interface says; ValueError if masks are asked for and there are none."""
-        folder = masks if self.mask == "data" else self._folder
-        if self.mask != "centre" and folder is None:
-            raise ValueError("inpaint: the data has no masks; give task.mask=centre or a folder of masks")
-        found = {}
-        for name, x in pictures.items():
-            kept = _centre(x) if self.mask == "centre" else _object(folder, name, x)  # type: ignore[arg-type]
-            found[name] = 1 - kept if self.repaint == "outside" else kept
-        return found
+        return {name: self.anew(x, name, masks) for name, x in pictures.items()}
 
     def overlay(self, clean: Path, size: int) -> dict[str, Tensor]:
         """The clean pictures as squares of ``size``, if ``overlay_clean``."""
@@ -248,15 +197,3 @@ def _without_mask_input(unet: Any) -> Any:
     same = copy.copy(unet)
     same.register_to_config(in_channels=4)
     return same
-
-
-def _centre(x: Tensor) -> Tensor:
-    height, width = x.shape[-2:]
-    mask = torch.zeros(1, height, width)
-    mask[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
-    return mask
-
-
-def _object(folder: Path, name: str, x: Tensor) -> Tensor:
-    mask = fit_square(read(folder / f"{Path(name).stem}.png"), x.shape[-1])[:1]
-    return (mask > 0.5).float()

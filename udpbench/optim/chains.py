@@ -1,0 +1,101 @@
+"""Chains of DDIM steps through a model, differentiable: what protections against editing look ahead to."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from udpbench.models.diffusion import Cond, noised
+from udpbench.models.latent import LatentDiffusion
+from udpbench.models.sample import make_solver
+
+
+def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Time steps (``steps``,) of img2img with DDIM from ``strength``, and alpha_bar at each and at the end
+    (``steps`` + 1,).
+
+    As diffusers' img2img counts: the last ``steps`` of ``steps / strength`` that are evenly spaced over the schedule.
+    """
+    ddim = make_solver("ddim", model.pipe.scheduler.config)
+    ddim.set_timesteps(round(steps / strength))
+    t = ddim.timesteps[-steps:].cpu()
+    end = t[-1] - ddim.config.num_train_timesteps // ddim.num_inference_steps
+    last = ddim.alphas_cumprod[end] if end >= 0 else ddim.final_alpha_cumprod
+    return t, torch.cat([ddim.alphas_cumprod[t], last.view(1)])
+
+
+def ddim_step(told: Tensor, z: Tensor, a: Tensor, b: Tensor, prediction: str, eta: float, noise: Tensor) -> Tensor:
+    """One step of DDIM (Song et al. 2021, equation 12) from alpha_bar ``a`` to ``b``, NCHW.
+
+    ``told`` is the model's prediction for ``z``: the noise, or the velocity (Salimans & Ho 2022, appendix D), which
+    gives both the clean latents and the noise. ``noise``, standard normal, counts with ``eta`` (0: deterministic).
+    """
+    if prediction == "v_prediction":
+        clean = a.sqrt() * z - (1 - a).sqrt() * told
+        direction = a.sqrt() * told + (1 - a).sqrt() * z
+    else:
+        clean = (z - (1 - a).sqrt() * told) / a.sqrt()
+        direction = told
+    variance = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
+    return b.sqrt() * clean + (1 - b - variance).sqrt() * direction + variance.sqrt() * noise
+
+
+def recomputed(model: LatentDiffusion, z: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """``model.predict`` of its own UNet, recomputed in the backward pass, so that a chain keeps one evaluation only."""
+    unet = model.pipe.unet
+    return checkpoint(model.predict, unet, z, t, cond, use_reentrant=False, preserve_rng_state=False)
+
+
+class Inpainting:
+    """What the UNet makes of N pictures ``x`` (NCHW [0,1]) that are painted anew where ``anew`` (N, 1, H, W) is 1.
+
+    A UNet that takes masks is given, beside what it denoises, the mask and the latents of the picture, grey where it is
+    painted anew. For one that takes latents alone the kept part of these is the picture's, noised, as in diffusers'
+    pipeline; other than there, whose first input is noise alone, already at the first step: without that it would not
+    depend on the picture. Only the kept part of the pictures gets a gradient, since nothing else is seen.
+
+    ``latents``: those of the pictures; what noise must be shaped like.
+    """
+
+    def __init__(self, model: LatentDiffusion, x: Tensor, anew: Tensor) -> None:
+        self.model = model
+        hidden = torch.full_like(x, 0.5) if model.takes_masks else x.detach()
+        self.latents = model.encode(torch.where(anew > 0, hidden, x))
+        self.anew = model.padded(anew)
+        self.mask = F.interpolate(self.anew, self.latents.shape[-2:])
+
+    def given(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the UNet is given at time steps ``t`` (N,) for the noisy latents ``z``; ``noise``: of the kept part."""
+        if self.model.takes_masks:
+            return torch.cat([z, self.mask, self.latents], 1)
+        return self.kept(noised(self.model.alpha_bar.to(z.device), self.latents, t, noise), z)
+
+    def kept(self, picture: Tensor, z: Tensor) -> Tensor:
+        """``z`` where it is painted anew, elsewhere ``picture``."""
+        return torch.where(self.mask > 0, z, picture)
+
+    def first_prediction(self, cond: Cond, noise: Tensor, steps: int) -> Tensor:
+        """What the UNet predicts in the first of ``steps`` steps, which starts from ``noise``."""
+        t = img2img_steps(self.model, 1.0, steps)[0][:1].to(noise.device).expand(len(noise))
+        return self.model.predict(self.model.pipe.unet, self.given(noise, t, noise), t, cond)
+
+    def edited(self, cond: Cond, empty: Cond, noise: Tensor, steps: int, guidance: float) -> Tensor:
+        """The pictures after ``steps`` steps of DDIM from ``noise`` with classifier-free guidance between ``empty`` and
+        ``cond`` (Ho & Salimans 2022), NCHW, about [0,1]; UNet evaluations are recomputed in the backward pass.
+
+        With a guidance of 1 the empty prompt is left out.
+        """
+        model, z = self.model, noise
+        times, alpha_bar = img2img_steps(model, 1.0, steps)
+        a = alpha_bar.to(z.device)
+        for k, t in enumerate(times.to(z.device)[:, None].expand(-1, len(z))):
+            given = self.given(z, t, noise)
+            told = recomputed(model, given, t, cond)
+            if guidance != 1:
+                without = recomputed(model, given, t, empty)
+                told = without + guidance * (told - without)
+            noisy = z if model.takes_masks else given
+            z = ddim_step(told, noisy, a[k], a[k + 1], model.prediction, 0.0, torch.zeros_like(z))
+        return model.decode(z if model.takes_masks else self.kept(self.latents, z))

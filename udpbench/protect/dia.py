@@ -1,0 +1,88 @@
+"""DIA: an attack on DDIM inversion, with which editing of real pictures begins (ICCV 2025, arXiv 2510.00778)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from udpbench.core.budget import Budget
+from udpbench.core.component import check_choice, check_numbers
+from udpbench.interfaces import Owner, Protection, Run
+from udpbench.models.diffusion import Cond
+from udpbench.models.latent import LatentDiffusion
+from udpbench.optim.chains import ddim_step, img2img_steps, recomputed
+from udpbench.optim.pgd import first_images, pgd
+
+AIMS = ("trajectory", "reconstruction")
+
+
+@dataclass(kw_only=True)
+class DIA(Protection):
+    """Ascend ``|inverted(z) - z|_2`` (DIA-PT), or ``|D(denoised(inverted(z))) - x|_2`` (DIA-R), ``z = E(x)``.
+
+    ``inverted`` takes the latents to noise by the steps of DDIM in reverse (Song et al. 2021), each with the prediction
+    at the latents it starts from; ``denoised`` goes the same way back.
+
+    The paper's, as others report it (no code could be read): both objectives, ten steps, the empty prompt, no guidance.
+    Our choices: the L2 norm, of pictures in [-1,1]; ``z`` on both sides of DIA-PT is of the perturbed picture, ``x`` of
+    DIA-R is the clean one; each step of the inversion is predicted at the time step it leads to; the whole chain
+    is differentiated, evaluations recomputed in the backward pass (the recomputation is not counted); a random start.
+
+    Args:
+        aim: ``trajectory`` (DIA-PT) or ``reconstruction`` (DIA-R, twice as many evaluations).
+        iterations: of ascent.
+        sample_steps: UNet evaluations of one inversion.
+        step_size: length of one step, of 255; None: an eighth of the budget.
+        random_start: start from uniform noise within the budget.
+    """
+
+    aim: str
+    iterations: int
+    sample_steps: int
+    step_size: float | None = None
+    random_start: bool = True
+
+    needs = frozenset({"denoise", "latent", "text"})
+    couples_images = False
+    heeds_penalty = True
+
+    def __post_init__(self) -> None:
+        check_choice("dia: unknown aim", self.aim, AIMS)
+        check_numbers("dia", least=1, iterations=self.iterations, sample_steps=self.sample_steps)
+
+    def asks(self, prompts: Sequence[str]) -> list[str]:
+        return [""]
+
+    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
+        model, back = surrogate, self.aim == "reconstruction"
+        with torch.no_grad():
+            empty = model.embed([""])
+
+        def loss(x: Tensor, index: list[int]) -> Tensor:
+            z, cond = model.encode(x), empty.repeat(len(x))
+            run.tally("unet_image", len(x) * self.sample_steps * (2 if back else 1))
+            noise = walked(model, z, cond, self.sample_steps, invert=True)
+            if not back:
+                return (noise - z).flatten(1).norm(dim=1)
+            made = model.decode(walked(model, noise, cond, self.sample_steps))[..., : x.shape[-2], : x.shape[-1]]
+            clean = torch.stack([owner.images[i] for i in index]).to(x.device)
+            return (2 * (made - clean)).flatten(1).norm(dim=1)
+
+        images = first_images(owner, budget, run, self.random_start)
+        steps = [self.step_size or budget.eps / 8] * self.iterations
+        with run.log.bar("perturb", self.iterations, "step") as advance:
+            return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.grad_batch, advance=advance)
+
+
+def walked(model: LatentDiffusion, z: Tensor, cond: Cond, steps: int, invert: bool = False) -> Tensor:
+    """Latents ``z`` after ``steps`` steps of DDIM: from noise to a picture or, with ``invert``, the other way."""
+    times, alpha_bar = img2img_steps(model, 1.0, steps)
+    t, a = times.to(z.device)[:, None].expand(-1, len(z)), alpha_bar.to(z.device)
+    for k in reversed(range(steps)) if invert else range(steps):
+        here, there = (k + 1, k) if invert else (k, k + 1)
+        told = recomputed(model, z, t[k], cond)
+        z = ddim_step(told, z, a[here], a[there], model.prediction, 0.0, torch.zeros_like(z))
+    return z

@@ -1,0 +1,94 @@
+"""DiffusionGuard: enlarge the first noise prediction of inpainting (Choi et al., ICLR 2025, arXiv 2410.05694)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial import cKDTree
+from skimage.draw import polygon
+from skimage.measure import find_contours
+from torch import Tensor
+
+from udpbench.core.budget import Budget
+from udpbench.core.component import check_numbers
+from udpbench.interfaces import Owner, Run
+from udpbench.models.latent import LatentDiffusion
+from udpbench.optim.chains import Inpainting
+from udpbench.optim.masked import MaskedAscent
+from udpbench.optim.samples import normal
+
+
+@dataclass(kw_only=True)
+class DiffusionGuard(MaskedAscent):
+    """Ascend ``|eps(noise, T, E(x * kept), kept)|_2``, the UNet's prediction in the first step, from pure noise.
+
+    The kept part is shrunk anew at every iteration (``shrunk``), so that the perturbation does not rely on one mask;
+    outside the whole kept part pictures stay as they are.
+
+    The paper's and the released code's: the objective, one noise and one mask an iteration, the empty prompt, the time
+    step of the first of four steps. Our choices: the posterior mean; a random start, of the kept part, in the preset
+    ``matched``; for a UNet that takes latents alone see ``Inpainting``.
+
+    Args: those of ``MaskedAscent``, and
+        contour_strength: largest reach of a contour's offsets, in radii of the kept part (of a disc of its area).
+        contour_smoothness: standard deviation of the filter over the offsets, in radii.
+        contour_iterations: most moves of the contour; 0: the mask stays as it is.
+    """
+
+    contour_strength: float = 1.1
+    contour_smoothness: float = 0.1
+    contour_iterations: int = 15
+
+    name = "diffusionguard"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lengths = {"contour_strength": self.contour_strength, "contour_smoothness": self.contour_smoothness}
+        check_numbers(self.name, least=0, contour_iterations=self.contour_iterations, **lengths)
+
+    def asks(self, prompts: object) -> list[str]:
+        return [""]
+
+    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
+        anew, rngs = self.anew_of(owner), [run.rng(self.name, name) for name in owner.names]
+        with torch.no_grad():
+            cond = surrogate.embed([""])
+
+        def loss(x: Tensor, index: list[int]) -> Tensor:
+            masks = torch.stack([1 - self.shrunk(1 - anew[i], rngs[i]) for i in index])
+            seen = Inpainting(surrogate, x, masks.to(x.device))
+            noise = normal([rngs[i] for i in index], 1, seen.latents)
+            run.tally("unet_image", len(x))
+            told = seen.first_prediction(cond.repeat(len(x)), noise, self.sample_steps)
+            return told.flatten(1).norm(dim=1)
+
+        return self.ascend(owner, anew, loss, budget, run)
+
+    def shrunk(self, kept: Tensor, rng: torch.Generator) -> Tensor:
+        """A smaller kept part, (1, H, W) of 0 and 1, in ``kept``: 1 to ``contour_iterations`` times, the points of the
+        contour of its largest piece are moved by smoothed uniform offsets; those that leave it, back onto it.
+
+        It is drawn from ``rng`` how often, and how far they may be moved at most.
+        """
+        inside = kept[0].cpu().numpy() > 0
+        if not self.contour_iterations:
+            return kept
+        radius = float(np.sqrt(inside.sum() / np.pi))
+        moves, reach = torch.rand(2, generator=rng).tolist()
+        for _ in range(1 + int(moves * self.contour_iterations)):
+            contour = max(find_contours(np.pad(inside, 1).astype(float), 0.5), key=len) - 1
+            offsets = 2 * torch.rand(contour.shape, generator=rng).numpy() - 1
+            smooth = gaussian_filter1d(offsets, max(self.contour_smoothness * radius, 1e-3), axis=0, mode="wrap")
+            moved = contour + reach * self.contour_strength * radius * smooth
+            nearest = np.clip(moved.round().astype(int), 0, np.array(inside.shape) - 1)
+            left = ~inside[nearest[:, 0], nearest[:, 1]]
+            moved[left] = contour[cKDTree(contour).query(moved[left])[1]]
+            smaller = np.zeros_like(inside)
+            smaller[polygon(moved[:, 0], moved[:, 1], inside.shape)] = True
+            if not (smaller & inside).any():
+                break
+            inside &= smaller
+        return torch.from_numpy(inside[None]).to(kept)
