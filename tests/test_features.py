@@ -18,7 +18,7 @@ from udpbench.metrics.frechet_distance import FrechetDistance
 from udpbench.models import efficientnet, features
 from udpbench.models.efficientnet import EfficientNetLite
 from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
-from udpbench.models.perceptual import PerceptualLite1
+from udpbench.models.perceptual import PerceptualLite1, load_distance
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +123,14 @@ def test_lite1_distance_is_zero_for_equals_symmetric_and_grows(lite1_distance):
     assert float(lite1_distance(x, x)) == 0
     assert 0 < float(lite1_distance(x, near)) < float(lite1_distance(x, far)) < 4
     assert float(lite1_distance(x, far)) == pytest.approx(float(lite1_distance(far, x)))
+
+
+def test_distances_to_an_original_are_those_of_pairs_and_the_network_is_loaded_once():
+    lite1 = load_distance("lite1", None, torch.device("cpu"))
+    x, y = noise(2, 3, 64, 64), noise(2, 3, 64, 64, seed=1)
+    assert torch.equal(lite1.to_original(y)(x), lite1(x, y))
+    assert load_distance("lite1", None, torch.device("cpu")) is lite1
+    assert not any(p.requires_grad for p in lite1.parameters())
 
 
 def test_lite1_distance_of_a_picture_does_not_depend_on_the_batch(lite1_distance):

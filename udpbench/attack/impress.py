@@ -6,7 +6,7 @@ Cao et al., NeurIPS 2023, equation 4.1 and Algorithm 1.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 from udpbench.core.component import check_choice
 from udpbench.interfaces import Attack, Run
 from udpbench.models.latent import LatentDiffusion, inconsistency
-from udpbench.models.perceptual import Distance, load_distance
+from udpbench.models.perceptual import load_distance
 from udpbench.optim.pgd import chunks
 from udpbench.optim.samples import normal
-from udpbench.optim.soft_bound import SoftBound
+from udpbench.optim.soft_bound import SoftBound, gradient
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -78,31 +78,33 @@ class Impress(SoftBound, Attack):
                 # The variable lives in [-1,1], as in the paper.
                 start = (x * 2 - 1).to(dtype)
                 x = x if dtype == torch.float32 else (start.float() + 1) / 2
+                far = distance.to_original(x)
                 y = start + (self.start_noise * noise).to(dtype)
                 y = (y.clamp(-1, 1) if self.clamp_start else y).requires_grad_(True)
                 adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
                 cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
                 for step in range(self.iterations):
-                    loss = self.objective(y, x, distance, model).sum()
-                    (y.grad,) = torch.autograd.grad(loss, y)
+                    consistency, excess = self.objective(y, far, model)
+                    y.grad = gradient(consistency, excess, y)
                     adam.step()
                     cosine.step()
                     with torch.no_grad():
                         y.clamp_(-1, 1)
-                    run.log.scalar("impress/loss", loss.detach(), step)
+                    run.log.scalar("impress/loss", (consistency + excess).detach().sum(), step)
                     advance(1)
                 run.tally("vae_image", self.iterations * len(y))
                 for i, pure in zip(index, (y.detach().float() + 1) / 2, strict=True):
                     out[i] = pure.cpu()
         return out
 
-    def objective(self, y: Tensor, protected: Tensor, distance: Distance, model: LatentDiffusion) -> Tensor:
-        """Equation 4.1 for each of N pictures ``y``, NCHW [-1,1], float32 or (if the autoencoder is) float16;
-        ``protected`` NCHW [0,1]; (N,) float32."""
-        x = (y.float() + 1) / 2
-        consistency = half_inconsistency(y, model) if y.dtype == torch.float16 else inconsistency(x, model)
-        scale = x.shape[-1] * x.shape[-2] / 512**2 if self.size_correct else 1.0
-        return scale * (consistency + self.excess(distance, x, protected))
+    def objective(self, y: Tensor, far: Callable[[Tensor], Tensor], model: LatentDiffusion) -> tuple[Tensor, Tensor]:
+        """The two terms of equation 4.1 for each of N pictures ``y``, NCHW [-1,1], float32 or (if the autoencoder is)
+        float16; ``far``: the distances of pictures, NCHW [0,1], to the protected ones; (N,) each."""
+        # The pictures anew for each term: their graphs have nothing in common and go one by one.
+        half = y.dtype == torch.float16
+        consistency = half_inconsistency(y, model) if half else inconsistency((y + 1) / 2, model)
+        scale = y.shape[-1] * y.shape[-2] / 512**2 if self.size_correct else 1.0
+        return scale * consistency, scale * self.excess(far((y.float() + 1) / 2))
 
 
 def half_inconsistency(y: Tensor, model: LatentDiffusion) -> Tensor:
