@@ -18,7 +18,7 @@ from udpbench.metrics.frechet_distance import FrechetDistance
 from udpbench.models import efficientnet, features
 from udpbench.models.efficientnet import EfficientNetLite
 from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
-from udpbench.models.perceptual import PerceptualLite1
+from udpbench.models.perceptual import PerceptualLite1, load_distance
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,14 @@ def test_lite1_distance_is_zero_for_equals_symmetric_and_grows(lite1_distance):
     assert float(lite1_distance(x, far)) == pytest.approx(float(lite1_distance(far, x)))
 
 
+def test_distances_to_an_original_are_those_of_pairs_and_the_network_is_loaded_once():
+    lite1 = load_distance("lite1", None, torch.device("cpu"))
+    x, y = noise(2, 3, 64, 64), noise(2, 3, 64, 64, seed=1)
+    assert torch.equal(lite1.to_original(y)(x), lite1(x, y))
+    assert load_distance("lite1", None, torch.device("cpu")) is lite1
+    assert not any(p.requires_grad for p in lite1.parameters())
+
+
 def test_lite1_distance_of_a_picture_does_not_depend_on_the_batch(lite1_distance):
     x, y = noise(3, 3, 64, 64), noise(3, 3, 64, 64, seed=1)
     assert torch.allclose(lite1_distance(x, y)[2:], lite1_distance(x[2:], y[2:]), rtol=1e-4)
@@ -192,15 +200,41 @@ def test_rows_follow_the_names_whatever_the_sizes_and_the_batch(tmp_path):
         assert found.dtype == torch.float32
 
 
-def test_a_folder_is_read_once_per_setting_and_again_when_it_changed(tmp_path):
+def test_pictures_of_many_sizes_are_seen_in_batches_once_they_are_resized(tmp_path, monkeypatch):
+    folder = write(tmp_path / "a", {f"{i}.png": noise(3, 40 + i, 48, seed=i) for i in range(5)})
+    extractor, seen = EfficientNetLite0(size=32), []
+    alone = torch.cat(
+        [extractor.of(write(tmp_path / f"{i}", {"a.png": images.read(folder / f"{i}.png")}), Run()) for i in range(5)]
+    )
+
+    def counted(network):
+        return lambda x: (seen.append(len(x)), network(x))[1]
+
+    real = features._loaded
+    monkeypatch.setattr(features, "_loaded", lambda *key: counted(real(*key)))
+    torch.testing.assert_close(extractor.of(folder, Run(batch=2)), alone, rtol=1e-4, atol=1e-5)
+    assert seen == [2, 2, 1]
+
+
+def test_what_cannot_be_read_is_told_from_the_other_thread(tmp_path):
     folder = write(tmp_path / "a", {"0.png": noise(3, 8, 8)})
+    (folder / "1.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"1\.png"):
+        Mean(7).of(folder, Run())
+
+
+def test_a_folder_is_read_once_per_setting_and_again_when_it_changed_by_a_network_loaded_once(tmp_path):
+    folder = write(tmp_path / "a", {"0.png": noise(3, 8, 8)})
+    features._loaded.cache_clear()
     Mean.built.clear()
     first = Mean().of(folder, Run())
     assert Mean().of(tmp_path / "." / "a", Run()) is first
-    Mean(1).of(folder, Run())
+    other = Mean(1).of(folder, Run())
+    assert other is not first
     assert len(Mean.built) == 2
     write(folder, {"1.png": noise(3, 8, 8, seed=1)})
     assert len(Mean().of(folder, Run())) == 2
+    assert len(Mean.built) == 2
 
 
 def test_only_the_last_folders_are_kept(tmp_path, monkeypatch):
@@ -271,6 +305,11 @@ def test_clean_fid_wants_its_own_file_name(tmp_path):
     (tmp_path / "mine.pt").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"inception-2015-12-05\.pt"):
         InceptionClean(weights=str(tmp_path / "mine.pt")).check()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_networks():
+    features._loaded.cache_clear()
 
 
 def clean_fid_stand_in(folder: Path) -> Path:

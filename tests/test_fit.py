@@ -16,7 +16,7 @@ from torch import nn
 
 from udpbench.core import images
 from udpbench.interfaces import Log, Run, Thief
-from udpbench.optim.fit import FitSettings, fit
+from udpbench.optim.fit import FitSettings, fit, weighted_loss
 from udpbench.optim.training_set import TrainingSet
 from udpbench.task.dreambooth import DreamBooth
 
@@ -315,7 +315,7 @@ def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model,
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     task.train(folder, tmp_path / "whole", model, Run(seed=1))
-    real, calls = TrainingSet.loss, []
+    real, calls = TrainingSet.draw, []
 
     def killing(self, *args):
         calls.append(1)
@@ -323,10 +323,10 @@ def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model,
             raise Killed
         return real(self, *args)
 
-    monkeypatch.setattr(TrainingSet, "loss", killing)
+    monkeypatch.setattr(TrainingSet, "draw", killing)
     with pytest.raises(Killed):
         task.train(folder, tmp_path / "cut", model, Run(seed=1))
-    monkeypatch.setattr(TrainingSet, "loss", real)
+    monkeypatch.setattr(TrainingSet, "draw", real)
     task.train(folder, tmp_path / "cut", model, Run(seed=1))
     names = ["step_3", "step_4", "step_6"]
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == names
@@ -382,6 +382,50 @@ def test_training_with_text_encoder_and_prior(tmp_path, model, folder):
         old, new = (getattr(m.pipe, part).state_dict() for m in (model, tuned))
         assert any(not torch.equal(old[k], new[k]) for k in old)
     assert same(before, [*model.pipe.unet.parameters(), *model.pipe.text_encoder.parameters()])
+
+
+class OneKernelAParameter(FitSettings):
+    def optimizer(self, parameters):
+        one = super().optimizer(parameters)
+        return torch.optim.AdamW(one.param_groups, fused=False, foreach=False)
+
+
+@pytest.mark.slow
+def test_one_pass_and_one_kernel_change_the_weights_by_rounding_only(model, pictures):
+    """Fifty steps of DreamBooth with prior and text encoder, against a pass for each set and a kernel for each layer."""
+
+    def trained(settings, joined):
+        trainable, run = model.trainable(Run().rng("init"), text_encoder=True), Run()
+        trainable.train(True)
+        subject, prior = (TrainingSet(trainable, pictures[i : i + 2], ["a ring", "a ball"], run) for i in (0, 2))
+
+        def apart(step):
+            return sum(
+                weight * part.loss(2, run.rng(name, step))
+                for weight, part, name in ((1, subject, "subject"), (0.5, prior, "prior"))
+            )
+
+        together = weighted_loss({"subject": (1.0, subject), "prior": (0.5, prior)}, 2, run.rng)
+        before = torch.cat([p.detach().flatten().clone() for p in trainable.parameters])
+        fit(trainable.parameters, together if joined else apart, settings, run)
+        return before, torch.cat([p.detach().flatten() for p in trainable.parameters])
+
+    settings = {"steps": 50, "lr": 1e-4}
+    start, got = trained(FitSettings(**settings), True)
+    _, want = trained(OneKernelAParameter(**settings), False)
+    assert (got - want).norm() < 1e-4 * want.norm()
+    assert (got - want).norm() < 0.02 * (want - start).norm()  # gradients that vanish go either way
+
+
+def test_sets_of_two_sizes_are_weighted_as_those_of_one(model, pictures):
+    trainable, run = model.trainable(Run().rng("init")), Run()
+    sets = {
+        "small": (2.0, TrainingSet(trainable, [x[:, :8, :8] for x in pictures], ["a ring"] * 4, run)),
+        "large": (0.5, TrainingSet(trainable, pictures, ["a ball"] * 4, run)),
+    }
+    got = weighted_loss(sets, 3, run.rng)(7)
+    want = sum(weight * part.loss(3, run.rng(name, 7)) for name, (weight, part) in sets.items())
+    torch.testing.assert_close(got, want)
 
 
 def differ(one, two) -> bool:
@@ -536,6 +580,12 @@ def test_weights_that_overflow_in_the_last_step_are_not_published():
             optimizer=torch.optim.SGD([weight], lr=1.0),
         )
     assert not seen
+
+
+def test_weights_whose_squares_overflow_are_finite():
+    weight = nn.Parameter(torch.full((3,), 1e30))
+    fit([weight], lambda step: 0 * weight.sum(), FitSettings(steps=1, lr=0.1, weight_decay=0), Run())
+    assert weight.tolist() == [pytest.approx(1e30)] * 3
 
 
 def test_between_looks_the_step_is_kept_on_the_device(monkeypatch):

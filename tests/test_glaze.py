@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import make_owner
 from diffusers import DPMSolverMultistepScheduler
+from tiny import SquaredDistance
 from torch import Tensor
 
 from udpbench.core.budget import RMS, Linf, measure
@@ -20,9 +21,7 @@ PLAIN = {
 }  # fmt: skip
 
 
-def distance(x: Tensor, y: Tensor) -> Tensor:
-    """Stands for LPIPS: (N,), differentiable, on [0,1]."""
-    return (x - y).square().flatten(1).mean(1)
+distance = SquaredDistance()
 
 
 @pytest.fixture(autouse=True)

@@ -6,18 +6,18 @@ import math
 
 import pytest
 import torch
+from tiny import SquaredDistance
 from torch import Tensor
 
 from udpbench.attack import impress
 from udpbench.attack.impress import Impress
 from udpbench.interfaces import Log, Run
+from udpbench.optim.soft_bound import gradient
 
 PLAIN = {"iterations": 6, "lr": 0.02, "alpha": 0.5, "distance_budget": 1e-4, "start_noise": 0.05, "perceptual": "lite1"}
 
 
-def distance(x: Tensor, y: Tensor) -> Tensor:
-    """Stands for LPIPS: (N,), differentiable, on [0,1]."""
-    return (x - y).square().flatten(1).mean(1)
+distance = SquaredDistance()
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_hinge(model, pictures):
     plain, hinged = attack(alpha=0.0, size_correct=False), attack(alpha=2.0, distance_budget=0.01, size_correct=False)
 
     def of(method: Impress, y: Tensor) -> Tensor:
-        return method.objective(2 * y - 1, x, distance, model)
+        return sum(method.objective(2 * y - 1, distance.to_original(x), model))
 
     with torch.no_grad():
         assert torch.equal(of(plain, near), of(hinged, near))
@@ -152,12 +152,43 @@ def test_hinge(model, pictures):
         torch.testing.assert_close(of(plain, far), inconsistency)
 
 
+class Watched(torch.autograd.Function):
+    """Nothing, but it counts how often gradients pass."""
+
+    passed = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        Watched.passed += 1
+        return g
+
+
+@pytest.mark.parametrize(("budget", "passes"), [(0.5, 0), (1e-4, 1), (0.01, 1)], ids=["none", "all", "one"])
+def test_gradient_is_that_of_both_terms_and_passes_the_distance_only_where_a_picture_is_beyond(
+    model, pictures, budget, passes
+):
+    x = torch.stack(pictures[:2])
+    y = (2 * x - 1 + torch.tensor([0.1, 0.4]).view(2, 1, 1, 1)).requires_grad_(True)
+    far, method = distance.to_original(x), attack(distance_budget=budget, size_correct=False)
+    (want,) = torch.autograd.grad(sum(method.objective(y, far, model)).sum(), y)
+    consistency, excess = method.objective(y, lambda z: far(Watched.apply(z)), model)
+    Watched.passed = 0
+    assert torch.equal(gradient(consistency, excess, y), want)
+    assert Watched.passed == passes
+
+
 @pytest.mark.usefixtures("_simple")
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (32, 16)])
 def test_size_correction_is_the_share_of_512_pixels_squared(model, height, width):
     x = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours, plain = (attack(size_correct=s).objective(2 * x - 1, x, distance, model) for s in (True, False))
+        ours, plain = (
+            sum(attack(size_correct=s).objective(2 * x - 1, distance.to_original(x), model)) for s in (True, False)
+        )
     torch.testing.assert_close(ours, plain * height * width / 512**2)
 
 

@@ -34,7 +34,7 @@ from udpbench.metrics.ssim_uniform import SsimUniform
 from udpbench.metrics.train_similarity import TrainSimilarity
 from udpbench.metrics.vif import Vif
 from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
-from udpbench.models.perceptual import TRUNKS, load_lpips
+from udpbench.models.perceptual import TRUNKS, load_distance
 
 CONF = Path(__file__).parent.parent / "conf"
 quick = settings(max_examples=25)
@@ -564,8 +564,9 @@ def test_lpips_is_the_packages_own(trunk):
 
     x, y = noise(2, 3, 64, 64), noise(2, 3, 64, 64, seed=1)
     expected = lpips.LPIPS(net="squeeze", verbose=False)(2 * x - 1, 2 * y - 1).flatten()  # finds the trunk in the hub
-    ours = load_lpips("squeeze", None, torch.device("cpu"))
+    ours = load_distance("lpips_squeeze", None, torch.device("cpu"))
     assert torch.allclose(ours(x, y), expected, rtol=1e-5)
+    assert torch.allclose(ours.to_original(y)(x), expected, rtol=1e-5)
     assert not any(p.requires_grad for p in ours.parameters())
     ours(x.requires_grad_(), y).sum().backward()
     assert float(x.grad.abs().max()) > 0
@@ -575,7 +576,7 @@ def test_lpips_is_the_packages_own(trunk):
 def test_lpips_without_its_trunk_says_what_to_put_where(tmp_path, monkeypatch, net):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     place = tmp_path / "hub" / "checkpoints" / TRUNKS[net]
-    for attempt in (Lpips(net=net).check, lambda: load_lpips(net, None, torch.device("cpu"))):
+    for attempt in (Lpips(net=net).check, lambda: load_distance(f"lpips_{net}", None, torch.device("cpu"))):
         with pytest.raises(ValueError, match=f"lpips_{net}: weights are missing") as error:
             attempt()
         assert str(place) in str(error.value)

@@ -75,10 +75,11 @@ def test_the_ceiling_is_reachable(model, subject):
     rng = torch.Generator().manual_seed(5)
     ref, held = (renderer.render(renderer.draw(200, rng, renderer.subject(subject))) for _ in range(2))
     setting = yaml.safe_load((ROOT / "conf" / "features" / "efflite0.yaml").read_text())
-    network = EfficientNetLite0(setting["size"], setting["blur_sigma"]).network(torch.device("cpu"))
+    extractor = EfficientNetLite0(setting["size"], setting["blur_sigma"])
+    network = extractor.network(torch.device("cpu"))
     with torch.inference_mode():
         back = torch.cat([model.round_trip(x).clamp(0, 1) for x in held.split(50)])
-        features = [torch.cat([network(x) for x in pictures.split(50)]) for pictures in (back, ref)]
+        features = [torch.cat([network(extractor.prepared(x)) for x in pictures.split(50)]) for pictures in (back, ref)]
     assert min(precision_recall(*features)) >= 0.6
 
 

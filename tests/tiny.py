@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
+from udpbench.models.perceptual import Perceptual
 from udpbench.models.shaped import random_pipeline
 
 SIZE = 16
@@ -52,6 +53,16 @@ def save_tiny_pixel(folder: Path, seed: int = 0) -> Path:
         )
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
     return folder
+
+
+class SquaredDistance(Perceptual):
+    """Stands for LPIPS: mean square of the difference, (N,), differentiable, on [0,1]."""
+
+    def maps(self, x):
+        return [x]
+
+    def between(self, ours, theirs):
+        return (ours[0] - theirs[0]).square().flatten(1).mean(1)
 
 
 # Parts of names, in diffusers' layout and in the original one; of a UNet and an autoencoder of two levels.

@@ -16,10 +16,10 @@ from torch import Tensor
 from udpbench.core.component import check_choice
 from udpbench.interfaces import Attack, Run
 from udpbench.models.latent import LatentDiffusion, inconsistency
-from udpbench.models.perceptual import Distance, load_distance
+from udpbench.models.perceptual import Far, load_distance
 from udpbench.optim.pgd import chunks
 from udpbench.optim.samples import normal
-from udpbench.optim.soft_bound import SoftBound
+from udpbench.optim.soft_bound import SoftBound, gradient
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -78,19 +78,20 @@ class Impress(SoftBound, Attack):
                 # The variable lives in [-1,1], as in the paper.
                 start = (x * 2 - 1).to(dtype)
                 x = x if dtype == torch.float32 else (start.float() + 1) / 2
+                far = distance.to_original(x)
                 y = start + (self.start_noise * noise).to(dtype)
                 y = (y.clamp(-1, 1) if self.clamp_start else y).requires_grad_(True)
                 adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
                 cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
-                losses = self.losses(x, [names[i] for i in index], distance, model, run)
+                losses = self.losses(x, [names[i] for i in index], far, model, run)
                 for step in range(self.iterations):
-                    loss = losses(y, step).sum()
-                    (y.grad,) = torch.autograd.grad(loss, y)
+                    aim, excess = losses(y, step)
+                    y.grad = gradient(aim, excess, y)
                     adam.step()
                     cosine.step()
                     with torch.no_grad():
                         y.clamp_(-1, 1)
-                    run.log.scalar("impress/loss", loss.detach(), step)
+                    run.log.scalar("impress/loss", (aim + excess).detach().sum(), step)
                     advance(1)
                 run.tally("vae_image", self.iterations * len(y))
                 for i, pure in zip(index, (y.detach().float() + 1) / 2, strict=True):
@@ -98,21 +99,23 @@ class Impress(SoftBound, Attack):
         return out
 
     def losses(
-        self, protected: Tensor, names: Sequence[str], distance: Distance, model: LatentDiffusion, run: Run
-    ) -> Callable[[Tensor, int], Tensor]:
-        """What is minimised for N pictures of one size: ``y``, as ``objective`` takes it, and the step -> (N,)."""
-        return lambda y, step: self.objective(y, protected, distance, model)
+        self, protected: Tensor, names: Sequence[str], far: Far, model: LatentDiffusion, run: Run
+    ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+        """What is minimised for N pictures of one size: ``y``, NCHW [-1,1], and the step -> two terms, (N,) each, as
+        ``gradient`` takes them. ``protected``: the pictures, NCHW [0,1]; ``far``: distances to them."""
+        return lambda y, step: self.objective(y, far, model)
 
-    def objective(self, y: Tensor, protected: Tensor, distance: Distance, model: LatentDiffusion) -> Tensor:
-        """Equation 4.1 for each of N pictures ``y``, NCHW [-1,1], float32 or (if the autoencoder is) float16;
-        ``protected`` NCHW [0,1]; (N,) float32."""
-        x = (y.float() + 1) / 2
-        consistency = half_inconsistency(y, model) if y.dtype == torch.float16 else inconsistency(x, model)
-        return self.scale(x) * (consistency + self.excess(distance, x, protected))
+    def objective(self, y: Tensor, far: Far, model: LatentDiffusion) -> tuple[Tensor, Tensor]:
+        """The two terms of equation 4.1 for each of N pictures ``y``, NCHW [-1,1], float32 or (if the autoencoder is)
+        float16; (N,) each."""
+        # The pictures anew for each term: their graphs have nothing in common and go one by one.
+        half = y.dtype == torch.float16
+        consistency = half_inconsistency(y, model) if half else inconsistency((y + 1) / 2, model)
+        return self.scale(y) * consistency, self.scale(y) * self.excess(far((y.float() + 1) / 2))
 
-    def scale(self, x: Tensor) -> float:
-        """What the loss of pictures of the size of ``x`` is multiplied by."""
-        return x.shape[-1] * x.shape[-2] / 512**2 if self.size_correct else 1.0
+    def scale(self, y: Tensor) -> float:
+        """What the loss of pictures of the size of ``y`` is multiplied by."""
+        return y.shape[-1] * y.shape[-2] / 512**2 if self.size_correct else 1.0
 
 
 def half_inconsistency(y: Tensor, model: LatentDiffusion) -> Tensor:

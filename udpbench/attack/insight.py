@@ -14,7 +14,7 @@ from udpbench.core.component import check_numbers
 from udpbench.interfaces import Attack, Run
 from udpbench.models.diffusion import noised
 from udpbench.models.latent import LatentDiffusion, inconsistency
-from udpbench.models.perceptual import Distance
+from udpbench.models.perceptual import Far
 from udpbench.optim.samples import normal, uniform_times
 
 
@@ -64,8 +64,8 @@ class Insight(Impress):
         return {"photo": {"version": self.photo.version, "identity": self.photo.identity()}}
 
     def losses(
-        self, protected: Tensor, names: Sequence[str], distance: Distance, model: LatentDiffusion, run: Run
-    ) -> Callable[[Tensor, int], Tensor]:
+        self, protected: Tensor, names: Sequence[str], far: Far, model: LatentDiffusion, run: Run
+    ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
         photos = self.photo.purify(list(protected.cpu()), names, [""] * len(names), None, run)
         rngs = [run.rng("insight", name) for name in names]
         with torch.no_grad():
@@ -73,17 +73,17 @@ class Insight(Impress):
             cond = model.embed([self.prompt] * len(names))
         alpha_bar = model.alpha_bar.to(protected.device)
 
-        def losses(y: Tensor, step: int) -> Tensor:
+        def losses(y: Tensor, step: int) -> tuple[Tensor, Tensor]:
             x = (y + 1) / 2
             z = model.encode(x)
-            total = self.excess(distance, x, protected) + self.consistency * inconsistency(x, model)
+            total = self.consistency * inconsistency(x, model)
             total = total + self.encoder * (squares(z - seen) - self.away * squares(z - avoided))
             if self.unet:
                 t, noise = uniform_times(rngs, 1, len(alpha_bar)).to(z.device), normal(rngs, 1, z)
                 told = [model.predict(model.pipe.unet, noised(alpha_bar, v, t, noise), t, cond) for v in (z, seen)]
                 total = total + self.unet * squares(told[0] - told[1])
                 run.tally("unet_purify", 2 * len(z))
-            return self.scale(x) * total
+            return self.scale(y) * total, self.scale(y) * self.excess(far((y + 1) / 2))
 
         return losses
 

@@ -8,7 +8,7 @@ import torch
 
 from udpbench.core.component import check_choice
 from udpbench.interfaces import Measure, PairMetric
-from udpbench.models.perceptual import TRUNKS, check_distance, load_lpips
+from udpbench.models.perceptual import TRUNKS, check_distance, load_distance
 
 
 @dataclass(kw_only=True)
@@ -32,5 +32,5 @@ class Lpips(PairMetric):
         check_distance(f"lpips_{self.net}", self.weights)
 
     def prepare(self, device: torch.device) -> Measure:
-        distance = load_lpips(self.net, self.weights, device)
+        distance = load_distance(f"lpips_{self.net}", self.weights, device)
         return lambda changed, original: {f"lpips_{self.net}": distance(changed, original)}

@@ -351,9 +351,12 @@ class Diffusion(Component, ABC):
 
     def training_loss(self, z: Tensor, cond: Cond, rng: torch.Generator, unet: nn.Module | None = None) -> Tensor:
         """``loss`` with time steps (uniform) and noise drawn from ``rng``: one step of any training, (N,)."""
-        t = torch.randint(len(self.alpha_bar), (len(z),), generator=rng).to(z.device)
-        noise = torch.randn(z.shape, generator=rng).to(z.device)
-        return self.loss(z, cond, t, noise, unet)
+        return self.loss(z, cond, *self.times_and_noise(z, rng), unet)
+
+    def times_and_noise(self, z: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Time steps (N,), uniform, and standard normal noise like ``z`` (N, ...), from ``rng``."""
+        t = torch.randint(len(self.alpha_bar), (len(z),), generator=rng)
+        return t.to(z.device), torch.randn(z.shape, generator=rng).to(z.device)
 
     def loss(self, z: Tensor, cond: Cond, t: Tensor, noise: Tensor, unet: nn.Module | None = None) -> Tensor:
         """Denoising loss of each of N inputs, (N,): mean squared error of the prediction (Ho et al. 2020, eq. 14).

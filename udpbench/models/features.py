@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import pkgutil
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +26,8 @@ from udpbench.interfaces import Features, Run
 from udpbench.models.efficientnet import load, weights_path
 from udpbench.models.weights import weights_file
 
-Network = Callable[[Tensor], Tensor]  # NCHW float32 [0,1], as stored, on the device -> (N, d)
+Network = Callable[[Tensor], Tensor]  # NCHW float32 on the device, as ``prepared`` -> (N, d)
+Item = TypeVar("Item")
 EMBEDDED = 32  # side in pixels of what EfficientNet-Lite0 sees of pictures of the embedded world
 KEPT = 16  # folders whose features stay in memory; 1,000 pictures are 8 MB or less (VGG16: 16 MB)
 # Numbers of the reference Inception go by their public names; "x1000" because the libraries print a KID unscaled.
@@ -67,20 +70,39 @@ class Extractor(Features):
         return _memo[key]
 
     def _extract(self, folder: Path, run: Run, side: int | None) -> Tensor:
-        total, network = len(images.list_images(folder)), self.network(run.device)
+        total, network = len(images.list_images(folder)), _loaded(self, run.device)
         rows: dict[str, Tensor] = {}
         with torch.inference_mode(), run.log.bar(f"features {self.name}", total, "image") as advance:
-            for names, x in images.iterate(folder, run.batch, side):
-                rows.update(zip(names, network(x.to(run.device)).float().cpu(), strict=True))
+            for names, x in ahead(self._batches(folder, run, side)):
+                rows.update(zip(names, network(x).float().cpu(), strict=True))
                 advance(len(names))
         return torch.stack([rows[name] for name in sorted(rows)])
+
+    def _batches(self, folder: Path, run: Run, side: int | None) -> Iterator[tuple[list[str], Tensor]]:
+        """Names and what ``prepared`` makes of their pictures, by what size that has: the sizes of the pictures may be
+        many."""
+        names: list[str] = []
+        parts: list[Tensor] = []
+        for more, pictures in images.iterate(folder, run.batch, side):
+            x = self.prepared(pictures.to(run.device))
+            room = images.at_once(run.batch, *x.shape[-2:])
+            if parts and (x.shape[1:] != parts[0].shape[1:] or len(names) + len(x) > room):
+                yield names, torch.cat(parts)
+                names, parts = [], []
+            names, parts = names + more, [*parts, x]
+        if parts:
+            yield names, torch.cat(parts)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """What ``network`` is given for pictures ``x`` of one size, NCHW [0,1], as stored: the treatment before it."""
+        return x
 
     def check(self) -> None:
         """ValueError saying what to do if the weights are missing; nothing is loaded."""
         raise NotImplementedError
 
     def network(self, device: torch.device) -> Network:
-        """Load the network; ValueError as ``check``."""
+        """Load the network, which takes what ``prepared`` gives; ValueError as ``check``."""
         raise NotImplementedError
 
     def identity(self) -> dict[str, str]:
@@ -113,8 +135,10 @@ class EfficientNetLite0(Extractor):
         weights_path("lite0")
 
     def network(self, device: torch.device) -> Network:
-        network = load("lite0").to(device)
-        return lambda x: network(images.resize(smooth(x, self.blur_sigma), self.size))
+        return load("lite0").to(device)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        return images.resize(smooth(x, self.blur_sigma), self.size)
 
 
 @dataclass(frozen=True)
@@ -204,14 +228,28 @@ class InceptionClean(PlacedExtractor):
     def network(self, device: torch.device) -> Network:
         folder = self.path().parent
         from cleanfid.inception_torchscript import InceptionV3W
+
+        return InceptionV3W(str(folder), download=False).to(device).eval()
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Resized, NCHW float32 in [0,255]."""
         from cleanfid.resize import build_resizer
 
-        network = InceptionV3W(str(folder), download=False).to(device).eval()
-        resizer = build_resizer("clean")
+        resizer, pictures = build_resizer("clean"), images.to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
+        resized = torch.stack([torch.from_numpy(resizer(picture)) for picture in pictures])
+        return resized.permute(0, 3, 1, 2).contiguous().to(x.device)
 
-        def features(x: Tensor) -> Tensor:
-            pictures = images.to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
-            resized = torch.stack([torch.from_numpy(resizer(picture)) for picture in pictures])
-            return network(resized.permute(0, 3, 1, 2).contiguous().to(device))
 
-        return features
+@lru_cache(maxsize=4)
+def _loaded(extractor: Extractor, device: torch.device) -> Network:
+    """The network of an extractor, loaded once a process."""
+    return extractor.network(device)
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """``items``, the next of which is made in another thread while this one is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item

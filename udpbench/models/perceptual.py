@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -13,12 +14,38 @@ from udpbench.models.efficientnet import load, weights_path
 from udpbench.models.weights import weights_file
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # two NCHW [0,1] of one size -> (N,)
+Far = Callable[[Tensor], Tensor]  # NCHW [0,1] -> (N,), the distances to given pictures
 PERCEPTUAL = ("lpips_vgg", "lpips_alex", "lpips_squeeze", "lite1")
 TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth", "vgg": "vgg16-397923af.pth"}
 TAPS = (0, 1, 2, 4, 6)  # the stages whose end is the last of its resolution: 1/2, 1/4, 1/8, 1/16, 1/32
 
 
-class PerceptualLite1(nn.Module):
+class Perceptual(nn.Module):
+    """A distance of pictures by what a network makes of them."""
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What is compared of ``x``, NCHW [0,1]; differentiable."""
+        raise NotImplementedError
+
+    def between(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        """Distances (N,) between pictures with these ``maps``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distances (N,) between ``x`` and ``y``, NCHW float32 in [0,1] of one size; differentiable in both."""
+        if x.shape != y.shape:
+            given = f"{tuple(x.shape)} and {tuple(y.shape)}"
+            raise ValueError(f"perceptual distance: pictures must be of the same size, given {given}")
+        return self.between(self.maps(x), self.maps(y))
+
+    def to_original(self, y: Tensor) -> Far:
+        """The distances of pictures to ``y``, whose maps are computed once: for many steps of an optimisation."""
+        with torch.no_grad():
+            theirs = self.maps(y)
+        return lambda x: self.between(self.maps(x), theirs)
+
+
+class PerceptualLite1(Perceptual):
     """The ``lite1`` distance: LPIPS's construction (Zhang et al. 2018, eq. 1) on EfficientNet-Lite1, unweighted.
 
     Feature maps of five resolutions are scaled to unit length along the channels; the squared difference is summed
@@ -30,23 +57,17 @@ class PerceptualLite1(nn.Module):
         super().__init__()
         self.network = load("lite1")
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distances (N,) between ``x`` and ``y``, NCHW in [0,1] of one size; differentiable in both."""
-        if x.shape != y.shape:
-            given = f"{tuple(x.shape)} and {tuple(y.shape)}"
-            raise ValueError(f"lite1 distance: pictures must be of the same size, given {given}")
-        # One after the other, so that a picture that needs no gradient keeps no activations.
-        ours, theirs = self._unit_maps(x), self._unit_maps(y)
-        return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]).mean(0)
-
-    def _unit_maps(self, x: Tensor) -> list[Tensor]:
-        maps = self.network.maps(x)
-        chosen = [maps[i].float() for i in TAPS]
+    def maps(self, x: Tensor) -> list[Tensor]:
+        found = self.network.maps(x)
+        chosen = [found[i].float() for i in TAPS]
         # The square root has no finite slope at 0, hence the small number inside it and not outside.
         return [m / (m.square().sum(1, keepdim=True) + 1e-10).sqrt() for m in chosen]
 
+    def between(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]).mean(0)
 
-class LpipsDistance(nn.Module):
+
+class LpipsDistance(Perceptual):
     """LPIPS 0.1 (arXiv:1801.03924): the lpips package's heads on torchvision's trunk ``net``, frozen."""
 
     def __init__(self, net: str, trunk: dict[str, Tensor]) -> None:
@@ -59,21 +80,16 @@ class LpipsDistance(nn.Module):
         # lpips cuts the trunk into slices but keeps torchvision's numbers: slice2.3.weight was features.3.weight.
         kept = {name: trunk[f"features.{name.partition('.')[2]}"] for name in self.network.net.state_dict()}
         self.network.net.load_state_dict(kept)
+        self.normalize = lpips.normalize_tensor
         self.requires_grad_(False).eval()
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distances (N,) between ``x`` and ``y``, NCHW float32 in [0,1] of one size; differentiable in both."""
-        return self.network(x, y, normalize=True).flatten()  # normalize: from [0,1] to the [-1,1] it was trained on
+    def maps(self, x: Tensor) -> list[Tensor]:
+        scaled = self.network.scaling_layer(2 * x - 1)  # from [0,1] to the [-1,1] it was trained on
+        return [self.normalize(found) for found in self.network.net(scaled)]
 
-
-def load_lpips(net: str, weights: str | Path | None, device: torch.device) -> LpipsDistance:
-    """LPIPS on ``device``.
-
-    ``weights``: file of the trunk; None: the torch hub's checkpoints. Nothing is downloaded. Raises ValueError if the
-    trunk is missing.
-    """
-    trunk = torch.load(trunk_file(net, weights), map_location="cpu", weights_only=True)
-    return LpipsDistance(net, trunk).to(device)
+    def between(self, ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        found = zip(self.network.lins, ours, theirs, strict=True)
+        return torch.stack([head((a - b).square()).mean((1, 2, 3)) for head, a, b in found]).sum(0)
 
 
 def trunk_file(net: str, weights: str | Path | None) -> Path:
@@ -90,11 +106,20 @@ def check_distance(name: str, weights: str | None) -> None:
         trunk_file(name.removeprefix("lpips_"), weights)
 
 
-def load_distance(name: str, weights: str | None, device: torch.device) -> Distance:
-    """The perceptual distance ``name``: NCHW [0,1] pictures -> (N,), differentiable; frozen, on ``device``.
+def load_distance(name: str, weights: str | Path | None, device: torch.device) -> Perceptual:
+    """The perceptual distance ``name``: NCHW [0,1] pictures -> (N,), differentiable; frozen, on ``device``. Loaded
+    once a process.
 
-    Raises ValueError if the network's weights are missing: nothing else is used in its place.
+    ``weights``: file of LPIPS's trunk; None: the torch hub's checkpoints. Raises ValueError if the network's weights
+    are missing: nothing is downloaded, and nothing else is used in its place.
     """
-    if name == "lite1":
+    net = name.removeprefix("lpips_")
+    file = weights_path(name) if name == "lite1" else trunk_file(net, weights)
+    return _loaded(net, file, file.stat().st_mtime_ns, device)
+
+
+@lru_cache(maxsize=2)
+def _loaded(net: str, file: Path, written: int, device: torch.device) -> Perceptual:
+    if net == "lite1":
         return PerceptualLite1().to(device).eval().requires_grad_(False)
-    return load_lpips(name.removeprefix("lpips_"), weights, device)
+    return LpipsDistance(net, torch.load(file, map_location="cpu", weights_only=True)).to(device)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from udpbench.core.component import check_choice
-from udpbench.models.perceptual import PERCEPTUAL, Distance, check_distance
+from udpbench.models.perceptual import PERCEPTUAL, check_distance
 
 
 @dataclass(kw_only=True)
@@ -47,6 +48,34 @@ class SoftBound:
         """ValueError saying what to do if the weights of the distance are missing; nothing is loaded."""
         check_distance(self.perceptual, self.weights)
 
-    def excess(self, distance: Distance, x: Tensor, y: Tensor) -> Tensor:
-        """``alpha * max(distance(x, y) - distance_budget, 0)`` of N pictures, (N,)."""
-        return self.alpha * (distance(x, y) - self.distance_budget).clamp(min=0)
+    def excess(self, distances: Tensor) -> Tensor:
+        """``alpha * max(distance - distance_budget, 0)`` of N pictures, (N,)."""
+        return self.alpha * (distances - self.distance_budget).clamp(min=0)
+
+
+def gradient(aim: Tensor, excess: Tensor, y: Tensor) -> Tensor:
+    """Of the sum of both losses, (N,) each, with respect to ``y``: that of ``excess``, most of the work where the
+    network of the distance is large, only where it is above 0 for any picture.
+
+    The two have no part of their graphs in common. A GPU is busy with the gradient of ``aim`` while the processor waits
+    for the answer.
+    """
+    above = Later((excess > 0).any())
+    (found,) = torch.autograd.grad(aim.sum(), y)
+    return found + torch.autograd.grad(excess.sum(), y)[0] if above.known() else found
+
+
+class Later:
+    """A truth that a GPU is still finding out: asked for at once, waited for only when ``known`` is called."""
+
+    def __init__(self, truth: Tensor) -> None:
+        self.truth, self.there = truth, None
+        if truth.is_cuda:
+            self.truth = torch.empty_like(truth, device="cpu", pin_memory=True).copy_(truth, non_blocking=True)
+            self.there = torch.cuda.current_stream(truth.device).record_event()
+
+    def known(self) -> bool:
+        """The truth; waits until what was queued before it is done, and not for what was queued since."""
+        if self.there is not None:
+            self.there.synchronize()
+        return bool(self.truth)

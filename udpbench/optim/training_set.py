@@ -6,16 +6,49 @@ Victims and surrogates use the same class, so that a surrogate's training is the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from udpbench.core.images import at_once
 from udpbench.interfaces import Run
-from udpbench.models.diffusion import Cond, Trainable
+from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.optim.pgd import by_size
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All that is random in a training step of N pictures of one size."""
+
+    z: Tensor  # latents, (N, C, h, w)
+    t: Tensor  # time steps, (N,)
+    noise: Tensor  # like ``z``
+    prompts: list[str]  # one per picture
+    cond: Cond | None  # their embeddings; None: what makes them is in training
+
+
+def losses_of(trainable: Trainable, drawn: Sequence[Drawn]) -> list[Tensor]:
+    """Denoising losses (N,) of each of ``drawn``, by one pass of the model over all latents of a size."""
+    found: list[Tensor] = [torch.empty(0)] * len(drawn)
+    for group in by_size([one.z[0] for one in drawn]):
+        mine = [drawn[i] for i in group]
+        z, t, noise = (torch.cat(parts) for parts in zip(*((one.z, one.t, one.noise) for one in mine), strict=True))
+        losses = trainable.model.loss(z, _embedded(trainable.model, mine), t, noise)
+        for i, part in zip(group, losses.split([len(one.t) for one in mine]), strict=True):
+            found[i] = part
+    return found
+
+
+def _embedded(model: Diffusion, drawn: Sequence[Drawn]) -> Cond:
+    """Embeddings of the prompts of ``drawn``, one after the other; those in training of each prompt once."""
+    if known := [one.cond.hidden for one in drawn if one.cond]:
+        return Cond(torch.cat(known))
+    prompts = [prompt for one in drawn for prompt in one.prompts]
+    each = sorted(set(prompts))
+    return model.embed(each).take(torch.tensor([each.index(prompt) for prompt in prompts]))
 
 
 class TrainingSet:
@@ -59,17 +92,23 @@ class TrainingSet:
         with torch.no_grad():
             self.pictures = [torch.stack(group) for group in grouped] if augment else []
             self.latents = [] if augment else [self._encode(group) for group in grouped]
-            self.embedded = cond or trainable.model.embed(self.prompts)
+            self.embedded = None if trainable.text else cond or trainable.model.embed(self.prompts)
 
     def loss(self, n: int, rng: torch.Generator) -> Tensor:
         """Mean denoising loss of ``n`` pictures drawn with replacement; all that is random comes from ``rng``."""
+        return losses_of(self.trainable, [self.draw(n, rng)])[0].mean()
+
+    def draw(self, n: int, rng: torch.Generator) -> Drawn:
+        """``n`` pictures drawn with replacement, and what their loss needs beside them; counts them."""
         k = self.group_of[int(torch.randint(len(self.group_of), (), generator=rng))] if self.mixed_sizes else 0
         index = torch.randint(len(self.groups[k]), (n,), generator=rng)
-        z = self._draw(k, index, rng)
+        z, which = self._latents(k, index, rng), self.which[self.groups[k][index]]
+        t, noise = self.trainable.model.times_and_noise(z, rng)
         self.run.tally(self.counted, n)
-        return self.trainable.model.training_loss(z, self._cond(self.groups[k][index]), rng).mean()
+        cond = None if self.embedded is None else self.embedded.take(which)
+        return Drawn(z, t, noise, [self.prompts[i] for i in which], cond)
 
-    def _draw(self, group: int, index: Tensor, rng: torch.Generator) -> Tensor:
+    def _latents(self, group: int, index: Tensor, rng: torch.Generator) -> Tensor:
         if self.augment:
             with torch.no_grad():
                 mean, std = self._encode(self.augment(self.pictures[group][index], rng))
@@ -87,8 +126,3 @@ class TrainingSet:
             return torch.cat([model.encode(x) for x in parts]), None
         mean, std = (torch.cat(moments) for moments in zip(*(model.moments(x) for x in parts), strict=True))
         return mean, std
-
-    def _cond(self, index: Tensor) -> Cond:
-        """Prompt embeddings of the pictures at ``index``; anew if what makes them is in training."""
-        embedded = self.trainable.model.embed(self.prompts) if self.trainable.text else self.embedded
-        return embedded.take(self.which[index])

@@ -18,7 +18,7 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.perceptual import load_distance
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import chunks
-from udpbench.optim.soft_bound import SoftBound
+from udpbench.optim.soft_bound import SoftBound, gradient
 
 
 @dataclass(kw_only=True)
@@ -71,6 +71,7 @@ class Glaze(SoftBound, Protection):
                 clean = torch.stack([owner.images[i] for i in index]).to(run.device)
                 names = [owner.names[i] for i in index]
                 rngs = [run.rng("glaze", name) for name in names]
+                far = distance.to_original(clean)
                 goal = self.restyled(clean, names, model, run)
                 fixed = None if self.sample_latents else self._latents(goal, rngs, model)
                 # The variable lives in [-1,1], as in the released code.
@@ -82,14 +83,14 @@ class Glaze(SoftBound, Protection):
                     x = (y + 1) / 2
                     mine = self._latents(x, rngs, model)
                     wanted = self._latents(goal, rngs, model) if fixed is None else fixed
-                    losses = (mine - wanted).square().flatten(1).mean(1) + self.excess(distance, x, clean)
-                    loss = losses.sum() if run.penalty is None else losses.sum() + run.penalty(x).sum()
-                    (y.grad,) = torch.autograd.grad(loss, y)
+                    aim, excess = (mine - wanted).square().flatten(1).mean(1), self.excess(far((y + 1) / 2))
+                    aim = aim if run.penalty is None else aim + run.penalty(x)
+                    y.grad = gradient(aim, excess, y)
                     adam.step()
                     with torch.no_grad():
                         x = budget.project((y + 1) / 2, clean)
                         y.copy_(2 * x - 1)
-                    run.log.scalar("glaze/loss", loss.detach(), step)
+                    run.log.scalar("glaze/loss", (aim + excess).detach().sum(), step)
                     advance(1)
                 encoded = 2 * self.iterations if self.sample_latents else self.iterations + 1
                 run.tally("vae_image", encoded * len(y))
