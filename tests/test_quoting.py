@@ -58,14 +58,16 @@ def test_the_line(word, line, capsys):
     assert said.endswith(line)
 
 
-def test_interpolations_say_how_to_write_the_text(monkeypatch):
+def test_interpolations_say_how_to_write_the_text():
+    from udpbench.benchmark.build import make_part
     from udpbench.core.errors import Errors
+    from udpbench.interfaces import Dataset
 
     errors, cfg = Errors(), OmegaConf.create({"data": {"prompt": "a ${token} dog"}})
+    line = "data.prompt: Interpolation key 'token' not found; ${NAME} is the setting of that name, the text itself is {NAME} or \\${NAME}"
     errors.attempt(lambda: OmegaConf.to_container(cfg, resolve=True))
-    assert errors == [
-        "data.prompt: Interpolation key 'token' not found; ${NAME} is the setting of that name, the text itself is {NAME} or \\${NAME}"
-    ]
+    errors.attempt(lambda: make_part(cfg.data, "folder", Dataset))
+    assert errors == [line, line], "the same words, so that they are told once"
 
 
 def test_what_the_terminal_cannot_show_is_replaced(monkeypatch):
