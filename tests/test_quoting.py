@@ -44,6 +44,7 @@ def test_every_word_that_hydra_cannot_read_has_its_line(word):
         ("arms=[clean,", "'arms=[clean,' ends before its ]; a list with spaces needs quotes: 'arms=[clean, ...]'"),
         ("dog", "'dog' is no KEY=VALUE; if it belongs to the word before, quote the whole value, such as 'data.prompt=\"a {token} dog\"'"),
         ("arms=clean,noise", "arms: 'clean,noise' is several values; say 'arms=[clean,noise]' for a list, 'arms=\"clean,noise\"' for one text, -m for a grid"),
+        ("task=null", "a group must be set to one of its options, not to null; python -m udpbench --help lists them"),
     ],
 )  # fmt: skip
 @pytest.mark.slow
@@ -56,6 +57,19 @@ def test_the_line(word, line, capsys):
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ")
     assert said.endswith(line)
+
+
+@pytest.mark.slow
+def test_a_yaml_in_another_encoding_is_named(tmp_path, capsys):
+    from udpbench.commands.plan import main
+
+    file = tmp_path / "protect" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("_target_: mine.Mine\n", encoding="utf-16")
+    with pytest.raises(SystemExit) as end:
+        main([f"hydra.searchpath=[file://{tmp_path}]", "protect=mine"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {file}: is not UTF-8; save it as UTF-8\n"
 
 
 def test_interpolations_say_how_to_write_the_text():
