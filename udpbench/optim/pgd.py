@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def chunks(images: Sequence[Tensor], most: int | None) -> Iterator[list[int]]:
 
 
 def pgd(
-    images: Sequence[Tensor],
+    images: Iterable[Tensor],
     clean: Sequence[Tensor],
     loss: Loss,
     budget: Budget,
@@ -68,6 +68,12 @@ def pgd(
         run.log.scalar("perturb/loss", raised, step)
         advance(1)
     return out
+
+
+def handed_over(images: list[Tensor]) -> Iterator[Tensor]:
+    """The pictures one by one, each taken out of the list: who ascends many does not keep them as they were."""
+    while images:
+        yield images.pop(0)
 
 
 def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> list[Tensor]:

@@ -18,7 +18,7 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.lora import Lora
 from udpbench.optim.denoising import Objective, Times, denoising_loss
 from udpbench.optim.fit import FitSettings, fit, weighted_loss
-from udpbench.optim.pgd import Loss, pgd
+from udpbench.optim.pgd import Loss, handed_over, pgd
 from udpbench.optim.target import Targeted
 from udpbench.optim.training_set import TrainingSet
 
@@ -143,11 +143,13 @@ class FSMG(Targeted):
         advance: Callable[[int], None] = lambda n: None,
         times: Times | None = None,
     ) -> list[Tensor]:
-        """``images`` after the ascent of round ``k`` under the surrogate as it is; ``times``: as ``image_loss``."""
+        """``images`` (a list that is emptied) after the ascent of round ``k`` under the surrogate as it is; ``times``:
+        as ``image_loss``."""
         trainable.train(False)
         loss, steps = self.image_loss(trainable.model, owner, run, k, times), self.step_sizes(budget, k)
         most, before = run.grad_batch // self.samples, k * self.image_steps
-        return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance, before=before)
+        given = handed_over(images)
+        return pgd(given, owner.images, loss, budget, run, steps=steps, most=most, advance=advance, before=before)
 
     def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times | None:
         """How time steps of the image steps are drawn, chosen before anything is trained; None: uniformly."""
