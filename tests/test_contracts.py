@@ -35,7 +35,12 @@ SHORT = {
     "steps": 2, "sample_steps": 2, "batch": 2, "pictures": 3, "prior_images": 2, "t": 4, "size": 16, "train": 4,
     "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
-OFFLINE = {"perceptual": "lite1", "dtype": "fp32", "gradient_checkpointing": False, "mask": "centre"}  # and fast on a CPU
+OFFLINE = {
+    "perceptual": "lite1",
+    "dtype": "fp32",
+    "gradient_checkpointing": False,
+    "mask": "centre",
+}  # and fast on a CPU
 # Of the methods that need more to be seen: small steps without a random start; a random model's loss that hardly pulls.
 LONGER = {
     "SDS": {"steps": 8},

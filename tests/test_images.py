@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin, Image, ImageCms, features
+from PIL import EpsImagePlugin, Image, ImageCms
 
 from udpbench.core import images
 from udpbench.core.digest import files_digest
@@ -233,7 +233,7 @@ def test_heic_needs_a_package_and_avif_is_read(tmp_path, monkeypatch):
     (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     images._formats.cache_clear()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
-    with pytest.raises(ValueError, match=r"phone\.jpg is HEIC or AVIF; to read it, pip install pillow-heif") as error:
+    with pytest.raises(ValueError, match=r"phone\.jpg is HEIC; to read it, pip install pillow-heif") as error:
         images.read(tmp_path / "phone.jpg")
     assert "\n" not in str(error.value)
     asked = []
@@ -242,9 +242,28 @@ def test_heic_needs_a_package_and_avif_is_read(tmp_path, monkeypatch):
     images._formats()
     assert asked == ["heif"], "with the package, Pillow is told of it"
     images._formats.cache_clear()
-    if features.check("avif"):
-        Image.new("RGB", (8, 6), (250, 10, 10)).save(tmp_path / "a.avif", quality=100)
-        assert images.read(tmp_path / "a.avif")[0].mean() > 0.9
+    Image.new("RGB", (8, 6), (250, 10, 10)).save(tmp_path / "a.avif", quality=100)
+    assert images.read(tmp_path / "a.avif")[0].mean() > 0.9
+    monkeypatch.setattr(images, "_formats", lambda: ("PNG",))
+    with pytest.raises(ValueError, match=r"a\.avif is AVIF, which this Pillow was built without"):
+        images.read(tmp_path / "a.avif")
+
+
+def test_heic_is_read_upright_with_the_package(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    images._formats.cache_clear()
+    heif.register_heif_opener()
+    ramp = Image.fromarray(np.linspace(0, 255, 96 * 64).reshape(64, 96).astype(np.uint8)).convert("RGB")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright
+    for name in ("phone.heic", "phone.HIF", "phone.heif"):
+        ramp.save(tmp_path / name, format="HEIF", quality=-1, exif=turned.tobytes())
+    for path in images.list_images(tmp_path):
+        x = images.read(path)
+        assert x.shape == (3, 96, 64)
+        assert images.header(path)[1:] == (96, 64)
+        torch.testing.assert_close(x, images.from_pil(ramp.rotate(-90, expand=True)), rtol=0, atol=3 / 255)
+    assert len(images.list_images(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("stem", ["a" * 251, "é" * 125 + "a", b"\xff\xfe photo".decode(errors="surrogateescape")])

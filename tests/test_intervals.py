@@ -57,7 +57,9 @@ def test_one_victim_has_no_interval_and_none_is_an_error() -> None:
 def test_one_seed_per_subject_is_the_plain_bootstrap_of_scipy() -> None:
     x = np.random.default_rng(1).normal(3, 2, size=40)
     got = paired_interval({(f"{i:02}", 0): v for i, v in enumerate(x)}, rng(), resamples=20_000)
-    want = reference.bootstrap((x,), np.mean, n_resamples=20_000, method="percentile", rng=2).confidence_interval
+    want = reference.bootstrap(
+        (x,), np.mean, n_resamples=20_000, method="percentile", random_state=2
+    ).confidence_interval
     assert (got.low, got.high) == pytest.approx((want.low, want.high), abs=0.03)
     assert got.method == "bootstrap"
 

@@ -44,6 +44,7 @@ def test_every_word_that_hydra_cannot_read_has_its_line(word):
         ("arms=[clean,", "'arms=[clean,' ends before its ]; a list with spaces needs quotes: 'arms=[clean, ...]'"),
         ("dog", "'dog' is no KEY=VALUE; if it belongs to the word before, quote the whole value, such as 'data.prompt=\"a {token} dog\"'"),
         ("arms=clean,noise", "arms: 'clean,noise' is several values; say 'arms=[clean,noise]' for a list, 'arms=\"clean,noise\"' for one text, -m for a grid"),
+        ("task=null", "a group must be set to one of its options, not to null; python -m udpbench --help lists them"),
     ],
 )  # fmt: skip
 @pytest.mark.slow
@@ -58,14 +59,29 @@ def test_the_line(word, line, capsys):
     assert said.endswith(line)
 
 
-def test_interpolations_say_how_to_write_the_text(monkeypatch):
+@pytest.mark.slow
+def test_a_yaml_in_another_encoding_is_named(tmp_path, capsys):
+    from udpbench.commands.plan import main
+
+    file = tmp_path / "protect" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("_target_: mine.Mine\n", encoding="utf-16")
+    with pytest.raises(SystemExit) as end:
+        main([f"hydra.searchpath=[file://{tmp_path}]", "protect=mine"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {file}: is not UTF-8; save it as UTF-8\n"
+
+
+def test_interpolations_say_how_to_write_the_text():
+    from udpbench.benchmark.build import make_part
     from udpbench.core.errors import Errors
+    from udpbench.interfaces import Dataset
 
     errors, cfg = Errors(), OmegaConf.create({"data": {"prompt": "a ${token} dog"}})
+    line = "data.prompt: Interpolation key 'token' not found; ${NAME} is the setting of that name, the text itself is {NAME} or \\${NAME}"
     errors.attempt(lambda: OmegaConf.to_container(cfg, resolve=True))
-    assert errors == [
-        "data.prompt: Interpolation key 'token' not found; ${NAME} is the setting of that name, the text itself is {NAME} or \\${NAME}"
-    ]
+    errors.attempt(lambda: make_part(cfg.data, "folder", Dataset))
+    assert errors == [line, line], "the same words, so that they are told once"
 
 
 def test_what_the_terminal_cannot_show_is_replaced(monkeypatch):

@@ -51,4 +51,7 @@ def test_the_example_protection_runs_as_shown(tmp_path, tiny):
 def test_the_table_is_that_of_the_record():
     (found,) = record.read_files(ROOT / "experiments" / "make_run" / "records").values()
     shown = README.read_text().split("<!-- run:begin -->")[1].split("```")[1]
-    assert [line.rstrip() for line in table.plain(found).strip().splitlines()] == shown.strip().splitlines()
+    # Word by word: versions of rich differ by a column in how wide they make a table.
+    assert [line.replace("─", "").split() for line in table.plain(found).strip().splitlines()] == [
+        line.replace("─", "").split() for line in shown.strip().splitlines()
+    ]

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from udpbench.benchmark.arms import ARMS, DEFAULT
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.core.budget import Budget
 from udpbench.core.component import Component, check_plain, inside
-from udpbench.core.errors import ConfigError, Errors, check_whole
+from udpbench.core.errors import ConfigError, Errors, check_whole, unresolved
 from udpbench.interfaces import NEEDS, Attack, Dataset, Method, Metric, Protection, Task
 from udpbench.models.diffusion import Diffusion
 
@@ -118,7 +118,9 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
         if missing := sorted(OmegaConf.missing_keys(node)):
             raise ValueError(f"{name}: give {', '.join(f'{key}=...' for key in missing)}")
         settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:  # a value that refers to what there is not, or to itself
+    except InterpolationKeyError as error:  # a value that refers to what there is not
+        raise ValueError(unresolved(error)) from error
+    except OmegaConfBaseException as error:  # or to itself
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
     preset = settings.pop("preset", PRESETS[0])
     if preset not in PRESETS:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
@@ -173,6 +174,11 @@ def lines_of(error: Exception) -> list[str]:
     """What a person is told of an error: a line for each thing that is wrong, of Hydra's own errors one."""
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
         return [f"{mark.name} line {mark.line + 1}: is no YAML: {error.problem or error.context}"]
+    if isinstance(error, UnicodeDecodeError):
+        # Hydra's words do not name the YAML that it was reading; its frame does.
+        frames = (frame for frame, _ in walk_tb(error.__traceback__))
+        file = next((found for frame in frames if (found := frame.f_locals.get("full_path"))), "a file of the input")
+        return [f"{file}: is not UTF-8; save it as UTF-8"]
     said = str(error).partition("Config search path:")[0]
     if isinstance(error, OverrideParseException):
         return [advice(error.override)]
@@ -180,6 +186,8 @@ def lines_of(error: Exception) -> list[str]:
         key, _, value = several[1].partition("=")
         as_list, as_text = shlex.quote(f"{key}=[{value}]"), quoted(key, value)
         return [f"{key}: {value!r} is several values; say {as_list} for a list, {as_text} for one text, -m for a grid"]
+    if said.startswith("Config group override must be a string or a list. Got "):  # which one, Hydra does not say
+        return ["a group must be set to one of its options, not to null; python -m udpbench --help lists them"]
     if not isinstance(error, HydraException):
         return said.splitlines()
     line, unknown, _ = " ".join(said.split()).partition(" To append to your config use ")

@@ -28,11 +28,16 @@ class Errors(list[str]):
         except ConfigError as error:
             self.extend(str(error).splitlines())
         except InterpolationKeyError as error:
-            word = f"{error.full_key}: {str(error).splitlines()[0]}"
-            self.append(f"{word}; ${{NAME}} is the setting of that name, the text itself is {{NAME}} or \\${{NAME}}")
+            self.append(unresolved(error))
         except (ValueError, OmegaConfBaseException) as error:
             self.append(str(error).splitlines()[0])
         return None
+
+
+def unresolved(error: InterpolationKeyError) -> str:
+    """The line for a setting that refers to one that there is not."""
+    word = f"{error.full_key}: {str(error).splitlines()[0]}"
+    return f"{word}; ${{NAME}} is the setting of that name, the text itself is {{NAME}} or \\${{NAME}}"
 
 
 def check_whole(name: str, value: object, least: int, most: float = inf) -> None:

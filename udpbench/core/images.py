@@ -32,7 +32,8 @@ from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.text import json_text
 
 SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".heic", ".jfif",
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jfif",
+    ".heic", ".heif", ".hif",
 )  # fmt: skip
 # Pillow's names of their formats. No other is opened, whatever a file is called: for an EPS, Pillow runs Ghostscript.
 READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "HEIF")
@@ -79,10 +80,13 @@ def read(path: Path) -> Tensor:
             return from_pil(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
         with path.open("rb") as file:
-            heif = file.read(8)[4:] == b"ftyp"
-        todo = "is HEIC or AVIF; to read it, pip install pillow-heif (the extra heif of udpbench)"
-        other = "is not an image that can be read here; convert it to PNG"
-        raise ValueError(f"images: {path} {todo if heif else other}") from error
+            start = file.read(12)
+        todo = "is not an image that can be read here; convert it to PNG"
+        if start[4:] in (b"ftypavif", b"ftypavis"):
+            todo = "is AVIF, which this Pillow was built without; pip install --force-reinstall pillow"
+        elif start[4:8] == b"ftyp":
+            todo = "is HEIC; to read it, pip install pillow-heif (the extra heif of udpbench)"
+        raise ValueError(f"images: {path} {todo}") from error
     except _BROKEN as error:
         raise ValueError(f"images: {path} is truncated or broken: {' '.join(str(error).split())}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -58,7 +58,7 @@ def chunks(images: Sequence[Tensor], most: int | None) -> Iterator[list[int]]:
 
 
 def pgd(
-    images: Sequence[Tensor],
+    images: Iterable[Tensor],
     clean: Sequence[Tensor],
     loss: Loss,
     budget: Bound,
@@ -125,6 +125,12 @@ def pgd_through(
     found = pgd(start, origin or start, raised, bound, bare, steps=steps, most=most, advance=advance)
     with torch.no_grad():
         return [make(v[None], [i])[0] for i, v in enumerate(found)]
+
+
+def handed_over(images: list[Tensor]) -> Iterator[Tensor]:
+    """The pictures one by one, each taken out of the list: who ascends many does not keep them as they were."""
+    while images:
+        yield images.pop(0)
 
 
 def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> list[Tensor]:

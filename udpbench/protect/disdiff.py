@@ -60,7 +60,7 @@ class DisDiff(SimAC):
             return plain
         words = Words(model.pipe.tokenizer)
         said = [len(words.ids(prompt)[: words.most]) - 1 for prompt in owner.prompts]  # without the end
-        places = [self.places(words, owner, prompt) for prompt in owner.prompts]
+        places = [self.word_places(words, owner, prompt) for prompt in owner.prompts]
 
         def loss(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
             with read_attention(model.pipe.unet) as read:
@@ -71,7 +71,7 @@ class DisDiff(SimAC):
 
         return loss
 
-    def places(self, words: Words, owner: Owner, prompt: str) -> list[int]:
+    def word_places(self, words: Words, owner: Owner, prompt: str) -> list[int]:
         """Where the subject's word stands in a prompt; ValueError if it does not."""
         noun = (owner.class_prompt.split() or [""])[-1]
         word = self.word or (owner.token if owner.token in prompt.split() else noun)

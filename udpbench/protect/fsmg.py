@@ -18,7 +18,7 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.lora import Lora
 from udpbench.optim.denoising import Objective, Times, denoising_loss
 from udpbench.optim.fit import FitSettings, fit, weighted_loss
-from udpbench.optim.pgd import Loss, Scale, pgd
+from udpbench.optim.pgd import Loss, Scale, handed_over, pgd
 from udpbench.optim.target import Targeted
 from udpbench.optim.training_set import TrainingSet
 
@@ -144,12 +144,13 @@ class FSMG(Targeted):
         times: Times | None = None,
         scale: Scale | None = None,
     ) -> list[Tensor]:
-        """``images`` after the ascent of round ``k`` under the surrogate as it is; ``times``: as ``image_loss``,
-        ``scale``: as ``pgd``."""
+        """``images`` (a list that is emptied) after the ascent of round ``k`` under the surrogate as it is; ``times``:
+        as ``image_loss``, ``scale``: as ``pgd``."""
         trainable.train(False)
         loss, steps = self.image_loss(trainable.model, owner, run, k, times), self.step_sizes(budget, k)
         settings: dict[str, Any] = {"most": run.grad_batch // self.samples, "before": k * self.image_steps}
-        return pgd(images, owner.images, loss, budget, run, steps=steps, advance=advance, scale=scale, **settings)
+        given = handed_over(images)
+        return pgd(given, owner.images, loss, budget, run, steps=steps, advance=advance, scale=scale, **settings)
 
     def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times | None:
         """How time steps of the image steps are drawn, chosen before anything is trained; None: uniformly."""

@@ -81,5 +81,5 @@ def high_frequencies(clean: Tensor, fraction: float) -> Tensor:
         (9 * grey - F.avg_pool2d(around, 3, 1) * 9).clamp(0, 1).mul(255).round()
     )  # 8-bit, as in the released code
     n = int(fraction * response[0].numel())
-    first = response.flatten(1).argsort(1, descending=True, stable=True)[:, :n]
+    first = response.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :n]
     return torch.zeros_like(response, dtype=torch.bool).flatten(1).scatter(1, first, True).view_as(response)

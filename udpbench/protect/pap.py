@@ -15,7 +15,7 @@ from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective, denoising_loss
-from udpbench.optim.pgd import pgd
+from udpbench.optim.pgd import handed_over, pgd
 from udpbench.optim.samples import normal
 
 DEVIATIONS: dict[str, Callable[[Tensor], Tensor]] = {"root": torch.sqrt, "square": torch.square}
@@ -76,7 +76,7 @@ class PAP(Protection):
                 rngs = [run.rng("pap", k, name) for name in owner.names]
                 objective = self._objective(surrogate, owner, run, k)
                 loss = denoising_loss(surrogate, cond, rngs, run, objective=objective, **drawn)
-                images = pgd(images, owner.images, loss, budget, run, before=k * len(steps), **settings)
+                images = pgd(handed_over(images), owner.images, loss, budget, run, before=k * len(steps), **settings)
         return images
 
     def _objective(self, model: LatentDiffusion, owner: Owner, run: Run, k: int) -> Objective:

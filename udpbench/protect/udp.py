@@ -25,7 +25,7 @@ from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.optim.fit import FitSettings, fit, load_state, save_state
-from udpbench.optim.pgd import Loss, first_images, pgd
+from udpbench.optim.pgd import Loss, first_images, handed_over, pgd
 from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
 from udpbench.optim.training_set import TrainingSet
 
@@ -128,7 +128,7 @@ class UDP(Protection):
                     cond = _embedded(trainable, owner) if trainable.text else cond
                 trainable.train(False, needs_grad=self.outer == "clean")
                 loss = self._image_loss(trainable, cond, owner, run, k)
-                images = ascend(images, loss=loss, before=k * self.image_steps)
+                images = ascend(handed_over(images), loss=loss, before=k * self.image_steps)
                 if file is not None and k + 1 < self.rounds:
                     parts = {"weights": trainable.weights(), "optimizer": optimizer.state_dict()}
                     save_state(file, parts | {"images": images, "rounds": k + 1, "count": run.count})
