@@ -32,6 +32,8 @@ class Errors(list[str]):
             self.append(f"{word}; ${{NAME}} is the setting of that name, the text itself is {{NAME}} or \\${{NAME}}")
         except (ValueError, OmegaConfBaseException) as error:
             self.append(str(error).splitlines()[0])
+        except SystemExit as error:
+            self.append(f"a method tried to end the process (SystemExit {error.code}) while it was looked at")
         return None
 
 
