@@ -131,7 +131,10 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
     if wrong:
         raise ValueError(f"{name}: {'; '.join(wrong)}")
-    thing = instantiate(settings, _convert_="all")
+    try:
+        thing = instantiate(settings, _convert_="all")
+    except SystemExit as error:
+        raise ValueError(f"{name}: its constructor tried to end the process (SystemExit {error.code})") from error
     _check_kind(thing, name, kind)
     if odd := next(_cannot_be_meant(settings, thing.unbounded), ""):
         raise ValueError(f"{name}: {odd}")

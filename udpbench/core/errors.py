@@ -31,6 +31,8 @@ class Errors(list[str]):
             self.append(unresolved(error))
         except (ValueError, OmegaConfBaseException) as error:
             self.append(str(error).splitlines()[0])
+        except SystemExit as error:
+            self.append(f"a method tried to end the process (SystemExit {error.code}) while it was looked at")
         return None
 
 
