@@ -82,6 +82,7 @@ COMMANDS = {
     "protect._target_=no.such.Thing": "error: eudp: Error loading 'no.such.Thing'",
     "metrics.bundle.kernel_distance.features._target_=no.such.Thing": "error: kernel_distance: Error loading 'no.such.Thing'",
     "runtime.batch=0": "error: runtime.batch: must be a whole number >= 1, given 0",
+    "runtime.low_memory=some": "error: runtime.low_memory: must be true or false, given 'some'",
     "runtime.workers=none": "error: runtime.workers: must be a whole number >= 1, given 'none'",
     "runtime.grad_batch=0": "error: runtime.grad_batch: must be a whole number >= 1, given 0",
     "runtime.threads=two": f"error: runtime.threads: must be a whole number from 1 to {os.cpu_count()}, given 'two'",

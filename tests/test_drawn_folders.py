@@ -70,7 +70,9 @@ CAPTIONS = st.dictionaries(
 FILES = st.dictionaries(st.builds(bytes.__add__, STEMS, ENDINGS), BYTES, min_size=1, max_size=3)
 
 
-@given(files=FILES, captions=CAPTIONS, settings=st.sampled_from([{"size": 8}, {"geometry": "native"}, {"prompt": None}]))
+@given(
+    files=FILES, captions=CAPTIONS, settings=st.sampled_from([{"size": 8}, {"geometry": "native"}, {"prompt": None}])
+)
 @draws(150)
 def test_any_folder_is_written_as_a_whole_data_folder_or_refused_in_one_line(files, captions, settings):
     with TemporaryDirectory() as place:

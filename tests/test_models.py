@@ -31,6 +31,28 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_low_memory_keeps_less_and_changes_no_gradient(tiny):
+    def gradient(low: bool) -> tuple[torch.Tensor, int]:
+        model, sizes = LatentDiffusion(str(tiny), "tiny").on(Run(low_memory=low)), []
+        x = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+
+        def kept(saved: torch.Tensor) -> torch.Tensor:
+            sizes.append(saved.numel())
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(kept, lambda saved: saved):
+            z = model.encode(x)
+            loss = model.loss(z, model.embed(["a photo"]), torch.tensor([500]), normal(*z.shape))
+        return torch.autograd.grad(loss.sum(), x)[0], sum(sizes)
+
+    (one, much), (other, little) = gradient(low=False), gradient(low=True)
+    torch.testing.assert_close(one, other)
+    assert little < 0.6 * much
+
+
 # -- tokenizer ---------------------------------------------------------------------------------------------------------
 
 

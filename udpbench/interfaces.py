@@ -94,6 +94,7 @@ class Run:
     # cache keys: it may change speed and memory only.
     batch: int = 32
     grad_batch: int = 32  # the same for gradients with respect to pictures: they keep every layer in memory
+    low_memory: bool = False  # layers of large models are computed twice in these, and not kept: less memory, more time
     count: dict[str, int] = field(default_factory=dict)  # work done, e.g. UNet evaluations: written to the record
     scratch: Path | None = None  # a folder that an interrupted attempt at the same work left its state in
     # N losses of NCHW pictures that a protection keeps low beside its own aim (see protect/consistent.py)

@@ -53,7 +53,7 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
     loads = protect.thing.needs - {"class_images"}
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        surrogate = cell.surrogate.thing.to(run.device) if loads else None
+        surrogate = cell.surrogate.thing.on(run) if loads else None
         folder, scratch = parents["data"] / "train", out / "scratch"
         scratch.mkdir(exist_ok=True)
         parts = _at_a_time(folder, run, protect.thing.couples_images)
@@ -80,7 +80,7 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         folder = pictures_in(parents["images"])
-        captions, model = read_metadata(folder), cell.purifier.thing.to(run.device) if attack.thing.needs else None
+        captions, model = read_metadata(folder), cell.purifier.thing.on(run) if attack.thing.needs else None
         for names in _at_a_time(folder, run, attack.thing.couples_images):
             pictures, prompts = _read(folder, names), [captions[name]["text"] for name in names]
             made = attack.thing.purify(pictures, names, prompts, model, run)
@@ -144,7 +144,7 @@ def surrogate_class_stage(cell: Cell, n: int, data: Stage) -> Stage:
     """``n`` class pictures for a protection, by the pretrained surrogate."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        model, prompt = cell.surrogate.thing.to(run.device), read_facts(parents["data"])["class_prompt"]
+        model, prompt = cell.surrogate.thing.on(run), read_facts(parents["data"])["class_prompt"]
         write_class_pictures(model, prompt, n, out, run, **CLASS_SAMPLING)
 
     key = {"sampling": CLASS_SAMPLING, "n": n, "surrogate": cell.surrogate.key}
@@ -192,7 +192,7 @@ def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
     most = min(sizes["heldout"], cell.task.thing.made(sizes["train"]))
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        model, held = cell.victim.thing.to(run.device), parents["data"] / "heldout"
+        model, held = cell.victim.thing.on(run), parents["data"] / "heldout"
         kept = {path.name for path in list_images(held)[:most]}
         for names, x in iterate(held, run.batch, model.size):
             chosen = [i for i, name in enumerate(names) if name in kept]

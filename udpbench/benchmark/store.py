@@ -114,11 +114,12 @@ class Store:
         batch: int = 32,
         grad_batch: int = 32,
         verify: str = "digest",
+        low_memory: bool = False,
     ) -> None:
         check_choice("runtime.verify: unknown", verify, VERIFY)
         self.root = Path(root)
         self.device, self.log, self.batch = device or torch.device("cpu"), log or Log(), batch
-        self.grad_batch, self.digests = grad_batch, verify == "digest"
+        self.grad_batch, self.digests, self.low_memory = grad_batch, verify == "digest", low_memory
         self.computed: list[str] = []  # keys of the stages done by this process, in order
         self.partners: set[int] = set()  # processes that share the work: waiting for them is nothing to tell
         self._sound: set[str] = set()  # keys of the stages known to be whole
@@ -253,7 +254,8 @@ class Store:
             shutil.rmtree(part)
         part.mkdir(parents=True, exist_ok=True)
         _remove_halves(part)
-        run = Run(stage.seed, self.device, Titled(self.log, stage.title or stage.name), self.batch, self.grad_batch)
+        log = Titled(self.log, stage.title or stage.name)
+        run = Run(stage.seed, self.device, log, self.batch, self.grad_batch, self.low_memory)
         spent = part / "_seconds"  # of earlier, interrupted attempts
         with _measured(self.device, spent) as measured:
             _work(stage, part, {k: self.path(p).resolve() for k, p in stage.parents.items()}, run)

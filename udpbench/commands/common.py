@@ -127,8 +127,10 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
         check_whole("runtime.threads", runtime.threads, 1, cores())
     if runtime.workers != "auto":
         check_whole("runtime.workers", runtime.workers, 1)
+    if not isinstance(low_memory := runtime.low_memory, bool):
+        raise ConfigError(f"runtime.low_memory: must be true or false, given {low_memory!r}")
     device = find_device(runtime.device)
-    return Store(Path(runtime.store), device, log, runtime.batch, runtime.grad_batch, runtime.verify)
+    return Store(Path(runtime.store), device, log, runtime.batch, runtime.grad_batch, runtime.verify, low_memory)
 
 
 def _tracker(cfg: DictConfig) -> Tracker:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from udpbench.core.component import Component, check_choice
 from udpbench.core.digest import files_digest, folder_digest
+from udpbench.interfaces import Run
 from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look, pipeline_of
 from udpbench.models.words import Words
 
@@ -272,6 +273,17 @@ class Diffusion(Component, ABC):
         """Move the model (loading it if it was not)."""
         self.device = torch.device(device)
         self.pipe.to(self.device)
+        return self
+
+    def on(self, run: Run) -> Self:
+        """The model on the device of ``run``; for ``run.low_memory`` its networks, and copies of them, compute layers
+        again in backward passes (gradient checkpointing), which changes no gradient."""
+        from diffusers import ModelMixin
+
+        self.to(run.device)
+        for part in self.pipe.components.values():
+            if run.low_memory and isinstance(part, ModelMixin):
+                part.enable_gradient_checkpointing()
         return self
 
     def having(self, **parts: Any) -> Self:

@@ -66,7 +66,7 @@ class Tuning(TrainingTask):
         return text
 
     def train(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief = BARE) -> None:
-        attack, size = thief.attack, victim.to(run.device).size
+        attack, size = thief.attack, victim.on(run).size
         squares = read_folder(images, size)
         adapted = attack.adapt(victim, list(squares.values()), run)
         trainable = with_further(self.trainable(adapted, run), adapted.parts_unlike(victim))
@@ -94,14 +94,14 @@ class Tuning(TrainingTask):
 
     def generate(self, tuned: Path | None, out: Path, victim: LatentDiffusion, run: Run, thief: Thief) -> None:
         rows = over_prompts(thief.prompts, self.pictures)
-        model, texts = victim.to(run.device), [row["text"] for _, row in rows]
+        model, texts = victim.on(run), [row["text"] for _, row in rows]
         further: dict[str, Any] = {}
         if tuned is not None:
             model, texts, further = model.with_tuned(tuned), [*map(self.caption, texts)], thief.attack.sampling()
         write_sampled(model, rows, texts, range(len(rows)), out, run, **self._sampling(), further=further)
 
     def class_pictures(self, out: Path, victim: LatentDiffusion, run: Run, thief: Thief) -> None:
-        model = victim.to(run.device)
+        model = victim.on(run)
         write_class_pictures(model, thief.class_prompt, self.prior_images, out, run, **self._sampling())
 
     def _sampling(self) -> dict[str, Any]:

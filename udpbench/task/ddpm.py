@@ -50,7 +50,7 @@ class Ddpm(TrainingTask):
         return super().sampling_key() | {"init": self.init}
 
     def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run, thief: Thief = BARE) -> None:
-        attack, model = thief.attack, victim.to(run.device)
+        attack, model = thief.attack, victim.on(run)
         data = load_pictures(images, model.size, run)
         if "adapt" in attack.hooks:
             model = attack.adapt(model, list(data.cpu().float() / 255), run)
@@ -70,7 +70,7 @@ class Ddpm(TrainingTask):
 
     def generate(self, tuned: Path | None, out: Path, victim: PixelDiffusion, run: Run, thief: Thief) -> None:
         """As the interface says; before any step with ``init`` random: by fresh weights."""
-        model = victim.to(run.device)
+        model = victim.on(run)
         if tuned is not None:
             model = model.with_tuned(tuned)
         elif self.init == "random":

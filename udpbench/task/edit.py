@@ -86,7 +86,7 @@ class Img2Img(Task):
 
     def edit(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief, noise: str) -> None:
         """As the interface says; tasks that keep a part of the picture lay that part of the clean one over it."""
-        model = victim.to(run.device)
+        model = victim.on(run)
         pictures = read_folder(images, model.size)
         anew = self.repainted(pictures, thief.masks)
         over = self.overlay(thief.clean, model.size) if thief.clean else {}
