@@ -66,6 +66,7 @@ def _git() -> tuple[str | None, list[str] | None]:
     return head and head.strip(), sorted(line[3:] for line in (status or "").split("\0") if line)
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

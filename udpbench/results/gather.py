@@ -75,9 +75,10 @@ def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record
 def knowledge(cell: Cell) -> dict[str, bool]:
     """What the owner's model has in common with the thief's; of models without an autoencoder, all or nothing."""
     models = cell.surrogate.thing, cell.victim.thing
+    known = [model.identity() for model in models]
 
     def same(part: str) -> bool:
-        mine, theirs = ([model.identity().get(k) for k in (part, "hub", "revision")] for model in models)
+        mine, theirs = ([identity.get(k) for k in (part, "hub", "revision")] for identity in known)
         return mine == theirs
 
     latent = any("latent" in model.capabilities for model in models)
