@@ -55,11 +55,11 @@ def test_disdiff_without_its_terms_is_aspl(model, owner):
 def test_the_word_is_the_rare_one_the_class_noun_or_the_one_given(model, owner):
     words, method = Words(model.pipe.tokenizer), DisDiff(**DISDIFF)
     owner.token = "sks"
-    assert method.places(words, owner, "a photo of a sks ring") == [5]
-    assert method.places(words, owner, "a photo of a ring") == [5]
-    assert replace(method, word="photo").places(words, owner, "a photo of a sks ring") == [2]
+    assert method.word_places(words, owner, "a photo of a sks ring") == [5]
+    assert method.word_places(words, owner, "a photo of a ring") == [5]
+    assert replace(method, word="photo").word_places(words, owner, "a photo of a sks ring") == [2]
     with pytest.raises(ValueError, match=r"^disdiff: the prompt '' lacks the word 'ring'; give protect.word"):
-        method.places(words, owner, "")
+        method.word_places(words, owner, "")
     with pytest.raises(ValueError, match="lacks the word 'dog'"):
         replace(method, word="dog").protect(owner, Linf(8), model, Run())
 
