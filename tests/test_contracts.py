@@ -44,7 +44,7 @@ OFFLINE = {
 # Of the methods that need more to be seen: small steps without a random start; a random model's loss that hardly pulls.
 LONGER = {
     "SDS": {"steps": 8},
-    "BlurGuard": {"image_steps": 40},
+    "BlurGuard": {"blur_steps": 10, "image_steps": 60},
     "UEMask": {"steps": 12, "step_size": None, "l1_weight": 0.0},
 }
 COMPUTES_NOTHING = {"none", "folder"}
