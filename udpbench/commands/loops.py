@@ -1,15 +1,17 @@
 """The hot loops, each beside a plain loop written straight from the equations (``python -m udpbench bench``).
 
-Both sides of a ratio run in the same process with the same model, dtype, batch and attention kernel, in turns, and
-the median of the repeats counts.
+Both sides of a ratio run in the same process with the same model, dtype, batch and attention kernel, in turns, each at
+two lengths: the difference is what a step takes, the rest is what a call takes once. The medians of the repeats count.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,13 @@ from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.perceptual import PerceptualLite1
 from udpbench.models.sample import make_solver, sample
+from udpbench.protect.photoguard import PhotoGuard
 from udpbench.protect.udp import EUDP
 from udpbench.task.dreambooth import DreamBooth
 
 Loop = Callable[[], object]
 PROMPT = "a photo of a sks ball"
+CLASS_PROMPT = "a photo of a ball"
 
 
 def pictures(n: int, size: int) -> Tensor:
@@ -91,31 +95,63 @@ def impress(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop,
     return lambda: method.purify(list(x), names, [PROMPT] * n, model, run), plain
 
 
-def dreambooth(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
-    """``steps`` steps of DreamBooth, batch ``n``, cached latents and embeddings, AdamW on float32 weights."""
-    task = DreamBooth(steps=steps, lr=1e-5, batch=n, pictures=1, sample_steps=1, guidance=1.0, save_every=0)
+def photoguard(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
+    """``steps`` steps of PhotoGuard's encoder attack on ``n`` pictures."""
     x = pictures(n, model.size)
+    owner = Owner(list(x), [f"{i}" for i in range(n)], [PROMPT] * n)
+    method = PhotoGuard(steps=steps)
+
+    def plain() -> Tensor:
+        clean = y = x.to(run.device)
+        for _ in range(steps):
+            y = y.detach().requires_grad_(True)
+            mean = model.pipe.vae.encode((y * 2 - 1).to(model.pipe.vae.dtype)).latent_dist.mean
+            (gradient,) = torch.autograd.grad(mean.float().flatten(1).norm(dim=1).sum(), y)
+            y = (y - gradient.sign() / 255).clamp(clean - 8 / 255, clean + 8 / 255).clamp(0, 1)
+        return y
+
+    return lambda: method.protect(owner, Linf(eps=8), model, run), plain
+
+
+def dreambooth(model: LatentDiffusion, run: Run, n: int, steps: int, prior: bool = False) -> tuple[Loop, Loop]:
+    """``steps`` steps of DreamBooth, batch ``n``, cached latents and embeddings, AdamW on float32 weights.
+
+    ``prior``: with as many class pictures in each step, and the text encoder in training.
+    """
+    further = {"prior_weight": 1.0, "prior_images": n, "train_text_encoder": True} if prior else {}
+    settings = {"batch": n, "pictures": 1, "sample_steps": 1, "guidance": 1.0, "save_every": 0, **further}
+    task = DreamBooth(steps=steps, lr=1e-5, **settings)  # type: ignore[arg-type]
+    x, prompts = pictures(2 * n if prior else n, model.size), [PROMPT] * n + [CLASS_PROMPT] * (n if prior else 0)
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "train"
-            write_pictures(source, numbered(x), [PROMPT] * n)
-            task.train(source, Path(folder) / "out", model, run, Thief())
+            source, others = Path(folder) / "train", Path(folder) / "class"
+            write_pictures(source, numbered(x[:n]), [PROMPT] * n)
+            if prior:
+                write_pictures(others, numbered(x[n:]), [CLASS_PROMPT] * n)
+            task.train(source, Path(folder) / "out", model, run, Thief(class_images=others if prior else None))
 
     def plain() -> None:
-        unet = model.fresh_unet("copy", run.rng("bench"))
-        adam = torch.optim.AdamW(unet.parameters(), lr=1e-5)
+        unet, text = model.fresh_unet("copy", run.rng("bench")), copy.deepcopy(model.pipe.text_encoder)
+        text = text.float().requires_grad_(prior)
+        parameters = [*unet.parameters(), *(text.parameters() if prior else ())]
+        adam = torch.optim.AdamW(parameters, lr=1e-5)
         with torch.no_grad():
-            z, hidden = model.encode(x.to(run.device)), model.embed([PROMPT] * n).hidden.float()
+            z, known = model.encode(x.to(run.device)), model.embed(prompts, text).hidden
         for _ in range(steps):
             adam.zero_grad()
-            noise_loss(model, unet, z, hidden).backward()
-            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+            noise_loss(model, unet, z, model.embed(prompts, text).hidden if prior else known).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             adam.step()
         with tempfile.TemporaryDirectory() as folder:
             unet.save_pretrained(folder)  # both sides end with the model on disk
 
     return ours, plain
+
+
+def dreambooth_prior(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
+    """``dreambooth`` with class pictures and text encoder."""
+    return dreambooth(model, run, n, steps, prior=True)
 
 
 def generate(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
@@ -133,11 +169,12 @@ def generate(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
 
 
 def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
-    """EfficientNet-Lite0 features of ``n`` pictures on disk, loading the network included in ours."""
+    """EfficientNet-Lite0 features of ``n`` pictures of each of ``steps`` sizes on disk, ``n`` at a time."""
     keep = tempfile.TemporaryDirectory()
-    extractor = EfficientNetLite0(size=64)
+    extractor, run = EfficientNetLite0(size=64), replace(run, batch=n)
     source = [Path(keep.name) / "pictures"]
-    write_pictures(source[0], numbered(pictures(n, model.size)))
+    sized = [picture for k in range(steps) for picture in pictures(n, model.size + k % 5)]
+    write_pictures(source[0], numbered(sized))
     network = extractor.network(run.device)
 
     def ours() -> Tensor:
@@ -146,15 +183,19 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
         return extractor.of(source[-1], run)
 
     def plain() -> Tensor:
-        x = torch.stack([read(path) for path in list_images(source[-1])]).to(run.device)
+        found, paths = [], list_images(source[-1])
         with torch.inference_mode():
-            return network(resize(x, 64))
+            for first in range(0, len(paths), n):
+                read_ones = [resize(read(path)[None], 64) for path in paths[first : first + n]]
+                found.append(network(torch.cat(read_ones).to(run.device)))
+        return torch.cat(found)
 
     return ours, plain
 
 
-LOOPS = {loop.__name__: loop for loop in (perturb, impress, dreambooth, generate, features)}
-OF_PICTURES = ("generate", "features")  # whose speed counts pictures; that of the others counts steps
+LOOPS = {
+    loop.__name__: loop for loop in (perturb, photoguard, impress, dreambooth, dreambooth_prior, generate, features)
+}
 
 
 def timed(loop: Loop, device: torch.device) -> float:
@@ -167,12 +208,20 @@ def timed(loop: Loop, device: torch.device) -> float:
 
 
 def compare(name: str, model: LatentDiffusion, run: Run, n: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Time one loop and its plain form in turns."""
-    n = 200 if name == "features" else n  # the pictures of an arm
-    ours, plain = LOOPS[name](model, run, n, steps)
-    timed(ours, run.device), timed(plain, run.device)  # warm-up
-    pairs = [(timed(ours, run.device), timed(plain, run.device)) for _ in range(repeats)]
-    a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
-    unit, done = ("pictures", n) if name in OF_PICTURES else ("steps", steps)
-    speeds = {f"{unit}_per_second": done / a, f"plain_{unit}_per_second": done / b}
-    return {"loop": name, "model": model.name, "batch": n, **speeds, "ratio": b / a}
+    """Time one loop and its plain form in turns, at ``steps`` and at three times as many.
+
+    ``ratio``: how many times as fast a step is as the plain one; seconds of a step (features: of ``n`` pictures) and of
+    what a call takes beside its steps.
+    """
+    short, long = (LOOPS[name](model, run, n, length) for length in (steps, 3 * steps))
+    for loop in short:
+        timed(loop, run.device)  # warm-up
+    found = [[(timed(a, run.device), timed(b, run.device)) for a, b in ((*short,), (*long,))] for _ in range(repeats)]
+    row: dict[str, Any] = {"loop": name, "model": model.name, "batch": n}
+    for i, side in enumerate(("", "plain_")):
+        each = [(lengthy[i] - brief[i]) / (2 * steps) for brief, lengthy in found]
+        row[f"{side}seconds_per_step"] = statistics.median(each)
+        row[f"{side}seconds_per_call"] = statistics.median(
+            b[i] - steps * s for (b, _), s in zip(found, each, strict=True)
+        )
+    return row | {"ratio": row["plain_seconds_per_step"] / row["seconds_per_step"]}
