@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=4, metavar="N", help="of the shorter of two calls (default: 4)")
     models = "(default: micro small, on a GPU sd15, too)"
     parser.add_argument("--models", nargs="*", choices=MODELS, help=models)
+    theirs = "a folder with clones of released code, timed, too: Anti-DreamBooth (see experiments/bench)"
+    parser.add_argument("--released", type=Path, metavar="DIR", help=theirs)
     args = parser.parse_args(arguments)
     with told():
         if min(args.steps, *args.batches) < 1:
@@ -55,11 +57,15 @@ def _bench(args: argparse.Namespace) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, batch, loop in product(names, args.batches, args.loops):
-            row = compare(loop, _model(name, Path(folder)).to(device), run, batch, args.steps, args.repeats)
+            row = compare(
+                loop, _model(name, Path(folder)).to(device), run, batch, args.steps, args.repeats, args.released
+            )
             rows.append(row)
             write_json(args.out, {"rows": rows, "provenance": provenance(device)})
             took = f"{1e3 * row['seconds_per_step']:9.1f} ms a step, {row['seconds_per_call']:6.2f} s a call"
-            print(f"{name:6} {loop:16} {batch:3} {took}, {row['ratio']:.2f} x the plain step", flush=True)  # noqa: T201
+            than = f"{row['ratio']:.2f} x the plain step"
+            than += f", {row['released_ratio']:.2f} x the released one" if "released_ratio" in row else ""
+            print(f"{name:6} {loop:16} {batch:3} {took}, {than}", flush=True)  # noqa: T201
 
 
 @cache

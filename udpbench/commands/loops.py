@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from udpbench.attack.impress import Impress
+from udpbench.commands import released
 from udpbench.core.budget import Linf
 from udpbench.core.folders import numbered, write_pictures
 from udpbench.core.images import list_images, read, resize
@@ -51,19 +52,19 @@ def noise_loss(model: LatentDiffusion, unet: Any, z: Tensor, hidden: Tensor) -> 
 
 
 def perturb(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
-    """``steps`` image steps of EUDP on ``n`` pictures, two samples each, against a frozen surrogate."""
+    """``steps`` image steps of EUDP on ``n`` pictures, one sample each, against a frozen surrogate."""
     x = pictures(n, model.size)
     owner = Owner(list(x), [f"{i}" for i in range(n)], [PROMPT] * n)
-    method = EUDP(rounds=1, model_steps=0, image_steps=steps, lr=1e-4, batch=1, samples=2)
+    method = EUDP(rounds=1, model_steps=0, image_steps=steps, lr=1e-4, batch=1, samples=1)
     unet = model.fresh_unet("copy", run.rng("bench")).requires_grad_(False)
-    hidden = model.embed([PROMPT] * n).hidden.repeat_interleave(2, 0)
+    hidden = model.embed([PROMPT] * n).hidden
 
     def plain() -> Tensor:
         clean = y = x.to(run.device)
         for _ in range(steps):
             y = y.detach().requires_grad_(True)
             z = model.pipe.vae.encode((y * 2 - 1).to(model.pipe.vae.dtype)).latent_dist.mean.float()
-            z = (z * model.pipe.vae.config.scaling_factor).repeat_interleave(2, 0)
+            z = z * model.pipe.vae.config.scaling_factor
             (gradient,) = torch.autograd.grad(noise_loss(model, unet, z, hidden), y)
             y = (y + gradient.sign() / 255).clamp(clean - 8 / 255, clean + 8 / 255).clamp(0, 1)
         return y
@@ -207,21 +208,39 @@ def timed(loop: Loop, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, model: LatentDiffusion, run: Run, n: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Time one loop and its plain form in turns, at ``steps`` and at three times as many.
+def compare(
+    name: str, model: LatentDiffusion, run: Run, n: int, steps: int, repeats: int, code: Path | None = None
+) -> dict[str, Any]:
+    """Time one loop, its plain form and, of the ``code`` that a paper released, if there is one, that; in turns, at
+    ``steps`` and at three times as many.
 
-    ``ratio``: how many times as fast a step is as the plain one; seconds of a step (features: of ``n`` pictures) and of
-    what a call takes beside its steps.
+    ``ratio``: how many times as fast a step is as the plain one (``released_ratio``: as the released one); seconds of a
+    step (features: of ``n`` pictures) and of what a call takes beside its steps.
     """
-    short, long = (LOOPS[name](model, run, n, length) for length in (steps, 3 * steps))
-    for loop in short:
-        timed(loop, run.device)  # warm-up
-    found = [[(timed(a, run.device), timed(b, run.device)) for a, b in ((*short,), (*long,))] for _ in range(repeats)]
+    with tempfile.TemporaryDirectory() as folder:
+        short, long = (_sides(name, model, run, n, length, code, Path(folder)) for length in (steps, 3 * steps))
+        for loop in short.values():
+            timed(loop, run.device)  # warm-up
+        found: dict[str, list[tuple[float, float]]] = {side: [] for side in short}
+        for side in list(short) * repeats:
+            found[side].append((timed(short[side], run.device), timed(long[side], run.device)))
     row: dict[str, Any] = {"loop": name, "model": model.name, "batch": n}
-    for i, side in enumerate(("", "plain_")):
-        each = [(lengthy[i] - brief[i]) / (2 * steps) for brief, lengthy in found]
+    for side, pairs in found.items():
+        each = [(b - a) / (2 * steps) for a, b in pairs]
         row[f"{side}seconds_per_step"] = statistics.median(each)
-        row[f"{side}seconds_per_call"] = statistics.median(
-            b[i] - steps * s for (b, _), s in zip(found, each, strict=True)
-        )
-    return row | {"ratio": row["plain_seconds_per_step"] / row["seconds_per_step"]}
+        row[f"{side}seconds_per_call"] = statistics.median(a - steps * s for (a, _), s in zip(pairs, each, strict=True))
+    for side in list(found)[1:]:
+        row[f"{side}ratio".removeprefix("plain_")] = row[f"{side}seconds_per_step"] / row["seconds_per_step"]
+    return row
+
+
+def _sides(
+    name: str, model: LatentDiffusion, run: Run, n: int, steps: int, code: Path | None, folder: Path
+) -> dict[str, Loop]:
+    """Ours, the plain one and the released one, by what their numbers begin with."""
+    ours, plain = LOOPS[name](model, run, n, steps)
+    sides: dict[str, Loop] = {"": ours, "plain_": plain}
+    if code and (name == "perturb" or (name == "dreambooth_prior" and n == 1)):
+        theirs = released.loops(code, folder, model, pictures(n, model.size), (PROMPT, CLASS_PROMPT), steps)
+        sides["released_"] = theirs[name]
+    return sides
