@@ -1,23 +1,26 @@
-"""``python -m udpbench bench``: how fast the hot loops are, each beside a plain loop (see ``benchmark/loops.py``).
+"""``python -m udpbench bench``: how fast the hot loops are, each beside a plain loop (see ``commands/loops.py``).
 
-On a GPU the loops also run on a model of Stable Diffusion 1.5's shape with random weights.
+They run on the embedded model and on one of Stable Diffusion's shape for 256 px with random weights, on a GPU on one of
+Stable Diffusion 1.5's for 512 px, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Sequence
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from udpbench.commands.common import Parser, told, write_json
 
 if TYPE_CHECKING:
-    import torch
-
     from udpbench.models.latent import LatentDiffusion
 
-NAMES = ("perturb", "impress", "dreambooth", "generate", "features")
+NAMES = ("perturb", "photoguard", "impress", "dreambooth", "dreambooth_prior", "generate", "features")
+MODELS = ("micro", "small", "sd15")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,14 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=out, metavar="FILE", help=f"for the numbers (default: {out})")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="the median counts (default: 3)")
     parser.add_argument("--loops", nargs="*", choices=NAMES, default=loops, help="those to time (default: all)")
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 4, 16], metavar="N", help="(default: 1 4 16)")
+    parser.add_argument("--steps", type=int, default=4, metavar="N", help="of the shorter of two calls (default: 4)")
+    models = "(default: micro small, on a GPU sd15, too)"
+    parser.add_argument("--models", nargs="*", choices=MODELS, help=models)
+    theirs = "a folder with clones of released code, timed, too: Anti-DreamBooth (see experiments/bench)"
+    parser.add_argument("--released", type=Path, metavar="DIR", help=theirs)
     args = parser.parse_args(arguments)
     with told():
+        if min(args.steps, *args.batches) < 1:
+            raise ValueError(f"--steps and --batches: must be at least 1, given {args.steps} and {args.batches}")
         if args.repeats < 1:
             raise ValueError(f"--repeats: must be at least 1, given {args.repeats}")
-        _bench(args.loops, args.repeats, args.out)
+        _bench(args)
 
 
-def _bench(loops: Sequence[str], repeats: int, out: Path) -> None:
+def _bench(args: argparse.Namespace) -> None:
     import torch
 
     from udpbench.commands.loops import compare
@@ -42,28 +53,32 @@ def _bench(loops: Sequence[str], repeats: int, out: Path) -> None:
     from udpbench.interfaces import Run
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run, rows = Run(0, device, batch=64), []
+    names, run = args.models or MODELS[: 2 if device.type == "cpu" else 3], Run(0, device, batch=64)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for model, n, steps in _models(Path(folder), device):
-            for name in loops:
-                row = compare(name, model.to(device), run, n, steps, repeats)
-                rows.append(row)
-                what, speed = next((k.replace("_", " "), v) for k, v in row.items() if k.endswith("_per_second"))
-                print(f"{model.name:10} {name:10} {speed:9.2f} {what}, {row['ratio']:.2f} x the plain loop", flush=True)  # noqa: T201
-    write_json(out, {"rows": rows, "provenance": provenance(device)})
+        for name, batch, loop in product(names, args.batches, args.loops):
+            row = compare(
+                loop, _model(name, Path(folder)).to(device), run, batch, args.steps, args.repeats, args.released
+            )
+            rows.append(row)
+            write_json(args.out, {"rows": rows, "provenance": provenance(device)})
+            took = f"{1e3 * row['seconds_per_step']:9.1f} ms a step, {row['seconds_per_call']:6.2f} s a call"
+            than = f"{row['ratio']:.2f} x the plain step"
+            than += f", {row['released_ratio']:.2f} x the released one" if "released_ratio" in row else ""
+            print(f"{name:6} {loop:16} {batch:3} {took}, {than}", flush=True)  # noqa: T201
 
 
-def _models(folder: Path, device: torch.device) -> list[tuple[LatentDiffusion, int, int]]:
-    """(model, batch, steps): the embedded one, and on a GPU one of Stable Diffusion 1.5's shape with random weights,
-    in bf16."""
+@cache
+def _model(name: str, folder: Path) -> LatentDiffusion:
+    """The embedded model, or one of Stable Diffusion's shape with random weights; that of 1.5 in bf16."""
     import torch
 
     from udpbench.models.latent import LatentDiffusion
+    from udpbench.models.shaped import SD15, SMALL, random_pipeline
 
-    found = [(LatentDiffusion("pkg:micro", "micro"), 6, 10)]
-    if device.type == "cuda":
-        from udpbench.models.shaped import SD15, random_pipeline
-
-        random_pipeline(SD15).to(dtype=torch.bfloat16).save_pretrained(folder / "sd15")
-        found.append((LatentDiffusion(str(folder / "sd15"), "sd15-shaped", dtype="bf16"), 4, 10))
-    return found
+    if name == "micro":
+        return LatentDiffusion("pkg:micro", "micro")
+    dtype = "bf16" if name == "sd15" else "fp32"
+    made = random_pipeline(SD15 if name == "sd15" else SMALL)
+    made.to(dtype=torch.bfloat16 if name == "sd15" else torch.float32).save_pretrained(folder / name)
+    return LatentDiffusion(str(folder / name), name, dtype=dtype)

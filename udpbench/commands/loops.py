@@ -1,15 +1,17 @@
 """The hot loops, each beside a plain loop written straight from the equations (``python -m udpbench bench``).
 
-Both sides of a ratio run in the same process with the same model, dtype, batch and attention kernel, in turns, and
-the median of the repeats counts.
+Both sides of a ratio run in the same process with the same model, dtype, batch and attention kernel, in turns, each at
+two lengths: the difference is what a step takes, the rest is what a call takes once. The medians of the repeats count.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from udpbench.attack.impress import Impress
+from udpbench.commands import released
 from udpbench.core.budget import Linf
 from udpbench.core.folders import numbered, write_pictures
 from udpbench.core.images import list_images, read, resize
@@ -26,11 +29,13 @@ from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.perceptual import PerceptualLite1
 from udpbench.models.sample import make_solver, sample
+from udpbench.protect.photoguard import PhotoGuard
 from udpbench.protect.udp import EUDP
 from udpbench.task.dreambooth import DreamBooth
 
 Loop = Callable[[], object]
 PROMPT = "a photo of a sks ball"
+CLASS_PROMPT = "a photo of a ball"
 
 
 def pictures(n: int, size: int) -> Tensor:
@@ -47,19 +52,19 @@ def noise_loss(model: LatentDiffusion, unet: Any, z: Tensor, hidden: Tensor) -> 
 
 
 def perturb(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
-    """``steps`` image steps of EUDP on ``n`` pictures, two samples each, against a frozen surrogate."""
+    """``steps`` image steps of EUDP on ``n`` pictures, one sample each, against a frozen surrogate."""
     x = pictures(n, model.size)
     owner = Owner(list(x), [f"{i}" for i in range(n)], [PROMPT] * n)
-    method = EUDP(rounds=1, model_steps=0, image_steps=steps, lr=1e-4, batch=1, samples=2)
+    method = EUDP(rounds=1, model_steps=0, image_steps=steps, lr=1e-4, batch=1, samples=1)
     unet = model.fresh_unet("copy", run.rng("bench")).requires_grad_(False)
-    hidden = model.embed([PROMPT] * n).hidden.repeat_interleave(2, 0)
+    hidden = model.embed([PROMPT] * n).hidden
 
     def plain() -> Tensor:
         clean = y = x.to(run.device)
         for _ in range(steps):
             y = y.detach().requires_grad_(True)
             z = model.pipe.vae.encode((y * 2 - 1).to(model.pipe.vae.dtype)).latent_dist.mean.float()
-            z = (z * model.pipe.vae.config.scaling_factor).repeat_interleave(2, 0)
+            z = z * model.pipe.vae.config.scaling_factor
             (gradient,) = torch.autograd.grad(noise_loss(model, unet, z, hidden), y)
             y = (y + gradient.sign() / 255).clamp(clean - 8 / 255, clean + 8 / 255).clamp(0, 1)
         return y
@@ -91,31 +96,63 @@ def impress(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop,
     return lambda: method.purify(list(x), names, [PROMPT] * n, model, run), plain
 
 
-def dreambooth(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
-    """``steps`` steps of DreamBooth, batch ``n``, cached latents and embeddings, AdamW on float32 weights."""
-    task = DreamBooth(steps=steps, lr=1e-5, batch=n, pictures=1, sample_steps=1, guidance=1.0, save_every=0)
+def photoguard(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
+    """``steps`` steps of PhotoGuard's encoder attack on ``n`` pictures."""
     x = pictures(n, model.size)
+    owner = Owner(list(x), [f"{i}" for i in range(n)], [PROMPT] * n)
+    method = PhotoGuard(steps=steps)
+
+    def plain() -> Tensor:
+        clean = y = x.to(run.device)
+        for _ in range(steps):
+            y = y.detach().requires_grad_(True)
+            mean = model.pipe.vae.encode((y * 2 - 1).to(model.pipe.vae.dtype)).latent_dist.mean
+            (gradient,) = torch.autograd.grad(mean.float().flatten(1).norm(dim=1).sum(), y)
+            y = (y - gradient.sign() / 255).clamp(clean - 8 / 255, clean + 8 / 255).clamp(0, 1)
+        return y
+
+    return lambda: method.protect(owner, Linf(eps=8), model, run), plain
+
+
+def dreambooth(model: LatentDiffusion, run: Run, n: int, steps: int, prior: bool = False) -> tuple[Loop, Loop]:
+    """``steps`` steps of DreamBooth, batch ``n``, cached latents and embeddings, AdamW on float32 weights.
+
+    ``prior``: with as many class pictures in each step, and the text encoder in training.
+    """
+    further = {"prior_weight": 1.0, "prior_images": n, "train_text_encoder": True} if prior else {}
+    settings = {"batch": n, "pictures": 1, "sample_steps": 1, "guidance": 1.0, "save_every": 0, **further}
+    task = DreamBooth(steps=steps, lr=1e-5, **settings)  # type: ignore[arg-type]
+    x, prompts = pictures(2 * n if prior else n, model.size), [PROMPT] * n + [CLASS_PROMPT] * (n if prior else 0)
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "train"
-            write_pictures(source, numbered(x), [PROMPT] * n)
-            task.train(source, Path(folder) / "out", model, run, Thief())
+            source, others = Path(folder) / "train", Path(folder) / "class"
+            write_pictures(source, numbered(x[:n]), [PROMPT] * n)
+            if prior:
+                write_pictures(others, numbered(x[n:]), [CLASS_PROMPT] * n)
+            task.train(source, Path(folder) / "out", model, run, Thief(class_images=others if prior else None))
 
     def plain() -> None:
-        unet = model.fresh_unet("copy", run.rng("bench"))
-        adam = torch.optim.AdamW(unet.parameters(), lr=1e-5)
+        unet, text = model.fresh_unet("copy", run.rng("bench")), copy.deepcopy(model.pipe.text_encoder)
+        text = text.float().requires_grad_(prior)
+        parameters = [*unet.parameters(), *(text.parameters() if prior else ())]
+        adam = torch.optim.AdamW(parameters, lr=1e-5)
         with torch.no_grad():
-            z, hidden = model.encode(x.to(run.device)), model.embed([PROMPT] * n).hidden.float()
+            z, known = model.encode(x.to(run.device)), model.embed(prompts, text).hidden
         for _ in range(steps):
             adam.zero_grad()
-            noise_loss(model, unet, z, hidden).backward()
-            torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+            noise_loss(model, unet, z, model.embed(prompts, text).hidden if prior else known).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             adam.step()
         with tempfile.TemporaryDirectory() as folder:
             unet.save_pretrained(folder)  # both sides end with the model on disk
 
     return ours, plain
+
+
+def dreambooth_prior(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
+    """``dreambooth`` with class pictures and text encoder."""
+    return dreambooth(model, run, n, steps, prior=True)
 
 
 def generate(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
@@ -133,11 +170,12 @@ def generate(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
 
 
 def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
-    """EfficientNet-Lite0 features of ``n`` pictures on disk, loading the network included in ours."""
+    """EfficientNet-Lite0 features of ``n`` pictures of each of ``steps`` sizes on disk, ``n`` at a time."""
     keep = tempfile.TemporaryDirectory()
-    extractor = EfficientNetLite0(size=64)
+    extractor, run = EfficientNetLite0(size=64), replace(run, batch=n)
     source = [Path(keep.name) / "pictures"]
-    write_pictures(source[0], numbered(pictures(n, model.size)))
+    sized = [picture for k in range(steps) for picture in pictures(n, model.size + k % 5)]
+    write_pictures(source[0], numbered(sized))
     network = extractor.network(run.device)
 
     def ours() -> Tensor:
@@ -146,15 +184,19 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
         return extractor.of(source[-1], run)
 
     def plain() -> Tensor:
-        x = torch.stack([read(path) for path in list_images(source[-1])]).to(run.device)
+        found, paths = [], list_images(source[-1])
         with torch.inference_mode():
-            return network(resize(x, 64))
+            for first in range(0, len(paths), n):
+                read_ones = [resize(read(path)[None], 64) for path in paths[first : first + n]]
+                found.append(network(torch.cat(read_ones).to(run.device)))
+        return torch.cat(found)
 
     return ours, plain
 
 
-LOOPS = {loop.__name__: loop for loop in (perturb, impress, dreambooth, generate, features)}
-OF_PICTURES = ("generate", "features")  # whose speed counts pictures; that of the others counts steps
+LOOPS = {
+    loop.__name__: loop for loop in (perturb, photoguard, impress, dreambooth, dreambooth_prior, generate, features)
+}
 
 
 def timed(loop: Loop, device: torch.device) -> float:
@@ -166,13 +208,39 @@ def timed(loop: Loop, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, model: LatentDiffusion, run: Run, n: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Time one loop and its plain form in turns."""
-    n = 200 if name == "features" else n  # the pictures of an arm
+def compare(
+    name: str, model: LatentDiffusion, run: Run, n: int, steps: int, repeats: int, code: Path | None = None
+) -> dict[str, Any]:
+    """Time one loop, its plain form and, of the ``code`` that a paper released, if there is one, that; in turns, at
+    ``steps`` and at three times as many.
+
+    ``ratio``: how many times as fast a step is as the plain one (``released_ratio``: as the released one); seconds of a
+    step (features: of ``n`` pictures) and of what a call takes beside its steps.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        short, long = (_sides(name, model, run, n, length, code, Path(folder)) for length in (steps, 3 * steps))
+        for loop in short.values():
+            timed(loop, run.device)  # warm-up
+        found: dict[str, list[tuple[float, float]]] = {side: [] for side in short}
+        for side in list(short) * repeats:
+            found[side].append((timed(short[side], run.device), timed(long[side], run.device)))
+    row: dict[str, Any] = {"loop": name, "model": model.name, "batch": n}
+    for side, pairs in found.items():
+        each = [(b - a) / (2 * steps) for a, b in pairs]
+        row[f"{side}seconds_per_step"] = statistics.median(each)
+        row[f"{side}seconds_per_call"] = statistics.median(a - steps * s for (a, _), s in zip(pairs, each, strict=True))
+    for side in list(found)[1:]:
+        row[f"{side}ratio".removeprefix("plain_")] = row[f"{side}seconds_per_step"] / row["seconds_per_step"]
+    return row
+
+
+def _sides(
+    name: str, model: LatentDiffusion, run: Run, n: int, steps: int, code: Path | None, folder: Path
+) -> dict[str, Loop]:
+    """Ours, the plain one and the released one, by what their numbers begin with."""
     ours, plain = LOOPS[name](model, run, n, steps)
-    timed(ours, run.device), timed(plain, run.device)  # warm-up
-    pairs = [(timed(ours, run.device), timed(plain, run.device)) for _ in range(repeats)]
-    a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
-    unit, done = ("pictures", n) if name in OF_PICTURES else ("steps", steps)
-    speeds = {f"{unit}_per_second": done / a, f"plain_{unit}_per_second": done / b}
-    return {"loop": name, "model": model.name, "batch": n, **speeds, "ratio": b / a}
+    sides: dict[str, Loop] = {"": ours, "plain_": plain}
+    if code and (name == "perturb" or (name == "dreambooth_prior" and n == 1)):
+        theirs = released.loops(code, folder, model, pictures(n, model.size), (PROMPT, CLASS_PROMPT), steps)
+        sides["released_"] = theirs[name]
+    return sides

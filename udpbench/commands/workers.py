@@ -23,6 +23,7 @@ from torch import Tensor
 from udpbench.benchmark.run import run
 from udpbench.commands.common import Ready, prepare
 from udpbench.commands.machine import cores, free_memory, idle_cores
+from udpbench.core.memory import keep_freed_memory
 from udpbench.interfaces import Log
 from udpbench.tracking.track import Buffered, Start
 
@@ -104,6 +105,7 @@ def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: 
     """Do stages until the cell is finished, or until one of them fails, which the main process then meets."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     torch.set_num_threads(threads)
     cfg = OmegaConf.create(whole)
     cfg.runtime.device = device

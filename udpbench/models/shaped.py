@@ -22,10 +22,22 @@ SD15: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# A model for 256 px that a CPU can train: the levels and blocks of Stable Diffusion, 17 million parameters.
+SMALL: dict[str, dict[str, Any]] = {
+    "vae": {**SD15["vae"], "block_out_channels": (16, 32, 64, 64), "norm_num_groups": 8, "sample_size": 256},
+    "unet": {
+        "sample_size": 32, "cross_attention_dim": 64, "block_out_channels": (32, 64, 128, 128), "norm_num_groups": 8,
+    },
+    "text": {
+        "hidden_size": 64, "intermediate_size": 256, "projection_dim": 64, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "max_position_embeddings": 77,
+    },
+}  # fmt: skip
+
 
 def random_pipeline(shape: Mapping[str, Mapping[str, Any]], seed: int = 0, prediction: str = "epsilon") -> Any:
     """A pipeline whose parts have the settings ``shape`` (of vae, unet, text), float32, with the embedded model's
-    tokenizer and Stable Diffusion's noise schedule; ``SD15``: 1.07 billion parameters."""
+    tokenizer and Stable Diffusion's noise schedule; ``SD15`` has 1.07 billion parameters."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 

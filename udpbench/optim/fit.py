@@ -285,8 +285,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path | None, log: Log) -> dict[str, Any] | None:
-    """What ``save_state`` wrote there, if anything; on the CPU, where optimizers want their counters: on a GPU each
-    would be waited for in every step.
+    """What ``save_state`` wrote there, if anything; on the CPU: optimizers put it where they want it.
 
     What cannot be read is removed, which is said: the work begins anew.
     """
