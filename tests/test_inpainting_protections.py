@@ -288,14 +288,15 @@ def test_a_mask_of_single_pixels_and_one_that_touches_every_border_shrink_to_som
             assert 0 < method.shrunk(kept, rng).sum() <= kept.sum()
 
 
-def test_what_keeps_nothing_is_told(model, pictures):
-    owner = make_owner(pictures[:1])
-    owner.masks = [torch.zeros(1, 16, 16)]
-    with pytest.raises(ValueError, match="diffusionguard: all of 0000.png would be painted anew"):
-        METHODS["diffusionguard"](mask="data").protect(owner, Linf(8), model, Run())
+def test_a_mask_without_two_parts_and_one_that_is_missing_are_told(model, pictures):
+    owner, method = make_owner(pictures[:1]), METHODS["advpaint"](mask="data")
+    for value, said in ((0.0, "all"), (1.0, "nothing")):
+        owner.masks = [torch.full((1, 16, 16), value)]
+        with pytest.raises(ValueError, match=f"advpaint: {said} of 0000.png would be painted anew"):
+            method.protect(owner, Linf(8), model, Run())
     owner.masks = None
-    with pytest.raises(ValueError, match="diffusionguard: the data has no masks; give protect.mask=centre"):
-        METHODS["diffusionguard"](mask="data").protect(owner, Linf(8), model, Run())
+    with pytest.raises(ValueError, match="advpaint: the data has no masks; give protect.mask=centre"):
+        method.protect(owner, Linf(8), model, Run())
 
 
 def test_masks_of_the_data_and_of_a_folder_are_the_same(model, pictures, tmp_path):
