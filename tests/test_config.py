@@ -162,6 +162,7 @@ def test_a_wrong_value_gives_its_line(changed, key, value, told):
         (["data=photos", "data.size=16", "+metric@metrics.extra.judge=judge"], "error: metric judge: data photos has no truth"),
         (["data=photos", "data.size=16", "+metric@metrics.extra.kd=kd_efflite0"], "error: metric kd: data photos has references that overlap"),
         (["task=inpaint", "~task.pictures", "data=photos", "data.size=16"], "error: inpaint: the data has no masks; give task.mask=centre"),
+        (["protect=promptflare", "data=photos", "data.size=16"], "error: promptflare: the data has no masks; give protect.mask=centre"),
         (["task=img2img", "~task.pictures", "protected_fraction=0.5"], "error: protected_fraction: task img2img trains on nothing that could be mixed"),
         (["attack=impress", "model@purifier=ddpm32"], "error: impress: needs an autoencoder, which purifier ddpm32 lacks; choose model@purifier="),
         (["task=textual_inversion", "data.token=xyz"], "error: textual_inversion: learns the word 'sks' for the subject, but the data calls its subject 'xyz'; give task.word=xyz"),

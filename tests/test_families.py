@@ -20,6 +20,7 @@ RELEASED = [f"{group}/{option}" for group in ("protect", "attack") for option in
 # What a model changes nothing of: 100 image gradients in steps of the budget's own size.
 COUNTED = tuple(f"protect/{option}" for option in (
     "advdm", "photoguard", "photoguard_diffusion", "mist", "sds", "pid", "dct_shield", "blurguard", "uemask",
+    "advpaint", "dia", "dia_r", "diffusionguard",
 ))  # fmt: skip
 
 # What was published for Stable Diffusion.
@@ -40,6 +41,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "protect/ace_plus": {**ACE, "model_steps": 5, "class_images": 200, "prior_weight": 1.0, "latent_weight": 100},
     "protect/mist_v2": {**ACE, "model_steps": 10, "class_images": 50, "prior_weight": 0.1, "first_time": 0},
     "protect/consistent": {"beta": pytest.approx(30 * 0.18215**2, abs=1e-3)},
+    "protect/promptflare": {"prompt": "professional photography, best quality, ultra high res, photo, art, high quality, "
+                            "realistic, anime, masterpiece, best quality, artistic, detail, 4k, 8k"},
+    "protect/diffvax": {"widths": [32, 64, 128, 256, 512]},
     "attack/impress": {"iterations": 3000, "lr": 0.01, "alpha": 0.1, "distance_budget": 0.1, "start_noise": 0.1,
                        "perceptual": "lpips_vgg"},
     "task/style_finetune": {"steps": 500, "lr": 5e-6, "batch": 32, "ema": 0.9999, "train_text_encoder": False,

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Watching, make_owner
+from conftest import CONF, Watching, make_owner
 from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionInpaintPipeline
+from omegaconf import OmegaConf
 from tiny import TINY
 from torch import Tensor
 
@@ -62,6 +63,23 @@ def logged() -> tuple[Run, list[float]]:
     log = Log()
     log.scalar = lambda name, value, step: losses.append(float(value))  # type: ignore[method-assign]
     return Run(log=log), losses
+
+
+RELEASED = {
+    "diffusionguard": {"iterations": 800, "step_size": 0.5, "sample_steps": 4, "contour_strength": 1.1,
+                       "contour_smoothness": 0.1, "contour_iterations": 15},
+    "advpaint": {"iterations": 250, "step_size": 0.03 * 127.5, "sample_steps": 50, "same_noise": False, "enlarged": 1.2},
+    "promptflare": {"iterations": 400, "step_size": 2 / 2, "sample_steps": 4},
+    "dia": {"aim": "trajectory", "iterations": 20, "step_size": 1 / 2, "sample_steps": 10},
+    "diffvax": {"lr": 1e-5, "batch": 5, "alpha": 4, "guidance": 7.5, "sample_steps": 4, "class_images": 818},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_presets_have_the_released_numbers(name):
+    conf = OmegaConf.load(CONF / "protect" / f"{name}_released.yaml")
+    assert conf.preset == "released"
+    assert {key: conf[key] for key in RELEASED[name]} == RELEASED[name]
 
 
 # -- what the UNet is given --------------------------------------------------------------------------------------------
@@ -270,14 +288,15 @@ def test_a_mask_of_single_pixels_and_one_that_touches_every_border_shrink_to_som
             assert 0 < method.shrunk(kept, rng).sum() <= kept.sum()
 
 
-def test_what_keeps_nothing_is_told(model, pictures):
-    owner = make_owner(pictures[:1])
-    owner.masks = [torch.zeros(1, 16, 16)]
-    with pytest.raises(ValueError, match="diffusionguard: all of 0000.png would be painted anew"):
-        METHODS["diffusionguard"](mask="data").protect(owner, Linf(8), model, Run())
+def test_a_mask_without_two_parts_and_one_that_is_missing_are_told(model, pictures):
+    owner, method = make_owner(pictures[:1]), METHODS["advpaint"](mask="data")
+    for value, said in ((0.0, "all"), (1.0, "nothing")):
+        owner.masks = [torch.full((1, 16, 16), value)]
+        with pytest.raises(ValueError, match=f"advpaint: {said} of 0000.png would be painted anew"):
+            method.protect(owner, Linf(8), model, Run())
     owner.masks = None
-    with pytest.raises(ValueError, match="diffusionguard: the data has no masks; give protect.mask=centre"):
-        METHODS["diffusionguard"](mask="data").protect(owner, Linf(8), model, Run())
+    with pytest.raises(ValueError, match="advpaint: the data has no masks; give protect.mask=centre"):
+        method.protect(owner, Linf(8), model, Run())
 
 
 def test_masks_of_the_data_and_of_a_folder_are_the_same(model, pictures, tmp_path):

@@ -99,12 +99,16 @@ class MaskedProtection(Masked, Protection):
     heeds_penalty = True
 
     def anew_of(self, owner: Owner) -> list[Tensor]:
-        """Where each of the owner's pictures is painted anew, (1, H, W); ValueError if nothing of one is kept."""
+        """Where each of the owner's pictures is painted anew, (1, H, W); ValueError if all or nothing of one is."""
         given: Sequence[Tensor | None] = owner.masks or [None] * len(owner.images)
         pictures = zip(owner.images, owner.names, given, strict=True)
         found = [self.anew(x, name, given=mask) for x, name, mask in pictures]
-        if empty := [name for name, anew in zip(owner.names, found, strict=True) if anew.all()]:
-            raise ValueError(f"{self.name}: all of {empty[0]} would be painted anew; nothing is left to protect")
+        for name, anew in zip(owner.names, found, strict=True):
+            if anew.all() or not anew.any():
+                how_much = "all" if anew.all() else "nothing"
+                raise ValueError(
+                    f"{self.name}: {how_much} of {name} would be painted anew; its mask must have two parts"
+                )
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ class DiffusionGuard(MaskedAscent):
         lengths = {"contour_strength": self.contour_strength, "contour_smoothness": self.contour_smoothness}
         check_numbers(self.name, least=0, contour_iterations=self.contour_iterations, **lengths)
 
-    def asks(self, prompts: object) -> list[str]:
+    def asks(self, prompts: Sequence[str]) -> list[str]:
         return [""]
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
