@@ -119,12 +119,14 @@ def pgd_through(
     around ``origin`` (None: ``start``); returns the pictures. ``beside``: what of the variables is raised, too, (N,).
     """
 
+    loss = run.around(loss, 0) if run.around else loss
+
     def raised(v: Tensor, index: list[int]) -> Tensor:
         x = make(v, index)
         both = loss(x, index) + beside(v)
         return both if run.penalty is None else both - run.penalty(x)
 
-    bare = replace(run, penalty=None)  # which is of pictures
+    bare = replace(run, penalty=None, around=None)  # which are of pictures
     found = pgd(start, origin or start, raised, bound, bare, steps=steps, most=most, advance=advance)
     with torch.no_grad():
         return [make(v[None], [i])[0] for i, v in enumerate(found)]

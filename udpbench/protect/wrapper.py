@@ -19,7 +19,7 @@ class Wrapper(Protection):
 
     inner: Protection
 
-    places = ("inner",)  # ``identity`` says what it is, without *its* places
+    places: ClassVar[tuple[str, ...]] = ("inner",)  # ``identity`` says what it is, without *its* places
     what: ClassVar[str]  # that the inner protection must heed
 
     def __post_init__(self) -> None:
