@@ -94,9 +94,7 @@ def lockstep(works: Sequence[Callable[[Agree], Any]]) -> list[Any]:
     with ThreadPoolExecutor(n) as pool:
         running = [pool.submit(do, k) for k in range(n)]
         try:
-            first = next(
-                (error for future in running if not isinstance(error := future.exception(), None | _Failed)), None
-            )
+            errors = [error for future in running if (error := future.exception())]
         except BaseException:  # interrupted: the others are not waited for
             with gate:
                 failed = True
