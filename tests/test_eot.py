@@ -97,10 +97,8 @@ def test_the_gradient_is_that_of_the_loss_of_the_changed_picture(pictures, model
     inner.protect(mirrored, other, model, Run())
     wanted = [plain.gradients[0], other.gradients[0].flip(-1)]
     for name in map(str, range(8)):
-        run, budget = Run(), Watching(8)
-        owner.names = [name]
-        run = _KeyedBy(run)
-        eot("flip", inner=inner).protect(owner, budget, model, run)
+        budget, owner.names = Watching(8), [name]
+        eot("flip", inner=inner).protect(owner, budget, model, _KeyedBy())
         seen |= {i for i, want in enumerate(wanted) if torch.allclose(budget.gradients[0], want, atol=1e-7)}
     assert seen == {0, 1}
     twice = Run()
@@ -110,9 +108,6 @@ def test_the_gradient_is_that_of_the_loss_of_the_changed_picture(pictures, model
 
 class _KeyedBy(Run):
     """A run whose samples of AdvDM belong to no picture."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(**vars(run))
 
     def rng(self, *key: object) -> torch.Generator:
         return super().rng(*(("advdm", "0000.png") if key[0] == "advdm" else key))
