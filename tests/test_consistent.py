@@ -152,7 +152,7 @@ def _uniform(glaze: Glaze, owner) -> torch.Tensor:
 
 
 # These optimise no perturbation of the pictures by themselves, or wrap what does.
-DEAF = {"none", "noise", "noise_rms", "folder", "consistent", "diffvax", "diffvax_released"}
+DEAF = {"none", "noise", "noise_rms", "folder", "diffvax", "diffvax_released", "consistent", "eot", "ensemble"}
 
 
 @pytest.mark.parametrize("option", options("protect"))

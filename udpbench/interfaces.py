@@ -38,6 +38,9 @@ NEEDS = {
 }
 
 
+ImageLoss = Callable[[Tensor, list[int]], Tensor]  # NCHW pictures and their indices -> N losses
+
+
 # -- what a method is handed -------------------------------------------------------------------------------------------
 
 
@@ -99,6 +102,10 @@ class Run:
     scratch: Path | None = None  # a folder that an interrupted attempt at the same work left its state in
     # N losses of NCHW pictures that a protection keeps low beside its own aim (see protect/consistent.py)
     penalty: Callable[[Tensor], Tensor] | None = None
+    # What stands in place of a protection's loss of pictures; it is told the steps before (see protect/eot.py)
+    around: Callable[[ImageLoss, int], ImageLoss] | None = None
+    # What stands in place of the gradient of pictures, NCHW (see protect/ensemble.py)
+    agree: Callable[[Tensor], Tensor] | None = None
 
     def rng(self, *key: object) -> torch.Generator:
         """The generator that belongs to ``key`` under this run's seed, on the CPU.
@@ -152,7 +159,8 @@ class Protection(Method):
 
     protects: ClassVar[bool] = True  # False: it leaves the pictures as they are, so a cell has no protected arm
     keeps_budget: ClassVar[bool] = True  # False: it has no bound of its own; what it changed is measured all the same
-    heeds_penalty: ClassVar[bool] = False  # whether it subtracts ``run.penalty`` from what it raises (pgd does)
+    # Whether it subtracts ``run.penalty`` from what it raises, and heeds ``run.around`` and ``run.agree`` (pgd does)
+    heeds_penalty: ClassVar[bool] = False
     matches_strength: ClassVar[bool] = False  # whether it is a control as strong as the pictures in ``owner.like``
     couples_images: bool = True  # whether a picture's perturbation depends on the other pictures, as by a surrogate
     class_images: int = 0  # how many class pictures it wants in ``owner.class_images``; needs "class_images"

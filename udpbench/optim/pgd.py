@@ -11,9 +11,9 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.images import at_once
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import ImageLoss, Owner, Run
 
-Loss = Callable[[Tensor, list[int]], Tensor]  # NCHW pictures and their indices -> N losses
+Loss = ImageLoss
 Scale = Callable[[list[int]], Tensor]  # indices of N pictures -> (N,)
 Make = Callable[[Tensor, list[int]], Tensor]  # N variables and their indices -> NCHW pictures
 
@@ -75,11 +75,13 @@ def pgd(
 
     ``loss(x, index)`` gets the pictures at ``index``, one of the ``chunks`` of ``most``, and returns N losses.
     ``x <- project(x + step * direction(gradient))`` (Madry et al. 2018). ``run.penalty`` of the pictures is subtracted
-    from the loss. ``scale(index)``, asked after the loss of a step, multiplies its length for each picture. What is
-    raised is logged as ``perturb/loss``, a mean over the pictures, steps counted from ``before``.
+    from the loss, ``run.around`` and ``run.agree`` stand in place of the loss and of its gradient. ``scale(index)``,
+    asked after the loss of a step, multiplies its length for each picture. What is raised is logged as
+    ``perturb/loss``, a mean over the pictures, steps counted from ``before``.
     """
     out = [x.to(run.device) for x in images]
     clean = [x.to(run.device) for x in clean]
+    loss = run.around(loss, before) if run.around else loss
     for step, length in enumerate(steps, start=before):
         raised = torch.zeros((), device=run.device)
         for index in chunks(out, most):
@@ -88,6 +90,7 @@ def pgd(
             if run.penalty is not None:
                 total = total - run.penalty(x).sum()
             (gradient,) = torch.autograd.grad(total, x)
+            gradient = run.agree(gradient) if run.agree else gradient
             raised += total.detach() / len(out)
             far = length if scale is None else length * scale(index).to(x.device).view(-1, 1, 1, 1)
             moved = x.detach() + budget.direction(gradient) * far
@@ -116,12 +119,14 @@ def pgd_through(
     around ``origin`` (None: ``start``); returns the pictures. ``beside``: what of the variables is raised, too, (N,).
     """
 
+    loss = run.around(loss, 0) if run.around else loss
+
     def raised(v: Tensor, index: list[int]) -> Tensor:
         x = make(v, index)
         both = loss(x, index) + beside(v)
         return both if run.penalty is None else both - run.penalty(x)
 
-    bare = replace(run, penalty=None)  # which is of pictures
+    bare = replace(run, penalty=None, around=None)  # which are of pictures
     found = pgd(start, origin or start, raised, bound, bare, steps=steps, most=most, advance=advance)
     with torch.no_grad():
         return [make(v[None], [i])[0] for i, v in enumerate(found)]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,11 +12,13 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
+from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.fit import load_state, save_state
 from udpbench.protect.fsmg import FSMG
 
 STATE = "aspl.ckpt"
+Turn = Callable[[list[Tensor], int, Callable[[int], None]], list[Tensor]]
 
 
 @dataclass(kw_only=True)
@@ -41,8 +44,8 @@ class ASPL(FSMG):
         check_numbers(self.option, least=0, model_steps=self.model_steps)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        trainable, times = self.trainable(surrogate, run), self.times(surrogate, owner, budget, run)
-        train, clean = self.trainer(trainable, owner, run), self.clean_set(trainable, owner, run)
+        trainable = self.trainable(surrogate, run)
+        turn = self.turns(trainable, surrogate, owner, budget, run)
         first, images = 0, list(owner.images)
         file = None if run.scratch is None else run.scratch / STATE
         if (state := load_state(file, run.log)) is not None:  # what an interrupted attempt had finished
@@ -52,12 +55,22 @@ class ASPL(FSMG):
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
             advance(first * self.image_steps)
             for k in range(first, self.rounds):
-                with trainable.restored():
-                    train(clean, self.clean_steps, "clean", k)
-                    images = self.ascend(images, trainable, owner, budget, run, k, advance, times)
-                perturbed = self.pictures(trainable, images, owner.prompts, run)
-                train(perturbed, self.model_steps, "perturbed", k)
+                images = turn(images, k, advance)
                 if file is not None and k + 1 < self.rounds:
                     state = {"weights": trainable.weights(), "images": images, "rounds": k + 1, "count": run.count}
                     save_state(file, state)
         return images
+
+    def turns(self, trainable: Trainable, surrogate: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Turn:
+        """``turn(images, k, advance)``: round ``k`` under one surrogate; what it makes of the pictures."""
+        train, clean = self.trainer(trainable, owner, run), self.clean_set(trainable, owner, run)
+        times = self.times(surrogate, owner, budget, run)
+
+        def turn(images: list[Tensor], k: int, advance: Callable[[int], None]) -> list[Tensor]:
+            with trainable.restored():
+                train(clean, self.clean_steps, "clean", k)
+                images = self.ascend(images, trainable, owner, budget, run, k, advance, times)
+            train(self.pictures(trainable, images, owner.prompts, run), self.model_steps, "perturbed", k)
+            return images
+
+        return turn

@@ -115,18 +115,30 @@ class FSMG(Targeted):
             raise ValueError(f"{self.option}: needs further clean pictures of the subject; give data.extra_clean")
         return self.pictures(trainable, owner.extra_clean, owner.prompts[:1] * len(owner.extra_clean), run)
 
-    def trainer(self, trainable: Trainable, owner: Owner, run: Run) -> Callable[[TrainingSet, int, str, int], None]:
-        """``train(pictures, steps, part, k)``: DreamBooth's training of round ``k``, with prior preservation where
-        there are class pictures; its AdamW begins anew each time, as in the released code."""
+    def trainer(self, trainable: Trainable, owner: Owner, run: Run) -> Callable[..., dict[int, list[Tensor]]]:
+        """``train(pictures, steps, part, k, keep=())``: DreamBooth's training of round ``k``, with prior preservation
+        where there are class pictures; its AdamW begins anew each time, as in the released code. It returns the
+        weights after each number of steps in ``keep``, on the CPU."""
         said = [owner.class_prompt] * len(owner.class_images)
         classes = self.pictures(trainable, owner.class_images, said, run) if said else None
         prior = {"prior": (self.prior_weight, classes)} if classes else {}
 
-        def train(pictures: TrainingSet, steps: int, part: str, k: int) -> None:
+        def train(
+            pictures: TrainingSet, steps: int, part: str, k: int, keep: Sequence[int] = ()
+        ) -> dict[int, list[Tensor]]:
+            kept: dict[int, list[Tensor]] = {}
+
+            def copied(step: int) -> None:
+                kept[step] = [p.to("cpu", copy=True) for p in trainable.weights()]
+
             trainable.train(True)
-            sets = {"subject": (1.0, pictures), **prior}
+            if 0 in keep:
+                copied(0)
+            sets, settings = {"subject": (1.0, pictures), **prior}, replace(self.training, steps=steps)
             loss = weighted_loss(sets, self.batch, lambda name, step: run.rng(self.option, part, k, name, step))
-            fit(trainable.parameters, loss, replace(self.training, steps=steps), run, title=part, before=k * steps)
+            parts: dict[str, Any] = {"title": part, "curve_steps": keep, "at_curve_step": copied}
+            fit(trainable.parameters, loss, settings, run, **parts, before=k * steps)
+            return kept
 
         return train
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,13 +81,14 @@ class Glaze(SoftBound, Protection):
                 x = budget.project(clean + self.start_noise * start.to(clean.device) / 2, clean)
                 y = (2 * x - 1).requires_grad_(True)
                 adam = torch.optim.Adam([y], lr=self.lr)
+                apart: Any = partial(self._apart, goal=goal, fixed=fixed, rngs=rngs, model=model)
+                apart = run.around(apart, 0) if run.around else apart
                 for step in range(self.iterations):
                     x = (y + 1) / 2
-                    mine = self._latents(x, rngs, model)
-                    wanted = self._latents(goal, rngs, model) if fixed is None else fixed
-                    aim, excess = (mine - wanted).square().flatten(1).mean(1), self.excess(far((y + 1) / 2))
+                    aim, excess = apart(x, index), self.excess(far((y + 1) / 2))
                     aim = aim if run.penalty is None else aim + run.penalty(x)
-                    y.grad = gradient(aim, excess, y)
+                    slope = gradient(aim, excess, y)
+                    y.grad = run.agree(slope) if run.agree else slope
                     adam.step()
                     with torch.no_grad():
                         x = budget.project((y + 1) / 2, clean)
@@ -115,6 +118,12 @@ class Glaze(SoftBound, Protection):
         passes = 2 if self.guidance > 1 else 1
         run.tally("unet_forward", passes * len(x) * int(self.strength * self.img2img_steps))
         return made[..., : x.shape[-2], : x.shape[-1]].float().clone()  # no inference tensor: it is encoded again
+
+    def _apart(self, x: Tensor, index: list[int], goal: Tensor, fixed: Tensor | None, rngs: Any, model: Any) -> Tensor:
+        """Mean squared distance of the latents of N pictures to those of their targets, ``fixed`` or drawn anew."""
+        mine = self._latents(x, rngs, model)
+        wanted = self._latents(goal, rngs, model) if fixed is None else fixed
+        return (mine - wanted).square().flatten(1).mean(1)
 
     def _latents(self, x: Tensor, rngs: Sequence[torch.Generator], model: LatentDiffusion) -> Tensor:
         mean, std = model.moments(x)

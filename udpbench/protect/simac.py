@@ -71,7 +71,8 @@ class SimAC(ASPL):
         rng, x = run.rng(self.option, "search", owner.names[i]), owner.images[i].to(run.device)
         with torch.no_grad():
             cond = model.embed(owner.prompts[i : i + 1])
-        steps, quiet = [self.step_size or budget.eps / 8], replace(run, log=Log())
+        # A picture alone, whatever wraps the ascent.
+        steps, quiet = [self.step_size or budget.eps / 8], replace(run, log=Log(), around=None, agree=None)
         settings: dict[str, Any] = {"samples": 1, "sample_latents": self.sample_latents, "dtype": self.dtype}
 
         def at(t: Tensor) -> Loss:

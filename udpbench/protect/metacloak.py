@@ -1,0 +1,93 @@
+"""MetaCloak: raise the loss of many stages of a training at once, under transformations (Liu et al., CVPR 2024, arXiv
+2311.13127)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from udpbench.core.budget import Budget
+from udpbench.core.component import check_numbers
+from udpbench.interfaces import Owner, Run
+from udpbench.models.latent import LatentDiffusion
+from udpbench.optim.denoising import Times
+from udpbench.optim.fit import load_state, save_state
+from udpbench.optim.pgd import Loss
+from udpbench.optim.transforms import blur, flip
+from udpbench.protect.fsmg import FSMG
+
+STATE = "metacloak.ckpt"
+
+
+@dataclass(kw_only=True)
+class MetaCloak(FSMG):
+    """A surrogate is trained on the pictures before they are protected; snapshots of that training are the pool. Each
+    in turn goes on from where it was kept: the pictures raise its loss, averaged over transformations, then it is
+    trained on them, and so on (the paper's algorithm 1).
+
+    As in the released code, the transformation is a Gaussian blur, then a mirroring of every second picture; one is
+    drawn for each picture and step. Its blur has a kernel of seven pixels and a standard deviation from 0.1 to 2,
+    ours is not cut. Our choices are: snapshots at equal distances from the first step to the last (there: step 0, then
+    one before every 200th), and pictures as large as they are (there: cut to squares of 512 px).
+
+    Args:
+        clean_steps, snapshots: length of the surrogate's training, and how many of its stages are the pool.
+        trials, rounds: how often the pool is gone through, and rounds for each snapshot.
+        image_steps: of ascent, in each round.
+        model_steps: of the snapshot's training on the perturbed pictures, in each round.
+        sigma: smallest and largest standard deviation of the blur, in pixels.
+    """
+
+    snapshots: int
+    trials: int
+    rounds: int
+    model_steps: int
+    sigma: Sequence[float] = (0.1, 2.0)
+
+    option: ClassVar[str] = "metacloak"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self.option, least=1, snapshots=self.snapshots, trials=self.trials, rounds=self.rounds)
+        check_numbers(self.option, least=0, model_steps=self.model_steps)
+        if len(self.sigma) != 2 or not 0 <= self.sigma[0] <= self.sigma[1]:
+            raise ValueError(f"metacloak: sigma must be two numbers >= 0, in order, given {self.sigma}")
+
+    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
+        trainable = self.trainable(surrogate, run)
+        train = self.trainer(trainable, owner, run)
+        at = [round(i * self.clean_steps / max(1, self.snapshots - 1)) for i in range(self.snapshots)]
+        kept = train(self.clean_set(trainable, owner, run), self.clean_steps, "clean", 0, at)
+        stages, images, first = [kept[step] for step in at] * self.trials, list(owner.images), 0
+        file = None if run.scratch is None else run.scratch / STATE
+        if (state := load_state(file, run.log)) is not None:  # what an interrupted attempt had finished
+            run.count.update(state["count"])
+            first, images = state["stages"], state["images"]
+        with run.log.bar("perturb", len(stages) * self.rounds * self.image_steps, "step") as advance:
+            advance(first * self.rounds * self.image_steps)
+            for s in range(first, len(stages)):
+                trainable.load(stages[s])
+                for k in range(s * self.rounds, (s + 1) * self.rounds):
+                    images = self.ascend(images, trainable, owner, budget, run, k, advance)
+                    perturbed = self.pictures(trainable, images, owner.prompts, run)
+                    train(perturbed, self.model_steps, "perturbed", k)
+                if file is not None and s + 1 < len(stages):
+                    save_state(file, {"images": images, "stages": s + 1, "count": run.count})
+        return images
+
+    def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run, k: int, times: Times | None = None) -> Loss:
+        """The loss of round ``k``, of transformed pictures."""
+        plain = super().image_loss(model, owner, run, k, times)
+        rngs = [run.rng(self.option, "transform", k, name) for name in owner.names]
+
+        def changed(x: Tensor, i: int) -> Tensor:
+            return flip(blur(x, rngs[i], *self.sigma), rngs[i])
+
+        def loss(x: Tensor, index: list[int]) -> Tensor:
+            return plain(torch.stack([changed(one, i) for one, i in zip(x, index, strict=True)]), index)
+
+        return loss

@@ -1,0 +1,77 @@
+"""Protections that change what another one ascends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, ClassVar, cast
+
+from udpbench.interfaces import Dataset, Protection
+
+
+@dataclass(kw_only=True)
+class Wrapper(Protection):
+    """A protection that hands another one's ascent a term, another loss or another gradient.
+
+    Args:
+        inner: the protection.
+    """
+
+    inner: Protection
+
+    places: ClassVar[tuple[str, ...]] = ("inner",)  # ``identity`` says what it is, without *its* places
+    what: ClassVar[str]  # that the inner protection must heed
+
+    def __post_init__(self) -> None:
+        if not self.inner.heeds_penalty:
+            why = f"{type(self.inner).__name__} optimises nothing that could heed {self.what}"
+            allowed = "whose class says heeds_penalty = True, e.g. udp, eudp, advdm, photoguard, aspl"
+            raise ValueError(f"{self.name}: {why}; allowed are protections {allowed}")
+        self.needs = self.inner.needs  # type: ignore[misc]  # here it is the instance's
+        self.keeps_budget = self.inner.keeps_budget  # type: ignore[misc]
+        self.class_images = self.inner.class_images
+        self.couples_images = self.inner.couples_images
+
+    @property
+    def name(self) -> str:
+        """Of the wrapper."""
+        return type(self).__name__.lower()
+
+    @property
+    def label(self) -> str:
+        """Name with what is inside."""
+        return f"{self.name}_{self.inner.label or type(self.inner).__name__.lower()}"
+
+    @property
+    def starts_from_weights(self) -> bool:
+        return self.inner.starts_from_weights
+
+    @property
+    def wants_extra_clean(self) -> bool:
+        return self.inner.wants_extra_clean
+
+    def asks(self, prompts: Sequence[str]) -> list[str]:
+        return self.inner.asks(prompts)
+
+    def check(self) -> None:
+        self.inner.check()
+
+    def check_data(self, data: Dataset) -> None:
+        self.inner.check_data(data)
+
+    def identity(self) -> dict[str, Any]:
+        """Class, version and settings of ``inner``, and the digests of what it reads."""
+        inner = self.inner
+        # Constructors keep what they were given, so what an object holds are its settings.
+        held = {k: v for k, v in vars(inner).items() if k not in inner.places}
+        return {
+            "inner": f"{type(inner).__module__}.{type(inner).__qualname__}",
+            "version": inner.version,
+            "settings": {k: asdict(cast(Any, v)) if is_dataclass(v) else v for k, v in held.items()},
+            "identity": inner.identity(),
+        }
+
+    def refuse_unless(self, heeded: bool) -> None:
+        """ValueError if the inner protection has not heeded what it says it does."""
+        if not heeded:
+            raise ValueError(f"{self.name}: {type(self.inner).__name__} says that it heeds {self.what} and does not")
