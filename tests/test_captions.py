@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from drawn import draws
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -166,6 +167,7 @@ JUNK = st.lists(
 ).map(lambda parts: "".join(parts).encode())  # fmt: skip
 
 
+@draws(100)
 @given(
     st.one_of(st.binary(max_size=60), JUNK), st.sampled_from(["metadata.jsonl", "metadata.csv", "a.txt", "b.caption"])
 )

@@ -33,7 +33,7 @@ DRAWS = int(os.environ.get("UDPBENCH_DRAWS", "0"))
 CELL = (
     "protect=eudp", "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=2", "protect.samples=1", "attack=jpeg",
     "task.steps=4", "task.save_every=1", "task.pictures=4", "task.sample_steps=2", "arms=[clean,purified]", "data.reference=4",
-    "data.validation=1", "data.heldout=1", "data.train=2", "metrics.bundle.kernel_distance.minimum=4", "runtime.device=cpu", "runtime.threads=1",
+    "data.validation=4", "data.heldout=1", "data.train=2", "metrics.bundle.kernel_distance.minimum=4", "runtime.device=cpu", "runtime.threads=1",
     "runtime.workers=1", "task.curve=[0.5,1.0]", "++task.prior_weight=1.0", "++task.prior_images=2",
 )  # fmt: skip
 fork = multiprocessing.get_context("fork")  # children start without importing torch anew
@@ -64,7 +64,8 @@ def configured(tiny) -> Callable[[Path], DictConfig]:
 
 
 def once(cfg: DictConfig, log: Log | None = None) -> Record:
-    return execute(prepare(cfg, log), cfg, shown=False)
+    ready = prepare(cfg, log)
+    return execute(ready, OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), shown=False)
 
 
 def measured(record: Record) -> Any:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import composed
-from hypothesis import HealthCheck, given, settings
+from drawn import draws
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import TINY, save_original, save_tiny, save_tiny_pixel
@@ -85,7 +86,7 @@ def flipped(whole: bytes, at: float) -> bytes:
     return whole[:k] + bytes([whole[k] ^ 4]) + whole[k + 1 :]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@draws(150)
 @given(data=st.data(), how=st.sampled_from(sorted(DAMAGE)), at=st.floats(0, 1, exclude_max=True), old=st.booleans())
 def test_a_damaged_folder_is_one_line_before_any_work_and_never_random_weights(
     tiny, model, tmp_path_factory, data, how, at, old
