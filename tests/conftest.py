@@ -21,6 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from tiny import save_tiny_pixel
 
 from udpbench.benchmark.build import build
 from udpbench.benchmark.cell import Cell
@@ -30,6 +31,7 @@ from udpbench.core.budget import Linf
 from udpbench.core.images import as_saved, write_metadata, write_png
 from udpbench.data.cifar10 import CLASSES
 from udpbench.interfaces import Owner
+from udpbench.models.pixel import PixelDiffusion
 from udpbench.world import renderer
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -144,9 +146,19 @@ def presets(group: str) -> set[str]:
     return found
 
 
-def quick(group: str) -> list:
-    """Every option of a group; presets are slow."""
-    return [pytest.param(o, marks=pytest.mark.slow) if o in presets(group) else o for o in options(group)]
+# Methods of a model that the quick tests try, one for each way of making pictures; the whole suite tries all.
+QUICK = {
+    "protect": {"none", "folder", "noise", "noise_rms", "advdm", "udp", "glaze"},
+    "attack": {"none", "folder", "jpeg", "blur", "resize", "chain", "impress", "diffpure"},
+}
+
+
+def quick(group: str, *, of_presets: bool = True) -> list:
+    """Every option of a group, without ``of_presets`` one for each class; slow are presets, and methods not in QUICK."""
+    again = presets(group)
+    kept = [o for o in options(group) if of_presets or o not in again]
+    slow = {o for o in kept if o in again or o not in QUICK.get(group, kept)}
+    return [pytest.param(o, marks=pytest.mark.slow) if o in slow else o for o in kept]
 
 
 @pytest.fixture(scope="session")
@@ -234,3 +246,18 @@ def make_owner(images: list[torch.Tensor], names: list[str] | None = None) -> Ow
     prompts = [f"a photo of a ring {renderer.SCENES[int(name[:4]) % len(renderer.SCENES)]}" for name in names]
     further = {"extra_clean": [images[0].flip(2)], "class_images": [images[0].flip(1)]}
     return Owner(images=list(images), names=names, prompts=prompts, class_prompt="a photo of a ring", **further)
+
+
+@pytest.fixture(scope="session")
+def elsewhere(pictures, tmp_path_factory) -> Path:
+    """Pictures made elsewhere, one for each of ``pictures``."""
+    out = tmp_path_factory.mktemp("elsewhere")
+    for i, x in enumerate(pictures):
+        write_png(out / f"{i:04d}.png", 1 - x)
+    write_metadata(out, {f"{i:04d}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
+    return write_cifar10(out)
+
+
+@pytest.fixture(scope="session")
+def pixels(tmp_path_factory) -> PixelDiffusion:
+    return PixelDiffusion(str(save_tiny_pixel(tmp_path_factory.mktemp("pixel") / "ddpm")), "pixels")

@@ -1,0 +1,68 @@
+"""What the contract tests of components share: components with short settings, and which of them differ in what."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from conftest import options
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+# Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
+SHORT = {
+    "rounds": 1, "model_steps": 1, "clean_steps": 1, "search_rounds": 2, "text_steps": 2, "image_steps": 16, "iterations": 4,
+    "steps": 2, "sample_steps": 2, "batch": 2, "pictures": 3, "prior_images": 2, "t": 4, "size": 16, "train": 4,
+    "reference": 6, "validation": 3, "heldout": 2,
+}  # fmt: skip
+OFFLINE = {
+    "perceptual": "lite1",
+    "dtype": "fp32",
+    "gradient_checkpointing": False,
+    "mask": "centre",
+}  # and fast on a CPU
+# Of the methods that need more to be seen: small steps without a random start; a random model's loss that hardly pulls.
+LONGER = {
+    "SDS": {"steps": 8},
+    "BlurGuard": {"blur_steps": 10, "image_steps": 60},
+    "UEMask": {"steps": 12, "step_size": None, "l1_weight": 0.0},
+}
+COMPUTES_NOTHING = {"none", "folder"}
+# The methods that are the same under every seed.
+DRAWS_NOTHING = {*COMPUTES_NOTHING, "dct_shield", "dct_shield_released"}
+SAME_IF_SHORT = [{"pid", "pid_released"}]  # they differ in their number of steps, at a budget of 8 in nothing else
+ONE_NETWORK = {"diffvax", "diffvax_released"}  # the methods that map equal pictures to equal ones
+
+
+def build(conf: DictConfig, folder: Path, short: bool = True, keep: Collection[str] = ()) -> Any:
+    """The component of a conf; what is missing (???) is supplied; ``keep`` is not shortened."""
+    for part in layers(conf):
+        longer = LONGER.get(part["_target_"].rpartition(".")[2], {})
+        for key in part:
+            if OmegaConf.is_missing(part, key):
+                part[key] = str(folder)
+            elif short and key in longer and key not in keep:
+                part[key] = longer[key]
+            elif short and key in SHORT and key not in keep and isinstance(part[key], int):
+                part[key] = SHORT[key]
+            elif short and key in OFFLINE:
+                part[key] = OFFLINE[key]
+            elif part["_target_"].endswith("data.folder.Folder") and key == "class_prompt" and part[key] is None:
+                part[key] = "a photo of a ring"
+    return instantiate(conf, _convert_="all")
+
+
+def purifier(thing: Any, model: Any, pixels: Any) -> Any:
+    """The model that an attack takes, if any."""
+    return (pixels if "pixel" in thing.needs else model) if thing.needs else None
+
+
+def layers(conf: DictConfig) -> list[DictConfig]:
+    """The conf of a component, and those of the components it is made of."""
+    parts = [conf["inner"]] if "inner" in conf else list(conf["members"].values()) if "members" in conf else []
+    return [conf, *(layer for part in parts for layer in layers(part))]
+
+
+GROUPS = ("protect", "attack", "task", "metric", "data", "budget")
+EVERY = [(group, option) for group in GROUPS for option in options(group)]
