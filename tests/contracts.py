@@ -26,6 +26,10 @@ OFFLINE = {
 LONGER = {
     "SDS": {"steps": 8},
     "BlurGuard": {"blur_steps": 10, "image_steps": 60},
+    "AntiDiffusion": {"step_size": None, "round_eps": None},
+    "DisDiff": {"step_size": 3.0},
+    "HFADB": {"fraction": 0.5},
+    "PAP": {"step_size": None},
     "UEMask": {"steps": 12, "step_size": None, "l1_weight": 0.0},
 }
 COMPUTES_NOTHING = {"none", "folder"}

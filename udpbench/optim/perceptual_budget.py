@@ -12,7 +12,7 @@ from udpbench.core.budget import Budget, measure
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.images import as_saved
 from udpbench.interfaces import Run
-from udpbench.models.perceptual import PERCEPTUAL, Distance, check_distance, load_distance
+from udpbench.models.perceptual import PERCEPTUAL, Far, check_distance, load_distance
 from udpbench.optim.pgd import chunks
 
 HALVINGS = 14
@@ -78,26 +78,27 @@ class Perceptual(Budget):
         for index in chunks(clean, run.batch):
             x, y = (torch.stack([pictures[i].cpu() for i in index]) for pictures in (clean, made))
             draw = torch.stack([torch.rand((1, *x.shape[-2:]), generator=run.rng("dither", names[i])) for i in index])
-            scaled = self._at_distance(who, [names[i] for i in index], x, y, draw, distance, run)
-            for i, picture in zip(index, scaled, strict=True):
+            far = distance.to_original(x.to(run.device))
+            found = self._at_distance(who, [names[i] for i in index], x, y, draw, far, run)
+            for i, picture in zip(index, found, strict=True):
                 out[i] = picture
         return out
 
     def _at_distance(
-        self, who: str, names: Sequence[str], clean: Tensor, made: Tensor, draw: Tensor, distance: Distance, run: Run
+        self, who: str, names: Sequence[str], clean: Tensor, made: Tensor, draw: Tensor, far: Far, run: Run
     ) -> Tensor:
-        """Bisection on the factor of each of N pictures (NCHW)."""
+        """Bisection on the factor of each of N pictures (NCHW); ``far``: their distances to the clean ones."""
 
         def at(factor: Tensor) -> tuple[Tensor, Tensor]:
             x = scaled(clean, made, factor, draw)
             within = as_saved(self.inner.project(x, clean))
             x = torch.where(factor.view(-1, 1, 1, 1) > 1, within, x)
-            with torch.inference_mode():
-                return x, distance(x.to(run.device), clean.to(run.device)).cpu()
+            with torch.no_grad():
+                return x, far(x.to(run.device)).cpu()
 
         sizes = [measure(a, b)[self.inner.kind] for a, b in zip(clean, made, strict=True)]
         high = torch.tensor([max(1.0, self.eps / max(size, 1e-3)) for size in sizes])
-        low, (best, reached) = torch.zeros_like(high), at(high)
+        low, (_, reached) = torch.zeros_like(high), at(high)
         for name, size, found in zip(names, sizes, reached.tolist(), strict=True):
             if found < self.distance:
                 what = f"{self.network} {found:.3g} of {self.distance:g}" if size else "no distance: it is unchanged"
