@@ -68,7 +68,7 @@ def logged() -> tuple[Run, list[float]]:
 RELEASED = {
     "diffusionguard": {"iterations": 800, "step_size": 0.5, "sample_steps": 4, "contour_strength": 1.1,
                        "contour_smoothness": 0.1, "contour_iterations": 15},
-    "advpaint": {"iterations": 250, "step_size": 0.03 * 127.5, "sample_steps": 50, "same_noise": False, "enlarged": 1.2},
+    "advpaint": {"iterations": 250, "step_size": 3.825, "sample_steps": 50, "same_noise": False, "enlarged": 1.2},
     "promptflare": {"iterations": 400, "step_size": 2 / 2, "sample_steps": 4},
     "dia": {"aim": "trajectory", "iterations": 20, "step_size": 1 / 2, "sample_steps": 10},
     "diffvax": {"lr": 1e-5, "batch": 5, "alpha": 4, "guidance": 7.5, "sample_steps": 4, "class_images": 818},
