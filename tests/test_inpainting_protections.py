@@ -31,7 +31,7 @@ from udpbench.protect.promptflare import PromptFlare
 
 GUARD: dict[str, Any] = {"mask": "centre", "iterations": 1, "sample_steps": 4}
 VAX: dict[str, Any] = {
-    "mask": "centre", "steps": 2, "lr": 1e-3, "batch": 2, "widths": [8, 16], "alpha": 4.0, "sample_steps": 2,
+    "mask": "centre", "iterations": 2, "lr": 1e-3, "batch": 2, "widths": [8, 16], "alpha": 4.0, "sample_steps": 2,
     "guidance": 2.0,
 }  # fmt: skip
 METHODS: dict[str, Callable[..., Any]] = {
@@ -367,7 +367,7 @@ def test_the_network_has_the_published_size_and_takes_any_picture():
 def test_diffvax_s_first_loss_is_the_objective_written_out(model, pictures):
     """One picture; within a budget so large that the projection does nothing but keep colours in range."""
     run, losses = logged()
-    method, owner = METHODS["diffvax"](batch=1, steps=1), make_owner(pictures[:1])
+    method, owner = METHODS["diffvax"](batch=1, iterations=1), make_owner(pictures[:1])
     method.protect(owner, Linf(128), model, run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=Run().rng("diffvax"))))
@@ -387,13 +387,13 @@ def test_diffvax_s_first_loss_is_the_objective_written_out(model, pictures):
 
 def test_diffvax_learns(model, pictures):
     run, losses = logged()
-    METHODS["diffvax"](steps=9, lr=1e-2, guidance=1.0).protect(make_owner(pictures[:1]), Linf(8), model, run)
+    METHODS["diffvax"](iterations=9, lr=1e-2, guidance=1.0).protect(make_owner(pictures[:1]), Linf(8), model, run)
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 
 def test_diffvax_goes_on_from_its_checkpoint(model, pictures, tmp_path):
     """Of a training of three steps, two of which were done."""
-    owner, settings = make_owner(pictures[:2]), {"steps": 3, "save_every": 2}
+    owner, settings = make_owner(pictures[:2]), {"iterations": 3, "save_every": 2}
     run, losses = logged()
     whole = METHODS["diffvax"](**settings).protect(owner, Linf(8), model, replace(run, scratch=tmp_path))
     again, rest = logged()

@@ -40,7 +40,7 @@ class DiffVax(MaskedProtection):
     stage and depends on all pictures.
 
     Args: those of ``Masked``, and
-        steps, lr, batch: of the network's training; every step draws pictures, masks, prompts and noise.
+        iterations, lr, batch: of the network's training; every step draws pictures, masks, prompts and noise.
         widths: channels of the network's levels.
         alpha: weight of the perturbation's size.
         sample_steps, guidance: of the inpainting; with a guidance of 1 half as many UNet evaluations.
@@ -48,7 +48,7 @@ class DiffVax(MaskedProtection):
         save_every: steps between checkpoints; 0: none.
     """
 
-    steps: int
+    iterations: int
     lr: float
     batch: int
     widths: Sequence[int]
@@ -65,14 +65,14 @@ class DiffVax(MaskedProtection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self.name, least=1, steps=self.steps, batch=self.batch, sample_steps=self.sample_steps)
+        check_numbers(self.name, least=1, iterations=self.iterations, batch=self.batch, sample_steps=self.sample_steps)
         check_numbers(self.name, least=0, alpha=self.alpha, guidance=self.guidance, class_images=self.class_images)
         if not self.widths or any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"diffvax: widths must be multiples of 8, given {list(self.widths)}")
         if self.class_images:
             self.needs = self.needs | {"class_images"}  # type: ignore[misc]  # here it is the instance's
         self.training = FitSettings(
-            steps=self.steps, lr=self.lr, weight_decay=0.0, clip_norm=0.0, save_every=self.save_every
+            steps=self.iterations, lr=self.lr, weight_decay=0.0, clip_norm=0.0, save_every=self.save_every
         )
 
     def asks(self, prompts: Sequence[str]) -> list[str]:
