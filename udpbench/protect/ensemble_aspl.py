@@ -33,7 +33,7 @@ class EnsembleASPL(Several, ASPL):
         turns = [self.turns(self.trainable(model, run), model, owner, budget, run) for model in models]
         with run.log.bar("perturb", self.rounds * self.image_steps * len(models), "step") as advance:
             for k in range(self.rounds):
-                made = [turn(list(images), k, advance) for turn in turns]  # it empties its list
+                made = [turn(list(images), k, advance) for turn in turns]  # which empties its list
                 images = [torch.stack(each).mean(0) for each in zip(*made, strict=True)]
         return images
 
