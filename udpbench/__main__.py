@@ -16,6 +16,7 @@ COMMANDS = {
     "purify": "purify a folder of pictures: purify IN OUT",
     "score": "score a folder of pictures: score GOT REF",
     "report": "records to HTML, Markdown, CSV and LaTeX: report RECORDS...",
+    "store": "finished work: store ls | why | verify | gc | rm",
     "list": "what exists: list [protect|attack|task|metric|...] [NAME]",
     "bench": "time the hot loops",
     "doctor": "what this machine has and lacks",

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from udpbench.benchmark.store import FACTS, Stage, hash_of, read_facts
+from udpbench.benchmark.store import DROPPED, FACTS, Stage, bytes_of, hash_of, read_facts
 
 MODELS = ("surrogate", "victim", "purifier")  # entries of a stage's settings that are models
 NEAR = ("settings", "method", "kind")  # what a stage and its measurements have in common, budget aside; nearest first
@@ -68,7 +68,8 @@ class History:
 
     def _read_kind(self, name: str) -> None:
         self._read.add(name)
-        for path in sorted((self.root / name).glob(f"*/{FACTS}")):
+        places = self.root / name, self.root / DROPPED / name  # of a dropped one, what it took is known all the same
+        for path in sorted(path for place in places for path in place.glob(f"*/{FACTS}")):
             with suppress(OSError, ValueError):  # a broken one measures nothing
                 facts = read_facts(path.parent)
                 # A link is another name of work that was done once.
@@ -94,7 +95,4 @@ def _methods(settings: Any) -> Iterator[str]:
             yield from _methods(value)
 
 
-@cache
-def _size(folder: Path) -> int:
-    """Bytes of all files in a finished folder, which does not change any more."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+_size = cache(bytes_of)  # a finished folder does not change any more

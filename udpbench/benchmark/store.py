@@ -32,9 +32,10 @@ from udpbench.interfaces import Log, Run, Titled
 FACTS = (
     "_stage.json"  # what a finished stage says of itself; the one file in its folder that is not part of its content
 )
-
+BEGUN = "_begun.json"  # what of that is known when a stage begins; until it is finished
 CHECKSUM = "checksum"  # of everything else in the facts
 VERIFY = ("size", "digest")
+DAMAGED, DROPPED = "damaged", "dropped"  # folders of a store: what was put aside; facts of stages that were removed
 # Seconds without a sign of life after which a holder's work is another's. Holders give one every third of it; over NFS
 # it may take a minute to be seen.
 LEASE = 120.0
@@ -133,18 +134,26 @@ class Store:
         """Whether the stage is published; it may be damaged since."""
         return (self.path(stage) / FACTS).exists()
 
+    def known(self, stage: Stage) -> bool:
+        """Whether there are facts of the stage: it is finished, or was, and only they were kept."""
+        return (self._facts_in(stage) / FACTS).exists()
+
     def facts(self, stage: Stage) -> dict[str, Any]:
-        """Seconds, peak memory, counts, content digest, device and settings of a finished stage."""
-        return read_facts(self.path(stage))
+        """Seconds, peak memory, counts, content digest, device and settings of a ``known`` stage."""
+        return read_facts(self._facts_in(stage))
+
+    def _facts_in(self, stage: Stage) -> Path:
+        return self.path(stage) if self.finished(stage) else self.root / DROPPED / stage.name / stage.key
 
     def damage(self, stage: Stage, contents: bool = True) -> str:
         """What is wrong with the folder of a stage, naming one file; nothing: "".
 
         ``contents``: look at all that was written, not only at what the stage says of itself.
         """
-        return self._damage(self.path(stage), contents)
+        return self.damage_of(self.path(stage), contents)
 
-    def _damage(self, folder: Path, contents: bool = True) -> str:
+    def damage_of(self, folder: Path, contents: bool = True) -> str:
+        """The same of a folder."""
         try:
             facts = read_facts(folder)
         except (OSError, ValueError):
@@ -161,6 +170,8 @@ class Store:
             return False
         if stage.key not in self._sound and not self.damage(stage):
             self._sound.add(stage.key)
+            with suppress(OSError):  # the store is read-only
+                os.utime(self.path(stage) / FACTS)  # when it was last used
         return stage.key in self._sound
 
     def missing(self, wanted: Iterable[Stage]) -> list[Stage]:
@@ -186,16 +197,20 @@ class Store:
 
     # -- locks ---------------------------------------------------------------------------------------------------------
 
-    def _lease(self, stage: Stage) -> SoftFileLease:
+    def lease(self, kind: str, key: str) -> SoftFileLease:
         """The lock of a stage: a file that its holder touches again and again, so any file system and host will do."""
-        if stage.key not in self._leases:
-            file = self.root / "locks" / f"{stage.name}-{stage.key}.lease"
+        if key not in self._leases:
+            file = self.lease_file(kind, key)
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._leases[stage.key] = SoftFileLease(file, lease_duration=LEASE, timeout=0)
-        return self._leases[stage.key]
+            self._leases[key] = SoftFileLease(file, lease_duration=LEASE, timeout=0)
+        return self._leases[key]
+
+    def lease_file(self, kind: str, key: str) -> Path:
+        """Where a stage's lock is while a process holds it."""
+        return self.root / "locks" / f"{kind}-{key}.lease"
 
     def _wait(self, stage: Stage, said: set[str]) -> None:
-        lease = self._lease(stage)
+        lease = self.lease(stage.name, stage.key)
         holder = lease.owner  # nobody: it is done with
         if holder and stage.key not in said and holder.pid not in self.partners:
             host = holder.hostname.partition("?")[0]  # without the mark of a container
@@ -212,7 +227,7 @@ class Store:
 
     def _attempt(self, stage: Stage) -> bool:
         """Do the stage unless another process holds it; True if it is finished now."""
-        lease = self._lease(stage)
+        lease = self.lease(stage.name, stage.key)
         try:
             with lease:
                 if not self.sound(stage):
@@ -225,7 +240,7 @@ class Store:
     # -- doing ---------------------------------------------------------------------------------------------------------
 
     def _put_aside(self, stage: Stage) -> None:
-        """Make room for a stage that is not sound: what is in its place is moved to ``damaged/``, which nothing reads.
+        """Make room for a stage that is not sound.
 
         Another name of somebody else's folder is only removed.
         """
@@ -234,13 +249,17 @@ class Store:
         if final.is_symlink():
             final.unlink()
         elif final.exists():
-            stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-            target = self.root / "damaged" / f"{stage.name}-{stage.key}-{stamp}"
-            target.parent.mkdir(exist_ok=True)
-            final.rename(target)
-            aside = f"it is now {target}, and "
+            aside = f"it is now {self.move_aside(final)}, and "
         if damage:
             self.log.say(f"{stage}: {final} is damaged ({damage}); {aside}the stage is computed anew")
+
+    def move_aside(self, folder: Path) -> Path:
+        """Move a stage's folder, whose lock is held, to ``damaged/``, which nothing reads; returns where it is now."""
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        target = self.root / DAMAGED / f"{folder.parent.name}-{folder.name}-{stamp}"
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+        return target
 
     def _run(self, stage: Stage, lease: SoftFileLease) -> None:
         final = self.path(stage)
@@ -256,17 +275,23 @@ class Store:
         _remove_halves(part)
         log = Titled(self.log, stage.title or stage.name)
         run = Run(stage.seed, self.device, log, self.batch, self.grad_batch, self.low_memory)
-        spent = part / "_seconds"  # of earlier, interrupted attempts
-        with _measured(self.device, spent) as measured:
-            _work(stage, part, {k: self.path(p).resolve() for k, p in stage.parents.items()}, run)
-        spent.unlink(missing_ok=True)
-        content, files = listed(part)
-        facts = {
+        begun = {
             "stage": stage.name,
             "key": stage.key,
             "settings": dict(stage.settings),
             "seed": stage.seed,
             "parents": {k: p.key for k, p in stage.parents.items()},
+        }
+        with atomic_write(part / BEGUN, synced=False) as beside:  # whose work it is, for who looks into the store
+            beside.write_text(json.dumps(begun), encoding="utf-8")
+        spent = part / "_seconds"  # of earlier, interrupted attempts
+        with _measured(self.device, spent) as measured:
+            _work(stage, part, {k: self.path(p).resolve() for k, p in stage.parents.items()}, run)
+        spent.unlink(missing_ok=True)
+        (part / BEGUN).unlink(missing_ok=True)
+        content, files = listed(part)
+        facts = {
+            **begun,
             "content": content,
             "files": files,
             "counts": run.count,
@@ -292,7 +317,7 @@ class Store:
             twin = self.root / pointer.read_text(encoding="utf-8")
             facts = read_facts(twin)
             same = facts["stage"] == stage.name and hash_of(facts["settings"]) == hash_of(dict(stage.settings))
-            if same and not self._damage(twin):
+            if same and not self.damage_of(twin):
                 return twin
         return None
 
@@ -308,6 +333,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
     ):
         raise ValueError(f"{folder / FACTS}: broken")
     return facts
+
+
+def bytes_of(folder: Path, facts: Mapping[str, Any] | None = None) -> int:
+    """Bytes of what a finished stage wrote, by its ``facts``, so also where only these are left."""
+    with suppress(OSError, ValueError):
+        if files := (facts or read_facts(folder)).get("files"):
+            return sum(size for size, _ in files.values())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:

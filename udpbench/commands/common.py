@@ -240,7 +240,11 @@ def write_json(path: Path, found: Any) -> None:
 
 def words(cell: Cell) -> str:
     """The cell in a line: protect=eudp attack=none ..."""
-    names = cell.names
+    return words_of(cell.names)
+
+
+def words_of(names: Mapping[str, Any]) -> str:
+    """The same of the names that a record has of its cell."""
     shown = ("data", "subject", "protect", "attack", "task", "budget", "victim", "seed")
     return " ".join(f"{k}={names[k]}" for k in shown if names[k] != "")
 

@@ -116,7 +116,7 @@ def _tell_failure(error: Exception, ready: Ready, config: dict[str, Any], path: 
     elif not refused:  # it would refuse the record, too
         beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _failed(path) else path
         try:
-            record.write(beside, failed_record(ready.cell, ready.store, config, error))
+            record.write(beside, failed_record(ready.graph, ready.store, config, error))
             ready.store.log.say(f"the traceback is in {beside}")
         except OSError as further:
             ready.store.log.say(f"error: {_refused(further, places) or _reason(further)}")

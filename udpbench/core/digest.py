@@ -25,6 +25,11 @@ def files_digest(paths: Iterable[Path]) -> str:
     return _digest((path.name, _file_digest(path)) for path in paths)
 
 
+def file_digest(file: Path) -> str:
+    """Of a file's contents, as listings have it."""
+    return _sha256(file)[:16]
+
+
 def listed(folder: Path, skip: str = "") -> tuple[str, Listing]:
     """The digest of ``folder``, and the size and digest of every file in it but those named ``skip``, as
     ``difference`` takes them."""
@@ -47,7 +52,7 @@ def difference(folder: Path, listing: Listing, skip: str, digests: bool = True) 
         try:
             if (now := path.stat().st_size) != size:
                 return f"{name} has {now} bytes, not {size}"
-            if digests and _sha256(path)[:16] != digest:
+            if digests and file_digest(path) != digest:
                 return f"{name} is not what was written"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"

@@ -6,6 +6,7 @@ import json
 import traceback
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: C
         found["arms"][name] = _arm(graph.cell, store, arm)
         if measured := [_read_scores(store, stage) for stage in arm.perturbation]:
             found["perturbation"][name] = {k: v for scores in measured for k, v in scores.items()}
-    found["stages"] = [_cost(store, stage, computed) for stage in graph.stages if store.finished(stage)]
+    found["stages"] = [_cost(store, stage, computed) for stage in graph.stages if store.known(stage)]
     found["counts"] = _counts(graph, store)
     found["facts"]["captions_cut"] = cut_captions(graph.cell)
     found["facts"]["shared"] = read_facts(store.path(graph.data)).get("shared", {})
@@ -36,10 +37,14 @@ def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: C
     return found
 
 
-def failed_record(cell: Cell, store: Store, config: Mapping[str, Any], error: BaseException) -> record.Record:
-    """The record of a cell that did not finish: its traceback in place of scores."""
-    failed: Any = {"status": "failed", "error": "".join(traceback.format_exception(error))}
-    return _empty(cell, store, config) | failed
+def failed_record(graph: Graph, store: Store, config: Mapping[str, Any], error: BaseException) -> record.Record:
+    """The record of a cell that did not finish: its traceback in place of scores, and what of its stages is there,
+    which the same cell will need again."""
+    failed: Any = {"status": "failed", "error": "".join(traceback.format_exception(error)), "stages": []}
+    for stage in filter(store.known, graph.stages):
+        with suppress(OSError, ValueError):  # it is damaged, which may be the error
+            failed["stages"].append(_cost(store, stage, store.computed))
+    return _empty(graph.cell, store, config) | failed
 
 
 def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record:

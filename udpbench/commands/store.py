@@ -1,0 +1,373 @@
+"""``python -m udpbench store ls|why|verify|gc|rm``: what finished work there is, what it is for, and removing it.
+
+Words with ``=`` are settings of a cell: ``runtime.store=DIR``, ``runtime.records=DIR``, ``runtime.out=DIR`` for both.
+What a stage is needed for is read from the records there, which name every stage that their cells are made of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from udpbench.commands.common import Parser, composed, open_store, say, show, table, told, words_of, write_json
+
+if TYPE_CHECKING:
+    from udpbench.benchmark.shelf import Kept
+    from udpbench.benchmark.store import Store
+    from udpbench.results.schema import Record
+
+SHOWN = 20  # records that need a stage
+DAY = 86400.0
+WEIGHTS = "train"  # the kind of stages that hold trained weights, and nothing that a record or a contact sheet shows
+NAMES = "a kind of stages (train), a state (unfinished, damaged, dropped), a key or its first digits, or a folder"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 fine, 1 if something is damaged or could not be removed, 2 wrong input, 130 interrupted."""
+    lines = "; ".join(f"{name}: {about}" for name, (_, about) in ACTIONS.items())
+    parser = Parser("store", "Look after the finished stages in runtime.store.", f"{lines}. Each has --help.")
+    parser.add_argument("action", choices=ACTIONS, metavar="|".join(ACTIONS), help="what to do")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="its words, and settings such as "
+                        "runtime.store=DIR")  # fmt: skip
+    args = parser.parse_args(arguments)
+    act, about = ACTIONS[args.action]
+    with told():
+        return act(Parser(f"store {args.action}", f"{about[0].upper()}{about[1:]}."), args.words)
+
+
+# -- what there is, and what for ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A store and the records of ``runtime.records``; both are read when they are first asked for."""
+
+    store: Store
+    folder: Path
+
+    @cached_property
+    def there(self) -> list[Kept]:
+        from udpbench.benchmark.shelf import contents
+
+        if not self.store.root.is_dir():
+            raise ValueError(f"store: {self.store.root} is not a folder; say where it is with runtime.store=DIR")
+        return contents(self.store)
+
+    @cached_property
+    def records(self) -> dict[Path, Record]:
+        """Path -> record; ValueError if there is none, or if one is broken: what it needs is not known."""
+        from udpbench.results.record import read_files
+
+        return read_files(self.folder)
+
+    @cached_property
+    def readable(self) -> dict[Path, Record]:
+        """The records that can be read, and a note on those that cannot."""
+        from udpbench.results.record import read_files
+
+        found: dict[Path, Record] = {}
+        refused: list[str] = []
+        try:
+            found = read_files(self.folder, refused=refused)
+        except ValueError as error:  # there is none
+            refused = [str(error)]
+        for line in refused:
+            say(f"note: {line}")
+        return found
+
+    @cached_property
+    def uses(self) -> dict[str, list[tuple[Path, str]]]:
+        """Key -> the records that name it, and as what."""
+        found: dict[str, list[tuple[Path, str]]] = {}
+        for path, record in self.readable.items():
+            for stage in record["stages"]:
+                found.setdefault(stage["key"], []).append((path, stage["name"]))
+        return found
+
+    def named(self, kept: Kept) -> dict[Path, str]:
+        """The records that name a stage, under any of its keys, and as what."""
+        return dict(use for key in sorted(kept.keys) for use in self.uses.get(key, ()))
+
+    def chosen(self, names: Sequence[str]) -> list[Kept]:
+        """What is called by ``NAMES``, each once; a kind means its finished stages.
+
+        Raises ValueError for a name of nothing.
+        """
+        from udpbench.benchmark.shelf import STATES, called
+
+        found: dict[Path, Kept] = {}
+        kinds = {kept.kind for kept in self.there}
+        for name in names:
+            if name in STATES:
+                mine = [kept for kept in self.there if kept.state == name]
+            elif name in kinds:
+                mine = [kept for kept in self.there if kept.kind == name and kept.state == "finished"]
+            else:
+                mine = called(self.store, self.there, name)
+            found |= {kept.folder: kept for kept in mine}
+        return list(found.values())
+
+
+def _opened(parser: Parser, words: Sequence[str], takes: str, least: int = 0) -> tuple[Any, list[str], Shelf]:
+    """The parsed words: flags, names (``takes`` says which), and the shelf that the settings among them name."""
+    parser.add_argument(
+        "words", nargs="*", default=[], metavar="NAME", help=f"{takes}; settings: runtime.store=DIR ..."
+    )
+    args = parser.parse_intermixed_args(words)
+    settings = [word for word in args.words if "=" in word and not Path(word).exists()]
+    names = [word for word in args.words if word not in settings]
+    if len(names) < least:
+        parser.error(f"give {takes}")
+    cfg = composed(settings)
+    return args, names, Shelf(open_store(cfg), Path(cfg.runtime.records))
+
+
+# -- looking -----------------------------------------------------------------------------------------------------------
+
+
+def ls(parser: Parser, words: Sequence[str]) -> int:
+    """Finished stages by kind; with names, one by one."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there, a stage an entry")
+    args, names, shelf = _opened(parser, words, f"to list them one by one: {NAMES}")
+    chosen = shelf.chosen(names) if names else shelf.there
+    if args.json:
+        write_json(args.json, [_as_json(kept, shelf) for kept in chosen])
+    if names:
+        rows = [
+            [str(kept), kept.state, _size([kept]), _when(kept.used), *_for_whom(shelf.named(kept))] for kept in chosen
+        ]
+        show(table(str(shelf.store.root), ["stage", "state", "size", "last use", "records", "as"], rows))
+        return 0
+    finished = [kept for kept in chosen if kept.state == "finished"]
+    rows = [[kind, *_row(mine, shelf)] for kind, mine in _by_kind(finished).items()]
+    columns = ["finished", "stages", "size", "last use", "records", "in no record"]
+    show(table(str(shelf.store.root), columns, [*rows, ["total", *_row(finished, shelf)]]), *_others(chosen))
+    return 0
+
+
+def _row(mine: Sequence[Kept], shelf: Shelf) -> list[str]:
+    named = [shelf.named(kept) for kept in mine]
+    cells = {path for records in named for path in records}
+    last = max((kept.used for kept in mine), default=0)
+    return [str(len(mine)), _size(mine), _when(last), str(len(cells)), str(sum(not records for records in named))]
+
+
+def _others(there: Iterable[Kept]) -> list[str]:
+    """A line for each state but finished."""
+    about = {
+        "unfinished": "begun; the same cell goes on with those that can",
+        "damaged": "nothing reads them",
+        "dropped": "removed; what they took is kept for the records",
+    }
+    found = {state: [kept for kept in there if kept.state == state] for state in about}
+    lines = []
+    for state, mine in found.items():
+        busy = sum(kept.busy for kept in mine)
+        at_work = f", {busy} of them at work" if busy else ""
+        lines += [f"{state}: {len(mine)}, {_size(mine)}{at_work} ({about[state]})"] if mine else []
+    return lines
+
+
+def _for_whom(named: Mapping[Path, str]) -> list[str]:
+    return [str(len(named)), next(iter(named.values()), "-")]
+
+
+def _as_json(kept: Kept, shelf: Shelf) -> dict[str, Any]:
+    return {
+        "kind": kept.kind,
+        "key": kept.key,
+        "also": list(kept.also),
+        "state": kept.state,
+        "busy": kept.busy,
+        "folder": str(kept.folder),
+        "bytes": kept.bytes,
+        "last_use": _when(kept.used, "%Y-%m-%dT%H:%M:%S%z"),
+        "records": [str(path) for path in shelf.named(kept)],
+    }
+
+
+def why(parser: Parser, words: Sequence[str]) -> int:
+    """What a stage is, what it was made of and with which settings, and which records need it."""
+    _, names, shelf = _opened(parser, words, "a key or its first digits, a folder of the store, or a picture", 1)
+    blocks = [_about(kept, shelf) for name in names for kept in shelf.chosen([name])]
+    show("\n\n".join(blocks))
+    return 0
+
+
+def _about(kept: Kept, shelf: Shelf) -> str:
+    from omegaconf import OmegaConf
+
+    facts, named = kept.facts, shelf.named(kept)
+    by_key = {key: other for other in shelf.there if not other.aside for key in other.keys}
+    parents = {name: by_key.get(key) for name, key in kept.parents.items()}
+    children = [other for other in shelf.there if kept.keys & set(other.parents.values())]
+    lines = [
+        f"{kept}: {next(iter(named.values()), kept.kind)}, {kept.state}{', at work' if kept.busy else ''}",
+        f"  folder: {kept.folder}",
+        f"  size: {_size([kept])}; last use: {_when(kept.used)}",
+    ]
+    if "seconds" in facts:
+        lines += [f"  made in {facts['seconds']:g} s on {facts['device']}, by commit {facts['commit'] or 'unknown'}"]
+    lines += [f"  also: {kept.kind}/{key}, equal work" for key in kept.also]
+    for name, parent in parents.items():
+        lines += [f"  made of {name}: {f'{parent}, {parent.state}' if parent else f'{kept.parents[name]}, not there'}"]
+    lines += [f"  of it were made: {_count(children)}"] if children else []
+    lines += [f"  seed: {facts['seed']}"] if "seed" in facts else []
+    if settings := facts.get("settings"):
+        lines += ["  settings:", *(f"    {line}" for line in OmegaConf.to_yaml(settings).splitlines())]
+    lines += [f"  needed by {len(named)} record{'s' if len(named) != 1 else ''} under {shelf.folder}"]
+    for path in list(named)[:SHOWN]:
+        lines += [f"    {path.name}: {_cell(shelf.readable[path])}"]
+    return "\n".join([*lines, *([f"    ... and {len(named) - SHOWN} more"] if len(named) > SHOWN else [])])
+
+
+def _cell(record: Record) -> str:
+    return f"{words_of(record['cell'])}{', failed' if record['status'] == 'failed' else ''}"
+
+
+def verify(parser: Parser, words: Sequence[str]) -> int:
+    """Compare the contents of every file with what was written; status 1 if something is damaged."""
+    from udpbench.benchmark.shelf import put_aside
+    from udpbench.tracking.console import Console
+
+    parser.add_argument("--aside", action="store_true", help="move damaged stages to damaged/: they are computed anew")
+    args, names, shelf = _opened(parser, words, f"what to verify instead of everything: {NAMES}")
+    there = shelf.chosen(names) if names else shelf.there
+    chosen = [kept for kept in there if kept.state == "finished" or (kept.state == "damaged" and not kept.aside)]
+    store, damaged = shelf.store, 0
+    store.digests = True
+    with Console().bar("verify", len(chosen), "stage") as advance:
+        for kept in chosen:
+            if (damage := store.damage_of(kept.folder)) and kept.folder.exists():
+                damaged += 1
+                moved = put_aside(store, kept) if args.aside else kept.folder
+                where = "" if moved == kept.folder else f"; it is now {moved}" if moved else "; it is in use, and left"
+                show(f"damaged: {kept.folder}: {damage}{where}")
+            advance(1)
+    show(f"{len(chosen)} stages verified, {_size(chosen)}: {damaged or 'none'} damaged")
+    return 1 if damaged else 0
+
+
+# -- removing ----------------------------------------------------------------------------------------------------------
+
+
+def gc(parser: Parser, words: Sequence[str]) -> int:
+    """What no record names; nothing is removed without --yes."""
+    from udpbench.benchmark.shelf import unneeded
+
+    parser.add_argument("--days", type=float, default=1.0, metavar="N", help="leave what was used in the last N days "
+                        "(default 1): a cell that runs has no record yet")  # fmt: skip
+    args, names, shelf = _opened(_deletes(parser), words, f"of what only: {NAMES}")
+    if not 0 <= args.days < math.inf:
+        parser.error(f"--days must be a number of days, 0 or more, given {args.days}")
+    needed = {stage["key"] for record in shelf.records.values() for stage in record["stages"]}
+    there = shelf.chosen(names) if names else shelf.there
+    all_free = set(map(_folder, unneeded(shelf.there, needed)))
+    old = set(map(_folder, unneeded(shelf.there, needed, time.time() - args.days * DAY)))
+    gone = [kept for kept in there if kept.folder in old]
+    if recent := [kept for kept in there if kept.folder in all_free - old]:
+        show(f"left: {_count(recent)}, {_size(recent)}, used in the last {args.days:g} days (--days 0 takes them, too)")
+    return _remove(shelf, gone, f"named by no record under {shelf.folder}", args.yes)
+
+
+def rm(parser: Parser, words: Sequence[str]) -> int:
+    """Stages by their names, or the trained weights of finished cells; nothing is removed without --yes."""
+    from udpbench.benchmark.shelf import free
+
+    parser.add_argument("--weights", action="store_true", help="trained weights of finished cells; their pictures, "
+                        "scores and costs are kept, and a training is redone if something needs it")  # fmt: skip
+    args, names, shelf = _opened(_deletes(parser), words, NAMES)
+    if bool(names) == args.weights:
+        parser.error(f"give either --weights or {NAMES}")
+    chosen = _weights(shelf) if args.weights else shelf.chosen(names)
+    at_hand = set(map(_folder, free(shelf.there)))
+    gone = [kept for kept in chosen if kept.folder in at_hand]
+    if held := [kept for kept in chosen if kept.folder not in at_hand]:
+        show(f"left: {_count(held)}, which somebody is at work on or makes something of")
+    if needed := [kept for kept in gone if not args.weights and kept.state == "finished" and shelf.named(kept)]:
+        records = {path for kept in needed for path in shelf.named(kept)}
+        show(f"{len(needed)} of them are named by {len(records)} records, whose cells compute again what they lack")
+    return _remove(shelf, gone, "trained weights of finished cells" if args.weights else "chosen", args.yes)
+
+
+def _weights(shelf: Shelf) -> list[Kept]:
+    """Finished trainings that finished cells are made of, and no failed one, which would train again."""
+    keys = {
+        status: {s["key"] for r in shelf.records.values() if r["status"] == status for s in r["stages"]}
+        for status in ("ok", "failed")
+    }
+    trained = [kept for kept in shelf.there if kept.kind == WEIGHTS and kept.state == "finished"]
+    return [kept for kept in trained if kept.keys & keys["ok"] and not kept.keys & keys["failed"]]
+
+
+def _deletes(parser: Parser) -> Parser:
+    parser.add_argument("--yes", action="store_true", help="do it; without, only say what and how much it would be")
+    return parser
+
+
+def _remove(shelf: Shelf, gone: Sequence[Kept], which: str, yes: bool) -> int:
+    """Say what is to be removed and, with ``yes``, remove it; status 1 if some of it could not be."""
+    from udpbench.benchmark.shelf import remove, tidy
+
+    rows = [[kind, str(len(mine)), _size(mine)] for kind, mine in _by_kind(gone).items()]
+    if not rows:
+        show(f"{which}: nothing to remove")
+        return 0
+    show(table("", [which, "stages", "size"], [*rows, ["total", str(len(gone)), _size(gone)]]))
+    if not yes:
+        show("nothing was removed; --yes removes them")
+        return 0
+    left = [kept for kept in gone if not remove(shelf.store, kept, keep_facts=bool(shelf.named(kept)))]
+    tidy(shelf.store)
+    removed = [kept for kept in gone if kept not in left]
+    show(f"removed: {_count(removed)}, {_size(removed)}")
+    for kept in left:
+        say(f"error: {kept}: somebody uses it now; it is left")
+    return 1 if left else 0
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def _folder(kept: Kept) -> Path:
+    return kept.folder
+
+
+def _by_kind(there: Iterable[Kept]) -> dict[str, list[Kept]]:
+    """In the order of the pipeline; what is not finished by its state, behind."""
+    from udpbench.results.record import grouped
+    from udpbench.results.tally import KINDS
+
+    places = {kind: place for place, kind in enumerate(KINDS)}
+    found = grouped(there, lambda kept: kept.kind if kept.state == "finished" else f"{kept.state} {kept.kind}")
+    return dict(sorted(found.items(), key=lambda item: (places.get(item[0], len(KINDS)), item[0])))
+
+
+def _count(there: Sequence[Kept]) -> str:
+    """2 train, 1 generate."""
+    return ", ".join(f"{len(mine)} {kind}" for kind, mine in _by_kind(there).items()) or "nothing"
+
+
+def _size(there: Iterable[Kept]) -> str:
+    from udpbench.results.tally import size
+
+    return size(sum(kept.bytes for kept in there))
+
+
+def _when(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
+    return time.strftime(form, time.localtime(seconds)) if seconds else "-"
+
+
+ACTIONS: dict[str, tuple[Callable[[Parser, Sequence[str]], int], str]] = {
+    "ls": (ls, "what there is: number, size, last use, and how many records need it"),
+    "why": (why, "what a stage is and which cells need it"),
+    "verify": (verify, "whether files are what was written"),
+    "gc": (gc, "what no record needs; --yes removes it"),
+    "rm": (rm, "remove stages, or the trained weights of finished cells"),
+}
