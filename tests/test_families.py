@@ -16,7 +16,7 @@ from udpbench.core.errors import ConfigError
 
 SD = ["model=local", "data=folder"]  # model=local is shaped like Stable Diffusion
 RELEASED = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group)
-            if option.endswith("_released") or option.startswith("impress_")]  # fmt: skip
+            if "_released" in option or option.startswith("impress_")]  # fmt: skip
 # What a model changes nothing of: 100 image gradients in steps of the budget's own size.
 COUNTED = tuple(f"protect/{option}" for option in (
     "advdm", "photoguard", "photoguard_diffusion", "mist", "sds", "pid", "dct_shield", "blurguard", "uemask",
@@ -25,6 +25,16 @@ COUNTED = tuple(f"protect/{option}" for option in (
 
 # What was published for Stable Diffusion.
 ANTI_DREAMBOOTH = {"lr": 5e-7, "batch": 2, "weight_decay": 0.01, "train_text_encoder": True}  # ICCV 2023, its scripts
+FSMG = {
+    "lr": 5e-7,
+    "batch": 2,
+    "clean_steps": 1000,
+    "class_images": 200,
+    "prior_weight": 1.0,
+    "train_text_encoder": True,
+}
+# ASPL: 50 rounds of 3 steps on clean and 3 on perturbed pictures, one in a step, are 150 of each.
+ASPL = {**FSMG, "batch": 1, "rounds": 10, "clean_steps": 15, "model_steps": 15}
 ACE = {"rounds": 5, "lr": 1e-4, "batch": 1, "lora_rank": 4, "train_text_encoder": False}
 PUBLISHED: dict[str, dict[str, Any]] = {
     # Anti-DreamBooth: 1,000 steps of its evaluation, weight 1 on 200 class pictures, guidance 7.5.
@@ -32,6 +42,24 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # ASPL: 50 rounds of 3 steps on the protected pictures; here 150 steps in as many rounds as image steps allow.
     "protect/udp": {**ANTI_DREAMBOOTH, "rounds": 5, "model_steps": 30, "image_steps": 10, "samples": 2},
     "protect/eudp": {**ANTI_DREAMBOOTH, "rounds": 5, "model_steps": 30, "image_steps": 10, "samples": 2},
+    "protect/fsmg": FSMG,
+    "protect/aspl": ASPL,
+    "protect/simac": {**ASPL, "keep": 100, "feature_weight": 0.0},
+    "protect/simac_paper": {**ASPL, "keep": 100, "feature_weight": 1.0},
+    "protect/disdiff": ASPL,
+    "protect/hf_adb": ASPL,
+    "protect/ensemble_aspl": ASPL,
+    "protect/ensemble_fsmg": FSMG,
+    "protect/metacloak": {**FSMG, "batch": 1, "sigma": [0.1, 2.0]},  # sigma: torchvision's blur of 7 px
+    "protect/eot": {"sigma": 2.0},  # its largest
+    "protect/caat": {"lr": 1e-5},
+    "protect/pap": {"text_rate": 250.0},
+    "protect/anti_diffusion": {"lr": 5e-7},
+    # CAT (ICML 2025), IMPRESS++ (IMPRESS's own numbers), INSIGHT's run script, MetaCloak's test with blur.
+    "attack/cat": {"rank": 128, "steps": 10000, "lr": 1e-4, "batch": 4},
+    "attack/impress_pp": {"iterations": 3000, "lr": 0.01, "distance_budget": 0.1, "perceptual": "lpips_vgg"},
+    "attack/insight": {"iterations": 500, "lr": 0.05, "distance_budget": 0.1, "perceptual": "lpips_vgg"},
+    "attack/robust_augment": {"blur": 2.0},
     # IMPRESS (NeurIPS 2023), its scripts: Glaze with 30 beside latents of variance 1 / 0.18215^2.
     "protect/glaze": {"alpha": pytest.approx(30 * 0.18215**2, abs=1e-3), "distance_budget": 0.05, "lr": 0.01,
                       "perceptual": "lpips_vgg", "style_prompt": "Cubism by Picasso style", "strength": 0.5,
