@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 # Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
 SHORT = {
-    "rounds": 1, "model_steps": 1, "clean_steps": 1, "search_rounds": 2, "text_steps": 2, "image_steps": 16, "iterations": 4,
-    "steps": 2, "sample_steps": 2, "batch": 2, "pictures": 3, "prior_images": 2, "t": 4, "depth": 2, "size": 16, "train": 4,
-    "reference": 6, "validation": 3, "heldout": 2,
+    "rounds": 1, "model_steps": 1, "clean_steps": 1, "search_rounds": 2, "trials": 1, "snapshots": 2, "text_steps": 2,
+    "image_steps": 16, "iterations": 4, "steps": 2, "sample_steps": 2, "batch": 2, "pictures": 3, "prior_images": 2, "t": 4, "depth": 2, "size": 16,
+    "train": 4, "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
 OFFLINE = {
     "perceptual": "lite1",
