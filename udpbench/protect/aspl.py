@@ -26,6 +26,9 @@ class ASPL(FSMG):
     """In each round a copy of the surrogate is trained on clean pictures, the pictures raise that copy's loss, and the
     surrogate itself is trained on the perturbed pictures (the paper's section 4.2).
 
+    Our choice beside those of ``FSMG``: gradients are clipped (in the released code they are not: what should clip them
+    is handed an iterator that is used up).
+
     Args:
         rounds: of the alternation.
         clean_steps: of the copy's training on clean pictures, in each round.
