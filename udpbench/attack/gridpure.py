@@ -24,8 +24,9 @@ class GridPure(PixelPurifier):
     """In each round windows of the model's size, half of it apart, are purified and averaged where they overlap, and
     ``x <- (1 - gamma) purified + gamma x``, saved in 8 bits.
 
-    The corners, which only one window sees, are purified once more, together as one window. Our choices, for sides that
-    are no multiple of half a window: the last window ends at the edge; a side shorter than a window is one.
+    The corners, which only one window sees, are purified once more, together as one window; where a side is no multiple
+    of half a window, the last window ends at the edge. Our choices: a side shorter than a window is one, and values are
+    rounded to 8 bits (the released code cuts them off, which darkens a picture by half a step in each round).
 
     Args: those of ``PixelPurifier``, and
         t: time steps of noise in a round.

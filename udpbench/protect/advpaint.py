@@ -29,10 +29,12 @@ class AdvPaint(MaskedAscent):
 
     The paper's and the released code's: the objective at the first step, the two regions, a uniform start of the whole
     picture, steps that shrink linearly to a hundredth for each region. The released code draws other noise for the
-    perturbed picture than for the clean one (``same_noise`` false). Our choices: the same noise, so that what changes
-    is due to the perturbation; its enlargement, read off the mask that comes with the code; the owner's prompt alone,
-    where that code has the guidance's empty one beside it; the posterior mean; for a UNet that takes latents alone see
-    ``Inpainting``. ``repaint`` only says which side of the mask is the object.
+    perturbed picture than for the clean one (``same_noise`` false; there the clean one's is drawn once for each region,
+    here in each step). Our choices: the same noise, so that what changes is due to the perturbation; its enlargement,
+    read off the mask that comes with the code; the owner's prompt alone, where that code has the guidance's empty one
+    beside it; the posterior mean; a first input of noise alone (there: the latents of the whole picture, which get no
+    gradient, noised to that step); for a UNet that takes latents alone see ``Inpainting``. ``repaint`` only says which
+    side of the mask is the object.
 
     Args: those of ``MaskedAscent`` (``iterations`` of each region, ``step_size`` of the first step), and
         enlarged: area of the box, in areas of the smallest box around the object.

@@ -37,7 +37,7 @@ class AntiDiffusion(Protection):
         rounds: ascents; one less than that of the UNet's trainings.
         text_steps, text_lr: of each tuning of the prompt.
         image_steps: of each ascent.
-        model_steps, lr: of each training of the UNet (gradients clipped to norm 1).
+        model_steps, lr: of each training of the UNet (gradients clipped to norm 1; there they are not, as in ``ASPL``).
         round_eps: how far a picture may move in one ascent, of 255 (the released code bounds nothing else: what it
             gives is as large as ``rounds`` of these); None: as far as the budget lets it.
         attention_weight: of the attention term; 0: none.

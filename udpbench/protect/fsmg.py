@@ -33,8 +33,7 @@ class FSMG(Targeted):
     With a ``target`` it is the paper's targeted variant: the distance of the surrogate's next latents, x_(t-1), to the
     target's, noised to t-1, is subtracted. Our choices are: the mean of x_(t-1) given x_t (the released code adds the
     noise of a DDPM step, which changes no expected gradient), and at t = 0 the target as it is (there: noised to the
-    last step); pictures of a batch are drawn at random (there: in order, so that a short training sees the first ones
-    only).
+    last step).
 
     Args:
         clean_steps: of the surrogate's training on clean pictures.

@@ -32,8 +32,9 @@ class PAP(Protection):
     The paper's: the Gaussian, and both of its moments. The released code has two versions: the first (rounds of ten
     image steps) uses that H^-1, the second (one step a round) divides it by the number of values of c; both hand
     (H^-1)^2, not its root, to the sampler as the standard deviation. Our choices are: each picture has a distribution
-    of its own (there: one H^-1 for all of them, of their mean loss), and in a round of several steps the later ones
-    draw from that of the first (there: the descent is left out in them, which divides 0 by 0).
+    of its own (there: one H^-1 for all of them, of their mean loss, which of n pictures is about n times as large), and
+    in a round of several steps the later ones draw from that of the first (there: the descent is left out in them,
+    which divides 0 by 0).
 
     Args:
         rounds, image_steps: approximations, and image steps under each.

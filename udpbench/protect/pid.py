@@ -20,7 +20,7 @@ Moments = tuple[Tensor, Tensor]  # mean and standard deviation of the posterior,
 
 
 def kl(clean: Moments, moved: Moments) -> Tensor:
-    """KL divergence of ``moved``'s Gaussian from ``clean``'s, a mean over the latents, (N,)."""
+    """KL(clean || moved) of the two Gaussians, a mean over the latents, (N,)."""
     (m, s), (n, r) = clean, moved
     return ((r / s).log() - 0.5 + (s.square() + (m - n).square()) / (2 * r.square())).flatten(1).mean(1)
 
@@ -40,8 +40,8 @@ class PID(Protection):
     """Raise the distance of the autoencoder's posterior to that of the clean picture; no UNet, no prompt.
 
     ``distance``, of mean mu and standard deviation sigma: ``add_log`` MSE(mu) + MSE(log sigma^2), the released default;
-    ``add`` MSE(mu) + MSE(sigma); ``mean`` MSE(mu); ``std`` MSE(sigma), called var there; ``kl`` the divergence of the
-    perturbed posterior from the clean one; ``sample`` the MSE of a latent drawn from each, called latent_vector there.
+    ``add`` MSE(mu) + MSE(sigma); ``mean`` MSE(mu); ``std`` MSE(sigma), called var there; ``kl`` the mean of
+    KL(clean || perturbed); ``sample`` the MSE of a latent drawn from each, called latent_vector there.
     Latents are not scaled, as there. At the clean picture the gradient is zero: the start is random. The released code
     writes its pictures before every 25th update, so that its last 25 never count; here all do.
 
