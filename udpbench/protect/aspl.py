@@ -26,8 +26,8 @@ class ASPL(FSMG):
     """In each round a copy of the surrogate is trained on clean pictures, the pictures raise that copy's loss, and the
     surrogate itself is trained on the perturbed pictures (the paper's section 4.2).
 
-    Our choices beside those of ``FSMG`` are: pictures of a batch are drawn at random (in the released code: in order, so
-    that a short training sees the first ones only), and gradients are clipped (there they are not: what should clip
+    Our choices beside those of ``FSMG`` are: pictures of a batch are drawn at random (in the released code: in order,
+    so that a short training sees the first ones only), and gradients are clipped (there they are not: what should clip
     them is handed an iterator that is used up).
 
     Args:
