@@ -29,9 +29,9 @@ class MetaCloak(FSMG):
     in turn goes on from where it was kept: the pictures raise its loss, averaged over transformations, then it is
     trained on them, and so on (the paper's algorithm 1).
 
-    As in the released code, the transformation is a Gaussian blur, then a mirroring of every second picture; one is
-    drawn for each picture and step. Its blur has a kernel of seven pixels and a standard deviation from 0.1 to 2,
-    ours is not cut. Our choices are: snapshots at equal distances from the first step to the last (there: step 0, then
+    As in the released code, the transformation is a Gaussian blur, then a mirroring with probability 1/2. Its blur has
+    a kernel of seven pixels and a standard deviation from 0.1 to 2, ours is not cut. Our choices are: one is drawn for
+    each picture and step (there: one for all pictures), snapshots at equal distances from the first step to the last (there: step 0, then
     one before every 200th), and pictures as large as they are (there: cut to squares of 512 px).
 
     Args:
