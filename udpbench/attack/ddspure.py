@@ -22,8 +22,9 @@ class DdsPure(DiffPure):
     """DiffPure whose t is the first time step with ``alpha_bar < 1 / (1 + d^2)``, at which the noise of a picture
     scaled back to its size is d, the perturbation's radius in the model's range [-1,1].
 
-    The released code's: the rule (but the nearer one of that time step and the one before), a radius of 11, the
-    sampler. It gives pictures in [0,1] to a model of [-1,1] and uses a step of 1,000 as one of 250; here both are right.
+    The released code's: the rule (there the nearer one of that time step and the one before), a radius of 11, the
+    sampler. It gives pictures in [0,1] to a model of [-1,1] and uses a step of 1,000 as one of 250; here both are
+    right.
 
     Args: those of ``DiffPure`` but t, and
         radius: of the perturbation, of 255; the thief has to know it.

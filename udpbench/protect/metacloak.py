@@ -31,8 +31,8 @@ class MetaCloak(FSMG):
 
     As in the released code, the transformation is a Gaussian blur, then a mirroring with probability 1/2. Its blur has
     a kernel of seven pixels and a standard deviation from 0.1 to 2, ours is not cut. Our choices are: one is drawn for
-    each picture and step (there: one for all pictures), snapshots at equal distances from the first step to the last (there: step 0, then
-    one before every 200th), and pictures as large as they are (there: cut to squares of 512 px).
+    each picture and step (there: one for all pictures), snapshots at equal distances from the first step to the last
+    (there: step 0, then one before every 200th), and pictures as large as they are (there: cut to squares of 512 px).
 
     Args:
         clean_steps, snapshots: length of the surrogate's training, and how many of its stages are the pool.
