@@ -176,8 +176,16 @@ def node() -> Callable[..., DictConfig]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         every = compose("config", overrides=words).every
 
+    @cache
+    def wrapper(option: str, family: str) -> DictConfig:
+        """One that chooses what is inside it, which those of one composition would choose for one another."""
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", overrides=["model=micro", f"family={family}", f"protect={option}"]).protect
+
     def copy(group: str, option: str, family: str = "micro") -> DictConfig:
-        conf = OmegaConf.create(OmegaConf.to_container(every[family][group][option], resolve=True))
+        found = every[family][group][option]
+        found = wrapper(option, family) if group == "protect" and "inner" in found else found
+        conf = OmegaConf.create(OmegaConf.to_container(found, resolve=True))
         conf.pop("preset", None)  # no setting of the method: see udpbench.benchmark.build
         return conf
 

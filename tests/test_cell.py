@@ -300,7 +300,7 @@ def test_help_is_quick_and_imports_no_torch(shell):
         spent.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
         assert status == 0, said
         for word in (
-            "protect: advdm, advdm_released, consistent, eudp",
+            "protect: ace, ace_plus, ace_plus_released, ace_released, advdm, advdm_released",
             "attack: blur",
             "python -m udpbench",
             "owner_prompt: class",

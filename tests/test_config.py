@@ -69,7 +69,7 @@ def wrong(tiny, tmp_path, monkeypatch, capsys):
 
 
 COMMANDS = {
-    "protect=foo": "error: In 'config': Could not find 'protect/foo' Available options in 'protect': advdm",
+    "protect=foo": "error: In 'config': Could not find 'protect/foo' Available options in 'protect': ace",
     "protect.foo=1": "error: Could not override 'protect.foo'. There is no such setting; python -m udpbench --help shows those there are",
     "+protect.foo=1": "unexpected keyword argument 'foo'",
     "no_equals_sign": "error: ",
@@ -83,7 +83,7 @@ COMMANDS = {
     "metrics.bundle.kernel_distance.features._target_=no.such.Thing": "error: kernel_distance: Error loading 'no.such.Thing'",
     "runtime.batch=0": "error: runtime.batch: must be a whole number >= 1, given 0",
     "runtime.low_memory=some": "error: runtime.low_memory: must be true or false, given 'some'",
-    "runtime.workers=none": "error: runtime.workers: must be a whole number >= 1, given 'none'",
+    "runtime.workers=none": "error: runtime.workers: must be a whole number from 1 to 256, given 'none'",
     "runtime.grad_batch=0": "error: runtime.grad_batch: must be a whole number >= 1, given 0",
     "runtime.threads=two": f"error: runtime.threads: must be a whole number from 1 to {os.cpu_count()}, given 'two'",
     "runtime.device=meta": "error: runtime.device: 'meta' cannot be used (no device to compute on: meta)",

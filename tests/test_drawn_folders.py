@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import zlib
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -101,7 +102,7 @@ def test_any_folder_is_written_as_a_whole_data_folder_or_refused_in_one_line(fil
 
 
 @given(data=st.data())
-@draws(60)
+@draws(30)
 def test_any_record_is_reported_or_left_out_with_one_line(data):
     record: Any = copy.deepcopy(make_record(subject="1"))
     for place in data.draw(st.lists(st.sampled_from(list(leaves(record))), min_size=1, max_size=2, unique=True)):
@@ -119,7 +120,7 @@ def test_any_record_is_reported_or_left_out_with_one_line(data):
 
 
 @given(at=st.floats(0, 1), bit=st.integers(1, 255))
-@draws(40)
+@draws(15)
 def test_a_record_with_another_byte_is_reported_or_left_out_with_one_line(at, bit):
     text = bytearray(json.dumps(make_record(subject="1")).encode())
     text[int(at * (len(text) - 1))] ^= bit
@@ -128,8 +129,6 @@ def test_a_record_with_another_byte_is_reported_or_left_out_with_one_line(at, bi
 
 def _report(text: bytes) -> None:
     """The report of a whole record beside ``text``."""
-    from contextlib import redirect_stderr, redirect_stdout
-
     with TemporaryDirectory() as place, redirect_stderr(io.StringIO()) as said, redirect_stdout(io.StringIO()) as shown:
         (Path(place) / "a.json").write_text(json.dumps(make_record()))
         (Path(place) / "b.json").write_bytes(text)

@@ -40,7 +40,7 @@ def leaves(value: Any, *at: str) -> Iterator[tuple[str, ...]]:
 
 def like(value: Any, before: Any) -> bool:
     """Whether a value that was taken is of the kind of the one that it replaced; of none nothing is known."""
-    if before is None or value is None:
+    if before is None or value is None or before == "auto":
         return True
     if isinstance(before, bool) or isinstance(value, bool):
         return isinstance(before, bool) and isinstance(value, bool)

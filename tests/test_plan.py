@@ -121,7 +121,7 @@ def test_a_single_cell_is_shown_in_words(planned):
 def test_glob_range_and_params_of_a_preset_are_hydras(planned):
     _, numbers, _, _ = planned("-m", "budget=glob(*)", "data.subject=range(0,2)", "protect=noise", "arms=[pretrained]")
     assert [c["cell"] for c in numbers["cells"]] == [
-        f"budget={budget} data.subject={subject}" for budget in ("linf", "rms") for subject in range(2)
+        f"budget={budget} data.subject={subject}" for budget in ("linf", "perceptual", "rms") for subject in range(2)
     ]
     words = ["-m", "experiment=controls", "attack.sigma=1", "arms=[pretrained]"]
     _, numbers, _, _ = planned(*words, "model=micro", model=False)

@@ -81,6 +81,12 @@ def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
         ({"arms": {"dirty": make_arm(1.0, 0.5)}}, "unknown arm 'dirty'; allowed are pretrained"),
         ({"arms": {"clean": {"metrics": {}}}}, "arms.clean lacks absent, key, curve, images"),
         ({"facts": {"budget": None}}, "record.facts lacks preset, edits, embedded, protected_fraction"),
+        ({"config": {"task": True}}, r"record\.config\.task must be dict, given bool"),
+        ({"config": {"metrics": {"extra": [1]}}}, r"record\.config\.metrics\.extra must be dict, given list"),
+        (
+            {"config": {"data": {"inner": {"_target_": 1}}}},
+            r"record\.config\.data\.inner\._target_ must be str, given int",
+        ),
         ({"counts": {"unet_image": "many"}}, r"record\.counts\.unet_image must be int, given str"),
     ],
 )

@@ -16,7 +16,7 @@ from udpbench.benchmark.cell import Cell, Part
 from udpbench.core.budget import Budget
 from udpbench.core.component import Component, check_plain, inside
 from udpbench.core.errors import ConfigError, Errors, check_whole, unresolved
-from udpbench.interfaces import NEEDS, Attack, Dataset, Method, Metric, Protection, Task
+from udpbench.interfaces import NEEDS, Attack, Dataset, Features, Method, Metric, Protection, Task
 from udpbench.models.diffusion import Diffusion
 
 PRESETS = ("matched", "released")  # of a protection: work made equal for all, or as its authors published it
@@ -176,7 +176,9 @@ _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "bool": ("true or false", (bool,)),
     "Sequence": ("a list", (list,)),
     "tuple": ("a list", (list,)),
+    "Mapping": ("settings by name", (dict,)),
 }
+_PARTS: dict[str, type[Component]] = {kind.__name__: kind for kind in (*KINDS.values(), Features)}  # that others have
 
 
 def _mistyped(settings: Mapping[str, Any]) -> list[str]:
@@ -213,11 +215,21 @@ def _parts(settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
 def _unlike(said: str, value: Any) -> str:
     """What a value must be by a simple annotation (``float``, ``Sequence[str]``), if it is something else."""
     kind, _, of = said.partition("[")
+    if part := _PARTS.get(kind.rpartition(".")[2]):
+        return "" if _names_class(value, part) else f"a part of its own, with the _target_ of a {part.__name__}"
     words, allowed = _TYPES.get(kind.rpartition(".")[2], ("", (object,)))
     if not isinstance(value, allowed) or (isinstance(value, bool) and words and bool not in allowed):
         return words
     odd = (_unlike(of.rstrip("]").partition(",")[0], item) for item in value) if isinstance(value, list) and of else ()
     return next((f"a list, each of it {words}" for words in odd if words), "")
+
+
+def _names_class(value: Any, kind: type) -> bool:
+    """Whether a value is settings of a part of this kind; ImportError for the path of no object."""
+    if not isinstance(value, dict) or not isinstance(target := value.get("_target_"), str):
+        return False
+    made = get_object(target)
+    return isinstance(made, type) and issubclass(made, kind)
 
 
 def _metrics(bundles: Mapping[str, Any], name: str, errors: Errors) -> dict[str, Part]:

@@ -40,6 +40,7 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 # ``${unique:}`` in a configuration: eight hex digits, the same throughout a run or a sweep, on all of its workers.
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cache=True, replace=True)
 WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # what is raised for wrong input
+MOST_WORKERS = 256  # far more processes than any cell has arms
 RESUME = "interrupted; the same command goes on where this one stopped"
 
 
@@ -126,7 +127,7 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
     if runtime.threads != "auto":  # far more than there are cores end the process
         check_whole("runtime.threads", runtime.threads, 1, cores())
     if runtime.workers != "auto":
-        check_whole("runtime.workers", runtime.workers, 1)
+        check_whole("runtime.workers", runtime.workers, 1, MOST_WORKERS)
     if not isinstance(low_memory := runtime.low_memory, bool):
         raise ConfigError(f"runtime.low_memory: must be true or false, given {low_memory!r}")
     device = find_device(runtime.device)

@@ -6,7 +6,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from udpbench.benchmark.arms import ARMS
+from udpbench.benchmark.arms import ARMS, CONTROLS
 from udpbench.core.component import check_plain, inside
 
 SCHEMA = 2
@@ -133,6 +133,20 @@ class Record(TypedDict):
 
 CELL = tuple(name for name in CellNames.__annotations__ if name in CellNames.__required_keys__)
 EXTRA = tuple(name for name in CellNames.__annotations__ if name in CellNames.__optional_keys__)
+PARTS = (
+    "data",
+    "budget",
+    "protect",
+    "like",
+    "attack",
+    "task",
+    "model",
+    "surrogate",
+    "victim",
+    "purifier",
+    "metrics",
+    *CONTROLS,
+)
 LONG = (
     *("label", "status", *CELL, *EXTRA, "budget_kind", "eps", "distance", "network", "preset"),
     *("arm", "metric", "value", "n", "better_protected", "primary", "reason"),
@@ -155,8 +169,28 @@ def check(record: Mapping[str, Any], where: str) -> Record:
             raise ValueError(f"{where}: arm {name} has {both[0]} both measured and absent")
         for metric, score in arm["metrics"].items():
             _check_score(f"{where}: {name} {metric}", score)
+    _check_config(record["config"], where)
     check_plain(record, where)
     return cast(Record, record)
+
+
+def _check_config(config: Mapping[str, Any], where: str) -> None:
+    """What readers compare of the configuration: parts are objects, or null where there is none; classes have names."""
+    metrics = config.get("metrics")
+    bundles = (
+        {f"metrics.{name}": metrics.get(name) for name in ("bundle", "extra")} if isinstance(metrics, dict) else {}
+    )
+    for name, part in {**{name: config.get(name) for name in PARTS}, **bundles}.items():
+        if not isinstance(part, dict | None):
+            raise ValueError(f"{where}: record.config.{name} must be dict, given {type(part).__name__}")
+        _check_targets(part, where, f"record.config.{name}")
+
+
+def _check_targets(value: Any, where: str, at: str) -> None:
+    for name, inner in inside(value):
+        if name == "_target_" and not isinstance(inner, str):
+            raise ValueError(f"{where}: {at}._target_ must be str, given {type(inner).__name__}")
+        _check_targets(inner, where, f"{at}.{name}")
 
 
 def _check_score(where: str, score: Score) -> None:
