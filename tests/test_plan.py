@@ -235,6 +235,43 @@ def test_totals_add_up_and_unknowns_are_named(tmp_path):
     assert ["total", "5", "3", "0", "3", "~1:03", "+", "?", "~4.0", "MB", "+", "?", "3"] in rows
 
 
+def test_what_several_cells_need_is_listed_and_few_cells_make_it():
+    data, one, two = stage("data"), stage(parent="one"), stage(parent="two")
+    own = [stage("generate", seed=i) for i in range(4)]
+    needs = [[data, one], [data, two], [data, one, two], [data]]
+    stages = [{Path(f"{id(s)}"): s for s in (*mine, own[i])} for i, mine in enumerate(needs)]
+    cells = [Planned(f"seed={i}", "cpu", mine, dict.fromkeys(mine)) for i, mine in enumerate(stages)]
+    found = tally.shared(cells)
+    assert [str(s.name) for s in found.stages.values()] == ["data", "train", "train"], "parents first, none of one cell"
+    assert [[c.words[-1] for c in mine] for mine in found.needed_by.values()] == [list("0123"), list("02"), list("12")]
+    assert [cell.words for cell in found.first] == ["seed=2"]
+    assert tally.shared_json(found)["first"] == ["seed=2"]
+    assert tally.shared_summary(found, 4) == [
+        "3 stages are needed by more than one cell, 3 of them to do; 1 of 4 cells, run first, make all of them:",
+        "  seed=2",
+    ]
+    for cell in cells[2:]:
+        cell.todo.clear()  # done: the others' stages are made by them alone
+    cells[0].todo.pop(Path(f"{id(data)}"))
+    cells[1].todo.pop(Path(f"{id(data)}"))
+    found = tally.shared(cells)
+    assert [cell.words for cell in found.first] == ["seed=0", "seed=1"]
+    done = tally.shared([Planned("seed=0", "cpu", stages[2]), Planned("seed=1", "cpu", stages[2])])
+    assert tally.shared_summary(done, 2) == ["4 stages are needed by more than one cell, 0 of them to do"]
+
+
+def test_only_what_is_shared_is_shown_if_that_is_asked_for(planned):
+    status, numbers, shown, _ = planned(*GRID, "--shared")
+    assert status == 0
+    kinds = [row["kind"] for row in numbers["shared"] if row["kind"] != "score"]
+    assert kinds == ["data", "generate", "train", "generate", "protect"]
+    assert all(row["cells"] == ["attack=none", "attack=jpeg"] for row in numbers["shared"])
+    assert numbers["first"] == ["attack=none"]
+    assert f"{len(numbers['shared'])} stages are needed by more than one cell, " in shown
+    assert "  attack=none\n" in shown
+    assert "total" not in shown
+
+
 def drawn(made) -> str:
     console = Console(file=io.StringIO(), width=120)
     console.print(tally.table(made))

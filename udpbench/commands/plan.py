@@ -26,13 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = "Cells, stages, time and disk that python -m udpbench with the same words would take."
     parser = Parser("plan", about, "python -m udpbench --help lists the options.")
     parser.add_argument("-m", "--multirun", action="store_true", help="a grid")
+    about = "list the stages that several cells of a grid need, and cells that make them, to run first"
+    parser.add_argument("--shared", action="store_true", help=about)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     parser.takes_overrides("as for python -m udpbench")
     args = parser.parse_intermixed_args(arguments)
     with told():
         cells = plan_cells(args.overrides, args.multirun)
         if args.multirun or not cells[0].errors:
-            _show(cells, args.json)
+            _show(cells, args.json, args.shared)
     if args.multirun:
         sys.exit(1 if any(cell.errors for cell in cells) else 0)
     for error in cells[0].errors:
@@ -114,10 +116,14 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     )
 
 
-def _show(cells: Sequence[Planned], path: Path | None) -> None:
-    from udpbench.results.tally import as_json, count, summary, table
+def _show(cells: Sequence[Planned], path: Path | None, only_shared: bool) -> None:
+    from udpbench.results import tally
 
-    plan = count(cells)
+    plan, found = tally.count(cells), tally.shared(cells)
     if path:
-        write_json(path, as_json(plan))
-    show(table(plan), *summary(plan))
+        write_json(path, tally.as_json(plan) | (tally.shared_json(found) if only_shared else {}))
+    if only_shared:
+        show(*([tally.shared_table(found)] if found.todo else []), *tally.shared_summary(found, len(cells)))
+        show(*tally.invalid(cells))
+        return
+    show(tally.table(plan), *tally.summary(plan))

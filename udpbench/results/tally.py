@@ -143,13 +143,93 @@ def summary(plan: Plan) -> list[str]:
         lines.append(f"~ by other settings or methods of the kind, not scaled ({total.rough}): {_some(plan.rough)}")
     if plan.unknown:
         lines.append(f"? no measurement on {devices} ({total.unknown}): {_some(plan.unknown)}")
-    wrong = [f"invalid: {cell.words}: {error}" for cell in plan.cells for error in cell.errors]
-    return lines + wrong[:SHOWN] + ([f"... and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else [])
+    return lines + invalid(plan.cells)
+
+
+def invalid(cells: Sequence[Planned]) -> list[str]:
+    """What is wrong with which cells."""
+    wrong = [f"invalid: {cell.words}: {error}" for cell in cells for error in cell.errors]
+    return wrong[:SHOWN] + ([f"... and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else [])
 
 
 def _some(names: list[str]) -> str:
     names = list(dict.fromkeys(names))
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+# -- what several cells need -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The stages that more than one cell needs, by folder, parents first, each with those cells; and ``first``, few
+    cells that make all of them that are to do."""
+
+    needed_by: dict[Path, list[Planned]]
+    stages: dict[Path, Stage]
+    todo: dict[Path, Estimate | None]
+    first: list[Planned]
+
+
+def shared(cells: Sequence[Planned]) -> Shared:
+    """Of the cells of a grid.
+
+    ``first`` is chosen greedily: always the cell that makes most of what is left, the earlier one of equals.
+    """
+    needed_by: dict[Path, list[Planned]] = {}
+    for cell in cells:
+        for path in cell.stages:
+            needed_by.setdefault(path, []).append(cell)
+    needed_by = {path: mine for path, mine in needed_by.items() if len(mine) > 1}
+    todo = {path: estimate for cell in cells for path, estimate in cell.todo.items() if path in needed_by}
+    first, left = [], set(todo)
+    while left:
+        first.append(max(cells, key=lambda cell: len(left & cell.todo.keys())))
+        left -= first[-1].todo.keys()
+    stages = {path: stage for cell in cells for path, stage in cell.stages.items() if path in needed_by}
+    return Shared(needed_by, stages, todo, first)
+
+
+def shared_table(found: Shared) -> Table:
+    """The stages to do, parents first; those of one name and number of cells in a row."""
+    rows: dict[tuple[str, int], list[Estimate | None]] = {}
+    for path, estimate in found.todo.items():
+        rows.setdefault((str(found.stages[path]), len(found.needed_by[path])), []).append(estimate)
+    made = Table(box=SIMPLE_HEAD)
+    made.add_column("needed by more than one cell", overflow="fold")
+    for column in ("stages", "cells", "time"):
+        made.add_column(column, justify="right", no_wrap=True)
+    for (name, cells), estimates in list(rows.items())[:SHOWN]:
+        known = [estimate.seconds for estimate in estimates if estimate]
+        time = time_text(sum(known)) if len(known) == len(estimates) else "?"
+        made.add_row(name, str(len(estimates)), str(cells), time)
+    if len(rows) > SHOWN:
+        made.add_row(f"... and {len(rows) - SHOWN} more")
+    return made
+
+
+def shared_summary(found: Shared, cells: int) -> list[str]:
+    """How many there are, and the cells to run first."""
+    line = f"{len(found.needed_by)} stages are needed by more than one cell, {len(found.todo)} of them to do"
+    if not found.todo:
+        return [line]
+    n = len(found.first)
+    return [f"{line}; {n} of {cells} cells, run first, make all of them:", *(f"  {cell.words}" for cell in found.first)]
+
+
+def shared_json(found: Shared) -> dict[str, Any]:
+    """The same, for machines."""
+    rows = [
+        {
+            "stage": str(stage),
+            "kind": stage.name,
+            "key": stage.key,
+            "cells": [cell.words for cell in found.needed_by[path]],
+            "todo": path in found.todo,
+        }
+        for path, stage in found.stages.items()
+    ]
+    return {"shared": rows, "first": [cell.words for cell in found.first]}
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
