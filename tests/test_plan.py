@@ -264,7 +264,7 @@ def test_only_what_is_shared_is_shown_if_that_is_asked_for(planned):
     status, numbers, shown, _ = planned(*GRID, "--shared")
     assert status == 0
     kinds = [row["kind"] for row in numbers["shared"] if row["kind"] != "score"]
-    assert kinds == ["data", "generate", "train", "generate", "protect"]
+    assert kinds == ["data", "generate", "train", "generate", "protect", "train", "generate"]
     assert all(row["cells"] == ["attack=none", "attack=jpeg"] for row in numbers["shared"])
     assert numbers["first"] == ["attack=none"]
     assert f"{len(numbers['shared'])} stages are needed by more than one cell, " in shown
