@@ -148,8 +148,8 @@ def called(store: Store, there: Sequence[Kept], text: str) -> list[Kept]:
     Raises ValueError if there is none, and for several keys.
     """
     path = Path(text).expanduser()
-    folder = path if path.exists() else store.root / text
-    found = [kept for kept in there if folder.resolve().is_relative_to(kept.folder.resolve())]
+    place = (path if path.exists() else store.root / text).resolve()
+    found = [kept for kept in there if place.is_relative_to(kept.folder.resolve())]
     if not found and path.is_file():
         size, digest = path.stat().st_size, file_digest(path)
         found = [kept for kept in there if [size, digest] in map(list, kept.facts.get("files", {}).values())]
@@ -169,7 +169,8 @@ def called(store: Store, there: Sequence[Kept], text: str) -> list[Kept]:
 def unneeded(there: Iterable[Kept], needed: Collection[str], before: float = math.inf) -> list[Kept]:
     """What is ``free``, what no key in ``needed`` asks for and what was last used ``before`` that time, in seconds
     since 1970; what was put aside as damaged is needed by nobody."""
-    return [kept for kept in free(there) if kept.aside or (not kept.keys & set(needed) and kept.used < before)]
+    keys = frozenset(needed)
+    return [kept for kept in free(there) if kept.aside or (not kept.keys & keys and kept.used < before)]
 
 
 def free(there: Iterable[Kept]) -> list[Kept]:
