@@ -177,14 +177,16 @@ def node() -> Callable[..., DictConfig]:
         every = compose("config", overrides=words).every
 
     @cache
-    def wrapper(option: str, family: str) -> DictConfig:
-        """One that chooses what is inside it, which those of one composition would choose for one another."""
+    def inside(option: str) -> DictConfig:
+        """What a wrapper has inside it: those of one composition would choose it for one another."""
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", overrides=["model=micro", f"family={family}", f"protect={option}"]).protect
+            return compose("config", overrides=["model=micro", "family=micro", f"protect={option}"]).protect.inner
 
     def copy(group: str, option: str, family: str = "micro") -> DictConfig:
         found = every[family][group][option]
-        found = wrapper(option, family) if group == "protect" and "inner" in found else found
+        if group == "protect" and "inner" in found:
+            found = found.copy()
+            found.inner = inside(option)
         conf = OmegaConf.create(OmegaConf.to_container(found, resolve=True))
         conf.pop("preset", None)  # no setting of the method: see udpbench.benchmark.build
         return conf

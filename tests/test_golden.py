@@ -211,9 +211,13 @@ def test_every_number_belongs_to_a_method(golden):
 @pytest.mark.skipif(REFRESH, reason="being written")
 @pytest.mark.parametrize("case", [c for c in METHODS if not c.endswith("/none")])
 def test_golden_numbers_tell_methods_apart(case, golden):
-    """The probes are sharp enough: no other method's numbers would pass."""
+    """The probes are sharp enough: no other method's numbers would pass, but those of a preset with more of the same
+    steps, which are shortened here; what hardly changes a picture is told by other tests."""
+    if golden.get(case, {"mean_change": 0})["mean_change"] < 2 * PROBE["default"]:
+        pytest.skip("hardly changes a picture")
     for other in METHODS:
-        if other != case and {case, other} <= golden.keys():
+        same = case.removesuffix("_released") == other.removesuffix("_released")
+        if not same and {case, other} <= golden.keys():
             numbers = golden[other]
             near = [
                 abs(a - b) <= PROBE["default"] for a, b in zip(golden[case]["probes"], numbers["probes"], strict=True)
