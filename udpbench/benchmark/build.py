@@ -234,11 +234,11 @@ def _names_class(value: Any, kind: type) -> bool:
 
 def _metrics(bundles: Mapping[str, Any], name: str, errors: Errors) -> dict[str, Part]:
     """The metrics in ``bundles[name]``, by name; one that is null is left out."""
-    nodes = bundles.get(name) or {}
+    nodes = {} if bundles.get(name) is None else bundles[name]
     if not isinstance(nodes, Mapping | DictConfig):
         errors.append(f"metrics: {name} must hold metrics by name, given {nodes!r}")
         return {}
-    made = {name: errors.attempt(make_part, node, name, Metric) for name, node in nodes.items() if node}
+    made = {name: errors.attempt(make_part, node, name, Metric) for name, node in nodes.items() if node is not None}
     return {name: part for name, part in made.items() if part}
 
 
