@@ -16,7 +16,7 @@ from udpbench.protect.advdm import AdvDM
 from udpbench.protect.eot import EOT, TRANSFORMS
 from udpbench.protect.noise import Noise
 
-STRENGTHS = {"draws": 1, "quality": (50, 95), "sigma": 1.0, "scale": 0.5, "part": 0.8, "std": 8.0}
+STRENGTHS = {"views": 1, "quality": (50, 95), "sigma": 1.0, "scale": 0.5, "part": 0.8, "std": 8.0}
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -102,7 +102,7 @@ def test_the_gradient_is_that_of_the_loss_of_the_changed_picture(pictures, model
         seen |= {i for i, want in enumerate(wanted) if torch.equal(budget.gradients[0], want)}
     assert seen == {0, 1}
     twice = Run()
-    eot("jpeg", inner=inner, draws=2).protect(owner, Linf(8), model, twice)
+    eot("jpeg", inner=inner, views=2).protect(owner, Linf(8), model, twice)
     assert twice.count == {"unet_image": 2}
 
 

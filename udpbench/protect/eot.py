@@ -31,7 +31,7 @@ class EOT(Wrapper):
 
     Args:
         transforms: some of ``none``, ``jpeg``, ``blur``, ``resize``, ``crop``, ``flip``, ``noise``.
-        draws: of transformations for each step and picture; each costs what a step of ``inner`` costs.
+        views: of each picture in a step, each transformed anew; one costs what a step of ``inner`` costs.
         quality: lowest and highest of JPEG.
         sigma: largest standard deviation of the blur, in pixels.
         scale: smallest fraction of both sides that pictures are resized to, and back.
@@ -40,7 +40,7 @@ class EOT(Wrapper):
     """
 
     transforms: Sequence[str]
-    draws: int
+    views: int
     quality: Sequence[int]
     sigma: float
     scale: float
@@ -57,7 +57,7 @@ class EOT(Wrapper):
             check_choice("eot: unknown transform", name, TRANSFORMS)
         if len(self.quality) != 2 or not 1 <= self.quality[0] <= self.quality[1] <= 100:
             raise ValueError(f"eot: quality must be two numbers from 1 to 100, in order, given {self.quality}")
-        check_numbers("eot", least=1, draws=self.draws)
+        check_numbers("eot", least=1, views=self.views)
         check_numbers("eot", least=0, sigma=self.sigma, std=self.std)
         check_numbers("eot", above=0, most=1, scale=self.scale, part=self.part)
 
@@ -65,7 +65,7 @@ class EOT(Wrapper):
         heeded, kinds = False, self._kinds()
 
         def around(loss: ImageLoss, before: int) -> ImageLoss:
-            seen: Counter[int] = Counter()  # a picture's steps since ``before``, draws counted
+            seen: Counter[int] = Counter()  # a picture's steps since ``before``, views counted
 
             def changed(x: Tensor, i: int) -> Tensor:
                 rng = run.rng("eot", before, seen[i], owner.names[i])
@@ -76,7 +76,7 @@ class EOT(Wrapper):
                 nonlocal heeded
                 heeded = True
                 views = (
-                    torch.stack([changed(one, i) for one, i in zip(x, index, strict=True)]) for _ in range(self.draws)
+                    torch.stack([changed(one, i) for one, i in zip(x, index, strict=True)]) for _ in range(self.views)
                 )
                 return torch.stack([loss(view, index) for view in views]).mean(0)
 
