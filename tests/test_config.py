@@ -70,6 +70,7 @@ def wrong(tiny, tmp_path, monkeypatch, capsys):
 
 COMMANDS = {
     "protect=foo": "error: In 'config': Could not find 'protect/foo' Available options in 'protect': ace",
+    "protect=eudb": "uemask_released; did you mean eudp?",
     "protect.foo=1": "error: Could not override 'protect.foo'. There is no such setting; python -m udpbench --help shows those there are",
     "+protect.foo=1": "unexpected keyword argument 'foo'",
     "no_equals_sign": "error: ",

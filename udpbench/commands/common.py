@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -194,7 +195,11 @@ def lines_of(error: Exception) -> list[str]:
     if not isinstance(error, HydraException):
         return said.splitlines()
     line, unknown, _ = " ".join(said.split()).partition(" To append to your config use ")
-    return [f"{line} There is no such setting; python -m udpbench --help shows those there are" if unknown else line]
+    if unknown:
+        return [f"{line} There is no such setting; python -m udpbench --help shows those there are"]
+    if option := re.search(r"Could not find '\w+/(\S+)' Available options in '\w+': (.*)", line):
+        line += "".join(f"; did you mean {near}?" for near in get_close_matches(option[1], option[2].split(), 1))
+    return [line]
 
 
 def replace_unencodable() -> None:
