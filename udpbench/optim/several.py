@@ -40,7 +40,7 @@ class Several(Protection):
 
     def models(self, surrogate: Any, run: Run) -> list[Any]:
         """The cell's surrogate and the further ones, on ``run.device``."""
-        return [surrogate, *(model.to(run.device) for model in self.further.values())]
+        return [surrogate, *(model.on(run) for model in self.further.values())]
 
 
 class _Failed(Exception):
