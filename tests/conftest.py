@@ -30,7 +30,7 @@ from udpbench.benchmark.graph import Graph
 from udpbench.core.budget import Linf
 from udpbench.core.images import as_saved, write_metadata, write_png
 from udpbench.data.cifar10 import CLASSES
-from udpbench.interfaces import Owner
+from udpbench.interfaces import Log, Owner
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.world import renderer
 
@@ -88,6 +88,14 @@ def folder(pictures, tmp_path_factory) -> Path:
         write_png(out / f"{i}.png", x)
     write_metadata(out, {f"{i}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
     return out
+
+
+class Stops(Log):
+    """Interrupts the work at the sixth image step."""
+
+    def scalar(self, name: str, value: torch.Tensor | float, step: int) -> None:
+        if name == "perturb/loss" and step == 5:
+            raise KeyboardInterrupt
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_owner
+from conftest import Stops, make_owner
 from diffusers import DDPMScheduler
 
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import as_saved, write_png
-from udpbench.interfaces import Log, Owner, Run
+from udpbench.interfaces import Owner, Run
 from udpbench.optim.denoising import denoising_loss
 from udpbench.protect.advdm import AdvDM
 from udpbench.protect.aspl import ASPL
@@ -120,14 +120,6 @@ def test_it_says_in_one_line_what_it_lacks(pictures, model):
     owner.extra_clean = []
     with pytest.raises(ValueError, match="^aspl: needs further clean pictures of the subject; give data.extra_clean$"):
         ASPL(**SHORT, **ROUNDS, clean="extra").protect(owner, Linf(8), model, Run())
-
-
-class Stops(Log):
-    """Interrupts the work at an image step."""
-
-    def scalar(self, name: str, value: torch.Tensor | float, step: int) -> None:
-        if name == "perturb/loss" and step == 5:
-            raise KeyboardInterrupt
 
 
 def test_an_interrupted_attempt_goes_on_to_the_same_pictures(pictures, model, plain, tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_owner
+from conftest import Stops, make_owner
 
 from udpbench.core.budget import Linf
-from udpbench.interfaces import Log, Run
+from udpbench.interfaces import Run
 from udpbench.protect.metacloak import MetaCloak
 
 SHORT = {
@@ -58,14 +58,6 @@ def test_its_loss_is_that_of_blurred_and_mirrored_pictures(pictures, model):
         seen |= {i for i, view in enumerate(views) if torch.equal(got, view)}
         assert any(torch.equal(got, view) for view in views)
     assert seen == {0, 1}
-
-
-class Stops(Log):
-    """Interrupts the work at an image step."""
-
-    def scalar(self, name: str, value: torch.Tensor | float, step: int) -> None:
-        if name == "perturb/loss" and step == 5:
-            raise KeyboardInterrupt
 
 
 def test_an_interrupted_attempt_goes_on_to_the_same_pictures(pictures, model, plain, tmp_path):

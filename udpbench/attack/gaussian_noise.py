@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from udpbench.attack.each import EachPicture
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Run
+from udpbench.optim.transforms import noisy
 
 
 @dataclass(kw_only=True)
@@ -29,5 +29,4 @@ class GaussianNoise(EachPicture):
         return f"gaussian_noise_{self.std:g}"
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
-        noise = torch.randn(x.shape, generator=run.rng("gaussian_noise", name))
-        return (x + self.std / 255 * noise).clamp(0, 1)
+        return noisy(x, run.rng("gaussian_noise", name), self.std)

@@ -16,6 +16,7 @@ from udpbench.models.diffusion import noised
 from udpbench.models.latent import LatentDiffusion, inconsistency
 from udpbench.models.perceptual import Far
 from udpbench.optim.samples import normal, uniform_times
+from udpbench.optim.target import mse
 
 
 @dataclass(kw_only=True)
@@ -77,17 +78,12 @@ class Insight(Impress):
             x = (y + 1) / 2
             z = model.encode(x)
             total = self.consistency * inconsistency(x, model)
-            total = total + self.encoder * (squares(z - seen) - self.away * squares(z - avoided))
+            total = total + self.encoder * (mse(z, seen) - self.away * mse(z, avoided))
             if self.unet:
                 t, noise = uniform_times(rngs, 1, len(alpha_bar)).to(z.device), normal(rngs, 1, z)
                 told = [model.predict(model.pipe.unet, noised(alpha_bar, v, t, noise), t, cond) for v in (z, seen)]
-                total = total + self.unet * squares(told[0] - told[1])
+                total = total + self.unet * mse(*told)
                 run.tally("unet_purify", 2 * len(z))
             return self.scale(y) * total, self.scale(y) * self.excess(far((y + 1) / 2))
 
         return losses
-
-
-def squares(x: Tensor) -> Tensor:
-    """Mean of the squares of each of N rows."""
-    return x.square().flatten(1).mean(1)

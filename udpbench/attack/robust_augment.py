@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from udpbench.core.component import check_numbers
-from udpbench.core.images import recompress, smooth
+from udpbench.core.images import recompress
 from udpbench.interfaces import Attack
+from udpbench.optim.transforms import blur, noisy
+
+LEAST_BLUR = 0.1  # pixels
 
 
 @dataclass(kw_only=True)
@@ -33,7 +36,7 @@ class RobustAugment(Attack):
 
     def __post_init__(self) -> None:
         check_numbers("attack robust_augment", least=1, most=100, quality=self.quality)
-        check_numbers("attack robust_augment", least=0.1, blur=self.blur)
+        check_numbers("attack robust_augment", least=LEAST_BLUR, blur=self.blur)
         check_numbers("attack robust_augment", above=0, most=255, noise=self.noise)
 
     def augment(self, batch: Tensor, rng: torch.Generator) -> Tensor:
@@ -45,8 +48,7 @@ class RobustAugment(Attack):
         return recompress(x, "jpeg", self.quality).to(x.device)
 
     def _blur(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        sigma = 0.1 + (self.blur - 0.1) * float(torch.rand((), generator=rng))
-        return smooth(x[None], sigma)[0].clamp(0, 1)
+        return blur(x, rng, LEAST_BLUR, self.blur).clamp(0, 1)
 
     def _noise(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        return (x + self.noise / 255 * torch.randn(x.shape, generator=rng).to(x.device)).clamp(0, 1)
+        return noisy(x, rng, self.noise)

@@ -60,23 +60,28 @@ class Shelf:
         return contents(self.store)
 
     @cached_property
-    def records(self) -> dict[Path, Record]:
-        """Path -> record; ValueError if there is none, or if one is broken: what it needs is not known."""
+    def _read(self) -> tuple[dict[Path, Record], list[str]]:
+        """Path -> record, and a line for each that is broken, or one that there is none."""
         from udpbench.results.record import read_files
 
-        return read_files(self.folder)
+        refused: list[str] = []
+        try:
+            return read_files(self.folder, refused=refused), refused
+        except ValueError as error:  # there is none
+            return {}, [str(error)]
+
+    @property
+    def records(self) -> dict[Path, Record]:
+        """Path -> record; ValueError if there is none, or if one is broken: what it needs is not known."""
+        found, refused = self._read
+        if refused:
+            raise ValueError(refused[0])
+        return found
 
     @cached_property
     def readable(self) -> dict[Path, Record]:
-        """The records that can be read, and a note on those that cannot."""
-        from udpbench.results.record import read_files
-
-        found: dict[Path, Record] = {}
-        refused: list[str] = []
-        try:
-            found = read_files(self.folder, refused=refused)
-        except ValueError as error:  # there is none
-            refused = [str(error)]
+        """The records that can be read; says a note on those that cannot."""
+        found, refused = self._read
         for line in refused:
             say(f"note: {line}")
         return found

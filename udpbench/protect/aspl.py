@@ -14,7 +14,7 @@ from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.fit import load_state, save_state
+from udpbench.optim.fit import resumed, save_state
 from udpbench.protect.fsmg import FSMG
 
 STATE = "aspl.ckpt"
@@ -51,10 +51,9 @@ class ASPL(FSMG):
         trainable = self.trainable(surrogate, run)
         turn = self.turns(trainable, surrogate, owner, budget, run)
         first, images = 0, list(owner.images)
-        file = None if run.scratch is None else run.scratch / STATE
-        if (state := load_state(file, run.log)) is not None:  # what an interrupted attempt had finished
+        file, state = resumed(run, STATE)
+        if state is not None:  # what an interrupted attempt had finished
             trainable.load(state["weights"])
-            run.count.update(state["count"])
             first, images = state["rounds"], state["images"]
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
             advance(first * self.image_steps)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.attention import mean_map, read_attention
-from udpbench.models.diffusion import Cond, Trainable
+from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.words import Words
 from udpbench.optim.denoising import Objective, Times
@@ -80,27 +79,18 @@ class DisDiff(SimAC):
         except ValueError as error:
             raise ValueError(f"disdiff: {error}; give protect.word, a word of the owner's prompt") from error
 
-    def ascend(
-        self,
-        images: list[Tensor],
-        trainable: Trainable,
-        owner: Owner,
-        budget: Budget,
-        run: Run,
-        k: int = 0,
-        advance: Callable[[int], None] = lambda n: None,
-        times: Times | None = None,
-        scale: Scale | None = None,
-    ) -> list[Tensor]:
-        steps, factors = len(trainable.model.alpha_bar), torch.ones(len(images))
+    def paced(self, times: Times | None, steps: int, n: int) -> tuple[Times | None, Scale | None]:
+        """Draws that are remembered, for steps are scaled by their time steps."""
+        if not self.by_time:
+            return super().paced(times, steps, n)
+        factors = torch.ones(n)
 
-        def drawn(index: list[int], mine: Sequence[torch.Generator], n: int) -> Tensor:
-            t = times(index, mine, n) if times else uniform_times(mine, n, steps)
-            factors[index] = merit(t, steps).view(len(index), n).mean(1)
+        def drawn(index: list[int], mine: Sequence[torch.Generator], samples: int) -> Tensor:
+            t = times(index, mine, samples) if times else uniform_times(mine, samples, steps)
+            factors[index] = merit(t, steps).view(len(index), samples).mean(1)
             return t
 
-        scale = (lambda index: factors[index]) if self.by_time else scale
-        return super().ascend(images, trainable, owner, budget, run, k, advance, drawn, scale)
+        return drawn, lambda index: factors[index]
 
 
 def share(attention: Tensor, places: list[int]) -> Tensor:

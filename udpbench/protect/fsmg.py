@@ -153,11 +153,11 @@ class FSMG(Targeted):
         k: int = 0,
         advance: Callable[[int], None] = lambda n: None,
         times: Times | None = None,
-        scale: Scale | None = None,
     ) -> list[Tensor]:
         """``images`` (a list that is emptied) after the ascent of round ``k`` under the surrogate as it is; ``times``:
-        as ``image_loss``, ``scale``: as ``pgd``."""
+        as ``image_loss``."""
         trainable.train(False)
+        times, scale = self.paced(times, len(trainable.model.alpha_bar), len(images))
         loss, steps = self.image_loss(trainable.model, owner, run, k, times), self.step_sizes(budget, k)
         settings: dict[str, Any] = {"most": run.grad_batch // self.samples, "before": k * self.image_steps}
         given = handed_over(images)
@@ -166,6 +166,11 @@ class FSMG(Targeted):
     def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times | None:
         """How time steps of the image steps are drawn, chosen before anything is trained; None: uniformly."""
         return None
+
+    def paced(self, times: Times | None, steps: int, n: int) -> tuple[Times | None, Scale | None]:
+        """How the time steps of one ascent of ``n`` pictures are drawn, of ``steps``, and by how much the length of an
+        image step is multiplied, as ``pgd`` takes it."""
+        return times, None
 
     def step_sizes(self, budget: Budget, k: int) -> list[float]:
         """Lengths of the image steps of round ``k``, of 255."""

@@ -21,6 +21,7 @@ from udpbench.models.perceptual import load_distance
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import chunks
 from udpbench.optim.soft_bound import SoftBound, gradient
+from udpbench.optim.target import mse
 
 
 @dataclass(kw_only=True)
@@ -123,7 +124,7 @@ class Glaze(SoftBound, Protection):
         """Mean squared distance of the latents of N pictures to those of their targets, ``fixed`` or drawn anew."""
         mine = self._latents(x, rngs, model)
         wanted = self._latents(goal, rngs, model) if fixed is None else fixed
-        return (mine - wanted).square().flatten(1).mean(1)
+        return mse(mine, wanted)
 
     def _latents(self, x: Tensor, rngs: Sequence[torch.Generator], model: LatentDiffusion) -> Tensor:
         mean, std = model.moments(x)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from udpbench.core.budget import MAXIMUM, Budget, Linf
 from udpbench.core.component import check_choice, check_numbers
+from udpbench.core.images import luma
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.protect.aspl import ASPL
@@ -75,7 +76,7 @@ class HighFrequency(Budget):
 
 def high_frequencies(clean: Tensor, fraction: float) -> Tensor:
     """The pixels of NCHW pictures with the largest Laplacian, ``fraction`` of each, (N, 1, H, W) of bools."""
-    grey = (clean * clean.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    grey = luma(clean)
     around = F.pad(grey, (1, 1, 1, 1), mode="reflect")
     response = (
         (9 * grey - F.avg_pool2d(around, 3, 1) * 9).clamp(0, 1).mul(255).round()

@@ -15,7 +15,7 @@ from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Times
-from udpbench.optim.fit import load_state, save_state
+from udpbench.optim.fit import resumed, save_state
 from udpbench.optim.pgd import Loss
 from udpbench.optim.transforms import blur, flip
 from udpbench.protect.fsmg import FSMG
@@ -63,9 +63,8 @@ class MetaCloak(FSMG):
         at = [round(i * self.clean_steps / max(1, self.snapshots - 1)) for i in range(self.snapshots)]
         kept = train(self.clean_set(trainable, owner, run), self.clean_steps, "clean", 0, at)
         stages, images, first = [kept[step] for step in at] * self.trials, list(owner.images), 0
-        file = None if run.scratch is None else run.scratch / STATE
-        if (state := load_state(file, run.log)) is not None:  # what an interrupted attempt had finished
-            run.count.update(state["count"])
+        file, state = resumed(run, STATE)
+        if state is not None:  # what an interrupted attempt had finished
             first, images = state["stages"], state["images"]
         with run.log.bar("perturb", len(stages) * self.rounds * self.image_steps, "step") as advance:
             advance(first * self.rounds * self.image_steps)

@@ -24,7 +24,7 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond, Diffusion, Trainable
-from udpbench.optim.fit import FitSettings, fit, load_state, save_state
+from udpbench.optim.fit import FitSettings, fit, resumed, save_state
 from udpbench.optim.pgd import Loss, first_images, handed_over, pgd
 from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
 from udpbench.optim.training_set import TrainingSet
@@ -110,11 +110,10 @@ class UDP(Protection):
         cond = _embedded(trainable, owner)
         optimizer = self.training.optimizer(trainable.parameters)
         first, images = 0, first_images(owner, budget, run, self.random_start)
-        file = None if run.scratch is None else run.scratch / STATE
-        if (state := load_state(file, run.log)) is not None:  # what an interrupted attempt had finished
+        file, state = resumed(run, STATE)
+        if state is not None:  # what an interrupted attempt had finished
             trainable.load(state["weights"])
             optimizer.load_state_dict(state["optimizer"])
-            run.count.update(state["count"])
             first, images = state["rounds"], state["images"]
         most = run.grad_batch // self.samples if self.outer == "perturbed" else None
         steps = [self.step_size or budget.eps / 8] * self.image_steps
