@@ -49,6 +49,14 @@ def noised(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return a.sqrt() * z + (1 - a).sqrt() * noise
 
 
+def clean_and_noise(told: Tensor, noisy: Tensor, a: Any, prediction: str) -> tuple[Tensor, Tensor]:
+    """The clean input and the noise that the prediction ``told`` for ``noisy`` means: noise, or a velocity (Salimans &
+    Ho 2022, appendix D). ``a``: alpha_bar, a number or a tensor that fits."""
+    if prediction == "v_prediction":
+        return a**0.5 * noisy - (1 - a) ** 0.5 * told, a**0.5 * told + (1 - a) ** 0.5 * noisy
+    return (noisy - (1 - a) ** 0.5 * told) / a**0.5, told
+
+
 def velocity(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """``sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) z`` (Salimans & Ho 2022, appendix D), shapes as above."""
     a = alpha_bar[t].view(-1, 1, 1, 1)

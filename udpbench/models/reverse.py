@@ -8,17 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from udpbench.models.diffusion import Cond, Diffusion
+from udpbench.models.diffusion import Cond, Diffusion, clean_and_noise
 
 
 def epsilon(model: Diffusion, noisy: Tensor, index: int, cond: Cond) -> Tensor:
-    """The noise that ``model`` sees in N inputs at the time step ``index``, float32; of a model that predicts the
-    velocity what follows from that (Salimans & Ho 2022, appendix D)."""
+    """The noise that ``model`` sees in N inputs at the time step ``index``, float32."""
     told = model.predict(model.pipe.unet, noisy, torch.full((len(noisy),), index, device=noisy.device), cond)
-    if model.prediction == "epsilon":
-        return told
-    a = float(model.alpha_bar[index])
-    return a**0.5 * told + (1 - a) ** 0.5 * noisy
+    return clean_and_noise(told, noisy, float(model.alpha_bar[index]), model.prediction)[1]
 
 
 def ancestral(x: Tensor, eps: Tensor, a: float, before: float, noise: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from udpbench.models.diffusion import Cond, noised
+from udpbench.models.diffusion import Cond, clean_and_noise, noised
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import make_solver
 
@@ -29,15 +29,9 @@ def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[
 def ddim_step(told: Tensor, z: Tensor, a: Tensor, b: Tensor, prediction: str, eta: float, noise: Tensor) -> Tensor:
     """One step of DDIM (Song et al. 2021, equation 12) from alpha_bar ``a`` to ``b``, NCHW.
 
-    ``told`` is the model's prediction for ``z``: the noise, or the velocity (Salimans & Ho 2022, appendix D), which
-    gives both the clean latents and the noise. ``noise``, standard normal, counts with ``eta`` (0: deterministic).
+    ``told``: the model's prediction for ``z``. ``noise``, standard normal, counts with ``eta`` (0: deterministic).
     """
-    if prediction == "v_prediction":
-        clean = a.sqrt() * z - (1 - a).sqrt() * told
-        direction = a.sqrt() * told + (1 - a).sqrt() * z
-    else:
-        clean = (z - (1 - a).sqrt() * told) / a.sqrt()
-        direction = told
+    clean, direction = clean_and_noise(told, z, a, prediction)
     variance = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
     return b.sqrt() * clean + (1 - b - variance).sqrt() * direction + variance.sqrt() * noise
 

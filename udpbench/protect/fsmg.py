@@ -13,7 +13,7 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Run
-from udpbench.models.diffusion import Cond, Trainable, noised
+from udpbench.models.diffusion import Cond, Trainable, clean_and_noise, noised
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.lora import Lora
 from udpbench.optim.denoising import Objective, Times, denoising_loss
@@ -212,9 +212,6 @@ def previous_mean(told: Tensor, noisy: Tensor, a: Tensor, b: Tensor, prediction:
     a, b: alpha_bar (N,) at t and at t-1.
     """
     a, b = a.view(-1, 1, 1, 1), b.view(-1, 1, 1, 1)
-    if prediction == "v_prediction":
-        clean = a.sqrt() * noisy - (1 - a).sqrt() * told
-    else:
-        clean = (noisy - (1 - a).sqrt() * told) / a.sqrt()
+    clean, _ = clean_and_noise(told, noisy, a, prediction)
     alpha = a / b
     return b.sqrt() * (1 - alpha) / (1 - a) * clean + alpha.sqrt() * (1 - b) / (1 - a) * noisy
