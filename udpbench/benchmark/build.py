@@ -60,8 +60,9 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None], alone: str = "") -
     of_perturbation = _metrics(bundles["perturbation"], "bundle", errors)
     _check_settings(cfg, errors)
     if not errors:
-        every = tuple(score for metric in metrics.values() for score in metric.thing.scores)
-        _check_choice(errors, "metrics.primary", cfg.metrics.primary, every)
+        _check_choice(errors, "metrics.primary", cfg.metrics.primary, _scores(metrics))
+        if (primary := bundles["perturbation"].get("primary")) is not None:
+            _check_choice(errors, "perturbation.primary", primary, _scores(of_perturbation))
     used = [thing for name, thing in parts.items() if thing and name not in _unused(parts, alone)]
     for thing in (*used, *metrics.values(), *of_perturbation.values()):
         errors.attempt(lambda thing=thing: thing.key)  # which reads what it depends on: folders, weights
@@ -240,6 +241,10 @@ def _metrics(bundles: Mapping[str, Any], name: str, errors: Errors) -> dict[str,
         return {}
     made = {name: errors.attempt(make_part, node, name, Metric) for name, node in nodes.items() if node is not None}
     return {name: part for name, part in made.items() if part}
+
+
+def _scores(metrics: Mapping[str, Part]) -> tuple[str, ...]:
+    return tuple(score for metric in metrics.values() for score in metric.thing.scores)
 
 
 def _check_choice(errors: Errors, name: str, given: Any, allowed: tuple[str, ...]) -> None:
