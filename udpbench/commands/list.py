@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.commands.common import CONF, Parser, option_files, told
@@ -27,7 +28,8 @@ GROUPS = {
 OTHERS = ("features", "metrics", "track", "runtime", "experiment")  # groups of settings, which are no methods
 ALL = (*GROUPS, *OTHERS, "arm")
 BEGIN, END = "<!-- list:begin -->", "<!-- list:end -->"
-VERIFIED = "Verified with: "
+# What a line of the comment at the top of a YAML may begin with, and be a column of a table.
+LABELS = ("Needs", "Published budget", "Released code", "Verified with")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,23 +88,28 @@ def _searched(overrides: Sequence[str]) -> list[Path]:
     return [Path(place.removeprefix("file://")) for place in places if place.startswith("file://")]
 
 
-def options(group: str, *further: Path) -> dict[str, tuple[str, str]]:
-    """Option of a group -> its description, and what it was verified with; ``further``: folders like ``conf/``.
+def options(group: str, *further: Path) -> dict[str, tuple[str, dict[str, str]]]:
+    """Option of a group -> its description and labelled facts (``LABELS``); ``further``: folders like ``conf/``.
 
     Raises ValueError for an unknown group.
     """
     if group == "arm":
-        return {name: (arm.description, "") for name, arm in ARMS.items()}
+        return {name: (arm.description, {}) for name, arm in ARMS.items()}
     if group not in ALL:
         raise ValueError(f"list: no group {group!r}; allowed are {', '.join(ALL)}")
     return {path.stem: describe(path) for path in option_files(group, *further)}
 
 
-def describe(path: Path) -> tuple[str, str]:
-    """What the comment at the top of a YAML says: the description, and what the method was verified with."""
-    lines = [line for line in _split(path)[0] if not line.startswith("@package")]
-    verified = next((line.removeprefix(VERIFIED) for line in lines if line.startswith(VERIFIED)), "")
-    return " ".join(line for line in lines if not line.startswith(VERIFIED)), verified.rstrip(".")
+def describe(path: Path) -> tuple[str, dict[str, str]]:
+    """What the comment at the top of a YAML says: the description, and the facts that are labelled."""
+    text, facts = [], {}
+    for line in _split(path)[0]:
+        label, _, fact = line.partition(": ")
+        if label in LABELS:
+            facts[label] = fact.rstrip(".")
+        elif not line.startswith("@package"):
+            text.append(line)
+    return " ".join(text), facts
 
 
 def _split(path: Path) -> tuple[list[str], str]:
@@ -119,14 +126,14 @@ def _in_full(group: str, name: str, files: Mapping[str, Path], overrides: Sequen
 
     from udpbench.commands.common import composed
 
-    text, verified = describe(files[name])
+    text, facts = describe(files[name])
     node = composed([*overrides, f"+{group}@shown={name}"]).shown
     kind, comments = get_object(node._target_), _comments(files, name)
     settings = [line for line in OmegaConf.to_yaml(node).splitlines() if not line.startswith("_target_")]
     about = [
         f"class: {kind.__module__}.{kind.__qualname__} (version {kind.version})",
         *([f"needs: {', '.join(sorted(kind.needs)) or 'no model'}"] if group in ("protect", "attack", "task") else []),
-        f"verified with: {verified or 'not stated'}",
+        *(f"{label.lower()}: {facts[label]}" for label in LABELS[1:] if label in facts),
         *(["settings:"] if settings else []),
         *(f"  {line}{comments.get(line.partition(':')[0], '')}" for line in settings),
     ]
@@ -145,23 +152,51 @@ def _comments(files: Mapping[str, Path], name: str) -> dict[str, str]:
 
 def tables() -> str:
     """Every group as a Markdown table."""
-    parts = []
-    for group, title in GROUPS.items():
-        cells = {name: [text.replace("|", "\\|") for text in about] for name, about in options(group).items()}
-        rows = [f"| `{group}={name}` | {text} | {verified or '-'} |" for name, (text, verified) in cells.items()]
-        parts.append("\n".join([f"| {title} | | verified with |", "|---|---|---|", *rows]))
+    parts = [_table(title, {f"{group}={name}": about for name, about in _with_needs(group).items()})
+             for group, title in GROUPS.items()]  # fmt: skip
     rows = [f"| `{name}` | {text} |" for name, (text, _) in options("arm").items()]
     return "\n\n".join([*parts, _families(), "\n".join(["| Arms | |", "|---|---|", *rows])])
 
 
+def _with_needs(group: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """The options of a group; of methods, what their class needs is one more fact."""
+    found = options(group)
+    if group in ("protect", "attack"):
+        for name, (_, facts) in found.items():
+            facts.setdefault("Needs", ", ".join(sorted(_class(group, name).needs)))
+    return found
+
+
+def _class(group: str, name: str) -> Any:
+    """The class that an option names, or one of the options that it is made from."""
+    from hydra.utils import get_class
+
+    _, text = _split(CONF / group / f"{name}.yaml")
+    named = re.search(r"^_target_: (\S+)", text, re.MULTILINE)
+    if named:
+        return get_class(named[1])
+    (parent, *_) = re.findall(r"^  - (\w+)$", text, re.MULTILINE)
+    return _class(group, parent)
+
+
+def _table(title: str, rows: Mapping[str, tuple[str, dict[str, str]]]) -> str:
+    """Options and their descriptions as a Markdown table, with a column for every label that one of them has."""
+    labels = [label for label in LABELS if any(label in facts for _, facts in rows.values())]
+    lines = [
+        [f"`{name}`", text, *(facts.get(label) or "-" for label in labels)] for name, (text, facts) in rows.items()
+    ]
+    head = [[title, "", *map(str.lower, labels)], ["---"] * (2 + len(labels))]
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in (*head, *lines))
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
 def _families() -> str:
     """The settings that a model's family brings, as a Markdown table."""
-    rows = []
+    rows = {}
     for path in sorted((CONF / "family").glob("*/*/*.yaml")):
         family, group, option = path.relative_to(CONF / "family").with_suffix("").parts
-        text, verified = describe(path)
-        rows.append(f"| `{group}={option}` for family `{family}` | {text} | {verified or '-'} |")
-    return "\n".join(["| Settings by family of models | | verified with |", "|---|---|---|", *rows])
+        rows[f"{group}={option}` for family `{family}"] = describe(path)
+    return _table("Settings by family of models", rows)
 
 
 def fill(path: Path) -> None:
