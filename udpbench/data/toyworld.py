@@ -18,7 +18,7 @@ class ToyWorld(Rendered):
     ``train`` is what the owner has, ``reference`` what generated pictures are compared with, ``validation`` what the
     thief may choose by, ``heldout`` what a perfect victim would make (the upper bound). Scenes are as frequent in all
     of them. ``masks`` holds the object's silhouette in every training picture. The truth is in ``data.json``. Subjects
-    0-9 are for development, 100 and up for tests.
+    0-99 are for development, 100 and up for tests.
 
     Prompts hold the rare token, the class noun and words for the scene, and nothing that says how the subject looks.
 

@@ -95,11 +95,11 @@ class Subject:
 def subject(index: int) -> Subject:
     """Subject number ``index``: all its attributes are drawn from the held-out combinations.
 
-    Subjects 0-9 are for development, 100 and up for tests; every subject has a texture that shows its second colour
+    Subjects 0-99 are for development, 100 and up for tests; every subject has a texture that shows its second colour
     and an emblem.
     """
     if index < 0:
-        allowed = "0 (development: 0-9) and up (tests: 100 and up)"
+        allowed = "0 (development: 0-99) and up (tests: 100 and up)"
         raise ValueError(f"subject: {index} is not a subject; allowed are {allowed}")
     rng = torch.Generator().manual_seed(7_000_000 + index)
     ranges = [(0, len(SHAPES)), (0, len(COLORS)), (0, len(COLORS)), (1, len(TEXTURES)), (1, len(EMBLEMS))]
