@@ -18,7 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("paths", type=Path, nargs="+", help="folders of record JSONs, at any depth; with --fill texts")
     parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first folder)")
     parser.add_argument("--title", help="title of the report (default: what was run)")
-    parser.add_argument("--no-plots", action="store_true", help="tables only (faster)")
+    parser.add_argument(
+        "--store", type=Path, help="where the page's pictures are (default: store/ beside the first folder)"
+    )
+    parser.add_argument("--no-plots", action="store_true", help="no figures")
     parser.add_argument("--fill", action="store_true", help="renew the <!-- table ... --> parts of Markdown texts")
     given = parser.parse_args(arguments)
     from udpbench.results.report.fill import fill
@@ -31,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         out = given.out or given.paths[0] / "report"
         refused: list[str] = []
-        written = write_report(given.paths, out, given.title, not given.no_plots, refused)
+        written = write_report(given.paths, out, given.title, not given.no_plots, refused, given.store)
     except (ValueError, OSError) as error:
         say(f"error: {' '.join(lines_of(error))}")
         return 2

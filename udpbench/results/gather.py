@@ -109,6 +109,8 @@ def _arm(cell: Cell, store: Store, arm: Arm) -> record.ArmScores:
     }
     if validation:
         found["curve_validation"] = validation
+    if arm.pictures:
+        found["pictures"] = str(store.path(arm.pictures))
     return found
 
 

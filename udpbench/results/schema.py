@@ -33,7 +33,7 @@ class ArmScores(TypedDict):
     A metric is in ``metrics`` or, with the reason, in ``absent``; never a stand-in number. ``curve`` maps step
     multipliers ("0.5", "1", "2") to metric to value and is empty if not asked for; ``curve_validation`` is the same on
     validation references, on which the thief's best multiplier is chosen. ``key`` and ``images``: cache key and folder
-    of the generated pictures.
+    of the generated pictures. ``pictures``: folder of those that were trained on or edited; older records lack it.
     """
 
     metrics: dict[str, Score]
@@ -42,6 +42,7 @@ class ArmScores(TypedDict):
     curve: dict[str, dict[str, float]]
     curve_validation: NotRequired[dict[str, dict[str, float]]]
     images: str
+    pictures: NotRequired[str]
 
 
 class CellNames(TypedDict):

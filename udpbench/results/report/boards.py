@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from statistics import fmean
 from typing import Any
 
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import ARMS, CONTROLS
-from udpbench.results.intervals import generator, seed_sd
+from udpbench.results.intervals import Key, generator, seed_sd
 from udpbench.results.record import MetricInfo, grouped, metrics_of, of_edits
 from udpbench.results.report.render import Section, table
 from udpbench.results.schema import CELL, EXTRA, Record
 from udpbench.results.stats import Summary, derived, differences, summarise, values, victim
 from udpbench.results.words import ARROW, box_of, interval_text, mean_text, percent, recovery_text, significant
 
+GRADIENTS = ("unet_image", "vae_image")  # counts of image gradients
 _ROW = ("protect", "attack", "subject", "seed")  # what may differ within a board
 _OF_EDITS = ("reseeded", "clean_attacked")  # how much edits differ for no reason, and by the attack alone
 NO_CLAIM = "†"
 _NUMBERS = ("effect", "residual", "recovery")
+SHARED = ("label", *(name for name in (*CELL, *EXTRA) if name not in _ROW), "preset")  # by all of a board
 _COLUMNS = [
-    *("label", *(name for name in (*CELL, *EXTRA) if name not in _ROW), "preset", "protect", "attack", "control"),
+    *(*SHARED, "protect", "attack", "control"),
     *("metric", "better_protected", "victims", *(f"{x}{end}" for x in _NUMBERS for end in ("", "_low", "_high"))),
     *("recovery_reason", "floor"),
 ]
@@ -63,8 +66,13 @@ class Board:
     @property
     def title(self) -> str:
         """Task, data, budget, models and what else all records share."""
+        return f"{self.subtitle}, {self.models}"
+
+    @property
+    def models(self) -> str:
+        """The owner's, the thief's and the purifier's."""
         n = self.names
-        return f"{self.subtitle}, {n['surrogate']} -> {n['victim']}, purifier {n['purifier']}"
+        return f"{n['surrogate']} -> {n['victim']}, purifier {n['purifier']}"
 
     @property
     def subtitle(self) -> str:
@@ -102,9 +110,13 @@ class Board:
         if of_edits(*self.records):
             effects = {m: list(differences(self.records, "noise", "clean", m).values()) for m in self.metrics}
             return {m: sum(found) / len(found) if found else None for m, found in effects.items()}
+        return {m: seed_sd(values(self.alike, "clean", m)) for m in self.metrics}
+
+    @cached_property
+    def alike(self) -> list[Record]:
+        """The records of the same data, task and victim, whatever the budget, the surrogate and the owner's prompt."""
         same = {(name, self.names[name]) for name in ("data", "task", "victim")}
-        alike = [record for record in self.every if record["label"] == self.label and same <= _names(record).items()]
-        return {m: seed_sd(values(alike, "clean", m)) for m in self.metrics}
+        return [record for record in self.every if record["label"] == self.label and same <= _names(record).items()]
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -193,16 +205,29 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
         cells |= {f"{named} effect": effect_text(s), f"{named} residual": interval_text(s.residual)}
         cells[f"{named} recovery"] = "-" if row.control else recovery_text(s.recovery)
     cells["rms (/255)"] = mean_text(record["perturbation"].get(row.arm, {}).get("rms") for record in row.records)
-    cells["protect (s)"] = mean_text(_protect_seconds(row))
+    cells["protect (s)"] = mean_text([protect_costs(row.protect, row.records).get("seconds")])
     cells["UNet images"] = "-" if row.control else mean_text(r["counts"].get("unet_image") for r in row.records)
     return cells
 
 
-def _protect_seconds(row: Row) -> Collection[float]:
-    """Of the distinct protect stages, as measured where they were computed, if that is known."""
-    stages = [stage for r in row.records for stage in r["stages"] if stage["name"] == f"protect {row.protect}"]
+def protect_costs(protect: str, records: Sequence[Record]) -> dict[str, float]:
+    """What making a protection costs a victim: ``seconds`` and ``memory`` (MB) of its distinct stages, as measured
+    where they were computed, if that is known; ``gradients``, the pictures that went forward and backward through the
+    UNet or the autoencoder. Means of what is known.
+
+    Records count an attack's gradients with the protection's: the least of a victim's are the protection's.
+    """
+    stages = [stage for r in records for stage in r["stages"] if stage["name"] == f"protect {protect}"]
     computed = [stage for stage in stages if not stage["cached"]]
-    return {stage["key"]: stage["seconds"] for stage in (*reversed(stages), *computed)}.values()
+    distinct = {stage["key"]: stage for stage in (*reversed(stages), *computed)}.values()
+    least: dict[Key, float] = {}
+    for record in records:
+        work = [record["counts"][kind] for kind in GRADIENTS if kind in record["counts"]]
+        if work:
+            least[victim(record)] = min(sum(work), least.get(victim(record), math.inf))
+    found = {"seconds": [stage["seconds"] for stage in distinct], "gradients": [*least.values()]}
+    found["memory"] = [stage["peak_mb"] for stage in distinct if stage["peak_mb"] is not None]
+    return {name: fmean(values) for name, values in found.items() if values}
 
 
 def board_frame(boards: Sequence[Board]) -> DataFrame:

@@ -6,10 +6,10 @@ Variants told apart by name, duplicates once, failures aside, nothing averaged b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from udpbench.benchmark.arms import CONTROLS
 from udpbench.results.record import grouped
@@ -20,6 +20,8 @@ from udpbench.results.words import budget_text
 _MODELS = ("surrogate", "victim", "purifier")
 _PARTS = ("protect", "attack", "task", "data", "budget", *_MODELS)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
+_OF_SPEED = ("gradient_checkpointing", "save_every")  # settings that change speed and memory only
+Key = TypeVar("Key")
 _Settings = dict[tuple[str, ...], Any]  # path of a setting -> its value
 
 
@@ -63,7 +65,8 @@ def _with_facts(record: Record) -> Record:
 
 
 def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
-    """Where a part goes by one name under several settings, those that differ join the name: eudp (steps=50).
+    """Where a part goes by one name under several settings, as few of those as tell them apart join the name, unless
+    they are unset: eudp, eudp (steps=50).
 
     Among all cells of a task and data set: so no protections are compared whose victims trained for different times,
     and no seed SD comes from victims of another length. A metric that some cells do not have is no other setting.
@@ -82,7 +85,7 @@ def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
         cell: Mapping[str, Any] = files[path]["cell"]
         return files[path]["label"], cell["data"], cell["task"], cell[part]
 
-    said = {}
+    said: dict[Path, str] = {}
     for paths in grouped(files, condition).values():
         settings = {path: _settings(files[path], part) for path in paths}
         keys = sorted(set().union(*settings.values()))
@@ -90,9 +93,24 @@ def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
         settings = {path: unset | mine for path, mine in settings.items()}
         values = {key: {json.dumps(mine[key]) for mine in settings.values() if key in mine} for key in keys}
         differing = [key for key in keys if len(values[key]) > 1]
-        for path, mine in settings.items() if differing else ():
-            said[path] = ", ".join(f"{'.'.join(key)}={mine[key]}" for key in differing if key in mine)
+        telling = fewest(differing, list(settings.values()))
+        for path, mine in settings.items():
+            told = [f"{'.'.join(key)}={mine[key]}" for key in telling if mine.get(key) is not None]
+            said |= {path: ", ".join(told)} if told else {}
     return said
+
+
+def fewest(keys: Iterable[Key], rows: Sequence[Mapping[Key, Any]]) -> list[Key]:
+    """As few of the keys, in their order, as tell apart the rows that all of them tell apart."""
+    found: list[Key] = []
+
+    def told(*by: Key) -> int:
+        return len({json.dumps([row.get(key) for key in by]) for row in rows})
+
+    for key in keys:
+        if told(*found, key) > told(*found):
+            found.append(key)
+    return found
 
 
 def _settings(record: Record, part: str) -> _Settings:
@@ -103,7 +121,7 @@ def _settings(record: Record, part: str) -> _Settings:
     if part == "data":  # not what differs between subjects; a reference may be a folder
         own = {*_OF_SUBJECT, *(["reference"] if isinstance(found.get("reference"), str) else [])}
         found = {name: value for name, value in found.items() if name not in own}
-    if part == "protect":
+    if part == "protect" and is_control(record):
         found = {**found, "like": config.get("like")}
     if part == "task":
         metrics = config.get("metrics") or {}
@@ -113,9 +131,21 @@ def _settings(record: Record, part: str) -> _Settings:
     return _flat(found)
 
 
+def is_control(record: Record) -> bool:
+    """Whether what protects is one of the noise controls, run as a protection of its own."""
+    config = record["config"]
+    own, *controls = ((config.get(part) or {}).get("_target_") for part in ("protect", *CONTROLS))
+    return own is not None and own in controls
+
+
 def _flat(value: Any, *at: str) -> _Settings:
     if isinstance(value, Mapping):
-        return {k: v for name, inner in value.items() for k, v in _flat(inner, *at, str(name)).items()}
+        return {
+            k: v
+            for name, inner in value.items()
+            if name not in _OF_SPEED
+            for k, v in _flat(inner, *at, str(name)).items()
+        }
     if at[-1:] == ("_target_",) and value.split(".")[0] == "udpbench":
         value = value.split(".")[-1]  # a class is the same wherever the package keeps it
     return {at: value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 
@@ -9,7 +10,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import CONTROLS
-from udpbench.results.intervals import Interval, generator, paired_interval
+from udpbench.results.intervals import Interval, Key, generator, paired_interval
 from udpbench.results.record import grouped
 from udpbench.results.report.arms import SAME, arm_name, numbers
 from udpbench.results.report.boards import NO_CLAIM, Board, effect_text
@@ -17,6 +18,7 @@ from udpbench.results.report.render import Section, table
 from udpbench.results.stats import sign, summarise
 from udpbench.results.words import ARROW, interval_text, mean_text, significant
 
+MOST = 500  # pairs in a table that somebody may read
 HALF_WIDTH = "95 % interval half-width"
 _MODELS = ("surrogate", "victim", "purifier")
 _Judge = Callable[[str, str, Interval, float | None], str]  # a, b, their difference, the floor
@@ -33,18 +35,22 @@ def compare(
     "unpaired": victims that only one side has.
     """
     scores = found[(found["kind"] == "score") & found["metric"].isin(board.ranked_by)].dropna(subset="value")
-    wide = scores.pivot(index=["subject", "seed"], columns=["metric", "name"], values="value")
+    values: dict[tuple[str, str], dict[Key, float]] = {}
+    for metric, name, *victim, value in scores[["metric", "name", "subject", "seed", "value"]].itertuples(index=False):
+        values.setdefault((metric, name), {})[victim[0], victim[1]] = value
     metrics = sorted(board.ranked_by, key=list(board.metrics).index)
     rows = []
     for (a, b, of, left, right), metric in product(pairs, metrics):
-        sides = wide.reindex(columns=[(metric, left), (metric, right)]).dropna(how="all")
-        both = sides.dropna()
-        if both.empty:
+        sides = [values.get((metric, name), {}) for name in (left, right)]
+        both = sorted(sides[0].keys() & sides[1].keys())
+        if not both:
             continue
-        signed = sign(board.metrics[metric]["better_protected"]) * (both.iloc[:, 0] - both.iloc[:, 1])
+        way = sign(board.metrics[metric]["better_protected"])
+        signed = {victim: way * (sides[0][victim] - sides[1][victim]) for victim in both}
         rng = generator(seed, "compare", board.label, *board.names.items(), metric, a, b, of)
-        difference = paired_interval(signed.to_dict(), rng)
-        unpaired = f" ({len(sides) - len(both)} unpaired)" if len(sides) > len(both) else ""
+        difference = paired_interval(signed, rng)
+        alone = len(sides[0].keys() ^ sides[1].keys())
+        unpaired = f" ({alone} unpaired)" if alone else ""
         row = {"a - b": f"{a} - {b}", column: of, "metric": metric, "difference": interval_text(difference)}
         row |= {HALF_WIDTH: mean_text([difference.half_width]), "victims": f"{difference.victims}{unpaired}"}
         rows.append(row | {"verdict": judged(a, b, difference, board.floors[metric])})
@@ -59,6 +65,9 @@ def comparisons(board: Board) -> Section | None:
     names = sorted({row.protect for row in board.rows if not row.control})
     attacks = sorted({record["cell"]["attack"] for record in board.records})
     arms = {"protected": ("protected", ""), **{f"purified: {attack}": ("purified", attack) for attack in attacks}}
+    text = "Paired on the same subject and seed; + means a protects better."
+    if len(arms) * math.comb(len(names), 2) > MOST:
+        text, arms = f"{text} After the attacks there are too many pairs to list.", {"protected": ("protected", "")}
     pairs = [
         (a, b, of, arm_name(arm, protect=a, attack=attack), arm_name(arm, protect=b, attack=attack))
         for (a, b), (of, (arm, attack)) in product(combinations(names, 2), arms.items())
@@ -68,7 +77,6 @@ def comparisons(board: Board) -> Section | None:
         for a, control in product(names, CONTROLS)
         if control not in names
     ]
-    text = "Paired on the same subject and seed; + means a protects better."
     return _section("Paired comparisons", text, compare(numbers(board), pairs, board, "arm", verdict))
 
 
@@ -84,14 +92,16 @@ def attacks(board: Board) -> Section | None:
     def left_by(protect: str, attack: str) -> str:
         return arm_name("protected" if attack == "none" else "purified", protect=protect, attack=attack)
 
-    pairs = [
-        (a, b, protect, left_by(protect, a), left_by(protect, b))
-        for (a, b), protect in product((*((a, "none") for a in names), *combinations(names, 2)), protects)
-    ]
     text = (
         "What is left after attack a less what is left after b (none: the protected pictures as they are), paired on "
         "the same subject and seed; + means that b gives the thief more."
     )
+    compared = [*((a, "none") for a in names), *combinations(names, 2)]
+    if len(compared) * len(protects) > MOST:
+        text, compared = f"{text} Pairs of two attacks are too many to list.", compared[: len(names)]
+    pairs = [
+        (a, b, protect, left_by(protect, a), left_by(protect, b)) for (a, b), protect in product(compared, protects)
+    ]
     return _section("Attacks compared", text, compare(numbers(board), pairs, board, "protection", attack_verdict))
 
 

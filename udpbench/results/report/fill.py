@@ -23,7 +23,7 @@ from udpbench.core.atomic import atomic_write
 from udpbench.results.record import metrics_of, read_files
 from udpbench.results.report import arms, compare
 from udpbench.results.report.boards import Board, boards, leaderboard
-from udpbench.results.report.choose import choose
+from udpbench.results.report.choose import choose, fewest
 from udpbench.results.report.render import Section, headers, markdown_table
 from udpbench.results.schema import CELL, EXTRA, Record
 
@@ -106,20 +106,12 @@ def _fits(record: Record, name: str, patterns: str) -> bool:
 
 def _joined(parts: Sequence[tuple[dict[str, str], DataFrame]]) -> DataFrame:
     """One table of all rows, led by the names that tell the boards apart, without columns that say nothing."""
-    leading = _telling([names for names, _ in parts])
+    leading = fewest(
+        dict.fromkeys(("task", "budget", "protected_fraction", "preset", *_NAMES)), [names for names, _ in parts]
+    )
     rows = [table.reset_index().assign(**{k: names.get(k, "-") for k in leading}) for names, table in parts]
     joined = pd.concat(rows, ignore_index=True).fillna("-")
     order = [*leading, *dict.fromkeys(column for _, table in parts for column in headers(table))]
     kept = [column for column in order if not joined[column].isin(["-", ""]).all()]
     left = {*leading, *parts[0][1].index.names}
     return joined[kept].set_index([column for column in kept if column in left])
-
-
-def _telling(boards: Sequence[dict[str, str]]) -> list[str]:
-    """As few names as tell all boards apart."""
-    found: list[str] = []
-    for name in dict.fromkeys(("task", "budget", "protected_fraction", "preset", *_NAMES)):
-        told = {tuple(b.get(k) for k in found) for b in boards}
-        if len({tuple(b.get(k) for k in (*found, name)) for b in boards}) > len(told):
-            found.append(name)
-    return found

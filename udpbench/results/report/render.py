@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from pandas import DataFrame
@@ -17,13 +20,15 @@ _LATEX = {
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "†": r"\textdagger{}", "->": r"$\to$",
 }  # fmt: skip
 
+DEEP = 0.85  # shades beyond want white letters
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG and what it shows; ``name`` is its file name without suffix."""
+    """A drawing as markup and what it shows; ``name`` is its file name without suffix."""
 
     name: str
-    png: bytes
+    svg: str
     caption: str
 
 
@@ -50,9 +55,15 @@ def table(rows: Iterable[Mapping[str, str]], names: Sequence[str], caption: str 
     return made
 
 
-def render(template: str, title: str, sections: Sequence[Section]) -> str:
-    """The report as the file ``template`` of templates/ has it: report.md, report.tex or report.html."""
-    return _environment(template).get_template(template).render(title=title, sections=sections).rstrip() + "\n"
+def render(template: str, **parts: Any) -> str:
+    """The report as the file ``template`` of templates/ has it: report.md and report.tex of a ``title`` and
+    ``sections``, report.html of what ``page`` puts together."""
+    return _environment(template).get_template(template).render(**parts).rstrip() + "\n"
+
+
+def asset(name: str) -> str:
+    """A file of templates/ that pages hold as it is."""
+    return files("udpbench.results.report").joinpath("templates", name).read_text(encoding="utf-8").strip()
 
 
 def markdown_table(made: DataFrame) -> str:
@@ -90,7 +101,8 @@ def _environment(template: str) -> Environment:
         "cell": _markdown_cell,
         "markdown": _markdown_text,
         "tex": latex_text,
-        "base64": lambda png: base64.b64encode(png).decode(),
+        "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+        "shade": lambda x: f"{'up' if x > 0 else 'down'}{' deep' if abs(x) > DEEP else ''}",
     }
     return made
 

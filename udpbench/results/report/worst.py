@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from udpbench.results.intervals import Key, generator, paired_interval
+import numpy as np
+
+from udpbench.results.intervals import Interval, Key, generator, paired_interval
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import Board
 from udpbench.results.report.render import Section, table
+from udpbench.results.schema import Record
 from udpbench.results.stats import differences
 from udpbench.results.words import interval_text
 
@@ -29,20 +32,35 @@ def worst_case(board: Board) -> Section | None:
     records = [record for record in board.records if "protected" in record["arms"]]
     for protect, part in sorted(grouped(records, lambda record: record["cell"]["protect"]).items()):
         for metric in board.ranked_by:
-            left = {NONE: differences(part, "protected", "clean", metric)}
-            for attack, mine in sorted(grouped(part, lambda record: record["cell"]["attack"]).items()):
-                left |= {attack: found} if (found := differences(mine, "purified", "clean", metric)) else {}
-            chosen = choices(left)
-            if len(left) < 3 or not chosen:
+            left = left_by_attack(part, metric)
+            found = worst(left, generator(board.seed, "worst", board.label, *board.names.items(), protect, metric))
+            if found is None or len(left) < 3:
                 continue
-            rng = generator(board.seed, "worst", board.label, *board.names.items(), protect, metric)
-            worst = paired_interval({victim: left[attack][victim] for victim, attack in chosen.items()}, rng)
-            taken = ", ".join(f"{attack} ({n})" for attack, n in sorted(Counter(chosen.values()).items()))
+            taken = ", ".join(f"{attack} ({n})" for attack, n in sorted(found[1].items()))
             row = {"protection": protect, "metric": metric, "attacks": str(len(left) - 1)}
-            rows.append(row | {"worst case": interval_text(worst), "taken (victims)": taken})
+            rows.append(row | {"worst case": interval_text(found[0]), "taken (victims)": taken})
     if not rows:
         return None
     return Section("Worst case", 4, [_TEXT], [table(rows, ("protection", "metric"))], in_latex=True)
+
+
+def left_by_attack(records: Sequence[Record], metric: str) -> dict[str, dict[Key, float]]:
+    """Attack -> victim -> s - s(clean) after it; ``NONE``: of the protected pictures as they are. ``records``: those of
+    one protection."""
+    left = {NONE: differences(records, "protected", "clean", metric)}
+    for attack, mine in sorted(grouped(records, lambda record: record["cell"]["attack"]).items()):
+        left |= {attack: found} if (found := differences(mine, "purified", "clean", metric)) else {}
+    return left
+
+
+def worst(left: Mapping[str, Mapping[Key, float]], rng: np.random.Generator) -> tuple[Interval, Counter[str]] | None:
+    """What the attack that leaves least leaves, and how many victims it is each attack; None without an attack or with
+    one victim."""
+    chosen = choices(left) if len(left) > 1 else {}
+    if not chosen:
+        return None
+    found = paired_interval({victim: left[attack][victim] for victim, attack in chosen.items()}, rng)
+    return found, Counter(chosen.values())
 
 
 def choices(left: Mapping[str, Mapping[Key, float]]) -> dict[Key, str]:

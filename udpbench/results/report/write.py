@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -11,16 +12,21 @@ from pandas import DataFrame
 
 from udpbench.core.atomic import atomic_write
 from udpbench.results import flags
-from udpbench.results.record import long_rows, read_files
-from udpbench.results.report import arms, compare
+from udpbench.results.record import grouped, long_rows, read_files
+from udpbench.results.report import arms, compare, pictures
 from udpbench.results.report.boards import Board, board_frame, boards, leaderboard
 from udpbench.results.report.choose import Chosen, choose
-from udpbench.results.report.render import Figure, Section, render
+from udpbench.results.report.page import BoardPage, on_metrics
+from udpbench.results.report.render import Section, asset, render
+from udpbench.results.report.standings import Standings, frame
+from udpbench.results.report.svg import STYLE as COLOURS
+from udpbench.results.report.svg import alone
 from udpbench.results.report.worst import worst_case
 from udpbench.results.schema import LONG, Record
 from udpbench.results.stats import victim
 from udpbench.results.words import last_line
 
+NAMED = 3  # names in a title; more are counted
 _OF_BOARD = (
     arms.arm_means,
     arms.learning,
@@ -32,57 +38,92 @@ _OF_BOARD = (
 )
 
 
+@dataclass(frozen=True)
+class Group:
+    """The boards of one label, and what compares several of them."""
+
+    label: str
+    pages: Sequence[BoardPage]
+    further: Sequence[Section]
+
+
 def write_report(
-    folders: Sequence[Path], out: Path, title: str | None = None, plots: bool = True, refused: list[str] | None = None
+    folders: Sequence[Path],
+    out: Path,
+    title: str | None = None,
+    plots: bool = True,
+    refused: list[str] | None = None,
+    store: Path | None = None,
 ) -> list[Path]:
     """Read every record under ``folders`` and write the report to ``out``; returns the files.
 
-    report.md, report.html, report.tex, records.csv, leaderboard.csv and figures/*.png. Without ``title`` it says what
-    was run. The same records give the same bytes. ``refused``: takes a line for
-    every broken record, which is left out. Raises ValueError if a folder holds no record or, without ``refused``, a
-    broken one.
+    report.md, report.html, report.tex, records.csv, leaderboard.csv, figures.csv and figures/*.svg. Without ``title``
+    it says what was run. The same records give the same bytes. ``refused``: takes a line for every broken record, which
+    is left out. ``store``: where the pictures of the page are (None: beside the first folder). Raises ValueError if a
+    folder holds no record or, without ``refused``, a broken one.
     """
     chosen = choose(read_files(*folders, refused=refused))
     found, every = boards(chosen.ok), [*chosen.ok, *chosen.failed.values()]
-    sections = list(_sections(chosen, found, plots))
-    title = title or _title(every)
-    texts = {name: render(name, title, sections) for name in ("report.md", "report.html", "report.tex")}
+    ranked = [Standings(board) for board in found]
+    groups = _groups(ranked, plots, store or folders[0].parent / "store")
+    problems = [section for section in (_failed(chosen), _missing(found), flag_section(found)) if section.tables]
+    summary, environment, title = _summary(chosen), _environment(every), title or _title(every)
+    sections = [summary, *problems, *_sections(groups), environment]
+    texts = {name: render(name, title=title, sections=sections) for name in ("report.md", "report.tex")}
+    parts = {"title": title, "summary": summary, "problems": problems, "groups": groups, "environment": environment}
+    parts |= {"colours": COLOURS, "style": asset("page.css"), "script": asset("page.js")}
+    texts["report.html"] = render("report.html", **parts)
     long = DataFrame(long_rows(every), columns=list(LONG), dtype=object)
-    for name, made in (("records.csv", long), ("leaderboard.csv", board_frame(found))):
-        texts[name] = made.to_csv(index=False, lineterminator="\n")
-    files = {name: text.encode() for name, text in texts.items()}
-    files |= {f"figures/{figure.name}.png": figure.png for section in sections for figure in section.figures}
-    for name, data in files.items():
+    for name, made in (("records", long), ("leaderboard", board_frame(found)), ("figures", frame(ranked))):
+        texts[f"{name}.csv"] = made.to_csv(index=False, lineterminator="\n")
+    texts |= {f"figures/{x.name}.svg": alone(x.svg) for group in groups for page in group.pages for x in page.figures}
+    for name, text in texts.items():
         with atomic_write(out / name) as beside:
-            beside.write_bytes(data)
-    return [out / name for name in files]
+            beside.write_text(text, encoding="utf-8", newline="\n")
+    return [out / name for name in texts]
 
 
 def _title(records: Sequence[Record]) -> str:
-    """What was run: "eudp, udp against dreambooth on toyworld, linf 8/255"."""
+    """What was run: "eudp, udp against dreambooth on toyworld, linf 8/255"; "12 protections ..." where it is much."""
 
-    def of(*names: str) -> str:
-        found = (str(record["cell"][name]) for name in names for record in records)  # type: ignore[literal-required]
-        return ", ".join(sorted({name for name in found if name != "none"}))
+    def of(name: str, several: str) -> str:
+        found = sorted({str(record["cell"][name]) for record in records} - {"none"})  # type: ignore[literal-required]
+        return ", ".join(found) if len(found) <= NAMED else f"{len(found)} {several}"
 
-    return f"{of('protect') or of('attack') or 'no protection'} against {of('task')} on {of('data')}, {of('budget')}"
+    protect, attack = of("protect", "protections"), of("attack", "attacks")
+    thief = " and ".join(filter(None, (attack if protect else "", of("task", "tasks"))))
+    on = f"{of('data', 'data sets')}, {of('budget', 'budgets')}"
+    return f"{protect or attack or 'no protection'} against {thief} on {on}"
 
 
-def _sections(chosen: Chosen, found: Sequence[Board], plots: bool) -> Iterator[Section]:
-    """The whole report, in the order it is read in."""
-    yield _summary(chosen)
-    for label, group in groupby(enumerate(found, start=1), key=lambda numbered: numbered[1].label):
-        yield Section(label)
-        same = list(group)
-        for number, board in same:
-            yield leaderboard(board)
-            if plots and (drawn := _figures(board, number)):
-                yield Section("Figures", 4, figures=drawn)
-            yield from (section for make in _OF_BOARD if (section := make(board)) is not None)
-        yield from compare.transfer([board for _, board in same])
-    yield flag_section(found)
-    yield _failed(chosen)
-    yield _environment([*chosen.ok, *chosen.failed.values()])
+def _groups(ranked: Sequence[Standings], plots: bool, store: Path) -> list[Group]:
+    """The boards, label by label."""
+    room = pictures.BYTES // max(1, len(ranked))
+    groups = []
+    for label, numbered in groupby(enumerate(ranked, start=1), key=lambda item: item[1].board.label):
+        same = list(numbered)
+        pages = [_board_page(found, number, plots, store, room) for number, found in same]
+        groups.append(Group(label, pages, compare.transfer([found.board for _, found in same])))
+    return groups
+
+
+def _board_page(found: Standings, number: int, plots: bool, store: Path, room: int) -> BoardPage:
+    details = [leaderboard(found.board), *(x for make in _OF_BOARD if (x := make(found.board)) is not None)]
+    shown = pictures.pictures(found, store, room)
+    return BoardPage(number, found.board, on_metrics(found, number, plots), details, shown)
+
+
+def _sections(groups: Sequence[Group]) -> Iterator[Section]:
+    """The boards in the order they are read in, where a report is nothing but sections."""
+    for group in groups:
+        yield Section(group.label)
+        for page in group.pages:
+            first, *others = page.details
+            yield first
+            if page.figures:
+                yield Section("Figures", 4, figures=page.figures)
+            yield from others
+        yield from group.further
 
 
 def _summary(chosen: Chosen) -> Section:
@@ -95,12 +136,6 @@ def _summary(chosen: Chosen) -> Section:
             "The embedded world says whether code and comparisons work, not how strong a protection is on large models."
         )
     return Section("Records", 2, [text, " ".join(limits)])
-
-
-def _figures(board: Board, number: int) -> list[Figure]:
-    from udpbench.results.report.plots import figures
-
-    return figures(board, number)
 
 
 def flag_section(boards: Sequence[Board]) -> Section:
@@ -127,6 +162,20 @@ def _failed(chosen: Chosen) -> Section:
         name = f"{cell['protect']} / {cell['attack']} / {cell['task']} on {cell['data']} {cell['subject']}"
         rows.append((f"{name}, seed {cell['seed']}", last_line(record["error"]), path.name))
     return _list("Failed cells", ("cell", "error", "record"), rows)
+
+
+def _missing(boards: Sequence[Board]) -> Section:
+    """Cells that would complete a board: victims that a protection met, but not under every attack that it met."""
+    rows = []
+    for board in boards:
+        protected = [record for record in board.records if "protected" in record["arms"]]
+        every = {victim(record) for record in protected}
+        pairs = grouped(protected, lambda record: (record["cell"]["protect"], record["cell"]["attack"]))
+        for (protect, attack), part in sorted(pairs.items()):
+            if lacking := sorted(every - {victim(record) for record in part}):
+                told = ", ".join(f"{subject}/{seed}" for subject, seed in lacking)
+                rows.append((f"{board.label}: {board.title}", f"{protect} / {attack}", told))
+    return _list("Missing cells", ("where", "protection / attack", "victims without a record (subject/seed)"), rows)
 
 
 def _environment(records: Sequence[Record]) -> Section:

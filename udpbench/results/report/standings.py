@@ -1,0 +1,159 @@
+"""One row a protection: what it is worth with no attack, under each attack and in the worst case, how visible it is and
+what it costs. Leaderboards, heat maps and figures show these numbers; figures.csv has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from statistics import fmean
+
+import numpy as np
+from pandas import DataFrame
+
+from udpbench.benchmark.arms import CONTROLS
+from udpbench.results.intervals import Interval, generator, paired_interval
+from udpbench.results.record import grouped
+from udpbench.results.report.boards import SHARED, Board, protect_costs
+from udpbench.results.report.choose import is_control
+from udpbench.results.report.worst import NONE, left_by_attack, worst
+from udpbench.results.schema import Record
+from udpbench.results.stats import differences
+
+WORST = "worst case"
+NO_PROTECTION = "no protection"  # the attacks on clean pictures
+VISIBLE = ("lpips_alex", "lpips_vgg", "lpips_squeeze", "dist_lite1", "rms")  # what visibility is measured by: the first
+MEASURES = (*VISIBLE, "linf", "psnr", "ssim")
+COSTS = ("gradients", "seconds", "memory")
+COLUMNS = [*SHARED, "protect", "control", *MEASURES, *COSTS, "metric", "attack", "difference", "low", "high", "victims"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One protection, or what protections are compared with.
+
+    ``left``: metric -> attack (``NONE``, those that were run, ``WORST``) -> s - s(clean), signed so that + is better
+    protected. ``taken``: metric -> the attacks of the worst case and their victims. ``changes``: what its pictures
+    measure against the clean ones, ``costs`` as of ``protect_costs``; means over victims.
+    """
+
+    name: str
+    control: bool
+    records: Sequence[Record]
+    left: Mapping[str, Mapping[str, Interval]]
+    taken: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    changes: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Standings:
+    """Everybody on a ``board``."""
+
+    board: Board
+
+    @cached_property
+    def rows(self) -> list[Standing]:
+        """Protections by their effect on the first metric that ranks, the largest first; noise controls;
+        ``NO_PROTECTION``."""
+        records = [record for record in self.board.records if "protected" in record["arms"]]
+        by_name = grouped(records, lambda record: record["cell"]["protect"])
+        found = [*(self._protection(name, part) for name, part in sorted(by_name.items())), *self._controls()]
+
+        def place(row: Standing) -> tuple[bool, float]:
+            effects = [left[NONE].mean for left in row.left.values() if NONE in left]
+            return row.control, -effects[0] if effects else math.inf
+
+        return [*sorted(found, key=place), *self._unprotected()]
+
+    @cached_property
+    def attacks(self) -> dict[str, list[str]]:
+        """Metric -> the attacks that were run, the one first that leaves protections least on average."""
+        found = {}
+        for metric in self.board.ranked_by:
+            means: dict[str, list[float]] = {}
+            for row in (row for row in self.rows if row.name != NO_PROTECTION):
+                for attack, x in row.left[metric].items():
+                    means.setdefault(attack, []).append(x.mean)
+            found[metric] = sorted(means.keys() - {NONE, WORST}, key=lambda attack: (fmean(means[attack]), attack))
+        return found
+
+    @cached_property
+    def visible(self) -> str:
+        """The measure of how visible a protection is: that of a perceptual budget, else the first there is."""
+        scores = {r["facts"]["budget"].get("score", "") for r in self.board.records if r["facts"]["budget"]}
+        measured = [row.changes for row in self.rows if row.changes]
+        return next((m for m in (*sorted(scores), *VISIBLE) if any(m in changes for changes in measured)), "")
+
+    def noise_line(self, metric: str) -> list[tuple[float, float]]:
+        """(visibility, effect) of the noise controls at every budget of the same data, task and victim, from (0, 0):
+        the clean pictures."""
+        points = {(0.0, 0.0)}
+        by_budget = grouped(self.board.alike, lambda record: record["cell"]["budget"])
+        for arm, part in product(CONTROLS, by_budget.values()):
+            effects = differences(part, arm, "clean", metric)
+            seen = [r["perturbation"].get(arm, {}).get(self.visible) for r in part if arm in r["arms"]]
+            known = [x for x in seen if x is not None]
+            points |= {(fmean(known), fmean(effects.values()))} if effects and known else set()
+        return sorted(points)
+
+    # -- one row -------------------------------------------------------------------------------------------------------
+
+    def _rng(self, *key: str) -> np.random.Generator:
+        return generator(self.board.seed, *key[:-2], self.board.label, *self.board.names.items(), *key[-2:])
+
+    def _protection(self, name: str, part: Sequence[Record]) -> Standing:
+        left: dict[str, dict[str, Interval]] = {}
+        taken = {}
+        for metric in self.board.ranked_by:
+            by_attack = left_by_attack(part, metric)
+            left[metric] = {a: paired_interval(x, self._rng(name, metric)) for a, x in by_attack.items() if x}
+            if (found := worst(by_attack, self._rng("worst", name, metric))) is not None:
+                left[metric][WORST], taken[metric] = found
+        costs = protect_costs(name, part)
+        return Standing(name, is_control(part[0]), part, left, taken, _changes("protected", part), costs)
+
+    def _controls(self) -> Iterator[Standing]:
+        """The controls that are not rows of their own, too."""
+        own = {r["arms"]["protected"]["key"] for r in self.board.records if "protected" in r["arms"] and is_control(r)}
+        for row in self.board.rows:
+            keys = {record["arms"][row.arm]["key"] for record in row.records}
+            if not row.control or row.arm == "clean_attacked" or keys <= own:
+                continue
+            effects = {m: row.summaries[m].effect for m in self.board.ranked_by}
+            left = {m: {NONE: x} if x else {} for m, x in effects.items()}
+            yield Standing(row.protect, True, row.records, left, changes=_changes(row.arm, row.records))
+
+    def _unprotected(self) -> Iterator[Standing]:
+        """What the attacks do to clean pictures."""
+        records = [record for record in self.board.records if "clean_attacked" in record["arms"]]
+        left: dict[str, dict[str, Interval]] = {metric: {} for metric in self.board.ranked_by}
+        by_attack = grouped(records, lambda record: record["cell"]["attack"])
+        for metric, (attack, part) in product(left, by_attack.items()):
+            if found := differences(part, "clean_attacked", "clean", metric):
+                left[metric][attack] = paired_interval(found, self._rng(attack, metric))
+        if records:
+            yield Standing(NO_PROTECTION, True, records, left)
+
+
+def _changes(arm: str, records: Sequence[Record]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for record in records:
+        for measure, x in record["perturbation"].get(arm, {}).items():
+            found.setdefault(measure, []).append(x)
+    return {measure: fmean(values) for measure, values in found.items()}
+
+
+def frame(found: Sequence[Standings]) -> DataFrame:
+    """Every number behind the figures, unrounded."""
+    rows = []
+    for board, row in ((standings.board, row) for standings in found for row in standings.rows):
+        head = {"label": board.label, **board.names, "protect": row.name, "control": row.control}
+        head |= {name: row.changes.get(name) for name in MEASURES} | {name: row.costs.get(name) for name in COSTS}
+        for metric, left in row.left.items():
+            for attack, x in left.items():
+                told = {"metric": metric, "attack": attack, "difference": x.mean, "low": x.low, "high": x.high}
+                rows.append(head | told | {"victims": x.victims})
+    return DataFrame(rows, columns=COLUMNS, dtype=object)
