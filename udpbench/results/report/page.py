@@ -19,6 +19,7 @@ from udpbench.results.report.worst import NONE
 from udpbench.results.stats import victim
 from udpbench.results.words import ARROW, interval_text, metric_text, significant
 
+FEW = 4  # rows that are no map
 MANY = 6  # attacks: beyond, a leaderboard shows the one that is chosen
 CURVES = 8  # lines in a figure
 HEADS = {"gradients": "image gradients", "memory": "MB", "psnr": "PSNR (dB)", "ssim": "SSIM", "rms": "RMS (/255)"}
@@ -31,7 +32,7 @@ HINTS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: ``text``, in small ``more``, a ``value`` to sort by, a ``shade`` from -1 to 1, a ``hint``."""
+    """A cell of a table: ``text``, in small ``more``, a ``value`` to sort by, a ``shade`` from -1 to 1, a ``hint``."""
 
     text: str = "-"
     more: str = ""
@@ -127,8 +128,9 @@ def leaderboard(found: Standings, metric: str) -> Grid:
         left = row.left[metric]
         cells = [_interval(left.get(attack), most, row.taken.get(metric, {}), attack, floor) for attack in shown]
         numbers = [*(row.changes.get(name) for name in measured), *(row.costs.get(name) for name in costs)]
-        numbers.append(len({victim(record) for record in row.records}))
-        rows.append(Row(row.name, [*cells, *map(_number, numbers)], row.control, claimed(left.get(NONE), floor)))
+        n = len({victim(record) for record in row.records})
+        cells += [*map(_number, numbers), Cell(str(n), value=n)]
+        rows.append(Row(row.name, cells, row.control, claimed(left.get(NONE), floor)))
     return Grid(f"{metric}: s - s(clean) with 95 % intervals; + is better protected", columns, rows)
 
 
@@ -171,9 +173,9 @@ def _number(x: float | None) -> Cell:
 
 
 def heat_map(found: Standings, metric: str) -> Grid | None:
-    """Protections by attacks, the attack that leaves least first; None where nothing was attacked."""
+    """Protections by attacks, the attack that leaves least first; None where that is hardly a map."""
     attacks, most = found.attacks[metric], _most(found, metric)
-    if not attacks:
+    if len(attacks) < 2 and len(found.rows) < FEW:  # the leaderboard says as much
         return None
     shown = [NONE, *attacks, WORST]
     rows = []
@@ -199,7 +201,7 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
 def figures(found: Standings, metric: str, number: int) -> Iterator[Figure]:
     """Intervals of effect and worst case, protection against visibility and against cost, curves; of what is there."""
     board, name = found.board, re.sub(r"[^A-Za-z0-9_]", "_", f"board{number}-{metric}")
-    floor, change = board.floors[metric], f"{metric}, difference to clean (+: better protected)"
+    floor, change = board.floors[metric], f"{metric}: s - s(clean), + is better protected"
     grey = "" if floor is None else f"; grey: within {significant(floor)}, what an effect must exceed"
     marks = {row.name: [_mark(x, row, kind) for kind, x in _ends(row, metric)] for row in found.rows}
     if rows := {row: found for row, found in marks.items() if found}:
@@ -211,13 +213,16 @@ def figures(found: Standings, metric: str, number: int) -> Iterator[Figure]:
     if any(mark.kind == "p" for mark in seen):
         unit = " in 1/255" if found.visible == "rms" else ""
         line = found.noise_line(metric)
-        said = f"Protection against visibility. Dashed: the noise controls, from clean pictures on; a dot below is no better than noise that is as visible{grey}"
+        said = (
+            "Protection against visibility. Dashed: the noise controls, from clean pictures on; a dot below that line "
+        )
+        said += f"protects no better than noise that is as visible{grey}"
         labels = f"visibility: {found.visible}{unit}", change
         yield Figure(f"{name}-visibility", svg.scatter(seen, labels, floor, line), said)
     cost = [
         _mark(x, row, x_of=row.costs["seconds"]) for row, x in effects if row.costs.get("seconds") and not row.control
     ]
-    if cost:
+    if len(cost) > 1:
         labels = "seconds to protect the pictures of a victim", change
         yield Figure(f"{name}-cost", svg.scatter(cost, labels, floor, log=True), f"Protection against cost{grey}")
     if points := curve_points(board, metric):

@@ -61,13 +61,10 @@ def pictures(found: Standings, store: Path, room: int) -> Shown | None:
     best = {row.name: max(t, key=lambda a: t[a]) for row in found.rows for t in list(row.taken.values())[:1]}
 
     def wanted(item: tuple[str, tuple[str, Record]]) -> tuple[int, int]:
-        (arm, record), cell = item[1], item[1][1]["cell"]
-        protect = cell["protect"]
-        depends = ARMS[arm].depends
-        late = (
-            2 * ("attack" in depends) + (best.get(protect) != cell["attack"]) if "attack" in depends else len(depends)
-        )
-        return late, rank.get(protect, 0)
+        arm, record = item[1]
+        cell, depends = record["cell"], ARMS[arm].depends
+        others = "attack" in depends and best.get(cell["protect"]) != cell["attack"]
+        return len(depends) + others, rank.get(cell["protect"], 0)
 
     strips, left_out = [], 0
     for name, (arm, record) in sorted(arms.items(), key=wanted):
@@ -95,7 +92,7 @@ def _strip(name: str, arm: str, record: Record, store: Path) -> Strip | None:
         chosen = [made[k * each + k % each] for k in range(min(GIVEN, len(given)))]
     else:
         chosen = [made[k * len(made) // MADE] for k in range(min(MADE, len(made)))]
-    return Strip(name, [*map(_uri, given[:GIVEN])], [*map(_uri, chosen)]) if made else None
+    return Strip(name, _uris(given[:GIVEN]), _uris(chosen)) if made else None
 
 
 def _listed(store: Path, told: str) -> list[Path]:
@@ -107,10 +104,14 @@ def _listed(store: Path, told: str) -> list[Path]:
     return []
 
 
-def _uri(path: Path) -> str:
-    """A small WebP, small pictures with few losses: a perturbation shall be seen."""
-    picture = to_pil(read(path))
-    picture.thumbnail((SIDE, SIDE))
-    out = io.BytesIO()
-    picture.save(out, format="WEBP", quality=92 if max(picture.size) <= 96 else 80)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+def _uris(paths: Sequence[Path]) -> list[str]:
+    """Small WebPs, small pictures with few losses: a perturbation shall be seen. Without what cannot be read."""
+    found = []
+    for path in paths:
+        with suppress(ValueError):
+            picture = to_pil(read(path))
+            picture.thumbnail((SIDE, SIDE))
+            out = io.BytesIO()
+            picture.save(out, format="WEBP", quality=92 if max(picture.size) <= 96 else 80)
+            found.append(f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}")
+    return found

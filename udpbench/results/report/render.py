@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 from pandas import DataFrame
 
 _LATEX = {
@@ -20,7 +21,7 @@ _LATEX = {
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "†": r"\textdagger{}", "->": r"$\to$",
 }  # fmt: skip
 
-DEEP = 0.85  # shades beyond want white letters
+DEEP = 0.82  # shades beyond want white letters
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def _environment(template: str) -> Environment:
         "markdown": _markdown_text,
         "tex": latex_text,
         "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+        "breakable": lambda text: Markup("_<wbr>").join(map(escape, text.split("_"))),
         "shade": lambda x: f"{'up' if x > 0 else 'down'}{' deep' if abs(x) > DEEP else ''}",
     }
     return made

@@ -88,10 +88,12 @@ class Standings:
         return next((m for m in (*sorted(scores), *VISIBLE) if any(m in changes for changes in measured)), "")
 
     def noise_line(self, metric: str) -> list[tuple[float, float]]:
-        """(visibility, effect) of the noise controls at every budget of the same data, task and victim, from (0, 0):
-        the clean pictures."""
+        """(visibility, effect) of the noise controls at every budget of the same data, task, victim and protected
+        fraction, from (0, 0): the clean pictures."""
         points = {(0.0, 0.0)}
-        by_budget = grouped(self.board.alike, lambda record: record["cell"]["budget"])
+        fraction = float(self.board.names["protected_fraction"])
+        alike = [record for record in self.board.alike if record["facts"]["protected_fraction"] == fraction]
+        by_budget = grouped(alike, lambda record: record["cell"]["budget"])
         for arm, part in product(CONTROLS, by_budget.values()):
             effects = differences(part, arm, "clean", metric)
             seen = [r["perturbation"].get(arm, {}).get(self.visible) for r in part if arm in r["arms"]]

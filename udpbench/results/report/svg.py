@@ -1,5 +1,5 @@
-"""Small charts as SVG texts: points with intervals, rows of intervals, lines. They take their colours from the page, and
-bring their own where they stand alone."""
+"""Small charts as SVG texts: points with intervals, rows of intervals, lines. They take their colours from the page,
+and bring their own where they stand alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from itertools import pairwise
 
 from udpbench.results.words import significant
 
-WIDTH, HEIGHT = 480, 330
+WIDTH, HEIGHT = 420, 300
 LETTER, LINE = 6.1, 12.0  # px that a letter of a name takes, and its line
 STYLE = """
 :root{--ink:#1d2430;--soft:#5d6675;--rule:#d9dee6;--band:#e8ebf0;--blue:#0b62b8;--orange:#b84a00}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#a2abba;--rule:#39414e;--band:#272d38;--blue:#6cb2ff;--orange:#ff9c57}}
+@media(prefers-color-scheme:dark){
+:root{--ink:#e6e9ef;--soft:#a2abba;--rule:#39414e;--band:#272d38;--blue:#6cb2ff;--orange:#ff9c57}}
 svg{font:11px system-ui,sans-serif}svg text{fill:var(--soft)}svg .n{fill:var(--ink)}svg .b{fill:var(--band)}
 svg .r{stroke:var(--rule)}svg .z{stroke:var(--soft)}svg .p{fill:var(--blue);stroke:var(--blue)}
 svg .c{fill:var(--orange);stroke:var(--orange)}svg .w{fill:none;stroke:var(--orange);stroke-width:2}
@@ -41,13 +42,18 @@ class Mark:
 
 
 class Scale:
-    """From values to px: ``start`` at the least of ``values`` and ``end`` at the largest, with some room beyond."""
+    """From values to px: ``start`` at the least of ``values`` and ``end`` at the largest, with some room beyond.
+
+    ``log``: logarithmic, if the values, which are positive then, are far apart.
+    """
 
     def __init__(
         self, values: Iterable[float], start: float, end: float, log: bool = False, room: float = 0.06
     ) -> None:
-        self.log, self.start, self.end = log, start, end
-        known = [self._of(x) for x in values]
+        given = list(values)
+        self.start, self.end = start, end
+        self.log = log and max(given) > 8 * min(given)  # else few round values lie within
+        known = [self._of(x) for x in given]
         low, high = min(known), max(known)
         spread = high - low or abs(high) or 1.0
         self.low, self.high = low - room * spread, high + room * spread
@@ -59,7 +65,7 @@ class Scale:
         return self.start + (self.end - self.start) * (self._of(x) - self.low) / (self.high - self.low)
 
     def ticks(self, most: int = 6) -> list[float]:
-        """Round values within, at most ``most``."""
+        """Round values within, about ``most``."""
         if self.log:
             return self._log_ticks(most)
         rough = (self.high - self.low) / most
@@ -71,10 +77,11 @@ class Scale:
     def _log_ticks(self, most: int) -> list[float]:
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         for parts in ((1, 2, 5), (1, 3), (1,)):
-            found = [m * 10.0**k for k in decades for m in parts if self.low <= math.log10(m * 10.0**k) <= self.high]
+            every = [m * 10.0**k for k in decades for m in parts]
+            found = [x for x in every if self.low <= math.log10(x) <= self.high]
             if len(found) <= most:
-                return found
-        return found[:: math.ceil(len(found) / most)]
+                break
+        return found
 
 
 def element(name: str, inside: str = "", **attributes: object) -> str:
@@ -98,7 +105,8 @@ def drawing(parts: Sequence[str], width: float, height: float, said: str) -> str
     """The whole picture, with its words for those who do not see it."""
     inside = "".join(parts)
     label = escape(said)
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{label}">{inside}</svg>'
+    size = f'viewBox="0 0 {width:g} {height:g}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{label}">{inside}</svg>'
 
 
 def alone(svg: str) -> str:
@@ -109,7 +117,7 @@ def alone(svg: str) -> str:
 def _x_axis(scale: Scale, top: float, bottom: float, label: str) -> list[str]:
     parts = [segment(scale(x), top, scale(x), bottom, "r") for x in scale.ticks()]
     parts += [text(scale(x), bottom + 14, _number(x), "middle") for x in scale.ticks()]
-    return [*parts, text((scale.start + scale.end) / 2, bottom + 30, label, "middle")]
+    return [*parts, text(WIDTH / 2, bottom + 30, label, "middle")]
 
 
 def _number(x: float) -> str:

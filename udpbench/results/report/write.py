@@ -27,6 +27,7 @@ from udpbench.results.stats import victim
 from udpbench.results.words import last_line
 
 NAMED = 3  # names in a title; more are counted
+LISTED = 8  # names in a cell of a table; more are counted
 _OF_BOARD = (
     arms.arm_means,
     arms.learning,
@@ -140,18 +141,26 @@ def _summary(chosen: Chosen) -> Section:
 
 def flag_section(boards: Sequence[Board]) -> Section:
     """Everything that speaks against believing a number, with the victims it is about."""
-    rows: dict[tuple[str, str, str], set[str]] = {}
+    rows: dict[tuple[str, str, str], list[str]] = {}  # where, flag, victims -> what was run
     for board in boards:
-        where = f"{board.label}: {board.title}"
+        of_pair: dict[tuple[str, str], set[str]] = {}
         for row in (row for row in board.rows if not row.control):
             for sentence in flags.of_group(row.records, board.floors):
-                rows.setdefault((where, f"{row.protect} / {row.attack}", sentence), set())
+                of_pair.setdefault((f"{row.protect} / {row.attack}", sentence), set())
         for record in board.records:  # those without a protected arm, too
-            of = f"{record['cell']['protect']} / {record['cell']['attack']}"
+            pair = f"{record['cell']['protect']} / {record['cell']['attack']}"
             for sentence in flags.of_record(record):
-                rows.setdefault((where, of, sentence), set()).add("/".join(map(str, victim(record))))
+                of_pair.setdefault((pair, sentence), set()).add("/".join(map(str, victim(record))))
+        for (pair, sentence), who in of_pair.items():
+            key = f"{board.label}: {board.title}", sentence, ", ".join(sorted(who)) or "all"
+            rows.setdefault(key, []).append(pair)
     names = ("where", "protection / attack", "flag", "victims (subject/seed)")
-    return _list("Flags", names, [(*key, ", ".join(sorted(who)) or "all") for key, who in rows.items()])
+    return _list("Flags", names, [(where, _some(pairs), said, who) for (where, said, who), pairs in rows.items()])
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def _failed(chosen: Chosen) -> Section:

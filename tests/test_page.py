@@ -1,0 +1,328 @@
+"""The report's page: its numbers, what it says of failed and missing cells, that it needs nothing and believes nothing from
+outside; and, where a browser is, that it fits a phone and a laptop, sorts and filters."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from factory import SCORES, make_record, shifted
+from PIL import Image
+
+from udpbench.commands.report import main
+from udpbench.core.images import write_png
+from udpbench.results.record import write
+from udpbench.results.report import svg
+from udpbench.results.report.boards import boards
+from udpbench.results.report.page import heat_map, leaderboard
+from udpbench.results.report.pictures import pictures
+from udpbench.results.report.standings import NO_PROTECTION, WORST, Standings
+from udpbench.results.schema import Record
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+KEYS = {arm: f"{i:016x}" for i, arm in enumerate(SCORES)}
+EVIL = "<script>alert(1)</script>"
+
+
+def world(protects: int = 3, attacks: int = 2, subjects: int = 3, **cell: Any) -> list[Record]:
+    """Protection p protects 10 p more than the least; attack a takes 10 (a + 1) from all but p0, which a1 cannot harm."""
+    found = []
+    for p in range(protects):
+        for a in range(attacks):
+            for s in range(subjects):
+                back = 0.0 if (p, a) == (0, 1) else -10.0 * (a + 1)
+                scores = shifted(s, protected=10.0 * p, purified=15.0 + 10.0 * p + back + s / 10)
+                names = {"protect": f"p{p}", "attack": f"a{a}", "subject": str(s), **cell}
+                record = make_record(scores, **names)
+                record["perturbation"]["protected"]["dist_lite1"] = 0.1 * (p + 1)
+                record["perturbation"]["noise"]["dist_lite1"] = 0.35
+                record["stages"][0] |= {"key": f"{p}", "seconds": 10.0**p}
+                found.append(record)
+    return found
+
+
+def save(folder: Path, records: list[Record]) -> Path:
+    for i, made in enumerate(records):
+        write(folder / f"{i:03}.json", made)
+    return folder
+
+
+def page_of(folder: Path, *words: str) -> str:
+    assert main([str(folder), "--out", str(folder / "out"), *words]) == 0
+    return (folder / "out" / "report.html").read_text()
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_row_a_protection_with_every_attack_and_the_worst_case():
+    (board,) = boards(world())
+    found = Standings(board)
+    assert [row.name for row in found.rows] == ["p2", "p1", "p0", "noise (control)", NO_PROTECTION]
+    assert found.attacks["distance"] == ["a1", "a0"], "the attack that leaves least comes first"
+    p2, _, p0, noise, clean = (row.left["distance"] for row in found.rows)
+    assert {attack: round(x.mean, 3) for attack, x in p2.items()} == {"none": 50.0, "a0": 40.1, "a1": 30.1, WORST: 30.1}
+    assert p0[WORST].mean == pytest.approx(20.1)
+    assert found.rows[2].taken["distance"] == {"a0": 3}
+    assert {attack: x.mean for attack, x in noise.items()} == {"none": 2.0}
+    assert {attack: x.mean for attack, x in clean.items()} == {"a0": 5.0, "a1": 5.0}
+    assert found.visible == "dist_lite1"
+    assert found.rows[0].costs == {"seconds": 100.0, "memory": 900.0, "gradients": 600.0}
+    table = leaderboard(found, "distance")
+    assert [column.text for column in table.columns][:4] == ["no attack", WORST, "a1", "a0"]
+    assert [(row.name, row.control) for row in table.rows][2:4] == [("p0", False), ("noise (control)", True)]
+    heat = heat_map(found, "distance")
+    assert [column.text for column in heat.columns] == ["no attack", "a1", "a0", WORST]
+    assert heat.rows[0].cells[0].shade == 1.0
+    assert [row.name for row in heat.rows] == ["p2", "p1", "p0", NO_PROTECTION], "what met no attack is no row of it"
+
+
+def test_the_cost_of_a_protection_is_not_that_of_the_attack():
+    plain, attacked = make_record(attack="none"), make_record()
+    plain["counts"], attacked["counts"] = {"unet_image": 600}, {"unet_image": 600, "vae_image": 3000}
+    (board,) = boards([attacked, plain])
+    assert Standings(board).rows[0].costs["gradients"] == 600
+
+
+def test_noise_of_every_budget_makes_the_line_and_another_fraction_does_not():
+    records = [
+        make_record(shifted(0, noise=float(by)), budget=budget) for budget, by in (("linf_8", 0), ("linf_16", 9))
+    ]
+    records.append(make_record(shifted(0, noise=50.0), protected_fraction=0.5))
+    records[1]["perturbation"]["noise"]["rms"] = 16.0
+    found = [Standings(board) for board in boards(records)]
+    (line,) = {tuple(x.noise_line("distance")) for x in found if x.board.names["protected_fraction"] == "1.0"}
+    assert line == ((0.0, 0.0), (8.0, 2.0), (16.0, 11.0))
+
+
+def test_a_control_that_was_run_as_a_protection_is_one_row_and_a_control():
+    noise = {"_target_": "Noise"}
+    records = world(1) + world(1, protect="noise", settings=None)
+    for record in records[len(records) // 2 :]:
+        record["config"] |= {"protect": noise, "noise": noise}
+    (board,) = boards(records)
+    assert [(row.name, row.control) for row in Standings(board).rows][:2] == [("p0", False), ("noise", True)]
+
+
+def test_numbers_of_the_figures_are_a_table_of_their_own(tmp_path):
+    page_of(save(tmp_path, world()))
+    rows = list(csv.DictReader((tmp_path / "out" / "figures.csv").open()))
+    (row,) = [r for r in rows if (r["protect"], r["attack"], r["metric"]) == ("p1", WORST, "distance")]
+    assert float(row["difference"]) == pytest.approx(20.1)
+    assert float(row["low"]) < float(row["difference"]) < float(row["high"])
+    assert (row["seconds"], row["dist_lite1"][:3], row["control"], row["victims"]) == ("10.0", "0.2", "False", "3")
+
+
+def test_charts_have_round_ticks_and_their_own_colours_alone():
+    assert svg.Scale([0.0, 0.97], 0, 100).ticks() == [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
+    assert svg.Scale([3.0, 400.0], 0, 100, log=True).ticks() == [3.0, 10.0, 30.0, 100.0, 300.0]
+    scale = svg.Scale([1.0, 100.0], 0, 100, log=True, room=0)
+    assert (scale(1.0), scale(10.0), scale(100.0)) == (0, 50, 100)
+    drawn = svg.scatter([svg.Mark(f"m{i}<", 1.0, float(i), i - 1, i + 1) for i in range(30)], ("x", "y"), 1.0)
+    assert "m0&lt;" in drawn
+    assert "<style>" in svg.alone(drawn)
+    assert "<style>" not in drawn
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def test_failed_and_missing_cells_stand_before_everything_else(tmp_path):
+    records = [*world()[1:], make_record(protect="mist", attack="a0", error=f"Traceback\nRuntimeError: {EVIL}\n")]
+    text = page_of(save(tmp_path, records))
+    first = text.index('class="leaderboard"')
+    assert text.index("Failed cells (1)") < text.index("Missing cells (1)") < first
+    assert "RuntimeError: &lt;script&gt;" in text
+    assert '<td class="name">p0 / a0</td><td class="name">0/0</td>' in text
+    assert "<h2>Before you read on</h2>" not in page_of(save(tmp_path / "whole", two_seeds()))
+
+
+def two_seeds() -> list[Record]:
+    """Nothing to object to."""
+    return [make_record(shifted(s + k, protected=0.1 * k), subject=str(s), seed=k) for s in range(3) for k in range(2)]
+
+
+def test_the_page_needs_nothing_and_runs_nothing_from_outside(tmp_path):
+    text = page_of(save(tmp_path, world()), "--title", "A & B")
+    assert "<title>A &amp; B</title>" in text
+    bare = text.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert not re.search(r"https?://|<link|@import|url\(|\ssrc=\"(?!data:)", bare)
+    assert text.count("<script>") == 1
+    assert "default-src 'none'" in text
+    assert page_of(tmp_path, "--title", "A & B") == text
+
+
+def test_whatever_a_record_says_is_text(tmp_path):
+    named = {
+        "protect": EVIL,
+        "attack": f'a"{EVIL}',
+        "subject": EVIL,
+        "task": f"'{EVIL}",
+        "data": "&amp;",
+        "victim": EVIL,
+    }
+    records = [make_record(**{**named, "seed": s}, label=EVIL) for s in range(3)]
+    for record in records:
+        arm = record["arms"]["clean"]
+        arm["metrics"][f"../{EVIL}"] = dict(arm["metrics"]["distance"])
+        arm["absent"][EVIL] = EVIL
+        record["provenance"]["device"] = EVIL
+    text = page_of(save(tmp_path, records))
+    assert EVIL not in text.replace("&lt;", "")
+    assert text.count("<script>") == 1
+    for path in (tmp_path / "out").rglob("*.svg"):
+        assert EVIL not in path.read_text()
+    assert {path.parent.name for path in tmp_path.rglob("*.svg")} == {"figures"}, "no name leaves the folder"
+
+
+def test_a_large_grid_stays_readable(tmp_path):
+    text = page_of(save(tmp_path, world(12, 12, 2)), "--title", "t")
+    assert len(text) < 600_000
+    assert "too many to list" in text
+    assert "data-many" in text
+    assert text.count('<td class="name">purified: a3</td>') == 0
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    """Of every arm the pictures that were made, of the protected one those that were trained on, too."""
+    folder = tmp_path / "store"
+    for key in KEYS.values():
+        for i in range(7):
+            write_png(folder / "generate" / key / f"{i}.png", torch.full((3, 16, 16), i / 7))
+    write_png(folder / "protect" / ("f" * 16) / "0.png", torch.rand(3, 300, 200))
+    return folder
+
+
+def pictured(**cell: Any) -> Record:
+    record = make_record(**cell)
+    for arm, part in record["arms"].items():
+        part["images"] = f"/elsewhere/store/generate/{KEYS[arm]}"
+    record["arms"]["protected"]["pictures"] = f"store/protect/{'f' * 16}"
+    return record
+
+
+def test_pictures_come_from_the_store_and_stay_small(store):
+    (board,) = boards([pictured()])
+    found = pictures(Standings(board), store, 100_000)
+    assert [strip.name for strip in found.strips] == [
+        "pretrained", "clean", "noise", "upper_bound", "protected: eudp", "purified: eudp / impress",
+        "clean_attacked: impress",
+    ]  # fmt: skip
+    assert [len(strip.made) for strip in found.strips] == [5] * 7
+    assert [len(strip.given) for strip in found.strips] == [0, 0, 0, 0, 1, 0, 0]
+    few = pictures(Standings(board), store, 3000)
+    assert 0 < len(few.strips) == 7 - few.left_out < 7
+    assert few.strips[0].name == "pretrained"
+    assert pictures(Standings(board), store / "nowhere", 3000) is None
+
+
+@pytest.mark.parametrize(
+    "told", ["../../secret/0123456789abcdef", "/etc", "generate/..", "generate/0", "", "../" + "0" * 16]
+)
+def test_no_record_makes_a_page_show_what_is_not_in_the_store(told, store, tmp_path):
+    secret = tmp_path / "secret" / "0123456789abcdef"
+    write_png(secret / "0.png", torch.zeros(3, 8, 8))
+    record = make_record({"clean": SCORES["clean"]})
+    record["arms"]["clean"] |= {"images": told, "pictures": str(secret)}
+    (board,) = boards([record])
+    assert pictures(Standings(board), store, 10_000) is None
+
+
+def test_a_broken_picture_is_left_out(store):
+    (store / "generate" / KEYS["clean"] / "0.png").write_bytes(b"no picture")
+    (board,) = boards([pictured()])
+    found = pictures(Standings(board), store, 100_000)
+    assert {strip.name: len(strip.made) for strip in found.strips}["clean"] == 4
+
+
+# -- in a browser ------------------------------------------------------------------------------------------------------
+
+HARNESS = """<!doctype html><body style="margin:0"><iframe style="border:0;width:%dpx;height:900px" src="%s"></iframe><pre></pre><script>
+const frame = document.querySelector("iframe"), found = {errors: []};
+frame.onload = () => {
+  const page = frame.contentDocument, root = page.documentElement;
+  frame.contentWindow.onerror = told => found.errors.push(told);
+  const table = page.querySelector(".leaderboard"), body = table.tBodies[0];
+  const names = () => [...body.rows].filter(row => row.offsetParent).map(row => row.cells[0].textContent);
+  const press = i => { table.tHead.rows[0].cells[i].querySelector("button").click(); return names(); };
+  const enter = (selector, set, event) => {
+    const part = table.parentElement.previousElementSibling.querySelector(selector);
+    Object.assign(part, set); part.dispatchEvent(new Event(event)); return names();
+  };
+  const across = () => [root.scrollWidth, root.clientWidth];
+  found.width = across();
+  found.wide = [...page.querySelectorAll("body *")].filter(x => !x.closest(".wide") && !x.closest("svg") && x.getBoundingClientRect().right > root.clientWidth + 1).map(x => x.outerHTML.slice(0, 200));
+  found.ranked = names();
+  found.up = press(2); found.up = press(2); found.sort = table.querySelector("[aria-sort]").ariaSort; found.down = press(2);
+  found.byName = press(0);
+  found.filtered = enter("input[type=search]", {value: "p1 p2"}, "input");
+  found.claimed = enter("input[type=checkbox]", {checked: true}, "change");
+  enter("input[type=checkbox]", {checked: false}, "change");
+  found.all = enter("input[type=search]", {value: ""}, "input").length;
+  const columns = () => [...table.tHead.rows[0].cells].filter(cell => cell.offsetParent).map(cell => cell.textContent);
+  enter("select", {value: "a3"}, "change"); found.columns = columns();
+  page.querySelectorAll("details").forEach(part => { part.open = true; });
+  found.opened = across();
+  document.querySelector("pre").textContent = "found" + JSON.stringify(found) + "end";
+};
+</script>"""
+
+
+def browse(page: Path, tmp_path: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [
+        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
+        *(
+            "--allow-file-access-from-files",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=5000",
+            "--hide-scrollbars",
+        ),
+    ]
+    return subprocess.run([*command, *words, page.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    BROWSER is None, reason="no browser: apt-get install chromium, to look at the page at 390 and 1400 px"
+)
+@pytest.mark.parametrize("width", [390, 1400])
+def test_in_a_browser_the_page_fits_sorts_and_filters(width, store, tmp_path):
+    records = [*world(6, 8, 3), pictured(protect="p0", attack="a0", subject="9")]
+    save(
+        tmp_path / "records", [*records, make_record(protect="long_name_" * 6, error="Traceback\nKeyError: 'x'\n" * 9)]
+    )
+    assert main([str(tmp_path / "records"), "--store", str(store), "--out", str(tmp_path)]) == 0
+    (tmp_path / "harness.html").write_text(HARNESS % (width, "report.html"))
+    done = browse(tmp_path / "harness.html", tmp_path, "--dump-dom")
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = json.loads(
+        re.search("found({.*})end", done.stdout)[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    )
+    assert found["errors"] == []
+    assert found["wide"] == []
+    assert found["width"] == found["opened"] == [width, width], "something is wider than the screen"
+    ranked = [*(f"p{p}" for p in (5, 4, 3, 2, 1, 0)), "noise (control)", NO_PROTECTION]
+    assert found["ranked"] == ranked
+    assert found["up"] == [*ranked[5::-1], *ranked[6:]], "rows without a number stay last"
+    assert (found["sort"], found["down"]) == ("ascending", ranked)
+    assert found["byName"] == sorted(ranked)
+    assert found["filtered"] == ["p1", "p2"]
+    assert (found["claimed"], found["all"]) == ([], 8)
+    assert found["columns"][:4] == ["protection", "no attack", "worst case", "a3"]
+    assert not {"a0", "a1"} & {*found["columns"]}
+    shot = tmp_path / f"page{width}.png"
+    browse(tmp_path / "report.html", tmp_path, f"--window-size={width},1500", f"--screenshot={shot}")
+    with Image.open(shot) as picture:
+        assert picture.size == (width, 1500)
+        assert len(picture.convert("RGB").getcolors(1 << 22) or []) > 100, "there is something to see"
