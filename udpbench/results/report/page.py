@@ -118,7 +118,7 @@ def on_metrics(found: Standings, number: int, plots: bool) -> list[OnMetric]:
 def leaderboard(found: Standings, metric: str) -> Grid:
     """One row a protection: no attack, worst case, each attack, visibility, costs."""
     floor, most = found.board.floors[metric], _most(found, metric)
-    shown = [NONE, *([WORST, *found.attacks[metric]] if found.attacks[metric] else [])]
+    shown = [NONE, *([WORST] if found.has_worst(metric) else []), *found.attacks[metric]]
     measured = [name for name in (found.visible, "psnr", "ssim") if any(name in row.changes for row in found.rows)]
     costs = [name for name in COSTS if any(name in row.costs for row in found.rows)]
     columns = [_attack_column(attack) for attack in shown]
@@ -148,7 +148,8 @@ def claimed(x: Interval | None, floor: float | None) -> bool:
 
 def _most(found: Standings, metric: str) -> float:
     """What is shaded fully."""
-    return max((abs(x.mean) for row in found.rows for x in row.left[metric].values()), default=0.0) or 1.0
+    rows = [row for row in found.rows if not row.control] or found.rows
+    return max((abs(x.mean) for row in rows for x in row.left[metric].values()), default=0.0) or 1.0
 
 
 def _interval(x: Interval | None, most: float, taken: Mapping[str, int], attack: str, floor: float | None) -> Cell:
@@ -158,14 +159,13 @@ def _interval(x: Interval | None, most: float, taken: Mapping[str, int], attack:
     if x.low is not None and x.high is not None:
         ends = f"[{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
     mark = f" {NO_CLAIM}" if attack == NONE and not claimed(x, floor) else ""
-    by = ", ".join(f"{name} ({n})" for name, n in taken.items()) if attack == WORST else ""
-    return Cell(
-        significant(x.mean, signed=True) + mark,
-        ends,
-        x.mean,
-        x.mean / most,
-        f"attacks taken (victims): {by}" if by else "",
-    )
+    by = ", ".join(f"{name} ({n})" for name, n in taken.items())
+    hint = f"attacks taken (victims): {by}" if by and attack == WORST else ""
+    return Cell(significant(x.mean, signed=True) + mark, ends, x.mean, _shade(x, most), hint)
+
+
+def _shade(x: Interval, most: float) -> float:
+    return max(-1.0, min(1.0, x.mean / most))
 
 
 def _number(x: float | None) -> Cell:
@@ -177,7 +177,7 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
     attacks, most = found.attacks[metric], _most(found, metric)
     if len(attacks) < 2 and len(found.rows) < FEW:  # the leaderboard says as much
         return None
-    shown = [NONE, *attacks, WORST]
+    shown = [NONE, *attacks, *([WORST] if found.has_worst(metric) else [])]
     rows = []
     for row in found.rows:
         left = {attack: row.left[metric].get(attack) for attack in shown}
@@ -186,7 +186,7 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
                 significant(x.mean, 2, signed=True),
                 "",
                 x.mean,
-                x.mean / most,
+                _shade(x, most),
                 f"{row.name}, {attack}: {interval_text(x)}",
             )
             if x
@@ -205,7 +205,7 @@ def figures(found: Standings, metric: str, number: int) -> Iterator[Figure]:
     grey = "" if floor is None else f"; grey: within {significant(floor)}, what an effect must exceed"
     marks = {row.name: [_mark(x, row, kind) for kind, x in _ends(row, metric)] for row in found.rows}
     if rows := {row: found for row, found in marks.items() if found}:
-        worst = "; ring: worst case over attacks" if found.attacks[metric] else ""
+        worst = "; ring: worst case over attacks" if found.has_worst(metric) else ""
         said = f"Effect with 95 % interval (dot; square: a control){worst}{grey}"
         yield Figure(name, svg.forest(rows, change, floor), said)
     effects = [(row, row.left[metric][NONE]) for row in found.rows if NONE in row.left[metric]]

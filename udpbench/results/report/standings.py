@@ -80,6 +80,10 @@ class Standings:
             found[metric] = sorted(means.keys() - {NONE, WORST}, key=lambda attack: (fmean(means[attack]), attack))
         return found
 
+    def has_worst(self, metric: str) -> bool:
+        """Whether somebody's worst case is known: two victims met an attack."""
+        return any(WORST in row.left[metric] for row in self.rows)
+
     @cached_property
     def visible(self) -> str:
         """The measure of how visible a protection is: that of a perceptual budget, else the first there is."""
@@ -114,8 +118,9 @@ class Standings:
             left[metric] = {a: paired_interval(x, self._rng(name, metric)) for a, x in by_attack.items() if x}
             if (found := worst(by_attack, self._rng("worst", name, metric))) is not None:
                 left[metric][WORST], taken[metric] = found
-        costs = protect_costs(name, part)
-        return Standing(name, is_control(part[0]), part, left, taken, _changes("protected", part), costs)
+        control = is_control(part[0])
+        costs = {} if control else protect_costs(name, part)
+        return Standing(name, control, part, left, taken, _changes("protected", part), costs)
 
     def _controls(self) -> Iterator[Standing]:
         """The controls that are not rows of their own, too."""

@@ -12,12 +12,12 @@ from itertools import pairwise
 from udpbench.results.words import significant
 
 WIDTH, HEIGHT = 420, 300
-LETTER, LINE = 6.1, 12.0  # px that a letter of a name takes, and its line
+LETTER, LINE = 6.6, 13.0  # px that a letter of a name takes, and its line
 STYLE = """
 :root{--ink:#1d2430;--soft:#5d6675;--rule:#d9dee6;--band:#e8ebf0;--blue:#0b62b8;--orange:#b84a00}
 @media(prefers-color-scheme:dark){
 :root{--ink:#e6e9ef;--soft:#a2abba;--rule:#39414e;--band:#272d38;--blue:#6cb2ff;--orange:#ff9c57}}
-svg{font:11px system-ui,sans-serif}svg text{fill:var(--soft)}svg .n{fill:var(--ink)}svg .b{fill:var(--band)}
+svg{font:12px system-ui,sans-serif}svg text{fill:var(--soft)}svg .n{fill:var(--ink)}svg .b{fill:var(--band)}
 svg .r{stroke:var(--rule)}svg .z{stroke:var(--soft)}svg .p{fill:var(--blue);stroke:var(--blue)}
 svg .c{fill:var(--orange);stroke:var(--orange)}svg .w{fill:none;stroke:var(--orange);stroke-width:2}
 svg .k{stroke-width:1.4;fill:none}svg .l{fill:none;stroke-width:1.8}svg .d{stroke-dasharray:5 4}
@@ -221,7 +221,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], labels: tuple[str
     parts.append(text(4, 12, labels[1]))
     ends = dict(zip(lines, _apart([y(line[-1][1]) for line in lines.values()], LINE, bottom)))
     for i, (name, line) in enumerate(lines.items()):
-        colour = f"stroke:hsl({i * 137.5 % 360:.0f} 65% 48%)"  # far apart, whatever their number
+        colour = f"stroke:hsl({i * 137.5 % 360:.0f} 70% 52%)"  # far apart, whatever their number
         path = [(x(a), y(b)) for a, b in line]
         drawn = element("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in path), cls="l", style=colour)
         mark = element(
