@@ -36,9 +36,25 @@ def shown(record, tmp_path):
 
 
 def test_the_sheet_and_every_score_are_there(shown):
-    assert [e["path"] for e in shown["image"]] == ["sheet.png"]
-    (table,) = shown["table"]
-    assert len(table["rows"]) == 3 * len(SCORES)  # two metrics and one that is absent
+    assert [e["paths"] for e in shown["images"]] == [["sheet.png"]]
+    scores, cells = shown["table"]
+    assert len(scores["rows"]) == 3 * len(SCORES)  # two metrics and one that is absent
+    (row,) = cells["rows"]
+    assert cells["name"] == "cells"
+    assert (row["protect"], row["seed"], row["effect/distance"], row["residual/distance"]) == ("eudp", 0, 30.0, 10.0)
+    assert "effect/similarity" not in row  # not primary
+
+
+def test_some_pictures_of_every_arm_are_shown(record, tmp_path):
+    for kind in ("made", "given"):
+        (tmp_path / kind).mkdir()
+        for i in range(9):
+            Image.new("RGB", (8, 8)).save(tmp_path / kind / f"{i}.png")
+    record["arms"]["clean"]["images"] = str(tmp_path / "made")
+    record["arms"]["protected"]["pictures"] = str(tmp_path / "given")
+    found = {name: [path.name for path in paths] for name, paths in dashboard.pictures(record)}
+    four = [f"{i}.png" for i in range(4)]
+    assert found == {"pictures made/clean": four, "pictures given/protected": four}
 
 
 def test_a_chart_of_the_arms_for_each_primary_score(shown):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ def events(path: Path) -> list[dict]:
 
 
 def started(tracker: T.Tracker, folder: Path) -> T.Tracker:
-    tracker.start("ab12", "sweep", CONFIG, folder)
+    tracker.start("ab12", "sweep", CONFIG, folder, ["eudp", "jpeg"])
     return tracker
 
 
@@ -39,15 +41,17 @@ def test_jsonl_writes_everything_in_order(tmp_path: Path) -> None:
     log.scalar("train/loss", 0.25, 1)
     log.finish("ok")
     start, first, second, finish = events(tmp_path / "track.jsonl")
-    assert start == {"event": "start", "run_id": "ab12", "group": "sweep", "config": CONFIG}
+    assert start == {
+        "event": "start", "run_id": "ab12", "group": "sweep", "tags": ["eudp", "jpeg"], "config": CONFIG,
+    }  # fmt: skip
     assert (first["value"], first["step"], second["value"], second["step"]) == (0.5, 0, 0.25, 1)
     assert finish == {"event": "finish", "status": "ok"}
     log.start("ab13", "sweep", CONFIG, tmp_path)
     log.table("scores", [{"arm": "clean", "distance": 1.5}])
-    log.image("sheet", tmp_path / "sheet.png")
+    log.images("sheet", [tmp_path / "sheet.png"])
     log.finish("failed")
     kinds = [e["event"] for e in events(tmp_path / "track.jsonl")]
-    assert kinds == ["start", "scalar", "scalar", "finish", "start", "table", "image", "finish"]
+    assert kinds == ["start", "scalar", "scalar", "finish", "start", "table", "images", "finish"]
 
 
 def test_a_loss_that_is_no_number_is_valid_json(tmp_path: Path) -> None:
@@ -96,6 +100,27 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
 
 
+def offline_run(path: Path) -> dict[str, list[Any]]:
+    """Kind -> what a file of wandb's holds: a log in LevelDB's format (blocks of 32 KB; checksum, size and kind before
+    each piece) of protocol buffers."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, whole = path.read_bytes(), 7, b""
+    found: dict[str, list[Any]] = {}
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        piece, at = data[at + 7 : at + 7 + size], at + 7 + size
+        whole = piece if kind in (1, 2) else whole + piece  # 1 whole, 2 first, 3 middle, 4 last
+        if kind in (1, 4):
+            record = Record.FromString(whole)
+            name = record.WhichOneof("record_type")
+            found.setdefault(name, []).append(getattr(record, name))
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path: Path) -> None:
@@ -107,16 +132,32 @@ def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path: Path) -> None:
     log.table("scores", [{"arm": "clean", "distance": 1.5}])
     log.bars("distance by arm", {"clean": 1.5, "protected": 2.5})
     log.summary({"effect/distance": 1.0})
-    log.image("sheet", tmp_path / "sheet.png")
+    log.images("sheet", [tmp_path / "sheet.png"])
     log.finish("ok")
     import wandb
 
     wandb.teardown()  # wandb's service writes the last block after finish; the end of a process waits for it as well
     (run,) = (tmp_path / "cell" / "wandb").glob("offline-run-*-ab12")
     assert (run / "run-ab12.wandb").stat().st_size > 500
-    stored = (run / "run-ab12.wandb").read_bytes()
-    for text in (b"udpbench", b"sweep", b"train clean/loss", b"train protected/step", b"scores", b"effect/distance"):
-        assert text in stored
+    found = offline_run(run / "run-ab12.wandb")
+    (begun,) = found["run"]
+    assert (begun.project, begun.run_group, begun.display_name) == ("udpbench", "sweep", "eudp, jpeg")
+    assert list(begun.tags) == ["eudp", "jpeg"]
+    assert {item.key: json.loads(item.value_json) for item in begun.config.update}["protect"] == CONFIG["protect"]
+    logged = [
+        row for x in found["history"] for row in [{"/".join([i.key, *i.nested_key]).strip("/"): i for i in x.item}]
+    ]
+    losses = [json.loads(row["train protected/loss"].value_json) for row in logged if "train protected/loss" in row]
+    steps = [json.loads(row["train protected/step"].value_json) for row in logged if "train protected/step" in row]
+    assert (losses, steps) == ([1.0] * 3, [0, 1, 2])
+    numbers = {"/".join([i.key, *i.nested_key]).strip("/"): i.value_json for x in found["summary"] for i in x.update}
+    assert json.loads(numbers["effect/distance"]) == 1.0
+    (table,) = (run / "files" / "media" / "table").glob("scores_*.table.json")
+    assert json.loads(table.read_text()) == {
+        **json.loads(table.read_text()),
+        "columns": ["arm", "distance"],
+        "data": [["clean", 1.5]],
+    }
     assert list((run / "files" / "media" / "images").glob("sheet_*.png"))
     assert list((run / "files" / "media" / "table").glob("distance by arm_table_*.table.json"))
 
@@ -131,7 +172,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     for step in range(3):
         log.scalar("train clean/loss", torch.tensor(step / 2), step)
     log.table("scores", [{"arm": "clean", "distance": 1.5}])
-    log.image("sheet", tmp_path / "sheet.png")
+    log.images("sheet", [tmp_path / "sheet.png"])
     log.summary({"effect/distance": 1.0})
     log.finish("ok")
     found = EventAccumulator(str(tmp_path / "cell" / "tensorboard")).Reload()
@@ -189,7 +230,7 @@ def test_no_tracking_never_imports_wandb() -> None:
     code = (
         "import sys; from pathlib import Path; import torch; from udpbench.tracking.track import Nothing; log = Nothing()\n"
         "log.start('a', 'b', {}, Path('nowhere')); log.scalar('x', torch.ones(()), 0); log.table('t', [{'a': 1}])\n"
-        "log.image('i', Path('x.png')); log.finish('ok'); print('wandb' in sys.modules)"
+        "log.images('i', [Path('x.png')]); log.finish('ok'); print('wandb' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

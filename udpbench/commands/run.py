@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from udpbench.results.schema import Record
 
 FAILED = "failed-{}.txt"  # written into a job's folder, with the sweep's id; a sweep's exit status is read from these
+TAGS = ("protect", "attack", "task", "data", "subject", "budget", "victim")  # names that runs are found by
 FULL = 1_000_000  # bytes that are left on a disk where nothing can be written any more
 
 
@@ -60,7 +61,8 @@ def execute(
     store.log = Tracked(console, tracker)
     todo, done = len(store.missing(graph.wanted)), len(store.computed)
     written = False
-    tracker.start(graph.key, group, config, folder)
+    names = graph.cell.names
+    tracker.start(graph.key, group, config, folder, [str(names[part]) for part in TAGS])
     try:
         with shared(ready, cfg, choices) as n:
             by = f" by {n} processes" if n > 1 else ""

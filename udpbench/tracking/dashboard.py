@@ -4,25 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from udpbench.benchmark.arms import ARMS
+from udpbench.core.folders import pictures_in
+from udpbench.core.images import list_images
 from udpbench.results.record import long_rows, metrics_of
 from udpbench.results.schema import Record
 from udpbench.results.stats import derived, differences
 from udpbench.tracking.track import Tracker
 
+SHOWN = 4  # pictures of an arm
+
 
 def mirror(record: Record, sheet: Path, tracker: Tracker) -> None:
-    """The contact sheet, every score, a chart of the arms per primary score, scores along the training (beside the
-    losses), and the numbers by which runs are compared."""
-    tracker.image("contact sheet", sheet)
+    """The contact sheet and some pictures of every arm, every score, a chart of the arms per primary score, scores
+    along the training (beside the losses), and the numbers by which runs are compared; these as a row of a table, too,
+    which a tracker may put together with those of other cells."""
+    tracker.images("contact sheet", [sheet])
+    for name, paths in pictures(record):
+        tracker.images(name, paths)
     tracker.table("scores", long_rows([record]))
+    tracker.table("cells", [cell_row(record)])
     for metric, about in metrics_of([record]).items():
         if about["primary"]:
             tracker.bars(f"{metric} by arm", by_arm(record, metric))
     for name, value, step in along_training(record):
         tracker.scalar(name, value, step)
     tracker.summary(summary(record))
+
+
+def pictures(record: Record) -> Iterator[tuple[str, list[Path]]]:
+    """(panel, files): of each arm some pictures that it was given and some that were made."""
+    for arm, part in record["arms"].items():
+        for kind, folder in (("given", part.get("pictures")), ("made", part["images"])):
+            if folder and Path(folder).is_dir():
+                yield f"pictures {kind}/{arm}", list_images(pictures_in(Path(folder)))[:SHOWN]
+
+
+def cell_row(record: Record) -> dict[str, Any]:
+    """The cell's names and, on its primary scores, effect and residual."""
+    primary = [metric for metric, about in metrics_of([record]).items() if about["primary"]]
+    found = summary(record)
+    derived_names = [f"{name}/{metric}" for name in derived(record) for metric in primary]
+    return {**record["cell"], "label": record["label"]} | {name: found.get(name) for name in derived_names}
 
 
 def by_arm(record: Record, metric: str) -> dict[str, float]:

@@ -30,14 +30,15 @@ class Tracker(Log):
     def check(self) -> None:
         """ValueError saying what to do if nothing could be sent; nothing is opened."""
 
-    def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
-        """Say what run it is: ``run_id`` is the cell's key, ``group`` the sweep, ``folder`` where files may go.
+    def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path, tags: Sequence[str] = ()) -> None:
+        """Say what run it is: ``run_id`` is the cell's key, ``group`` the sweep, ``folder`` where files may go,
+        ``tags`` the words to find it by.
 
         Opens nothing.
         """
 
-    def image(self, name: str, path: Path) -> None:
-        """Show a picture file."""
+    def images(self, name: str, paths: Sequence[Path]) -> None:
+        """Show picture files side by side."""
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Show rows of equal keys."""
@@ -64,6 +65,7 @@ class Start:
     group: str
     config: Mapping[str, Any]
     folder: Path
+    tags: Sequence[str]
 
 
 class Buffered(Tracker):
@@ -100,8 +102,8 @@ class Buffered(Tracker):
             self._handle = self.open(self._begun)
         return self._handle
 
-    def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path) -> None:
-        self._begun = Start(run_id, group, config, folder)
+    def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path, tags: Sequence[str] = ()) -> None:
+        self._begun = Start(run_id, group, config, folder, tags)
         self._handle, self._waiting = None, []
 
     def scalar(self, name: str, value: Tensor | float, step: int) -> None:

@@ -22,11 +22,12 @@ class Jsonl(Buffered):
     def open(self, started: Start) -> Path:
         path = started.folder / self.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _append(path, "start", run_id=started.run_id, group=started.group, config=dict(started.config))
+        names = {"run_id": started.run_id, "group": started.group, "tags": list(started.tags)}
+        _append(path, "start", **names, config=dict(started.config))
         return path
 
-    def image(self, name: str, path: Path) -> None:
-        _append(self.opened, "image", name=name, path=str(path))
+    def images(self, name: str, paths: Sequence[Path]) -> None:
+        _append(self.opened, "images", name=name, paths=[*map(str, paths)])
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         _append(self.opened, "table", name=name, rows=[dict(row) for row in rows])

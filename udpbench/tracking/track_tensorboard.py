@@ -25,10 +25,13 @@ class Tensorboard(Buffered):
     def open(self, started: Start) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(started.folder / self.folder))
+        writer = SummaryWriter(str(started.folder / self.folder))
+        writer.add_text("tags", ", ".join(started.tags))
+        return writer
 
-    def image(self, name: str, path: Path) -> None:
-        self.opened.add_image(name, read(path))
+    def images(self, name: str, paths: Sequence[Path]) -> None:
+        for i, path in enumerate(paths):  # sizes may differ, so they stand one after another
+            self.opened.add_image(name, read(path), i)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:

@@ -11,6 +11,7 @@ from udpbench.tracking.track import Buffered, Start
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run as WandbRun
 
+TAG = 64  # letters that wandb allows a tag
 MODES = ("offline", "online", "disabled")
 
 
@@ -55,16 +56,18 @@ class Wandb(Buffered):
             id=started.run_id,
             resume="allow",
             group=started.group,
+            name=", ".join(started.tags) or None,
+            tags=[tag[:TAG] for tag in dict.fromkeys(started.tags)],
             config=dict(started.config),
             dir=str(started.folder),
             mode=self.mode,  # type: ignore[arg-type]
             settings=settings,
         )
 
-    def image(self, name: str, path: Path) -> None:
+    def images(self, name: str, paths: Sequence[Path]) -> None:
         import wandb
 
-        self.opened.log({name: wandb.Image(str(path))})
+        self.opened.log({name: [wandb.Image(str(path), caption=path.name) for path in paths]})
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
