@@ -127,6 +127,9 @@ def test_charts_have_round_ticks_and_their_own_colours_alone():
     assert (scale(1.0), scale(10.0), scale(100.0)) == (0, 50, 100)
     drawn = svg.scatter([svg.Mark(f"m{i}<", 1.0, float(i), i - 1, i + 1) for i in range(30)], ("x", "y"), 1.0)
     assert "m0&lt;" in drawn
+    marks = [svg.Mark("a", 1.0, 1.0, -500.0, 500.0), svg.Mark("b", 2.0, 2.0, 1.9, 2.1)]
+    (a, b) = re.findall(r'cy="([\d.]+)"', svg.scatter(marks, ("x", "y"), None))
+    assert float(a) - float(b) > 20, "a wide interval leaves the means apart"
     assert "<style>" in svg.alone(drawn)
     assert "<style>" not in drawn
 
@@ -182,6 +185,7 @@ def test_whatever_a_record_says_is_text(tmp_path):
     assert {path.parent.name for path in tmp_path.rglob("*.svg")} == {"figures"}, "no name leaves the folder"
 
 
+@pytest.mark.slow
 def test_a_large_grid_stays_readable(tmp_path):
     text = page_of(save(tmp_path, world(12, 12, 2)), "--title", "t")
     assert len(text) < 600_000

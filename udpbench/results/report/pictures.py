@@ -45,6 +45,11 @@ class Shown:
     strips: Sequence[Strip]
     left_out: int
 
+    @property
+    def any_given(self) -> bool:
+        """Whether it is known what anything was made of; older records do not say."""
+        return any(strip.given for strip in self.strips)
+
 
 def pictures(found: Standings, store: Path, room: int) -> Shown | None:
     """The pictures of the victim with most records, at most ``room`` bytes; None where ``store`` has none of them.

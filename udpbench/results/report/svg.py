@@ -114,6 +114,14 @@ def alone(svg: str) -> str:
     return svg.replace(">", f"><style>{STYLE}</style>", 1) + "\n"
 
 
+def _within(marks: Sequence[Mark], others: Sequence[float]) -> list[float]:
+    """What an axis spans: means and ``others``, and of the intervals as much as leaves the means apart."""
+    means = [*(mark.y for mark in marks), *others]
+    low, high = min(means), max(means)
+    room = 1.5 * (high - low) or math.inf
+    return [*means, *(min(max(end, low - room), high + room) for mark in marks for end in mark.ends)]
+
+
 def _x_axis(scale: Scale, top: float, bottom: float, label: str) -> list[str]:
     parts = [segment(scale(x), top, scale(x), bottom, "r") for x in scale.ticks()]
     parts += [text(scale(x), bottom + 14, _number(x), "middle") for x in scale.ticks()]
@@ -134,7 +142,7 @@ def scatter(
     """Points with intervals and names; ``labels`` of x and y; ``line``: of the controls; grey: within the ``floor``."""
     left, right, top, bottom = 46.0, WIDTH - 10.0, 24.0, HEIGHT - 40.0
     x = Scale([*(mark.x for mark in marks), *(x for x, _ in line)], left, right, log)
-    y = Scale([*(end for mark in marks for end in mark.ends), *(y for _, y in line), 0.0], bottom, top)
+    y = Scale(_within(marks, [*(y for _, y in line), 0.0]), bottom, top)
     parts = [_band(x.start, y(floor), x.end, y(-floor), top, bottom)] if floor else []
     parts += _x_axis(x, top, bottom, labels[0])
     parts += [segment(left, y(t), right, y(t), "r") + text(left - 5, y(t) + 4, _number(t), "end") for t in y.ticks()]
@@ -144,7 +152,8 @@ def scatter(
     taken: list[tuple[float, float, float, float]] = [(x(m.x) - 5, y(m.y) - 5, x(m.x) + 5, y(m.y) + 5) for m in marks]
     for mark in marks:
         at = x(mark.x), y(mark.y)
-        whisker = segment(at[0], y(mark.ends[0]), at[0], y(mark.ends[1]), f"{mark.kind} k")
+        ends = max(y(mark.ends[1]), top), min(y(mark.ends[0]), bottom)
+        whisker = segment(at[0], ends[0], at[0], ends[1], f"{mark.kind} k")
         parts.append(
             _told(mark, whisker + _dot(*at, mark.kind)) + _named(mark.name, at, taken, (left, right, top, bottom))
         )
@@ -192,7 +201,7 @@ def forest(rows: Mapping[str, Sequence[Mark]], label: str, floor: float | None) 
     most = 26  # letters of a name
     left, right, top, height = min(most, max(map(len, rows))) * LETTER + 12, WIDTH - 12.0, 8.0, 20.0
     bottom = top + height * len(rows)
-    x = Scale([*(end for marks in rows.values() for mark in marks for end in mark.ends), 0.0], left, right)
+    x = Scale(_within([mark for marks in rows.values() for mark in marks], [0.0]), left, right)
     parts = []
     if floor:
         a, b = max(x(-floor), left), min(x(floor), right)
@@ -203,10 +212,8 @@ def forest(rows: Mapping[str, Sequence[Mark]], label: str, floor: float | None) 
         shown = name if len(name) <= most else f"{name[: most - 1]}…"
         parts.append(element("g", element("title", escape(name)) + text(left - 8, middle + 4, shown, "end", "n")))
         for mark, shift in zip(marks, (0.0,) if len(marks) == 1 else (-3.5, 3.5)):
-            y, ends = middle + shift, mark.ends
-            parts.append(
-                _told(mark, segment(x(ends[0]), y, x(ends[1]), y, f"{mark.kind} k") + _dot(x(mark.y), y, mark.kind))
-            )
+            y, ends = middle + shift, (max(x(mark.ends[0]), left), min(x(mark.ends[1]), right))
+            parts.append(_told(mark, segment(ends[0], y, ends[1], y, f"{mark.kind} k") + _dot(x(mark.y), y, mark.kind)))
     return drawing(parts, WIDTH, bottom + 40, label)
 
 
