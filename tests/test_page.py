@@ -19,7 +19,7 @@ from PIL import Image
 from udpbench.commands.report import main
 from udpbench.core.images import write_png
 from udpbench.results.record import write
-from udpbench.results.report import svg
+from udpbench.results.report import charts, svg
 from udpbench.results.report.boards import boards
 from udpbench.results.report.page import heat_map, leaderboard
 from udpbench.results.report.pictures import pictures
@@ -125,10 +125,10 @@ def test_charts_have_round_ticks_and_their_own_colours_alone():
     assert svg.Scale([3.0, 400.0], 0, 100, log=True).ticks() == [3.0, 10.0, 30.0, 100.0, 300.0]
     scale = svg.Scale([1.0, 100.0], 0, 100, log=True, room=0)
     assert (scale(1.0), scale(10.0), scale(100.0)) == (0, 50, 100)
-    drawn = svg.scatter([svg.Mark(f"m{i}<", 1.0, float(i), i - 1, i + 1) for i in range(30)], ("x", "y"), 1.0)
+    drawn = charts.scatter([charts.Mark(f"m{i}<", 1.0, float(i), i - 1, i + 1) for i in range(30)], ("x", "y"), 1.0)
     assert "m0&lt;" in drawn
-    marks = [svg.Mark("a", 1.0, 1.0, -500.0, 500.0), svg.Mark("b", 2.0, 2.0, 1.9, 2.1)]
-    (a, b) = re.findall(r'cy="([\d.]+)"', svg.scatter(marks, ("x", "y"), None))
+    marks = [charts.Mark("a", 1.0, 1.0, -500.0, 500.0), charts.Mark("b", 2.0, 2.0, 1.9, 2.1)]
+    (a, b) = re.findall(r'cy="([\d.]+)"', charts.scatter(marks, ("x", "y"), None))
     assert float(a) - float(b) > 20, "a wide interval leaves the means apart"
     assert "<style>" in svg.alone(drawn)
     assert "<style>" not in drawn

@@ -1,1 +1,1 @@
-"""Records to Markdown, CSV, LaTeX and one self-contained HTML page: ``python -m udpbench.results.report FOLDER``."""
+"""Records to Markdown, CSV, LaTeX and one self-contained HTML page: ``python -m udpbench report FOLDER``."""

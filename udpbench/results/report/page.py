@@ -1,27 +1,23 @@
-"""What of a report only the page has: leaderboards, heat maps and figures, board by board."""
+"""What of a report only the page has: leaderboards and heat maps, board by board."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from udpbench.results.intervals import Interval
 from udpbench.results.record import of_edits
-from udpbench.results.report import svg
-from udpbench.results.report.arms import curve_points
 from udpbench.results.report.boards import NO_CLAIM, Board
+from udpbench.results.report.figures import figures
 from udpbench.results.report.pictures import Shown
 from udpbench.results.report.render import Figure, Section
-from udpbench.results.report.standings import COSTS, WORST, Standing, Standings
-from udpbench.results.report.svg import Mark
+from udpbench.results.report.standings import COSTS, WORST, Standings
 from udpbench.results.report.worst import NONE
 from udpbench.results.stats import victim
-from udpbench.results.words import ARROW, interval_text, metric_text, significant
+from udpbench.results.words import ARROW, interval_text, significant
 
 FEW = 4  # rows that are no map
 MANY = 6  # attacks: beyond, a leaderboard shows the one that is chosen
-CURVES = 8  # lines in a figure
 HEADS = {"gradients": "image gradients", "memory": "MB", "psnr": "PSNR (dB)", "ssim": "SSIM", "rms": "RMS (/255)"}
 HINTS = {
     "gradients": "pictures forward and backward through the UNet or the autoencoder, for a victim",
@@ -196,50 +192,3 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
         if any(left[attack] for attack in attacks):
             rows.append(Row(row.name, cells, row.control))
     return Grid(f"{metric}: s - s(clean), mean over victims", [_attack_column(attack) for attack in shown], rows)
-
-
-def figures(found: Standings, metric: str, number: int) -> Iterator[Figure]:
-    """Intervals of effect and worst case, protection against visibility and against cost, curves; of what is there."""
-    board, name = found.board, re.sub(r"[^A-Za-z0-9_]", "_", f"board{number}-{metric}")
-    floor, change = board.floors[metric], f"{metric}: s - s(clean), + is better protected"
-    grey = "" if floor is None else f"; grey: within {significant(floor)}, what an effect must exceed"
-    marks = {row.name: [_mark(x, row, kind) for kind, x in _ends(row, metric)] for row in found.rows}
-    if rows := {row: found for row, found in marks.items() if found}:
-        worst = "; ring: worst case over attacks" if found.has_worst(metric) else ""
-        said = f"Effect with 95 % interval (dot; square: a control){worst}{grey}"
-        yield Figure(name, svg.forest(rows, change, floor), said)
-    effects = [(row, row.left[metric][NONE]) for row in found.rows if NONE in row.left[metric]]
-    seen = [_mark(x, row, x_of=row.changes[found.visible]) for row, x in effects if found.visible in row.changes]
-    if any(mark.kind == "p" for mark in seen):
-        unit = " in 1/255" if found.visible == "rms" else ""
-        line = found.noise_line(metric)
-        said = (
-            "Protection against visibility. Dashed: the noise controls, from clean pictures on; a dot below that line "
-        )
-        said += f"protects no better than noise that is as visible{grey}"
-        labels = f"visibility: {found.visible}{unit}", change
-        yield Figure(f"{name}-visibility", svg.scatter(seen, labels, floor, line), said)
-    cost = [
-        _mark(x, row, x_of=row.costs["seconds"]) for row, x in effects if row.costs.get("seconds") and not row.control
-    ]
-    if len(cost) > 1:
-        labels = "seconds to protect the pictures of a victim", change
-        yield Figure(f"{name}-cost", svg.scatter(cost, labels, floor, log=True), f"Protection against cost{grey}")
-    if points := curve_points(board, metric):
-        few = dict(list(points.items())[:CURVES])
-        left_out = f"; {len(points) - len(few)} more are in the table" if len(points) > len(few) else ""
-        labels = "training steps (multiple of the setting)", metric_text(metric, board.metrics[metric])
-        said = f"Along the thief's training, means over victims{left_out}"
-        yield Figure(f"{name}-curve", svg.curves(few, labels), said)
-
-
-def _ends(row: Standing, metric: str) -> Iterator[tuple[str, Interval]]:
-    left = row.left[metric]
-    if NONE in left:
-        yield ("c" if row.control else "p"), left[NONE]
-    if WORST in left:
-        yield "w", left[WORST]
-
-
-def _mark(x: Interval, row: Standing, kind: str = "", x_of: float = 0.0) -> Mark:
-    return Mark(row.name, x_of, x.mean, x.low, x.high, kind or ("c" if row.control else "p"))

@@ -1,18 +1,12 @@
-"""Small charts as SVG texts: points with intervals, rows of intervals, lines. They take their colours from the page,
-and bring their own where they stand alone."""
+"""What charts are drawn with: scales and elements of SVG. Drawings take their colours from the page, and bring their
+own where they stand alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import pairwise
 
-from udpbench.results.words import significant
-
-WIDTH, HEIGHT = 420, 300
-LETTER, LINE = 6.6, 13.0  # px that a letter of a name takes, and its line
 STYLE = """
 :root{--ink:#1d2430;--soft:#5d6675;--rule:#d9dee6;--band:#e8ebf0;--blue:#0b62b8;--orange:#b84a00}
 @media(prefers-color-scheme:dark){
@@ -22,23 +16,6 @@ svg .r{stroke:var(--rule)}svg .z{stroke:var(--soft)}svg .p{fill:var(--blue);stro
 svg .c{fill:var(--orange);stroke:var(--orange)}svg .w{fill:none;stroke:var(--orange);stroke-width:2}
 svg .k{stroke-width:1.4;fill:none}svg .l{fill:none;stroke-width:1.8}svg .d{stroke-dasharray:5 4}
 """
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A point with an interval in y; ``kind``: "p" a protection, "c" a control, "w" a worst case."""
-
-    name: str
-    x: float
-    y: float
-    low: float | None = None
-    high: float | None = None
-    kind: str = "p"
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The interval; without one the point."""
-        return (self.y, self.y) if self.low is None or self.high is None else (self.low, self.high)
 
 
 class Scale:
@@ -112,146 +89,3 @@ def drawing(parts: Sequence[str], width: float, height: float, said: str) -> str
 def alone(svg: str) -> str:
     """A drawing as a file of its own: with its colours."""
     return svg.replace(">", f"><style>{STYLE}</style>", 1) + "\n"
-
-
-def _within(marks: Sequence[Mark], others: Sequence[float]) -> list[float]:
-    """What an axis spans: means and ``others``, and of the intervals as much as leaves the means apart."""
-    means = [*(mark.y for mark in marks), *others]
-    low, high = min(means), max(means)
-    room = 1.5 * (high - low) or math.inf
-    return [*means, *(min(max(end, low - room), high + room) for mark in marks for end in mark.ends)]
-
-
-def _x_axis(scale: Scale, top: float, bottom: float, label: str) -> list[str]:
-    parts = [segment(scale(x), top, scale(x), bottom, "r") for x in scale.ticks()]
-    parts += [text(scale(x), bottom + 14, _number(x), "middle") for x in scale.ticks()]
-    return [*parts, text(WIDTH / 2, bottom + 30, label, "middle")]
-
-
-def _number(x: float) -> str:
-    return f"{x:g}" if abs(x) < 1e5 else significant(x, 1)
-
-
-def scatter(
-    marks: Sequence[Mark],
-    labels: tuple[str, str],
-    floor: float | None,
-    line: Sequence[tuple[float, float]] = (),
-    log: bool = False,
-) -> str:
-    """Points with intervals and names; ``labels`` of x and y; ``line``: of the controls; grey: within the ``floor``."""
-    left, right, top, bottom = 46.0, WIDTH - 10.0, 24.0, HEIGHT - 40.0
-    x = Scale([*(mark.x for mark in marks), *(x for x, _ in line)], left, right, log)
-    y = Scale(_within(marks, [*(y for _, y in line), 0.0]), bottom, top)
-    parts = [_band(x.start, y(floor), x.end, y(-floor), top, bottom)] if floor else []
-    parts += _x_axis(x, top, bottom, labels[0])
-    parts += [segment(left, y(t), right, y(t), "r") + text(left - 5, y(t) + 4, _number(t), "end") for t in y.ticks()]
-    parts += [segment(left, y(0), right, y(0), "z"), text(4, 12, labels[1])]
-    if line:
-        parts.append(_line([(x(a), y(b)) for a, b in line], "c l d"))
-    taken: list[tuple[float, float, float, float]] = [(x(m.x) - 5, y(m.y) - 5, x(m.x) + 5, y(m.y) + 5) for m in marks]
-    for mark in marks:
-        at = x(mark.x), y(mark.y)
-        ends = max(y(mark.ends[1]), top), min(y(mark.ends[0]), bottom)
-        whisker = segment(at[0], ends[0], at[0], ends[1], f"{mark.kind} k")
-        parts.append(
-            _told(mark, whisker + _dot(*at, mark.kind)) + _named(mark.name, at, taken, (left, right, top, bottom))
-        )
-    return drawing(parts, WIDTH, HEIGHT, f"{labels[1]} against {labels[0]}")
-
-
-def _band(x1: float, y1: float, x2: float, y2: float, top: float, bottom: float) -> str:
-    y1, y2 = max(y1, top), min(y2, bottom)
-    return element("rect", x=x1, y=y1, width=x2 - x1, height=max(y2 - y1, 0.0), cls="b")
-
-
-def _line(points: Sequence[tuple[float, float]], cls: str) -> str:
-    return element("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points), cls=cls)
-
-
-def _dot(x: float, y: float, kind: str) -> str:
-    if kind == "c":
-        return element("rect", x=x - 3.5, y=y - 3.5, width=7.0, height=7.0, cls=kind)
-    return element("circle", cx=x, cy=y, r=4.0, cls=kind)
-
-
-def _told(mark: Mark, inside: str) -> str:
-    """With a tooltip."""
-    between = "" if mark.low is None or mark.high is None else f" [{significant(mark.low)}, {significant(mark.high)}]"
-    return element("g", element("title", escape(f"{mark.name}: {significant(mark.y, signed=True)}{between}")) + inside)
-
-
-def _named(name: str, at: tuple[float, float], taken: list, within: tuple[float, float, float, float]) -> str:
-    """The name beside its point where there is room, else nothing."""
-    left, right, top, bottom = within
-    wide = LETTER * len(name)
-    places = [(dx, dy) for dy in (4, -7, 15, -17, 25) for dx in (8, -8 - wide)] + [(-wide / 2, -10), (-wide / 2, 18)]
-    for dx, dy in places:
-        x1, y2 = at[0] + dx, at[1] + dy + 2
-        x2, y1 = x1 + wide, y2 - LINE
-        free = all(x2 < a or x1 > c or y2 < b or y1 > d for a, b, c, d in taken)
-        if free and left <= x1 and x2 <= right and top - 8 <= y1 and y2 <= bottom:
-            taken.append((x1, y1, x2, y2))
-            return text(x1, at[1] + dy, name, cls="n")
-    return ""
-
-
-def forest(rows: Mapping[str, Sequence[Mark]], label: str, floor: float | None) -> str:
-    """A row of intervals for each name; grey: within the ``floor``. The x of marks says nothing."""
-    most = 26  # letters of a name
-    left, right, top, height = min(most, max(map(len, rows))) * LETTER + 12, WIDTH - 12.0, 8.0, 20.0
-    bottom = top + height * len(rows)
-    x = Scale(_within([mark for marks in rows.values() for mark in marks], [0.0]), left, right)
-    parts = []
-    if floor:
-        a, b = max(x(-floor), left), min(x(floor), right)
-        parts.append(element("rect", x=a, y=top, width=b - a, height=bottom - top, cls="b"))
-    parts += [*_x_axis(x, top, bottom, label), segment(x(0), top, x(0), bottom, "z")]
-    for i, (name, marks) in enumerate(rows.items()):
-        middle = top + height * (i + 0.5)
-        shown = name if len(name) <= most else f"{name[: most - 1]}…"
-        parts.append(element("g", element("title", escape(name)) + text(left - 8, middle + 4, shown, "end", "n")))
-        for mark, shift in zip(marks, (0.0,) if len(marks) == 1 else (-3.5, 3.5)):
-            y, ends = middle + shift, (max(x(mark.ends[0]), left), min(x(mark.ends[1]), right))
-            parts.append(_told(mark, segment(ends[0], y, ends[1], y, f"{mark.kind} k") + _dot(x(mark.y), y, mark.kind)))
-    return drawing(parts, WIDTH, bottom + 40, label)
-
-
-def curves(lines: Mapping[str, Sequence[tuple[float, float]]], labels: tuple[str, str]) -> str:
-    """A line for each name, which stands at its right end."""
-    wide = LETTER * min(22, max(map(len, lines))) + 14
-    left, right, top, bottom = 46.0, WIDTH - wide, 24.0, HEIGHT - 40.0
-    points = [point for line in lines.values() for point in line]
-    x, y = Scale((a for a, _ in points), left, right), Scale((b for _, b in points), bottom, top)
-    parts = _x_axis(x, top, bottom, labels[0])
-    parts += [segment(left, y(t), right, y(t), "r") + text(left - 5, y(t) + 4, _number(t), "end") for t in y.ticks()]
-    parts.append(text(4, 12, labels[1]))
-    ends = dict(zip(lines, _apart([y(line[-1][1]) for line in lines.values()], LINE, bottom)))
-    for i, (name, line) in enumerate(lines.items()):
-        colour = f"stroke:hsl({i * 137.5 % 360:.0f} 70% 52%)"  # far apart, whatever their number
-        path = [(x(a), y(b)) for a, b in line]
-        drawn = element("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in path), cls="l", style=colour)
-        mark = element(
-            "path",
-            d=f"M{path[-1][0]:.1f} {path[-1][1]:.1f}L{right + 8:.1f} {ends[name] - 4:.1f}",
-            cls="l",
-            style=f"{colour};stroke-width:.7",
-        )
-        shown = name if len(name) <= 22 else f"{name[:21]}…"
-        parts.append(
-            element("g", element("title", escape(name)) + drawn + mark + text(right + 11, ends[name], shown, cls="n"))
-        )
-    return drawing(parts, WIDTH, HEIGHT, f"{labels[1]} against {labels[0]}")
-
-
-def _apart(at: Sequence[float], least: float, bottom: float) -> list[float]:
-    """The heights of names, moved until they are ``least`` apart, none below ``bottom``."""
-    order = sorted(range(len(at)), key=lambda i: at[i])
-    found = [at[i] + 4 for i in order]
-    for i, j in pairwise(range(len(order))):
-        found[j] = max(found[j], found[i] + least)
-    over = found[-1] - bottom if found else 0.0
-    for i in reversed(range(len(order))):
-        limit = bottom - (len(order) - 1 - i) * least
-        found[i] = min(found[i], limit) if over > 0 else found[i]
-    return [found[order.index(i)] for i in range(len(at))]
