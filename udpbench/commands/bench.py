@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAMES = ("perturb", "photoguard", "impress", "dreambooth", "dreambooth_prior", "generate", "features")
 MODELS = ("micro", "small", "sd15")
+SIDES = {"released": "the released one", "equal": "that at equal work", "aspl": "that of ASPL's surrogate"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="of the shorter of two calls (default: 10)")
     models = "(default: micro small, on a GPU sd15, too)"
     parser.add_argument("--models", nargs="*", choices=MODELS, help=models)
-    theirs = "a folder with clones of released code, timed, too: Anti-DreamBooth (see experiments/bench)"
+    theirs = "a folder with clones of released code, timed, too (see experiments/bench)"
     parser.add_argument("--released", type=Path, metavar="DIR", help=theirs)
     args = parser.parse_args(arguments)
     with told():
@@ -64,7 +65,9 @@ def _bench(args: argparse.Namespace) -> None:
             write_json(args.out, {"rows": rows, "provenance": provenance(device)})
             took = f"{1e3 * row['seconds_per_step']:9.1f} ms a step, {row['seconds_per_call']:6.2f} s a call"
             than = f"{row['ratio']:.2f} x the plain step"
-            than += f", {row['released_ratio']:.2f} x the released one" if "released_ratio" in row else ""
+            than += "".join(
+                f", {row[f'{side}_ratio']:.2f} x {text}" for side, text in SIDES.items() if f"{side}_ratio" in row
+            )
             print(f"{name:6} {loop:16} {batch:3} {took}, {than}", flush=True)  # noqa: T201
 
 

@@ -172,7 +172,7 @@ def generate(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
 def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop, Loop]:
     """EfficientNet-Lite0 features of ``n`` pictures of each of ``steps`` sizes on disk, ``n`` at a time."""
     keep = tempfile.TemporaryDirectory()
-    extractor, run = EfficientNetLite0(size=64), replace(run, batch=n)
+    extractor, run = EfficientNetLite0(size=released.FEATURES), replace(run, batch=n)
     source = [Path(keep.name) / "pictures"]
     sized = [picture for k in range(steps) for picture in pictures(n, model.size + k % 5)]
     write_pictures(source[0], numbered(sized))
@@ -187,7 +187,7 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
         found, paths = [], list_images(source[-1])
         with torch.inference_mode():
             for first in range(0, len(paths), n):
-                read_ones = [resize(read(path)[None], 64) for path in paths[first : first + n]]
+                read_ones = [resize(read(path)[None], extractor.size) for path in paths[first : first + n]]
                 found.append(network(torch.cat(read_ones).to(run.device)))
         return torch.cat(found)
 
@@ -211,11 +211,12 @@ def timed(loop: Loop, device: torch.device) -> float:
 def compare(
     name: str, model: LatentDiffusion, run: Run, n: int, steps: int, repeats: int, code: Path | None = None
 ) -> dict[str, Any]:
-    """Time one loop, its plain form and, of the ``code`` that a paper released, if there is one, that; in turns, at
-    ``steps`` and at three times as many.
+    """Time one loop, its plain form and, with the folder ``code`` of clones, what others released (see
+    ``commands/released.py``); in turns, at ``steps`` and at three times as many.
 
-    ``ratio``: how many times as fast a step is as the plain one (``released_ratio``: as the released one); seconds of a
-    step (features: of ``n`` pictures) and of what a call takes beside its steps.
+    ``ratio``: how many times as fast a step is as the plain one (``released_ratio``, ``equal_ratio``, ``aspl_ratio``:
+    as the others); ``call_ratio`` and so on: the same of calls of ``steps`` steps. Seconds of a step (features: of
+    ``n`` pictures) and of what a call takes beside its steps.
     """
     with tempfile.TemporaryDirectory() as folder:
         short, long = (_sides(name, model, run, n, length, code, Path(folder)) for length in (steps, 3 * steps))
@@ -225,22 +226,26 @@ def compare(
         for side in list(short) * repeats:
             found[side].append((timed(short[side], run.device), timed(long[side], run.device)))
     row: dict[str, Any] = {"loop": name, "model": model.name, "batch": n}
+    whole = {side: statistics.median(a for a, _ in pairs) for side, pairs in found.items()}
     for side, pairs in found.items():
         each = [(b - a) / (2 * steps) for a, b in pairs]
         row[f"{side}seconds_per_step"] = statistics.median(each)
         row[f"{side}seconds_per_call"] = statistics.median(a - steps * s for (a, _), s in zip(pairs, each, strict=True))
     for side in list(found)[1:]:
-        row[f"{side}ratio".removeprefix("plain_")] = row[f"{side}seconds_per_step"] / row["seconds_per_step"]
+        called = side.removeprefix("plain_")
+        row[f"{called}ratio"] = row[f"{side}seconds_per_step"] / row["seconds_per_step"]
+        row[f"{called}call_ratio"] = whole[side] / whole[""]
     return row
 
 
 def _sides(
     name: str, model: LatentDiffusion, run: Run, n: int, steps: int, code: Path | None, folder: Path
 ) -> dict[str, Loop]:
-    """Ours, the plain one and the released one, by what their numbers begin with."""
+    """Ours, the plain one and the released ones, by what their numbers begin with."""
     ours, plain = LOOPS[name](model, run, n, steps)
     sides: dict[str, Loop] = {"": ours, "plain_": plain}
-    if code and (name == "perturb" or (name == "dreambooth_prior" and n == 1)):
-        theirs = released.loops(code, folder, model, pictures(n, model.size), (PROMPT, CLASS_PROMPT), steps)
-        sides["released_"] = theirs[name]
+    if code:
+        room = folder / f"{steps}"
+        work = released.Work(code, model, pictures(n, model.size), (PROMPT, CLASS_PROMPT), steps, room)
+        sides |= {f"{side}_": loop for side, loop in released.SIDES[name](work).items()}
     return sides
