@@ -57,7 +57,8 @@ def pgd_attack(args, models, tokenizer, scheduler, vae, data, original, target, 
 def train_one_epoch(args, models, tokenizer, scheduler, vae, data, num_steps):
     from pathlib import Path
     print("a line")
-    return "trained", num_steps, len(list(Path(args.class_data_dir).iterdir()))
+    assert any(Path(args.class_data_dir).glob("*.png"))
+    return "trained", num_steps
 """
 IMPRESS = """
 import lpips
@@ -116,7 +117,7 @@ def test_released_code_runs_on_the_device_and_in_the_precision_of_the_measuremen
         assert purify() == [(3, "torch.float32", (1, 3, side, side), 0.0)] * 2
     assert asked == [{"net": "vgg", "pnet_rand": True, "verbose": False}] * 2  # in each call, without a download
     assert "aspl" not in released.dreambooth_prior(two)
-    assert released.dreambooth_prior(one)["aspl"]() == ("trained", 3, 1)
+    assert released.dreambooth_prior(one)["aspl"]() == ("trained", 3)
     assert not capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ from conftest import make_owner
 
 from udpbench.attack.jpeg import Jpeg
 from udpbench.benchmark.store import Store
-from udpbench.core import images
+from udpbench.core import images, memory
 from udpbench.core.budget import Linf
 from udpbench.core.errors import ConfigError
 from udpbench.interfaces import Log, Run
@@ -151,3 +151,18 @@ def test_pictures_of_the_round_before_are_let_go(name, settings, model, pictures
     method = cls(rounds=2, model_steps=1, image_steps=2, lr=1e-4, batch=2, **settings)
     method.protect(make_owner(pictures), Linf(8), model, Run())
     assert kept == [0, 0, len(pictures), 0], "until the first step of a round has moved them"
+
+
+def test_what_fits_into_a_card_is_what_was_measured_and_left_over():
+    assert memory.pictures_that_fit(24, 9.4) == 2  # 4.3 + 2 x 9.4 = 23.1
+    assert memory.pictures_that_fit(4, 3.3) == 0
+    lines = memory.of_cards()
+    assert list(lines) == ["12 GB", "24 GB", "48 GB", "80 GB"]
+    assert "encoder and decoder 0 (2); too small" in lines["12 GB"]
+    assert lines["24 GB"].endswith("leaves 6 GB")  # 24 - 4.3 - 16 bytes x 0.86e9
+
+
+def test_the_memory_of_large_models_is_as_documented():
+    text = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert f"beside the weights ({memory.WEIGHTS} GB)" in text
+    assert all(f"| {plain} GB | {low} GB |" in text for plain, low in memory.GRADIENT.values())

@@ -8,10 +8,16 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import small
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from udpbench.benchmark.check import checked
@@ -19,6 +25,8 @@ from udpbench.benchmark.estimate import Estimate, History
 from udpbench.benchmark.store import FACTS, Stage, Store
 from udpbench.commands import plan
 from udpbench.commands import run as command
+from udpbench.commands.common import CONF
+from udpbench.commands.composing import read_files_once
 from udpbench.results import tally
 from udpbench.results.tally import Planned, count
 
@@ -229,6 +237,9 @@ def test_totals_add_up_and_unknowns_are_named(tmp_path):
         "~ by other settings or methods of the kind, not scaled (1): train",
         "? no measurement on cpu (1): protect",
     ]
+    lines = tally.summary(count([replace(one, family="sd")]))
+    assert "estimated" in lines[2]
+    assert lines[4].startswith("  24 GB: encoder 5 (8), encoder and UNet 3 (7), encoder and decoder 2 (5);")
     rows = [line.split() for line in drawn(made).splitlines()]
     assert ["seed=0", "2", "2", "0", "2", "~1:03", "~4.0", "MB", "3"] in rows
     assert ["seed=1", "3", "1", "0", "1", "?", "?", "0"] in rows
@@ -373,3 +384,28 @@ def test_before_and_after_a_cell_was_run(planned, tiny, tmp_path):
     spent = sum(f["seconds"] for f in facts if f["stage"] != "data")
     assert second["seconds"] == pytest.approx(spent), "one measurement of each stage: its own seconds"
     assert after["total"]["measurements"] == second["todo"] == len(facts) - 1
+
+
+@pytest.mark.slow
+def test_a_grid_whose_files_are_read_once_is_composed_as_any_other():
+    def composed(once: bool) -> list[dict]:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            if once:
+                read_files_once()
+            master = loader.load_configuration("config", ["protect=udp,udp_released", "model=micro"], RunMode.MULTIRUN)
+            found = [loader.load_sweep_config(master, job) for job in [*plan.grid(master)] * 2]
+        return [OmegaConf.to_container(config, resolve=False) for config in found]
+
+    assert composed(True) == composed(False)
+
+
+@pytest.mark.slow
+def test_the_files_of_a_grid_are_read_once(monkeypatch):
+    read, load = [], FileConfigSource.load_config
+    monkeypatch.setattr(
+        FileConfigSource, "load_config", lambda self, config_path: read.append(config_path) or load(self, config_path)
+    )
+    plan.plan_cells(["protect=noise", "seed=0,1,2"], True)
+    assert len(read) == len(set(read)) > 20

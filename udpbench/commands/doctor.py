@@ -17,6 +17,7 @@ from typing import Any
 
 from udpbench.commands.common import Parser, composed, lines_of, option_files, told
 from udpbench.commands.machine import cores, idle_cores
+from udpbench.core.memory import ESTIMATE, of_cards
 
 ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less
 TRIES_LOCK = "import sys; from filelock import SoftFileLease; SoftFileLease(sys.argv[1], timeout=0).acquire()"
@@ -76,6 +77,11 @@ def _machine(cfg: Any) -> Lines:
     if not torch.cuda.is_available():
         yield "GPU", "none that torch can use"
     yield "a cell would use", str(open_store(cfg).device)
+
+
+def _memory(cfg: Any) -> Lines:
+    yield "shown are", ESTIMATE
+    yield from of_cards().items()
 
 
 def _store(cfg: Any) -> Lines:
@@ -195,6 +201,7 @@ def _cell(cfg: Any) -> Lines:
 SECTIONS: dict[str, Callable[[Any], Lines]] = {
     "Software": _software,
     "Machine": _machine,
+    "Memory of large models": _memory,
     "Store": _store,
     "Models": _models,
     "Weights and files of methods and metrics": _others,

@@ -51,12 +51,14 @@ def plan_cells(overrides: Sequence[str], multirun: bool) -> list[Planned]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
+    from udpbench.commands.composing import read_files_once
     from udpbench.tracking.console import Console
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         if not multirun:
             return [_plan_cell(loader.load_configuration("config", list(overrides), RunMode.RUN), "", {})]
+        read_files_once()
         master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
         jobs = grid(master)
         log, configs = Console(), []
@@ -113,6 +115,7 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
         history.device,
         {store.path(stage): stage for stage in graph.stages},
         {store.path(stage): history.estimate(stage) for stage in store.missing(graph.wanted)},
+        family=graph.cell.family,
     )
 
 

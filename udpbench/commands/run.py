@@ -222,9 +222,11 @@ class Sweep(Callback):
         self.marker = FAILED.format(id)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say how many cells there are."""
+        """Say how many cells there are, and have their files read once."""
+        from udpbench.commands.composing import read_files_once
         from udpbench.commands.plan import grid
 
+        read_files_once()
         with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
             n = len(grid(config))
             say(f"sweep: {n} cell{'s' if n != 1 else ''}")

@@ -1,10 +1,16 @@
-"""How a process treats the memory of large tensors on the CPU."""
+"""How a process treats the memory of large tensors on the CPU, and how much of it large models take."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 
+# Gigabytes as measured on a CPU in float32 on models of the shape of Stable Diffusion 1.5: the weights, and the peak of
+# one gradient of one picture of 512 x 512 px beside them, as it is and with runtime.low_memory (docs/cluster.md).
+WEIGHTS = 4.3
+GRADIENT = {"encoder": (3.3, 2.3), "encoder and UNet": (5.0, 2.8), "encoder and decoder": (9.4, 3.8)}
+UNET = 0.86e9  # its weights: in training each has 4 bytes, its gradient 4, AdamW's two moments 8
+CARDS = (12, 24, 48, 80)  # gigabytes
 MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2  # of mallopt(3)
 
 
@@ -18,3 +24,32 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for setting, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 2**26)):
             libc.mallopt(setting, value)
+
+
+def pictures_that_fit(card: float, each: float) -> int:
+    """How many pictures of 512 px with gradients of ``each`` gigabytes fit beside the weights into ``card``."""
+    return max(0, int((card - WEIGHTS) / each))
+
+
+def of_cards() -> dict[str, str]:
+    """What fits into cards of memory, by their names: estimates, see ``GRADIENT``."""
+    lines = {}
+    for card in CARDS:
+        counts = (
+            f"{what} {pictures_that_fit(card, plain)} ({pictures_that_fit(card, low)})"
+            for what, (plain, low) in GRADIENT.items()
+        )
+        left = card - WEIGHTS - 16 * UNET / 1e9
+        training = (
+            f"a UNet whose weights are all trained leaves {left:.0f} GB"
+            if left >= 1
+            else "too small for a UNet whose weights are all trained"
+        )
+        lines[f"{card} GB"] = f"{', '.join(counts)}; {training}"
+    return lines
+
+
+ESTIMATE = (
+    "pictures of 512 px with gradients at a time, by what these go through, (with runtime.low_memory=true); estimated "
+    "from the peak of one in float32 on a CPU with networks of Stable Diffusion 1.5's shape, a training by counting"
+)

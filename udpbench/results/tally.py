@@ -13,8 +13,10 @@ from rich.table import Table
 
 from udpbench.benchmark.estimate import NEAR, Estimate
 from udpbench.benchmark.store import Stage
+from udpbench.core.memory import ESTIMATE, of_cards
 from udpbench.core.text import clock_text
 
+LARGE = "sd"  # the family of models of Stable Diffusion's shape
 SHOWN = 20  # cells; of what is wrong or unknown, too
 # In the order of the pipeline; others come after.
 KINDS = ("data", "class", "protect", "attack", "mixed", "train", "generate", "edit", "upper_bound", "score")
@@ -33,6 +35,7 @@ class Planned:
     stages: dict[Path, Stage] = field(default_factory=dict)
     todo: dict[Path, Estimate | None] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    family: str = ""  # of its models
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,9 @@ def summary(plan: Plan) -> list[str]:
         lines.append(f"~ by other settings or methods of the kind, not scaled ({total.rough}): {_some(plan.rough)}")
     if plan.unknown:
         lines.append(f"? no measurement on {devices} ({total.unknown}): {_some(plan.unknown)}")
+    if any(cell.family == LARGE for cell in plan.cells):
+        lines.append(f"memory: {ESTIMATE}")
+        lines += [f"  {card}: {text}" for card, text in of_cards().items()]
     return lines + invalid(plan.cells)
 
 
