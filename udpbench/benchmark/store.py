@@ -24,6 +24,7 @@ import torch
 from filelock import SoftFileLease, Timeout
 
 from udpbench.core.atomic import atomic_write, name_file, sync
+from udpbench.core.compiled import seconds_compiling
 from udpbench.core.component import check_choice
 from udpbench.core.digest import difference, listed
 from udpbench.core.provenance import commit
@@ -285,8 +286,11 @@ class Store:
         with atomic_write(part / BEGUN, synced=False) as beside:  # whose work it is, for who looks into the store
             beside.write_text(json.dumps(begun), encoding="utf-8")
         spent = part / "_seconds"  # of earlier, interrupted attempts
+        compiling = seconds_compiling()
         with _measured(self.device, spent) as measured:
             _work(stage, part, {k: self.path(p).resolve() for k, p in stage.parents.items()}, run)
+        if (compiling := seconds_compiling() - compiling) > 0:
+            self.log.say(f"{stage}: {compiling:.1f} s of it went into compiling networks")
         spent.unlink(missing_ok=True)
         (part / BEGUN).unlink(missing_ok=True)
         content, files = listed(part)

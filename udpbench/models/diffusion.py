@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from udpbench.core.compiled import check_compiler, compile_networks
 from udpbench.core.component import Component, check_choice
 from udpbench.core.digest import files_digest, folder_digest
 from udpbench.interfaces import Run
@@ -125,7 +126,7 @@ class Diffusion(Component, ABC):
     here. Losses are computed in float32 whatever the model's dtype.
     """
 
-    places = ("path", "mirrors", "config")
+    places = ("path", "mirrors", "config", "compile")  # ``identity`` says what is compiled
     shape: ClassVar[str]  # what a folder must be shaped like
     trained: ClassVar[bool] = True  # whether its weights have learned anything
     option: ClassVar[str]  # of the configuration that takes such a folder
@@ -146,13 +147,15 @@ class Diffusion(Component, ABC):
         mirrors: tuple[str, ...] = (),
         dtype: str = "fp32",
         config: str | None = None,
+        compile: str = "none",
     ) -> None:
         check_choice(f"model {name}: unknown dtype", dtype, DTYPES)
+        check_compiler(f"model {name}", compile)
         self.embedded = path.startswith("pkg:")
         if self.embedded:  # weights that come with the package
             path = str(Path(__file__).parent / "micro" / "weights" / path.removeprefix("pkg:"))
         self.name, self.path, self.revision, self.mirrors, self.dtype = name, path, revision, tuple(mirrors), dtype
-        self.config = config
+        self.config, self.compile = config, compile
         self.device = torch.device("cpu")
         self._alpha_bar_there: Tensor | None = None
 
@@ -177,11 +180,13 @@ class Diffusion(Component, ABC):
         if not (local.is_dir() or file) and not (HUB_ID.fullmatch(self.path) and self.revision):
             todo = f"give a {self.shape} folder, or a hub id (owner/name) with its revision"
             raise ValueError(f"model {self.name}: no folder {self.path!r}; {todo}")
-        found = self.looked_at()
+        found, how = self.looked_at(), {"dtype": self.dtype}
+        if self.compile != "none":  # it rounds otherwise
+            how["compile"] = self.compile
         if found and (file or local.is_dir()):
             digests = {part: folder_digest(found[0] / part) for part in self.parts}
-            return digests | ({"file": files_digest([file])} if file else {}) | {"dtype": self.dtype}
-        return {"hub": self.path, "revision": str(self.revision), "dtype": self.dtype}
+            return digests | ({"file": files_digest([file])} if file else {}) | how
+        return {"hub": self.path, "revision": str(self.revision)} | how
 
     @property
     def folder(self) -> Path | None:
@@ -292,12 +297,19 @@ class Diffusion(Component, ABC):
         for part in self.pipe.components.values():
             if run.low_memory and isinstance(part, ModelMixin):
                 part.enable_gradient_checkpointing()
+        compile_networks(self.compile, self.networks)
         return self
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What ``compile`` compiles."""
+        return [self.pipe.unet]
 
     def having(self, **parts: Any) -> Self:
         """This model with other parts (such as ``unet``) in place of its own."""
         other = copy.copy(self)
         other.__dict__["pipe"] = self.assembled(type(self.pipe), **parts)
+        compile_networks(self.compile, other.networks)
         return other
 
     def assembled(self, kind: Any, **parts: Any) -> Any:

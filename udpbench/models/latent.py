@@ -84,6 +84,10 @@ class LatentDiffusion(Diffusion):
         return self.load(**dict.fromkeys(UNUSED), **self.pipeline_options)
 
     @property
+    def networks(self) -> list[nn.Module]:
+        return [self.pipe.unet, self.pipe.vae.encoder, self.pipe.vae.decoder]
+
+    @property
     def words(self) -> Words | None:
         if "pipe" in vars(self):
             return Words(self.pipe.tokenizer)
