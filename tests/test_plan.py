@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import small
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -394,7 +394,9 @@ def test_a_grid_whose_files_are_read_once_is_composed_as_any_other():
             loader = GlobalHydra.instance().config_loader()
             if once:
                 read_files_once()
-            master = loader.load_configuration("config", ["protect=udp,udp_released", "model=micro"], RunMode.MULTIRUN)
+            master = loader.load_configuration(
+                "config", ["protect=advdm,advdm_released", "model=micro"], RunMode.MULTIRUN
+            )
             found = [loader.load_sweep_config(master, job) for job in [*plan.grid(master)] * 2]
         return [OmegaConf.to_container(config, resolve=False) for config in found]
 
@@ -403,9 +405,7 @@ def test_a_grid_whose_files_are_read_once_is_composed_as_any_other():
 
 @pytest.mark.slow
 def test_the_files_of_a_grid_are_read_once(monkeypatch):
-    read, load = [], FileConfigSource.load_config
-    monkeypatch.setattr(
-        FileConfigSource, "load_config", lambda self, config_path: read.append(config_path) or load(self, config_path)
-    )
+    read, load = [], ConfigRepository.load_config
+    monkeypatch.setattr(ConfigRepository, "load_config", lambda self, path: read.append(path) or load(self, path))
     plan.plan_cells(["protect=noise", "seed=0,1,2"], True)
     assert len(read) == len(set(read)) > 20

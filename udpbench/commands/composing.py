@@ -18,7 +18,8 @@ class ReadOnce(ConfigRepository):
     """
 
     def __init__(self, sources: list[Any]) -> None:
-        self.sources, self.known = sources, {}
+        self.sources = sources
+        self.known: dict[str, ConfigResult | None] = {}
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
