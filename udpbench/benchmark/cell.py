@@ -25,9 +25,11 @@ class Part:
         """What of it goes into a cache key: settings, version, the digests of what it reads from disk (``identity``)
         and, of a class from outside the package, of its source.
 
-        Settings that say where a thing lies and not what it is (``places``) are no part of it: digests are.
+        Settings that say where a thing lies and not what it is (``places``) are no part of it: digests are. Nor are
+        those that came later (``later``) where they are as if they had not.
         """
-        settings = {k: v for k, v in self.settings.items() if k not in self.thing.places}
+        apart, before = self.thing.places, self.thing.later.items()
+        settings = {k: v for k, v in self.settings.items() if k not in apart and (k, v) not in before}
         found = {"settings": settings, "version": self.thing.version, "identity": self.thing.identity()}
         return found | self.source
 

@@ -51,6 +51,8 @@ class Component:
     version: ClassVar[int] = 1  # part of the cache key: raise it whenever the numbers change
     # Settings that say where a thing lies and not what it is. They are no part of the cache key: ``identity`` is.
     places: ClassVar[tuple[str, ...]] = ()
+    # Settings that came later, each with the value that means what was before: at it they are no part of the key.
+    later: ClassVar[Mapping[str, Any]] = {}
     unbounded: ClassVar[tuple[str, ...]] = ()  # settings that may be negative, or larger than any count or rate is
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from udpbench.core.component import check_numbers
 from udpbench.core.folders import Facts
 from udpbench.interfaces import Run
 from udpbench.world import renderer
@@ -17,6 +18,9 @@ class ToyWorldMany(Rendered):
 
     There is no subject: what is learned is the distribution, and ``reference``, ``validation`` and ``heldout`` are
     further samples of it. Held-out combinations never occur.
+
+    Args:
+        draw: which pictures of all kinds; what is chosen on one draw is tried on others.
     """
 
     size: int = 32
@@ -24,13 +28,20 @@ class ToyWorldMany(Rendered):
     reference: int = 1000
     validation: int = 1000
     heldout: int = 1000
+    draw: int = 0
 
     version = 2
     option = "toyworld_many"
+    later = {"draw": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers("data toyworld_many", least=0, draw=self.draw)
+        self.subject = f"draw_{self.draw}" if self.draw else ""
 
     def write(self, out: Path, run: Run) -> None:
         def draw(part: str, n: int) -> renderer.Scenery:
-            return renderer.draw(n, Run(0).rng("toyworld_many", part))
+            return renderer.draw(n, Run(0).rng("toyworld_many", part, *([self.draw] if self.draw else [])))
 
         self.render(out, run, draw, lambda part, s: [""] * len(s), digits=5)
         Facts("toyworld, many objects").write(out)
