@@ -260,9 +260,21 @@ def test_many_do_not_depend_on_the_run(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_many_of_two_draws_share_no_picture(tmp_path):
+    counts = {"train": 20, "reference": 20, "validation": 0, "heldout": 0}
+    for draw in (0, 1):
+        data = ToyWorldMany(size=16, draw=draw, **counts)
+        data.write(tmp_path / str(draw), Run())
+        assert data.subject == ("draw_1" if draw else "")
+    found = [p.read_bytes() for p in images.list_images(tmp_path / "0" / "train")]
+    found += [p.read_bytes() for part in ("train", "reference") for p in images.list_images(tmp_path / "1" / part)]
+    assert len(set(found)) == 60
+
+
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
+        ({"draw": -1}, "draw must be >= 0, given -1"),
         ({"size": 8}, "size must be >= 16, given 8"),
         ({"train": 0}, "train must be >= 1, given 0"),
         ({"reference": -1}, "reference must be >= 0, given -1"),

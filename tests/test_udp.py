@@ -13,6 +13,7 @@ from udpbench.interfaces import Log, Owner, Run
 from udpbench.optim.pgd import by_size, chunks, pgd, random_start
 from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
 from udpbench.optim.training_set import TrainingSet
+from udpbench.protect import udp as udp_module
 from udpbench.protect.noise import Noise
 from udpbench.protect.udp import EUDP, UDP
 from udpbench.world import renderer
@@ -222,7 +223,57 @@ def test_the_model_is_left_as_it_was(model, owner):
     assert not any(p.requires_grad for p in model.pipe.unet.parameters())
 
 
-@pytest.mark.parametrize(("name", "value"), [("model_steps", 5), ("lr", 1e-2), ("surrogate_init", "random"), ("samples", 2), ("random_start", True),
+def trainings(method, owner, model, monkeypatch, scratch=None) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
+    """Of each training of the surrogate: one of its weights before it, the pictures, the optimizer's steps so far."""
+    seen, real = [], udp_module.fit
+
+    def fit(parameters, loss, settings, run, *, optimizer, **rest):
+        steps = next((int(state["step"]) for state in optimizer.state.values()), 0)
+        seen.append((parameters[0].detach().clone(), pictures[-1], steps))
+        return real(parameters, loss, settings, run, optimizer=optimizer, **rest)
+
+    pictures = []
+
+    def training_set(trainable, images, *rest, **named):
+        pictures.append(torch.stack(list(images)))
+        return TrainingSet(trainable, images, *rest, **named)
+
+    monkeypatch.setattr(udp_module, "fit", fit)
+    monkeypatch.setattr(udp_module, "TrainingSet", training_set)
+    method.protect(owner, Linf(8), model, Run(scratch=scratch))
+    return seen
+
+
+def test_a_surrogate_that_begins_anew_is_as_it_was_after_clean_training(model, owner, monkeypatch):
+    method = udp(rounds=4, clean_steps=3, restart_every=2, random_start=True)
+    clean, *rounds = trainings(method, owner, model, monkeypatch)
+    assert torch.equal(clean[1], torch.stack(owner.images))
+    assert not torch.equal(rounds[0][1], clean[1]), "a random start is trained on from the first round"
+    weights = [weight for weight, _, _ in rounds]
+    assert torch.equal(weights[0], weights[2])
+    assert not any(torch.equal(a, b) for a, b in [(clean[0], weights[0]), (weights[0], weights[1]), (weights[1], weights[3])])
+    assert [steps for _, _, steps in [clean, *rounds]] == [0, 3, 5, 0, 2]
+    assert not torch.equal(rounds[0][1], rounds[2][1]), "the perturbation goes on"
+
+
+def test_mirrored_pictures_reach_the_surrogate_s_training_alone(model, owner, monkeypatch):
+    seen, real = [], type(model).encode
+
+    def encode(self, x):
+        seen.append((torch.is_grad_enabled(), x.detach().clone()))
+        return real(self, x)
+
+    monkeypatch.setattr(type(model), "encode", encode)
+    udp(rounds=1, model_steps=8, image_steps=1, flip=True).protect(owner, Linf(8), model, Run())
+    trained = torch.cat([x for grad, x in seen if not grad])
+    whole = torch.stack(owner.images)
+    kinds = [next(name for name, ref in (("as is", whole), ("mirrored", whole.flip(-1))) if (ref == x).all((1, 2, 3)).any()) for x in trained]
+    assert len(kinds) == 16
+    assert 2 < kinds.count("mirrored") < 14
+    assert torch.equal(next(x for grad, x in seen if grad), whole)
+
+
+@pytest.mark.parametrize(("name", "value"), [("model_steps", 5), ("clean_steps", 2), ("restart_every", 1), ("flip", True), ("lr", 1e-2), ("surrogate_init", "random"), ("samples", 2), ("random_start", True),
                                              ("step_size", 2.0), ("outer", "clean"), ("rounds", 3), ("batch", 4), ("dtype", "bf16"),
                                              ("weight_decay", 500.0), ("image_steps", 4)])  # fmt: skip
 def test_every_setting_matters(model, owner, plain, name, value):
@@ -293,6 +344,7 @@ def test_counts_are_the_arithmetic(model, owner, outer, passes):
 def test_variants_have_names_of_their_own():
     kinds = [udp(), udp(EUDP), udp(EUDP, times="snr"), udp(outer="clean"), udp(times="sqrt_alpha_bar")]
     assert [m.label for m in kinds] == ["udp", "eudp", "eudp_snr", "udp_outer_clean", "udp_sqrt_alpha_bar"]
+    assert udp(clean_steps=1, restart_every=2, flip=True).label == "udp_clean_start_restarts_flip"
 
 
 def test_shipped_settings_take_a_hundred_evaluations_a_picture():
@@ -352,6 +404,8 @@ def test_pictures_of_two_sizes(model, pictures):
         {"batch": 0},
         {"image_steps": 0},
         {"model_steps": -1},
+        {"clean_steps": -1},
+        {"restart_every": -1},
         {"lr": -1.0},
     ],
 )
@@ -414,7 +468,7 @@ def test_random_start_belongs_to_the_name_and_keeps_the_budget(pictures, budget)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"outer": "clean"}, {"random_start": True}])
+@pytest.mark.parametrize("settings", [{}, {"outer": "clean"}, {"random_start": True}, {"clean_steps": 2, "restart_every": 2}])
 def test_interrupted_and_resumed_equals_uninterrupted(model, owner, tmp_path, settings):
     """The first attempt dies in its third round; the second takes the finished two from there."""
 

@@ -7,13 +7,14 @@ the perturbation is optimised, using the noise scales of the forward process, be
 This is a *reconstruction*: no code was published and the text that could be found does not give the formulas. The
 paper's are: the max-min problem, sample-wise bounded noise, alternation, and that EUDP changes the sampling of time
 steps by the noise schedule. Our choices are: the L-infinity (or RMS) budget, projected sign ascent, the numbers of
-rounds and steps, the optimizer of the inner model, which sees the pictures as they are (a victim may train on mirrored
-ones, too), and the distribution P(t) of ``udpbench.optim.samples.time_distribution``.
+rounds and steps, the optimizer of the inner model, where it starts, whether it begins anew on the way and whether it
+sees mirrored pictures, and the distribution P(t) of ``udpbench.optim.samples.time_distribution``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -28,6 +29,7 @@ from udpbench.optim.fit import FitSettings, fit, resumed, save_state
 from udpbench.optim.pgd import Loss, first_images, handed_over, pgd
 from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
 from udpbench.optim.training_set import TrainingSet
+from udpbench.optim.transforms import flip
 
 STATE = "udp.ckpt"
 
@@ -37,8 +39,9 @@ class UDP(Protection):
     """Alternate ``model_steps`` of training a surrogate on the perturbed pictures with ``image_steps`` of projected
     ascent of its loss by the pictures.
 
-    The surrogate and the moments of its AdamW go on from round to round; in the first it is trained on pictures that
-    nothing has moved yet (but for a random start). It is not ASPL's, which clean pictures train, too (docs/methods.md).
+    The surrogate and the moments of its AdamW go on from round to round, or begin anew every ``restart_every`` rounds;
+    in the first it is trained on pictures that nothing has moved yet (but for a random start). It is not ASPL's, which
+    clean pictures train, too (docs/methods.md).
 
     Args:
         rounds, model_steps, image_steps: of the alternation; ``model_steps`` 0: the surrogate stays as it starts.
@@ -49,6 +52,10 @@ class UDP(Protection):
             more gradient step on the perturbed ones (one unrolled step; differentiates through the gradient).
         surrogate_init: ``victim_task`` starts from the surrogate model's weights, as fine-tuning does; ``random``
             from fresh ones, as training from scratch does.
+        clean_steps: of training on the clean pictures, before the first round: the surrogate starts from a clean model.
+        restart_every: rounds after which the surrogate is again as it started (after ``clean_steps``), as a victim
+            begins anew, while the perturbation goes on; 0: never.
+        flip: the surrogate trains on pictures mirrored with probability 1/2, as a victim may.
         lr, weight_decay, batch: of the surrogate's training (AdamW, constant rate, gradients clipped to norm 1).
         random_start: start from uniform noise within the budget.
         dtype: of the surrogate's passes, in its training and under the pictures (fp32 | bf16).
@@ -66,6 +73,9 @@ class UDP(Protection):
     step_size: float | None = None
     outer: str = "perturbed"
     surrogate_init: str = "victim_task"
+    clean_steps: int = 0
+    restart_every: int = 0
+    flip: bool = False
     weight_decay: float = 1e-2
     random_start: bool = False
     dtype: str = "fp32"
@@ -75,6 +85,7 @@ class UDP(Protection):
 
     version = 4  # 4: the loss is of the picture alone, not of what it is padded with
     places = ("gradient_checkpointing",)
+    later = {"clean_steps": 0, "restart_every": 0, "flip": False}
     needs = frozenset({"denoise"})
     heeds_penalty = True
 
@@ -84,7 +95,8 @@ class UDP(Protection):
         check_choice("udp: unknown surrogate_init", self.surrogate_init, ("victim_task", "random"))
         counts = {"rounds": self.rounds, "image_steps": self.image_steps, "samples": self.samples}
         check_numbers("udp", least=1, batch=self.batch, **counts)
-        check_numbers("udp", least=0, model_steps=self.model_steps)
+        none = {"clean_steps": self.clean_steps, "restart_every": self.restart_every}
+        check_numbers("udp", least=0, model_steps=self.model_steps, **none)
         if self.train_text_encoder:
             if self.outer == "clean":
                 raise ValueError("udp: outer=clean unrolls a step of the UNet alone; give train_text_encoder=false")
@@ -99,6 +111,8 @@ class UDP(Protection):
         variant = [self.times] if self.times != type(self).times else []
         variant += ["outer_clean"] if self.outer == "clean" else []
         variant += ["scratch"] if self.surrogate_init == "random" else []
+        further = {"clean_start": self.clean_steps, "restarts": self.restart_every, "flip": self.flip}
+        variant += [name for name, given in further.items() if given]
         return "_".join([type(self).__name__.lower(), *variant])
 
     @property
@@ -111,25 +125,28 @@ class UDP(Protection):
         optimizer = self.training.optimizer(trainable.parameters)
         first, images = 0, first_images(owner, budget, run, self.random_start)
         file, state = resumed(run, STATE)
-        if state is not None:  # what an interrupted attempt had finished
+        if state is None:
+            cond = self._train(trainable, optimizer, owner.images, owner, cond, run)
+            start = [w.clone() for w in trainable.weights()] if self.restart_every else []
+        else:  # what an interrupted attempt had finished
             trainable.load(state["weights"])
             optimizer.load_state_dict(state["optimizer"])
-            first, images = state["rounds"], state["images"]
+            first, images, start = state["rounds"], state["images"], state["start"]
         most = run.grad_batch // self.samples if self.outer == "perturbed" else None
         steps = [self.step_size or budget.eps / 8] * self.image_steps
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
             advance(first * self.image_steps)
             ascend = partial(pgd, clean=owner.images, budget=budget, run=run, steps=steps, most=most, advance=advance)
             for k in range(first, self.rounds):
-                if self.training.steps:
-                    pictures = TrainingSet(trainable, images, owner.prompts, run, mixed_sizes=True, cond=cond)
-                    self._train(trainable, optimizer, pictures, run, k)
-                    cond = _embedded(trainable, owner) if trainable.text else cond
+                if k and self.restart_every and k % self.restart_every == 0:
+                    trainable.load(start)
+                    optimizer = self.training.optimizer(trainable.parameters)
+                cond = self._train(trainable, optimizer, images, owner, cond, run, k)
                 trainable.train(False, needs_grad=self.outer == "clean")
                 loss = self._image_loss(trainable, cond, owner, run, k)
                 images = ascend(handed_over(images), loss=loss, before=k * self.image_steps)
                 if file is not None and k + 1 < self.rounds:
-                    parts = {"weights": trainable.weights(), "optimizer": optimizer.state_dict()}
+                    parts = {"weights": trainable.weights(), "optimizer": optimizer.state_dict(), "start": start}
                     save_state(file, parts | {"images": images, "rounds": k + 1, "count": run.count})
         return images
 
@@ -140,15 +157,31 @@ class UDP(Protection):
             run.rng("surrogate"), init, gradient_checkpointing=self.gradient_checkpointing, **text
         )
 
-    def _train(self, trainable: Trainable, optimizer: Optimizer, pictures: TrainingSet, run: Run, k: int) -> None:
-        """Train the surrogate on the pictures as they are in round ``k``: t is uniform as in any training."""
+    def _train(
+        self,
+        trainable: Trainable,
+        optimizer: Optimizer,
+        images: Sequence[Tensor],
+        owner: Owner,
+        cond: Cond,
+        run: Run,
+        k: int | None = None,
+    ) -> Cond:
+        """Train the surrogate on the pictures as they are in round ``k`` (None: on clean ones, before the first): t is
+        uniform as in any training. Returns what the prompts' embeddings are then."""
+        settings = self.training if k is not None else replace(self.training, steps=self.clean_steps)
+        if not settings.steps:
+            return cond
+        augment = _mirrored if self.flip else None
+        pictures = TrainingSet(trainable, images, owner.prompts, run, mixed_sizes=True, augment=augment, cond=cond)
         trainable.train(True)
 
         def loss(step: int) -> Tensor:
-            return pictures.loss(self.batch, run.rng("surrogate", k, step))
+            return pictures.loss(self.batch, run.rng("surrogate", "clean" if k is None else k, step))
 
-        before = k * self.training.steps
-        fit(trainable.parameters, loss, self.training, run, title="surrogate", optimizer=optimizer, before=before)
+        title, before = ("clean surrogate", 0) if k is None else ("surrogate", k * settings.steps)
+        fit(trainable.parameters, loss, settings, run, title=title, optimizer=optimizer, before=before)
+        return _embedded(trainable, owner) if trainable.text else cond
 
     def _image_loss(self, trainable: Trainable, cond: Cond, owner: Owner, run: Run, k: int) -> Loss:
         """What the pictures raise in round ``k``; each has (t, noise) samples of its own."""
@@ -193,6 +226,10 @@ class UDP(Protection):
             return -product.view(1)
 
         return clean if self.outer == "clean" else perturbed
+
+
+def _mirrored(pictures: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.stack([flip(x, rng) for x in pictures])
 
 
 def _embedded(trainable: Trainable, owner: Owner) -> Cond:

@@ -1,0 +1,130 @@
+"""Choose UDP's settings against training from scratch, on development pictures alone: draw 1 of the embedded world.
+
+    python experiments/udp/choose.py RUNG [NAME ...]
+
+tries the named settings (all of ``SETTINGS`` without any) at the length of a rung and adds a line for each to
+``development/RUNG.jsonl``; what is there is not computed again. A try protects pictures, trains a victim from scratch on
+them and measures what the published objective speaks of, how far that victim is from the *clean* distribution: its
+denoising loss on clean pictures that nobody trained on, with the same (t, noise) for all. Beside the settings are clean
+pictures and noise. The same seeds for all make the differences paired.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from udpbench.core.budget import Linf, measure
+from udpbench.core.images import as_saved, write_png
+from udpbench.interfaces import Owner, Run
+from udpbench.models.pixel import FreshPixel, PixelDiffusion
+from udpbench.protect.noise import Noise
+from udpbench.protect.udp import UDP
+from udpbench.task.ddpm import Ddpm
+from udpbench.world import renderer
+
+HERE = Path(__file__).parent / "development"
+SEEDS, LEVELS, TIMES = (0, 1), 8, 20
+# Side of the pictures, how many, widths of the UNet, steps of the victim.
+RUNGS: dict[str, tuple[int, int, list[int], int]] = {
+    "short": (16, 200, [16, 32, 32], 400),
+    "tiny": (16, 30, [16, 32, 32], 20),
+    "longer": (16, 200, [16, 32, 32], 1200),
+    "wide": (32, 500, [16, 64, 64], 1500),
+}
+# What differs from a surrogate that trains as long as the victim, in five rounds; "clean" and "noise" are the controls.
+LONG: dict[str, Any] = {"rounds": 5, "image_steps": 10, "model_steps": 1 / 5, "surrogate_init": "random"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "clean": {},
+    "noise": {},
+    "third": {"model_steps": 1 / 15},  # of the victim's steps: as in the first study
+    "long": {},
+    "long_snr": {"times": "snr"},
+    "long_alpha_bar": {"times": "alpha_bar"},
+    "clean_start": {"clean_steps": 1},
+    "restarts": {"clean_steps": 1, "restart_every": 1},
+    "scratch_restarts": {"restart_every": 1},
+    "flip": {"flip": True},
+    "random_start": {"random_start": True},
+    "outer_clean": {"outer": "clean", "clean_steps": 1, "model_steps": 1 / 15, "image_steps": 4},
+}
+
+
+def pictures(part: str, n: int, size: int) -> list[torch.Tensor]:
+    """The first pictures of a part of the development draw, as ``data=toyworld_many data.draw=1`` writes them."""
+    scenes = renderer.draw(n, Run(0).rng("toyworld_many", part, 1))
+    return [as_saved(x) for x in renderer.render(scenes, size)]
+
+
+def protect(name: str, owner: Owner, steps: int, surrogate: PixelDiffusion, run: Run) -> list[torch.Tensor]:
+    """The pictures as a setting leaves them, rounded to 8 bits; ``steps``: of the victim."""
+    if name == "clean":
+        return owner.images
+    if name == "noise":
+        return [as_saved(x) for x in Noise().protect(owner, Linf(LEVELS), None, run)]
+    settings = {"lr": 1e-3, "weight_decay": 0.0, "batch": 16, "samples": 1, **LONG, **SETTINGS[name]}
+    for lengths in ("model_steps", "clean_steps"):
+        settings[lengths] = round(settings.get(lengths, 0) * steps)
+    return [as_saved(x) for x in UDP(**settings).protect(owner, Linf(LEVELS), surrogate, run)]
+
+
+@torch.no_grad()
+def clean_loss(victim: PixelDiffusion, held: list[torch.Tensor]) -> list[float]:
+    """Denoising loss on clean pictures at ``TIMES`` time steps from first to last, the noise of each picture its own."""
+    z, losses = victim.encode(torch.stack(held)), []
+    for k in range(TIMES):
+        t = torch.full((len(z),), round((k + 0.5) * len(victim.alpha_bar) / TIMES))
+        noise = torch.randn(z.shape, generator=Run(0).rng("clean loss", k))
+        losses.append(float(victim.loss(z, victim.embed([""] * len(z)), t, noise).mean()))
+    return losses
+
+
+def tried(name: str, rung: str, seed: int) -> dict[str, Any]:
+    """One setting under one seed."""
+    size, n, widths, steps = RUNGS[rung]
+    run = Run(seed)
+    model = FreshPixel("ddpm", size, widths, layers=1, attention=[2], groups=8).on(run)
+    names = [f"{i:05d}.png" for i in range(n)]
+    owner = Owner(images=pictures("train", n, size), names=names, prompts=[""] * n)
+    start = time.process_time()
+    made = protect(name, owner, steps, model, run)
+    spent = time.process_time() - start
+    task = Ddpm(
+        steps=steps, lr=1e-3, batch=16, weight_decay=0.0, warmup=100, ema=0.995, pictures=1, sample_steps=1, save_every=0
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for file, x in zip(names, made, strict=True):
+            write_png(Path(folder) / "train" / file, x)
+        task.train(Path(folder) / "train", Path(folder) / "out", model, run)
+        losses = clean_loss(model.with_tuned(Path(folder) / "out" / f"step_{steps}"), pictures("heldout", n, size))
+    rms = sum(measure(a, b)["rms"] for a, b in zip(owner.images, made, strict=True)) / n
+    return {
+        "setting": name, "seed": seed, "loss": sum(losses) / TIMES, "losses": losses, "rms": rms,
+        "protect_cpu_s": spent, "cpu_s": time.process_time() - start, "settings": SETTINGS[name], "count": run.count,
+    }  # fmt: skip
+
+
+def main(rung: str, *names: str) -> None:
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    file = HERE / f"{rung}.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    for seed in SEEDS:
+        for name in names or SETTINGS:
+            if any((row["setting"], row["seed"]) == (name, seed) for row in rows):
+                continue
+            row = tried(name, rung, seed)
+            print(f"{rung} seed {seed} {name}: {row['loss']:.5f}, rms {row['rms']:.2f}, {row['cpu_s']:.0f} s", flush=True)
+            with file.open("a") as out:
+                out.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
