@@ -251,7 +251,9 @@ def test_a_surrogate_that_begins_anew_is_as_it_was_after_clean_training(model, o
     assert not torch.equal(rounds[0][1], clean[1]), "a random start is trained on from the first round"
     weights = [weight for weight, _, _ in rounds]
     assert torch.equal(weights[0], weights[2])
-    assert not any(torch.equal(a, b) for a, b in [(clean[0], weights[0]), (weights[0], weights[1]), (weights[1], weights[3])])
+    assert not any(
+        torch.equal(a, b) for a, b in [(clean[0], weights[0]), (weights[0], weights[1]), (weights[1], weights[3])]
+    )
     assert [steps for _, _, steps in [clean, *rounds]] == [0, 3, 5, 0, 2]
     assert not torch.equal(rounds[0][1], rounds[2][1]), "the perturbation goes on"
 
@@ -267,7 +269,10 @@ def test_mirrored_pictures_reach_the_surrogate_s_training_alone(model, owner, mo
     udp(rounds=1, model_steps=8, image_steps=1, flip=True).protect(owner, Linf(8), model, Run())
     trained = torch.cat([x for grad, x in seen if not grad])
     whole = torch.stack(owner.images)
-    kinds = [next(name for name, ref in (("as is", whole), ("mirrored", whole.flip(-1))) if (ref == x).all((1, 2, 3)).any()) for x in trained]
+    kinds = [
+        next(name for name, ref in (("as is", whole), ("mirrored", whole.flip(-1))) if (ref == x).all((1, 2, 3)).any())
+        for x in trained
+    ]
     assert len(kinds) == 16
     assert 2 < kinds.count("mirrored") < 14
     assert torch.equal(next(x for grad, x in seen if grad), whole)
@@ -468,7 +473,9 @@ def test_random_start_belongs_to_the_name_and_keeps_the_budget(pictures, budget)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"outer": "clean"}, {"random_start": True}, {"clean_steps": 2, "restart_every": 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"outer": "clean"}, {"random_start": True}, {"clean_steps": 2, "restart_every": 2}]
+)
 def test_interrupted_and_resumed_equals_uninterrupted(model, owner, tmp_path, settings):
     """The first attempt dies in its third round; the second takes the finished two from there."""
 

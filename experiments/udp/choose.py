@@ -1,12 +1,16 @@
-"""Choose UDP's settings against training from scratch, on development pictures alone: draw 1 of the embedded world.
+"""UDP's settings against training from scratch: a choice on development pictures, and a trial on others.
 
-    python experiments/udp/choose.py RUNG [NAME ...]
+    python experiments/udp/choose.py RUNG [NAME ... SEED ...]
 
-tries the named settings (all of ``SETTINGS`` without any) at the length of a rung and adds a line for each to
-``development/RUNG.jsonl``; what is there is not computed again. A try protects pictures, trains a victim from scratch on
-them and measures what the published objective speaks of, how far that victim is from the *clean* distribution: its
-denoising loss on clean pictures that nobody trained on, with the same (t, noise) for all. Beside the settings are clean
-pictures and noise. The same seeds for all make the differences paired.
+tries the named settings (without names all of ``SETTINGS``) under the seeds (without any 0 and 1) at the length of a
+rung and adds a line for each to ``development/RUNG.jsonl``; what is there is not computed again. All pictures are of
+draw 1 of ``data=toyworld_many``, which is for development; of the rung ``test`` they are of draws 2, 3 and 4, one for
+each seed.
+
+A try protects pictures, trains a victim from scratch on them and measures what the published objective speaks of, how
+far that victim is from the *clean* distribution: its denoising loss on clean pictures that nobody trained on, with
+the same (t, noise) for all. Beside the settings are clean pictures and noise. The same seeds for all make the
+differences paired.
 """
 
 from __future__ import annotations
@@ -31,13 +35,14 @@ from udpbench.task.ddpm import Ddpm
 from udpbench.world import renderer
 
 HERE = Path(__file__).parent / "development"
-SEEDS, LEVELS, TIMES = (0, 1), 8, 20
+LEVELS, TIMES = 8, 20
+SEEDS, TEST_SEEDS = (0, 1), (2, 3, 4)
 # Side of the pictures, how many, widths of the UNet, steps of the victim.
 RUNGS: dict[str, tuple[int, int, list[int], int]] = {
     "short": (16, 200, [16, 32, 32], 400),
-    "tiny": (16, 30, [16, 32, 32], 20),
     "longer": (16, 200, [16, 32, 32], 1200),
     "wide": (32, 500, [16, 64, 64], 1500),
+    "test": (16, 200, [16, 32, 32], 400),
 }
 # What differs from a surrogate that trains as long as the victim, in five rounds; "clean" and "noise" are the controls.
 LONG: dict[str, Any] = {"rounds": 5, "image_steps": 10, "model_steps": 1 / 5, "surrogate_init": "random"}
@@ -54,12 +59,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "flip": {"flip": True},
     "random_start": {"random_start": True},
     "outer_clean": {"outer": "clean", "clean_steps": 1, "model_steps": 1 / 15, "image_steps": 4},
+    # Added on the way: what changes pictures more does more harm, and those above use less of the budget than noise.
+    "snr_wide_steps": {"times": "snr", "step_size": 4.0},
+    "snr_random_start": {"times": "snr", "random_start": True},
+    "snr_random_start_wide_steps": {"times": "snr", "random_start": True, "step_size": 4.0},
+    "wide_steps": {"step_size": 4.0},
 }
 
 
-def pictures(part: str, n: int, size: int) -> list[torch.Tensor]:
-    """The first pictures of a part of the development draw, as ``data=toyworld_many data.draw=1`` writes them."""
-    scenes = renderer.draw(n, Run(0).rng("toyworld_many", part, 1))
+def pictures(part: str, n: int, size: int, draw: int) -> list[torch.Tensor]:
+    """The first pictures of a part of a draw, as ``data=toyworld_many data.draw=DRAW`` writes them."""
+    scenes = renderer.draw(n, Run(0).rng("toyworld_many", part, draw))
     return [as_saved(x) for x in renderer.render(scenes, size)]
 
 
@@ -77,7 +87,7 @@ def protect(name: str, owner: Owner, steps: int, surrogate: PixelDiffusion, run:
 
 @torch.no_grad()
 def clean_loss(victim: PixelDiffusion, held: list[torch.Tensor]) -> list[float]:
-    """Denoising loss on clean pictures at ``TIMES`` time steps from first to last, the noise of each picture its own."""
+    """Denoising loss on clean pictures at ``TIMES`` time steps, each picture with noise of its own."""
     z, losses = victim.encode(torch.stack(held)), []
     for k in range(TIMES):
         t = torch.full((len(z),), round((k + 0.5) * len(victim.alpha_bar) / TIMES))
@@ -89,21 +99,30 @@ def clean_loss(victim: PixelDiffusion, held: list[torch.Tensor]) -> list[float]:
 def tried(name: str, rung: str, seed: int) -> dict[str, Any]:
     """One setting under one seed."""
     size, n, widths, steps = RUNGS[rung]
-    run = Run(seed)
+    run, draw = Run(seed), seed if rung == "test" else 1
     model = FreshPixel("ddpm", size, widths, layers=1, attention=[2], groups=8).on(run)
     names = [f"{i:05d}.png" for i in range(n)]
-    owner = Owner(images=pictures("train", n, size), names=names, prompts=[""] * n)
+    owner = Owner(images=pictures("train", n, size, draw), names=names, prompts=[""] * n)
     start = time.process_time()
     made = protect(name, owner, steps, model, run)
     spent = time.process_time() - start
     task = Ddpm(
-        steps=steps, lr=1e-3, batch=16, weight_decay=0.0, warmup=100, ema=0.995, pictures=1, sample_steps=1, save_every=0
+        steps=steps,
+        lr=1e-3,
+        batch=16,
+        weight_decay=0.0,
+        warmup=100,
+        ema=0.995,
+        pictures=1,
+        sample_steps=1,
+        save_every=0,
     )
     with tempfile.TemporaryDirectory() as folder:
         for file, x in zip(names, made, strict=True):
             write_png(Path(folder) / "train" / file, x)
         task.train(Path(folder) / "train", Path(folder) / "out", model, run)
-        losses = clean_loss(model.with_tuned(Path(folder) / "out" / f"step_{steps}"), pictures("heldout", n, size))
+        victim = model.with_tuned(Path(folder) / "out" / f"step_{steps}")
+        losses = clean_loss(victim, pictures("heldout", n, size, draw))
     rms = sum(measure(a, b)["rms"] for a, b in zip(owner.images, made, strict=True)) / n
     return {
         "setting": name, "seed": seed, "loss": sum(losses) / TIMES, "losses": losses, "rms": rms,
@@ -116,12 +135,15 @@ def main(rung: str, *names: str) -> None:
     file = HERE / f"{rung}.jsonl"
     file.parent.mkdir(exist_ok=True)
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    for seed in SEEDS:
-        for name in names or SETTINGS:
+    seeds = [int(name) for name in names if name.isdigit()] or (TEST_SEEDS if rung == "test" else SEEDS)
+    for seed in seeds:
+        for name in [name for name in names if not name.isdigit()] or SETTINGS:
             if any((row["setting"], row["seed"]) == (name, seed) for row in rows):
                 continue
             row = tried(name, rung, seed)
-            print(f"{rung} seed {seed} {name}: {row['loss']:.5f}, rms {row['rms']:.2f}, {row['cpu_s']:.0f} s", flush=True)
+            said = f"{rung} seed {seed} {name}: {row['loss']:.5f}, rms {row['rms']:.2f}, {row['cpu_s']:.0f} s"
+            sys.stdout.write(said + "\n")
+            sys.stdout.flush()
             with file.open("a") as out:
                 out.write(json.dumps(row) + "\n")
 

@@ -7,13 +7,19 @@ study() { "${PYTHON:-python}" -m udpbench -m experiment=udp "$@"; }
 curve='task.curve=[0.5,1.0,2.0]'
 objects='task=dreambooth data.subject=105,106,107,108,109'
 styles='task=style_finetune data.style=2,3,4,5,6'
-scratch='task=ddpm task.curve=[0.5,1.0] protect=udp,eudp seed=0,1'
+scratch='task=ddpm task.curve=[0.5,1.0]'
+first='protect.model_steps=200 protect.random_start=false protect.step_size=null'  # the first study: a third of the victim's steps
 floor='protect=none seed=1,2 arms=[pretrained,upper_bound,clean]'  # how much clean victims differ from seed to seed
 
 study $objects $curve protect=udp,eudp "$@"                                      # fine-tuning on objects
 study $objects $curve $floor "$@"
 study $styles $curve protect=udp,eudp "$@"                                       # fine-tuning on styles
 study $styles $curve $floor "$@"
-study $scratch "$@"                                                              # training from scratch, all protected
-study $scratch protected_fraction=0.8,0.5 "$@"                                      # and a fraction of them
+for protect in udp 'eudp protect.times=sqrt_alpha_bar'; do                         # training from scratch, first study:
+    study $scratch $first protect=$protect seed=0,1 "$@"                            # all protected
+    study $scratch $first protect=$protect seed=0,1 protected_fraction=0.8,0.5 "$@" # and a fraction of them
+done
+for draw in 2 3 4; do                                                               # once more, with the settings chosen since
+    study $scratch data.draw=$draw seed=$draw protect=udp,eudp "$@"
+done
 study $objects $curve protect=eudp protect.times=alpha_bar,snr "$@"              # which p(t); uniform is UDP
