@@ -50,6 +50,13 @@ def test_a_number_of_references_is_no_place(cell):
     assert cell_key(cell("data=photos", "data.reference=9")) != cell_key(cell("data=photos", "data.reference=10"))
 
 
+def test_a_setting_that_came_later_is_part_of_a_key_once_it_is_used(cell):
+    one = cell("protect=udp")
+    assert one.protect.settings["restart_every"] == 0
+    assert "restart_every" not in one.protect.key["settings"]
+    assert cell("protect=udp", "protect.restart_every=2").protect.key["settings"]["restart_every"] == 2
+
+
 def test_the_upper_bound_is_scored_once_for_all_seeds(cell):
     first, second = (
         {stage.key for stage in arms(cell(f"seed={seed}"))["upper_bound"].scores.values()} for seed in (0, 1)

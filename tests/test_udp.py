@@ -245,7 +245,7 @@ def trainings(method, owner, model, monkeypatch, scratch=None) -> list[tuple[tor
 
 
 def test_a_surrogate_that_begins_anew_is_as_it_was_after_clean_training(model, owner, monkeypatch):
-    method = udp(rounds=4, clean_steps=3, restart_every=2, random_start=True)
+    method = udp(rounds=4, start_steps=3, restart_every=2, random_start=True)
     clean, *rounds = trainings(method, owner, model, monkeypatch)
     assert torch.equal(clean[1], torch.stack(owner.images))
     assert not torch.equal(rounds[0][1], clean[1]), "a random start is trained on from the first round"
@@ -278,7 +278,7 @@ def test_mirrored_pictures_reach_the_surrogate_s_training_alone(model, owner, mo
     assert torch.equal(next(x for grad, x in seen if grad), whole)
 
 
-@pytest.mark.parametrize(("name", "value"), [("model_steps", 5), ("clean_steps", 2), ("restart_every", 1), ("flip", True), ("lr", 1e-2), ("surrogate_init", "random"), ("samples", 2), ("random_start", True),
+@pytest.mark.parametrize(("name", "value"), [("model_steps", 5), ("start_steps", 2), ("restart_every", 1), ("flip", True), ("lr", 1e-2), ("surrogate_init", "random"), ("samples", 2), ("random_start", True),
                                              ("step_size", 2.0), ("outer", "clean"), ("rounds", 3), ("batch", 4), ("dtype", "bf16"),
                                              ("weight_decay", 500.0), ("image_steps", 4)])  # fmt: skip
 def test_every_setting_matters(model, owner, plain, name, value):
@@ -349,7 +349,7 @@ def test_counts_are_the_arithmetic(model, owner, outer, passes):
 def test_variants_have_names_of_their_own():
     kinds = [udp(), udp(EUDP), udp(EUDP, times="snr"), udp(outer="clean"), udp(times="sqrt_alpha_bar")]
     assert [m.label for m in kinds] == ["udp", "eudp", "eudp_snr", "udp_outer_clean", "udp_sqrt_alpha_bar"]
-    assert udp(clean_steps=1, restart_every=2, flip=True).label == "udp_clean_start_restarts_flip"
+    assert udp(start_steps=1, restart_every=2, flip=True).label == "udp_clean_start_restarts_flip"
 
 
 def test_shipped_settings_take_a_hundred_evaluations_a_picture():
@@ -409,7 +409,7 @@ def test_pictures_of_two_sizes(model, pictures):
         {"batch": 0},
         {"image_steps": 0},
         {"model_steps": -1},
-        {"clean_steps": -1},
+        {"start_steps": -1},
         {"restart_every": -1},
         {"lr": -1.0},
     ],
@@ -474,7 +474,7 @@ def test_random_start_belongs_to_the_name_and_keeps_the_budget(pictures, budget)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "settings", [{}, {"outer": "clean"}, {"random_start": True}, {"clean_steps": 2, "restart_every": 2}]
+    "settings", [{}, {"outer": "clean"}, {"random_start": True}, {"start_steps": 2, "restart_every": 2}]
 )
 def test_interrupted_and_resumed_equals_uninterrupted(model, owner, tmp_path, settings):
     """The first attempt dies in its third round; the second takes the finished two from there."""

@@ -53,12 +53,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "long": {},
     "long_snr": {"times": "snr"},
     "long_alpha_bar": {"times": "alpha_bar"},
-    "clean_start": {"clean_steps": 1},
-    "restarts": {"clean_steps": 1, "restart_every": 1},
+    "clean_start": {"start_steps": 1},
+    "restarts": {"start_steps": 1, "restart_every": 1},
     "scratch_restarts": {"restart_every": 1},
     "flip": {"flip": True},
     "random_start": {"random_start": True},
-    "outer_clean": {"outer": "clean", "clean_steps": 1, "model_steps": 1 / 15, "image_steps": 4},
+    "outer_clean": {"outer": "clean", "start_steps": 1, "model_steps": 1 / 15, "image_steps": 4},
     # Added on the way: what changes pictures more does more harm, and those above use less of the budget than noise.
     "snr_wide_steps": {"times": "snr", "step_size": 4.0},
     "snr_random_start": {"times": "snr", "random_start": True},
@@ -80,7 +80,7 @@ def protect(name: str, owner: Owner, steps: int, surrogate: PixelDiffusion, run:
     if name == "noise":
         return [as_saved(x) for x in Noise().protect(owner, Linf(LEVELS), None, run)]
     settings = {"lr": 1e-3, "weight_decay": 0.0, "batch": 16, "samples": 1, **LONG, **SETTINGS[name]}
-    for lengths in ("model_steps", "clean_steps"):
+    for lengths in ("model_steps", "start_steps"):
         settings[lengths] = round(settings.get(lengths, 0) * steps)
     return [as_saved(x) for x in UDP(**settings).protect(owner, Linf(LEVELS), surrogate, run)]
 

@@ -52,8 +52,8 @@ class UDP(Protection):
             more gradient step on the perturbed ones (one unrolled step; differentiates through the gradient).
         surrogate_init: ``victim_task`` starts from the surrogate model's weights, as fine-tuning does; ``random``
             from fresh ones, as training from scratch does.
-        clean_steps: of training on the clean pictures, before the first round: the surrogate starts from a clean model.
-        restart_every: rounds after which the surrogate is again as it started (after ``clean_steps``), as a victim
+        start_steps: of training on the clean pictures, before the first round: the surrogate starts from a clean model.
+        restart_every: rounds after which the surrogate is again as it started (after ``start_steps``), as a victim
             begins anew, while the perturbation goes on; 0: never.
         flip: the surrogate trains on pictures mirrored with probability 1/2, as a victim may.
         lr, weight_decay, batch: of the surrogate's training (AdamW, constant rate, gradients clipped to norm 1).
@@ -73,7 +73,7 @@ class UDP(Protection):
     step_size: float | None = None
     outer: str = "perturbed"
     surrogate_init: str = "victim_task"
-    clean_steps: int = 0
+    start_steps: int = 0
     restart_every: int = 0
     flip: bool = False
     weight_decay: float = 1e-2
@@ -85,7 +85,7 @@ class UDP(Protection):
 
     version = 4  # 4: the loss is of the picture alone, not of what it is padded with
     places = ("gradient_checkpointing",)
-    later = {"clean_steps": 0, "restart_every": 0, "flip": False}
+    later = {"start_steps": 0, "restart_every": 0, "flip": False}
     needs = frozenset({"denoise"})
     heeds_penalty = True
 
@@ -95,7 +95,7 @@ class UDP(Protection):
         check_choice("udp: unknown surrogate_init", self.surrogate_init, ("victim_task", "random"))
         counts = {"rounds": self.rounds, "image_steps": self.image_steps, "samples": self.samples}
         check_numbers("udp", least=1, batch=self.batch, **counts)
-        none = {"clean_steps": self.clean_steps, "restart_every": self.restart_every}
+        none = {"start_steps": self.start_steps, "restart_every": self.restart_every}
         check_numbers("udp", least=0, model_steps=self.model_steps, **none)
         if self.train_text_encoder:
             if self.outer == "clean":
@@ -111,7 +111,7 @@ class UDP(Protection):
         variant = [self.times] if self.times != type(self).times else []
         variant += ["outer_clean"] if self.outer == "clean" else []
         variant += ["scratch"] if self.surrogate_init == "random" else []
-        further = {"clean_start": self.clean_steps, "restarts": self.restart_every, "flip": self.flip}
+        further = {"clean_start": self.start_steps, "restarts": self.restart_every, "flip": self.flip}
         variant += [name for name, given in further.items() if given]
         return "_".join([type(self).__name__.lower(), *variant])
 
@@ -169,7 +169,7 @@ class UDP(Protection):
     ) -> Cond:
         """Train the surrogate on the pictures as they are in round ``k`` (None: on clean ones, before the first): t is
         uniform as in any training. Returns what the prompts' embeddings are then."""
-        settings = self.training if k is not None else replace(self.training, steps=self.clean_steps)
+        settings = self.training if k is not None else replace(self.training, steps=self.start_steps)
         if not settings.steps:
             return cond
         augment = _mirrored if self.flip else None
