@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from udpbench.commands.common import WRONG_WORDS, lines_of
@@ -12,10 +14,11 @@ from udpbench.commands.common import WRONG_WORDS, lines_of
 FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
 
 
-def draws(usual: int) -> Any:
-    """Of so many examples, or of $UDPBENCH_DRAWS if that is more."""
+def draws(usual: int) -> Callable[[Any], Any]:
+    """A test of so many examples, or of $UDPBENCH_DRAWS if that is more; it has the longer time of those, too."""
     n = max(usual, int(os.environ.get("UDPBENCH_DRAWS", "0")))
-    return settings(max_examples=n, deadline=None, suppress_health_check=FIXTURES)
+    drawn, patient = settings(max_examples=n, deadline=None, suppress_health_check=FIXTURES), pytest.mark.timeout(3600)
+    return lambda test: patient(drawn(test))
 
 
 def one_line(error: BaseException) -> str:

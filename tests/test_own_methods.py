@@ -298,10 +298,12 @@ def test_a_hook_of_the_generation_makes_other_pictures(graph, tmp_path):
 def test_a_setting_of_another_type_is_told_whether_or_not_annotations_are_postponed(tmp_path, monkeypatch):
     (tmp_path / "now.py").write_text(
         "from udpbench.interfaces import Protection\n\n\nclass Now(Protection):\n"
-        "    def __init__(self, steps: int, size: float | None = None): ...\n"
+        "    def __init__(self, steps: int, size: float | None = None, path: 'str | Path' = ''): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(
-        ValueError, match="mine: steps must be a whole number, given 1.5; size must be a number, given 'x'"
+        ValueError,
+        match="mine: steps must be a whole number, given 1.5; size must be a number, given 'x'; path must be a text, given True",
     ):
-        make_part(OmegaConf.create({"_target_": "now.Now", "steps": 1.5, "size": "x"}), "mine", Protection)
+        given = {"_target_": "now.Now", "steps": 1.5, "size": "x", "path": True}
+        make_part(OmegaConf.create(given), "mine", Protection)

@@ -87,6 +87,8 @@ def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
             {"config": {"data": {"inner": {"_target_": 1}}}},
             r"record\.config\.data\.inner\._target_ must be str, given int",
         ),
+        ({"provenance": {"packages": True}}, r"record\.provenance\.packages must be dict, given bool"),
+        ({"provenance": {"commit": 1}}, r"record\.provenance\.commit must be str, given int"),
         ({"counts": {"unet_image": "many"}}, r"record\.counts\.unet_image must be int, given str"),
     ],
 )
@@ -163,6 +165,7 @@ KINDS = (
     schema.ArmScores,
     schema.Score,
     schema.StageCost,
+    schema.Provenance,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -174,6 +175,7 @@ _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "int": ("a whole number", (int,)),
     "float": ("a number", (int, float)),
     "str": ("a text", (str,)),
+    "Path": ("a text", (str,)),
     "bool": ("true or false", (bool,)),
     "Sequence": ("a list", (list,)),
     "tuple": ("a list", (list,)),
@@ -196,11 +198,11 @@ def _mistyped(settings: Mapping[str, Any]) -> list[str]:
     for key, parameter in parameters.items():
         annotated = parameter.annotation  # a text where annotations are postponed, else a type
         said = annotated if isinstance(annotated, str) else inspect.formatannotation(annotated)
-        said, _, none = said.partition(" | ")
-        if key in settings and none in ("", "None") and not (none and settings[key] is None):
-            words = _unlike(said, settings[key])
-            quote = f"; as a text: '{key}=\"{settings[key]}\"'" if said == "str" else ""
-            wrong += [f"{key} must be {words}, given {settings[key]!r}{quote}"] if words else []
+        allowed = re.split(r" \| (?![^[]*\])", said)
+        if key in settings and not (settings[key] is None and "None" in allowed):
+            found = [_unlike(kind, settings[key]) for kind in allowed if kind != "None"]
+            quote = f"; as a text: '{key}=\"{settings[key]}\"'" if allowed[0] == "str" else ""
+            wrong += [f"{key} must be {found[0]}, given {settings[key]!r}{quote}"] if found and all(found) else []
     return wrong
 
 

@@ -108,6 +108,19 @@ class Facts(TypedDict):
     shared: NotRequired[dict[str, int]]
 
 
+class Provenance(TypedDict, total=False):
+    """Where the numbers come from; see ``core.provenance``."""
+
+    commit: str | None
+    dirty: bool | None
+    changed: list[str] | None
+    version: str | None
+    packages: dict[str, str] | None
+    device: str
+    python: str
+    platform: str
+
+
 class Record(TypedDict):
     """Everything about one cell.
 
@@ -127,7 +140,7 @@ class Record(TypedDict):
     counts: dict[str, int]
     stages: list[StageCost]
     config: dict[str, Any]
-    provenance: dict[str, Any]
+    provenance: Provenance
     flags: list[str]
     error: str | None
 
