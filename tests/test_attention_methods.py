@@ -60,7 +60,8 @@ def test_the_word_is_the_rare_one_the_class_noun_or_the_one_given(model, owner):
     with pytest.raises(ValueError, match=r"^disdiff: the prompt '' lacks the word 'ring'; give protect.word"):
         method.word_places(words, owner, "")
     with pytest.raises(ValueError, match="lacks the word 'dog'"):
-        replace(method, word="dog").protect(owner, Linf(8), model, Run())
+        replace(method, word="dog").check_texts(words, owner)
+    replace(method, word="dog", attention_weight=0).check_texts(words, owner)  # nothing is looked for
 
 
 def test_a_share_is_of_energy():

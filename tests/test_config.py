@@ -142,6 +142,7 @@ VALUES = [
         "unknown time distribution 'cosine'; allowed are uniform, sqrt_alpha_bar, alpha_bar, snr",
     ),
     ("data.subject", -1, "subject: -1 is not a subject"),
+    ("task.sample_steps", 1001, "dreambooth, model local: sample_steps must be <= 1000, given 1001"),
 ]
 
 

@@ -141,7 +141,7 @@ def test_a_model_brings_them_and_a_word_takes_them_back(node, task):
     cfg = of_the_command_line(*SD, f"task={task}", "family=micro")
     assert cfg.task == node("task", task)
     assert cfg.protect == node("protect", "eudp")
-    assert cfg.runtime.grad_batch == 64
+    assert cfg.runtime.grad_batch == 16
 
 
 @pytest.mark.slow

@@ -301,9 +301,9 @@ def test_a_setting_of_another_type_is_told_whether_or_not_annotations_are_postpo
         "    def __init__(self, steps: int, size: float | None = None, path: 'str | Path' = ''): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    given = {"_target_": "now.Now", "steps": 1.5, "size": "x", "path": True}
     with pytest.raises(
         ValueError,
         match="mine: steps must be a whole number, given 1.5; size must be a number, given 'x'; path must be a text, given True",
     ):
-        given = {"_target_": "now.Now", "steps": 1.5, "size": "x", "path": True}
         make_part(OmegaConf.create(given), "mine", Protection)

@@ -129,11 +129,13 @@ def test_a_radius_asks_for_as_much_noise_as_it_is_large(radius, t):
     assert model.alpha_bar[t] < 1 / (1 + d * d) <= model.alpha_bar[t - 1]
 
 
-def test_more_steps_than_the_model_has_are_told(pixels, pictures):
-    with pytest.raises(
-        ValueError, match="attack diffpure_ddpm_1001: the model has 1000 time steps; t must be 1 to 1000"
-    ):
-        purified(DiffPure(sampler="ddpm", t=1001), pictures, pixels)
+def test_more_steps_than_the_model_has_are_told_before_it_is_loaded(pixels):
+    found = PixelDiffusion(pixels.path, "found")
+    DiffPure(sampler="ddpm", t=1000).check_model(found)
+    chain = Chain(members={"a": Jpeg(quality=75), "b": GridPure(sampler="ddpm", t=1001, rounds=1, gamma=0.1)})
+    with pytest.raises(ValueError, match="attack gridpure_1001x1, model found: t must be <= 1000, given 1001"):
+        chain.check_model(found)
+    assert "pipe" not in vars(found)
 
 
 def test_larger_pictures_go_through_the_model_s_size_and_smaller_ones_as_they_are(pixels, pictures, monkeypatch):

@@ -69,6 +69,9 @@ GOOD, BAD, NO_NOUN = (
         ([GOOD, f'data.class_prompt="{LONG}"', "protect=udp"], "shorten it (udp, surrogate local)"),
         ([GOOD, "task=img2img", "~task.pictures", f'task.prompts=["{{class}}, {LONG}"]'], "shorten it (img2img, victim local)"),
         ([GOOD, f'data.class_prompt="{LONG}"', "task.prior_weight=1", "task.prior_images=2", "protect=noise"], "shorten it (dreambooth, victim local)"),
+        ([GOOD, "protect=disdiff", "protect.word=cat"], "disdiff: the prompt 'a dog' lacks the word 'cat'; give protect.word, a word of the owner's prompt (disdiff, surrogate local)"),
+        ([GOOD, "protect=disdiff", "owner_prompt=empty"], "lacks the word 'dog'; give protect.word, a word of the owner's prompt (disdiff, surrogate local)"),
+        ([GOOD, "protect=noise", "attack=sdedit", f'attack.negative_prompt="{LONG}"'], "shorten it (sdedit_0.2, purifier local)"),
         ([NO_NOUN, "protect=udp"], "data: give data.class_prompt, such as 'a photo of a dog': 'a sks' without the subject's word names no class; it is for what the owner writes (owner_prompt)"),
         ([NO_NOUN, "task.prior_weight=1", "task.prior_images=2", "protect=noise"], "names no class; it is for task=dreambooth"),
         ([NO_NOUN, "task=img2img", "~task.pictures", "protect=noise"], "names no class; it is for task=img2img"),
@@ -86,6 +89,14 @@ def test_nobody_is_asked_for_a_class_prompt_that_nobody_reads(made):
     for overrides in (["protect=noise"], ["protect=udp", "owner_prompt=data"], ["protect=photoguard"], ["protect=glaze", "protect.perceptual=lite1"]):  # fmt: skip
         assert made(NO_NOUN, *overrides).data.thing.facts().class_prompt is None
     assert made(NO_NOUN, "data.class_prompt=dog", "protect=udp").data.thing.facts().class_prompt == "dog"
+
+
+@pytest.mark.slow
+def test_the_subject_s_word_is_looked_for_in_the_captions_where_the_owner_writes_them(made):
+    words = (GOOD, "protect=consistent", "protect@inner=disdiff", "owner_prompt=data")
+    assert made(*words, captions=("a sks dog", "my dog, sks"))
+    with pytest.raises(ConfigError, match="disdiff: the prompt 'my cat' lacks the word 'dog'"):
+        made(*words, captions=("a sks dog", "my cat"))
 
 
 @pytest.mark.slow

@@ -130,7 +130,9 @@ def test_start_is_a_word_or_the_mean(model):
     assert torch.equal(ring.data[0], table[model.pipe.tokenizer("ring", add_special_tokens=False).input_ids[0]])
     for wrong in ("nosuchword", "ring ball"):
         with pytest.raises(ValueError, match="start must be one word"):
-            inversion(start=wrong).trainable(model, Run())
+            inversion(start=wrong).check_texts(model.words, [], [])
+    with pytest.raises(ValueError, match="vectors must be <= 30, given 31"):
+        inversion(vectors=31).check_texts(model.words, [], [])
 
 
 def test_generation_uses_the_new_word_and_the_record_shows_the_data_s(model, trained, tmp_path):

@@ -153,6 +153,9 @@ class Method(Component):
     def check_data(self, data: Dataset) -> None:
         """Raise ValueError in one line if the data lacks what it uses (masks, a word for the subject)."""
 
+    def check_model(self, model: Any) -> None:
+        """Raise ValueError in one line if its settings do not fit its model (a ``Diffusion``, which is not loaded)."""
+
 
 class Protection(Method):
     """Perturbs the owner's pictures within a budget."""
@@ -173,6 +176,13 @@ class Protection(Method):
     def asks(self, prompts: Sequence[str]) -> list[str]:
         """The prompts that its model is given, if that reads text; ``prompts``: the owner's."""
         return list(prompts)
+
+    def check_texts(self, words: Any, owner: Owner) -> None:
+        """Raise ValueError in one line if the owner's prompts lack what it looks for in them.
+
+        ``words``: the tokenizer of its model (a ``models.words.Words``). ``owner``: without pictures, for there are
+        none yet; with every prompt that it may be given.
+        """
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         """The protected pictures, CHW float32 [0,1], one for each of ``owner.images`` and of its size; else the stage
@@ -197,6 +207,13 @@ class Attack(Method):
         ``Diffusion``), on ``run.device``; None if ``needs`` names nothing of it.
         """
         return list(images)
+
+    def asks(self) -> list[str]:
+        """The prompts that ``purify`` gives its model beside the captions."""
+        return []
+
+    def check_victim(self, victim: Any) -> None:
+        """Raise ValueError in one line if ``adapt`` cannot work on this model (a ``Diffusion``, not loaded)."""
 
     def on_clean(self) -> Attack | None:
         """The same attack as it is on clean pictures; None if what it would make of them is not known."""
@@ -347,6 +364,10 @@ class Dataset(Component):
 
         Those that are too long for a text encoder are cut; prompts (in ``facts``) must not be.
         """
+        return []
+
+    def known_captions(self) -> list[str]:
+        """Of the training pictures, if they are known before anything is written; else nothing."""
         return []
 
     def facts(self) -> Facts | None:

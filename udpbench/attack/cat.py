@@ -11,7 +11,7 @@ from torch import Tensor
 
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Attack, Run
-from udpbench.models.diffusion import initialised_by
+from udpbench.models.diffusion import Diffusion, initialised_by
 from udpbench.models.latent import LatentDiffusion, inconsistency
 from udpbench.optim.fit import FitSettings, fit
 
@@ -45,10 +45,12 @@ class Cat(FitSettings, Attack):
         check_numbers("attack cat", least=1, steps=self.steps, rank=self.rank, batch=self.batch)
         check_choice("attack cat: unknown side", self.side, SIDES)
 
-    def adapt(self, victim: LatentDiffusion, images: Sequence[Tensor], run: Run) -> LatentDiffusion:
-        """``victim`` with the adapted autoencoder, in float32; ValueError for a model without one."""
+    def check_victim(self, victim: Diffusion) -> None:
         if "latent" not in victim.capabilities:
             raise ValueError(f"attack cat: adapts an autoencoder, which victim {victim.name} lacks")
+
+    def adapt(self, victim: LatentDiffusion, images: Sequence[Tensor], run: Run) -> LatentDiffusion:
+        """``victim`` with the adapted autoencoder, in float32."""
         from peft import LoraConfig, get_peft_model
 
         vae = copy.deepcopy(victim.pipe.vae).float()

@@ -26,11 +26,13 @@ class PixelPurifier(Attack):
     """Purifications that noise pictures to a time step of a model of pixels and denoise them.
 
     Args:
+        t: time steps of noise.
         sampler: ``ddpm``: ancestral sampling (Ho et al. 2020, algorithm 2); ``sde``: Euler's steps of the reverse SDE,
             DiffPure's own; ``ode``: of the probability flow. They end in different pictures.
         steps: of the way back, spread evenly; None: one for each time step.
     """
 
+    t: int
     sampler: str
     steps: int | None = None
 
@@ -38,19 +40,21 @@ class PixelPurifier(Attack):
 
     def __post_init__(self) -> None:
         who = type(self).__name__.lower()
+        check_numbers(f"attack {who}", least=1, t=self.t)
         check_choice(f"attack {who}: unknown sampler", self.sampler, SAMPLERS)
         if self.steps is not None:
             check_numbers(f"attack {who}", least=1, steps=self.steps)
 
+    def check_model(self, model: PixelDiffusion) -> None:
+        model.check_steps(f"attack {self.label}", t=self.t)
+
     def level(self, model: PixelDiffusion) -> int:
         """How many time steps of noise are added."""
-        raise NotImplementedError
+        return self.t
 
     def there_and_back(self, x: Tensor, rngs: Sequence[torch.Generator], model: PixelDiffusion, run: Run) -> Tensor:
         """N pictures (NCHW [0,1]) noised and denoised; all that is drawn for one is from its own generator."""
-        t, last = self.level(model), len(model.alpha_bar)
-        if not 1 <= t <= last:
-            raise ValueError(f"attack {self.label}: the model has {last} time steps; t must be 1 to {last}, it is {t}")
+        t = self.level(model)
         indices = torch.linspace(t - 1, 0, min(t, self.steps or t)).round().int().tolist()
         run.tally("unet_purify", len(indices) * len(x))
         with torch.no_grad():
@@ -67,23 +71,13 @@ class DiffPure(PixelPurifier):
     Pictures whose shorter side is longer than the model's are reduced to it and enlarged afterwards: what that alone
     does, ``attack=resize`` with the same scale shows. The variance that some models predict is not used.
 
-    Args: those of ``PixelPurifier``, and
-        t: time steps of noise, of the model's own (1,000 mostly): 150 against ImageNet pictures at 4/255 in the paper,
-            100 (``ddpm``) where it was used against protections (GrIDPure, BlurGuard).
+    Args: those of ``PixelPurifier``; t, of the model's own time steps (1,000 mostly), is 150 against ImageNet pictures
+    at 4/255 in the paper, 100 (``ddpm``) where it was used against protections (GrIDPure, BlurGuard).
     """
-
-    t: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_numbers("attack diffpure", least=1, t=self.t)
 
     @property
     def label(self) -> str:
         return f"diffpure_{self.sampler}_{self.t}"
-
-    def level(self, model: PixelDiffusion) -> int:
-        return self.t
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: PixelDiffusion, run: Run

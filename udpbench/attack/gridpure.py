@@ -28,27 +28,22 @@ class GridPure(PixelPurifier):
     of half a window, the last window ends at the edge. Our choices: a side shorter than a window is one, and values are
     rounded to 8 bits (the released code cuts them off, which darkens a picture by half a step in each round).
 
-    Args: those of ``PixelPurifier``, and
-        t: time steps of noise in a round.
+    Args: those of ``PixelPurifier`` (t: in a round), and
         rounds: how many there are.
         gamma: what is kept of a picture in a round.
     """
 
-    t: int
     rounds: int
     gamma: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers("attack gridpure", least=1, t=self.t, rounds=self.rounds)
+        check_numbers("attack gridpure", least=1, rounds=self.rounds)
         check_numbers("attack gridpure", least=0, below=1, gamma=self.gamma)
 
     @property
     def label(self) -> str:
         return f"gridpure_{self.t}x{self.rounds}"
-
-    def level(self, model: PixelDiffusion) -> int:
-        return self.t
 
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: PixelDiffusion, run: Run

@@ -61,6 +61,9 @@ class Insight(Impress):
         super().check()
         self.photo.check()
 
+    def asks(self) -> list[str]:
+        return [self.prompt]
+
     def identity(self) -> dict[str, Any]:
         return {"photo": {"version": self.photo.version, "identity": self.photo.identity()}}
 

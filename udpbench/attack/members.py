@@ -47,6 +47,17 @@ class Members(Attack):
         for member in self.ordered:
             member.check()
 
+    def check_model(self, model: Any) -> None:
+        for member in self.ordered:
+            member.check_model(model)
+
+    def check_victim(self, victim: Any) -> None:
+        for member in self.ordered:
+            member.check_victim(victim)
+
+    def asks(self) -> list[str]:
+        return [prompt for member in self.ordered for prompt in member.asks()]
+
     def identity(self) -> dict[str, Any]:
         """Versions of the members and digests of what they read; their settings are its own."""
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,12 @@ class SdEdit(Attack):
         if self.made < 1:
             raise ValueError(f"attack sdedit: strength {self.strength:g} leaves none of {self.schedule_steps} steps")
 
+    def check_model(self, model: Any) -> None:
+        model.check_steps("attack sdedit", schedule_steps=self.schedule_steps)
+
+    def asks(self) -> list[str]:
+        return [self.negative_prompt, *([] if "{caption}" in self.prompt else [self.prompt])]
+
     @property
     def made(self) -> int:
         """How many steps are made."""
@@ -57,12 +64,9 @@ class SdEdit(Attack):
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
     ) -> list[Tensor]:
-        """As the interface says; ValueError if the prompt is longer than the text encoder takes."""
         from diffusers import StableDiffusionImg2ImgPipeline
 
         asked = [self.prompt.replace("{caption}", text) for text in prompts]
-        if model.words:
-            model.words.check([], [*([] if "{caption}" in self.prompt else asked), self.negative_prompt])
         solver = make_solver(self.solver, model.pipe.scheduler.config, karras=False)
         pipe, out = model.assembled(StableDiffusionImg2ImgPipeline, scheduler=solver), list(images)
         with run.log.bar(self.label, len(images), "img") as advance:

@@ -45,6 +45,7 @@ def check_alone(cell: Cell, method: str) -> None:
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
         lines += [*_lacking(used, model, role), *_refused(used.thing.check)]
         lines += _refused(partial(used.thing.check_data, cell.data.thing))
+        lines += _refused(partial(used.thing.check_model, model.thing))
     lines += long_prompts(cell, part)
     if method == "protect":
         lines += [*_refused(cell.budget.thing.check), *_strength_to_match(cell)]
@@ -66,6 +67,15 @@ def _lacking(part: Part, model: Part, role: str) -> Iterator[str]:
     if needs and (lacking := needs - model.thing.capabilities):
         wanted = " and ".join(NEEDS[need] for need in sorted(lacking))
         yield f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=..."
+
+
+def _models_that_do_not_fit(cell: Cell) -> Iterator[str]:
+    """Settings that a model is too small for, once it has what is needed."""
+    if not any(_models_that_lack(cell)):
+        for part, model, _ in (*_methods(cell), *([(cell.like, cell.surrogate, "")] if cell.like else [])):
+            yield from _refused(partial(part.thing.check_model, model.thing))
+    if {"adapt"} & cell.attack.thing.hooks:
+        yield from _refused(partial(cell.attack.thing.check_victim, cell.victim.thing))
 
 
 def _untrained_models(cell: Cell) -> Iterator[str]:
@@ -165,8 +175,8 @@ def _same_scores(cell: Cell) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
-    _models_that_lack, _untrained_models, _strength_to_match, _class_pictures, _extra_clean, _missing_here,
-    _pictures_for_the_model, lacks_class_prompt, long_prompts, _hooks,
+    _models_that_lack, _models_that_do_not_fit, _untrained_models, _strength_to_match, _class_pictures,
+    _extra_clean, _missing_here, _pictures_for_the_model, lacks_class_prompt, long_prompts, _hooks,
     _fraction, _perturbation_metrics, _same_scores,
 )  # fmt: skip
 

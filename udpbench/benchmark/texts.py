@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.core.errors import Errors
 from udpbench.core.folders import Facts
+from udpbench.interfaces import Owner
 from udpbench.models.words import Words
 
 Check = Callable[[Words], int]  # how many captions are cut; ValueError for a prompt that would be
@@ -51,15 +52,23 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
     general = [facts.class_prompt or ""]
     written = {"class": ([], general), "data": (captions, [facts.instance_prompt]), "empty": ([], [])}
     owned, said = written[cell.owner_prompt]
+    told = (cell.data.thing.known_captions() if cell.owner_prompt == "data" else []) or said or [""]
+    owner = Owner([], [], told, token=cell.data.thing.token or "", class_prompt=facts.class_prompt or "")
     task, asked = cell.task.thing, cell.task.thing.asks(facts)
+    purified = [facts.instance_prompt, *cell.attack.thing.asks()]
 
     def of_owner(part: Part) -> Check:
         more = general if "class_images" in part.thing.needs else []
-        return lambda words: words.check(owned, [*part.thing.asks(said), *more])
+
+        def check(words: Words) -> int:
+            part.thing.check_texts(words, owner)
+            return words.check(owned, [*part.thing.asks(said), *more])
+
+        return check
 
     readers: list[tuple[str, Part, Part, Check]] = [
         *(("surrogate", cell.surrogate, part, of_owner(part)) for part in (cell.protect, cell.like) if part),
-        ("purifier", cell.purifier, cell.attack, lambda words: words.check(captions, [facts.instance_prompt])),
+        ("purifier", cell.purifier, cell.attack, lambda words: words.check(captions, purified)),
         ("victim", cell.victim, cell.task, lambda words: task.check_texts(words, captions, asked)),
     ]
     for role, model, part, check in readers:

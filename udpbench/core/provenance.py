@@ -7,7 +7,7 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     import torch
@@ -17,10 +17,24 @@ _PACKAGES = (
     "torch-fidelity", "clean-fid", "lpips", "timm", "numpy", "scipy", "pillow", "hydra-core", "wandb",
 )  # fmt: skip
 
+
+class Provenance(TypedDict, total=False):
+    """What a record says of where its numbers come from."""
+
+    commit: str | None
+    dirty: bool | None
+    changed: list[str] | None
+    version: str | None
+    packages: dict[str, str]
+    device: str
+    python: str
+    platform: str
+
+
 DIRTY = "-dirty"  # appended to the commit if the code was changed since
 
 
-def provenance(device: torch.device | None = None) -> dict[str, Any]:
+def provenance(device: torch.device | None = None) -> Provenance:
     """Where numbers made now come from: commit, dirty flag and changed files (None outside a repository), versions,
     device, python."""
     head, changed = _git()

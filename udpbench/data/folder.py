@@ -121,6 +121,9 @@ class Folder(Dataset):
     def own_captions(self) -> list[str]:
         return [*self._own_captions("train").values(), *(self.asked() if self._told else [])]
 
+    def known_captions(self) -> list[str]:
+        return list(self._captions().values())
+
     def facts(self) -> Facts:
         instance, class_prompt = self._instance_and_class()
         name, sets = f"folder {self.folders['train'].name}", self.reference is not None

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udpbench.core.compiled import check_compiler, compile_networks
-from udpbench.core.component import Component, check_choice
+from udpbench.core.component import Component, check_choice, check_numbers
 from udpbench.core.digest import files_digest, folder_digest
 from udpbench.interfaces import Run
-from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look, pipeline_of
+from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look, pipeline_of, read_json
 from udpbench.models.words import Words
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -168,6 +168,18 @@ class Diffusion(Component, ABC):
     def words(self) -> Words | None:
         """The tokenizer, read without the model; None: it has none, or it cannot be read alone."""
         return None
+
+    @property
+    def time_steps(self) -> int | None:
+        """How many time steps there are, read without the model; None: it is not on this machine yet."""
+        if not (folder := self.folder):
+            return None
+        return int(read_json(folder / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000))
+
+    def check_steps(self, who: str, **settings: int) -> None:
+        """ValueError if a setting (name=value) of ``who`` is more than the number of time steps, if that is known."""
+        if (most := self.time_steps) is not None:
+            check_numbers(f"{who}, model {self.name}", most=most, **settings)
 
     # -- identity and loading ------------------------------------------------------------------------------------------
 

@@ -108,6 +108,7 @@ class FreshPixel(PixelDiffusion):
     """
 
     trained = False
+    time_steps = 1000
 
     def __init__(
         self, name: str, size: int, widths: Sequence[int], layers: int = 2, attention: Sequence[int] = (1,),
@@ -150,6 +151,6 @@ class FreshPixel(PixelDiffusion):
             unet = UNet2DModel(**self.unet_config)
         # torch's own: that of diffusers warns of modules to be kept in float32, of which there are none.
         nn.Module.to(unet, self.device, DTYPES[self.dtype]).requires_grad_(False).eval()
-        pipe = DDPMPipeline(unet, DDPMScheduler())
+        pipe = DDPMPipeline(unet, DDPMScheduler(self.time_steps))
         pipe.set_progress_bar_config(disable=True)
         return pipe

@@ -132,6 +132,9 @@ class MaskedAscent(MaskedProtection):
         super().__post_init__()
         check_numbers(self.name, least=1, iterations=self.iterations, sample_steps=self.sample_steps)
 
+    def check_model(self, model: Any) -> None:
+        model.check_steps(self.name, sample_steps=self.sample_steps)
+
     def ascend(self, owner: Owner, anew: list[Tensor], loss: Loss, budget: Budget, run: Run) -> list[Tensor]:
         """The pictures after the ascent of ``loss``, from random points of what is kept of them (see ``anew``)."""
         moved = first_images(owner, budget, run, self.random_start)

@@ -34,6 +34,7 @@ class Several(Protection):
         for name, model in self.further.items():
             if lacking := sorted(self.needs - {"class_images"} - model.capabilities):
                 raise ValueError(f"{name} of further: model {model.name} lacks {', '.join(lacking)}")
+            self.check_model(model)
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"further": {name: model.identity() for name, model in self.further.items()}}

@@ -58,6 +58,9 @@ class TrainingTask(FitSettings, Task):
         if 1.0 not in self.curve or self.curve[0] <= 0:
             raise ValueError(f"{self.name}: curve must hold 1 and numbers > 0, given {self.curve}")
 
+    def check_model(self, model: Any) -> None:
+        model.check_steps(self.name, sample_steps=self.sample_steps)
+
     def steps_at(self, multiplier: float) -> int:
         return max(1, round(multiplier * self.steps))
 

@@ -50,11 +50,12 @@ class ACE(Patterned, ASPL):
         check_numbers(self.option, least=0, first_time=self.first_time)
         check_numbers(self.option, least=self.first_time, last_time=self.last_time)
 
+    def check_model(self, model: LatentDiffusion) -> None:
+        if (n := model.time_steps) is not None:
+            check_numbers(f"{self.option}, model {model.name}", below=n, last_time=self.last_time)
+
     def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times:
         """Uniformly over the range."""
-        last = len(model.alpha_bar) - 1
-        if self.last_time > last:
-            raise ValueError(f"{self.option}: last_time must be <= {last}, the model's last, given {self.last_time}")
 
         def drawn(index: list[int], rngs: Sequence[torch.Generator], n: int) -> Tensor:
             return torch.cat([torch.randint(self.first_time, self.last_time + 1, (n,), generator=rng) for rng in rngs])

@@ -53,6 +53,9 @@ class DIA(Protection):
         check_choice("dia: unknown aim", self.aim, AIMS)
         check_numbers("dia", least=1, iterations=self.iterations, sample_steps=self.sample_steps)
 
+    def check_model(self, model: LatentDiffusion) -> None:
+        model.check_steps("dia", sample_steps=self.sample_steps)
+
     def asks(self, prompts: Sequence[str]) -> list[str]:
         return [""]
 

@@ -75,6 +75,9 @@ class DiffVax(MaskedProtection):
             steps=self.iterations, lr=self.lr, weight_decay=0.0, clip_norm=0.0, save_every=self.save_every
         )
 
+    def check_model(self, model: LatentDiffusion) -> None:
+        model.check_steps(self.name, sample_steps=self.sample_steps)
+
     def asks(self, prompts: Sequence[str]) -> list[str]:
         return [*prompts, ""]
 

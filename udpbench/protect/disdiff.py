@@ -70,6 +70,10 @@ class DisDiff(SimAC):
 
         return loss
 
+    def check_texts(self, words: Words, owner: Owner) -> None:
+        for prompt in owner.prompts if self.attention_weight else ():
+            self.word_places(words, owner, prompt)
+
     def word_places(self, words: Words, owner: Owner, prompt: str) -> list[int]:
         """Where the subject's word stands in a prompt; ValueError if it does not."""
         noun = (owner.class_prompt.split() or [""])[-1]

@@ -70,6 +70,10 @@ class PhotoGuardDiffusion(Targeted):
         check_numbers(who, least=0, most=1, eta=self.eta)
         check_choice(f"{who}: unknown prompt", self.prompt, PROMPTS)
 
+    def check_model(self, model: LatentDiffusion) -> None:
+        whole = round(self.sample_steps / self.strength)
+        model.check_steps(self.option, **{"sample_steps / strength": whole})
+
     def asks(self, prompts: Sequence[str]) -> list[str]:
         return list(prompts) if self.prompt == "owner" else []
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, ClassVar, cast
 
-from udpbench.interfaces import Dataset, Protection
+from udpbench.interfaces import Dataset, Owner, Protection
 
 
 @dataclass(kw_only=True)
@@ -59,11 +59,17 @@ class Wrapper(Protection):
     def check_data(self, data: Dataset) -> None:
         self.inner.check_data(data)
 
+    def check_model(self, model: Any) -> None:
+        self.inner.check_model(model)
+
+    def check_texts(self, words: Any, owner: Owner) -> None:
+        self.inner.check_texts(words, owner)
+
     def identity(self) -> dict[str, Any]:
         """Class, version and settings of ``inner``, and the digests of what it reads."""
         inner = self.inner
-        # Constructors keep what they were given, so what an object holds are its settings.
-        held = {k: v for k, v in vars(inner).items() if k not in inner.places}
+        # Constructors keep what they were given, so what an object holds are its settings; needs follow from these.
+        held = {k: v for k, v in vars(inner).items() if k not in (*inner.places, "needs")}
         return {
             "inner": f"{type(inner).__module__}.{type(inner).__qualname__}",
             "version": inner.version,

@@ -8,6 +8,7 @@ from typing import Any, NotRequired, TypedDict, cast, get_args, get_origin, get_
 
 from udpbench.benchmark.arms import ARMS, CONTROLS
 from udpbench.core.component import check_plain, inside
+from udpbench.core.provenance import Provenance
 
 SCHEMA = 2
 DIRECTIONS = ("up", "down")
@@ -106,19 +107,6 @@ class Facts(TypedDict):
     protected_fraction: float
     captions_cut: NotRequired[int]
     shared: NotRequired[dict[str, int]]
-
-
-class Provenance(TypedDict, total=False):
-    """Where the numbers come from; see ``core.provenance``."""
-
-    commit: str | None
-    dirty: bool | None
-    changed: list[str] | None
-    version: str | None
-    packages: dict[str, str] | None
-    device: str
-    python: str
-    platform: str
 
 
 class Record(TypedDict):

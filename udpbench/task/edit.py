@@ -69,6 +69,9 @@ class Img2Img(Task):
         if not 0 <= self.eta <= (self.solver == "ddim"):
             raise ValueError(f"{self.name}: eta must be 0 to 1 with ddim and 0 otherwise, given {self.eta}")
 
+    def check_model(self, model: Any) -> None:
+        model.check_steps(self.name, sample_steps=self.sample_steps)
+
     @property
     def uses_class_prompt(self) -> bool:
         return any("{class}" in prompt for prompt in self.prompts)

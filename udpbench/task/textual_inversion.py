@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from udpbench.core.component import check_numbers
 from udpbench.interfaces import Dataset, Run
 from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import EMBEDDING
@@ -61,7 +62,11 @@ class TextualInversion(Tuning):
             raise ValueError(f"textual_inversion: learns the word {self.word!r} for the subject, but the data {has}")
 
     def check_texts(self, words: Words, captions: Sequence[str], prompts: Sequence[str]) -> int:
-        """As the interface says; ValueError, too, if the word is not in a caption or prompt, or would be cut off."""
+        """As the interface says; ValueError, too, if the word is not in a caption or prompt, or would be cut off, if
+        it has no room in any, or if ``start`` is no word."""
+        check_numbers("textual_inversion", most=words.most - 2, vectors=self.vectors)  # beside begin and end
+        if self.start is not None and not self._starts(words.tokenizer):
+            raise ValueError(f"textual_inversion: start must be one word of the tokenizer, given {self.start!r}")
         words = words.having(self.new_word, self.vectors)
         captions, prompts = ([self.caption(text) for text in texts] for texts in (captions, prompts))
         cut = words.check(captions, prompts)
@@ -84,13 +89,10 @@ class TextualInversion(Tuning):
 
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """The victim with one more word."""
-        room = victim.pipe.tokenizer.model_max_length - 2  # beside the tokens of begin and end
-        if self.vectors > room:
-            raise ValueError(f"textual_inversion: vectors must be <= {room}, what a prompt holds, given {self.vectors}")
         words, encoder = Words(victim.pipe.tokenizer).having(self.new_word, self.vectors), victim.pipe.text_encoder
         encoder = copy.deepcopy(encoder)
         table = encoder.get_input_embeddings()
-        first = self._first(words.tokenizer, table.weight)
+        first = table.weight.mean(0) if self.start is None else table.weight[self._starts(words.tokenizer)[0]]
         learned = SomeMore(table, words.learned[0], first.repeat(self.vectors, 1))
         encoder.set_input_embeddings(learned)
 
@@ -106,13 +108,10 @@ class TextualInversion(Tuning):
         parts = {"text_encoder": encoder, "tokenizer": words.tokenizer, "unet": unet}
         return Trainable(victim.having(**parts), [learned.rows], save, text=True)
 
-    def _first(self, words: Any, table: Tensor) -> Tensor:
-        if self.start is None:
-            return table.mean(0)
-        ids = words(self.start, add_special_tokens=False).input_ids
-        if len(ids) != 1 or ids[0] == words.unk_token_id:
-            raise ValueError(f"textual_inversion: start must be one word of the tokenizer, given {self.start!r}")
-        return table[ids[0]]
+    def _starts(self, tokenizer: Any) -> list[int]:
+        """The token of ``start``; empty if that is not one word."""
+        ids = tokenizer(self.start, add_special_tokens=False).input_ids
+        return ids if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else []
 
 
 class SomeMore(nn.Module):

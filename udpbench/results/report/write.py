@@ -194,7 +194,8 @@ def _environment(records: Sequence[Record]) -> Section:
         p = record["provenance"]
         packages = ", ".join(f"{k} {v}" for k, v in sorted((p.get("packages") or {}).items()))
         dirty = " (dirty)" if p.get("dirty") else ""
-        code = f"{p['commit'][:12]}{dirty}" if p.get("commit") else f"package {p.get('version')}"
+        commit = p.get("commit")
+        code = f"{commit[:12]}{dirty}" if commit else f"package {p.get('version')}"
         return code, str(p.get("device")), str(p.get("python")), packages
 
     counted = sorted(Counter(map(made_by, records)).items(), key=lambda item: (-item[1], item[0]))
