@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -298,12 +299,15 @@ def test_a_hook_of_the_generation_makes_other_pictures(graph, tmp_path):
 def test_a_setting_of_another_type_is_told_whether_or_not_annotations_are_postponed(tmp_path, monkeypatch):
     (tmp_path / "now.py").write_text(
         "from udpbench.interfaces import Protection\n\n\nclass Now(Protection):\n"
-        "    def __init__(self, steps: int, size: float | None = None, path: 'str | Path' = ''): ...\n"
+        "    def __init__(self, steps: int, size: float | None = None, path: 'str | Path' = '',\n"
+        "        further: 'Mapping[str, Diffusion]' = {}): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    given = {"_target_": "now.Now", "steps": 1.5, "size": "x", "path": True}
-    with pytest.raises(
-        ValueError,
-        match="mine: steps must be a whole number, given 1.5; size must be a number, given 'x'; path must be a text, given True",
-    ):
+    given = {"_target_": "now.Now", "steps": 1.5, "size": "x", "path": True, "further": {"a": True}}
+    told = (
+        "mine: steps must be a whole number, given 1.5; size must be a number, given 'x'; path must be a text, given True; "
+        "as a text: 'path=\"True\"'; further must be settings by name, each of it a part of its own, with the _target_ of "
+        "a Diffusion, given {'a': True}"
+    )
+    with pytest.raises(ValueError, match=re.escape(told)):
         make_part(OmegaConf.create(given), "mine", Protection)

@@ -223,8 +223,10 @@ def _unlike(said: str, value: Any) -> str:
     words, allowed = _TYPES.get(kind.rpartition(".")[2], ("", (object,)))
     if not isinstance(value, allowed) or (isinstance(value, bool) and words and bool not in allowed):
         return words
-    odd = (_unlike(of.rstrip("]").partition(",")[0], item) for item in value) if isinstance(value, list) and of else ()
-    return next((f"a list, each of it {words}" for words in odd if words), "")
+    first, _, last = of.removesuffix("]").partition(", ")
+    each = first if isinstance(value, list) else last  # of what it holds; keys are texts
+    odd = (_unlike(each, item) for _, item in inside(value)) if each else ()
+    return next((f"{words or kind}, each of it {wrong}" for wrong in odd if wrong), "")
 
 
 def _names_class(value: Any, kind: type) -> bool:
