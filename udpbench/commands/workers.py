@@ -13,7 +13,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing.queues import Queue
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,8 +60,9 @@ def shared(ready: Ready, cfg: DictConfig, choices: Mapping[str, Any] | None) -> 
 
     ``choices``: the options chosen by group, from which they build the cell; None: there are none.
 
-    Each takes ``threads_for`` threads. What the workers did is in ``store.computed`` when
-    the block ends; if it ends with an error, they are stopped: what they had begun is gone on with the next time.
+    Each takes ``threads_for`` threads. What the workers did is in ``store.computed`` when the block ends; if it ends
+    with an error, they are stopped: what they had begun is gone on with the next time. The work of one that is killed
+    is done by the others.
     """
     n = 1 if choices is None else workers_for(cfg.runtime.workers, ready)
     threads = threads_for(cfg.runtime.threads, ready, n)
@@ -69,26 +71,26 @@ def shared(ready: Ready, cfg: DictConfig, choices: Mapping[str, Any] | None) -> 
         yield 1
         return
     context = multiprocessing.get_context("spawn")
-    queue: Queue[Any] = context.Queue()
     whole = OmegaConf.to_container(cfg, resolve=False)
-    processes = [
-        context.Process(target=_work, args=(whole, dict(choices), str(device), threads, queue), daemon=True)
-        for device in itertools.islice(_devices(ready.store.device), 1, n)
-    ]
-    listener = threading.Thread(target=_listen, args=(queue, ready.store), daemon=True)
-    listener.start()
-    for process in processes:
+    workers: dict[Connection, SpawnProcess] = {}
+    for device in itertools.islice(_devices(ready.store.device), 1, n):
+        ours, theirs = context.Pipe(duplex=False)  # one each: a worker that is killed leaves no lock of a common one
+        process = context.Process(target=_work, args=(whole, dict(choices), str(device), threads, theirs), daemon=True)
         process.start()
+        theirs.close()  # the worker has its own: without one, the pipe ends
+        workers[ours] = process
         ready.store.partners.add(process.pid or 0)
+    listener = threading.Thread(target=_listen, args=(workers, ready.store), daemon=True)
+    listener.start()
+    ended = False
     try:
         yield n
-        for process in processes:  # all is finished, and they find that out
-            process.join()
+        listener.join()  # all is finished, and they find that out
+        ended = True
     finally:
-        for process in processes:
+        for process in () if ended else workers.values():
             process.terminate()
-        queue.put(None)
-        listener.join(timeout=10)
+        listener.join()
 
 
 def _devices(first: torch.device) -> Iterator[torch.device]:
@@ -101,7 +103,7 @@ def _devices(first: torch.device) -> Iterator[torch.device]:
 # -- in a worker -------------------------------------------------------------------------------------------------------
 
 
-def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: int, queue: Queue[Any]) -> None:
+def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: int, end: Connection) -> None:
     """Do stages until the cell is finished, or until one of them fails, which the main process then meets."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -109,12 +111,12 @@ def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: 
     torch.set_num_threads(threads)
     cfg = OmegaConf.create(whole)
     cfg.runtime.device = device
-    log = Forwarded(queue)
+    log = Forwarded(end)
     ready = prepare(cfg, log, choices)
     with suppress(Exception):
         run(ready.graph, ready.store, together=True)
     log.curves.flush()
-    queue.put(("computed", ready.store.computed))
+    log.send("computed", ready.store.computed)
 
 
 def _end_with_parent() -> None:
@@ -125,57 +127,90 @@ def _end_with_parent() -> None:
 
 
 class Forwarded(Log):
-    """Says everything to a queue, but for lines: a worker that waits for another need not say so."""
+    """Says everything to the other end of a pipe, but for lines: a worker that waits for another need not say so."""
 
-    def __init__(self, queue: Queue[Any]) -> None:
-        self.queue, self.curves, self.bars = queue, _Curves(queue), itertools.count()
+    def __init__(self, end: Connection) -> None:
+        self.end, self.lock, self.bars, self.curves = end, threading.Lock(), itertools.count(), _Curves(self)
         self.curves.start("", "", {}, None)  # type: ignore[arg-type]  # nothing is written into a folder
+
+    def send(self, *message: Any) -> None:
+        """One message of any thread."""
+        with self.lock:
+            self.end.send(message)
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
-        number = (os.getpid(), next(self.bars))
-        self.queue.put(("bar", number, title, total, unit))
+        number = next(self.bars)
+        self.send("bar", number, title, total, unit)
         try:
-            yield lambda n: self.queue.put(("advance", number, n))
+            yield lambda n: self.send("advance", number, n)
         finally:
-            self.queue.put(("end", number))
+            self.send("end", number)
 
     def scalar(self, name: str, value: Tensor | float, step: int) -> None:
         self.curves.scalar(name, value, step)
 
 
 class _Curves(Buffered):
-    """Scalars to a queue, many at a time."""
+    """Scalars, many at a time."""
 
-    def __init__(self, queue: Queue[Any]) -> None:
+    def __init__(self, log: Forwarded) -> None:
         super().__init__()
-        self.queue = queue
+        self.log = log
 
-    def open(self, started: Start) -> Queue[Any]:
-        return self.queue
+    def open(self, started: Start) -> Forwarded:
+        return self.log
 
     def send(self, scalars: Sequence[tuple[str, int, float]]) -> None:
-        self.queue.put(("scalars", list(scalars)))
+        self.log.send("scalars", list(scalars))
 
 
 # -- in the main process -----------------------------------------------------------------------------------------------
 
 
-def _listen(queue: Queue[Any], store: Store) -> None:
-    """Say to the store's log what the workers say, until there is nothing more."""
-    with ExitStack() as left:  # bars of workers that were stopped
-        bars: dict[Any, tuple[ExitStack, Callable[[int], None]]] = {}
-        for kind, *what in iter(queue.get, None):
-            if kind == "bar":
-                number, *bar = what
-                stack = left.enter_context(ExitStack())
-                bars[number] = stack, stack.enter_context(store.log.bar(*bar))
-            elif kind == "advance":
-                bars[what[0]][1](what[1])
-            elif kind == "end":
-                bars.pop(what[0])[0].close()
-            elif kind == "scalars":
-                for name, step, value in what[0]:
-                    store.log.scalar(name, value, step)
-            else:
-                store.computed.extend(what[0])
+def _listen(workers: Mapping[Connection, SpawnProcess], store: Store) -> None:
+    """Say to the store's log what the workers say, until all of them have ended.
+
+    One that has ended is waited for at once: to the holders of locks, a process that nobody waited for looks alive.
+    """
+    left = {end: ExitStack() for end in workers}  # bars that are open
+    bars: dict[Any, tuple[ExitStack, Callable[[int], None]]] = {}
+    try:
+        while left:
+            for end in wait(list(left)):
+                assert isinstance(end, Connection)
+                try:
+                    kind, *what = end.recv()
+                except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
+                    left.pop(end).close()
+                    end.close()
+                    _say_if_lost(workers[end], store.log)
+                    continue
+                _pass_on(kind, what, end, left[end], bars, store)
+    finally:  # if it could not be shown: workers that nobody listens to end, too
+        for end in left:
+            end.close()
+
+
+def _pass_on(kind: str, what: list[Any], end: Connection, left: ExitStack, bars: dict[Any, Any], store: Store) -> None:
+    if kind == "bar":
+        number, *bar = what
+        stack = left.enter_context(ExitStack())
+        bars[end, number] = stack, stack.enter_context(store.log.bar(*bar))
+    elif kind == "advance":
+        bars[end, what[0]][1](what[1])
+    elif kind == "end":
+        bars.pop((end, what[0]))[0].close()
+    elif kind == "scalars":
+        for name, step, value in what[0]:
+            store.log.scalar(name, value, step)
+    else:
+        store.computed.extend(what[0])
+
+
+def _say_if_lost(process: SpawnProcess, log: Log) -> None:
+    process.join()
+    if process.exitcode == -signal.SIGKILL:
+        log.say("a worker process was killed, as the system does when memory runs out; the others do its work")
+    elif process.exitcode not in (0, -signal.SIGTERM):  # the latter by this process
+        log.say(f"a worker process ended with status {process.exitcode}; the others do its work")

@@ -1,0 +1,104 @@
+"""What fails while a cell or a grid runs, in any kind of stage: the record is as in one go, or says what failed, and the others go on."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import composed, on
+from omegaconf import DictConfig, OmegaConf
+from test_drawn_damage import CELL, DRAWS, check_record, fork, measured, once, quietly
+
+from udpbench.benchmark import store as store_module
+from udpbench.results.record import read_records
+from udpbench.results.schema import Record
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+CELLS = {
+    "training": (*CELL, "arms=[upper_bound,clean,purified]", "protected_fraction=0.5"),
+    "edits": (
+        "task=img2img", "~task.pictures", "task.sample_steps=2", "protect=noise", "attack=jpeg", "arms=[clean,purified]", "data.train=2",
+        "runtime.device=cpu", "runtime.threads=1", "runtime.workers=1",
+    ),
+}  # fmt: skip
+# Kind of stage -> the cell that has it; in the order of the work.
+KINDS = {
+    "data": "training", "class": "training", "protect": "training", "attack": "training", "mixed": "training", "train": "training",
+    "generate": "training", "upper_bound": "training", "edit": "edits", "score": "edits",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory) -> Callable[[str], tuple[Path, Record, Callable[[Path], DictConfig]]]:
+    """Cell -> its folder and record when done in one go, and its configuration with its results in another folder."""
+    done = {}
+
+    def make(name: str) -> tuple[Path, Record, Callable[[Path], DictConfig]]:
+        base = composed(tiny, *CELLS[name])
+
+        def configured(out: Path) -> DictConfig:
+            cfg = copy.deepcopy(base)
+            OmegaConf.set_readonly(cfg, False)
+            OmegaConf.update(cfg, "runtime.out", str(out))
+            return cfg
+
+        if name not in done:
+            out = tmp_path_factory.mktemp(name)
+            done[name] = out, once(configured(out)), configured
+        return done[name]
+
+    return make
+
+
+# -- kills -------------------------------------------------------------------------------------------------------------
+
+
+def dies(cfg: DictConfig, kind: str, seconds: float) -> None:
+    """Do the cell, but kill this process so long after the first stage of a kind was begun."""
+    work = store_module._work
+
+    def doomed(stage, *rest):
+        if stage.name == kind:
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        work(stage, *rest)
+
+    store_module._work = doomed
+    quietly(cfg)
+
+
+def test_killed_in_any_kind_of_stage_and_resumed_the_record_is_as_in_one_go(whole, tmp_path):
+    rng, wanted = random.Random(0), max(3, DRAWS // 8)
+    kinds = rng.sample(list(KINDS), len(KINDS))
+    kills, tries = dict.fromkeys(KINDS, 0), 0
+    while sum(kills.values()) < wanted:
+        kind = kinds[sum(kills.values()) % len(kinds)]
+        where, record, configured = whole(KINDS[kind])
+        out, took = tmp_path / str(tries), max(s["seconds"] for s in record["stages"] if s["name"].split()[0] == kind)
+        shutil.copytree(where, out, symlinks=True)
+        for later in [*list(KINDS)[list(KINDS).index(kind) :], "content"]:
+            shutil.rmtree(out / "store" / later, ignore_errors=True)
+        shutil.rmtree(out / "records")
+        process = fork.Process(target=dies, args=(configured(out), kind, rng.uniform(0, took + 0.05)))
+        process.start()
+        process.join()
+        kills[kind] += process.exitcode == -signal.SIGKILL
+        assert process.exitcode in (0, -signal.SIGKILL)
+        once(configured(out))
+        check_record(out, record)
+        assert not [path for path in out.glob("store/*/*.part") if path.is_dir()], kind
+        assert not (out / "store" / "damaged").exists(), kind
+        shutil.rmtree(out)
+        tries += 1
+    print(f"{kills} kills in {tries} runs")
