@@ -5,23 +5,18 @@ from __future__ import annotations
 import copy
 import os
 import random
-import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import composed, on
+from conftest import composed
 from omegaconf import DictConfig, OmegaConf
-from test_drawn_damage import CELL, DRAWS, check_record, fork, measured, once, quietly
+from test_drawn_damage import CELL, DRAWS, check_record, fork, once, quietly
 
 from udpbench.benchmark import store as store_module
-from udpbench.results.record import read_records
 from udpbench.results.schema import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -29,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 CELLS = {
     "training": (*CELL, "arms=[upper_bound,clean,purified]", "protected_fraction=0.5"),
     "edits": (
-        "task=img2img", "~task.pictures", "task.sample_steps=2", "protect=noise", "attack=jpeg", "arms=[clean,purified]", "data.train=2",
+        "task=img2img", "~task.pictures", "~metrics.bundle.edit_vif", "task.sample_steps=2", "protect=noise", "attack=jpeg", "arms=[clean,purified]", "data.train=2",
         "runtime.device=cpu", "runtime.threads=1", "runtime.workers=1",
     ),
 }  # fmt: skip
@@ -101,4 +96,4 @@ def test_killed_in_any_kind_of_stage_and_resumed_the_record_is_as_in_one_go(whol
         assert not (out / "store" / "damaged").exists(), kind
         shutil.rmtree(out)
         tries += 1
-    print(f"{kills} kills in {tries} runs")
+    print(f"{kills} kills in {tries} runs", flush=True)

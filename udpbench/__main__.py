@@ -15,6 +15,7 @@ COMMANDS = {
     "protect": "protect a folder of pictures: protect IN OUT",
     "purify": "purify a folder of pictures: purify IN OUT",
     "score": "score a folder of pictures: score GOT REF",
+    "rerun": "one cell again from its record, and whether it agrees: rerun RECORD",
     "report": "records to HTML, Markdown, CSV and LaTeX: report RECORDS...",
     "store": "finished work: store ls | why | verify | gc | rm",
     "list": "what exists: list [protect|attack|task|metric|...] [NAME]",

@@ -17,6 +17,7 @@ from udpbench.benchmark.cell import Cell, Part
 from udpbench.core.budget import Budget
 from udpbench.core.component import Component, check_plain, inside
 from udpbench.core.errors import ConfigError, Errors, check_whole, unresolved
+from udpbench.core.text import CONTROL
 from udpbench.interfaces import NEEDS, Attack, Dataset, Features, Method, Metric, Protection, Task
 from udpbench.models.diffusion import Diffusion
 
@@ -69,7 +70,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None], alone: str = "") -
         errors.attempt(lambda thing=thing: thing.key)  # which reads what it depends on: folders, weights
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
-    return Cell(
+    cell = Cell(
         **parts,
         seed=cfg.seed,
         family=cfg.family,
@@ -80,6 +81,10 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None], alone: str = "") -
         perturbation_metrics=of_perturbation,
         primary=tuple(cfg.metrics.primary),
     )
+    for name, text in cell.names.items():
+        if CONTROL.search(str(text)):
+            raise ConfigError(f"{name}: {text!r} has control characters, which no table can show; give another name")
+    return cell
 
 
 def _unused(parts: Mapping[str, Part | None], alone: str) -> list[str]:

@@ -319,6 +319,8 @@ class Store:
         """The finished folder of equal work on equal inputs, which ``pointer`` names."""
         with suppress(OSError, ValueError):
             twin = self.root / pointer.read_text(encoding="utf-8")
+            if not twin.resolve().is_relative_to(self.root.resolve()):  # no store of ours wrote that
+                return None
             facts = read_facts(twin)
             same = facts["stage"] == stage.name and hash_of(facts["settings"]) == hash_of(dict(stage.settings))
             if same and not self.damage_of(twin):

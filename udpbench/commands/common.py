@@ -118,13 +118,15 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
     from udpbench.benchmark.build import find_device, group_of
     from udpbench.benchmark.store import Store
     from udpbench.core.errors import ConfigError, check_whole
+    from udpbench.core.images import allow_pixels
 
     runtime = group_of(cfg, "runtime")
     for name in ("device", "out", "store", "records"):
         if not isinstance(runtime[name], str) or not runtime[name]:
             raise ConfigError(f"runtime.{name}: must be a text, given {runtime[name]!r}")
-    for name in ("batch", "grad_batch"):
+    for name in ("batch", "grad_batch", "max_pixels"):
         check_whole(f"runtime.{name}", runtime[name], 1)
+    allow_pixels(runtime.max_pixels)
     if runtime.threads != "auto":  # far more than there are cores end the process
         check_whole("runtime.threads", runtime.threads, 1, cores())
     if runtime.workers != "auto":

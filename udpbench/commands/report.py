@@ -22,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--store", type=Path, help="where the page's pictures are (default: store/ beside the first folder)"
     )
     parser.add_argument("--no-plots", action="store_true", help="no figures")
+    about = "take only records that may stand beside other people's: finished, of a clean commit, with digests"
+    parser.add_argument("--check", action="store_true", help=about)
     parser.add_argument("--fill", action="store_true", help="renew the <!-- table ... --> parts of Markdown texts")
     given = parser.parse_args(arguments)
     from udpbench.results.report.fill import fill
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         out = given.out or given.paths[0] / "report"
         refused: list[str] = []
-        written = write_report(given.paths, out, given.title, not given.no_plots, refused, given.store)
+        written = write_report(given.paths, out, given.title, not given.no_plots, refused, given.store, given.check)
     except (ValueError, OSError) as error:
         say(f"error: {' '.join(lines_of(error))}")
         return 2

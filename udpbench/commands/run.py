@@ -150,10 +150,15 @@ def _refused(error: Exception, places: Mapping[str, Path]) -> str | None:
     return f"{what}; free some space, or write elsewhere with {setting}=DIR"
 
 
+_SMALLER = "give runtime.grad_batch=N (with gradients) or runtime.batch=N, smaller, or runtime.low_memory=true"
+
+
 def _reason(error: Exception) -> str:
     """One line for a person."""
     if type(error).__name__ == "OutOfMemoryError":  # torch's
-        return "the GPU has too little memory; give runtime.grad_batch=N (with gradients) or runtime.batch=N, smaller"
+        return f"the GPU has too little memory; {_SMALLER}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter torch's, on a CPU
+        return f"the machine has too little memory; {_SMALLER}"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 

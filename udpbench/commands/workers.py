@@ -212,5 +212,5 @@ def _say_if_lost(process: SpawnProcess, log: Log) -> None:
     process.join()
     if process.exitcode == -signal.SIGKILL:
         log.say("a worker process was killed, as the system does when memory runs out; the others do its work")
-    elif process.exitcode not in (0, -signal.SIGTERM):  # the latter by this process
+    elif process.exitcode not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):  # the latter by this process
         log.say(f"a worker process ended with status {process.exitcode}; the others do its work")

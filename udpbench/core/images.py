@@ -10,6 +10,7 @@ import io
 import math
 import os
 import struct
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from torch import Tensor
 from udpbench.core.atomic import atomic_write
 from udpbench.core.captions import table_rows
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.core.text import json_text
+from udpbench.core.text import CONTROL, json_text
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jfif",
@@ -50,13 +51,15 @@ _BROKEN = (
 def list_images(folder: Path) -> list[Path]:
     """The pictures directly in ``folder`` (by suffix; without hidden files and subfolders), sorted by name.
 
-    Raises ValueError if the folder is missing or holds no picture.
+    Raises ValueError if the folder is missing or holds no picture, or one whose name would not stay in a line.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"images: there is no folder {folder}")
     visible = (p for p in folder.iterdir() if not p.name.startswith("."))
     found = sorted(p for p in visible if p.suffix.lower() in SUFFIXES and p.is_file())
+    if odd := next((p.name for p in found if CONTROL.search(p.name)), ""):
+        raise ValueError(f"images: {folder} holds {odd!r}, whose name has control characters; rename it")
     if not found:
         raise ValueError(f"images: no picture in {folder}; allowed are files ending in {' '.join(SUFFIXES)}")
     return found
@@ -87,6 +90,9 @@ def read(path: Path) -> Tensor:
         elif start[4:8] == b"ftyp":
             todo = "is HEIC; to read it, pip install pillow-heif (the extra heif of udpbench)"
         raise ValueError(f"images: {path} {todo}") from error
+    except Image.DecompressionBombError as error:
+        many = str(error).partition(",")[0]
+        raise ValueError(f"images: {path}: {many}; if it is meant, raise runtime.max_pixels") from error
     except _BROKEN as error:
         raise ValueError(f"images: {path} is truncated or broken: {' '.join(str(error).split())}") from error
 
@@ -103,6 +109,13 @@ def readable(path: Path) -> bool:
 def open_image(file: Path | BinaryIO) -> ImageFile:
     """Pillow's image of a file of one of the formats of ``READ``; its pixels are not read yet."""
     return Image.open(file, formats=_formats())
+
+
+def allow_pixels(most: int) -> None:
+    """From now on pictures of more pixels are refused before they are decoded, whoever opens them with Pillow: a file of
+    a few bytes may say that it fills the memory."""
+    Image.MAX_IMAGE_PIXELS = most // 2  # above this Pillow warns, at twice as many it refuses
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 
@@ -11,6 +12,9 @@ def clock_text(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that tell a terminal what to do
 
 
 def shown_name(name: str) -> str:

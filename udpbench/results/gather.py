@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from udpbench.benchmark.cell import Cell
+from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph, Scores
 from udpbench.benchmark.store import Stage, Store
 from udpbench.benchmark.texts import cut_captions
@@ -18,6 +18,7 @@ from udpbench.core.folders import pictures_in, read_facts
 from udpbench.core.images import fit_square, list_images, read
 from udpbench.core.provenance import provenance
 from udpbench.results import flags, record, sheet
+from udpbench.results.schema import EMBEDDED
 
 SHOWN = 8  # pictures per row of the contact sheet
 
@@ -57,7 +58,7 @@ def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record
         "schema": record.SCHEMA,
         "status": "ok",
         "cell": cell.names,  # type: ignore[typeddict-item]
-        "label": "embedded world (64 px)" if embedded else cell.victim.name,
+        "label": EMBEDDED if embedded else cell.victim.name,
         "facts": {
             "budget": cell.budget.thing.facts,
             "preset": cell.protect.preset,
@@ -71,10 +72,19 @@ def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record
         "counts": {},
         "stages": [],
         "config": dict(config),
-        "provenance": provenance(store.device),
+        "provenance": provenance(store.device) | {"parts": _parts(cell)},
         "flags": [],
         "error": None,
     }
+
+
+def _parts(cell: Cell) -> dict[str, Any]:
+    """Role -> version of the part, digests of what it reads from disk and of the user's own code; its settings are in
+    the configuration."""
+    parts = {name: part for name, part in vars(cell).items() if isinstance(part, Part)}
+    parts |= {f"metrics.{name}": metric for name, metric in cell.metrics.items()}
+    parts |= {f"perturbation.{name}": metric for name, metric in cell.perturbation_metrics.items()}
+    return {name: {k: v for k, v in part.key.items() if k != "settings" and v} for name, part in parts.items()}
 
 
 def knowledge(cell: Cell) -> dict[str, bool]:

@@ -9,8 +9,10 @@ from typing import Any, NotRequired, TypedDict, cast, get_args, get_origin, get_
 from udpbench.benchmark.arms import ARMS, CONTROLS
 from udpbench.core.component import check_plain, inside
 from udpbench.core.provenance import Provenance
+from udpbench.core.text import CONTROL
 
 SCHEMA = 2
+EMBEDDED = "embedded world (64 px)"  # label of the embedded models' results, which never share a board with others
 DIRECTIONS = ("up", "down")
 STATUS = ("ok", "failed")
 
@@ -164,12 +166,17 @@ def check(record: Mapping[str, Any], where: str) -> Record:
         raise ValueError(f"{where}: unknown status {record['status']!r}; allowed are {', '.join(STATUS)}")
     if (record["error"] is None) != (record["status"] == "ok"):
         raise ValueError(f"{where}: status {record['status']!r} does not go with error {record['error']!r}")
+    for name, text in {**record["cell"], "label": record["label"]}.items():
+        if CONTROL.search(str(text)):
+            raise ValueError(f"{where}: {name} {text!r} has control characters")
     for name, arm in record["arms"].items():
         if name not in ARMS:
             raise ValueError(f"{where}: unknown arm {name!r}; allowed are {', '.join(ARMS)}")
         if both := sorted(arm["metrics"].keys() & arm["absent"].keys()):
             raise ValueError(f"{where}: arm {name} has {both[0]} both measured and absent")
         for metric, score in arm["metrics"].items():
+            if CONTROL.search(metric):
+                raise ValueError(f"{where}: metric {metric!r} has control characters")
             _check_score(f"{where}: {name} {metric}", score)
     _check_config(record["config"], where)
     check_plain(record, where)

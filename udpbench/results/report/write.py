@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from udpbench.results.report.svg import alone
 from udpbench.results.report.worst import worst_case
 from udpbench.results.schema import LONG, Record
 from udpbench.results.stats import victim
+from udpbench.results.submission import objections
 from udpbench.results.words import last_line
 
 NAMED = 3  # names in a title; more are counted
@@ -55,15 +56,18 @@ def write_report(
     plots: bool = True,
     refused: list[str] | None = None,
     store: Path | None = None,
+    checked: bool = False,
 ) -> list[Path]:
     """Read every record under ``folders`` and write the report to ``out``; returns the files.
 
     report.md, report.html, report.tex, records.csv, leaderboard.csv, figures.csv and figures/*.svg. Without ``title``
     it says what was run. The same records give the same bytes. ``refused``: takes a line for every broken record, which
-    is left out. ``store``: where the pictures of the page are (None: beside the first folder). Raises ValueError if a
+    is left out; if they are to be ``checked``, also for every one that lacks what a leaderboard of several people rests
+    on. ``store``: where the pictures of the page are (None: beside the first folder). Raises ValueError if a
     folder holds no record or, without ``refused``, a broken one.
     """
-    chosen = choose(read_files(*folders, refused=refused))
+    files = read_files(*folders, refused=refused)
+    chosen = choose(_acceptable(files, refused) if checked else files)
     found, every = boards(chosen.ok), [*chosen.ok, *chosen.failed.values()]
     ranked = [Standings(board) for board in found]
     groups = _groups(ranked, plots, store or folders[0].parent / "store")
@@ -82,6 +86,18 @@ def write_report(
         with atomic_write(out / name) as beside:
             beside.write_text(text, encoding="utf-8", newline="\n")
     return [out / name for name in texts]
+
+
+def _acceptable(files: Mapping[Path, Record], refused: list[str] | None) -> dict[Path, Record]:
+    """The records without objections; ValueError if there is none, or for the first other one without ``refused``."""
+    lines = {path: objections(record) for path, record in files.items()}
+    told = [f"{path}: {line}" for path, found in lines.items() for line in found]
+    kept = {path: record for path, record in files.items() if not lines[path]}
+    if told and (refused is None or not kept):
+        raise ValueError(told[0])
+    if refused is not None:
+        refused += told
+    return kept
 
 
 def _title(records: Sequence[Record]) -> str:

@@ -1,0 +1,97 @@
+"""Two records of one cell: what differs in how they were made, and whether their numbers agree."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from udpbench.core.component import inside
+from udpbench.results.intervals import seed_sd
+from udpbench.results.record import score_of
+from udpbench.results.schema import Record
+from udpbench.results.stats import values
+
+ROUNDING = 1e-6  # relative: what the order of a sum changes
+MACHINE = ("commit", "dirty", "version", "python", "platform", "device")  # of a record's provenance
+HERE = ("runtime", "track")  # groups of a configuration that change no number
+ALIKE = ("data", "task", "victim")  # names that cells share whose clean victims differ by their seeds only
+AGREES = ("equal", "within the seed SD")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One score of an arm in the record (``old``) and now; None where it was not measured. ``verdict``: equal (but for
+    rounding) | within the seed SD | beyond the seed SD | no seed SD to compare with | missing now | new."""
+
+    arm: str
+    metric: str
+    old: float | None
+    new: float | None
+    seed_sd: float | None
+    verdict: str
+
+
+def compared(old: Record, new: Record, others: Iterable[Record] = ()) -> list[Compared]:
+    """Every score of either record, arm by arm; ``others``: records in which clean victims of further seeds are."""
+    found = []
+    alike = [old, *(other for other in others if _alike(old, other))]
+    for arm in dict.fromkeys((*old["arms"], *new["arms"])):
+        was, now = (record["arms"].get(arm, {"metrics": {}})["metrics"] for record in (old, new))
+        for metric in dict.fromkeys((*was, *now)):
+            a, b = (None if (s := score_of(r, arm, metric)) is None else float(s["value"]) for r in (old, new))
+            sd = seed_sd(values(alike, "clean", metric))
+            found.append(Compared(arm, metric, a, b, sd, _verdict(a, b, sd)))
+    return found
+
+
+def _alike(one: Record, other: Record) -> bool:
+    same = one["label"] == other["label"] and one["config"].get("task") == other["config"].get("task")
+    return same and all(one["cell"][name] == other["cell"][name] for name in ALIKE)  # type: ignore[literal-required]
+
+
+def _verdict(old: float | None, new: float | None, sd: float | None) -> str:
+    if old is None or new is None:
+        return "new" if old is None else "missing now"
+    if math.isclose(old, new, rel_tol=ROUNDING, abs_tol=ROUNDING**2):
+        return "equal"
+    if sd is None:
+        return "no seed SD to compare with"
+    return "within the seed SD" if abs(old - new) <= sd else "beyond the seed SD"
+
+
+def changed(old: Record, new: Record) -> list[str]:
+    """A line for each difference in how two records were made: machine, packages, versions of parts, settings."""
+    was, now = ({k: record["provenance"].get(k) for k in MACHINE} for record in (old, new))
+    packages, parts = ([record["provenance"].get(k) or {} for record in (old, new)] for k in ("packages", "parts"))
+    lines = list(_differing("", was, now))
+    lines += _differing("package ", *({k: v for k, v in of.items() if k in packages[0]} for of in packages))
+    if parts[0]:
+        lines += _differing("", *(_flat(of) for of in parts))
+    else:
+        lines.append("versions of parts: the record does not say them, as older ones do not")
+    plain = ({k: v for k, v in record["config"].items() if k not in HERE} for record in (old, new))
+    return lines + list(_differing("setting ", *map(_flat, plain)))
+
+
+def other_keys(old: Record, new: Record) -> list[str]:
+    """Names of the stages that have other keys now: of another version, other settings or other files."""
+    was, now = ({(s["name"], s["key"]) for s in record["stages"]} for record in (old, new))
+    common = {name for name, _ in was} & {name for name, _ in now}
+    return sorted({name for name, _ in now - was if name in common})
+
+
+def _differing(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted({*old, *new}):
+        a, b = (json.dumps(of[name]) if name in of else "not there" for of in (old, new))
+        if a != b:
+            yield f"{what}{name}: {a} in the record, {b} now"
+
+
+def _flat(value: Any, *at: str) -> dict[str, Any]:
+    items = inside(value) if isinstance(value, Mapping) else ()
+    if not items:
+        return {".".join(at): value} if at else {}
+    return {k: v for name, inner in items for k, v in _flat(inner, *at, str(name)).items()}

@@ -1,0 +1,93 @@
+"""What a record must say before it may stand in a leaderboard beside those of other people.
+
+Nothing here shows that numbers are true; ``python -m udpbench rerun`` does. It is what a rerun needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from udpbench.core.component import inside
+from udpbench.core.provenance import DIRTY
+from udpbench.results import flags
+from udpbench.results.schema import EMBEDDED, Record
+
+PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
+PARTS = ("data", "budget", "protect", "attack", "task", "surrogate", "victim", "purifier")
+MODELS = ("surrogate", "victim", "purifier")
+
+
+def objections(record: Record) -> list[str]:
+    """A line for everything that keeps a record from being compared with others; none: it may be."""
+    if record["status"] != "ok":
+        return ["the cell failed"]
+    return [line for find in CHECKS for line in find(record)]
+
+
+def _code(record: Record) -> Iterator[str]:
+    made = record["provenance"]
+    if not made.get("commit"):
+        yield "provenance names no commit: run from a checkout of the repository"
+    if made.get("dirty") is not False:
+        yield "the code was not as in its commit, or that is not known: commit, and run again"
+    odd = sorted({s["name"] for s in record["stages"] if not s["commit"] or DIRTY in s["commit"]})
+    if odd:
+        yield f"stages were done by code that is in no commit: {', '.join(odd[:3])}{', ...' if odd[3:] else ''}"
+
+
+def _machine(record: Record) -> Iterator[str]:
+    made = record["provenance"]
+    packages = made.get("packages")
+    lacking = [name for name in PACKAGES if not isinstance(packages, Mapping) or not packages.get(name)]
+    lacking += [name for name in ("python", "device") if not made.get(name)]
+    if lacking:
+        yield f"provenance does not name {', '.join(lacking)}"
+
+
+def _parts(record: Record) -> Iterator[str]:
+    parts = record["provenance"].get("parts")
+    known: Mapping[str, Any] = parts if isinstance(parts, Mapping) else {}
+    lacking = [name for name in PARTS if not isinstance(known.get(name), Mapping) or "version" not in known[name]]
+    if lacking:
+        yield f"provenance does not say the versions of {', '.join(lacking)}: the record is of older code, run it again"
+    elif anonymous := [name for name in MODELS if not known[name].get("identity")]:
+        yield f"provenance has no digests of the weights of {', '.join(anonymous)}"
+    own = sorted({t for t in targets(record["config"]) if not t.startswith("udpbench.")})
+    if own:
+        yield f"made by code that udpbench does not have ({', '.join(own[:3])}): add the method first"
+
+
+def _label(record: Record) -> Iterator[str]:
+    embedded = record["facts"]["embedded"]
+    if (record["label"] == EMBEDDED) != embedded:
+        yield f"label {record['label']!r} does not go with facts.embedded {embedded}: small and large models never mix"
+
+
+def _arms(record: Record) -> Iterator[str]:
+    needed = ["clean", *(["noise", "protected"] if record["cell"]["protect"] != "none" else [])]
+    if lacking := [arm for arm in needed if arm not in record["arms"]]:
+        yield f"it has no arm {', '.join(lacking)}: nothing can be said without"
+    known = {stage["key"] for stage in record["stages"]}
+    if odd := [arm for arm, scores in record["arms"].items() if scores["key"] not in known]:
+        yield f"arm {odd[0]} rests on a stage that the record does not list"
+
+
+def _budget(record: Record) -> Iterator[str]:
+    budget, settings = record["facts"]["budget"], record["config"].get("budget") or {}
+    if budget and settings.get("eps") != budget["eps"]:
+        yield f"facts say budget {budget['eps']:g}, the configuration {settings.get('eps')}"
+    if exceeded := flags.budget_exceeded(record):
+        yield exceeded
+
+
+def targets(config: Any) -> Iterator[str]:
+    """The classes that a configuration names, at any depth."""
+    for name, value in inside(config):
+        if name == "_target_":
+            yield str(value)
+        else:
+            yield from targets(value)
+
+
+CHECKS: tuple[Callable[[Record], Iterator[str]], ...] = (_code, _machine, _parts, _label, _arms, _budget)
