@@ -272,7 +272,7 @@ def test_whatever_a_record_says_is_text_in_the_page(hostile):
     assert not tags.hostile
     for bad in ("<script>alert", "<img src=x", "</style> |"):
         assert bad not in page, bad
-    assert "49" not in re.findall(r"#|\b49\b", page.replace("{{7*7}}", "")), "it was taken for a template"
+    assert "{{7*7}}" in page, "it was taken for a template"
     assert "alert(1)" in page, "it is shown"
 
 
@@ -281,9 +281,8 @@ def test_whatever_a_record_says_is_text_in_latex_and_markdown(hostile):
     assert r"\input{/etc" not in latex
     assert not re.search(r"(?<!\\)[%#_&]alert", latex)
     markdown = (hostile / "report.md").read_text()
-    assert "<script>alert" not in markdown
-    assert "<img src=x" not in markdown
+    assert not re.search(r"(?<!\\)<(script|img|/style)", markdown)
+    assert not re.search(r"(?<!\\)\[a\]\(javascript", markdown)
     rows = [line for line in markdown.splitlines() if line.startswith("| ") and "alert(1)" in line]
     assert rows
-    for row, header in ((row, rows[0]) for row in rows):
-        assert row.rstrip().endswith("|"), header
+    assert all(row.endswith("|") for row in rows)

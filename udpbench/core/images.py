@@ -112,8 +112,10 @@ def open_image(file: Path | BinaryIO) -> ImageFile:
 
 
 def allow_pixels(most: int) -> None:
-    """From now on pictures of more pixels are refused before they are decoded, whoever opens them with Pillow: a file of
-    a few bytes may say that it fills the memory."""
+    """From now on pictures of more pixels are refused before they are decoded, whoever opens them with Pillow.
+
+    A file of a few bytes may say that it fills the memory.
+    """
     Image.MAX_IMAGE_PIXELS = most // 2  # above this Pillow warns, at twice as many it refuses
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 

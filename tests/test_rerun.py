@@ -1,0 +1,170 @@
+"""A cell again from its record: the same numbers, or what differs; new metrics without new trainings."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import composed
+from factory import make_record, shifted
+from omegaconf import OmegaConf
+from test_drawn_damage import measured, once
+
+from udpbench.commands import rerun
+from udpbench.commands import store as store_command
+from udpbench.results import record
+from udpbench.results.agreement import changed, compared, other_keys
+
+CELL = (
+    "protect=noise", "arms=[clean,protected]", "data.train=2", "data.reference=4", "data.validation=0", "data.heldout=0", "task.steps=3",
+    "task.pictures=4", "task.sample_steps=2", "metrics.bundle.kernel_distance.minimum=4", "runtime.device=cpu", "runtime.workers=1", "seed=3",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tiny, tmp_path_factory) -> Path:
+    """Where a cell was run; with settings that are no defaults."""
+    out = tmp_path_factory.mktemp("done")
+    cfg = copy.deepcopy(composed(tiny, *CELL))
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.update(cfg, "runtime.out", str(out))
+    once(cfg)
+    return out
+
+
+@pytest.fixture
+def run(done, capsys, monkeypatch):
+    """Words after the record -> status, what was shown, what was said."""
+    (path,) = (done / "records").glob("*.json")
+
+    def run(*words: str, of: Path = path) -> tuple[int, str, str]:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        given = [] if any(word.startswith("runtime.out=") for word in words) else [f"runtime.out={done}"]
+        try:
+            status = rerun.main([str(of), *given, "runtime.device=cpu", "runtime.workers=1", *words])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, *capsys.readouterr()
+
+    run.record = path
+    return run
+
+
+@pytest.mark.slow
+def test_a_cell_computed_anew_from_its_record_agrees(run, tmp_path):
+    status, shown, said = run("--store", str(tmp_path / "new"), f"runtime.out={tmp_path / 'out'}")
+    assert status == 0, shown + said
+    assert shown.startswith("made as the record was: same code, machine and settings\n")
+    assert "nothing was computed" not in shown
+    assert "agrees: of " in shown
+    assert shown.rstrip().endswith(" equal")
+    (again,) = record.read_records(tmp_path / "out" / "reruns")
+    (first,) = record.read_records(run.record.parent)
+    assert measured(again) == measured(first)
+    assert again["cell"]["seed"] == 3
+    assert not any(stage["cached"] for stage in again["stages"])
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_found_and_said(run):
+    status, shown, said = run()
+    assert status == 0
+    assert "; 0 stages to do" in said
+    assert "nothing was computed: every stage was found finished; --store DIR" in shown
+
+
+@pytest.mark.slow
+def test_numbers_that_cannot_be_had_again_do_not_agree(run, tmp_path):
+    spoiled = json.loads(run.record.read_text())
+    spoiled["arms"]["protected"]["metrics"]["kd_efflite0"]["value"] += 1
+    spoiled["provenance"]["packages"]["torch"] = "1.0"
+    spoiled["provenance"]["parts"]["protect"]["version"] = 0
+    (tmp_path / "spoiled.json").write_text(json.dumps(spoiled))
+    status, shown, _ = run(of=tmp_path / "spoiled.json")
+    assert status == 1
+    assert '  package torch: "1.0" in the record, ' in shown
+    assert "  protect.version: 0 in the record, " in shown
+    assert "does not agree: of " in shown
+    assert " 1 no seed SD to compare with" in shown
+
+
+@pytest.mark.slow
+def test_words_change_settings_and_options_and_nothing_else(run):
+    (old,) = record.read_records(run.record.parent)
+    cfg, choices = rerun.rebuilt(old, ["seed=5", "attack=jpeg", "budget.eps=4", "runtime.batch=7", "~task.curve"])
+    made = OmegaConf.to_container(cfg, resolve=True)
+    assert (made["seed"], made["budget"]["eps"], made["runtime"]["batch"]) == (5, 4, 7)
+    assert made["attack"]["_target_"].endswith("Jpeg")
+    assert choices["attack"] == "jpeg"
+    assert "curve" not in made["task"]
+    assert made["data"] == old["config"]["data"]
+    assert made["track"]["_target_"].endswith("Nothing")
+    for words, told in ((["task.nonesuch=1"], "Could not override"), (["experiment=udp"], "more than one part"), (["protect=nonesuch"], "nonesuch")):  # fmt: skip
+        status, _, said = run(*words)
+        assert (status, said.count("\n")) == (2, 1), said
+        assert said.startswith("error: ")
+        assert told in said
+    status, _, said = run(of=run.record.parent / "missing.json")
+    assert status == 2
+    assert "there is no file" in said
+
+
+@pytest.mark.slow
+def test_a_new_metric_scores_the_pictures_that_were_kept_and_trains_nothing(run, done, tmp_path, capsys):
+    """Also where the trained weights of finished cells were removed and everything unneeded, too."""
+    shutil.copytree(done, tmp_path / "out", symlinks=True)
+    there = f"runtime.out={tmp_path / 'out'}"
+    assert store_command.main(["rm", "--weights", "--yes", there]) == 0
+    assert store_command.main(["gc", "--days", "0", "--yes", there]) == 0
+    assert not list((tmp_path / "out" / "store" / "train").iterdir())
+    capsys.readouterr()
+    (tmp_path / "out" / "store" / "train").rmdir()
+    words = ["+metric@metrics.extra.similarity=similarity_efflite0", "metrics.extra.similarity.features.blur_sigma=2"]
+    words[0:1] = ["~metrics.bundle.train_similarity", words[0]]
+    status, shown, said = run(*words, there)
+    assert status == 0, shown + said
+    (again,) = record.read_records(tmp_path / "out" / "reruns")
+    kinds = {stage["name"].split()[0] for stage in again["stages"] if not stage["cached"]}
+    assert kinds == {"score"}
+    assert not (tmp_path / "out" / "store" / "train").exists()
+    assert "sim_train_efflite0" in again["arms"]["protected"]["metrics"]
+
+
+# -- two records -------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_compared_with_the_seed_sd_of_clean_victims():
+    """SD of 40, 42, 44 is 2."""
+    old, others = make_record(), [make_record(shifted(2.0 * seed), seed=seed) for seed in (1, 2)]
+    further = make_record(shifted(100.0), seed=3, label="another model")
+    new = make_record(shifted(0.0, protected=1.9, purified=-2.1, noise=1e-9))
+    del new["arms"]["noise"]["metrics"]["similarity"]
+    new["arms"]["clean"]["metrics"]["further"] = new["arms"]["clean"]["metrics"]["distance"]
+    found = {(row.arm, row.metric): row for row in compared(old, new, [*others, further])}
+    assert {row.seed_sd for row in found.values() if row.metric == "distance"} == {pytest.approx(2.0)}
+    verdicts = {key: row.verdict for key, row in found.items()}
+    assert verdicts["clean", "distance"] == verdicts["noise", "distance"] == "equal"
+    assert verdicts["protected", "distance"] == "within the seed SD"
+    assert verdicts["purified", "distance"] == "beyond the seed SD"
+    assert verdicts["noise", "similarity"] == "missing now"
+    assert verdicts["clean", "further"] == "new"
+    alone = {(row.arm, row.metric): row.verdict for row in compared(old, new)}
+    assert alone["protected", "distance"] == "no seed SD to compare with"
+
+
+def test_differences_are_told_by_their_place():
+    old, new = make_record(), make_record(settings={"protect": {"steps": 50}, "runtime": {"device": "cuda"}})
+    new["provenance"]["python"] = "3.12.1"
+    new["stages"][0]["key"] = "cd34"
+    lines = changed(old, new)
+    assert 'python: "3.11.7" in the record, "3.12.1" now' in lines
+    assert "setting protect.steps: not there in the record, 50 now" in lines
+    assert not any("runtime" in line for line in lines)
+    assert any(line.startswith("versions of parts: ") for line in lines)
+    assert other_keys(old, new) == ["protect eudp"]
+    assert changed({**old, "provenance": {**old["provenance"], "parts": {"a": {"version": 1}}}}, old) == [
+        "a.version: 1 in the record, not there now"
+    ]
