@@ -30,7 +30,7 @@ CELLS = {
 }  # fmt: skip
 # Kind of stage -> the cell that has it; in the order of the work.
 KINDS = {
-    "data": "training", "class": "training", "protect": "training", "attack": "training", "mixed": "training", "train": "training",
+    "data": "training", "class": "training", "protect": "training", "mixed": "training", "attack": "training", "train": "training",
     "generate": "training", "upper_bound": "training", "edit": "edits", "score": "edits",
 }  # fmt: skip
 

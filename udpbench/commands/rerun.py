@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udpbench.commands.common import RESUME, Parser, composed, prepare, show, table, told, words_of
+from udpbench.commands.common import CONF, RESUME, Parser, prepare, show, table, told, words_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -66,25 +66,23 @@ def rebuilt(old: Record, words: Sequence[str]) -> tuple[DictConfig, dict[str, An
 
     Raises HydraException for words that are no overrides or name what there is not.
     """
+    from hydra import compose, initialize_config_dir
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
     parsed = OverridesParser.create().parse_overrides(list(words))
-    composed([])  # from here on Hydra knows the groups
-    loader = GlobalHydra.instance().config_loader()
-    groups = [o for o in parsed if loader.get_group_options(o.key_or_group)]
-    of_here = [o for o in parsed if o not in groups and o.key_or_group.split(".")[0] in HERE]
-    settings = [o for o in parsed if o not in groups and o not in of_here]
-    if family := old["config"].get("family"):
-        own = [f"family={family}"] if "family" not in {o.key_or_group for o in groups} else []
-    else:
-        own = []
-    own += [] if any(o.key_or_group == "track" for o in groups) else ["track=none"]
-    if not any(o.key_or_group == "runtime.records" for o in of_here):
-        own.append("runtime.records=${runtime.out}/reruns")
-    now = composed([*own, *(str(o.input_line) for o in (*groups, *of_here))])
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = [o for o in parsed if loader.get_group_options(o.key_or_group)]
+        of_here = [o for o in parsed if o not in groups and o.key_or_group.split(".")[0] in HERE]
+        given = {o.key_or_group for o in (*groups, *of_here)}
+        own = {"family": old["config"].get("family"), "track": "none", "runtime.records": "${runtime.out}/reruns"}
+        words = [f"{key}={value}" for key, value in own.items() if value and key not in given]
+        words += [str(o.input_line) for o in (*groups, *of_here)]
+        now = compose("config", words, return_hydra_config=True)
     cfg = OmegaConf.create({k: _literal(v) for k, v in old["config"].items() if k not in HERE})
     for group in HERE:
         cfg[group] = OmegaConf.to_container(now[group], resolve=False)
@@ -98,7 +96,7 @@ def rebuilt(old: Record, words: Sequence[str]) -> tuple[DictConfig, dict[str, An
         chosen = f"{override.key_or_group}@{override.package}" if override.package else override.key_or_group
         choices[chosen] = now.hydra.runtime.choices.get(chosen)
     OmegaConf.set_struct(cfg, True)
-    ConfigLoaderImpl._apply_overrides_to_config(settings, cfg)
+    ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in (*groups, *of_here)], cfg)
     return cfg, choices
 
 
