@@ -63,7 +63,9 @@ def test_a_cell_computed_anew_from_its_record_agrees(run, tmp_path):
     assert shown.rstrip().endswith(" equal")
     (again,) = record.read_records(tmp_path / "out" / "reruns")
     (first,) = record.read_records(run.record.parent)
-    assert measured(again) == measured(first)
+    assert measured(again)[:4] == measured(first)[:4]
+    assert {stage["key"] for stage in again["stages"]} == {stage["key"] for stage in first["stages"]}
+    assert set(again["provenance"]["parts"]["victim"]) == {"version", "identity"}
     assert again["cell"]["seed"] == 3
     assert not any(stage["cached"] for stage in again["stages"])
 
@@ -123,7 +125,7 @@ def test_a_new_metric_scores_the_pictures_that_were_kept_and_trains_nothing(run,
     capsys.readouterr()
     (tmp_path / "out" / "store" / "train").rmdir()
     words = ["+metric@metrics.extra.similarity=similarity_efflite0", "metrics.extra.similarity.features.blur_sigma=2"]
-    words[0:1] = ["~metrics.bundle.train_similarity", words[0]]
+    words.insert(0, "~metrics.bundle.similarity")
     status, shown, said = run(*words, there)
     assert status == 0, shown + said
     (again,) = record.read_records(tmp_path / "out" / "reruns")

@@ -92,7 +92,7 @@ def test_the_leaderboard_is_of_checked_records_and_the_others_are_named(tmp_path
     assert "2 finished cells" in (out / "report.md").read_text()
     only = tmp_path / "eve"
     assert report.main([str(only), "--check", "--no-plots", "--out", str(out)]) == 2
-    assert "provenance" in capsys.readouterr().err
+    assert "done by code that is in no commit" in capsys.readouterr().err
 
 
 def test_the_record_of_a_cell_says_versions_and_digests(tmp_path: Path):

@@ -124,11 +124,11 @@ def time_text(seconds: float) -> str:
 
 def size(n: float) -> str:
     """35 kB, 1.2 MB, 340 MB; decimal units."""
-    for unit in ("B", "kB", "MB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if n < 999.5:
-            return f"{n:.1f} {unit}" if n < 9.95 and unit != "B" else f"{n:.0f} {unit}"
+            return f"{n:.1f} {unit}" if (n < 9.95 and unit != "B") or unit == "GB" else f"{n:.0f} {unit}"
         n /= 1000
-    return f"{n:.1f} GB"
+    return f"{n:.1f} TB"
 
 
 def summary(plan: Plan) -> list[str]:

@@ -119,4 +119,4 @@ def _markdown_text(text: str) -> str:
 
 
 def _markdown_cell(text: str) -> str:
-    return re.sub(r"([\\|*<`])", r"\\\1", _line(text))
+    return re.sub(r"([\\|*<`]|\](?=\())", r"\\\1", _line(text))  # intervals have brackets, too
