@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import composed
 from omegaconf import DictConfig, OmegaConf
-from test_drawn_damage import CELL, DRAWS, check_record, fork, once, quietly
+from test_drawn_damage import CELL, DRAWS, Notes, check_record, fork, once, quietly
 
 from udpbench.benchmark import store as store_module
 from udpbench.results.schema import Record
@@ -97,3 +98,45 @@ def test_killed_in_any_kind_of_stage_and_resumed_the_record_is_as_in_one_go(whol
         shutil.rmtree(out)
         tries += 1
     print(f"{kills} kills in {tries} runs", flush=True)
+
+
+# -- memory, and numbers that are none ---------------------------------------------------------------------------------
+
+FAILS: dict[str, Callable[[], object]] = {
+    "cpu": lambda: torch.empty(10**15),
+    "python": lambda: bytearray(2**62),
+    "gpu": lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
+    "nan": lambda: None,
+}
+SAID = {
+    "cpu": "error: the machine has too little memory; give runtime.grad_batch=N",
+    "python": "error: the machine has too little memory; give runtime.grad_batch=N",
+    "gpu": "error: the GPU has too little memory; give runtime.grad_batch=N",
+    "nan": "error: ValueError: protect none: returned values for 0000.png that are not finite",
+}
+
+
+class Fails(Protection):
+    """Asks for more memory than there is, or keeps no numbers."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def protect(self, owner, budget, surrogate, run):
+        FAILS[self.how]()
+        return [x * torch.nan for x in owner.images]
+
+
+@pytest.mark.parametrize("how", FAILS)
+def test_a_cell_that_runs_out_of_memory_or_of_numbers_is_a_failed_record_and_one_line(tiny, tmp_path, how):
+    words = ("protect=none", f"protect._target_={__name__}.Fails", f"+protect.how={how}", "data.train=2")
+    cfg = copy.deepcopy(composed(tiny, *words, f"runtime.out={tmp_path}"))
+    notes = Notes()
+    with pytest.raises((MemoryError, RuntimeError, ValueError)):
+        once(cfg, notes)
+    (line,) = [line for line in notes.said if line.startswith("error: ")]
+    assert line.startswith(SAID[how])
+    (found,) = read_records(tmp_path / "records")
+    assert found["status"] == "failed"
+    assert [stage["name"] for stage in found["stages"]] == ["data clean"]
+    assert not list(tmp_path.glob("store/locks/*.lease"))

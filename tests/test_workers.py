@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -72,6 +73,29 @@ def test_workers_end_with_the_process_that_started_them(tiny, tmp_path):
     while any(alive(child) for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_the_work_of_a_killed_worker_is_taken_over_at_once_and_told(tiny, tmp_path):
+    words = command(tiny, tmp_path / "out", 2, "task.steps=300", "arms=[clean,noise]")
+    main = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "out" / "store").glob("train/*.part"))) < 2:
+        assert time.monotonic() < deadline
+        assert main.poll() is None
+        time.sleep(0.1)
+    (worker,) = [pid for pid in children_of(main.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(worker, signal.SIGKILL)
+    killed = time.monotonic()
+    _, said = main.communicate(timeout=280)
+    assert main.returncode == 0, said
+    assert "a worker process was killed, as the system does when memory runs out; the others do its work" in said
+    assert time.monotonic() - killed < 100, "the holder of a lock that is gone was waited for"
+    assert record(tmp_path / "out")["status"] == "ok"
+
+
+def children_of(pid: int) -> list[int]:
+    statuses = {s: s.read_text() for s in Path("/proc").glob("[0-9]*/status") if s.exists()}
+    return [int(s.parent.name) for s, text in statuses.items() if re.search(rf"^PPid:\t{pid}$", text, re.MULTILINE)]
 
 
 def alive(pid: int) -> bool:
