@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from test_drawn_damage import CELL, DRAWS, Notes, check_record, fork, once, quietly
 
 from udpbench.benchmark import store as store_module
+from udpbench.interfaces import Protection
+from udpbench.results.record import read_records
 from udpbench.results.schema import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
