@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from udpbench.core import images
 from udpbench.core.component import Component
+from udpbench.core.errors import Stopped
 from udpbench.core.folders import Facts
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ class Run:
     low_memory: bool = False  # layers of large models are computed twice in these, and not kept: less memory, more time
     count: dict[str, int] = field(default_factory=dict)  # work done, e.g. UNet evaluations: written to the record
     scratch: Path | None = None  # a folder that an interrupted attempt at the same work left its state in
+    # Set once the process has been asked to end (see commands/signals.py): work ends where it can be gone on from.
+    stop: Event = field(default_factory=Event)
     # N losses of NCHW pictures that a protection keeps low beside its own aim (see protect/consistent.py)
     penalty: Callable[[Tensor], Tensor] | None = None
     # What stands in place of a protection's loss of pictures; it is told the steps before (see protect/eot.py)
@@ -114,6 +118,11 @@ class Run:
         """
         text = "/".join([str(self.seed), *map(str, key)]).encode(errors="surrogatepass")  # names need not be text
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1)
+
+    def may_stop(self) -> None:
+        """Say that the work can be gone on from here; raises Stopped if the process has been asked to end."""
+        if self.stop.is_set():
+            raise Stopped
 
     def tally(self, what: str, n: int) -> None:
         """Count ``n`` more units of work."""

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from udpbench.core.atomic import atomic_write, name_file, sync
 from udpbench.core.compiled import seconds_compiling
 from udpbench.core.component import check_choice
 from udpbench.core.digest import difference, listed
+from udpbench.core.errors import Stopped
 from udpbench.core.provenance import commit
 from udpbench.interfaces import Log, Run, Titled
 
@@ -123,6 +125,7 @@ class Store:
         self.device, self.log, self.batch = device or torch.device("cpu"), log or Log(), batch
         self.grad_batch, self.digests, self.low_memory = grad_batch, verify == "digest", low_memory
         self.computed: list[str] = []  # keys of the stages done by this process, in order
+        self.stop = Event()  # set: what is at work ends where it can be gone on from, and nothing more is begun
         self.partners: set[int] = set()  # processes that share the work: waiting for them is nothing to tell
         self._sound: set[str] = set()  # keys of the stages known to be whole
         self._leases: dict[str, SoftFileLease] = {}  # by key; kept, for they remember when a holder's last moved
@@ -227,7 +230,12 @@ class Store:
         time.sleep(0.5)
 
     def _attempt(self, stage: Stage) -> bool:
-        """Do the stage unless another process holds it; True if it is finished now."""
+        """Do the stage unless another process holds it; True if it is finished now.
+
+        Raises Stopped if the process has been asked to end.
+        """
+        if self.stop.is_set():
+            raise Stopped
         lease = self.lease(stage.name, stage.key)
         try:
             with lease:
@@ -275,7 +283,7 @@ class Store:
         part.mkdir(parents=True, exist_ok=True)
         _remove_halves(part)
         log = Titled(self.log, stage.title or stage.name)
-        run = Run(stage.seed, self.device, log, self.batch, self.grad_batch, self.low_memory)
+        run = Run(stage.seed, self.device, log, self.batch, self.grad_batch, self.low_memory, stop=self.stop)
         begun = {
             "stage": stage.name,
             "key": stage.key,

@@ -1,7 +1,7 @@
 """``python -m udpbench GROUP=OPTION KEY=VALUE ...``: one cell and its arms; with ``-m``, a grid of cells.
 
-Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130 interrupted. A sweep goes on when a cell fails
-and ends with status 1.
+Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130 interrupted, 143 asked to end by SIGTERM. A
+sweep goes on when a cell fails and ends with status 1.
 """
 
 from __future__ import annotations
@@ -168,6 +168,7 @@ def _reason(error: Exception) -> str:
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Build the cell and run it; in a sweep, a failure is noted and the other cells go on."""
+    from udpbench.commands.signals import heeded
     from udpbench.tracking.console import Console
 
     replace_unencodable()  # here, too: a launcher may run it in another process
@@ -182,7 +183,8 @@ def main(cfg: DictConfig) -> None:
         _fail(2)
         return
     try:
-        execute(ready, cfg, group, called, choices=None if worker else HydraConfig.get().runtime.choices)
+        with heeded(ready.store):
+            execute(ready, cfg, group, called, choices=None if worker else HydraConfig.get().runtime.choices)
     except KeyboardInterrupt:
         console.say(RESUME)
         _fail(130)

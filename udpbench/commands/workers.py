@@ -24,6 +24,7 @@ from torch import Tensor
 from udpbench.benchmark.run import run
 from udpbench.commands.common import Ready, prepare
 from udpbench.commands.machine import cores, free_memory, idle_cores
+from udpbench.commands.signals import heeded
 from udpbench.core.memory import keep_freed_memory
 from udpbench.interfaces import Log
 from udpbench.tracking.track import Buffered, Start
@@ -61,7 +62,7 @@ def shared(ready: Ready, cfg: DictConfig, choices: Mapping[str, Any] | None) -> 
     ``choices``: the options chosen by group, from which they build the cell; None: there are none.
 
     Each takes ``threads_for`` threads. What the workers did is in ``store.computed`` when the block ends; if it ends
-    with an error, they are stopped: what they had begun is gone on with the next time. The work of one that is killed
+    with an error, they are asked to end: what they had begun is gone on with the next time. The work of one that is killed
     is done by the others.
     """
     n = 1 if choices is None else workers_for(cfg.runtime.workers, ready)
@@ -113,8 +114,11 @@ def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: 
     cfg.runtime.device = device
     log = Forwarded(end)
     ready = prepare(cfg, log, choices)
-    with suppress(Exception):
-        run(ready.graph, ready.store, together=True)
+    try:
+        with suppress(Exception), heeded(ready.store):
+            run(ready.graph, ready.store, together=True)
+    except SystemExit as stop:  # at once: nobody may be listening any more
+        os._exit(int(stop.code or 0))
     log.curves.flush()
     log.send("computed", ready.store.computed)
 

@@ -16,6 +16,10 @@ class ConfigError(ValueError):
     """What is wrong with a configuration: one line for each error, all of them at once."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end, and what it was at can be gone on from."""
+
+
 class Errors(list[str]):
     """Collects errors instead of stopping at the first."""
 

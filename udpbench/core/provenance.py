@@ -7,7 +7,7 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ class Provenance(TypedDict, total=False):
     device: str
     python: str
     platform: str
+    parts: dict[str, dict[str, Any]]  # of a cell: version, identity and source of each part and metric
 
 
 DIRTY = "-dirty"  # appended to the commit if the code was changed since

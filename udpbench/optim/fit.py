@@ -141,11 +141,12 @@ def fit(
             run.log.scalar(f"{title}/loss", value.detach(), before + step)
             advance(1)
             done = step + 1
-            if watch.due(done) or done in curve_steps:
+            due = settings.save_every and done % settings.save_every == 0 or run.stop.is_set()
+            if watch.due(done) or done in curve_steps or run.stop.is_set():
                 watch.check()
             if done in curve_steps and at_curve_step is not None:
                 with_average(parameters, average, partial(at_curve_step, done))
-            if checkpoint and settings.save_every and done % settings.save_every == 0 and done < settings.steps:
+            if checkpoint and due and done < settings.steps:
                 _save(checkpoint, done, parameters, optimizer, average, run)
     for p, a in zip(parameters, average, strict=False):
         p.data.copy_(a)
@@ -249,12 +250,11 @@ def _save(
 ) -> None:
     state = {
         "step": step,
-        "count": run.count,
         "parameters": [p.detach() for p in parameters],
         "optimizer": optimizer.state_dict(),
         "average": average,
     }
-    save_state(path, state)
+    save_state(path, state, run)
 
 
 def _load(
@@ -278,10 +278,15 @@ def _load(
     return int(state["step"])
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write what an interrupted piece of work needs to go on: whole or not at all, also after a power loss."""
+def save_state(path: Path, state: dict[str, Any], run: Run) -> None:
+    """Write what an interrupted piece of work needs to go on, with its counts so far: whole or not at all, also after a
+    power loss.
+
+    Raises Stopped, then, if the process has been asked to end.
+    """
     with atomic_write(path) as beside:
-        torch.save(state, beside)
+        torch.save(state | {"count": run.count}, beside)
+    run.may_stop()
 
 
 def resumed(run: Run, name: str) -> tuple[Path | None, dict[str, Any] | None]:

@@ -60,8 +60,7 @@ class ASPL(FSMG):
             for k in range(first, self.rounds):
                 images = turn(images, k, advance)
                 if file is not None and k + 1 < self.rounds:
-                    state = {"weights": trainable.weights(), "images": images, "rounds": k + 1, "count": run.count}
-                    save_state(file, state)
+                    save_state(file, {"weights": trainable.weights(), "images": images, "rounds": k + 1}, run)
         return images
 
     def turns(self, trainable: Trainable, surrogate: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Turn:

@@ -75,7 +75,7 @@ class MetaCloak(FSMG):
                     perturbed = self.pictures(trainable, images, owner.prompts, run)
                     train(perturbed, self.model_steps, "perturbed", k)
                 if file is not None and s + 1 < len(stages):
-                    save_state(file, {"images": images, "stages": s + 1, "count": run.count})
+                    save_state(file, {"images": images, "stages": s + 1}, run)
         return images
 
     def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run, k: int, times: Times | None = None) -> Loss:

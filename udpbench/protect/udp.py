@@ -147,7 +147,7 @@ class UDP(Protection):
                 images = ascend(handed_over(images), loss=loss, before=k * self.image_steps)
                 if file is not None and k + 1 < self.rounds:
                     parts = {"weights": trainable.weights(), "optimizer": optimizer.state_dict(), "start": start}
-                    save_state(file, parts | {"images": images, "rounds": k + 1, "count": run.count})
+                    save_state(file, parts | {"images": images, "rounds": k + 1}, run)
         return images
 
     def _trainable(self, surrogate: Diffusion, run: Run) -> Trainable:

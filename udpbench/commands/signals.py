@@ -1,0 +1,62 @@
+"""What a scheduler sends a job before it takes it away: the work ends where it can be gone on from, within ``GRACE``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from udpbench.commands.common import RESUME
+from udpbench.core.errors import Stopped
+
+if TYPE_CHECKING:
+    from udpbench.benchmark.store import Store
+
+# Slurm sends SIGTERM 30 s (its KillWait) before it kills, and with --signal, as submitit asks it to, one of the others
+# when one likes. Windows has no such signals and no alarm.
+HEEDED = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGUSR1", "SIGUSR2")]
+GRACE = 10.0  # seconds in which a checkpoint may be written; then the work ends wherever it is
+
+
+@contextmanager
+def heeded(store: Store) -> Iterator[None]:
+    """Within the block, of the main thread, one of ``HEEDED`` has the store's work end with a checkpoint, and that of
+    its partners.
+
+    Then whoever handled the signal before does (submitit requeues the job), and the process ends with status 128 and
+    the number of the signal.
+    """
+    heard: list[signal.Signals] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(signal.Signals(number))
+        if not store.stop.is_set():
+            store.stop.set()
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
+            for partner in store.partners:
+                with suppress(ProcessLookupError):
+                    os.kill(partner, number)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Stopped
+
+    handlers = dict.fromkeys(HEEDED, hear) | ({signal.SIGALRM: end} if HEEDED[1:] else {})
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    except Stopped:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        store.log.say(f"{heard[0].name}: {RESUME}")
+        for number in tuple(heard):
+            if callable(handled := before[number]):
+                handled(number, None)
+        sys.exit(128 + heard[0])
+    finally:
+        if heard:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
