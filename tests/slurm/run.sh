@@ -30,7 +30,7 @@ munged --foreground --force --key-file="$ROOT/munge.key" --socket="$ROOT/munge.s
     --log-file="$ROOT/log/munged" --seed-file="$ROOT/munge.seed" > "$ROOT/log/munged.out" 2>&1 &
 pids+=($!)
 
-# Two partitions over the same node: a job in "urgent" takes the node from those in "main", which are requeued.
+# Two partitions over the same node: a job in "urgent" takes its cores from those in "main", which are requeued.
 cat > "$ROOT/slurm.conf" << EOF
 ClusterName=one
 SlurmctldHost=$HOST
@@ -61,7 +61,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
-PartitionName=main Nodes=$HOST Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=20
+PartitionName=main Nodes=$HOST Default=YES MaxTime=60 State=UP PriorityTier=1
 PartitionName=urgent Nodes=$HOST MaxTime=60 State=UP PriorityTier=10
 EOF
 export SLURM_CONF="$ROOT/slurm.conf"

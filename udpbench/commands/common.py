@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from udpbench.commands.machine import cores
+from udpbench.commands.machine import cores, gpus, places, share_of_gpu
 from udpbench.commands.quoting import advice, quoted
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ PACKAGE = Path(__file__).parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel; in a checkout
 # ``${unique:}`` in a configuration: eight hex digits, the same throughout a run or a sweep, on all of its workers.
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cache=True, replace=True)
+# What launchers are given of this machine, see conf/hydra/launcher.
+for name, resolver in (("gpus", lambda: len(gpus())), ("places", places), ("share_of_gpu", share_of_gpu)):
+    OmegaConf.register_new_resolver(name, resolver, replace=True)
 WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # what is raised for wrong input
 MOST_WORKERS = 256  # far more processes than any cell has arms
 RESUME = "interrupted; the same command goes on where this one stopped"

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 
 FAILED = "failed-{}.txt"  # written into a job's folder, with the sweep's id; a sweep's exit status is read from these
 TAGS = ("protect", "attack", "task", "data", "subject", "budget", "victim")  # names that runs are found by
+# The extra of pyproject.toml and the package in it that a launcher needs.
+SUBMITIT = "slurm", "hydra-submitit-launcher"
+LAUNCHERS = {
+    "joblib": ("joblib", "hydra-joblib-launcher"),
+    "ray": ("ray", "ray"),
+    "submitit_local": SUBMITIT,
+    "submitit_slurm": SUBMITIT,
+}
 FULL = 1_000_000  # bytes that are left on a disk where nothing can be written any more
 
 
@@ -168,11 +177,14 @@ def _reason(error: Exception) -> str:
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Build the cell and run it; in a sweep, a failure is noted and the other cells go on."""
+    from udpbench.commands.machine import claim_gpu, gpus
     from udpbench.commands.signals import heeded
     from udpbench.tracking.console import Console
 
     replace_unencodable()  # here, too: a launcher may run it in another process
     group, called, worker = _names()
+    if worker and cfg.runtime.device in ("auto", "cuda"):
+        claim_gpu(gpus())
     console = Console(worker=worker)
     try:
         ready = prepare(cfg, console, HydraConfig.get().runtime.choices)
@@ -211,11 +223,15 @@ def _fail(status: int) -> None:
     """End a single run with ``status``; in a sweep, note it and let the other cells go on."""
     if _in_sweep() and status != 130:
         config = HydraConfig.get()
-        folder = Path(config.runtime.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FAILED.format(config.callbacks["sweep"].id)).write_text(str(status), encoding="utf-8")
+        note_failure(Path(config.runtime.output_dir), config.callbacks["sweep"].id, status)
         return
     sys.exit(status)
+
+
+def note_failure(folder: Path, sweep: str, status: int) -> None:
+    """Have the sweep know that the cell of this folder failed, whatever process it is in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAILED.format(sweep)).write_text(str(status), encoding="utf-8")
 
 
 class Sweep(Callback):
@@ -233,6 +249,13 @@ class Sweep(Callback):
         from udpbench.commands.composing import read_files_once
         from udpbench.commands.plan import grid
 
+        launcher = str(config.hydra.runtime.choices["hydra/launcher"])
+        extra, package = LAUNCHERS.get(launcher, ("", "hydra-core"))
+        try:
+            version(package)
+        except PackageNotFoundError:
+            say(f"error: hydra/launcher={launcher} needs {package}: pip install 'udpbench[{extra}]'")
+            sys.exit(2)
         read_files_once()
         with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
             n = len(grid(config))

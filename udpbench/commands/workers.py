@@ -23,7 +23,7 @@ from torch import Tensor
 
 from udpbench.benchmark.run import run
 from udpbench.commands.common import Ready, prepare
-from udpbench.commands.machine import cores, free_memory, idle_cores
+from udpbench.commands.machine import MEMORY, cores, free_memory, idle_cores
 from udpbench.commands.signals import heeded
 from udpbench.core.memory import keep_freed_memory
 from udpbench.interfaces import Log
@@ -31,8 +31,6 @@ from udpbench.tracking.track import Buffered, Start
 
 if TYPE_CHECKING:
     from udpbench.benchmark.store import Store
-
-MEMORY = 2e9  # bytes that a worker with the embedded models takes, with room to spare
 
 
 def workers_for(wanted: int | str, ready: Ready) -> int:

@@ -1,0 +1,146 @@
+"""A process that is asked to end writes a checkpoint first, whoever asks; what handled the signal before is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import on
+from test_stage import make, start, wait_for
+from test_workers import alive
+
+from udpbench.benchmark.store import Store
+from udpbench.commands import signals
+from udpbench.commands.signals import HEEDED, heeded
+from udpbench.core.errors import Stopped
+from udpbench.interfaces import Run
+from udpbench.optim.fit import FitSettings, fit
+from udpbench.results.record import read_records
+
+
+def train(checkpoint: Path | None, stop_at: int | None = None) -> list[torch.Tensor]:
+    """Ten steps of a training whose process is asked to end in step ``stop_at``."""
+    run, w = Run(), torch.nn.Parameter(torch.ones(3))
+
+    def loss(step: int) -> torch.Tensor:
+        if step == stop_at:
+            run.stop.set()
+        return (w - torch.randn(3, generator=run.rng("x", step))).square().sum()
+
+    fit([w], loss, FitSettings(steps=10, lr=0.1), run, checkpoint=checkpoint)
+    return [w.detach()]
+
+
+@pytest.mark.parametrize("step", [0, 4, 8])
+def test_a_training_that_is_asked_to_end_saves_the_step_it_is_at_and_goes_on_to_the_same_bits(tmp_path, step):
+    file = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stopped):
+        train(file, step)
+    assert torch.load(file, weights_only=True)["step"] == step + 1
+    assert torch.equal(train(file)[0], train(None)[0])
+
+
+def test_a_training_without_a_checkpoint_or_in_its_last_step_is_finished(tmp_path):
+    assert torch.equal(train(None, 3)[0], train(None)[0])
+    assert torch.equal(train(tmp_path / "checkpoint.pt", 9)[0], train(None)[0])
+
+
+def test_nothing_is_begun_after_a_process_was_asked_to_end(tmp_path):
+    store, calls = Store(tmp_path), []
+    first = make(work=lambda out, parents, run: (calls.append("first"), store.stop.set()))
+    with pytest.raises(Stopped):
+        store.do(make("b", parents={"p": first}, calls=calls))
+    assert calls == ["first"]
+    assert store.finished(first)
+
+
+@pytest.mark.parametrize("number", HEEDED, ids=lambda n: n.name)
+def test_a_signal_ends_the_process_with_its_number_once_the_work_may_stop(tmp_path, number):
+    at_work = tmp_path / "at_work"
+
+    def work(out, parents, run):
+        at_work.touch()
+        while True:
+            time.sleep(0.01)
+            run.may_stop()
+
+    def process():
+        with heeded(store := Store(tmp_path / "store")):
+            store.do(make(work=work))
+
+    child = start(process)
+    wait_for(at_work)
+    os.kill(child.pid, number)
+    child.join(20)
+    assert child.exitcode == 128 + number
+
+
+def test_work_that_never_may_stop_is_stopped_when_the_time_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "GRACE", 0.3)
+    at_work = tmp_path / "at_work"
+
+    def work(out, parents, run):
+        at_work.touch()
+        time.sleep(60)
+
+    def process():
+        with heeded(store := Store(tmp_path / "store")):
+            store.do(make(work=work))
+
+    child, began = start(process), time.monotonic()
+    wait_for(at_work)
+    os.kill(child.pid, signal.SIGTERM)
+    child.join(20)
+    assert child.exitcode == 143
+    assert time.monotonic() - began < 20
+
+
+def test_who_handled_a_signal_before_is_told_once_the_work_has_ended(tmp_path):
+    """As submitit, which then has the job queued again."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: told.append(number))
+    try:
+        with pytest.raises(SystemExit, match=str(128 + signal.SIGUSR2)), heeded(store := Store(tmp_path)):
+            signal.raise_signal(signal.SIGUSR2)
+            assert not told
+            store.do(make())
+        assert told == [signal.SIGUSR2]
+        with heeded(Store(tmp_path)):  # a signal after which all there was to do got done
+            signal.raise_signal(signal.SIGUSR2)
+        assert told == [signal.SIGUSR2]
+        signal.raise_signal(signal.SIGUSR2)
+        assert told == [signal.SIGUSR2] * 2, "its handler is back"
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.slow
+def test_two_processes_at_a_cell_write_their_checkpoints_and_the_same_command_goes_on(tiny, tmp_path):
+    words = [sys.executable, "-m", "udpbench", *on(tiny), "data.size=16", "data.reference=2", "data.heldout=2", "data.validation=0", "track=none",
+             "protect=noise", "attack=none", "arms=[clean,protected]", "task.steps=400", "task.save_every=100000", "task.pictures=2",
+             "runtime.workers=2", "runtime.threads=1", f"runtime.out={tmp_path}"]  # fmt: skip
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    end = time.monotonic() + 200
+    while len(list(tmp_path.glob("store/train/*.part/_begun.json"))) < 2:
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.1)
+    children = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 143, said
+    assert "SIGTERM: interrupted; the same command goes on where this one stopped" in said
+    assert not any(map(alive, children))
+    saved = [torch.load(p, weights_only=True)["step"] for p in tmp_path.glob("store/train/*.part/checkpoint.pt")]
+    assert len(saved) == 2
+    assert all(0 < step < 400 for step in saved)
+    assert not list(tmp_path.glob("records/*"))
+    again = subprocess.run(words, capture_output=True, text=True, check=True, timeout=200)
+    assert "error" not in again.stderr
+    assert [r["status"] for r in read_records(tmp_path / "records")] == ["ok"]
