@@ -123,7 +123,7 @@ def test_who_handled_a_signal_before_is_told_once_the_work_has_ended(tmp_path):
 @pytest.mark.slow
 def test_two_processes_at_a_cell_write_their_checkpoints_and_the_same_command_goes_on(tiny, tmp_path):
     words = [sys.executable, "-m", "udpbench", *on(tiny), "data.size=16", "data.reference=2", "data.heldout=2", "data.validation=0", "track=none",
-             "protect=noise", "attack=none", "arms=[clean,protected]", "task.steps=400", "task.save_every=100000", "task.pictures=2",
+             "protect=noise", "attack=none", "arms=[clean,protected]", "task.steps=60", "task.save_every=100000", "task.pictures=2",
              "runtime.workers=2", "runtime.threads=1", f"runtime.out={tmp_path}"]  # fmt: skip
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     end = time.monotonic() + 200
@@ -136,10 +136,12 @@ def test_two_processes_at_a_cell_write_their_checkpoints_and_the_same_command_go
     said = process.communicate(timeout=100)[1]
     assert process.returncode == 143, said
     assert "SIGTERM: interrupted; the same command goes on where this one stopped" in said
-    assert not any(map(alive, children))
+    while any(map(alive, children)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
     saved = [torch.load(p, weights_only=True)["step"] for p in tmp_path.glob("store/train/*.part/checkpoint.pt")]
     assert len(saved) == 2
-    assert all(0 < step < 400 for step in saved)
+    assert all(0 < step < 60 for step in saved)
     assert not list(tmp_path.glob("records/*"))
     again = subprocess.run(words, capture_output=True, text=True, check=True, timeout=200)
     assert "error" not in again.stderr

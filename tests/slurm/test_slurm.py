@@ -62,7 +62,16 @@ def trained(root: Path) -> list[Path]:
 
 
 def test_a_grid_runs_as_jobs_and_none_does_the_work_of_another(tiny, tmp_path):
-    grid = words(tiny, tmp_path, "-m", "hydra/launcher=submitit_slurm", *JOB, "budget.eps=4,8", "attack=none,jpeg", "arms=[clean,protected,purified]")
+    grid = words(
+        tiny,
+        tmp_path,
+        "-m",
+        "hydra/launcher=submitit_slurm",
+        *JOB,
+        "budget.eps=4,8",
+        "attack=none,jpeg",
+        "arms=[clean,protected,purified]",
+    )
     done = subprocess.run(grid, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     records = read_records(tmp_path / "out" / "records")
@@ -73,7 +82,16 @@ def test_a_grid_runs_as_jobs_and_none_does_the_work_of_another(tiny, tmp_path):
 
 
 def test_a_job_told_to_end_by_submitits_signal_writes_a_checkpoint_and_goes_on_when_it_is_queued_again(tiny, tmp_path):
-    grid = words(tiny, tmp_path, "-m", "hydra/launcher=submitit_slurm", *JOB, *LONG, "seed=0,1", "hydra.launcher.array_parallelism=1")
+    grid = words(
+        tiny,
+        tmp_path,
+        "-m",
+        "hydra/launcher=submitit_slurm",
+        *JOB,
+        *LONG,
+        "seed=0,1",
+        "hydra.launcher.array_parallelism=1",
+    )
     command = subprocess.Popen(grid, stderr=subprocess.PIPE, text=True)
     until(lambda: bool(trained(tmp_path)))
     (number,) = slurm("squeue", "--noheader", "--states=R", "--format=%i").split()
@@ -90,12 +108,20 @@ def test_a_job_told_to_end_by_submitits_signal_writes_a_checkpoint_and_goes_on_w
 @pytest.mark.parametrize("way", ["preempted", "requeued"])
 def test_a_job_that_slurm_takes_away_is_queued_again_and_goes_on(tiny, tmp_path, way):
     script = shlex.join(words(tiny, tmp_path, *LONG))
-    number = slurm("sbatch", "--parsable", "--requeue", f"--output={tmp_path / 'log'}", "--open-mode=append", f"--cpus-per-task={os.cpu_count()}",
+    number = slurm("sbatch", "--parsable", "--requeue", f"--output={tmp_path / 'log'}", "--open-mode=append", f"--ntasks={os.cpu_count()}",
                    "--wrap", f"exec {script}")  # fmt: skip
     until(lambda: bool(trained(tmp_path)))
     time.sleep(5)
     if way == "preempted":
-        slurm("sbatch", "--wait", "--partition=urgent", f"--cpus-per-task={os.cpu_count()}", "--output=/dev/null", "--wrap", "true")
+        slurm(
+            "sbatch",
+            "--wait",
+            "--partition=urgent",
+            f"--ntasks={os.cpu_count()}",
+            "--output=/dev/null",
+            "--wrap",
+            "true",
+        )
     else:
         slurm("scontrol", "requeue", number)
     begin_again(number)
@@ -122,7 +148,11 @@ def test_the_cells_that_plan_calls_first_run_first(tiny, tmp_path):
     assert 0 < len(cells) < 4
     first = slurm("bash", "-c", FIRST % {"python": sys.executable, "plan": plan, "fixed": shlex.join(fixed)})
     assert len(first.split(":")) == len(cells)
-    after = ["hydra/launcher=submitit_slurm", *JOB, f"+hydra.launcher.additional_parameters.dependency='afterany:{first}'"]
+    after = [
+        "hydra/launcher=submitit_slurm",
+        *JOB,
+        f"+hydra.launcher.additional_parameters.dependency='afterany:{first}'",
+    ]
     done = subprocess.run([*fixed[:3], *grid, *fixed[3:], *after], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     ended = max(job(number)["EndTime"] for number in first.split(":"))
