@@ -60,7 +60,7 @@ SelectTypeParameters=CR_Core
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
+NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$(nproc --all) State=UNKNOWN
 PartitionName=main Nodes=$HOST Default=YES MaxTime=60 State=UP PriorityTier=1
 PartitionName=urgent Nodes=$HOST MaxTime=60 State=UP PriorityTier=10
 EOF

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 # One core, no GPU, checkpoints far apart: what a job goes on from is the checkpoint that it wrote when it was told.
 JOB = ["hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null", "hydra.launcher.timeout_min=30"]  # fmt: skip
-LONG = ["task.steps=3000", "task.save_every=100000", "arms=[clean]", "attack=none"]
+LONG = ["task.steps=200", "task.save_every=100000", "arms=[clean]", "attack=none"]
 
 
 def words(tiny: Path, root: Path, *more: str) -> list[str]:
@@ -44,10 +44,11 @@ def job(number: str) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", slurm("scontrol", "show", "job", number)))
 
 
-def until(enough: Callable[[], bool], seconds: float = 240) -> None:
+def until(enough: Callable[[], bool], log: Path | None = None, seconds: float = 240) -> None:
+    """Wait; if it takes too long, say what the job said."""
     end = time.monotonic() + seconds
     while not enough():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, log and log.exists() and log.read_text()
         time.sleep(0.3)
 
 
@@ -95,7 +96,7 @@ def test_a_job_told_to_end_by_submitits_signal_writes_a_checkpoint_and_goes_on_w
     command = subprocess.Popen(grid, stderr=subprocess.PIPE, text=True)
     until(lambda: bool(trained(tmp_path)))
     (number,) = slurm("squeue", "--noheader", "--states=R", "--format=%i").split()
-    time.sleep(5)
+    time.sleep(2)
     slurm("scancel", "--signal=USR2", number)
     begin_again(number)
     assert list(tmp_path.glob("out/store/train/*.part/checkpoint.pt"))
@@ -108,16 +109,16 @@ def test_a_job_told_to_end_by_submitits_signal_writes_a_checkpoint_and_goes_on_w
 @pytest.mark.parametrize("way", ["preempted", "requeued"])
 def test_a_job_that_slurm_takes_away_is_queued_again_and_goes_on(tiny, tmp_path, way):
     script = shlex.join(words(tiny, tmp_path, *LONG))
-    number = slurm("sbatch", "--parsable", "--requeue", f"--output={tmp_path / 'log'}", "--open-mode=append", f"--ntasks={os.cpu_count()}",
+    number = slurm("sbatch", "--parsable", "--requeue", f"--output={tmp_path / 'log'}", "--open-mode=append", "--exclusive",
                    "--wrap", f"exec {script}")  # fmt: skip
-    until(lambda: bool(trained(tmp_path)))
-    time.sleep(5)
+    until(lambda: bool(trained(tmp_path)), tmp_path / "log")
+    time.sleep(2)
     if way == "preempted":
         slurm(
             "sbatch",
             "--wait",
             "--partition=urgent",
-            f"--ntasks={os.cpu_count()}",
+            "--exclusive",
             "--output=/dev/null",
             "--wrap",
             "true",
@@ -126,7 +127,7 @@ def test_a_job_that_slurm_takes_away_is_queued_again_and_goes_on(tiny, tmp_path,
         slurm("scontrol", "requeue", number)
     begin_again(number)
     assert list(tmp_path.glob("out/store/train/*.part/checkpoint.pt"))
-    until(lambda: job(number)["JobState"] == "COMPLETED")
+    until(lambda: job(number)["JobState"] == "COMPLETED", tmp_path / "log")
     log = (tmp_path / "log").read_text()
     assert "SIGTERM: interrupted; the same command goes on where this one stopped" in log
     (record,) = read_records(tmp_path / "out" / "records")
