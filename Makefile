@@ -6,7 +6,7 @@ BOUNDS ?= .venv-bounds
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-bounds test-gpu check refresh bench clean
+.PHONY: help run test test-fast test-bounds test-gpu test-slurm check refresh bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -42,6 +42,11 @@ test-bounds: $(BOUNDS)/.installed ## Run the quick tests and a small cell with t
 
 test-gpu: $(BIN)/.installed ## Run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
+
+test-slurm: $(BIN)/.installed ## Run grids on Slurm, on this machine alone, and on Ray (installs both; skipped, with the reason, where that cannot be)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[slurm,ray]'
+	tests/slurm/run.sh $(BIN)/python -m pytest tests/slurm
+	$(BIN)/python -m pytest tests/test_ray.py
 
 check: $(BIN)/.installed ## Lint, format, types and docs
 	$(BIN)/python -m ruff check .

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 # One core, no GPU, checkpoints far apart: what a job goes on from is the checkpoint that it wrote when it was told.
 JOB = ["hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null", "hydra.launcher.timeout_min=30"]  # fmt: skip
-LONG = ["task.steps=200", "task.save_every=100000", "arms=[clean]", "attack=none"]
+LONG = ["task.steps=600", "task.save_every=100000", "arms=[clean]", "attack=none"]
 
 
 def words(tiny: Path, root: Path, *more: str) -> list[str]:
@@ -58,8 +58,11 @@ def begin_again(number: str) -> None:
     slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
 
 
-def trained(root: Path) -> list[Path]:
-    return list(root.glob("out/store/train/*.part/_begun.json"))
+def trains(root: Path) -> bool:
+    """Whether a job has said at which step its training is, which it does after five seconds."""
+    return any(
+        "clean: train" in log.read_text() for log in [*root.glob("sweep/.submitit/*/*_log.out"), *root.glob("log")]
+    )
 
 
 def test_a_grid_runs_as_jobs_and_none_does_the_work_of_another(tiny, tmp_path):
@@ -94,9 +97,8 @@ def test_a_job_told_to_end_by_submitits_signal_writes_a_checkpoint_and_goes_on_w
         "hydra.launcher.array_parallelism=1",
     )
     command = subprocess.Popen(grid, stderr=subprocess.PIPE, text=True)
-    until(lambda: bool(trained(tmp_path)))
+    until(lambda: trains(tmp_path))
     (number,) = slurm("squeue", "--noheader", "--states=R", "--format=%i").split()
-    time.sleep(2)
     slurm("scancel", "--signal=USR2", number)
     begin_again(number)
     assert list(tmp_path.glob("out/store/train/*.part/checkpoint.pt"))
@@ -111,18 +113,9 @@ def test_a_job_that_slurm_takes_away_is_queued_again_and_goes_on(tiny, tmp_path,
     script = shlex.join(words(tiny, tmp_path, *LONG))
     number = slurm("sbatch", "--parsable", "--requeue", f"--output={tmp_path / 'log'}", "--open-mode=append", "--exclusive",
                    "--wrap", f"exec {script}")  # fmt: skip
-    until(lambda: bool(trained(tmp_path)), tmp_path / "log")
-    time.sleep(2)
+    until(lambda: trains(tmp_path), tmp_path / "log")
     if way == "preempted":
-        slurm(
-            "sbatch",
-            "--wait",
-            "--partition=urgent",
-            "--exclusive",
-            "--output=/dev/null",
-            "--wrap",
-            "true",
-        )
+        slurm("sbatch", "--wait", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap", "true")
     else:
         slurm("scontrol", "requeue", number)
     begin_again(number)

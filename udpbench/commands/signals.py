@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Slurm sends SIGTERM 30 s (its KillWait) before it kills, and with --signal, as submitit asks it to, one of the others
 # when one likes. Windows has no such signals and no alarm.
 HEEDED = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGUSR1", "SIGUSR2")]
-GRACE = 10.0  # seconds in which a checkpoint may be written; then the work ends wherever it is
+GRACE = 20.0  # seconds in which a checkpoint may be written; then the work ends wherever it is
 
 
 @contextmanager

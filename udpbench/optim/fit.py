@@ -141,7 +141,7 @@ def fit(
             run.log.scalar(f"{title}/loss", value.detach(), before + step)
             advance(1)
             done = step + 1
-            due = settings.save_every and done % settings.save_every == 0 or run.stop.is_set()
+            due = (settings.save_every and done % settings.save_every == 0) or run.stop.is_set()
             if watch.due(done) or done in curve_steps or run.stop.is_set():
                 watch.check()
             if done in curve_steps and at_curve_step is not None:
