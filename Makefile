@@ -44,7 +44,7 @@ test-gpu: $(BIN)/.installed ## Run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
 test-slurm: $(BIN)/.installed ## Run grids on Slurm, on this machine alone, and on Ray (installs both; skipped, with the reason, where that cannot be)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[slurm,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[slurm,ray]'
 	tests/slurm/run.sh $(BIN)/python -m pytest tests/slurm
 	$(BIN)/python -m pytest tests/test_ray.py
 

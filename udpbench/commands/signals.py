@@ -1,4 +1,4 @@
-"""What a scheduler sends a job before it takes it away: the work ends where it can be gone on from, within ``GRACE``."""
+"""What a scheduler sends before it takes a job away: the work ends where it can be gone on from, within ``GRACE``."""
 
 from __future__ import annotations
 
