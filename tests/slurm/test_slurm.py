@@ -58,11 +58,13 @@ def begin_again(number: str) -> None:
     slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
 
 
-def trains(root: Path) -> bool:
-    """Whether a job has said at which step its training is, which it does after five seconds."""
-    return any(
-        "clean: train" in log.read_text() for log in [*root.glob("sweep/.submitit/*/*_log.out"), *root.glob("log")]
-    )
+TRAINS, STOPPED = "clean: train", "interrupted; the same command goes on where this one stopped"
+
+
+def said(root: Path, words: str) -> bool:
+    """Whether a job has said this; at which step its training is it says after five seconds."""
+    logs = [*root.glob("sweep/.submitit/*/*_log.out"), *root.glob("log")]
+    return any(words in log.read_text() for log in logs)
 
 
 def test_a_grid_runs_as_jobs_and_none_does_the_work_of_another(tiny, tmp_path):
@@ -97,14 +99,15 @@ def test_a_job_told_to_end_by_submitits_signal_writes_a_checkpoint_and_goes_on_w
         "hydra.launcher.array_parallelism=1",
     )
     command = subprocess.Popen(grid, stderr=subprocess.PIPE, text=True)
-    until(lambda: trains(tmp_path))
+    until(lambda: said(tmp_path, TRAINS))
     (number,) = slurm("squeue", "--noheader", "--states=R", "--format=%i").split()
     slurm("scancel", "--signal=USR2", number)
-    begin_again(number)
+    until(lambda: said(tmp_path, STOPPED))
     assert list(tmp_path.glob("out/store/train/*.part/checkpoint.pt"))
+    begin_again(number)
     assert command.wait(400) == 0
     (log,) = [p.read_text() for p in tmp_path.glob("sweep/.submitit/*/*_log.out") if "USR2" in p.read_text()]
-    assert "SIGUSR2: interrupted; the same command goes on where this one stopped" in log
+    assert f"SIGUSR2: {STOPPED}" in log
     assert [r["status"] for r in read_records(tmp_path / "out" / "records")] == ["ok"] * 2
 
 
@@ -113,16 +116,17 @@ def test_a_job_that_slurm_takes_away_is_queued_again_and_goes_on(tiny, tmp_path,
     script = shlex.join(words(tiny, tmp_path, *LONG))
     number = slurm("sbatch", "--parsable", "--requeue", f"--output={tmp_path / 'log'}", "--open-mode=append", "--exclusive",
                    "--wrap", f"exec {script}")  # fmt: skip
-    until(lambda: trains(tmp_path), tmp_path / "log")
+    until(lambda: said(tmp_path, TRAINS), tmp_path / "log")
     if way == "preempted":
         slurm("sbatch", "--wait", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap", "true")
     else:
         slurm("scontrol", "requeue", number)
-    begin_again(number)
+    until(lambda: said(tmp_path, STOPPED))
     assert list(tmp_path.glob("out/store/train/*.part/checkpoint.pt"))
+    begin_again(number)
     until(lambda: job(number)["JobState"] == "COMPLETED", tmp_path / "log")
     log = (tmp_path / "log").read_text()
-    assert "SIGTERM: interrupted; the same command goes on where this one stopped" in log
+    assert f"SIGTERM: {STOPPED}" in log
     (record,) = read_records(tmp_path / "out" / "records")
     assert record["status"] == "ok"
 
