@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,11 +123,52 @@ def test_a_family_changes_settings_that_there_are(node, name):
     assert node(group, option, family).keys() == node(group, option).keys()
 
 
+# What the defaults list of an option may choose beside its own settings.
+CHOOSES = {
+    "protect": {"protect@inner"},
+    "attack": set(),
+    "task": {"model", "data", "metrics"},
+    "data": {"metrics"},
+    "model": {"family"},
+    "family": {"metrics"},
+}  # fmt: skip
+
+
+def chosen(file: Path) -> set[str]:
+    """The nodes that a YAML's defaults list overrides: group, or group@node where they differ."""
+    entries = OmegaConf.to_container(OmegaConf.load(file)).get("defaults", [])
+    words = [key for entry in entries if isinstance(entry, dict) for key in entry if key.startswith("override ")]
+    nodes = [re.fullmatch(r"override /(\w+)@_global_\.(\w+)", word) for word in words]
+    assert None not in nodes, f"{file}: {words}"
+    return {group if group == node else f"{group}@{node}" for group, node in (found.groups() for found in nodes)}
+
+
+def test_settings_of_a_protection_depend_on_it_and_the_family_alone():
+    """So do those of an attack and of a task: no option of another kind chooses them or is referred to. That is why
+    each need not be composed beside all the others."""
+    for group, allowed in CHOOSES.items():
+        files = sorted((CONF / group).rglob("*.yaml"))
+        assert set().union(*map(chosen, files)) == allowed, group
+        refers = {word for file in files for word in re.findall(r"\$\{([^}]*)\}", file.read_text())}
+        assert refers <= {"inner"}, group
+    entries = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))["defaults"]
+    named = {key: value for entry in entries if isinstance(entry, dict) for key, value in entry.items()}
+    for group in ("protect", "attack", "task"):
+        assert named[f"optional family@{group}"] == f"${{family}}/{group}/${{{group}}}"
+
+
+# Protections that choose another one, that are made from another option, and plain ones; with settings for Stable Diffusion
+# and without. Each is composed beside one task.
+COMPOSED = ("consistent", "eot", "ensemble", "simac_paper", "ensemble_aspl", "eudp", "caat", "ace_plus", "advdm",
+            "photoguard_diffusion", "noise", "advdm_released", "metacloak_released", "caat_released")  # fmt: skip
+TASKS = [task for task in options("task") if not task.startswith("ddpm")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [t for t in options("task") if not t.startswith("ddpm")])
+@pytest.mark.parametrize("task", TASKS)
 def test_a_model_brings_them_and_a_word_takes_them_back(node, task):
     """Whatever data, attack and protection stand beside; ``family=micro`` is that word."""
-    for protect in options("protect"):
+    for protect in COMPOSED[TASKS.index(task) :: len(TASKS)]:
         cfg = of_the_command_line(*SD, f"task={task}", f"protect={protect}", "attack=impress", "protect@like=eudp")
         assert cfg.family == "sd"
         for group, option in (("task", task), ("protect", protect), ("attack", "impress")):
