@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ SHORT = {
     "t": 4, "depth": 2, "size": 16, "train": 4,
     "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
+# What is enough to see that a method runs, and what it draws.
+FEWEST = SHORT | {"image_steps": 4, "iterations": 2}
 OFFLINE = {
     "perceptual": "lite1",
     "dtype": "fp32",
@@ -40,17 +42,19 @@ SAME_IF_SHORT = [{"pid", "pid_released"}]  # they differ in their number of step
 ONE_NETWORK = {"diffvax", "diffvax_released"}  # the methods that map equal pictures to equal ones
 
 
-def build(conf: DictConfig, folder: Path, short: bool = True, keep: Collection[str] = ()) -> Any:
-    """The component of a conf; what is missing (???) is supplied; ``keep`` is not shortened."""
+def build(
+    conf: DictConfig, folder: Path, short: Mapping[str, int] | None = SHORT, keep: Collection[str] = ()
+) -> Any:
+    """The component of a conf, with settings of ``short``; what is missing (???) is supplied; ``keep`` is not shortened."""
     for part in layers(conf):
-        longer = LONGER.get(part["_target_"].rpartition(".")[2], {})
+        longer = LONGER.get(part["_target_"].rpartition(".")[2], {}) if short is SHORT else {}
         for key in part:
             if OmegaConf.is_missing(part, key):
                 part[key] = str(folder)
             elif short and key in longer and key not in keep:
                 part[key] = longer[key]
-            elif short and key in SHORT and key not in keep and isinstance(part[key], int):
-                part[key] = SHORT[key]
+            elif short and key in short and key not in keep and isinstance(part[key], int):
+                part[key] = short[key]
             elif short and key in OFFLINE:
                 part[key] = OFFLINE[key]
             elif part["_target_"].endswith("data.folder.Folder") and key == "class_prompt" and part[key] is None:

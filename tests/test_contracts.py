@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONF, make_owner, options, quick
-from contracts import COMPUTES_NOTHING, EVERY, build, purifier
+from contracts import COMPUTES_NOTHING, EVERY, FEWEST, build, purifier
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,7 +31,7 @@ from udpbench.world import renderer
 
 @pytest.mark.parametrize(("group", "option"), EVERY)
 def test_yaml_builds_and_is_versioned(node, elsewhere, group, option):
-    thing = build(node(group, option), elsewhere, short=False)
+    thing = build(node(group, option), elsewhere, short=None)
     assert type(thing.version) is int
     assert thing.version >= 1
     assert "version" not in vars(thing)
@@ -68,13 +68,13 @@ def tree(thing: Any) -> Any:
 @pytest.mark.parametrize(("group", "option"), EVERY)
 def test_every_setting_of_the_yaml_reaches_the_object(node, elsewhere, group, option):
     """Another value makes another object, or is refused in one line: no setting is read and dropped."""
-    base = tree(build(node(group, option), elsewhere, short=False))
+    base = tree(build(node(group, option), elsewhere, short=None))
 
     def matters(key: str, value: Any) -> bool:
         conf = node(group, option)
         OmegaConf.update(conf, key, value)
         try:
-            return tree(build(conf, elsewhere, short=False)) != base
+            return tree(build(conf, elsewhere, short=None)) != base
         except InstantiationException as error:
             cause: BaseException = error
             while cause.__cause__ is not None:
@@ -93,24 +93,39 @@ def test_a_misspelt_setting_is_refused(node, elsewhere, group, option):
         build(conf, elsewhere)
 
 
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[LatentDiffusion]:
+    """The embedded model, loaded once: no method may change it."""
+    model = LatentDiffusion("pkg:micro", "micro")
+    before = {name: weight.clone() for name, weight in weights_of(model)}
+    yield model
+    for name, weight in weights_of(model):
+        assert torch.equal(weight, before[name]), f"a method changed {name}"
+
+
+def weights_of(model: LatentDiffusion) -> list[tuple[str, torch.Tensor]]:
+    parts = ("vae", "unet", "text_encoder")
+    return [(f"{part}.{name}", w) for part in parts for name, w in getattr(model.pipe, part).state_dict().items()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "option"),
     [case for case in EVERY if case[0] in ("protect", "attack") and case[1] not in COMPUTES_NOTHING],
 )
-def test_methods_run_on_the_embedded_model(node, elsewhere, pixels, group, option):
+def test_methods_run_on_the_embedded_model(node, elsewhere, embedded, pixels, group, option):
     """Its pictures are larger and its latents have eight channels, not the four of Stable Diffusion and the tiny one."""
-    model, budget, run = LatentDiffusion("pkg:micro", "micro"), Linf(8), Run(seed=0)
-    thing = build(node(group, option), elsewhere)
-    x = renderer.render(renderer.draw(2, torch.Generator().manual_seed(0), renderer.subject(0)), model.size)
+    budget, run = Linf(8), Run(seed=0)
+    thing = build(node(group, option), elsewhere, short=FEWEST)
+    x = renderer.render(renderer.draw(2, torch.Generator().manual_seed(0), renderer.subject(0)), embedded.size)
     owner = make_owner(list(x), ["0000.png", "0001.png"])
     if group == "attack":
         if "purify" not in thing.hooks:
             pytest.skip("leaves the pictures as they are")
-        made = thing.purify(owner.images, owner.names, owner.prompts, purifier(thing, model, pixels), run)
+        made = thing.purify(owner.images, owner.names, owner.prompts, purifier(thing, embedded, pixels), run)
     else:
         owner.like = [y + 4 / 255 for y in x]
-        made = thing.protect(owner, budget, model if thing.needs else None, run)
+        made = thing.protect(owner, budget, embedded if thing.needs else None, run)
     assert torch.stack(made).shape == x.shape
     assert 0 < float((torch.stack(made) - x).abs().mean()) < 0.2
 
@@ -127,7 +142,7 @@ def test_missing_weights_are_told_in_one_line_before_any_work(node, elsewhere, t
         any(key.endswith("weights") and value is None for key, value in leaves(conf))
         and conf.get("perceptual") != "lite1"
     )
-    thing = build(conf, elsewhere, short=False)
+    thing = build(conf, elsewhere, short=None)
     if not needs_file:
         if hasattr(thing, "check"):
             thing.check()
@@ -243,7 +258,7 @@ def test_task_edits(node, elsewhere, model, tmp_path, option):
 
 @pytest.mark.parametrize("option", options("metric"))
 def test_metric_says_what_it_is(node, elsewhere, option):
-    metric = build(node("metric", option), elsewhere, short=False)
+    metric = build(node("metric", option), elsewhere, short=None)
     assert metric.against in ("reference", "train_clean", "input", "truth", "clean_arm")
     assert metric.scores
     assert set(metric.scores.values()) <= {"up", "down"}
@@ -254,7 +269,7 @@ def test_metrics_do_not_share_score_names(node, elsewhere):
     """Two YAMLs of one score are the same measure at another size of the pictures, never two measures under one name."""
     owners: dict[str, set[type]] = {}
     for option in options("metric"):
-        metric = build(node("metric", option), elsewhere, short=False)
+        metric = build(node("metric", option), elsewhere, short=None)
         for score in metric.scores:
             owners.setdefault(score, set()).add(type(metric))
     assert all(len(types) == 1 for types in owners.values()), owners
