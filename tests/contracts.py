@@ -42,9 +42,7 @@ SAME_IF_SHORT = [{"pid", "pid_released"}]  # they differ in their number of step
 ONE_NETWORK = {"diffvax", "diffvax_released"}  # the methods that map equal pictures to equal ones
 
 
-def build(
-    conf: DictConfig, folder: Path, short: Mapping[str, int] | None = SHORT, keep: Collection[str] = ()
-) -> Any:
+def build(conf: DictConfig, folder: Path, short: Mapping[str, int] | None = SHORT, keep: Collection[str] = ()) -> Any:
     """The component of a conf, with settings of ``short``; what is missing (???) is supplied; ``keep`` is not shortened."""
     for part in layers(conf):
         longer = LONGER.get(part["_target_"].rpartition(".")[2], {}) if short is SHORT else {}

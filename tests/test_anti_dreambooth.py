@@ -49,6 +49,7 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 def test_fsmg_without_training_is_advdm_and_one_round_of_aspl_is_fsmg(pictures, model):
     untrained = made(FSMG, pictures, model, run=ByName(), clean_steps=0, sample_latents=True)
     advdm = AdvDM(steps=4, random_start=False).protect(owner_of(pictures), Linf(8), model, ByName())
@@ -70,6 +71,7 @@ def test_the_budget_is_kept_and_used_and_the_model_stays_as_it_is(pictures, mode
     assert run.count == {"unet_train": 2 * (2 + 2) * 2 * 2, "unet_image": 2 * 4 * 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -122,6 +124,7 @@ def test_it_says_in_one_line_what_it_lacks(pictures, model):
         ASPL(**SHORT, **ROUNDS, clean="extra").protect(owner, Linf(8), model, Run())
 
 
+@pytest.mark.slow
 def test_an_interrupted_attempt_goes_on_to_the_same_pictures(pictures, model, plain, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         made(ASPL, pictures, model, run=Run(scratch=tmp_path, log=Stops()))
@@ -182,6 +185,7 @@ def test_the_gradient_is_that_of_finite_differences(pictures, model, tmp_path):
 SEARCH = {"search_rounds": 3, "candidates": 4, "window": 60}
 
 
+@pytest.mark.slow
 def test_simac_without_search_and_features_is_aspl(pictures, model):
     aspl = made(ASPL, pictures, model, run=ByName(), samples=2)
     assert same(aspl, made(SimAC, pictures, model, run=ByName(), **ROUNDS, samples=2, search_rounds=0))

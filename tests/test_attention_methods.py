@@ -41,6 +41,7 @@ def drawn(owner, model):
 # -- DisDiff -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_disdiff_without_its_terms_is_aspl(model, owner):
     plain = ASPL(**PARENT).protect(owner, Linf(8), model, SameDraws())
     bare = {"attention_weight": 0.0, "by_time": False, "keep": 1000}
@@ -160,6 +161,7 @@ def test_anti_diffusions_objective_is_the_loss_less_the_attention(model, owner):
     )
 
 
+@pytest.mark.slow
 def test_anti_diffusion_counts_its_work_moves_by_rounds_and_tunes_what_it_says(model, owner):
     run, few = Run(), make_owner(owner.images[:2])
     AntiDiffusion(**ANTI).protect(few, Linf(8), model, run)

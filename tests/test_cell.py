@@ -218,7 +218,7 @@ def test_interrupted_then_killed_then_finished_is_as_if_in_one_go(whole, shell, 
     assert not [path for path in tmp_path.glob("store/*/*.part") if path.is_dir()]
 
 
-def sweep(shell, tmp_path, pictures, *more: str) -> tuple[int, str, str]:
+def sweep(shell, tmp_path, pictures) -> tuple[int, str, str]:
     """A sweep whose first cell fails in its attack stage and whose second is fine."""
     from udpbench.core import images
 
@@ -236,7 +236,7 @@ def sweep(shell, tmp_path, pictures, *more: str) -> tuple[int, str, str]:
         "arms=[clean_attacked]",
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
     ]
-    return finish(shell("-m", *words, paths, f"runtime.out={tmp_path / 'out'}", *more))
+    return finish(shell("-m", *words, paths, f"runtime.out={tmp_path / 'out'}"))
 
 
 def check_sweep(tmp_path, status: int, said: str) -> None:
@@ -267,28 +267,22 @@ def test_a_failing_cell_does_not_stop_a_sweep(shell, tmp_path, pictures):
 
 
 @pytest.mark.slow
-def test_a_failing_cell_of_another_process_is_known_too(shell, tmp_path, pictures):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
-    status, _, said = sweep(shell, tmp_path, pictures, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
-    check_sweep(tmp_path, status, said)
-
-
-@pytest.mark.slow
 def test_a_full_disk_is_told_in_a_line_and_the_command_goes_on_when_there_is_room(shell, tmp_path):
     def mount(*options: str) -> bool:
         return subprocess.run(["mount", *options, str(tmp_path)], capture_output=True, check=False).returncode == 0
 
+    command = [*CELL, "arms=[clean,protected]", f"runtime.out={tmp_path}"]
     if not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs"):
         pytest.skip("needs the right to mount a small disk")
     try:
-        status, _, said = finish(shell(*CELL, f"runtime.out={tmp_path}"))
+        status, _, said = finish(shell(*command))
         assert status == 1
         (line,) = [row for row in said.splitlines() if row.startswith("error: ")]
         assert str(tmp_path) in line
         assert line.endswith("free some space, or write elsewhere with runtime.out=DIR")
         assert "Traceback" not in said
         assert mount("-o", "remount,size=500m")
-        status, _, said = finish(shell(*CELL, f"runtime.out={tmp_path}"))
+        status, _, said = finish(shell(*command))
         assert status == 0, said
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)

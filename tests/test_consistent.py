@@ -74,6 +74,7 @@ def test_without_weight_it_is_the_inner_protection(model, pictures, kind):
     assert all(torch.equal(a, b) for a, b in zip(plain, same, strict=True))
 
 
+@pytest.mark.slow
 def test_the_pictures_are_more_consistent_the_more_it_weighs(model, pictures):
     owner = make_owner(pictures)
     found = []
@@ -126,6 +127,7 @@ def test_work_is_counted_with_the_inner_one_s(model, pictures):
 # -- what may be inside ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_glaze_heeds_it_too(model, pictures):
     """The owner of IMPRESS: the first step of Glaze's Adam follows the sum of both gradients."""
     settings = {
@@ -204,6 +206,7 @@ def test_the_inner_protection_is_chosen_and_set_on_the_command_line(cell):
         cell("protect=consistent", "protect@inner=consistent")
 
 
+@pytest.mark.slow
 def test_the_key_tells_inner_protections_and_their_settings_apart(monkeypatch):
     keys = [
         key(),

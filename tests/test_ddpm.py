@@ -100,6 +100,7 @@ def test_from_scratch_starts_from_the_seed_and_fine_tuning_from_the_victim(pixel
     assert torch.equal(again.alpha_bar, pixels.alpha_bar)
 
 
+@pytest.mark.slow
 def test_half_of_the_pictures_are_mirrored(pixels, folder, monkeypatch, tmp_path):
     data = load_pictures(folder, 16, Run()).float() / 255
     plain, mirrored = ({tuple(x.flatten().tolist()) for x in d} for d in (data, data.flip(-1)))

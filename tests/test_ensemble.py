@@ -90,6 +90,7 @@ def test_the_gradient_is_the_mean_of_those_under_each_model(pictures, model, oth
     assert not torch.allclose(one.gradients[0], two.gradients[0])
 
 
+@pytest.mark.slow
 def test_pictures_of_e_aspl_are_the_mean_after_each_round(pictures, model, other):
     owner, settings = make_owner(pictures[:2]), ROUNDS | {"rounds": 1}
     mean = EnsembleASPL(**settings, further={"other": other}).protect(owner, Linf(8), model, Run())

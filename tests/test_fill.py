@@ -184,6 +184,7 @@ def test_a_table_s_cells_cannot_break_it(board):
     assert all(line.count(" | ") == len(headers(table)) - 1 for line in markdown_table(table).splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TEXTS, ids=[path.parent.name for path in TEXTS])
 def test_tables_are_those_of_the_records(path):
     assert filled(path) == path.read_text(), f"say: python -m udpbench report --fill {path.relative_to(ROOT)}"

@@ -308,6 +308,7 @@ def assert_same_weights(one, two):
         assert all(torch.equal(one[file][k], two[file][k]) for k in one[file])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_dreambooth_killed_at_any_step_ends_in_the_same_weights(tmp_path, model, folder, monkeypatch, stop):
     """Also after a mark whose checkpoint was not written yet: the mark is passed, and its model written, a second time."""

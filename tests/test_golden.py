@@ -44,6 +44,16 @@ SHORT = {
     "mask": "centre",
     "dtype": DTYPE,
 }
+# Released presets of hundreds of equal steps: as many of them as show a change of any.
+FEWER = {
+    "protect/photoguard_released": {"steps": 50},
+    "protect/pid_released": {"steps": 50},
+    "protect/uemask_released": {"steps": 25},
+    "protect/metacloak_released": {"snapshots": 2, "trials": 2},
+}
+# Of the first option of a class, those of which the quick tests are spared the second or two that they take.
+SLOW = {f"protect/{option}" for option in ("metacloak", "ensemble", "ensemble_aspl", "ensemble_fsmg", "dia",
+        "anti_diffusion", "mist", "uemask", "ace_plus", "pap", "photoguard_diffusion")} | {"attack/udap"}  # fmt: skip
 METHODS = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option != ELSEWHERE]
 THIEF = {
     "steps": 4,
@@ -116,7 +126,7 @@ def shortened(conf: DictConfig) -> dict[str, Any]:
 def measured(
     case: str, conf: DictConfig, model: LatentDiffusion, pixels: PixelDiffusion, pictures: list[torch.Tensor]
 ) -> dict[str, Any]:
-    thing = instantiate(conf, **shortened(conf), _convert_="all")
+    thing = instantiate(conf, **shortened(conf) | FEWER.get(case, {}), _convert_="all")
     log = Losses()
     owner, run = make_owner(pictures[:2]), Run(seed=0, log=log)
     mine: Any = (pixels if "pixel" in thing.needs else model) if thing.needs else None
@@ -176,7 +186,9 @@ def golden() -> dict[str, Any]:
     return json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in PRESETS else c for c in CASES])
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW.union(PRESETS) else c for c in CASES]
+)
 def test_numbers_are_those_of_the_version(case, node, steady, pixels, pictures, folder, golden, tmp_path):
     group, option, *family = (*case.split("/")[-2:], *case.split("/")[:-2])
     conf = node(group, option, *family)

@@ -194,6 +194,7 @@ def _one_name(monkeypatch):
     monkeypatch.setattr(MistV2, "option", "ace")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_name")
 def test_ace_is_ace_plus_without_its_term_and_mist_v2_at_ace_s_times(model, odd):
     ace = made(ACE(**ROUND, sample_latents=True), odd, model)
@@ -233,6 +234,7 @@ def test_time_steps_are_of_the_range_and_reach_the_unet(model, pictures):
         MistV2(**ROUND, first_time=600, last_time=5)
 
 
+@pytest.mark.slow
 def test_the_surrogate_of_ace_is_trained_on_the_perturbed_pictures(model, pictures):
     """With training steps the second round's pictures are others; with none they are those of a frozen model."""
     two = {**ROUND, "rounds": 2, "lr": 0.05}

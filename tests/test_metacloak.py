@@ -42,6 +42,7 @@ def test_the_pool_is_kept_at_equal_distances_and_gone_through_in_order(pictures,
     assert run.count == {"unet_train": 2 * (4 + 2 * 3 * 2), "unet_image": 2 * 3 * 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"snapshots": 1}, {"trials": 1}, {"model_steps": 0}, {"sigma": (1.0, 2.0)}])
 def test_every_part_changes_the_pictures(pictures, model, plain, other):
     assert not torch.equal(plain, made(pictures, model, **other))
@@ -60,6 +61,7 @@ def test_its_loss_is_that_of_blurred_and_mirrored_pictures(pictures, model):
     assert seen == {0, 1}
 
 
+@pytest.mark.slow
 def test_an_interrupted_attempt_goes_on_to_the_same_pictures(pictures, model, plain, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         made(pictures, model, Run(scratch=tmp_path, log=Stops()))

@@ -86,6 +86,7 @@ def flipped(whole: bytes, at: float) -> bytes:
     return whole[:k] + bytes([whole[k] ^ 4]) + whole[k + 1 :]
 
 
+@pytest.mark.slow
 @draws(150)
 @given(data=st.data(), how=st.sampled_from(sorted(DAMAGE)), at=st.floats(0, 1, exclude_max=True), old=st.booleans())
 def test_a_damaged_folder_is_one_line_before_any_work_and_never_random_weights(
@@ -359,6 +360,7 @@ def test_pickles_are_read_as_tensors_only(copy, model, tmp_path):
     assert not witness.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
 def test_a_single_file_in_the_original_layout_loads(tiny, model, tmp_path, suffix):
     file = save_original(tiny, tmp_path / f"anything.{suffix}")

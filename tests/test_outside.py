@@ -57,6 +57,7 @@ def test_pictures_of_two_sizes_are_changed_within_the_budget_and_the_model_is_no
     assert run.count == {"unet_train": 2 * 2 * (2 + 2 + 2), "unet_image": 2 * 4 * 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [

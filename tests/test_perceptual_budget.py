@@ -45,6 +45,7 @@ def made(kind: str, clean: list[torch.Tensor]) -> list[torch.Tensor]:
     return Noise(kind=kind).protect(make_owner(clean), Linf(16), None, Run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sign", "uniform", "corner"])
 def test_every_saved_picture_has_the_distance(clean, distance, tmp_path, kind):
     budget = Perceptual(Linf(16), 0.02 if kind == "corner" else 0.2)

@@ -165,6 +165,7 @@ def test_draws_are_averaged(model, pictures):
     torch.testing.assert_close(two.gradients[0], want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_distance_to_the_target_falls_more_than_under_noise(models, pictures, prediction):
     """On fresh draws; a random start of the whole budget is the noise."""
@@ -202,6 +203,7 @@ def test_the_target_can_be_a_picture(model, pictures, tmp_path):
         to_file.check()
 
 
+@pytest.mark.slow
 def test_odd_sizes_and_batches(model, pictures):
     wide = torch.cat([pictures[1], pictures[2]], 2)[:, :13, :27]
     given = [pictures[0], wide, pictures[3]]
@@ -211,6 +213,7 @@ def test_odd_sizes_and_batches(model, pictures):
         assert ((a - b).abs() < 1e-5).float().mean() > 0.99
 
 
+@pytest.mark.slow
 def test_work_is_counted(model, pictures):
     run = Run()
     method(samples=2).protect(make_owner(pictures), Linf(8), model, run)

@@ -65,6 +65,7 @@ def test_odd_sizes_are_padded_for_the_network_alone_and_the_loss_is_over_the_pic
         assert ddpm.loss(z, ddpm.embed([""]), torch.tensor([500]), noise).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["victim_task", "random"])
 @pytest.mark.parametrize("kind", [UDP, EUDP])
 def test_udp_on_pixels_keeps_the_budget_and_raises_the_loss_more_than_noise(ddpm, pictures, kind, init):

@@ -163,7 +163,13 @@ COMMANDS = [
 @pytest.mark.parametrize(("study", "words"), COMMANDS, ids=[f"{s}-{i}" for i, (s, _) in enumerate(COMMANDS)])
 def test_every_command_of_a_study_can_be_planned(planned, study, words):
     assert words[0] == f"experiment={study}"
-    words = [re.sub(r"^([^=\[]+=[^,\[]+),.*,([^,\]]+)$", r"\1,\2", word) for word in words]  # of long lists both ends
+    said = OmegaConf.load(ROOT / "conf" / "experiment" / f"{study}.yaml").hydra.get("sweeper", {}).get("params", {})
+    words = [
+        f"{key}={values}" for key, values in said.items() if not any(w.startswith(f"{key}=") for w in words)
+    ] + words
+    # Of subjects, styles and seeds the last: the same cell of another number. Of other long lists both ends.
+    words = [re.sub(r"^(data\.subject|data\.style|seed)=.*,", r"\1=", word) for word in words]
+    words = [re.sub(r"^([^=\[]+=[^,\[]+),.*,([^,\]]+)$", r"\1,\2", word) for word in words]
     status, numbers, _, said = planned("-m", *words, model=False)
     assert status == 0, said
     assert numbers["total"]["unique"] > 0

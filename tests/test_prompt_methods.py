@@ -144,6 +144,7 @@ def test_the_gradient_of_the_first_step_is_that_of_the_loss(model, pictures, met
     assert slope == pytest.approx(float((gradient * direction).sum()), rel=0.1, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [CAAT(image_steps=16, samples=2, lr=1e-4), PAP(**{**LAPLACE, "image_steps": 8, "samples": 8, "step_size": 4.0})],

@@ -210,6 +210,7 @@ class Kept(Log):
         self.values.append(float(value))
 
 
+@pytest.mark.slow
 def test_udap_brings_the_reconstruction_back_to_the_picture(model, pictures):
     log, common = Kept(), {"lr": 0.05, "ddim_steps": 20, "depth": 2, "kernel": 9, "blur": 12}
     (made,) = purified(Udap(iterations=25, enough=0, **common), [pictures[0][:, :15, :13]], model, Run(log=log))
@@ -231,6 +232,7 @@ def test_insight_without_a_photograph_is_impress(model, pictures):
     assert all(map(torch.equal, purified(Insight(**IMPRESS, **NONE), pictures[:2], model), want))
 
 
+@pytest.mark.slow
 def test_insight_moves_latents_to_those_of_the_photograph(model, pictures):
     weights = NONE | {"encoder": 1.0, "consistency": 0.0, "unet": 0.01}
     free = IMPRESS | {"alpha": 0.0, "iterations": 30, "lr": 0.05, "start_noise": 0.0, "size_correct": False}
@@ -309,6 +311,7 @@ def cat() -> Cat:
     return Cat(steps=20, lr=1e-2, rank=4, side="both", batch=2, decay="cosine")
 
 
+@pytest.mark.slow
 def test_cat_makes_the_pictures_consistent_and_leaves_the_victim_as_it_was(model, pictures, cat):
     x = torch.stack(pictures)
     adapted = cat.adapt(model, pictures, Run())
@@ -326,6 +329,7 @@ def test_cat_makes_the_pictures_consistent_and_leaves_the_victim_as_it_was(model
         Cat(steps=1, lr=1, rank=1, side="all", batch=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [DreamBooth, Lora])
 def test_what_cat_adapts_generates(model, pictures, cat, tmp_path, kind):
     common = {"steps": 1, "lr": 1e-4, "batch": 1, "pictures": 1, "sample_steps": 2, "guidance": 1.0}

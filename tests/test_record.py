@@ -180,6 +180,7 @@ def test_every_field_and_arm_is_described(kind: type) -> None:
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
+@pytest.mark.slow
 def test_records_of_schema_1_are_read_with_their_facts_as_fields() -> None:
     def facts(study: str, **cell: object) -> list[dict]:
         found = R.read_records(EXPERIMENTS / study / "records")

@@ -295,6 +295,7 @@ def test_training_pictures_come_in_every_style_and_in_none():
         torch.testing.assert_close(made[i], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_measurement_counts_what_the_judge_says():
     """A judge that always says "style 0, ball, on grass": one class in each head is right."""
 

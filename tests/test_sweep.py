@@ -18,12 +18,12 @@ from udpbench.core import images
 from udpbench.results.record import read_records
 from udpbench.tracking.console import Console
 
-WORKERS = 4
+WORKERS = 3
 
 
 @pytest.fixture(scope="module")
 def swept(tiny, pictures, tmp_path_factory):
-    """A grid of four cells on four workers, differing in pictures protected elsewhere; those of the second are wrong,
+    """A grid of three cells on three workers, differing in pictures protected elsewhere; those of the second are wrong,
     which shows when they are read.
 
     Its folder, and the process when it has ended.
@@ -61,15 +61,15 @@ def test_workers_share_stages_and_none_is_done_twice(swept):
     root, done = swept
     facts = [json.loads(path.read_text()) for path in (root / "out" / "store").glob("*/*/_stage.json")]
     kinds = Counter(f["stage"] for f in facts)
-    # pretrained, clean and three perturbations; the data set
+    # pretrained, clean and two perturbations; the data set
     assert {k: kinds[k] for k in ("data", "protect", "train", "generate")} == {
-        "data": 1, "protect": 3, "train": 4, "generate": 5,
+        "data": 1, "protect": 2, "train": 3, "generate": 4,
     }, done.stderr  # fmt: skip
     assert len(computed(root)) == len(set(computed(root)))
     # The failing cell has no list of stages in its record, but says what it does like the others.
     for line in ("clean: train  4/4", "clean: generate  6/6", "pretrained: generate  6/6", "clean: render"):
         assert done.stderr.count(line) == 1, done.stderr
-    assert done.stderr.count("folder: train  4/4") == 3
+    assert done.stderr.count("folder: train  4/4") == 2
 
 
 @pytest.mark.slow
@@ -78,9 +78,13 @@ def test_a_failing_cell_stops_no_worker_and_the_status_is_1(swept):
     assert done.returncode == 1, done.stderr
     assert f"1 of the sweep's cells failed: {root / 'sweep' / '1'}\n" in done.stderr
     records = read_records(root / "out" / "records")
-    assert Counter(r["status"] for r in records) == {"ok": 3, "failed": 1}
+    assert Counter(r["status"] for r in records) == {"ok": 2, "failed": 1}
     (failed,) = [r for r in records if r["status"] == "failed"]
+    assert failed["error"].startswith("Traceback")
     assert "0003.png" in failed["error"].splitlines()[-1]
+    assert failed["arms"] == {}
+    assert [p.parent.name for p in (root / "sweep").rglob("failed-*.txt")] == ["1"]
+    assert "the traceback is in " in done.stderr
     assert all(list(r["arms"]) == ["pretrained", "clean", "protected"] for r in records if r["status"] == "ok")
 
 

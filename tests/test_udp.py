@@ -123,6 +123,7 @@ def test_unknown_time_distribution_is_told():
 # -- the method --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eudp_with_uniform_times_is_udp(model, owner):
     one, two = (
         m.protect(owner, Linf(8), model, Run()) for m in (udp(samples=2), udp(EUDP, samples=2, times="uniform"))
@@ -215,6 +216,7 @@ def test_the_surrogate_is_trained_on_the_perturbed_pictures(model, owner, monkey
     assert not torch.equal(seen[2], torch.stack(made))
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(model, owner):
     before = [p.clone() for p in model.pipe.unet.parameters()]
     udp().protect(owner, Linf(8), model, Run())
@@ -278,6 +280,7 @@ def test_mirrored_pictures_reach_the_surrogate_s_training_alone(model, owner, mo
     assert torch.equal(next(x for grad, x in seen if grad), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), [("model_steps", 5), ("start_steps", 2), ("restart_every", 1), ("flip", True), ("lr", 1e-2), ("surrogate_init", "random"), ("samples", 2), ("random_start", True),
                                              ("step_size", 2.0), ("outer", "clean"), ("rounds", 3), ("batch", 4), ("dtype", "bf16"),
                                              ("weight_decay", 500.0), ("image_steps", 4)])  # fmt: skip
@@ -371,6 +374,7 @@ def test_budgets_hold_on_the_saved_picture_and_are_used(model, owner, budget):
         assert x.max() <= 1
 
 
+@pytest.mark.slow
 def test_every_picture_is_trained_on_as_often_whatever_its_size(model, pictures, monkeypatch):
     wide = torch.cat([pictures[1], pictures[2]], 2)[:, :, :27]
     owner, drawn, real = make_owner([*pictures[:3], wide]), [], type(model).loss
@@ -389,6 +393,7 @@ def test_every_picture_is_trained_on_as_often_whatever_its_size(model, pictures,
     assert fraction == pytest.approx(1 / 4, abs=0.1)  # one picture of four; half, if sizes were drawn
 
 
+@pytest.mark.slow
 def test_pictures_of_two_sizes(model, pictures):
     wide = torch.cat([pictures[1], pictures[2]], 2)[:, :, :27]
     images = [pictures[0], wide, pictures[3]]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import composed, on
 
-from udpbench.commands import common, machine, workers
+from udpbench.commands import common, machine, run, workers
 from udpbench.commands.common import prepare
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts processes
@@ -33,12 +33,18 @@ def record(out: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def test_two_processes_make_the_record_of_one(tiny, tmp_path):
+def test_two_processes_make_the_record_of_one(tiny, tmp_path, monkeypatch, capsys):
+    def here(n: int | str, out: Path) -> str:
+        monkeypatch.setattr(sys, "argv", command(tiny, out, n)[2:])
+        run.run()
+        return capsys.readouterr().err
+
+    done = subprocess.run(command(tiny, tmp_path / "2", 2), capture_output=True, text=True, check=True)
+    said = {1: here(1, tmp_path / "1"), 2: done.stderr}
     found, curves = {}, {}
     for n in (1, 2):
-        done = subprocess.run(command(tiny, tmp_path / str(n), n), capture_output=True, text=True, check=True)
-        assert ("by 2 processes" in done.stderr) == (n == 2)
-        assert "waiting for" not in done.stderr, "for one another is nothing to tell"
+        assert ("by 2 processes" in said[n]) == (n == 2)
+        assert "waiting for" not in said[n], "for one another is nothing to tell"
         found[n] = record(tmp_path / str(n))
         (log,) = (tmp_path / str(n) / "cells").rglob("*.jsonl")
         rows = [json.loads(line) for line in log.read_text().splitlines()]
@@ -50,8 +56,7 @@ def test_two_processes_make_the_record_of_one(tiny, tmp_path):
     assert found[1]["counts"] == found[2]["counts"]
     assert not any(stage["cached"] for stage in found[2]["stages"]), "what a worker did was done now"
     assert curves[1] == curves[2] != {}
-    again = subprocess.run(command(tiny, tmp_path / "2", "auto"), capture_output=True, text=True, check=True)
-    assert "0 stages to do\n" in again.stderr, "and nobody else is started for it"
+    assert "0 stages to do\n" in here("auto", tmp_path / "2"), "and nobody else is started for it"
 
 
 def test_workers_end_with_the_process_that_started_them(tiny, tmp_path):
