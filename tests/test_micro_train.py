@@ -20,6 +20,7 @@ WEIGHTS = build.WEIGHTS
 def small(monkeypatch, tmp_path):
     """The command line, with few pictures, and weights in a folder of the test's own."""
     monkeypatch.setattr(train, "PICTURES", 64)
+    monkeypatch.setattr(train, "NORMALISED_BY", 128)
     monkeypatch.setattr(train, "BATCH", 4)
     monkeypatch.setattr(build, "WEIGHTS", tmp_path / "weights")
 

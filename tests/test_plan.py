@@ -367,7 +367,7 @@ def test_help_is_quick_and_imports_no_torch():
 
 
 @pytest.mark.slow
-def test_before_and_after_a_cell_was_run(planned, tiny, tmp_path):
+def test_before_and_after_a_cell_was_run(planned, tiny, tmp_path, monkeypatch):
     grid = ["-m", "seed=0,1", "protect=noise", "arms=[pretrained]"]
     _, before, _, _ = planned(*grid)
     assert before["total"]["cached"] == 0
@@ -378,8 +378,8 @@ def test_before_and_after_a_cell_was_run(planned, tiny, tmp_path):
         "protect=noise",
         "arms=[pretrained]",
     ]
-    done = subprocess.run([sys.executable, "-m", "udpbench", *words, "seed=0"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["udpbench", *words, "seed=0"])
+    command.run()
     _, after, shown, _ = planned(*grid)
     first, second = after["cells"]
     assert first["todo"] == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 
@@ -17,6 +16,7 @@ from udpbench.benchmark import shelf
 from udpbench.benchmark.estimate import History
 from udpbench.benchmark.shelf import called, contents, free, put_aside, remove, tidy, unneeded
 from udpbench.benchmark.store import BEGUN, FACTS, Stage, Store
+from udpbench.commands import run as cell_command
 from udpbench.commands import store as command
 from udpbench.results import record
 
@@ -338,7 +338,7 @@ def test_verify_names_what_is_damaged_and_puts_it_aside_if_asked(run, store):
 
 
 @pytest.mark.slow
-def test_a_finished_cell_shows_its_record_without_its_weights(tiny, tmp_path, capsys):
+def test_a_finished_cell_shows_its_record_without_its_weights(tiny, tmp_path, capsys, monkeypatch):
     """A real cell: nothing is computed after its weights were dropped, and its record says the same."""
     words = [
         *small(tiny), "data.train=4", "data.reference=8", "data.validation=4", "data.heldout=8", "task.steps=4",
@@ -346,13 +346,13 @@ def test_a_finished_cell_shows_its_record_without_its_weights(tiny, tmp_path, ca
     ]  # fmt: skip
 
     def run_cell() -> tuple[str, dict]:
-        said = [sys.executable, "-m", "udpbench", *words, f"runtime.out={tmp_path / 'out'}"]
-        done = subprocess.run(said, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        monkeypatch.setattr(sys, "argv", ["udpbench", *words, f"runtime.out={tmp_path / 'out'}"])
+        cell_command.run()
+        said = capsys.readouterr().err
         (path,) = (tmp_path / "out" / "records").glob("*.json")
         found = json.loads(path.read_text())
         costs = [(s["name"], s["key"], s["seconds"]) for s in found["stages"]]
-        return done.stderr, {"arms": found["arms"], "costs": costs}
+        return said, {"arms": found["arms"], "costs": costs}
 
     _, before = run_cell()
     assert command.main(["rm", "--weights", "--yes", f"runtime.out={tmp_path / 'out'}"]) == 0

@@ -39,6 +39,7 @@ from udpbench.world import renderer
 SEED = 20261122
 BATCH = 64
 PICTURES = 32768  # of the pretraining world that the UNet sees
+NORMALISED_BY = 1024  # pictures of it, by whose latents those of the autoencoder are normalised
 TRAININGS = ("vae", "judge", "style_judge", "unet")
 PREDICTION = "v_prediction"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of the UNet's training, the longest
@@ -96,7 +97,7 @@ def train_vae(work: Path, steps: int, run: Run, model: str) -> None:
     )
     fit(list(vae.parameters()), loss, settings, run, title="vae", checkpoint=work / "vae.ckpt")
     vae.eval()
-    normalise(vae, renderer.draw(1024, run.rng(design.world)))
+    normalise(vae, renderer.draw(NORMALISED_BY, run.rng(design.world)))
     torch.save(vae.state_dict(), work / "vae.pt")
     run.log.say(json.dumps(measure_vae(vae)))
 
