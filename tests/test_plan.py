@@ -163,10 +163,10 @@ COMMANDS = [
 @pytest.mark.parametrize(("study", "words"), COMMANDS, ids=[f"{s}-{i}" for i, (s, _) in enumerate(COMMANDS)])
 def test_every_command_of_a_study_can_be_planned(planned, study, words):
     assert words[0] == f"experiment={study}"
-    said = OmegaConf.load(ROOT / "conf" / "experiment" / f"{study}.yaml").hydra.get("sweeper", {}).get("params", {})
-    words = [
-        f"{key}={values}" for key, values in said.items() if not any(w.startswith(f"{key}=") for w in words)
-    ] + words
+    preset = OmegaConf.load(ROOT / "conf" / "experiment" / f"{study}.yaml")
+    swept = OmegaConf.select(preset, "hydra.sweeper.params") or {}
+    given = {word.partition("=")[0] for word in words}
+    words = [*words, *(f"{key}={values}" for key, values in swept.items() if key not in given)]
     # Of subjects, styles and seeds the last: the same cell of another number. Of other long lists both ends.
     words = [re.sub(r"^(data\.subject|data\.style|seed)=.*,", r"\1=", word) for word in words]
     words = [re.sub(r"^([^=\[]+=[^,\[]+),.*,([^,\]]+)$", r"\1,\2", word) for word in words]
