@@ -60,8 +60,8 @@ def shared(ready: Ready, cfg: DictConfig, choices: Mapping[str, Any] | None) -> 
     ``choices``: the options chosen by group, from which they build the cell; None: there are none.
 
     Each takes ``threads_for`` threads. What the workers did is in ``store.computed`` when the block ends; if it ends
-    with an error, they are asked to end: what they had begun is gone on with the next time. The work of one that is killed
-    is done by the others.
+    with an error, they are asked to end: what they had begun is gone on with the next time. The work of one that is
+    killed is done by the others.
     """
     n = 1 if choices is None else workers_for(cfg.runtime.workers, ready)
     threads = threads_for(cfg.runtime.threads, ready, n)

@@ -65,7 +65,8 @@ def _verdict(old: float | None, new: float | None, sd: float | None) -> str:
 def changed(old: Record, new: Record) -> list[str]:
     """A line for each difference in how two records were made: machine, packages, versions of parts, settings."""
     was, now = ({k: record["provenance"].get(k) for k in MACHINE} for record in (old, new))
-    packages, parts = ([record["provenance"].get(k) or {} for record in (old, new)] for k in ("packages", "parts"))
+    packages = [record["provenance"].get("packages") or {} for record in (old, new)]
+    parts = [record["provenance"].get("parts") or {} for record in (old, new)]
     lines = list(_differing("", was, now))
     lines += _differing("package ", *({k: v for k, v in of.items() if k in packages[0]} for of in packages))
     if parts[0]:
