@@ -21,7 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from tiny import save_tiny_pixel
+from tiny import save_tiny_pixel, save_tiny_upscaler
 
 from udpbench.benchmark.build import build
 from udpbench.benchmark.cell import Cell
@@ -32,6 +32,7 @@ from udpbench.core.images import as_saved, write_metadata, write_png
 from udpbench.data.cifar10 import CLASSES
 from udpbench.interfaces import Log, Owner
 from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.upscaler import Upscaler
 from udpbench.world import renderer
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -279,3 +280,8 @@ def elsewhere(pictures, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def pixels(tmp_path_factory) -> PixelDiffusion:
     return PixelDiffusion(str(save_tiny_pixel(tmp_path_factory.mktemp("pixel") / "ddpm")), "pixels")
+
+
+@pytest.fixture(scope="session")
+def upscaler(tmp_path_factory) -> Upscaler:
+    return Upscaler(str(save_tiny_upscaler(tmp_path_factory.mktemp("upscaler") / "x2")), "upscaler")

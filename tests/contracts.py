@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 SHORT = {
     "rounds": 1, "model_steps": 1, "clean_steps": 1, "search_rounds": 2, "trials": 1, "snapshots": 2, "text_steps": 2,
     "image_steps": 16, "iterations": 4, "steps": 2, "sample_steps": 2, "batch": 2, "pictures": 3, "prior_images": 2,
-    "t": 4, "depth": 2, "size": 16, "train": 4,
+    "t": 4, "less": 1, "upscale_steps": 2, "depth": 2, "size": 16, "train": 4,
     "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
 # What is enough to see that a method runs, and what it draws.
@@ -24,6 +24,7 @@ OFFLINE = {
     "dtype": "fp32",
     "gradient_checkpointing": False,
     "mask": "centre",
+    "upscaler": None,
 }  # and fast on a CPU
 # Of the methods that need more to be seen: small steps without a random start; a random model's loss that hardly pulls.
 LONGER = {
@@ -60,9 +61,9 @@ def build(conf: DictConfig, folder: Path, short: Mapping[str, int] | None = SHOR
     return instantiate(conf, _convert_="all")
 
 
-def purifier(thing: Any, model: Any, pixels: Any) -> Any:
-    """The model that an attack takes, if any."""
-    return (pixels if "pixel" in thing.needs else model) if thing.needs else None
+def purifier(thing: Any, *models: Any) -> Any:
+    """Which of ``models`` an attack takes, if any."""
+    return next(model for model in models if thing.needs <= model.capabilities) if thing.needs else None
 
 
 def layers(conf: DictConfig) -> list[DictConfig]:

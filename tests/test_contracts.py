@@ -113,7 +113,7 @@ def weights_of(model: LatentDiffusion) -> list[tuple[str, torch.Tensor]]:
     ("group", "option"),
     [case for case in EVERY if case[0] in ("protect", "attack") and case[1] not in COMPUTES_NOTHING],
 )
-def test_methods_run_on_the_embedded_model(node, elsewhere, embedded, pixels, group, option):
+def test_methods_run_on_the_embedded_model(node, elsewhere, embedded, pixels, upscaler, group, option):
     """Its pictures are larger and its latents have eight channels, not the four of Stable Diffusion and the tiny one."""
     budget, run = Linf(8), Run(seed=0)
     thing = build(node(group, option), elsewhere, short=FEWEST)
@@ -122,7 +122,7 @@ def test_methods_run_on_the_embedded_model(node, elsewhere, embedded, pixels, gr
     if group == "attack":
         if "purify" not in thing.hooks:
             pytest.skip("leaves the pictures as they are")
-        made = thing.purify(owner.images, owner.names, owner.prompts, purifier(thing, embedded, pixels), run)
+        made = thing.purify(owner.images, owner.names, owner.prompts, purifier(thing, embedded, pixels, upscaler), run)
     else:
         owner.like = [y + 4 / 255 for y in x]
         made = thing.protect(owner, budget, embedded if thing.needs else None, run)

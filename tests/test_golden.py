@@ -10,26 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import family_options, make_owner, options, presets
+from contracts import purifier
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from tiny import save_tiny_pixel
+from tiny import save_tiny_pixel, save_tiny_upscaler
 
 from udpbench.core.budget import Linf
 from udpbench.core.images import read
 from udpbench.interfaces import Log, Run, Thief
+from udpbench.models.diffusion import Diffusion
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.upscaler import Upscaler
 from udpbench.protect.noise import Noise
 
 FILE = Path(__file__).parent / "golden.json"
 REFRESH = bool(os.environ.get("UDPBENCH_REFRESH_GOLDEN"))
-ELSEWHERE = "folder"  # the option of both groups that computes nothing
+ELSEWHERE = ("folder", "bridge")  # options that read folders of one's own
 DTYPE = "fp32"  # processors differ in how they add in bf16
 SHORT = {
     "rounds": 2,
@@ -40,6 +44,9 @@ SHORT = {
     "iterations": 5,
     "samples": 2,
     "t": 4,
+    "less": 1,
+    "upscale_steps": 2,
+    "upscaler": None,
     "perceptual": "lite1",
     "mask": "centre",
     "dtype": DTYPE,
@@ -54,7 +61,9 @@ FEWER = {
 # Of the first option of a class, those of which the quick tests are spared the second or two that they take.
 SLOW = {f"protect/{option}" for option in ("metacloak", "ensemble", "ensemble_aspl", "ensemble_fsmg", "dia",
         "anti_diffusion", "mist", "uemask", "ace_plus", "pap", "photoguard_diffusion")} | {"attack/udap"}  # fmt: skip
-METHODS = [f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option != ELSEWHERE]
+METHODS = [
+    f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option not in ELSEWHERE
+]
 THIEF = {
     "steps": 4,
     "lr": 1e-3,
@@ -68,7 +77,7 @@ THIEF = {
 TASKS = [f"task/{option}" for option in options("task")]
 FEW = {"train": 2, "reference": 1, "validation": 1, "heldout": 1}
 DATA = [f"data/{option}" for option in options("data") if option.startswith("toyworld")]
-FAMILIES = family_options()  # FAMILY/GROUP/OPTION
+FAMILIES = [case for case in family_options() if case.split("/")[-1] not in ELSEWHERE]  # FAMILY/GROUP/OPTION
 CASES = METHODS + TASKS + DATA + FAMILIES
 PRESETS = FAMILIES + [f"{group}/{option}" for group in ("protect", "attack", "task") for option in presets(group)]
 LOSS, CHANGE = {"default": 1e-3}, {"default": 0.02}  # relative, by case
@@ -117,19 +126,26 @@ def pixels(tmp_path_factory) -> PixelDiffusion:
     return model
 
 
+@pytest.fixture(scope="module")
+def upscaler(tmp_path_factory) -> Upscaler:
+    """The tiny upscaler with steady weights."""
+    model = Upscaler(str(save_tiny_upscaler(tmp_path_factory.mktemp("upscaler") / "tiny")), "steady")
+    for part in ("vae", "unet", "text_encoder"):
+        steadied(getattr(model.pipe, part), part)
+    return model
+
+
 def shortened(conf: DictConfig) -> dict[str, Any]:
     """What of SHORT a component has, and the component it wraps."""
     inner = {"inner": shortened(conf["inner"])} if "inner" in conf else {}
     return {k: v for k, v in SHORT.items() if k in conf} | inner
 
 
-def measured(
-    case: str, conf: DictConfig, model: LatentDiffusion, pixels: PixelDiffusion, pictures: list[torch.Tensor]
-) -> dict[str, Any]:
+def measured(case: str, conf: DictConfig, models: Sequence[Diffusion], pictures: list[torch.Tensor]) -> dict[str, Any]:
     thing = instantiate(conf, **shortened(conf) | FEWER.get(case, {}), _convert_="all")
     log = Losses()
     owner, run = make_owner(pictures[:2]), Run(seed=0, log=log)
-    mine: Any = (pixels if "pixel" in thing.needs else model) if thing.needs else None
+    mine = purifier(thing, *models)
     if "protect" in case:
         owner.like = Noise(kind="uniform").protect(owner, Linf(8), None, Run(seed=99))
         made = thing.protect(owner, Linf(8), mine, run)
@@ -189,13 +205,14 @@ def golden() -> dict[str, Any]:
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW.union(PRESETS) else c for c in CASES]
 )
-def test_numbers_are_those_of_the_version(case, node, steady, pixels, pictures, folder, golden, tmp_path):
+def test_numbers_are_those_of_the_version(case, node, steady, pixels, upscaler, pictures, folder, golden, tmp_path):
     group, option, *family = (*case.split("/")[-2:], *case.split("/")[:-2])
     conf = node(group, option, *family)
     if group == "task":
         got = of_a_task(conf, pixels if option.startswith("ddpm") else steady, folder, tmp_path)
     else:
-        got = of_data(conf, tmp_path) if group == "data" else measured(case, conf, steady, pixels, pictures)
+        models = (steady, pixels, upscaler)
+        got = of_data(conf, tmp_path) if group == "data" else measured(case, conf, models, pictures)
     if REFRESH:
         known = json.loads(FILE.read_text()) if FILE.exists() else {}
         known = {k: v for k, v in known.items() if k in CASES} | {case: got}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionUpscalePipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from udpbench.models.perceptual import Perceptual
@@ -52,6 +52,19 @@ def save_tiny_pixel(folder: Path, seed: int = 0) -> Path:
             norm_num_groups=4,
         )
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_upscaler(folder: Path, seed: int = 0) -> Path:
+    """Write an upscaler-shaped pipeline to ``folder``, of twice the sides: its autoencoder halves them."""
+    unet = {**TINY["unet"], "in_channels": 7, "num_class_embeds": 1000}
+    parts = random_pipeline({**TINY, "unet": unet}, seed, "v_prediction").components
+    pipe = StableDiffusionUpscalePipeline(
+        **{name: parts[name] for name in ("vae", "unet", "text_encoder", "tokenizer", "scheduler")},
+        low_res_scheduler=DDPMScheduler(), max_noise_level=350,
+    )  # fmt: skip
+    pipe.vae.register_to_config(scaling_factor=0.5)
+    pipe.save_pretrained(folder)
     return folder
 
 

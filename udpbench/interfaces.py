@@ -36,6 +36,7 @@ NEEDS = {
     "denoise": "a UNet that takes nothing beside its noisy input",
     "pixel": "a model of pixels",
     "inpaint": "a UNet that takes its noisy input, alone or with a mask and the masked picture",
+    "upscale": "a model that enlarges pictures",
     "class_images": "class pictures, which need prompts",
 }
 

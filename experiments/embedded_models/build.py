@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from udpbench.models.micro import judge
@@ -120,3 +127,13 @@ def assemble(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def pixel_unet() -> UNet2DModel:
+    """64 px pictures, thin levels, attention on the lowest, of random weights: 1.8 M parameters."""
+    return UNet2DModel.from_config(_config("micro_pixel", "unet"))
+
+
+def pixel_scheduler() -> DDPMScheduler:
+    """DDPM's linear noise schedule of 1,000 steps; the network predicts v."""
+    return DDPMScheduler.from_config(_config("micro_pixel", "scheduler"))

@@ -9,12 +9,17 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from experiments.embedded_models import pictures
+from udpbench.attack.diffpure import DiffPure
 from udpbench.core.images import as_saved, resize
 from udpbench.core.visibility import psnr
 from udpbench.interfaces import Run
+from udpbench.metrics.frechet_distance import frechet_distance
+from udpbench.metrics.kernel_distance import kernel_distance
+from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro.judge import Judge
-from udpbench.models.sample import sample
+from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.sample import sample, sample_pixels
 from udpbench.world import renderer, styles
 
 
@@ -118,3 +123,29 @@ def measure_style_judge(
         "world_unsure": float(unsure),
         "garbage_unsure": float(garbage.float().mean()),
     }
+
+
+@torch.no_grad()
+def measure_pixel(model: PixelDiffusion, n: int = 256) -> dict[str, float]:
+    """Distances in features of ``efflite0`` from ``n`` held-out pictures of the training mix to as many that the model
+    draws (50 steps of DDIM) and, the least there can be, to as many others of the mix; PSNR of world, held-out subjects
+    and unseen photographs after noise of 100 time steps and as many steps back, and what the noise alone leaves."""
+    rng = torch.Generator().manual_seed(6)
+    held, other = (torch.cat([pictures.autoencoder_batch(16, rng) for _ in range(n // 16)]) for _ in range(2))
+    drawn = torch.cat(list(sample_pixels(model, range(n), Run(0, batch=32), steps=50, solver="ddim")))
+    lite0 = EfficientNetLite0(size=32, blur_sigma=1.0)  # as in conf/features/efflite0.yaml
+    network = lite0.network(torch.device("cpu"))
+    told = [torch.cat([network(lite0.prepared(x)) for x in part.split(32)]) for part in (held, other, drawn)]
+    found = {}
+    for name, features in (("held_out", told[1]), ("drawn", told[2])):
+        found[f"fd_{name}"] = float(frechet_distance(features, told[0]))
+        found[f"kd_{name}"] = float(kernel_distance(features, told[0]))
+    attack, run = DiffPure(sampler="ddpm", t=100), Run(0, batch=32)
+    subjects = torch.cat([renderer.render(renderer.draw(4, rng, renderer.subject(k))) for k in range(8)])
+    sets = {"world": renderer.render(renderer.draw(32, rng)), "subjects": subjects, "photographs": unseen_photographs()}
+    for name, x in sets.items():
+        made = attack.purify(list(x), [str(i) for i in range(len(x))], [""] * len(x), model, run)
+        found[f"psnr_{name}_100"] = float(psnr(torch.stack(made), x).mean())
+    a = float(model.alpha_bar[99])
+    noisy = sets["world"] + ((1 - a) / a) ** 0.5 / 2 * torch.randn(sets["world"].shape, generator=rng)
+    return found | {"psnr_world_100_noise_alone": float(psnr(noisy.clamp(0, 1), sets["world"]).mean())}

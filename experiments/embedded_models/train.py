@@ -1,10 +1,11 @@
 """Train the embedded models: ``python -m experiments.embedded_models.train WHAT``.
 
-WHAT: vae, judge, style_judge, unet, export, measure.
+WHAT: vae, judge, style_judge, unet, pixel, export, measure.
 
 For developers of the embedded models: users get the weights. Run in this order, the six commands rebuild
 ``weights/micro`` and the judges; with ``--model micro_b`` (which borrows micro's autoencoder and text encoder) or
-``--model micro_c``, vae, unet, export and measure rebuild that model. Each training keeps a checkpoint in ``--work``
+``--model micro_c``, vae, unet, export and measure rebuild that model; with ``--model micro_pixel``, pixel, export and
+measure. Each training keeps a checkpoint in ``--work``
 and goes on from it when the same command is given again. Nothing is read but the renderer and pictures that
 scikit-learn and scikit-image ship.
 """
@@ -27,12 +28,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from experiments.embedded_models import build, pictures
-from experiments.embedded_models.measure import measure_judge, measure_prompts, measure_style_judge, measure_vae
+from experiments.embedded_models.measure import (
+    measure_judge,
+    measure_pixel,
+    measure_prompts,
+    measure_style_judge,
+    measure_vae,
+)
 from experiments.embedded_models.train_judge import train_judge, train_style_judge
+from experiments.embedded_models.train_pixel import export_pixel, train_pixel
 from udpbench.interfaces import Log, Run
 from udpbench.models.diffusion import initialised_by, noised, velocity
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro.judge import Judge, load_judge
+from udpbench.models.pixel import PixelDiffusion
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.world import renderer
 
@@ -40,8 +49,9 @@ SEED = 20261122
 BATCH = 64
 PICTURES = 32768  # of the pretraining world that the UNet sees
 NORMALISED_BY = 1024  # pictures of it, by whose latents those of the autoencoder are normalised
-TRAININGS = ("vae", "judge", "style_judge", "unet")
+TRAININGS = ("vae", "judge", "style_judge", "unet", "pixel")
 PREDICTION = "v_prediction"
+PIXEL = "micro_pixel"  # the model that is no pipeline of build.DESIGNS
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of the UNet's training, the longest
 
 
@@ -193,14 +203,21 @@ def captions(truth: renderer.Scenery, rng: torch.Generator) -> list[str]:
 
 def measure(run: Run, model: str) -> None:
     """What the exported models can do, as JSON: see measure.py; kept beside the weights."""
+    file = build.WEIGHTS / "measured.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    found = _measured(model)
+    file.write_text(json.dumps(known | {model: found}, indent=1) + "\n", encoding="utf-8")
+    run.log.say(json.dumps(found))
+
+
+def _measured(model: str) -> dict[str, Any]:
+    if model == PIXEL:
+        return measure_pixel(PixelDiffusion(f"pkg:{model}", model))
     diffusion, judge = LatentDiffusion(f"pkg:{model}", model), load_judge("judge", torch.device("cpu"))
     found = {"autoencoder": measure_vae(diffusion.pipe.vae), "prompts": measure_prompts(diffusion, judge)}
     if model == "micro":
         found |= _measured_judges(judge, lambda x: diffusion.round_trip(x).clamp(0, 1))
-    file = build.WEIGHTS / "measured.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    file.write_text(json.dumps(known | {model: found}, indent=1) + "\n", encoding="utf-8")
-    run.log.say(json.dumps(found))
+    return found
 
 
 def _measured_judges(judge: Judge, trip: Callable[[Tensor], Tensor]) -> dict[str, dict[str, float]]:
@@ -216,6 +233,9 @@ def _measured_judges(judge: Judge, trip: Callable[[Tensor], Tensor]) -> dict[str
 def export(work: Path, run: Run, model: str) -> None:
     """Write to ``weights/``: the pipeline folder and, with the first model, the judges in half precision, and the logs
     of their trainings."""
+    if model == PIXEL:
+        export_pixel(work)
+        return
     if model == "micro":
         for name in ("judge", "style_judge"):
             judge = {k: v.half() for k, v in torch.load(work / f"{name}.pt", weights_only=True).items()}
@@ -240,7 +260,7 @@ def export(work: Path, run: Run, model: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=[*TRAININGS, "export", "measure"])
-    parser.add_argument("--model", choices=list(build.DESIGNS), default="micro")
+    parser.add_argument("--model", choices=[*build.DESIGNS, PIXEL], default="micro")
     parser.add_argument("--work", type=Path, help="checkpoints and logs (default: outputs/MODEL)")
     parser.add_argument("--steps", type=int, default=0, help="of the training")
     parser.add_argument("--threads", type=int, default=2)
@@ -251,7 +271,9 @@ def main() -> None:
     run = Run(SEED, DEVICE, log=Lines(work / f"{args.what}.log"))
     if args.what in TRAININGS and args.steps < 1:
         parser.error("say how long: --steps N")
-    lender = build.DESIGNS[args.model].borrows
+    if args.what in TRAININGS and (args.what == "pixel") != (args.model == PIXEL):
+        parser.error(f"{args.what} is no training of {args.model}")
+    lender = "" if args.model == PIXEL else build.DESIGNS[args.model].borrows
     if args.what == "vae" and lender:
         parser.error(f"{args.model} has no autoencoder of its own: it uses {lender}'s")
     work_on: dict[str, Callable[[], None]] = {
@@ -259,6 +281,7 @@ def main() -> None:
         "unet": lambda: train_unet(work, args.steps, run, args.model),
         "judge": lambda: train_judge(work, args.steps, run),
         "style_judge": lambda: train_style_judge(work, args.steps, run),
+        "pixel": lambda: train_pixel(work, args.steps, run),
         "export": lambda: export(work, run, args.model),
         "measure": lambda: measure(run, args.model),
     }

@@ -52,6 +52,10 @@ class PixelPurifier(Attack):
         """How many time steps of noise are added."""
         return self.t
 
+    def noise_at(self, indices: Sequence[int]) -> int:
+        """The time step, from 0, whose noise is added, where the way back goes through ``indices``."""
+        return indices[0]
+
     def there_and_back(self, x: Tensor, rngs: Sequence[torch.Generator], model: PixelDiffusion, run: Run) -> Tensor:
         """N pictures (NCHW [0,1]) noised and denoised; all that is drawn for one is from its own generator."""
         t = self.level(model)
@@ -59,7 +63,8 @@ class PixelPurifier(Attack):
         run.tally("unet_purify", len(indices) * len(x))
         with torch.no_grad():
             z = model.encode(x)
-            z = noised(model.alpha_bar.to(x.device), z, torch.full((len(z),), t - 1), normal(rngs, 1, z))
+            added = torch.full((len(z),), self.noise_at(indices))
+            z = noised(model.alpha_bar.to(x.device), z, added, normal(rngs, 1, z))
             z = reverse(model, z, model.embed([""] * len(z)), indices, self.sampler, lambda: normal(rngs, 1, z))
             return model.decode(z).clamp(0, 1)
 

@@ -131,6 +131,14 @@ def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
         yield f"data {cell.data.name}: {said}; give data=folder data.path=DIR, or family=micro for its settings"
 
 
+def _purifier_of_another_world(cell: Cell) -> Iterator[str]:
+    """The embedded model of pixels on pictures of another family, where nobody chose it."""
+    purifier = cell.purifier.thing
+    if "pixel" in cell.attack.thing.needs and purifier.embedded and cell.family == "sd":
+        todo = "give model@purifier=pixel purifier.path=DIR, or family=micro"
+        yield f"attack {cell.attack.name}: purifier {cell.purifier.name} knows the embedded world alone; {todo}"
+
+
 def _hooks(cell: Cell) -> Iterator[str]:
     """What of the attack the task would not take."""
     if lost := sorted(cell.attack.thing.hooks - cell.task.thing.takes):
@@ -176,7 +184,7 @@ def _same_scores(cell: Cell) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
     _models_that_lack, _models_that_do_not_fit, _untrained_models, _strength_to_match, _class_pictures,
-    _extra_clean, _missing_here, _pictures_for_the_model, lacks_class_prompt, long_prompts, _hooks,
+    _extra_clean, _missing_here, _pictures_for_the_model, _purifier_of_another_world, lacks_class_prompt, long_prompts, _hooks,
     _fraction, _perturbation_metrics, _same_scores,
 )  # fmt: skip
 

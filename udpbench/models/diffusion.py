@@ -135,6 +135,7 @@ class Diffusion(Component, ABC):
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "scheduler": tuple(f"diffusers.{name}Scheduler" for name in SCHEDULERS)
     }
+    wants_classes: ClassVar[bool] = False  # whether its UNet is given a class
     pipeline_options: ClassVar[dict[str, Any]] = {}  # further arguments of the pipeline's constructor
     pipeline: Any  # diffusers' class of it
     pipe: Any  # the diffusers pipeline: frozen, in evaluation mode, on ``device``
@@ -246,7 +247,7 @@ class Diffusion(Component, ABC):
         kind = "flow_prediction" if scheduler.get("use_flow_sigmas") else scheduler["prediction_type"]
         if kind not in PREDICTIONS:
             yield f"has no loss for the prediction {kind!r}; allowed are {', '.join(PREDICTIONS)}"
-        if unet.class_embed_type or unet.num_class_embeds:
+        if (unet.class_embed_type or unet.num_class_embeds) and not cls.wants_classes:
             yield "its UNet wants classes, which is not supported"
 
     def fetch(self) -> None:

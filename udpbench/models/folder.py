@@ -23,6 +23,7 @@ Shapes = dict[str, tuple[int, ...]]  # name of a tensor -> its shape
 INDEX = "model_index.json"
 STEMS = {"diffusers": ("diffusion_pytorch_model",) * 2, "transformers": ("model", "pytorch_model")}  # safetensors, bin
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of a pipeline that are never loaded
+WEIGHTLESS = ("tokenizer", "scheduler", "low_res_scheduler")
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # of these parts; the last: a name of the first
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 SCHEDULERS = (
@@ -117,7 +118,7 @@ def _classes(folder: Path, kind: Any) -> dict[str, str]:
             raise ValueError(f"{folder / INDEX}: has a part {part} ({named}), which is not supported")
     if lacking := [part for part in kind.parts if part not in index]:
         raise ValueError(f"{folder / INDEX} lacks {', '.join(lacking)}")
-    return {part: index[part][0] for part in kind.parts if part not in ("tokenizer", "scheduler")}
+    return {part: index[part][0] for part in kind.parts if part not in WEIGHTLESS}
 
 
 def _module(folder: Path, part: str, classes: tuple[str, ...]) -> Any:

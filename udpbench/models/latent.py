@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,11 @@ class LatentDiffusion(Diffusion):
 
     shape = "Stable-Diffusion-shaped"
     option = "local"
-    pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
+    pipelines: ClassVar[tuple[str, ...]] = (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+    )
     parts = {
         "vae": ("diffusers.AutoencoderKL",),
         "unet": ("diffusers.UNet2DConditionModel",),

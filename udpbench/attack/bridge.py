@@ -1,0 +1,158 @@
+"""A diffusion bridge from protected to clean pictures, learnt from leaked pairs.
+
+BridgePure (Wang et al., NeurIPS 2025, arXiv 2412.21061) with the bridges of Zhou et al. (ICLR 2024, "Denoising
+Diffusion Bridge Models").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from udpbench.core.component import check_numbers
+from udpbench.core.digest import files_digest
+from udpbench.core.images import list_images, read, read_paired
+from udpbench.interfaces import Attack, Run
+from udpbench.models.diffusion import initialised_by
+from udpbench.optim.fit import FitSettings, fit
+from udpbench.optim.pgd import chunks
+from udpbench.optim.samples import normal
+
+STATE = "bridge.ckpt"
+
+
+def between(x0: Tensor, x: Tensor, ratio: Tensor | float, scale: Tensor | float, noise: Tensor) -> Tensor:
+    """The bridge at time s between ``x0`` at time 0 and ``x`` at t > s, ``ratio`` = (s / t)^2, ``scale`` = t: normal of
+    mean ``x0 + ratio (x - x0)`` and variance ``s^2 (1 - ratio)`` (Zhou et al., table 1, variance exploding)."""
+    return x0 + ratio * (x - x0) + scale * (ratio * (1 - ratio)) ** 0.5 * noise
+
+
+@dataclass(kw_only=True)
+class Bridge(FitSettings, Attack):
+    """Train ``net`` to tell clean pictures ``x_0`` from points of the bridge between them and their protected twins
+    ``x_T``: ``mean (x_T + net(x_t, t, x_T) - x_0)^2``, t uniform, pixels in [-1,1]. Then walk a picture's bridge from
+    ``x_T`` down, each step with the ``x_0`` that the network tells.
+
+    The thief has pairs: pictures of his own that he had protected by the owner's tool (``udpbench protect``); none of
+    those that are to be purified. The training is a part of this stage. The paper's: the bridge, the pairs. Our
+    choices: the variance-exploding bridge, an equal weight of all times, the difference as what is told, exact steps
+    of the bridge in place of the hybrid sampler, a small network, crops.
+
+    Args: those of ``FitSettings``, and
+        clean, protected: folders of the pairs, by name.
+        widths: channels of the network's levels, multiples of 8.
+        batch, crop: pictures in a training step, and the side in pixels of what it sees of them.
+        noise: T, twice the bridge's greatest standard deviation, in [-1,1].
+        sample_steps: of the walk.
+    """
+
+    clean: str | Path
+    protected: str | Path
+    widths: Sequence[int]
+    batch: int
+    crop: int
+    noise: float
+    sample_steps: int
+
+    places: ClassVar[tuple[str, ...]] = ("clean", "protected", "save_every")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = {"batch": self.batch, "crop": self.crop, "sample_steps": self.sample_steps}
+        check_numbers("attack bridge", least=1, steps=self.steps, **counts)
+        check_numbers("attack bridge", least=0, noise=self.noise)
+        if not self.widths or any(width < 8 or width % 8 for width in self.widths):
+            raise ValueError(f"attack bridge: widths must be multiples of 8, given {list(self.widths)}")
+
+    @property
+    def label(self) -> str:
+        return "bridge"
+
+    def identity(self) -> dict[str, str]:
+        """Digests of the pairs."""
+        folders = {"clean": self.clean, "protected": self.protected}
+        return {name: files_digest(list_images(Path(folder).expanduser())) for name, folder in folders.items()}
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Clean and protected pictures, CHW [0,1]; ValueError if one has no twin of its size."""
+        files = list_images(Path(self.clean).expanduser())
+        clean = [read(file) for file in files]
+        return list(
+            zip(clean, read_paired(Path(self.protected).expanduser(), [f.name for f in files], clean), strict=True)
+        )
+
+    def purify(
+        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
+    ) -> list[Tensor]:
+        told = self.learnt(run)
+        out = list(images)
+        with torch.no_grad(), run.log.bar(self.label, len(images), "img") as advance:
+            for index in chunks(images, run.batch):
+                x = torch.stack([images[i] for i in index]).to(run.device) * 2 - 1
+                made = self.walk(x, told, [run.rng("bridge", names[i]) for i in index])
+                for i, y in zip(index, (made / 2 + 0.5).clamp(0, 1).cpu(), strict=True):
+                    out[i] = y
+                advance(len(index))
+        return out
+
+    def walk(self, end: Tensor, told: Callable[..., Tensor], rngs: Sequence[torch.Generator]) -> Tensor:
+        """From ``end`` (NCHW [-1,1]) at T to time 0, in equal steps."""
+        x, n = end, self.sample_steps
+        for k in range(n, 0, -1):
+            x0 = told(x, torch.full((len(x),), k / n, device=x.device), end)
+            x = between(x0, x, ((k - 1) / k) ** 2, self.noise * k / n, normal(rngs, 1, x))
+        return x
+
+    def learnt(self, run: Run) -> Callable[..., Tensor]:
+        """What tells x_0 from (x_t, t / T, x_T); an interrupted training goes on."""
+        with initialised_by(run.rng("bridge", "weights")):
+            net = network(self.widths).to(run.device)
+
+        def told(x: Tensor, time: Tensor, end: Tensor) -> Tensor:
+            height, width = x.shape[-2:]
+            pad = [-side % 2 ** (len(self.widths) - 1) for side in (width, height)]
+            both = F.pad(torch.cat([x, end], 1), (0, pad[0], 0, pad[1]), mode="replicate")
+            return end + net(both, 1000 * time).sample.float()[..., :height, :width]
+
+        pairs = self.pairs()
+
+        def loss(step: int) -> Tensor:
+            rng = run.rng("bridge", step)
+            x0, end = (2 * part.to(run.device) - 1 for part in self.crops(pairs, rng))
+            time, noise = torch.rand(len(x0), generator=rng), torch.randn(x0.shape, generator=rng)
+            ratio = time.to(run.device).view(-1, 1, 1, 1) ** 2
+            x = between(x0, end, ratio, self.noise, noise.to(run.device))
+            return F.mse_loss(told(x, time.to(run.device), end), x0)
+
+        checkpoint = None if run.scratch is None else run.scratch / STATE
+        fit(list(net.train().parameters()), loss, self, run, title="bridge", checkpoint=checkpoint)
+        net.eval()
+        return told
+
+    def crops(self, pairs: Sequence[tuple[Tensor, Tensor]], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The same crops of ``batch`` pairs, drawn from ``rng``; no larger than the smallest picture."""
+        side = min(self.crop, *(min(clean.shape[-2:]) for clean, _ in pairs))
+        drawn = []
+        for i in torch.randint(len(pairs), (self.batch,), generator=rng).tolist():
+            places = (int(torch.randint(extent - side + 1, (), generator=rng)) for extent in pairs[i][0].shape[-2:])
+            top, left = places
+            drawn.append(tuple(x[:, top : top + side, left : left + side] for x in pairs[i]))
+        clean, protected = zip(*drawn, strict=True)
+        return torch.stack(clean), torch.stack(protected)
+
+
+def network(widths: Sequence[int]) -> nn.Module:
+    """A UNet without attention, six channels in and three out, for any size that its levels can halve."""
+    from diffusers import UNet2DModel
+
+    levels = len(widths)
+    return UNet2DModel(
+        in_channels=6, out_channels=3, layers_per_block=1, block_out_channels=list(widths), norm_num_groups=8,
+        down_block_types=["DownBlock2D"] * levels, up_block_types=["UpBlock2D"] * levels, add_attention=False,
+    )  # fmt: skip

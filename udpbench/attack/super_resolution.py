@@ -1,0 +1,97 @@
+"""Super-resolution as a purifier: reduce the pictures, and have a diffusion model enlarge them again.
+
+As used against protections by MetaCloak's authors (CVPR 2024) and after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from udpbench.core.component import check_numbers
+from udpbench.core.images import as_saved, at_once, resize
+from udpbench.interfaces import Attack, Run
+from udpbench.models.upscaler import Upscaler
+from udpbench.optim.pgd import chunks
+
+
+@dataclass(kw_only=True)
+class Upscaling(Attack):
+    """What purifications with an upscaler have in common.
+
+    Args:
+        upscale_steps: of the model's own sampler.
+        guidance: of the prompt (Ho & Salimans 2022); 1: none, and no negative prompt.
+        noise_level: time step of the noise that the model sees the small picture under.
+        prompt: what is asked for; ``{caption}`` stands for the picture's own.
+        negative_prompt: what is steered away from.
+    """
+
+    upscale_steps: int
+    guidance: float
+    noise_level: int
+    prompt: str
+    negative_prompt: str = ""
+
+    needs = frozenset({"upscale"})
+
+    def __post_init__(self) -> None:
+        who = f"attack {type(self).__name__.lower()}"
+        check_numbers(who, least=1, upscale_steps=self.upscale_steps, guidance=self.guidance)
+        check_numbers(who, least=0, noise_level=self.noise_level)
+
+    def enlarged(
+        self, x: Tensor, prompts: Sequence[str], rngs: Sequence[torch.Generator], model: Upscaler, run: Run
+    ) -> Tensor:
+        """N pictures (NCHW [0,1]), enlarged by ``model``, on the CPU; ``prompts``: their captions."""
+        asked = [self.prompt.replace("{caption}", text) for text in prompts]
+        if model.words:
+            model.words.check([], [*([] if "{caption}" in self.prompt else asked), self.negative_prompt])
+        made, n = [], at_once(run.batch, *(model.factor * side for side in x.shape[-2:]))
+        for first in range(0, len(x), n):
+            part = slice(first, first + n)
+            large = model.enlarged(
+                x[part], asked[part], self.negative_prompt, rngs[part],
+                steps=self.upscale_steps, guidance=self.guidance, noise_level=self.noise_level,
+            )  # fmt: skip
+            made.append(large.cpu())
+        run.tally("unet_purify", self.upscale_steps * len(x) * (1 + (self.guidance > 1)))
+        return torch.cat(made)
+
+
+@dataclass(kw_only=True)
+class SuperResolution(Upscaling):
+    """Reduce by the model's factor (512 px to 128 with Stable Diffusion's), then enlarge by it.
+
+    What reducing alone does, ``attack=resize attack.scale=0.25`` shows. Our choices: the small picture is rounded to 8
+    bits, as one that was saved; where a side is no multiple of the factor, the next larger one is made of it and
+    resized to the picture's.
+    """
+
+    @property
+    def label(self) -> str:
+        return "super_resolution"
+
+    def small(self, x: Tensor, name: str, model: Upscaler, run: Run) -> Tensor:
+        """What the model is given of CHW."""
+        height, width = (-(-side // model.factor) for side in x.shape[-2:])
+        return as_saved(resize(x[None], (height, width))[0])
+
+    def purify(
+        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Upscaler, run: Run
+    ) -> list[Tensor]:
+        """As the interface says; ValueError if the prompt is longer than the text encoder takes."""
+        out = list(images)
+        with run.log.bar(self.label, len(images), "img") as advance:
+            for index in chunks(images, run.batch):
+                small = torch.stack([self.small(images[i], names[i], model, run) for i in index])
+                rngs = [run.rng("upscale", names[i]) for i in index]
+                made = self.enlarged(small.to(run.device), [prompts[i] for i in index], rngs, model, run)
+                _, height, width = images[index[0]].shape
+                for i, x in zip(index, resize(made, (height, width)), strict=True):
+                    out[i] = x
+                advance(len(index))
+        return out

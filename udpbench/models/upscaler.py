@@ -1,0 +1,72 @@
+"""Diffusion models that enlarge pictures: any folder or hub repository shaped like Stable Diffusion's x4 upscaler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from udpbench.models.diffusion import Diffusion
+from udpbench.models.folder import UNUSED
+from udpbench.models.latent import LatentDiffusion
+
+
+class Upscaler(LatentDiffusion):
+    """A latent model whose UNet sees, beside its latents, the small picture itself under some noise (Rombach et al.
+    2022, section 4.4; Ho et al. 2022, "Cascaded Diffusion Models"): a latent for each of its pixels, so it enlarges by
+    the autoencoder's factor."""
+
+    shape = "Stable-Diffusion-upscaler-shaped"
+    option = "upscaler"
+    pipelines = ("StableDiffusionUpscalePipeline",)
+    parts = {**LatentDiffusion.parts, "low_res_scheduler": Diffusion.parts["scheduler"]}
+    pipeline_options = {}
+    wants_classes = True  # the level of that noise
+    capabilities = frozenset({"text", "upscale"})  # type: ignore[assignment]
+
+    @property
+    def pipeline(self) -> Any:
+        """The class of diffusers."""
+        from diffusers import StableDiffusionUpscalePipeline
+
+        return StableDiffusionUpscalePipeline
+
+    @cached_property
+    def pipe(self) -> Any:
+        """A StableDiffusionUpscalePipeline: frozen, in evaluation mode, on ``self.device``."""
+        from diffusers import AutoencoderKL
+
+        pipe = self.load(**dict.fromkeys(UNUSED))
+        # Its constructor writes the public model's factor over whatever the autoencoder's own is.
+        own = AutoencoderKL.load_config(self.folder / "vae")["scaling_factor"]  # type: ignore[operator]
+        pipe.vae.register_to_config(scaling_factor=own)
+        return pipe
+
+    @property
+    def factor(self) -> int:
+        """How many times longer the sides become."""
+        return self.pipe.vae_scale_factor
+
+    @torch.no_grad()
+    def enlarged(
+        self, x: Tensor, prompts: Sequence[str], negative: str, rngs: Sequence[torch.Generator],
+        *, steps: int, guidance: float, noise_level: int,
+    ) -> Tensor:  # fmt: skip
+        """N pictures (NCHW [0,1]) with sides ``factor`` times as long, in [0,1]; what is drawn for one is from its own
+        generator, the sampler is the model's own.
+
+        ``noise_level``: time step of the noise that the model sees ``x`` under, of ``low_res_scheduler``. Sides that
+        the pipeline would cut to a multiple of the autoencoder's are padded for it.
+        """
+        most = self.pipe.config.max_noise_level
+        if noise_level > most:
+            raise ValueError(f"model {self.name}: noise_level must be at most {most}, given {noise_level}")
+        height, width = (side * self.factor for side in x.shape[-2:])
+        made = self.pipe(
+            prompt=list(prompts), negative_prompt=[negative] * len(x), image=self.padded(x), generator=list(rngs),
+            num_inference_steps=steps, guidance_scale=guidance, noise_level=noise_level, output_type="pt",
+        ).images  # fmt: skip
+        return made[..., :height, :width].float().clamp(0, 1)
