@@ -1,4 +1,5 @@
-"""Training of the embedded model of pixels, for developers (part of ``python -m experiments.embedded_models.train``)."""
+"""Training of the embedded model of pixels, for developers (part of the command
+``python -m experiments.embedded_models.train``)."""
 
 from __future__ import annotations
 
