@@ -140,5 +140,5 @@ def test_a_cell_that_runs_out_of_memory_or_of_numbers_is_a_failed_record_and_one
     assert line.startswith(SAID[how])
     (found,) = read_records(tmp_path / "records")
     assert found["status"] == "failed"
-    assert [stage["name"] for stage in found["stages"]] == ["data clean"]
+    assert not any(stage["name"].startswith("protect") for stage in found["stages"])
     assert not list(tmp_path.glob("store/locks/*.lease"))

@@ -480,7 +480,7 @@ def test_renderers_agree_on_a_small_document() -> None:
     made = table([{"name": "a|b", "x*": "1"}, {"name": "c_d", "x*": "2"}, {"name": "e"}], ["name"], "cap")
     sections = [Section("S", 2, ["one\ntwo <b>"], [made], in_latex=True)]
     assert render("report.md", title="T", sections=sections).splitlines() == [
-        "# T", "", "## S", "", "one two <b>", "", "| name | x\\* |", "| :-- | --: |", "| a\\|b | 1 |", "| c_d | 2 |",
+        "# T", "", "## S", "", "one two \\<b>", "", "| name | x\\* |", "| :-- | --: |", "| a\\|b | 1 |", "| c_d | 2 |",
         "| e | - |",
     ]  # fmt: skip
     assert r"c\_d & 2 \\" in render("report.tex", title="T", sections=sections)

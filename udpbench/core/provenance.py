@@ -29,7 +29,7 @@ class Provenance(TypedDict, total=False):
     device: str
     python: str
     platform: str
-    parts: dict[str, dict[str, Any]]  # of a cell: version, identity and source of each part and metric
+    parts: dict[str, Any]  # of a cell: version, identity and source of each part and metric
 
 
 DIRTY = "-dirty"  # appended to the commit if the code was changed since

@@ -53,7 +53,7 @@ def _parts(record: Record) -> Iterator[str]:
         yield f"provenance does not say the versions of {', '.join(lacking)}: the record is of older code, run it again"
     elif anonymous := [name for name in MODELS if not known[name].get("identity")]:
         yield f"provenance has no digests of the weights of {', '.join(anonymous)}"
-    own = sorted({t for t in targets(record["config"]) if not t.startswith("udpbench.")})
+    own = sorted({t for t in targets(record["config"]) if t.partition(".")[0] != "udpbench"})
     if own:
         yield f"made by code that udpbench does not have ({', '.join(own[:3])}): add the method first"
 
