@@ -127,7 +127,8 @@ def test_methods_run_on_the_embedded_model(node, elsewhere, embedded, pixels, up
         owner.like = [y + 4 / 255 for y in x]
         made = thing.protect(owner, budget, embedded if thing.needs else None, run)
     assert torch.stack(made).shape == x.shape
-    assert 0 < float((torch.stack(made) - x).abs().mean()) < 0.2
+    most = 0.5 if option in ("noisy_upscale", "super_resolution") else 0.2  # an upscaler of random weights
+    assert 0 < float((torch.stack(made) - x).abs().mean()) < most
 
 
 CHECKED = [(g, o) for g, o in EVERY if g in ("attack", "metric")]

@@ -70,7 +70,9 @@ def once(cfg: DictConfig, log: Log | None = None) -> Record:
 
 def measured(record: Record) -> Any:
     """What a record says that does not depend on the time and on what was there already."""
-    arms = {name: {k: v for k, v in arm.items() if k not in ("images", "pictures")} for name, arm in record["arms"].items()}
+    arms = {
+        name: {k: v for k, v in arm.items() if k not in ("images", "pictures")} for name, arm in record["arms"].items()
+    }
     return arms, record["perturbation"], record["counts"], record["flags"], [stage["key"] for stage in record["stages"]]
 
 

@@ -129,7 +129,7 @@ def test_a_family_changes_settings_that_there_are(node, name):
 # What the defaults list of an option may choose beside its own settings.
 CHOOSES = {
     "protect": {"protect@inner"},
-    "attack": set(),
+    "attack": {"model@purifier"},
     "task": {"model", "data", "metrics"},
     "data": {"metrics"},
     "model": {"family"},
@@ -147,8 +147,8 @@ def chosen(file: Path) -> set[str]:
 
 
 def test_settings_of_a_protection_depend_on_it_and_the_family_alone():
-    """So do those of an attack and of a task: no option of another kind chooses them or is referred to. That is why
-    each need not be composed beside all the others."""
+    """So do those of an attack, which may choose its purifier, and of a task: no option of another kind chooses them or
+    is referred to. That is why each need not be composed beside all the others."""
     for group, allowed in CHOOSES.items():
         files = sorted((CONF / group).rglob("*.yaml"))
         assert set().union(*map(chosen, files)) == allowed, group

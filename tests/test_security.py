@@ -237,6 +237,9 @@ def test_names_in_records_have_no_control_characters(tmp_path):
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onload='alert(3)' </style> | **b** [a](javascript:x) \\input{/etc/passwd} $x$ & % # _ {{7*7}} {% raw %}"
 
 
+LINKS = ("href", "src", "action", "formaction", "data", "xlink:href")  # attributes that a browser follows
+
+
 class Tags(HTMLParser):
     """What a browser would make elements of."""
 
@@ -245,7 +248,7 @@ class Tags(HTMLParser):
         self.hostile: list[str] = []
 
     def handle_starttag(self, tag, attrs):
-        values = [f"{k}={v}" for k, v in attrs if k.startswith("on") or "javascript:" in str(v)]
+        values = [f"{k}={v}" for k, v in attrs if k.startswith("on") or (k in LINKS and "javascript:" in str(v))]
         self.hostile += [tag, *values] if values else []
 
 

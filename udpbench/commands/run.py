@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +37,9 @@ LAUNCHERS = {
     "submitit_local": SUBMITIT,
     "submitit_slurm": SUBMITIT,
 }
+# Presets of launchers have the names of their plugins, of which Hydra says that another name may be asked for one day.
+# Set where this file is read: a launcher's processes read it before they compose a cell.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated", category=UserWarning)
 FULL = 1_000_000  # bytes that are left on a disk where nothing can be written any more
 
 
