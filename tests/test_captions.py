@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from drawn import draws
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from udpbench.core import images
@@ -171,6 +171,7 @@ JUNK = st.lists(
 @given(
     st.one_of(st.binary(max_size=60), JUNK), st.sampled_from(["metadata.jsonl", "metadata.csv", "a.txt", "b.caption"])
 )
+@example(b'"\r"', "metadata.csv")  # a line break within quotes
 def test_any_file_is_captions_or_one_line(content, name):
     with TemporaryDirectory() as folder:
         (Path(folder) / name).write_bytes(content)

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from udpbench.core.text import CONTROL
+
 TABLES = ("metadata.jsonl", "metadata.csv")
 BESIDE = (".txt", ".caption")
 COLUMNS = ("text", "caption", "prompt")  # of a table that has several, the first of these holds the captions
@@ -104,7 +106,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             wanted = 'must be a JSON object with a "file_name"'
-            raise ValueError(f"captions: {path} line {number} {wanted}; it is {line.strip()[:80]}")
+            raise ValueError(f"captions: {path} line {number} {wanted}; it is {_shown(line)}")
         yield number, row
 
 
@@ -114,7 +116,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         header = next(reader, [])
         if "file_name" not in header or len(set(header)) < len(header):
             wanted = "must be the columns' names, each once, with file_name"
-            raise ValueError(f"captions: {path} line 1 {wanted}; it is {','.join(header)[:80]}")
+            raise ValueError(f"captions: {path} line 1 {wanted}; it is {_shown(','.join(header))}")
         for cells in reader:
             if cells and len(cells) != len(header):
                 counts = f"has {len(cells)} columns, the first line {len(header)}"
@@ -125,6 +127,11 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 yield reader.line_num, {name: cell or None for name, cell in zip(header, cells, strict=True)}
     except csv.Error as error:
         raise ValueError(f"captions: {path} line {reader.line_num} is not CSV: {error}") from error
+
+
+def _shown(text: str) -> str:
+    """The beginning of a line of a file, as part of a message of one line."""
+    return CONTROL.sub("?", text.strip())[:80]
 
 
 def read_text(path: Path) -> str:
