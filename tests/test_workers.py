@@ -114,8 +114,8 @@ def alive(pid: int) -> bool:
 )
 def test_there_are_as_many_as_cores_arms_and_memory_allow(tmp_path, monkeypatch, cores, free, wanted):
     """The cell trains for five arms: clean, noise, protected, purified, clean_attacked."""
-    monkeypatch.setattr(workers, "cores", lambda: cores)
-    monkeypatch.setattr(workers, "free_memory", lambda: free)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "free_memory", lambda: free)
     ready = prepare(common.composed(["attack=jpeg", f"runtime.out={tmp_path}", "track=none"]))
     assert workers.workers_for("auto", ready) == wanted
     assert workers.workers_for(3, ready) == 3
@@ -124,8 +124,8 @@ def test_there_are_as_many_as_cores_arms_and_memory_allow(tmp_path, monkeypatch,
 
 
 def test_a_larger_model_has_the_idle_cores_for_itself(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: 8)
-    monkeypatch.setattr(workers, "free_memory", lambda: 1e12)
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1e12)
     monkeypatch.setattr(workers, "idle_cores", lambda: 5)
     ready = prepare(composed(tiny, f"runtime.out={tmp_path}"))
     assert workers.workers_for("auto", ready) == 1

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from udpbench.attack.each import in_batches
 from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest
 from udpbench.core.images import list_images, read, read_paired
 from udpbench.interfaces import Attack, Run
 from udpbench.models.diffusion import initialised_by
 from udpbench.optim.fit import FitSettings, fit
-from udpbench.optim.pgd import chunks
 from udpbench.optim.samples import normal
 
 STATE = "bridge.ckpt"
@@ -91,15 +91,14 @@ class Bridge(FitSettings, Attack):
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
     ) -> list[Tensor]:
         told = self.learnt(run)
-        out = list(images)
-        with torch.no_grad(), run.log.bar(self.label, len(images), "img") as advance:
-            for index in chunks(images, run.batch):
-                x = torch.stack([images[i] for i in index]).to(run.device) * 2 - 1
-                made = self.walk(x, told, [run.rng("bridge", names[i]) for i in index])
-                for i, y in zip(index, (made / 2 + 0.5).clamp(0, 1).cpu(), strict=True):
-                    out[i] = y
-                advance(len(index))
-        return out
+
+        def pure(index: list[int]) -> Tensor:
+            x = torch.stack([images[i] for i in index]).to(run.device) * 2 - 1
+            made = self.walk(x, told, [run.rng("bridge", names[i]) for i in index])
+            return (made / 2 + 0.5).clamp(0, 1).cpu()
+
+        with torch.no_grad():
+            return in_batches(images, run, self.label, pure)
 
     def walk(self, end: Tensor, told: Callable[..., Tensor], rngs: Sequence[torch.Generator]) -> Tensor:
         """From ``end`` (NCHW [-1,1]) at T to time 0, in equal steps."""

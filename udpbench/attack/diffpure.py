@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from udpbench.attack.each import in_batches
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.images import reduced, resize
 from udpbench.interfaces import Attack, Run
 from udpbench.models.diffusion import noised
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.reverse import SAMPLERS, reverse
-from udpbench.optim.pgd import chunks
 from udpbench.optim.samples import normal
 
 
@@ -87,17 +87,13 @@ class DiffPure(PixelPurifier):
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: PixelDiffusion, run: Run
     ) -> list[Tensor]:
-        out = list(images)
-        with run.log.bar(self.label, len(images), "img") as advance:
-            for index in chunks(images, run.batch):
-                rngs = [run.rng("diffpure", names[i]) for i in index]
-                small = torch.stack([reduced(images[i], model.size) for i in index]).to(run.device)
-                made = self.denoised(small, rngs, model, run).cpu()
-                _, height, width = images[index[0]].shape
-                for i, x in zip(index, resize(made, (height, width)), strict=True):
-                    out[i] = x
-                advance(len(index))
-        return out
+        def pure(index: list[int]) -> Tensor:
+            rngs = [run.rng("diffpure", names[i]) for i in index]
+            small = torch.stack([reduced(images[i], model.size) for i in index]).to(run.device)
+            _, height, width = images[index[0]].shape
+            return resize(self.denoised(small, rngs, model, run).cpu(), (height, width))
+
+        return in_batches(images, run, self.label, pure)
 
     def denoised(self, x: Tensor, rngs: Sequence[torch.Generator], model: PixelDiffusion, run: Run) -> Tensor:
         """What it makes of N pictures of the model's size."""

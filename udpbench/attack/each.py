@@ -1,13 +1,14 @@
-"""Purifications that change one picture at a time, without a model."""
+"""Purifications that change one picture at a time, without a model, and those that take pictures of a size together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from udpbench.interfaces import Attack, Run
+from udpbench.optim.pgd import chunks
 
 
 class EachPicture(Attack):
@@ -27,3 +28,16 @@ class EachPicture(Attack):
                 made.append(self.pure(x, name, run))
                 advance(1)
         return made
+
+
+def in_batches(
+    images: Sequence[Tensor], run: Run, title: str, pure: Callable[[list[int]], Iterable[Tensor]]
+) -> list[Tensor]:
+    """The pictures, each as ``pure`` makes it, which is given the indices of up to ``run.batch`` of one size."""
+    out = list(images)
+    with run.log.bar(title, len(images), "img") as advance:
+        for index in chunks(images, run.batch):
+            for i, x in zip(index, pure(index), strict=True):
+                out[i] = x
+            advance(len(index))
+    return out

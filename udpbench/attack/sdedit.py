@@ -10,32 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from udpbench.attack.each import in_batches
+from udpbench.attack.prompted import Prompted
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import PIXEL_SOLVERS, make_solver
-from udpbench.optim.pgd import chunks
 
 
 @dataclass(kw_only=True)
-class SdEdit(Attack):
+class SdEdit(Prompted):
     """Encode, noise a fraction ``strength`` of the way, denoise, decode: diffusers' image-to-image pipeline.
 
-    Args:
+    Args: those of ``Prompted``, and
         strength: fraction of the schedule, above 0, at most 1.
         schedule_steps: of the whole schedule; ``strength`` times as many are made.
-        guidance: of the prompt (Ho & Salimans 2022); 1: none, and no negative prompt.
         solver: ``ddim``, ``dpmpp`` or ``ddpm``.
-        prompt: what is asked for; ``{caption}`` stands for the picture's own.
-        negative_prompt: what is steered away from.
     """
 
     strength: float
     schedule_steps: int
-    guidance: float
     solver: str
-    prompt: str
-    negative_prompt: str
 
     needs = frozenset({"denoise", "latent", "text"})
 
@@ -48,9 +43,6 @@ class SdEdit(Attack):
 
     def check_model(self, model: Any) -> None:
         model.check_steps("attack sdedit", schedule_steps=self.schedule_steps)
-
-    def asks(self) -> list[str]:
-        return [self.negative_prompt, *([] if "{caption}" in self.prompt else [self.prompt])]
 
     @property
     def made(self) -> int:
@@ -66,25 +58,25 @@ class SdEdit(Attack):
     ) -> list[Tensor]:
         from diffusers import StableDiffusionImg2ImgPipeline
 
-        asked = [self.prompt.replace("{caption}", text) for text in prompts]
+        asked = self.asked(prompts)
         solver = make_solver(self.solver, model.pipe.scheduler.config, karras=False)
-        pipe, out = model.assembled(StableDiffusionImg2ImgPipeline, scheduler=solver), list(images)
-        with run.log.bar(self.label, len(images), "img") as advance:
-            for index in chunks(images, run.batch):
-                x = model.padded(torch.stack([images[i] for i in index]).to(run.device))
-                with torch.no_grad():
-                    made = pipe(
-                        prompt=[asked[i] for i in index],
-                        negative_prompt=[self.negative_prompt] * len(index),
-                        image=x,
-                        strength=self.strength,
-                        num_inference_steps=self.schedule_steps,
-                        guidance_scale=self.guidance,
-                        generator=[run.rng("sdedit", names[i]) for i in index],
-                        output_type="pt",
-                    ).images
-                run.tally("unet_purify", self.made * len(index) * (1 + (self.guidance > 1)))
-                for i, y in zip(index, made.float().cpu(), strict=True):
-                    out[i] = y[:, : images[i].shape[-2], : images[i].shape[-1]]
-                advance(len(index))
-        return out
+        pipe = model.assembled(StableDiffusionImg2ImgPipeline, scheduler=solver)
+
+        def pure(index: list[int]) -> Tensor:
+            x = model.padded(torch.stack([images[i] for i in index]).to(run.device))
+            with torch.no_grad():
+                made = pipe(
+                    prompt=[asked[i] for i in index],
+                    negative_prompt=[self.negative_prompt] * len(index),
+                    image=x,
+                    strength=self.strength,
+                    num_inference_steps=self.schedule_steps,
+                    guidance_scale=self.guidance,
+                    generator=[run.rng("sdedit", names[i]) for i in index],
+                    output_type="pt",
+                ).images
+            run.tally("unet_purify", self.made * len(index) * (1 + (self.guidance > 1)))
+            height, width = images[index[0]].shape[-2:]
+            return made.float().cpu()[..., :height, :width]
+
+        return in_batches(images, run, self.label, pure)

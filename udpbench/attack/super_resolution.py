@@ -11,29 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from udpbench.attack.each import in_batches
+from udpbench.attack.prompted import Prompted
 from udpbench.core.component import check_numbers
 from udpbench.core.images import as_saved, at_once, resize
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Run
 from udpbench.models.upscaler import Upscaler
-from udpbench.optim.pgd import chunks
 
 
 @dataclass(kw_only=True)
-class Upscaling(Attack):
+class Upscaling(Prompted):
     """What purifications with an upscaler have in common.
 
-    Args:
+    Args: those of ``Prompted``, and
         upscale_steps: of the model's own sampler.
-        guidance: of the prompt (Ho & Salimans 2022); 1: none, and no negative prompt.
         noise_level: time step of the noise that the model sees the small picture under.
-        prompt: what is asked for; ``{caption}`` stands for the picture's own.
-        negative_prompt: what is steered away from.
     """
 
     upscale_steps: int
-    guidance: float
     noise_level: int
-    prompt: str
     negative_prompt: str = ""
 
     needs = frozenset({"upscale"})
@@ -47,10 +43,9 @@ class Upscaling(Attack):
         self, x: Tensor, prompts: Sequence[str], rngs: Sequence[torch.Generator], model: Upscaler, run: Run
     ) -> Tensor:
         """N pictures (NCHW [0,1]), enlarged by ``model``, on the CPU; ``prompts``: their captions."""
-        asked = [self.prompt.replace("{caption}", text) for text in prompts]
         if model.words:
-            model.words.check([], [*([] if "{caption}" in self.prompt else asked), self.negative_prompt])
-        made, n = [], at_once(run.batch, *(model.factor * side for side in x.shape[-2:]))
+            model.words.check([], self.asks())
+        asked, made, n = self.asked(prompts), [], at_once(run.batch, *(model.factor * side for side in x.shape[-2:]))
         for first in range(0, len(x), n):
             part = slice(first, first + n)
             large = model.enlarged(
@@ -84,14 +79,12 @@ class SuperResolution(Upscaling):
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Upscaler, run: Run
     ) -> list[Tensor]:
         """As the interface says; ValueError if the prompt is longer than the text encoder takes."""
-        out = list(images)
-        with run.log.bar(self.label, len(images), "img") as advance:
-            for index in chunks(images, run.batch):
-                small = torch.stack([self.small(images[i], names[i], model, run) for i in index])
-                rngs = [run.rng("upscale", names[i]) for i in index]
-                made = self.enlarged(small.to(run.device), [prompts[i] for i in index], rngs, model, run)
-                _, height, width = images[index[0]].shape
-                for i, x in zip(index, resize(made, (height, width)), strict=True):
-                    out[i] = x
-                advance(len(index))
-        return out
+
+        def pure(index: list[int]) -> Tensor:
+            small = torch.stack([self.small(images[i], names[i], model, run) for i in index])
+            rngs = [run.rng("upscale", names[i]) for i in index]
+            _, height, width = images[index[0]].shape
+            large = self.enlarged(small.to(run.device), [prompts[i] for i in index], rngs, model, run)
+            return resize(large, (height, width))
+
+        return in_batches(images, run, self.label, pure)

@@ -144,7 +144,7 @@ def _in_full(group: str, name: str, files: Mapping[str, Path], overrides: Sequen
 def _comments(files: Mapping[str, Path], name: str) -> dict[str, str]:
     """Setting -> the comment behind it, of an option and of those of its group that it is made from."""
     _, text = _split(files[name])
-    parents = [parent for parent in re.findall(r"^  - (\w+)$", text, re.MULTILINE) if parent in files]
+    parents = [parent for parent in _parents(text) if parent in files]
     inherited = [_comments(files, parent) for parent in parents]
     own = {key: f"  # {words}" for key, words in re.findall(r"^(\w+):.*? # (.*)$", text, re.MULTILINE)}
     return {key: words for found in (*inherited, own) for key, words in found.items()}
@@ -175,8 +175,12 @@ def _class(group: str, name: str) -> Any:
     named = re.search(r"^_target_: (\S+)", text, re.MULTILINE)
     if named:
         return get_class(named[1])
-    (parent, *_) = re.findall(r"^  - (\w+)$", text, re.MULTILINE)
-    return _class(group, parent)
+    return _class(group, _parents(text)[0])
+
+
+def _parents(text: str) -> list[str]:
+    """The options of its group that one is made from, by its ``text``."""
+    return re.findall(r"^  - (\w+)$", text, re.MULTILINE)
 
 
 def _table(title: str, rows: Mapping[str, tuple[str, dict[str, str]]]) -> str:

@@ -41,6 +41,11 @@ def free_memory() -> float:
     return 0
 
 
+def room() -> int:
+    """Processes with the embedded models that there are cores and memory for, at least one."""
+    return max(1, min(cores(), int(free_memory() / MEMORY)))
+
+
 def gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
@@ -50,9 +55,8 @@ def gpus() -> list[str]:
 
 
 def places(per_gpu: int = 1) -> int:
-    """Cells that this machine has room for at a time: ``per_gpu`` for each GPU; without one, as many as there are cores
-    and memory for with the embedded models."""
-    return per_gpu * len(gpus()) or max(1, min(cores(), int(free_memory() / MEMORY)))
+    """Cells that this machine has room for at a time: ``per_gpu`` for each GPU; without one, ``room``."""
+    return per_gpu * len(gpus()) or room()
 
 
 def share_of_gpu(per_gpu: int = 1) -> float:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from udpbench.benchmark.run import run
 from udpbench.commands.common import Ready, prepare
-from udpbench.commands.machine import MEMORY, cores, free_memory, idle_cores
+from udpbench.commands.machine import idle_cores, room
 from udpbench.commands.signals import heeded
 from udpbench.core.memory import keep_freed_memory
 from udpbench.interfaces import Log
@@ -41,7 +41,7 @@ def workers_for(wanted: int | str, ready: Ready) -> int:
     if ready.store.device.type != "cpu" or not ready.cell.victim.thing.embedded:
         return 1
     arms = sum(stage.name in ("train", "edit") for stage in ready.store.missing(ready.graph.wanted))
-    return max(1, min(cores(), arms, int(free_memory() / MEMORY)))
+    return max(1, min(arms, room()))
 
 
 def threads_for(wanted: int | str, ready: Ready, n: int) -> int:

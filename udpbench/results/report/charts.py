@@ -46,6 +46,17 @@ def _x_axis(scale: Scale, top: float, bottom: float, label: str) -> list[str]:
     return [*parts, text(WIDTH / 2, bottom + 30, label, "middle")]
 
 
+def _y_axis(scale: Scale, left: float, right: float) -> list[str]:
+    grid = (segment(left, scale(y), right, scale(y), "r") for y in scale.ticks())
+    numbers = (text(left - 5, scale(y) + 4, _number(y), "end") for y in scale.ticks())
+    return [line + number for line, number in zip(grid, numbers, strict=True)]
+
+
+def _short(name: str, most: int) -> str:
+    """The name, or as much of it as ``most`` letters hold."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def _number(x: float) -> str:
     return f"{x:g}" if abs(x) < 1e5 else significant(x, 1)
 
@@ -63,7 +74,7 @@ def scatter(
     y = Scale(_within(marks, [*(y for _, y in line), 0.0]), bottom, top)
     parts = [_band(x.start, y(floor), x.end, y(-floor), top, bottom)] if floor else []
     parts += _x_axis(x, top, bottom, labels[0])
-    parts += [segment(left, y(t), right, y(t), "r") + text(left - 5, y(t) + 4, _number(t), "end") for t in y.ticks()]
+    parts += _y_axis(y, left, right)
     parts += [segment(left, y(0), right, y(0), "z"), text(4, 12, labels[1])]
     if line:
         parts.append(_line([(x(a), y(b)) for a, b in line], "c l d"))
@@ -127,7 +138,7 @@ def forest(rows: Mapping[str, Sequence[Mark]], label: str, floor: float | None) 
     parts += [*_x_axis(x, top, bottom, label), segment(x(0), top, x(0), bottom, "z")]
     for i, (name, marks) in enumerate(rows.items()):
         middle = top + height * (i + 0.5)
-        shown = name if len(name) <= most else f"{name[: most - 1]}…"
+        shown = _short(name, most)
         parts.append(element("g", element("title", escape(name)) + text(left - 8, middle + 4, shown, "end", "n")))
         for mark, shift in zip(marks, (0.0,) if len(marks) == 1 else (-3.5, 3.5)):
             y, ends = middle + shift, (max(x(mark.ends[0]), left), min(x(mark.ends[1]), right))
@@ -142,7 +153,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], labels: tuple[str
     points = [point for line in lines.values() for point in line]
     x, y = Scale((a for a, _ in points), left, right), Scale((b for _, b in points), bottom, top)
     parts = _x_axis(x, top, bottom, labels[0])
-    parts += [segment(left, y(t), right, y(t), "r") + text(left - 5, y(t) + 4, _number(t), "end") for t in y.ticks()]
+    parts += _y_axis(y, left, right)
     parts.append(text(4, 12, labels[1]))
     ends = dict(zip(lines, _apart([y(line[-1][1]) for line in lines.values()], LINE, bottom)))
     for i, (name, line) in enumerate(lines.items()):
@@ -155,7 +166,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], labels: tuple[str
             cls="l",
             style=f"{colour};stroke-width:.7",
         )
-        shown = name if len(name) <= 22 else f"{name[:21]}…"
+        shown = _short(name, 22)
         parts.append(
             element("g", element("title", escape(name)) + drawn + mark + text(right + 11, ends[name], shown, cls="n"))
         )
