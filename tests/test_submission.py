@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from factory import make_record
 
+from udpbench.benchmark.cell import ROLES
 from udpbench.commands import report
 from udpbench.results import record
-from udpbench.results.submission import MODELS, PACKAGES, PARTS, objections
+from udpbench.results.submission import PACKAGES, PARTS, objections
 
 
 def submitted(**cell: Any) -> Any:
@@ -25,7 +26,7 @@ def submitted(**cell: Any) -> Any:
         made["stages"].append({**made["stages"][0], "name": f"generate {arm}", "key": scores["key"]})
     made["provenance"] |= {"packages": dict.fromkeys(PACKAGES, "1.0"), "device": "cpu: x"}
     made["provenance"]["parts"] = {name: {"version": 1} for name in PARTS}
-    for name in MODELS:
+    for name in ROLES:
         made["provenance"]["parts"][name]["identity"] = {"unet": "00ff"}
     return made
 

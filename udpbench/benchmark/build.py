@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from udpbench.benchmark.arms import ARMS, DEFAULT
-from udpbench.benchmark.cell import Cell, Part
+from udpbench.benchmark.cell import ROLES, Cell, Part
 from udpbench.core.budget import Budget
 from udpbench.core.component import Component, check_plain, inside
 from udpbench.core.errors import ConfigError, Errors, check_whole, unresolved
@@ -23,7 +23,6 @@ from udpbench.models.diffusion import Diffusion
 
 PRESETS = ("matched", "released")  # of a protection: work made equal for all, or as its authors published it
 OWNER_PROMPTS = ("class", "data", "empty")
-ROLES = ("surrogate", "victim", "purifier")  # models: the owner's, the thief's, and the one the thief purifies with
 ROLE_OF = {"protect": "surrogate", "attack": "purifier"}  # whose model a method takes
 KINDS: dict[str, type[Component]] = {
     "data": Dataset,

@@ -10,6 +10,8 @@ from typing import Any
 from udpbench.benchmark.arms import DEFAULT
 from udpbench.core.source import source_digests
 
+ROLES = ("surrogate", "victim", "purifier")  # models: the owner's, the thief's, and the one the thief purifies with
+
 
 @dataclass(frozen=True)
 class Part:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from udpbench.benchmark.build import ROLES
-from udpbench.benchmark.cell import Cell
+from udpbench.benchmark.cell import ROLES, Cell
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.store import Stage, Store
 from udpbench.core.errors import ConfigError, Errors

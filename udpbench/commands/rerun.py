@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from udpbench.benchmark.cell import ROLES
 from udpbench.commands.common import CONF, RESUME, Parser, prepare, show, table, told, words_of
+from udpbench.results.schema import HERE
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from udpbench.results.agreement import Compared
     from udpbench.results.schema import Record
 
-HERE = ("runtime", "track")  # groups that are this machine's
-ROLES = ("surrogate", "victim", "purifier")
 SHOWN = 40  # differences
 
 

@@ -11,12 +11,11 @@ from typing import Any
 from udpbench.core.component import inside
 from udpbench.results.intervals import seed_sd
 from udpbench.results.record import score_of
-from udpbench.results.schema import Record
+from udpbench.results.schema import HERE, Record
 from udpbench.results.stats import values
 
 ROUNDING = 1e-6  # relative: what the order of a sum changes
 MACHINE = ("commit", "dirty", "version", "python", "platform", "device")  # of a record's provenance
-HERE = ("runtime", "track")  # groups of a configuration that change no number
 ALIKE = ("data", "task", "victim")  # names that cells share whose clean victims differ by their seeds only
 AGREES = ("equal", "within the seed SD")
 

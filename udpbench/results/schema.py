@@ -12,6 +12,7 @@ from udpbench.core.provenance import Provenance
 from udpbench.core.text import CONTROL
 
 SCHEMA = 2
+HERE = ("runtime", "track")  # groups of a configuration that are a machine's and change no number
 EMBEDDED = "embedded world (64 px)"  # label of the embedded models' results, which never share a board with others
 DIRECTIONS = ("up", "down")
 STATUS = ("ok", "failed")

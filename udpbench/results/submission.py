@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from udpbench.benchmark.cell import ROLES
 from udpbench.core.component import inside
 from udpbench.core.provenance import DIRTY
 from udpbench.results import flags
 from udpbench.results.schema import EMBEDDED, Record
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
-PARTS = ("data", "budget", "protect", "attack", "task", "surrogate", "victim", "purifier")
-MODELS = ("surrogate", "victim", "purifier")
+PARTS = ("data", "budget", "protect", "attack", "task", *ROLES)
 
 
 def objections(record: Record) -> list[str]:
@@ -51,7 +51,7 @@ def _parts(record: Record) -> Iterator[str]:
     lacking = [name for name in PARTS if not isinstance(known.get(name), Mapping) or "version" not in known[name]]
     if lacking:
         yield f"provenance does not say the versions of {', '.join(lacking)}: the record is of older code, run it again"
-    elif anonymous := [name for name in MODELS if not known[name].get("identity")]:
+    elif anonymous := [name for name in ROLES if not known[name].get("identity")]:
         yield f"provenance has no digests of the weights of {', '.join(anonymous)}"
     own = sorted({t for t in targets(record["config"]) if t.partition(".")[0] != "udpbench"})
     if own:
