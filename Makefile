@@ -3,7 +3,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BOUNDS ?= .venv-bounds
 # Every test takes one thread. A file stays with one worker: its fixtures are made once.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Where the environment says to keep no compiled modules, every process of the tests would compile them anew.
+test test-fast: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-fast test-bounds test-gpu test-slurm check refresh bench clean

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from conftest import options
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from shared import options
 
 # Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
 SHORT = {

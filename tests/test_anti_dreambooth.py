@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Stops, make_owner
 from diffusers import DDPMScheduler
+from shared import Stops, make_owner
 
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import as_saved, write_png

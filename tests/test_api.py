@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import composed, on, small
+from shared import composed, on, small
 
 import udpbench
 from udpbench.benchmark.build import build

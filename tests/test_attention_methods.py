@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_owner
+from shared import make_owner
 
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import as_saved

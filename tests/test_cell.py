@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import Command
 
 from udpbench.benchmark.store import FACTS, Stage
 from udpbench.core.images import write_png
@@ -55,7 +55,7 @@ atexit.register(lambda: open(os.environ["MODULES"], "w").write("\\n".join([*sys.
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory, tiny):
-    """Starts the command; its process gets ``modules``, the file that names what was imported when it ended."""
+    """Starts the command from nothing; its process gets ``modules``, the file that names what was imported when it ended."""
     spy = tmp_path_factory.mktemp("spy")
     (spy / "sitecustomize.py").write_text(NOTES_IMPORTS)
 
@@ -66,9 +66,7 @@ def shell(tmp_path_factory, tiny):
         env.pop("HYDRA_FULL_ERROR", None)
         words = [sys.executable, "-m", "udpbench", *args, *([f"model.path={tiny}"] if model else [])]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        # A test run in the background of a shell ignores SIGINT and hands that on: a person's terminal does not.
-        hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        process = subprocess.Popen(words, **pipes, text=True, env=env, preexec_fn=hear)
+        process = subprocess.Popen(words, **pipes, text=True, env=env)
         process.modules = modules  # type: ignore[attr-defined]
         return process
 
@@ -84,10 +82,10 @@ def imported(process) -> set[str]:
     return set(process.modules.read_text().split())
 
 
-def wait_until(process, enough, seconds: float = 200.0) -> None:
+def wait_until(process: Command, enough, seconds: float = 200.0) -> None:
     end = time.monotonic() + seconds
     while not enough():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.finish()
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -184,16 +182,16 @@ def test_the_same_command_again_does_nothing(whole, shell):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_interrupted_then_killed_then_finished_is_as_if_in_one_go(whole, shell, tmp_path):
-    command = [*CELL, f"runtime.out={tmp_path}"]
+def test_interrupted_then_killed_then_finished_is_as_if_in_one_go(whole, tiny, tmp_path):
+    command = [*CELL, f"model.path={tiny}", f"runtime.out={tmp_path}"]
 
     def trained() -> int:
         return len(list(tmp_path.glob("store/train/*/_stage.json")))
 
-    process = shell(*command)
+    process = Command(*command)
     wait_until(process, lambda: trained() >= 1)
     process.send_signal(signal.SIGINT)
-    status, _, said = finish(process)
+    status, _, said = process.finish()
     assert status == 130, said
     assert "interrupted; the same command goes on where this one stopped" in said
     assert "Traceback" not in said
@@ -201,14 +199,14 @@ def test_interrupted_then_killed_then_finished_is_as_if_in_one_go(whole, shell, 
     had = trained()
     assert 1 <= had < 5
 
-    process = shell(*command)
+    process = Command(*command)
     wait_until(process, lambda: trained() > had)
     process.send_signal(signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
+    assert process.finish()[0] == -signal.SIGKILL
     assert trained() < 5
     assert not list(tmp_path.glob("records/*"))
 
-    status, _, said = finish(shell(*command))
+    status, _, said = Command(*command).finish()
     assert status == 0, said
     (resumed,) = read_records(tmp_path / "records")
     (record,) = read_records(whole[0] / "records")
@@ -218,7 +216,7 @@ def test_interrupted_then_killed_then_finished_is_as_if_in_one_go(whole, shell, 
     assert not [path for path in tmp_path.glob("store/*/*.part") if path.is_dir()]
 
 
-def sweep(shell, tmp_path, pictures) -> tuple[int, str, str]:
+def sweep(tiny, tmp_path, pictures) -> tuple[int, str, str]:
     """A sweep whose first cell fails in its attack stage and whose second is fine."""
     from udpbench.core import images
 
@@ -236,7 +234,7 @@ def sweep(shell, tmp_path, pictures) -> tuple[int, str, str]:
         "arms=[clean_attacked]",
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
     ]
-    return finish(shell("-m", *words, paths, f"runtime.out={tmp_path / 'out'}"))
+    return Command("-m", *words, paths, f"model.path={tiny}", f"runtime.out={tmp_path / 'out'}").finish()
 
 
 def check_sweep(tmp_path, status: int, said: str) -> None:
@@ -255,34 +253,34 @@ def check_sweep(tmp_path, status: int, said: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_failing_cell_does_not_stop_a_sweep(shell, tmp_path, pictures):
+def test_a_failing_cell_does_not_stop_a_sweep(tiny, tmp_path, pictures):
     others = [tmp_path / "sweep" / "failed.txt", tmp_path / "sweep" / "7" / "failed-0123abcd.txt"]
     for other in others:  # somebody's own file, and that of an earlier sweep into the same folder
         other.parent.mkdir(parents=True, exist_ok=True)
         other.write_text("1")
-    status, _, said = sweep(shell, tmp_path, pictures)
+    status, _, said = sweep(tiny, tmp_path, pictures)
     assert all(other.read_text() == "1" for other in others)
     others[1].unlink()
     check_sweep(tmp_path, status, said)
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_in_a_line_and_the_command_goes_on_when_there_is_room(shell, tmp_path):
+def test_a_full_disk_is_told_in_a_line_and_the_command_goes_on_when_there_is_room(tiny, tmp_path):
     def mount(*options: str) -> bool:
         return subprocess.run(["mount", *options, str(tmp_path)], capture_output=True, check=False).returncode == 0
 
-    command = [*CELL, "arms=[clean,protected]", f"runtime.out={tmp_path}"]
+    command = [*CELL, "arms=[clean,protected]", f"model.path={tiny}", f"runtime.out={tmp_path}"]
     if not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs"):
         pytest.skip("needs the right to mount a small disk")
     try:
-        status, _, said = finish(shell(*command))
+        status, _, said = Command(*command).finish()
         assert status == 1
         (line,) = [row for row in said.splitlines() if row.startswith("error: ")]
         assert str(tmp_path) in line
         assert line.endswith("free some space, or write elsewhere with runtime.out=DIR")
         assert "Traceback" not in said
         assert mount("-o", "remount,size=500m")
-        status, _, said = finish(shell(*command))
+        status, _, said = Command(*command).finish()
         assert status == 0, said
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)

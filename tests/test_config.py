@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import composed, on, small
 from omegaconf import DictConfig, OmegaConf
+from shared import composed, on, small
 from tiny import TINY
 
 from udpbench.benchmark.build import build, find_device

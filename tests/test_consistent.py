@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONF, Watching, make_owner, options
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from shared import CONF, Watching, make_owner, options
 
 from udpbench.benchmark.build import make_part
 from udpbench.core import images

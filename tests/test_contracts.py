@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONF, make_owner, options, quick
 from contracts import COMPUTES_NOTHING, EVERY, FEWEST, build, purifier
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from shared import CONF, make_owner, options, quick
 
 from udpbench.core import images
 from udpbench.core.budget import Linf, measure

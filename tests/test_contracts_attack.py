@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import quick
 from contracts import build, purifier
+from shared import quick
 
 from udpbench.interfaces import Run
 

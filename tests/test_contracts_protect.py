@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_owner, options, quick
 from contracts import DRAWS_NOTHING, FEWEST, ONE_NETWORK, SAME_IF_SHORT, SHORT, build, layers
+from shared import make_owner, options, quick
 
 from udpbench.core import images
 from udpbench.core.budget import RMS, Linf, measure

@@ -10,8 +10,8 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from conftest import cifar10_pictures, write_cifar10
 from PIL import Image
+from shared import cifar10_pictures, write_cifar10
 from torchvision.datasets import CIFAR10
 
 from udpbench.core import images

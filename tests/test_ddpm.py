@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_cifar10
 from safetensors.torch import load_file
+from shared import write_cifar10
 from tiny import save_tiny_pixel
 
 from udpbench.benchmark.stages import mixed_stage
@@ -141,11 +141,11 @@ def test_what_the_untrained_model_makes_depends_on_where_training_starts():
     assert ddpm(init="random").sampling_key() != ddpm(init="copy").sampling_key()
 
 
-def test_the_cifar_network_has_the_parameters_of_the_paper(node):
+def test_the_cifar_network_has_the_parameters_of_the_paper():
     """35.7 M (Ho et al. 2020, appendix B)."""
-    from conftest import CONF
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
+    from shared import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         conf = compose("config", overrides=["model=ddpm_cifar"]).model

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import composed
+from shared import composed
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.benchmark.run import run

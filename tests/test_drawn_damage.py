@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, composed
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from shared import CONF, composed
 
 from udpbench.benchmark.store import FACTS
 from udpbench.commands.common import prepare

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed
 from omegaconf import DictConfig, OmegaConf
+from shared import composed
 from test_drawn_damage import CELL, DRAWS, Notes, check_record, fork, once, quietly
 
 from udpbench.benchmark import store as store_module

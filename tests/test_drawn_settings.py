@@ -8,11 +8,11 @@ from math import inf, nan
 from typing import Any
 
 import pytest
-from conftest import composed, family_options, options
 from drawn import draws, one_line
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from shared import composed, family_options, options
 
 from udpbench.benchmark.build import KINDS, make_part
 from udpbench.commands.common import WRONG_WORDS, prepare

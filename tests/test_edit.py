@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import composed
 from PIL import Image
+from shared import composed
 
 from udpbench.benchmark.build import build
 from udpbench.benchmark.check import checked

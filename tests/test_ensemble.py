@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Watching, make_owner
+from shared import Watching, make_owner
 from tiny import save_tiny
 
 from udpbench.core.budget import Linf

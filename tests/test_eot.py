@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import Watching, make_owner
+from shared import Watching, make_owner
 
 from udpbench.core.budget import Linf
 from udpbench.core.images import recompress

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONF, composed, family_options, options
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from shared import CONF, composed, family_options, options
 
 from udpbench.benchmark.build import build
 from udpbench.benchmark.check import checked

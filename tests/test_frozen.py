@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Watching, as_saved, make_owner
+from shared import Watching, as_saved, make_owner
 
 from udpbench.core.budget import Linf
 from udpbench.core.images import write_png

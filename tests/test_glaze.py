@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_owner
 from diffusers import DPMSolverMultistepScheduler
+from shared import make_owner
 from tiny import SquaredDistance
 from torch import Tensor
 

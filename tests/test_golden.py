@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import family_options, make_owner, options, presets
 from contracts import purifier
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from shared import family_options, make_owner, options, presets
 from tiny import save_tiny_pixel, save_tiny_upscaler
 
 from udpbench.core.budget import Linf

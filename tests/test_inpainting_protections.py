@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CONF, Watching, make_owner
 from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionInpaintPipeline
 from omegaconf import OmegaConf
+from shared import CONF, Watching, make_owner
 from tiny import TINY
 from torch import Tensor
 

@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import replace
 
 import pytest
-from conftest import small
+from shared import small
 
 from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.graph import Arm, Graph

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CONF, Watching, make_owner
 from omegaconf import OmegaConf
+from shared import CONF, Watching, make_owner
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_owner
+from shared import make_owner
 
 from udpbench.attack.jpeg import Jpeg
 from udpbench.benchmark.store import Store

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from experiments.embedded_models import build, train
+from experiments.embedded_models import build, measure, train
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import sample
@@ -22,6 +22,8 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "PICTURES", 64)
     monkeypatch.setattr(train, "NORMALISED_BY", 128)
     monkeypatch.setattr(train, "BATCH", 4)
+    monkeypatch.setattr(measure, "WORLD", 4)
+    monkeypatch.setattr(measure, "SUBJECT", 1)
     monkeypatch.setattr(build, "WEIGHTS", tmp_path / "weights")
 
     def command(*words: str) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed
 from drawn import draws
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from shared import composed
 from tiny import TINY, save_original, save_tiny, save_tiny_pixel
 
 from udpbench.benchmark.build import build

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_owner
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from outside.rewound import Rewound
+from shared import make_owner
 
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import checked_pictures

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed, small
+from forked import Command
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from shared import composed, small
 
 from udpbench.benchmark.build import build, make_part
 from udpbench.benchmark.graph import Graph
@@ -27,7 +25,6 @@ from udpbench.interfaces import Attack, Protection
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
 
-ROOT = Path(__file__).parent.parent
 
 # -- a protection under development, in real processes -----------------------------------------------------------------
 
@@ -82,11 +79,9 @@ def mine(tmp_path, tiny):
         ]  # fmt: skip
 
         def command(self, *words: str) -> str:
-            env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-            said = [sys.executable, "-m", "udpbench", *words, *self.cell]
-            done = subprocess.run(said, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            return done.stderr
+            status, _, said = Command(*words, *self.cell, cwd=tmp_path, path=(tmp_path,)).finish()
+            assert status == 0, said
+            return said
 
         def todo(self) -> set[str]:
             """The kinds of stages that the same command would do now."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_owner, small
 from factory import make_record
+from shared import make_owner, small
 
 import udpbench
 from udpbench.core.budget import RMS, Linf, measure

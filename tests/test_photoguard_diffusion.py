@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Watching, make_owner
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from shared import Watching, make_owner
 from tiny import save_tiny
 from torch import Tensor
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import as_saved, make_owner
+from shared import as_saved, make_owner
 from tiny import save_tiny_pixel
 
 from udpbench.attack.impress import Impress

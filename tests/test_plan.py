@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import small
 from hydra import initialize_config_dir
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from rich.console import Console
+from shared import small
 
 from udpbench.benchmark.check import checked
 from udpbench.benchmark.estimate import Estimate, History

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Watching, make_owner
+from shared import Watching, make_owner
 from torch import nn
 
 from udpbench.core.budget import Linf

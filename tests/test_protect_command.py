@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import on
 from PIL import Image
+from shared import on
 
 from udpbench.commands import protect, purify
 from udpbench.core.budget import measure

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import on
+from shared import on
 
 from udpbench.results.record import read_records
 

@@ -1,13 +1,11 @@
 """The README keeps its promises: its code runs, its table is that of a record."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import on
+from forked import Command
+from shared import on
 
 from udpbench.results import record, table
 
@@ -37,15 +35,10 @@ def test_the_example_protection_runs_as_shown(tmp_path, tiny):
     assert "hydra.searchpath=[file://mine/conf]" in command
     small = [*on(tiny), "data.size=16", "data.reference=0", "data.heldout=0"]
     small += ["task.steps=1", "task.pictures=2", "task.sample_steps=1", "track=none", "attack=jpeg", "arms=[protected]"]
-    done = subprocess.run(
-        [sys.executable, "-m", "udpbench", "hydra.searchpath=[file://mine/conf]", "protect=stripes", *small],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"mine{os.pathsep}{ROOT}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "stripes" in done.stdout
+    words = ["hydra.searchpath=[file://mine/conf]", "protect=stripes", *small]
+    status, shown, said = Command(*words, cwd=tmp_path, path=(tmp_path / "mine",)).finish()
+    assert status == 0, said
+    assert "stripes" in shown
 
 
 def test_the_table_is_that_of_the_record():

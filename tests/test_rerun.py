@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import composed
 from factory import make_record, shifted
 from omegaconf import OmegaConf
+from shared import composed
 from test_drawn_damage import measured, once
 
 from udpbench.commands import rerun

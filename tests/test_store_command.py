@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
-from conftest import small
 from factory import make_record
+from shared import small
 
 from udpbench.benchmark import shelf
 from udpbench.benchmark.estimate import History

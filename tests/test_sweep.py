@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import on
+from shared import on
 
 from udpbench.benchmark.store import Stage, Store
 from udpbench.core import images

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Watching, make_owner
 from scipy.stats import chisquare
+from shared import Watching, make_owner
 
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import as_saved
@@ -356,8 +356,8 @@ def test_variants_have_names_of_their_own():
 
 
 def test_shipped_settings_take_a_hundred_evaluations_a_picture():
-    from conftest import CONF
     from omegaconf import OmegaConf
+    from shared import CONF
 
     settings = OmegaConf.load(CONF / "protect" / "udp.yaml")
     assert settings.rounds * settings.image_steps * settings.samples == 100

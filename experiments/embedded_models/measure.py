@@ -22,24 +22,33 @@ from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.sample import sample, sample_pixels
 from udpbench.world import renderer, styles
 
+WORLD, SUBJECT = 128, 16  # pictures of the pretraining world, and of each subject, that an autoencoder is measured on
+
 
 @torch.no_grad()
 def measure_vae(vae: AutoencoderKL) -> dict[str, float]:
     """PSNR of the round trip on the pretraining world, on held-out subjects and on photographs that no training has
     seen."""
     vae.eval()
-
-    def trip(x: Tensor) -> float:
-        back = vae.decode(vae.encode(x * 2 - 1).latent_dist.mean).sample / 2 + 0.5
-        return float(psnr(as_saved(back), x).mean())
-
     rng = torch.Generator().manual_seed(1)
-    subjects = torch.cat([renderer.render(renderer.draw(16, rng, renderer.subject(k))) for k in range(10)])
+    subjects = held_out_subjects(rng)
     return {
-        "psnr_world": trip(renderer.render(renderer.draw(128, rng))),
-        "psnr_subjects": trip(subjects),
-        "psnr_photographs": trip(unseen_photographs()),
+        "psnr_world": round_trip(vae, renderer.render(renderer.draw(WORLD, rng))),
+        "psnr_subjects": round_trip(vae, subjects),
+        "psnr_photographs": round_trip(vae, unseen_photographs()),
     }
+
+
+def held_out_subjects(rng: torch.Generator) -> Tensor:
+    """``SUBJECT`` pictures of each of the ten development subjects, NCHW [0,1]."""
+    return torch.cat([renderer.render(renderer.draw(SUBJECT, rng, renderer.subject(k))) for k in range(10)])
+
+
+@torch.no_grad()
+def round_trip(vae: AutoencoderKL, x: Tensor) -> float:
+    """PSNR in dB of what an autoencoder makes of pictures, NCHW [0,1], as they are saved."""
+    back = vae.decode(vae.encode(x * 2 - 1).latent_dist.mean).sample / 2 + 0.5
+    return float(psnr(as_saved(back), x).mean())
 
 
 def unseen_photographs() -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import on
+from shared import on
 
 from udpbench.results.record import read_records
 
