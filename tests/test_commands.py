@@ -281,6 +281,7 @@ def test_a_machine_on_which_the_default_cell_runs(examined, tmp_path):
 
 
 def test_what_keeps_a_cell_from_running_is_told(examined, monkeypatch):
+    monkeypatch.setattr(doctor, "SECTIONS", {title: doctor.SECTIONS[title] for title in ("Store", "Cell")})
     status, shown = examined("model@victim=local", "victim.path=/no/such/folder")
     assert status == 1
     assert "this cell cannot run:" in shown

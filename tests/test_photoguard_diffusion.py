@@ -13,8 +13,9 @@ from udpbench.core import images
 from udpbench.core.budget import Linf
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
+from udpbench.optim.chains import img2img_steps
 from udpbench.protect import photoguard_diffusion
-from udpbench.protect.photoguard_diffusion import PhotoGuardDiffusion, ddim_step, img2img_steps
+from udpbench.protect.photoguard_diffusion import PhotoGuardDiffusion
 
 SMALL = {"iterations": 3, "strength": 0.5, "sample_steps": 3}
 
@@ -57,14 +58,14 @@ def chain(model: LatentDiffusion, x: Tensor, prompt: str, total: int, steps: int
 def test_each_step_is_that_of_diffusers(models, prediction, eta, total):
     model = models[prediction]
     assert model.prediction == prediction
-    ddim, rng = scheduler(model, total), torch.Generator().manual_seed(0)
+    theirs, rng = scheduler(model, total), torch.Generator().manual_seed(0)
     t, alpha_bar = img2img_steps(model, 1.0, total)
-    assert t.tolist() == ddim.timesteps.tolist()
+    assert t.tolist() == theirs.timesteps.tolist()
     assert len(alpha_bar) == total + 1
     for k, now in enumerate(t):
         z, told, noise = torch.randn(3, 2, 4, 8, 8, generator=rng)
-        got = ddim_step(told, z, alpha_bar[k], alpha_bar[k + 1], prediction, eta, noise)
-        want = ddim.step(told, now, z, eta=eta, variance_noise=noise if eta else None).prev_sample
+        got = ddim(told, z, alpha_bar[k], alpha_bar[k + 1], prediction, eta, noise)
+        want = theirs.step(told, now, z, eta=eta, variance_noise=noise if eta else None).prev_sample
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
 
 

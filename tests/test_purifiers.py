@@ -118,7 +118,7 @@ def test_a_velocity_says_the_same_noise(pixels):
 
 def test_ddim_up_and_down_with_one_noise_is_where_it_began():
     z, eps = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)
-    torch.testing.assert_close(ddim(ddim(z, eps, 0.99, 0.4), eps, 0.4, 0.99), z)
+    torch.testing.assert_close(ddim(eps, ddim(eps, z, 0.99, 0.4, "epsilon"), 0.4, 0.99, "epsilon"), z)
 
 
 @pytest.mark.parametrize(("radius", "t"), [(4, 6), (8, 15), (11, 23), (16, 35)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from udpbench.core.images import convolved
 from udpbench.interfaces import Attack, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.reverse import ddim, epsilon
+from udpbench.models.reverse import ddim, predicted
 
 
 @dataclass(kw_only=True)
@@ -90,8 +91,6 @@ class Udap(Attack):
         """``z`` after ``depth`` steps of DDIM up and the same down."""
         times = [k * len(model.alpha_bar) // self.ddim_steps for k in range(depth + 1)]
         levels = [float(model.alpha_bar[t]) for t in times]
-        for k in range(depth):
-            z = ddim(z, epsilon(model, z, times[k], cond), levels[k], levels[k + 1])
-        for k in range(depth, 0, -1):
-            z = ddim(z, epsilon(model, z, times[k], cond), levels[k], levels[k - 1])
+        for k, to in [*pairwise(range(depth + 1)), *pairwise(range(depth, -1, -1))]:
+            z = ddim(predicted(model, z, times[k], cond), z, levels[k], levels[to], model.prediction)
         return z

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,14 @@ from torch import Tensor
 from udpbench.models.diffusion import Cond, Diffusion, clean_and_noise
 
 
+def predicted(model: Diffusion, noisy: Tensor, index: int, cond: Cond) -> Tensor:
+    """What the UNet of ``model`` predicts for N inputs at the time step ``index``, float32."""
+    return model.predict(model.pipe.unet, noisy, torch.full((len(noisy),), index, device=noisy.device), cond)
+
+
 def epsilon(model: Diffusion, noisy: Tensor, index: int, cond: Cond) -> Tensor:
     """The noise that ``model`` sees in N inputs at the time step ``index``, float32."""
-    told = model.predict(model.pipe.unet, noisy, torch.full((len(noisy),), index, device=noisy.device), cond)
+    told = predicted(model, noisy, index, cond)
     return clean_and_noise(told, noisy, float(model.alpha_bar[index]), model.prediction)[1]
 
 
@@ -40,9 +46,19 @@ def flow(x: Tensor, eps: Tensor, a: float, before: float, noise: Tensor) -> Tens
     return x + math.log(before / a) / 2 * (x - eps / (1 - a) ** 0.5)
 
 
-def ddim(x: Tensor, eps: Tensor, a: float, b: float) -> Tensor:
-    """From alpha_bar ``a`` to ``b``, in either direction (Song, Meng & Ermon 2021, eq. 12, eta 0)."""
-    return b**0.5 * (x - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - b) ** 0.5 * eps
+def ddim(
+    told: Tensor, x: Tensor, a: Any, b: Any, prediction: str, eta: float = 0.0, noise: Tensor | None = None
+) -> Tensor:
+    """One step of DDIM (Song, Meng & Ermon 2021, eq. 12) from alpha_bar ``a`` to ``b``, in either direction, NCHW.
+
+    ``told``: the model's prediction for ``x``; ``a``, ``b``: numbers or tensors that fit. ``noise``, standard normal,
+    counts with ``eta`` (0: deterministic).
+    """
+    clean, eps = clean_and_noise(told, x, a, prediction)
+    if noise is None:
+        return b**0.5 * clean + (1 - b) ** 0.5 * eps
+    variance = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
+    return b**0.5 * clean + (1 - b - variance) ** 0.5 * eps + variance**0.5 * noise
 
 
 SAMPLERS: dict[str, Callable[[Tensor, Tensor, float, float, Tensor], Tensor]] = {

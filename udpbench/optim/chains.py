@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from udpbench.models.diffusion import Cond, clean_and_noise, noised
+from udpbench.models.diffusion import Cond, noised
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.reverse import ddim
 from udpbench.models.sample import make_solver
 
 
@@ -18,22 +19,12 @@ def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[
 
     As diffusers' img2img counts: the last ``steps`` of ``steps / strength`` that are evenly spaced over the schedule.
     """
-    ddim = make_solver("ddim", model.pipe.scheduler.config)
-    ddim.set_timesteps(round(steps / strength))
-    t = ddim.timesteps[-steps:].cpu()
-    end = t[-1] - ddim.config.num_train_timesteps // ddim.num_inference_steps
-    last = ddim.alphas_cumprod[end] if end >= 0 else ddim.final_alpha_cumprod
-    return t, torch.cat([ddim.alphas_cumprod[t], last.view(1)])
-
-
-def ddim_step(told: Tensor, z: Tensor, a: Tensor, b: Tensor, prediction: str, eta: float, noise: Tensor) -> Tensor:
-    """One step of DDIM (Song et al. 2021, equation 12) from alpha_bar ``a`` to ``b``, NCHW.
-
-    ``told``: the model's prediction for ``z``. ``noise``, standard normal, counts with ``eta`` (0: deterministic).
-    """
-    clean, direction = clean_and_noise(told, z, a, prediction)
-    variance = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
-    return b.sqrt() * clean + (1 - b - variance).sqrt() * direction + variance.sqrt() * noise
+    solver = make_solver("ddim", model.pipe.scheduler.config)
+    solver.set_timesteps(round(steps / strength))
+    t = solver.timesteps[-steps:].cpu()
+    end = t[-1] - solver.config.num_train_timesteps // solver.num_inference_steps
+    last = solver.alphas_cumprod[end] if end >= 0 else solver.final_alpha_cumprod
+    return t, torch.cat([solver.alphas_cumprod[t], last.view(1)])
 
 
 def recomputed(model: LatentDiffusion, z: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -91,5 +82,5 @@ class Inpainting:
                 without = recomputed(model, given, t, empty)
                 told = without + guidance * (told - without)
             noisy = z if model.takes_masks else given
-            z = ddim_step(told, noisy, a[k], a[k + 1], model.prediction, 0.0, torch.zeros_like(z))
+            z = ddim(told, noisy, a[k], a[k + 1], model.prediction)
         return model.decode(z if model.takes_masks else self.kept(self.latents, z))

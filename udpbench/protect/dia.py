@@ -13,7 +13,8 @@ from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.chains import ddim_step, img2img_steps, recomputed
+from udpbench.models.reverse import ddim
+from udpbench.optim.chains import img2img_steps, recomputed
 from udpbench.optim.pgd import first_images, pgd
 
 AIMS = ("trajectory", "reconstruction")
@@ -87,5 +88,5 @@ def walked(model: LatentDiffusion, z: Tensor, cond: Cond, steps: int, invert: bo
     for k in reversed(range(steps)) if invert else range(steps):
         here, there = (k + 1, k) if invert else (k, k + 1)
         told = recomputed(model, z, t[k], cond)
-        z = ddim_step(told, z, a[here], a[there], model.prediction, 0.0, torch.zeros_like(z))
+        z = ddim(told, z, a[here], a[there], model.prediction)
     return z

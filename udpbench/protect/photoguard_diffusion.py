@@ -14,7 +14,8 @@ from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.chains import ddim_step, img2img_steps
+from udpbench.models.reverse import ddim
+from udpbench.optim.chains import img2img_steps
 from udpbench.optim.pgd import first_images, pgd
 from udpbench.optim.samples import normal
 from udpbench.optim.target import Targeted
@@ -112,8 +113,8 @@ class PhotoGuardDiffusion(Targeted):
         unet = model.pipe.unet
         for k, now in enumerate(many):
             told = checkpoint(model.predict, unet, z, now, cond, use_reentrant=False, preserve_rng_state=False)
-            noise = normal(rngs, self.samples, z) if self.eta else torch.zeros_like(z)
-            z = ddim_step(told, z, a[k], a[k + 1], model.prediction, self.eta, noise)
+            noise = normal(rngs, self.samples, z) if self.eta else None
+            z = ddim(told, z, a[k], a[k + 1], model.prediction, self.eta, noise)
         return model.decode(z)[..., : x.shape[-2], : x.shape[-1]]
 
     def _goal(self, size: tuple[int, ...], device: torch.device) -> Tensor:
