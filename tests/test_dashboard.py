@@ -91,7 +91,7 @@ def test_runs_are_compared_by_effect_and_residual(shown):
     found = event["values"]
     assert found["protected/similarity"] == 0.40
     assert found["effect/distance"] == 70.0 - 40.0
-    assert found["effect/similarity"] == pytest.approx(0.80 - 0.40)  # + is what the owner wants
+    assert found["effect/similarity"] == pytest.approx(0.80 - 0.40)  # +: better protected
     assert found["residual/distance"] == 55.0 - 45.0
 
 

@@ -25,7 +25,7 @@ SHARPNESS = 100  # of the softmax over a prompt's words, in the released code
 
 @dataclass(kw_only=True)
 class DisDiff(SimAC):
-    """ASPL that raises ``L + attention_weight * (1 - s)^2``, where s is the share of the subject's word in the energy
+    """ASPL that raises ``L + attention_weight * (1 - s)^2``, where s is the fraction of the subject's word in the energy
     of the cross-attention, in steps of 0.5 (cos(pi t / T) + 1) of their length: small where little of the picture is
     left in the noise.
 
@@ -84,7 +84,7 @@ class DisDiff(SimAC):
             raise ValueError(f"disdiff: {error}; give protect.word, a word of the owner's prompt") from error
 
     def paced(self, times: Times | None, steps: int, n: int) -> tuple[Times | None, Scale | None]:
-        """Draws that are remembered, for steps are scaled by their time steps."""
+        """Samples of t that are remembered, for steps are scaled by their time steps."""
         if not self.by_time:
             return super().paced(times, steps, n)
         factors = torch.ones(n)
@@ -98,7 +98,7 @@ class DisDiff(SimAC):
 
 
 def share(attention: Tensor, places: list[int]) -> Tensor:
-    """The share, in [0,1], of the words at ``places`` in the energy of sharpened ``attention`` (places, words)."""
+    """The fraction, in [0,1], of the words at ``places`` in the energy of sharpened ``attention`` (places, words)."""
     energy = (attention * SHARPNESS).softmax(-1).square()
     return energy[:, places].sum() / energy.sum()
 

@@ -40,7 +40,7 @@ class PAP(Protection):
         rounds, image_steps: approximations, and image steps under each.
         text_steps, text_rate: of the descent, on the sum over a picture's samples of their mean squared errors.
         per_value: divide H^-1 by the number of values of c.
-        deviation: of the draws: ``root`` of H^-1, as its variance says, or its ``square``, as released.
+        deviation: of the samples: ``root`` of H^-1, as its variance says, or its ``square``, as released.
         step_size: length of one image step, of 255; None: an eighth of the budget.
         samples: (t, noise, embedding) samples per picture and image step, in one forward pass; 1 in the released code.
         sample_latents: draw latents from the posterior (as the released code does) or use its mean.
