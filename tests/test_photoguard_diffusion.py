@@ -13,6 +13,7 @@ from udpbench.core import images
 from udpbench.core.budget import Linf
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.reverse import ddim
 from udpbench.optim.chains import img2img_steps
 from udpbench.protect import photoguard_diffusion
 from udpbench.protect.photoguard_diffusion import PhotoGuardDiffusion

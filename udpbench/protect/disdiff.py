@@ -25,9 +25,9 @@ SHARPNESS = 100  # of the softmax over a prompt's words, in the released code
 
 @dataclass(kw_only=True)
 class DisDiff(SimAC):
-    """ASPL that raises ``L + attention_weight * (1 - s)^2``, where s is the fraction of the subject's word in the energy
-    of the cross-attention, in steps of 0.5 (cos(pi t / T) + 1) of their length: small where little of the picture is
-    left in the noise.
+    """ASPL that raises ``L + attention_weight * (1 - s)^2``, where s is the subject's word's fraction of the energy of
+    the cross-attention, in steps of 0.5 (cos(pi t / T) + 1) of their length: small where little of the picture is left
+    in the noise.
 
     The maps are means over heads and layers of one resolution, a quarter of the latents' (16 of 64), sharpened by a
     softmax of 100 times the probability over the words of the prompt; s is a ratio of sums of squares over places. The
