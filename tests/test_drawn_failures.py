@@ -132,7 +132,15 @@ class Fails(Protection):
 @pytest.mark.parametrize("how", FAILS)
 def test_a_cell_that_runs_out_of_memory_or_of_numbers_is_a_failed_record_and_one_line(tiny, tmp_path, how):
     words = ("protect=none", f"protect._target_={__name__}.Fails", f"+protect.how={how}", "data.train=2")
-    cfg = copy.deepcopy(composed(tiny, *words, f"runtime.out={tmp_path}"))
+    few = (
+        "arms=[clean,protected]",
+        "task.steps=1",
+        "task.sample_steps=1",
+        "data.reference=4",
+        "data.heldout=0",
+        "data.validation=0",
+    )
+    cfg = copy.deepcopy(composed(tiny, *words, *few, f"runtime.out={tmp_path}"))
     notes = Notes()
     with pytest.raises((MemoryError, RuntimeError, ValueError)):
         once(cfg, notes)
