@@ -24,7 +24,7 @@ from udpbench.commands.common import WRONG_WORDS, composed
 from udpbench.core import images
 from udpbench.data.folder import Folder
 from udpbench.interfaces import Log, Run
-from udpbench.models.folder import _shards, header
+from udpbench.models.headers import _shards, header
 from udpbench.models.perceptual import load_distance
 from udpbench.optim.fit import load_state
 from udpbench.results import record

@@ -20,7 +20,8 @@ from udpbench.core.compiled import check_compiler, compile_networks
 from udpbench.core.component import Component, check_choice, check_numbers
 from udpbench.core.digest import files_digest, folder_digest
 from udpbench.interfaces import Run
-from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look, pipeline_of, read_json
+from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look
+from udpbench.models.headers import pipeline_of, read_json
 from udpbench.models.words import Words
 
 PREDICTIONS = ("epsilon", "v_prediction")

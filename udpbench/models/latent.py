@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, trainable_copy
-from udpbench.models.folder import UNUSED, read_json
+from udpbench.models.folder import UNUSED
+from udpbench.models.headers import read_json
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
 from udpbench.models.words import Words, read_words
 
