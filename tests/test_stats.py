@@ -14,6 +14,7 @@ from factory import SCORES, make_arm, make_record, shifted
 from udpbench.results import flags
 from udpbench.results import stats as S
 from udpbench.results.intervals import seed_sd
+from udpbench.results.report import compare
 from udpbench.results.report.boards import Board, boards
 from udpbench.results.report.compare import comparisons
 from udpbench.results.report.render import Section
@@ -78,6 +79,14 @@ def test_protections_are_compared_with_the_noise_arm_and_after_attacks() -> None
     assert found["eudp - noise", "protected", "similarity"][0] == "+0.380 [+0.380, +0.380]"  # better protected: down
     assert {of for names, of, _ in found if names == "eudp - udp"} == {"protected", "purified: jpeg", "purified: none"}
     assert {of for names, of, _ in found if names == "eudp - noise"} == {"protected"}  # noise is never attacked
+
+
+def test_protections_with_too_many_pairs_to_list_are_compared_with_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "MOST", 0)
+    assert {(names, of) for names, of, _ in compared(eudp_and_udp())} == {
+        ("eudp - noise", "protected"),
+        ("udp - noise", "protected"),
+    }
 
 
 def test_comparisons_keep_conditions_apart_and_count_the_unpaired() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 
@@ -65,12 +64,14 @@ def comparisons(board: Board) -> Section | None:
     names = sorted({row.protect for row in board.rows if not row.control})
     attacks = sorted({record["cell"]["attack"] for record in board.records})
     arms = {"protected": ("protected", ""), **{f"purified: {attack}": ("purified", attack) for attack in attacks}}
-    text = "Paired on the same subject and seed; + means a protects better."
-    if len(arms) * math.comb(len(names), 2) > MOST:
+    text, couples = "Paired on the same subject and seed; + means a protects better.", list(combinations(names, 2))
+    if len(couples) > MOST:
+        text, couples = f"{text} There are too many pairs of protections to list: each is compared with noise.", []
+    elif len(arms) * len(couples) > MOST:
         text, arms = f"{text} After the attacks there are too many pairs to list.", {"protected": ("protected", "")}
     pairs = [
         (a, b, of, arm_name(arm, protect=a, attack=attack), arm_name(arm, protect=b, attack=attack))
-        for (a, b), (of, (arm, attack)) in product(combinations(names, 2), arms.items())
+        for (a, b), (of, (arm, attack)) in product(couples, arms.items())
     ]
     pairs += [
         (a, control, "protected", arm_name("protected", protect=a), arm_name(control, protect=a))
