@@ -54,6 +54,7 @@ def test_a_walk_with_the_truth_ends_there(leak):
     torch.testing.assert_close(attack.walk(end, lambda x, time, end: x0, [Run().rng(0)]), x0)
 
 
+@pytest.mark.slow
 def test_it_learns_the_inverse_from_pairs_and_purifies_other_pictures(leak):
     others = renderer.render(renderer.draw(2, torch.Generator().manual_seed(9)), 32)
     clean, protected = [as_saved(0.1 + 0.8 * x) for x in others], [pattern(x) for x in others]

@@ -19,7 +19,7 @@ import torch
 from contracts import purifier
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from shared import family_options, make_owner, options, presets
+from shared import QUICK, family_options, make_owner, options, presets
 from tiny import save_tiny_pixel, save_tiny_upscaler
 
 from udpbench.core.budget import Linf
@@ -58,9 +58,6 @@ FEWER = {
     "protect/uemask_released": {"steps": 25},
     "protect/metacloak_released": {"snapshots": 2, "trials": 2},
 }
-# Of the first option of a class, those of which the quick tests are spared the second or two that they take.
-SLOW = {f"protect/{option}" for option in ("metacloak", "ensemble", "ensemble_aspl", "ensemble_fsmg", "dia",
-        "anti_diffusion", "mist", "uemask", "ace_plus", "pap", "photoguard_diffusion")} | {"attack/udap"}  # fmt: skip
 METHODS = [
     f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option not in ELSEWHERE
 ]
@@ -79,7 +76,9 @@ FEW = {"train": 2, "reference": 1, "validation": 1, "heldout": 1}
 DATA = [f"data/{option}" for option in options("data") if option.startswith("toyworld")]
 FAMILIES = [case for case in family_options() if case.split("/")[-1] not in ELSEWHERE]  # FAMILY/GROUP/OPTION
 CASES = METHODS + TASKS + DATA + FAMILIES
-PRESETS = FAMILIES + [f"{group}/{option}" for group in ("protect", "attack", "task") for option in presets(group)]
+PRESETS = [f"{group}/{option}" for group in ("protect", "attack", "task") for option in presets(group)]
+# What the quick tests are spared: settings of other families, presets, and the methods that QUICK leaves out.
+SLOW = {*FAMILIES, *PRESETS, *(case for case in METHODS if Path(case).name not in QUICK[Path(case).parent.name])}
 LOSS, CHANGE = {"default": 1e-3}, {"default": 0.02}  # relative, by case
 PROBE, AGREE = (
     {"default": 0.25, "task": 2.0, "data": 1.5},
@@ -202,9 +201,7 @@ def golden() -> dict[str, Any]:
     return json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW.union(PRESETS) else c for c in CASES]
-)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in CASES])
 def test_numbers_are_those_of_the_version(case, node, steady, pixels, upscaler, pictures, folder, golden, tmp_path):
     group, option, *family = (*case.split("/")[-2:], *case.split("/")[:-2])
     conf = node(group, option, *family)

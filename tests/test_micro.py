@@ -59,6 +59,7 @@ def assert_measured(model: LatentDiffusion, name: str) -> None:
     assert measure.round_trip(model.pipe.vae, subjects) == pytest.approx(recorded["psnr_subjects"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_model_of_pixels_takes_noise_away():
     """DiffPure's way there and back, by the embedded model: nearer the picture than its noise by 6 dB and more."""
     pixels = PixelDiffusion("pkg:micro_pixel", "micro_pixel")
