@@ -1,7 +1,8 @@
 """The command line in a process of its own that need not import anything: a fork of the tests' process.
 
 It has its own output, arguments, folder and signals, and is interrupted and killed as any other. What a command imports,
-and that it starts at all, is shown by the tests that start one from nothing.
+and that it starts at all, is shown by the tests that start one from nothing; so do those of several processes at a cell,
+which would find this one done before the others have imported anything.
 """
 
 from __future__ import annotations

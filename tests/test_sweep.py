@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from forked import Command
 from shared import on
 
 from udpbench.benchmark.store import Stage, Store
@@ -16,31 +18,37 @@ from udpbench.core import images
 from udpbench.results.record import read_records
 from udpbench.tracking.console import Console
 
-CELLS, WORKERS = 3, 2
+WORKERS = 3
 
 
 @pytest.fixture(scope="module")
 def swept(tiny, pictures, tmp_path_factory):
-    """A grid of three cells on two workers, differing in pictures protected elsewhere; those of the second are wrong,
+    """A grid of three cells on three workers, differing in pictures protected elsewhere; those of the second are wrong,
     which shows when they are read.
 
-    Its folder, and its status and what it said when it has ended.
+    Its folder, and the process when it has ended.
     """
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
     root = tmp_path_factory.mktemp("swept")
-    for cell in range(CELLS):
+    for cell in range(WORKERS):
         (root / f"protected{cell}").mkdir()
         for i in range(3 if cell == 1 else 4):
             images.write_png(root / f"protected{cell}" / f"{i:04d}.png", pictures[i].roll(cell, -1))
     words = [
         *on(tiny), "data.size=16", "data.train=4", "data.reference=8",
         "data.validation=4", "data.heldout=8", "task.steps=4", "task.pictures=6", "task.sample_steps=2", "track=none",
-        "protect=folder", f"protect.path={','.join(str(root / f'protected{cell}') for cell in range(CELLS))}", "attack=none",
+        "protect=folder", f"protect.path={','.join(str(root / f'protected{cell}') for cell in range(WORKERS))}", "attack=none",
         "arms=[pretrained,clean,protected]", "runtime.device=cpu", "runtime.threads=1", f"runtime.out={root / 'out'}",
         f"hydra.sweep.dir={root / 'sweep'}", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={WORKERS}",
     ]  # fmt: skip
-    status, _, said = Command("-m", *words).finish()
-    return root, status, said
+    done = subprocess.run(
+        [sys.executable, "-m", "udpbench", "-m", *words],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return root, done
 
 
 def computed(root: Path) -> list[str]:
@@ -50,25 +58,25 @@ def computed(root: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_workers_share_stages_and_none_is_done_twice(swept):
-    root, _, said = swept
+    root, done = swept
     facts = [json.loads(path.read_text()) for path in (root / "out" / "store").glob("*/*/_stage.json")]
     kinds = Counter(f["stage"] for f in facts)
     # pretrained, clean and two perturbations; the data set
     assert {k: kinds[k] for k in ("data", "protect", "train", "generate")} == {
         "data": 1, "protect": 2, "train": 3, "generate": 4,
-    }, said  # fmt: skip
+    }, done.stderr  # fmt: skip
     assert len(computed(root)) == len(set(computed(root)))
     # The failing cell has no list of stages in its record, but says what it does like the others.
     for line in ("clean: train  4/4", "clean: generate  6/6", "pretrained: generate  6/6", "clean: render"):
-        assert said.count(line) == 1, said
-    assert said.count("folder: train  4/4") == 2
+        assert done.stderr.count(line) == 1, done.stderr
+    assert done.stderr.count("folder: train  4/4") == 2
 
 
 @pytest.mark.slow
 def test_a_failing_cell_stops_no_worker_and_the_status_is_1(swept):
-    root, status, said = swept
-    assert status == 1, said
-    assert f"1 of the sweep's cells failed: {root / 'sweep' / '1'}\n" in said
+    root, done = swept
+    assert done.returncode == 1, done.stderr
+    assert f"1 of the sweep's cells failed: {root / 'sweep' / '1'}\n" in done.stderr
     records = read_records(root / "out" / "records")
     assert Counter(r["status"] for r in records) == {"ok": 2, "failed": 1}
     (failed,) = [r for r in records if r["status"] == "failed"]
@@ -76,16 +84,16 @@ def test_a_failing_cell_stops_no_worker_and_the_status_is_1(swept):
     assert "0003.png" in failed["error"].splitlines()[-1]
     assert failed["arms"] == {}
     assert [p.parent.name for p in (root / "sweep").rglob("failed-*.txt")] == ["1"]
-    assert "the traceback is in " in said
+    assert "the traceback is in " in done.stderr
     assert all(list(r["arms"]) == ["pretrained", "clean", "protected"] for r in records if r["status"] == "ok")
 
 
 @pytest.mark.slow
 def test_every_line_of_several_workers_says_whose_it_is(swept):
-    *_, said = swept
-    first, *lines = said.splitlines()
-    assert first == f"sweep: {CELLS} cells"
-    assert {line.split(" ")[0] for line in lines} == {f"[{i}]" for i in range(CELLS)} | {"1"}, said
+    _, done = swept
+    first, *lines = done.stderr.splitlines()
+    assert first == f"sweep: {WORKERS} cells"
+    assert {line.split(" ")[0] for line in lines} == {f"[{i}]" for i in range(WORKERS)} | {"1"}, done.stderr
     assert [line for line in lines if line.startswith("[1] error: ValueError: ")]
 
 

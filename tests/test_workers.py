@@ -6,12 +6,12 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from forked import Command
 from shared import composed, on
 
 from udpbench.commands import common, machine, run, workers
@@ -19,13 +19,13 @@ from udpbench.commands.common import prepare
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts processes
 
-CELL = ["data.size=16", "task.steps=4", "task.pictures=50", "data.reference=50", "data.heldout=50", "data.validation=0", "attack=jpeg",
-        "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=2", "track=jsonl"]  # fmt: skip
+CELL = ["data.size=16", "task.steps=4", "task.pictures=8", "task.sample_steps=4", "data.reference=8", "data.heldout=8", "data.validation=0", "attack=jpeg",
+        "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=2", "metrics.bundle.kernel_distance.minimum=8", "track=jsonl"]  # fmt: skip
 
 
 def command(tiny: Path, out: Path, n: int | str, *words: str) -> list[str]:
     shared = [f"runtime.workers={n}", f"runtime.out={out}", "runtime.threads=1"]
-    return [*on(tiny), *CELL, *shared, *words]
+    return [sys.executable, "-m", "udpbench", *on(tiny), *CELL, *shared, *words]
 
 
 def record(out: Path) -> dict:
@@ -35,13 +35,12 @@ def record(out: Path) -> dict:
 
 def test_two_processes_make_the_record_of_one(tiny, tmp_path, monkeypatch, capsys):
     def here(n: int | str, out: Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["udpbench", *command(tiny, out, n)])
+        monkeypatch.setattr(sys, "argv", command(tiny, out, n)[2:])
         run.run()
         return capsys.readouterr().err
 
-    status, _, two = Command(*command(tiny, tmp_path / "2", 2)).finish()
-    assert status == 0, two
-    said = {1: here(1, tmp_path / "1"), 2: two}
+    done = subprocess.run(command(tiny, tmp_path / "2", 2), capture_output=True, text=True, check=True)
+    said = {1: here(1, tmp_path / "1"), 2: done.stderr}
     found, curves = {}, {}
     for n in (1, 2):
         assert ("by 2 processes" in said[n]) == (n == 2)
@@ -62,7 +61,8 @@ def test_two_processes_make_the_record_of_one(tiny, tmp_path, monkeypatch, capsy
 
 
 def test_workers_end_with_the_process_that_started_them(tiny, tmp_path):
-    main = Command(*command(tiny, tmp_path / "out", 2, "task.steps=100000"))
+    words = command(tiny, tmp_path / "out", 2, "task.steps=100000")
+    main = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     children: list[int] = []
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out" / "store").glob("train/*.part"))) < 2:
@@ -75,14 +75,15 @@ def test_workers_end_with_the_process_that_started_them(tiny, tmp_path):
             children.append(int(status.parent.name))
     assert children
     main.send_signal(signal.SIGKILL)
-    main.finish()
+    main.wait()
     while any(alive(child) for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
 def test_the_work_of_a_killed_worker_is_taken_over_at_once_and_told(tiny, tmp_path):
-    main = Command(*command(tiny, tmp_path / "out", 2, "task.steps=300", "arms=[clean,noise]"))
+    words = command(tiny, tmp_path / "out", 2, "task.steps=300", "arms=[clean,noise]")
+    main = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out" / "store").glob("train/*.part"))) < 2:
         assert time.monotonic() < deadline
@@ -91,8 +92,8 @@ def test_the_work_of_a_killed_worker_is_taken_over_at_once_and_told(tiny, tmp_pa
     (worker,) = [pid for pid in children_of(main.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(worker, signal.SIGKILL)
     killed = time.monotonic()
-    status, _, said = main.finish()
-    assert status == 0, said
+    _, said = main.communicate(timeout=280)
+    assert main.returncode == 0, said
     assert "a worker process was killed, as the system does when memory runs out; the others do its work" in said
     assert time.monotonic() - killed < 100, "the holder of a lock that is gone was waited for"
     assert record(tmp_path / "out")["status"] == "ok"
