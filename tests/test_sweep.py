@@ -18,26 +18,26 @@ from udpbench.core import images
 from udpbench.results.record import read_records
 from udpbench.tracking.console import Console
 
-WORKERS = 3
+CELLS, WORKERS = 3, 2
 
 
 @pytest.fixture(scope="module")
 def swept(tiny, pictures, tmp_path_factory):
-    """A grid of three cells on three workers, differing in pictures protected elsewhere; those of the second are wrong,
+    """A grid of three cells on two workers, differing in pictures protected elsewhere; those of the second are wrong,
     which shows when they are read.
 
     Its folder, and the process when it has ended.
     """
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
     root = tmp_path_factory.mktemp("swept")
-    for cell in range(WORKERS):
+    for cell in range(CELLS):
         (root / f"protected{cell}").mkdir()
         for i in range(3 if cell == 1 else 4):
             images.write_png(root / f"protected{cell}" / f"{i:04d}.png", pictures[i].roll(cell, -1))
     words = [
         *on(tiny), "data.size=16", "data.train=4", "data.reference=8",
         "data.validation=4", "data.heldout=8", "task.steps=4", "task.pictures=6", "task.sample_steps=2", "track=none",
-        "protect=folder", f"protect.path={','.join(str(root / f'protected{cell}') for cell in range(WORKERS))}", "attack=none",
+        "protect=folder", f"protect.path={','.join(str(root / f'protected{cell}') for cell in range(CELLS))}", "attack=none",
         "arms=[pretrained,clean,protected]", "runtime.device=cpu", "runtime.threads=1", f"runtime.out={root / 'out'}",
         f"hydra.sweep.dir={root / 'sweep'}", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={WORKERS}",
     ]  # fmt: skip
@@ -92,8 +92,8 @@ def test_a_failing_cell_stops_no_worker_and_the_status_is_1(swept):
 def test_every_line_of_several_workers_says_whose_it_is(swept):
     _, done = swept
     first, *lines = done.stderr.splitlines()
-    assert first == f"sweep: {WORKERS} cells"
-    assert {line.split(" ")[0] for line in lines} == {f"[{i}]" for i in range(WORKERS)} | {"1"}, done.stderr
+    assert first == f"sweep: {CELLS} cells"
+    assert {line.split(" ")[0] for line in lines} == {f"[{i}]" for i in range(CELLS)} | {"1"}, done.stderr
     assert [line for line in lines if line.startswith("[1] error: ValueError: ")]
 
 
