@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 from drawn import draws, one_line
 from factory import make_record
 from hypothesis import given
@@ -101,6 +102,7 @@ def test_any_folder_is_written_as_a_whole_data_folder_or_refused_in_one_line(fil
 # -- records -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @draws(30)
 def test_any_record_is_reported_or_left_out_with_one_line(data):
@@ -119,6 +121,7 @@ def test_any_record_is_reported_or_left_out_with_one_line(data):
     _report(text.encode())
 
 
+@pytest.mark.slow
 @given(at=st.floats(0, 1), bit=st.integers(1, 255))
 @draws(15)
 def test_a_record_with_another_byte_is_reported_or_left_out_with_one_line(at, bit):
