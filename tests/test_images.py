@@ -78,7 +78,7 @@ def test_every_mode_and_size_becomes_rgb(tmp_path, mode, size):
     suffix = {"1": "png", "L": "jpg", "P": "gif", "LA": "png", "RGB": "webp", "RGBA": "webp", "I;16": "png"}.get(
         mode, "tif"
     )
-    if mode in ("PA", "HSV"):  # no format stores them
+    if mode in ("PA", "HSV", "YCbCr"):  # no format stores them, or Pillow 12 does not read its own TIFF of it
         x = images.from_pil(source)
     else:
         source.save(tmp_path / f"a.{suffix}")

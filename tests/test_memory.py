@@ -91,6 +91,31 @@ def test_a_training_set_encodes_a_batch_at_a_time(model, pictures, monkeypatch):
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
+def test_a_training_step_keeps_the_layers_of_as_many_pictures_as_have_the_pixels_of_a_batch(model, pictures, monkeypatch):
+    trainable = model.trainable(torch.Generator().manual_seed(0))
+    passes: list[int] = []
+    predict = type(model).predict
+
+    def watched(self, unet, noisy, t, cond):
+        passes.append(len(noisy))
+        return predict(self, unet, noisy, t, cond)
+
+    monkeypatch.setattr(type(model), "predict", watched)
+
+    def step(pixels: int) -> list[torch.Tensor]:
+        passes.clear()
+        monkeypatch.setattr(images, "PIXELS", pixels)
+        pictured = TrainingSet(trainable, pictures, ["a"] * 4, Run(grad_batch=2))
+        loss = pictured.loss(5, torch.Generator().manual_seed(1))
+        return [loss.detach(), *torch.autograd.grad(loss, trainable.parameters)]
+
+    whole = step(3 * 16 * 16)
+    assert passes == [5]
+    parts = step(16 * 16)
+    assert passes == [2, 2, 1, 1, 2, 2], "each part once more, from the last on"
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_pictures_too_small_for_a_metric_are_told_before_any_work(graph, tmp_path):
     source = photos(tmp_path / "mine", (24, 24), (10, 40))

@@ -96,7 +96,7 @@ class Run:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     log: Log = field(default_factory=Log)
-    # Pictures of 256 x 256 px through a network at once, of larger ones fewer (``core.images.at_once``); outside the
+    # Pictures of 128 x 128 px through a network at once, of larger ones fewer (``core.images.at_once``); outside the
     # cache keys: it may change speed and memory only.
     batch: int = 32
     grad_batch: int = 32  # the same for gradients with respect to pictures: they keep every layer in memory

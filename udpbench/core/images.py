@@ -39,7 +39,7 @@ SUFFIXES = (
 # Pillow's names of their formats. No other is opened, whatever a file is called: for an EPS, Pillow runs Ghostscript.
 READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "HEIF")
 NAME_BYTES = 255  # of a file name, on all usual file systems
-PIXELS = 256 * 256  # what counts as one picture in a batch
+PIXELS = 128 * 128  # what counts as one picture in a batch
 METADATA = "metadata.jsonl"
 # What Pillow raises on broken files, over all its decoders.
 _BROKEN = (
@@ -329,7 +329,12 @@ def batches(folder: Path, batch: int, side: int | None = None) -> Iterator[list[
 def at_once(batch: int, height: int, width: int) -> int:
     """How many pictures of a size there are in a batch: ``batch`` of up to ``PIXELS`` pixels, of larger ones fewer, as
     many as have that many pixels together, but at least one."""
-    return max(1, min(batch, batch * PIXELS // max(1, height * width)))
+    return max(1, min(batch, room(batch, height, width)))
+
+
+def room(batch: int, height: int, width: int) -> int:
+    """How many pictures of a size have the pixels of ``batch`` of ``PIXELS``, however small they are; at least one."""
+    return max(1, batch * PIXELS // max(1, height * width))
 
 
 def _read(path: Path, side: int | None) -> Tensor:

@@ -79,7 +79,9 @@ def pgd(
     asked after the loss of a step, multiplies its length for each picture. What is raised is logged as
     ``perturb/loss``, a mean over the pictures, steps counted from ``before``.
     """
-    out = [x.to(run.device) for x in images]
+    # Copies, which are written into: new pictures would lie in pieces of what a pass leaves free, and it would not fit
+    # there again.
+    out = [x.to(run.device, copy=True) for x in images]
     clean = [x.to(run.device) for x in clean]
     loss = run.around(loss, before) if run.around else loss
     for step, length in enumerate(steps, start=before):
@@ -96,7 +98,7 @@ def pgd(
             moved = x.detach() + budget.direction(gradient) * far
             moved = budget.project(moved, torch.stack([clean[i] for i in index]))
             for i, new in zip(index, moved, strict=True):
-                out[i] = new
+                out[i].copy_(new)
         run.log.scalar("perturb/loss", raised, step)
         advance(1)
     return out

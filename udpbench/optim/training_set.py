@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from udpbench.core.images import at_once
+from udpbench.core.images import at_once, room
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.optim.pgd import by_size
@@ -28,15 +29,22 @@ class Drawn:
     noise: Tensor  # like ``z``
     prompts: list[str]  # one per picture
     cond: Cond | None  # their embeddings; None: what makes them is in training
+    most: int  # how many of their size keep their layers at once
 
 
 def losses_of(trainable: Trainable, drawn: Sequence[Drawn]) -> list[Tensor]:
-    """Denoising losses (N,) of each of ``drawn``, by one pass of the model over all latents of a size."""
+    """Denoising losses (N,) of each of ``drawn``, by one pass of the model over all latents of a size; over more pixels
+    than ``run.grad_batch`` allows by several, whose layers are computed again for the gradient, a part at a time."""
     found: list[Tensor] = [torch.empty(0)] * len(drawn)
     for group in by_size([one.z[0] for one in drawn]):
         mine = [drawn[i] for i in group]
         z, t, noise = (torch.cat(parts) for parts in zip(*((one.z, one.t, one.noise) for one in mine), strict=True))
-        losses = trainable.model.loss(z, _embedded(trainable.model, mine), t, noise)
+        cond, n = _embedded(trainable.model, mine), mine[0].most
+        if len(z) <= n:
+            losses = trainable.model.loss(z, cond, t, noise)
+        else:
+            parts = zip(z.split(n), map(Cond, cond.hidden.split(n)), t.split(n), noise.split(n), strict=True)
+            losses = torch.cat([checkpoint(trainable.model.loss, *part, use_reentrant=False) for part in parts])
         for i, part in zip(group, losses.split([len(one.t) for one in mine]), strict=True):
             found[i] = part
     return found
@@ -58,7 +66,7 @@ class TrainingSet:
         trainable: the model in training.
         images: CHW [0,1] each.
         prompts: one per picture.
-        run: its device and batch size; pictures through the UNet are counted in it under ``counted``.
+        run: its device and batch sizes; pictures through the UNet are counted in it under ``counted``.
         sample_latents: draw latents from the posterior at each step (as the released scripts do) or use its mean.
         mixed_sizes: pictures may differ in size. A batch holds one size; which, is drawn by how many pictures have it.
         augment: changes the pictures of a batch (NCHW [0,1]) before they are encoded; None: they are encoded once.
@@ -89,8 +97,9 @@ class TrainingSet:
         self.prompts = list(prompts) if cond else sorted(set(prompts))
         self.which = torch.tensor([self.prompts.index(prompt) for prompt in prompts])
         grouped = [[images[i] for i in group] for group in self.groups]
+        self.most = [room(run.grad_batch, *group[0].shape[-2:]) for group in grouped]
         with torch.no_grad():
-            self.pictures = [torch.stack(group) for group in grouped] if augment else []
+            self.pictures = grouped if augment else []
             self.latents = [] if augment else [self._encode(group) for group in grouped]
             self.embedded = None if trainable.text else cond or trainable.model.embed(self.prompts)
 
@@ -106,12 +115,13 @@ class TrainingSet:
         t, noise = self.trainable.model.times_and_noise(z, rng)
         self.run.tally(self.counted, n)
         cond = None if self.embedded is None else self.embedded.take(which)
-        return Drawn(z, t, noise, [self.prompts[i] for i in which], cond)
+        return Drawn(z, t, noise, [self.prompts[i] for i in which], cond, self.most[k])
 
     def _latents(self, group: int, index: Tensor, rng: torch.Generator) -> Tensor:
         if self.augment:
             with torch.no_grad():
-                mean, std = self._encode(self.augment(self.pictures[group][index], rng))
+                drawn = torch.stack([self.pictures[group][i] for i in index])
+                mean, std = self._encode(self.augment(drawn, rng))
         else:
             mean, std = self.latents[group]
             mean, std = mean[index], None if std is None else std[index]
