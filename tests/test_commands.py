@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from udpbench import __main__ as entry
 from udpbench.benchmark.arms import ARMS
@@ -231,6 +232,7 @@ def test_the_table_the_file_and_the_status(folders, tmp_path, capsys):
     [
         (["--metrics", "psnrr"], "error: metrics: unknown psnrr; allowed are "),
         ([], "error: images: there is no folder"),
+        (["protect=noise"], "error: score: protect=noise means nothing here; allowed are settings of runtime"),
     ],
 )
 def test_wrong_folders_and_names_are_told(words, told, folders, capsys):
@@ -242,6 +244,12 @@ def test_wrong_folders_and_names_are_told(words, told, folders, capsys):
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(told)
+
+
+def test_pictures_with_more_pixels_than_allowed_are_scored_once_they_are(folders, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    assert "raise runtime.max_pixels" in score.scores(*folders, ["psnr"], ["runtime.max_pixels=200"])["absent"]["psnr"]
+    assert "psnr" in score.scores(*folders, ["psnr"], ["runtime.max_pixels=300"])["scores"]
 
 
 # -- doctor ------------------------------------------------------------------------------------------------------------

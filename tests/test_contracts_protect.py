@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import Any
 
 import pytest
@@ -9,9 +11,10 @@ import torch
 from contracts import DRAWS_NOTHING, FEWEST, ONE_NETWORK, SAME_IF_SHORT, SHORT, build, layers
 from shared import make_owner, options, quick
 
+from udpbench.benchmark.build import make_part
 from udpbench.core import images
 from udpbench.core.budget import RMS, Linf, measure
-from udpbench.interfaces import Run
+from udpbench.interfaces import Protection, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.protect.noise import Noise
 
@@ -129,3 +132,15 @@ def test_pictures_do_not_share_draws(node, elsewhere, model, pictures, option):
         assert not torch.equal(one, two)
     elif option != "folder":
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("option", ["disdiff", "anti_diffusion", "advpaint", "promptflare"])
+def test_a_unet_without_attention_is_told_before_it_is_loaded(option, node, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "plain")
+    method = make_part(node("protect", option, "micro"), option, Protection).thing
+    method.check_model(LatentDiffusion(str(folder), "plain"))
+    unet = json.loads((folder / "unet" / "config.json").read_text())
+    plain = {"down_block_types": ["DownBlock2D"] * 2, "mid_block_type": None, "up_block_types": ["UpBlock2D"] * 2}
+    (folder / "unet" / "config.json").write_text(json.dumps(unet | plain))
+    with pytest.raises(ValueError, match=f"{option}: reads what the UNet attends to, and that of model plain has no"):
+        method.check_model(LatentDiffusion(str(folder), "plain"))

@@ -282,3 +282,10 @@ def test_metrics_of_edits_and_of_sets_do_not_mix(tiny):
     cfg = composed(tiny, "+metric@metrics.extra.edits=edit_ssim")
     with pytest.raises(ConfigError, match="makes no edits"):
         checked(build(cfg, cfg.hydra.runtime.choices), asked_for=("edits",))
+
+
+@pytest.mark.slow
+def test_edits_too_small_for_a_metric_are_told_before_any_work(cell):
+    made = cell("task=img2img", "~task.pictures")
+    assert made.absent["edit_vif"] == "needs pictures of at least 41 x 41 px, edits are of 16"
+    assert "pipe" not in vars(made.victim.thing)

@@ -72,6 +72,7 @@ GOOD, BAD, NO_NOUN = (
         ([GOOD, "protect=disdiff", "protect.word=cat"], "disdiff: the prompt 'a dog' lacks the word 'cat'; give protect.word, a word of the owner's prompt (disdiff, surrogate local)"),
         ([GOOD, "protect=disdiff", "owner_prompt=empty"], "lacks the word 'dog'; give protect.word, a word of the owner's prompt (disdiff, surrogate local)"),
         ([GOOD, "protect=noise", "attack=sdedit", f'attack.negative_prompt="{LONG}"'], "shorten it (sdedit_0.2, purifier local)"),
+        ([GOOD, "protect=noise", "attack=impress_pp", "attack.perceptual=lite1", f'attack.negative_prompt="{LONG}"'], "shorten it (dreambooth, victim local)"),
         ([NO_NOUN, "protect=udp"], "data: give data.class_prompt, such as 'a photo of a dog': 'a sks' without the subject's word names no class; it is for what the owner writes (owner_prompt)"),
         ([NO_NOUN, "task.prior_weight=1", "task.prior_images=2", "protect=noise"], "names no class; it is for task=dreambooth"),
         ([NO_NOUN, "task=img2img", "~task.pictures", "protect=noise"], "names no class; it is for task=img2img"),

@@ -70,9 +70,22 @@ def test_every_size_is_enlarged_by_the_factor(upscaler, size):
     assert made.shape[-2:] == (2 * size[0], 2 * size[1])
 
 
-def test_a_level_of_noise_that_the_model_does_not_know_is_told(upscaler, pictures):
-    with pytest.raises(ValueError, match="model upscaler: noise_level must be at most 350, given 351"):
-        purified(SuperResolution(**SETTINGS | {"noise_level": 351}), pictures[:1], upscaler)
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"noise_level": 351}, "model x2: noise_level must be <= 350, given 351"),
+        ({"prompt": "a" + " a" * 99}, "the prompt .* has 102 tokens, the text encoder takes 32; shorten it"),
+        ({"negative_prompt": "a" + " a" * 99}, "has 102 tokens"),
+    ],
+)
+def test_what_an_upscaler_does_not_take_is_told_before_it_is_loaded(tmp_path, wrong, told):
+    fresh = Upscaler(str(save_tiny_upscaler(tmp_path / "x2")), "x2")
+    SuperResolution(**SETTINGS).check_model(fresh)
+    with pytest.raises(ValueError, match=told):
+        SuperResolution(**SETTINGS | wrong).check_model(fresh)
+    with pytest.raises(ValueError, match=told):
+        PdmPure(**CASCADE | {"prompt": "a picture"} | wrong, less=5, upscaler=fresh).check()
+    assert "pipe" not in vars(fresh)
 
 
 def test_a_folder_is_looked_at_and_one_of_another_shape_is_told(tmp_path):

@@ -87,13 +87,16 @@ def purify(
 
 @_config_errors()
 def score(
-    got: str | Path | Sequence[Tensor], ref: str | Path | Sequence[Tensor], metrics: Sequence[str] | None = None
+    got: str | Path | Sequence[Tensor],
+    ref: str | Path | Sequence[Tensor],
+    metrics: Sequence[str] | None = None,
+    *overrides: str,
 ) -> dict[str, Any]:
     """Scores of pictures against reference pictures; lists of 3HW tensors are paired by their order.
 
-    ``metrics``: names of ``conf/metric``; None: those that can be computed. Returns ``{"scores": {score: {"value",
-    "better_protected": "up" | "down", "metric"}}, "absent": {metric: reason}}`` and both folders. Raises ConfigError
-    for an unknown metric or no pictures.
+    ``metrics``: names of ``conf/metric``; None: those that can be computed. ``overrides``: of ``runtime``. Returns
+    ``{"scores": {score: {"value", "better_protected": "up" | "down", "metric"}}, "absent": {metric: reason}}`` and both
+    folders. Raises ConfigError for an unknown metric or no pictures.
     """
     from tempfile import TemporaryDirectory
 
@@ -102,7 +105,7 @@ def score(
 
     with TemporaryDirectory() as scratch:
         ours, theirs = _folder(got, Path(scratch) / "got"), _folder(ref, Path(scratch) / "ref")
-        return scores(ours, theirs, metrics, Console())
+        return scores(ours, theirs, metrics, overrides, Console())
 
 
 def load_records(*folders: str | Path) -> list[Record]:

@@ -18,6 +18,7 @@ from udpbench.core.component import check_numbers
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import Diffusion
 from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.upscaler import Upscaler
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,8 @@ class PdmPure(Upscaling, DiffPure):
         super().check()
         if self.upscaler and "upscale" not in self.upscaler.capabilities:
             raise ValueError(f"attack pdm_pure: upscaler {self.upscaler.name} is no model that enlarges pictures")
+        if isinstance(self.upscaler, Upscaler):
+            self.upscaler.check_request(self.noise_level, self.asks())
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"upscaler": self.upscaler and self.upscaler.identity()}

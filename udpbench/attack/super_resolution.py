@@ -43,8 +43,6 @@ class Upscaling(Prompted):
         self, x: Tensor, prompts: Sequence[str], rngs: Sequence[torch.Generator], model: Upscaler, run: Run
     ) -> Tensor:
         """N pictures (NCHW [0,1]), enlarged by ``model``, on the CPU; ``prompts``: their captions."""
-        if model.words:
-            model.words.check([], self.asks())
         asked, made, n = self.asked(prompts), [], at_once(run.batch, *(model.factor * side for side in x.shape[-2:]))
         for first in range(0, len(x), n):
             part = slice(first, first + n)
@@ -66,6 +64,9 @@ class SuperResolution(Upscaling):
     resized to the picture's.
     """
 
+    def check_model(self, model: Upscaler) -> None:
+        model.check_request(self.noise_level, self.asks())
+
     @property
     def label(self) -> str:
         return "super_resolution"
@@ -78,8 +79,6 @@ class SuperResolution(Upscaling):
     def purify(
         self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Upscaler, run: Run
     ) -> list[Tensor]:
-        """As the interface says; ValueError if the prompt is longer than the text encoder takes."""
-
         def pure(index: list[int]) -> Tensor:
             small = torch.stack([self.small(images[i], names[i], model, run) for i in index])
             rngs = [run.rng("upscale", names[i]) for i in index]

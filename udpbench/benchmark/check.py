@@ -203,6 +203,8 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
         return "compares a changed picture with its original; it belongs to metrics@perturbation"
     if (thing.against == "clean_arm") == trains:
         return f"task {cell.task.name} {'makes no edits' if trains else 'only makes edits'}"
+    if thing.against == "clean_arm" and (side := cell.victim.thing.known_size or thing.least_side) < thing.least_side:
+        return f"needs pictures of at least {thing.least_side} x {thing.least_side} px, edits are of {side}"
     if thing.against == "reference" and not data.sizes.get("reference"):
         return f"data {cell.data.name} has no reference pictures"
     if thing.against == "reference" and not data.compares_sets:

@@ -56,6 +56,11 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
     owner = Owner([], [], told, token=cell.data.thing.token or "", class_prompt=facts.class_prompt or "")
     task, asked = cell.task.thing, cell.task.thing.asks(facts)
     purified = [facts.instance_prompt, *cell.attack.thing.asks()]
+    steered = [text for name, text in cell.attack.thing.sampling().items() if name == "negative_prompt"]
+
+    def of_task(words: Words) -> int:
+        words.check([], steered)
+        return task.check_texts(words, captions, asked)
 
     def of_owner(part: Part) -> Check:
         more = general if "class_images" in part.thing.needs else []
@@ -69,7 +74,7 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
     readers: list[tuple[str, Part, Part, Check]] = [
         *(("surrogate", cell.surrogate, part, of_owner(part)) for part in (cell.protect, cell.like) if part),
         ("purifier", cell.purifier, cell.attack, lambda words: words.check(captions, purified)),
-        ("victim", cell.victim, cell.task, lambda words: task.check_texts(words, captions, asked)),
+        ("victim", cell.victim, cell.task, of_task),
     ]
     for role, model, part, check in readers:
         if _is_told(part, model) and (words := model.thing.words):

@@ -27,34 +27,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("ref", type=Path, metavar="REF", help="folder with the pictures to compare with")
     parser.add_argument("--metrics", metavar="NAME,...", help="python -m udpbench list metric shows them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
-    args = parser.parse_args(arguments)
+    parser.takes_overrides("of runtime alone, e.g. runtime.max_pixels=400000000")
+    args = parser.parse_intermixed_args(arguments)
     names = [name for name in args.metrics.split(",") if name] if args.metrics else None
     with told():
         from udpbench.tracking.console import Console
 
-        found = scores(args.got, args.ref, names, Console())
+        found = scores(args.got, args.ref, names, args.overrides, Console())
         _show(found)
         if args.json:
             write_json(args.json, found)
     return 1 if names and found["absent"] else 0
 
 
-def scores(got: Path, ref: Path, metrics: Sequence[str] | None = None, log: Log | None = None) -> dict[str, Any]:
+def scores(
+    got: Path, ref: Path, metrics: Sequence[str] | None = None, overrides: Sequence[str] = (), log: Log | None = None
+) -> dict[str, Any]:
     """``{"scores": {score: {"value", "better_protected", "metric"}}, "absent": {metric: reason}}``, with both folders.
 
-    Raises ValueError for a folder without pictures and for an unknown metric.
+    Raises ValueError for a folder without pictures, for an unknown metric and for overrides of anything but
+    ``runtime``.
     """
     from udpbench.benchmark.build import make_part
     from udpbench.core.images import list_images
     from udpbench.interfaces import Log, Metric, Run
 
+    if odd := [word for word in overrides if not word.startswith("runtime.")]:
+        raise ValueError(f"score: {odd[0]} means nothing here; allowed are settings of runtime, e.g. runtime.batch=16")
     got, ref = Path(got).expanduser(), Path(ref).expanduser()
     paired = {path.stem for path in list_images(got)} == {path.stem for path in list_images(ref)}
     chosen = list(metrics) if metrics is not None else [n for b in (*BUNDLES, *["pairs"] * paired) for n in _bundle(b)]
     known = [path.stem for path in option_files("metric")]
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(f"metrics: unknown {', '.join(unknown)}; allowed are {', '.join(known)}")
-    cfg = composed([f"+metric@chosen.{name}={name}" for name in dict.fromkeys(chosen)])
+    cfg = composed([*(f"+metric@chosen.{name}={name}" for name in dict.fromkeys(chosen)), *overrides])
     store = open_store(cfg)
     run = Run(0, store.device, log or Log(), store.batch, store.grad_batch)
     found: dict[str, Any] = {"got": str(got), "ref": str(ref), "scores": {}, "absent": {}}

@@ -10,7 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from udpbench.models.folder import read_json
+
 KINDS = {"self": "attn1", "cross": "attn2"}  # diffusers' names in a transformer block
+
+
+def check_attention(who: str, model: Any) -> None:
+    """ValueError if the UNet of ``model`` (a latent ``Diffusion``, which is not loaded) has no transformer blocks for
+    ``who`` to read; of a model that is not on this machine nothing is known."""
+    if not (folder := model.folder):
+        return
+    unet = read_json(folder / "unet" / "config.json")
+    blocks = [unet.get(f"{part}_types", "CrossAttn") for part in ("down_block", "up_block")]  # as diffusers has it
+    if "CrossAttn" not in str([*blocks, unet.get("mid_block_type", "CrossAttn")]):
+        raise ValueError(f"{who}: reads what the UNet attends to, and that of model {model.name} has no attention")
 
 
 @dataclass

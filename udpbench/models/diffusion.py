@@ -138,6 +138,7 @@ class Diffusion(Component, ABC):
     }
     wants_classes: ClassVar[bool] = False  # whether its UNet is given a class
     pipeline_options: ClassVar[dict[str, Any]] = {}  # further arguments of the pipeline's constructor
+    known_size: int | None = None  # ``size``, read without the model; None: not known before it is loaded
     pipeline: Any  # diffusers' class of it
     pipe: Any  # the diffusers pipeline: frozen, in evaluation mode, on ``device``
 

@@ -165,6 +165,15 @@ class LatentDiffusion(Diffusion):
         return int(self.pipe.unet.config.sample_size) * self.pipe.vae_scale_factor
 
     @property
+    def known_size(self) -> int | None:  # type: ignore[override]  # read when asked
+        """``size``, read without the model; None: it is not on this machine yet, or does not say."""
+        if not (folder := self.folder):
+            return None
+        unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+        side = unet.get("sample_size")
+        return side * 2 ** (len(vae.get("block_out_channels", [64])) - 1) if isinstance(side, int) else None
+
+    @property
     def multiple(self) -> int:
         """Pixels that a latent stands for in height and width; the UNet takes latents of any size."""
         return self.pipe.vae_scale_factor

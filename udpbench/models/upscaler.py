@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from udpbench.core.component import check_numbers
 from udpbench.models.diffusion import Diffusion
-from udpbench.models.folder import UNUSED
+from udpbench.models.folder import INDEX, UNUSED, read_json
 from udpbench.models.latent import LatentDiffusion
 
 
@@ -50,6 +51,15 @@ class Upscaler(LatentDiffusion):
         """How many times longer the sides become."""
         return self.pipe.vae_scale_factor
 
+    def check_request(self, noise_level: int, prompts: Sequence[str]) -> None:
+        """ValueError in one line if ``enlarged`` would not take this, as far as that is known of a model that is not
+        loaded: a noise level beyond the model's, a prompt longer than its text encoder takes."""
+        if folder := self.folder:
+            most = read_json(folder / INDEX).get("max_noise_level", 350)  # diffusers' own
+            check_numbers(f"model {self.name}", most=most, noise_level=noise_level)
+        if words := self.words:
+            words.check([], prompts)
+
     @torch.no_grad()
     def enlarged(
         self, x: Tensor, prompts: Sequence[str], negative: str, rngs: Sequence[torch.Generator],
@@ -61,9 +71,6 @@ class Upscaler(LatentDiffusion):
         ``noise_level``: time step of the noise that the model sees ``x`` under, of ``low_res_scheduler``. Sides that
         the pipeline would cut to a multiple of the autoencoder's are padded for it.
         """
-        most = self.pipe.config.max_noise_level
-        if noise_level > most:
-            raise ValueError(f"model {self.name}: noise_level must be at most {most}, given {noise_level}")
         height, width = (side * self.factor for side in x.shape[-2:])
         made = self.pipe(
             prompt=list(prompts), negative_prompt=[negative] * len(x), image=self.padded(x), generator=list(rngs),

@@ -10,7 +10,7 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
-from udpbench.models.attention import read_attention
+from udpbench.models.attention import check_attention, read_attention
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.chains import Inpainting
@@ -49,6 +49,10 @@ class AdvPaint(MaskedAscent):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self.name, least=1, enlarged=self.enlarged)
+
+    def check_model(self, model: LatentDiffusion) -> None:
+        super().check_model(model)
+        check_attention(self.name, model)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         with torch.no_grad():

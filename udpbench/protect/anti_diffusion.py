@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from udpbench.core.budget import Budget, Linf
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Protection, Run
-from udpbench.models.attention import mean_map, read_attention
+from udpbench.models.attention import check_attention, mean_map, read_attention
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import denoising_loss
@@ -75,6 +75,10 @@ class AntiDiffusion(Protection):
         self.tuning = FitSettings(steps=self.text_steps, lr=self.text_lr, clip_norm=0.0)
         self.training = FitSettings(steps=self.model_steps, lr=self.lr, dtype=self.dtype)
         self.anchor = None if self.round_eps is None else Linf(self.round_eps)
+
+    def check_model(self, model: LatentDiffusion) -> None:
+        if self.attention_weight:
+            check_attention("anti_diffusion", model)
 
     def asks(self, prompts: Any) -> list[str]:
         return [""]

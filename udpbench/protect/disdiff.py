@@ -11,7 +11,7 @@ from torch import Tensor
 
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
-from udpbench.models.attention import mean_map, read_attention
+from udpbench.models.attention import check_attention, mean_map, read_attention
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.words import Words
@@ -52,6 +52,10 @@ class DisDiff(SimAC):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self.option, least=0, attention_weight=self.attention_weight)
+
+    def check_model(self, model: LatentDiffusion) -> None:
+        if self.attention_weight:
+            check_attention(self.option, model)
 
     def objective(self, model: LatentDiffusion, owner: Owner, run: Run) -> Objective | None:
         plain = super().objective(model, owner, run)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.interfaces import Owner, Run
-from udpbench.models.attention import read_attention
+from udpbench.models.attention import check_attention, read_attention
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.chains import Inpainting
@@ -38,6 +38,10 @@ class PromptFlare(MaskedAscent):
     prompt: str
 
     name = "promptflare"
+
+    def check_model(self, model: LatentDiffusion) -> None:
+        super().check_model(model)
+        check_attention(self.name, model)
 
     def asks(self, prompts: Sequence[str]) -> list[str]:
         return [self.prompt]
