@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -193,3 +196,23 @@ def test_the_memory_of_large_models_is_as_documented():
     text = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
     assert f"beside the weights ({memory.WEIGHTS} GB)" in text
     assert all(f"| {plain} GB | {low} GB |" in text for plain, low in memory.GRADIENT.values())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_was_freed_is_kept_until_it_is_given_back():
+    """Four blocks of 64 MB, the last still in use: what lies below it stays with the process."""
+    code = """
+from udpbench.core.memory import give_freed_memory_back, keep_freed_memory
+def held(): return int(open("/proc/self/statm").read().split()[1]) * 4096 // 2**20
+keep_freed_memory()
+blocks = [b"\\1" * 2**26 for _ in range(4)]
+full = held()
+del blocks[:3]
+kept = held()
+give_freed_memory_back()
+print(full - kept, full - held())
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    kept, given = map(int, shown.split())
+    assert kept < 8
+    assert given > 180

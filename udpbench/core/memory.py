@@ -26,6 +26,13 @@ def keep_freed_memory() -> None:
             libc.mallopt(setting, value)
 
 
+def give_freed_memory_back() -> None:
+    """Give back to the system what was freed so far: between works whose tensors are of other sizes, which would not
+    fit into one another's gaps; with another C library nothing is done."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def pictures_that_fit(card: float, each: float) -> int:
     """How many pictures of 512 px with gradients of ``each`` gigabytes fit beside the weights into ``card``."""
     return max(0, int((card - WEIGHTS) / each))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
-from udpbench.core.images import at_once
+from udpbench.core.images import PIXELS, at_once
+from udpbench.core.memory import give_freed_memory_back
 from udpbench.interfaces import ImageLoss, Owner, Run
 
 Loss = ImageLoss
@@ -83,6 +84,8 @@ def pgd(
     # there again.
     out = [x.to(run.device, copy=True) for x in images]
     clean = [x.to(run.device) for x in clean]
+    if any(x[0].numel() > PIXELS for x in clean):  # of these, what a training left free counts
+        give_freed_memory_back()
     loss = run.around(loss, before) if run.around else loss
     for step, length in enumerate(steps, start=before):
         raised = torch.zeros((), device=run.device)
