@@ -142,5 +142,5 @@ def measure(clean: Tensor, changed: Tensor) -> dict[str, float]:
     if clean.shape != changed.shape:
         sizes = f"{tuple(clean.shape)} and {tuple(changed.shape)}"
         raise ValueError(f"budget: pictures must be of the same size, given {sizes}")
-    steps = (to_uint8(changed).cpu().long() - to_uint8(clean).cpu().long()).abs()
+    steps = (to_uint8(changed).cpu().int() - to_uint8(clean).cpu().int()).abs()
     return {"linf": float(steps.max()), "rms": math.sqrt(int(steps.square().sum()) / steps.numel())}
