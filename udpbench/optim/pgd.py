@@ -84,12 +84,13 @@ def pgd(
     # there again.
     out = [x.to(run.device, copy=True) for x in images]
     clean = [x.to(run.device) for x in clean]
-    if any(x[0].numel() > PIXELS for x in clean):  # of these, what a training left free counts
-        give_freed_memory_back()
+    large = any(x[0].numel() > PIXELS for x in clean)  # of these, what a pass left free counts
     loss = run.around(loss, before) if run.around else loss
     for step, length in enumerate(steps, start=before):
         raised = torch.zeros((), device=run.device)
         for index in chunks(out, most):
+            if large:
+                give_freed_memory_back()
             x = torch.stack([out[i] for i in index]).requires_grad_(True)
             total = loss(x, index).sum()
             if run.penalty is not None:
