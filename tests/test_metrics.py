@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from udpbench.core import images, visibility
+from udpbench.core import images, neighbours, visibility
 from udpbench.core.neighbours import distances
 from udpbench.interfaces import PairMetric, Run
 from udpbench.metrics.density_coverage import DensityCoverage, density_coverage
@@ -197,10 +197,12 @@ def test_kernel_distance_is_a_thousand_times_that_of_torchmetrics():
 
 def test_sets_larger_than_one_chunk(monkeypatch):
     got, ref = normal(23, 4, 1), normal(23, 4, 2) + 0.3
-    scores = (kernel_distance, precision_recall, density_coverage)
+    similarity = TrainSimilarity(Pixels()).compute
+    scores = (frechet_distance, kernel_distance, precision_recall, density_coverage, similarity)
     whole = [score(got, ref) for score in scores]
-    for module in ("core.neighbours", "metrics.kernel_distance", "metrics.density_coverage"):
-        monkeypatch.setattr(f"udpbench.{module}.CHUNK", 5)
+    monkeypatch.setattr(neighbours, "PART", 7)
+    monkeypatch.setattr(neighbours, "ENTRIES", 5 * len(ref) + 1)
+    assert [len(rows) for rows in neighbours.chunks(got, ref)] == [5, 5, 5, 5, 3]
     assert [score(got, ref) for score in scores] == [pytest.approx(value, rel=1e-12) for value in whole]
 
 
@@ -342,13 +344,9 @@ def test_equal_points_are_at_distance_zero_and_others_where_they_are():
 
 
 def test_precision_and_density_do_not_depend_on_the_chunk(monkeypatch):
-    from udpbench.metrics import density_coverage as of_density
-    from udpbench.metrics import precision_recall as of_precision
-
     got, ref = normal(50, 6), normal(50, 6, 1)
     whole = precision_recall(got, ref), density_coverage(got, ref)
-    for module in (of_precision, of_density):
-        monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(neighbours, "CHUNK", 7)
     assert (precision_recall(got, ref), density_coverage(got, ref)) == whole
 
 

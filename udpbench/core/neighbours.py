@@ -1,22 +1,35 @@
-"""Distances to nearest neighbours in sets of features, for scores of two sets."""
+"""Sets of features, for scores of two sets: distances to nearest neighbours, and sets of any size in little memory."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-CHUNK = 1024  # rows of a pairwise matrix in memory at once
+CHUNK = 1024  # rows of a pairwise matrix in memory at once,
+ENTRIES = 2**24  # but no more entries of it than these
+PART = 8192  # rows of features in float64 at once
 ROUNDING = 1e-9  # relative difference by which distances that are equal may differ as computed
 
 
-def feature_sets(what: str, got: Tensor, ref: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    """Features (N, d) and (M, d) in float64; ValueError for other shapes or fewer than ``least`` rows."""
+def check_sets(what: str, got: Tensor, ref: Tensor, least: int) -> None:
+    """ValueError unless the features are (N, d) and (M, d), with at least ``least`` rows each."""
     if got.ndim != 2 or ref.ndim != 2 or got.shape[1] != ref.shape[1]:
         given = f"{tuple(got.shape)} and {tuple(ref.shape)}"
         raise ValueError(f"{what}: features must be (N, d) and (M, d) with one d, given {given}")
     if min(len(got), len(ref)) < least:
         raise ValueError(f"{what}: at least {least} pictures a side are needed, given {len(got)} and {len(ref)}")
-    return got.double(), ref.double()
+
+
+def parts(x: Tensor, most: int | None = None) -> Iterator[Tensor]:
+    """(N, d) in float64, ``most`` rows at a time (None: ``PART``): of 50,000 pictures all would be half a gigabyte."""
+    return (rows.double() for rows in x.split(most or PART))
+
+
+def chunks(x: Tensor, y: Tensor) -> Iterator[Tensor]:
+    """(N, d) in float64, as many rows at a time as a matrix of them and all M rows of ``y`` may have."""
+    return parts(x, max(1, min(CHUNK, ENTRIES // len(y))))
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -24,6 +37,10 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
     What cannot be told from 0 by the rounding of those is 0: the distance of equal pictures.
     """
+    return torch.cat([_distances(x.double(), some) for some in parts(y)], 1)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
     lengths = x.square().sum(1)[:, None] + y.square().sum(1)
     squares = torch.addmm(lengths, x, y.T, alpha=-2)
     return squares.masked_fill_(squares < 1e-12 * lengths, 0).sqrt_()
@@ -32,4 +49,4 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 def radii(x: Tensor, k: int) -> Tensor:
     """Distance of each of N rows to its k-th nearest other row, (N,)."""
     # k + 1: the nearest of all is the point itself.
-    return torch.cat([distances(rows, x).kthvalue(k + 1).values for rows in x.split(CHUNK)])
+    return torch.cat([distances(rows, x).kthvalue(k + 1).values for rows in chunks(x, x)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from udpbench.core.neighbours import CHUNK, ROUNDING, distances, feature_sets, radii
+from udpbench.core.neighbours import ROUNDING, check_sets, chunks, distances, radii
 from udpbench.interfaces import SetMetric
 
 
@@ -16,11 +16,11 @@ def density_coverage(got: Tensor, ref: Tensor, k: int = 5) -> tuple[float, float
     k; may exceed 1. Coverage: fraction of ``ref`` with a ``got`` in its ball. About 1 and 1 - 2^-k for equal
     distributions and sizes.
     """
-    got, ref = feature_sets("density/coverage", got, ref, k + 1)
+    check_sets("density/coverage", got, ref, k + 1)
     # Of a point as far as the k-th neighbour, rounding would say otherwise now and then.
     radius = radii(ref, k) * (1 - ROUNDING)
     balls, covered = 0, torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
-    for rows in got.split(CHUNK):
+    for rows in chunks(got, ref):
         inside = distances(rows, ref) < radius
         balls += int(inside.sum())
         covered |= inside.any(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from udpbench.core.neighbours import CHUNK, feature_sets
+from udpbench.core.neighbours import check_sets, chunks, parts
 from udpbench.interfaces import SetMetric
 
 
@@ -14,18 +14,18 @@ def kernel_distance(got: Tensor, ref: Tensor) -> float:
 
     Kernel (x.y/d + 1)^3; the unbiased estimate, so it may be below 0; over all pairs (libraries take random subsets).
     """
-    got, ref = feature_sets("kernel distance", got, ref, 2)
+    check_sets("kernel distance", got, ref, 2)
     cross = _kernel_sum(got, ref) / (len(got) * len(ref))
     return 1000 * float(_mean_off_diagonal(got) + _mean_off_diagonal(ref) - 2 * cross)
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    sums = [((rows @ y.T / x.shape[1] + 1) ** 3).sum() for rows in x.split(CHUNK)]
+    sums = [((rows @ some.T / x.shape[1] + 1) ** 3).sum() for rows in chunks(x, y) for some in parts(y)]
     return torch.stack(sums).sum()
 
 
 def _mean_off_diagonal(x: Tensor) -> Tensor:
-    diagonal = ((x.square().sum(1) / x.shape[1] + 1) ** 3).sum()
+    diagonal = torch.stack([((rows.square().sum(1) / x.shape[1] + 1) ** 3).sum() for rows in parts(x)]).sum()
     return (_kernel_sum(x, x) - diagonal) / (len(x) * (len(x) - 1))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from udpbench.core.neighbours import CHUNK, ROUNDING, distances, feature_sets, radii
+from udpbench.core.neighbours import ROUNDING, check_sets, chunks, distances, radii
 from udpbench.interfaces import SetMetric
 
 
@@ -15,16 +15,16 @@ def precision_recall(got: Tensor, ref: Tensor, k: int = 3) -> tuple[float, float
     Precision: fraction of ``got`` within (<=) the ball of some ``ref`` that reaches to its k-th neighbour in ``ref``;
     recall: the same with the roles changed. The sets must be of equal size: the balls shrink with it.
     """
-    got, ref = feature_sets("precision/recall", got, ref, k + 1)
+    check_sets("precision/recall", got, ref, k + 1)
     if len(got) != len(ref):
         raise ValueError(f"precision/recall: sets of equal size are needed, given {len(got)} and {len(ref)} pictures")
     # Of a point as far as the k-th neighbour, rounding would say otherwise now and then.
     ours, theirs = (radii(points, k) * (1 + ROUNDING) for points in (got, ref))
-    inside, reached = 0, torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
-    for rows, reach in zip(got.split(CHUNK), ours.split(CHUNK), strict=True):
-        apart = distances(rows, ref)
+    inside, first, reached = 0, 0, torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
+    for rows in chunks(got, ref):
+        apart, reach = distances(rows, ref), ours[first : (first := first + len(rows)), None]
         inside += int((apart <= theirs).any(1).sum())
-        reached |= (apart <= reach[:, None]).any(0)
+        reached |= (apart <= reach).any(0)
     return inside / len(got), int(reached.sum()) / len(ref)
 
 

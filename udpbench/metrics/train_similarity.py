@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udpbench.core.neighbours import CHUNK
+from udpbench.core.neighbours import chunks, parts
 from udpbench.interfaces import SetMetric
 
 
@@ -22,6 +22,15 @@ class TrainSimilarity(SetMetric):
     kinds = {"sim_train": "down", "nearest_train": "down"}
 
     def compute(self, got: Tensor, ref: Tensor) -> tuple[float, ...]:
-        ours, theirs = F.normalize(got.double()), F.normalize(ref.double())
-        nearest = torch.cat([(rows @ theirs.T).amax(1) for rows in ours.split(CHUNK)])
-        return float(ours.mean(0) @ theirs.mean(0)), float(nearest.mean())
+        nearest = torch.cat([_nearest(rows, ref) for rows in chunks(got, ref)])
+        return float(_mean(got) @ _mean(ref)), float(nearest.mean())
+
+
+def _nearest(x: Tensor, y: Tensor) -> Tensor:
+    """Similarity of each of N rows to the nearest row of ``y``, (N,)."""
+    return torch.stack([(F.normalize(x) @ F.normalize(some).T).amax(1) for some in parts(y)]).amax(0)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Mean direction of (N, d), (d,)."""
+    return torch.stack([F.normalize(rows).sum(0) for rows in parts(x)]).sum(0) / len(x)

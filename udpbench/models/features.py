@@ -70,13 +70,17 @@ class Extractor(Features):
         return _memo[key]
 
     def _extract(self, folder: Path, run: Run, side: int | None) -> Tensor:
-        total, network = len(images.list_images(folder)), _loaded(self, run.device)
-        rows: dict[str, Tensor] = {}
-        with torch.inference_mode(), run.log.bar(f"features {self.name}", total, "image") as advance:
+        place = {path.name: i for i, path in enumerate(images.list_images(folder))}
+        found, network = torch.empty(0), _loaded(self, run.device)
+        with torch.inference_mode(), run.log.bar(f"features {self.name}", len(place), "image") as advance:
             for names, x in ahead(self._batches(folder, run, side)):
-                rows.update(zip(names, network(x).float().cpu(), strict=True))
+                rows = network(x).float().cpu()
+                if not len(found):  # one block, filled in turn: a list of rows would be all of it once more
+                    with torch.inference_mode(False):  # whoever gets it may want gradients
+                        found = torch.empty(len(place), rows.shape[1])
+                found[[place[name] for name in names]] = rows
                 advance(len(names))
-        return torch.stack([rows[name] for name in sorted(rows)])
+        return found
 
     def _batches(self, folder: Path, run: Run, side: int | None) -> Iterator[tuple[list[str], Tensor]]:
         """Names and what ``prepared`` makes of their pictures, by what size that has: the sizes of the pictures may be
