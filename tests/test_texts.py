@@ -17,13 +17,24 @@ LONG = "a photo" + ", very" * 40
 
 
 def test_words_are_those_of_the_pipeline_and_read_without_it(model, tiny):
-    words = read_words(tiny)
+    words = read_words(tiny, False)
     assert words.most == 32
     assert words.ids("a photo of a sks ring") == Words(model.pipe.tokenizer).ids("a photo of a sks ring")
     fresh = LatentDiffusion(str(tiny), "tiny")
     assert fresh.words is words
     assert "pipe" not in vars(fresh)
     assert read_words(Path("nobody/nothing")) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a photo of a sks ring", "A  Photo\n of\ta café, it's 12° #<|endoftext|> x", "日本語 🙂 ﬁ", "a " * 40]
+)
+def test_words_of_an_embedded_model_are_those_of_transformers(text):
+    folder = LatentDiffusion("pkg:micro", "micro").folder
+    light, whole = read_words(folder, embedded=True), read_words(folder)
+    assert light.ids(text) == whole.ids(text)
+    assert light.most == whole.most == 32
+    assert light.having("qwx", 2).ids("a qwx") == whole.having("qwx", 2).ids("a qwx")
 
 
 def test_captions_are_counted_and_prompts_refused(model):

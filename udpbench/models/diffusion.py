@@ -206,14 +206,14 @@ class Diffusion(Component, ABC):
     @property
     def folder(self) -> Path | None:
         """Where the pipeline's files are: a local folder, or a snapshot of the hub's in its cache; None: not here."""
-        from huggingface_hub import try_to_load_from_cache
-
         for name, revision in self._places:
             if (local := Path(name).expanduser()).is_dir():
                 return local
-            found = try_to_load_from_cache(name, INDEX, revision=revision) if HUB_ID.fullmatch(name) else None
-            if isinstance(found, str):
-                return Path(found).parent
+            if HUB_ID.fullmatch(name):
+                from huggingface_hub import try_to_load_from_cache
+
+                if isinstance(found := try_to_load_from_cache(name, INDEX, revision=revision), str):
+                    return Path(found).parent
         return None
 
     @property

@@ -96,7 +96,7 @@ class LatentDiffusion(Diffusion):
     def words(self) -> Words | None:
         if "pipe" in vars(self):
             return Words(self.pipe.tokenizer)
-        return read_words(folder) if (folder := self.folder) else None
+        return read_words(folder, self.embedded) if (folder := self.folder) else None
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
         """This model with what a training stage saved in ``folder``: any of ``vae``, ``unet``, ``text_encoder``,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -28,6 +29,9 @@ class Words:
             from diffusers.loaders import TextualInversionLoaderMixin
 
             text = TextualInversionLoaderMixin().maybe_convert_prompt(text, self.tokenizer)
+        return self._tokens(text)
+
+    def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text).input_ids
 
     def places(self, text: str, word: str) -> list[int]:
@@ -76,9 +80,32 @@ class Words:
         return len(cut)
 
 
+class EmbeddedWords(Words):
+    """The tokenizer in a folder of an embedded model, read without transformers: importing that takes longer than all
+    that a finished cell needs."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.folder, self.learned = folder, []
+        self.most = int(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"])
+        self._backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    @cached_property
+    def tokenizer(self) -> Any:  # type: ignore[override]  # for what needs more than tokens of texts
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(str(self.folder))
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._backend.encode(text).ids
+
+
 @cache
-def read_words(folder: Path) -> Words | None:
+def read_words(folder: Path, embedded: bool = False) -> Words | None:
     """The tokenizer of a pipeline's folder; None if there is none to read."""
+    if embedded:
+        return EmbeddedWords(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
     from transformers import CLIPTokenizer
     from transformers.utils import logging
 

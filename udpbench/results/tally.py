@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pandas import DataFrame
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -38,20 +38,48 @@ class Planned:
     family: str = ""  # of its models
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Counts of stages (``COUNTS``) of each cell, of each kind of stage, and of all.
+@dataclass
+class Counts:
+    """Sums over stages.
 
-    ``wanted`` counts a stage in every cell, the others in the first cell that needs it, so that the rows of ``by_cell``
-    and of ``by_kind`` make up the ``total``. ``cached`` stages are finished, or no longer needed because what was made
-    of them is; ``rough`` ones are estimated from other settings or methods, ``unknown`` ones not at all; ``seconds``
-    and ``bytes`` are those of the stages to do that are known, by the medians of ``measurements`` finished stages.
+    ``wanted`` counts a stage in every cell, the others in the first cell that needs it. ``cached`` stages are finished,
+    or no longer needed because what was made of them is; ``rough`` ones are estimated from other settings or methods,
+    ``unknown`` ones not at all; ``seconds`` and ``bytes`` are those of the stages to do that are known, by the medians
+    of ``measurements`` finished stages, those in ``rests_on``.
     """
 
+    wanted: int = 0
+    unique: int = 0
+    cached: int = 0
+    todo: int = 0
+    rough: int = 0
+    unknown: int = 0
+    seconds: float = 0.0
+    bytes: float = 0.0
+    rests_on: Set[Path] = field(default_factory=set)
+
+    @property
+    def measurements(self) -> int:
+        return len(self.rests_on)
+
+    def add(self, more: Counts) -> None:
+        for name in COUNTS[:-1]:
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.rests_on |= more.rests_on
+
+    def row(self) -> dict[str, float]:
+        """By ``COUNTS``."""
+        return {name: getattr(self, name) for name in COUNTS}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts of each cell and of each kind of stage, which both make up the ``total``."""
+
     cells: Sequence[Planned]
-    by_cell: DataFrame
-    by_kind: DataFrame
-    total: Any  # one row, as a named tuple
+    by_cell: Sequence[Counts]
+    by_kind: Mapping[str, Counts]
+    total: Counts
     rough: list[str]  # stages to do, in words
     unknown: list[str]
 
@@ -59,31 +87,26 @@ class Plan:
 def count(cells: Sequence[Planned]) -> Plan:
     """Every stage once, with the first cell that needs it."""
     known = {path: estimate for cell in cells for path, estimate in cell.todo.items()}
-    rows, seen = [], set()
-    for i, cell in enumerate(cells):
+    by_cell, by_kind, total, seen = [Counts() for _ in cells], defaultdict[str, Counts](Counts), Counts(), set()
+    for cell, mine in zip(cells, by_cell, strict=True):
         for path, stage in cell.stages.items():
-            todo = path in known and path not in seen
+            new = path not in seen
+            todo = new and path in known
             estimate = known[path] if todo else None
             x = estimate or NOTHING
-            counts = (1, path not in seen, path not in seen and not todo, todo, x.rough, todo and estimate is None)
-            rows.append((i, stage.name, *counts, x.seconds, x.bytes, x.rests_on))
+            one = Counts(1, new, new and not todo, todo, x.rough, todo and not estimate, x.seconds, x.bytes, x.rests_on)
+            for sums in (mine, by_kind[stage.name], total):
+                sums.add(one)
             seen.add(path)
-    uses = DataFrame(rows, columns=["cell", "kind", *COUNTS])
     words = {path: str(stage) for cell in cells for path, stage in cell.stages.items()}
     return Plan(
         cells,
-        _sums(uses, "cell").reindex(range(len(cells)), fill_value=0),
-        _sums(uses, "kind"),
-        next(_sums(uses.assign(all="total"), "all").reindex(["total"], fill_value=0).itertuples()),
+        by_cell,
+        by_kind,
+        total,
         rough=[words[path] for path, x in known.items() if x and x.rough],
         unknown=[words[path] for path, x in known.items() if not x],
     )
-
-
-def _sums(uses: DataFrame, by: str) -> DataFrame:
-    groups = uses.groupby(by, sort=False)
-    distinct = groups["measurements"].agg(lambda parts: len(frozenset().union(*parts)))
-    return groups[list(COUNTS[:-1])].sum().assign(measurements=distinct)
 
 
 def table(plan: Plan) -> Table:
@@ -92,21 +115,21 @@ def table(plan: Plan) -> Table:
     made.add_column("cell", overflow="fold")
     for column in COLUMNS:
         made.add_column(column, justify="right", no_wrap=True)
-    for cell, counts in zip(plan.cells[:SHOWN], plan.by_cell.itertuples()):
+    for cell, counts in zip(plan.cells[:SHOWN], plan.by_cell):
         made.add_row(cell.words, *(["invalid"] if cell.errors else _row(counts)))
     if len(plan.cells) > SHOWN:
         made.add_row(f"... and {len(plan.cells) - SHOWN} more")
     made.add_section()
     made.add_row("stages", style="bold")
     places = {kind: place for place, kind in enumerate(KINDS)}
-    for counts in sorted(plan.by_kind.itertuples(), key=lambda x: (places.get(x.Index, len(KINDS)), x.Index)):
-        made.add_row(counts.Index, *_row(counts))
+    for kind, counts in sorted(plan.by_kind.items(), key=lambda item: (places.get(item[0], len(KINDS)), item[0])):
+        made.add_row(kind, *_row(counts))
     made.add_section()
     made.add_row("total", *_row(plan.total), style="bold")
     return made
 
 
-def _row(counts: Any) -> list[str]:
+def _row(counts: Counts) -> list[str]:
     numbers = [str(n) for n in (counts.wanted, counts.unique, counts.cached, counts.todo)]
     if not counts.todo:
         return [*numbers, "-", "-", "-"]
@@ -240,11 +263,11 @@ def shared_json(found: Shared) -> dict[str, Any]:
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The same, for machines: seconds and bytes are those of the stages to do."""
-    counts = plan.by_cell.to_dict("records")
+    cells = zip(plan.cells, plan.by_cell, strict=True)
     return {
-        "cells": [{"cell": c.words, "errors": list(c.errors), **mine} for c, mine in zip(plan.cells, counts)],
-        "kinds": plan.by_kind.to_dict("index"),
-        "total": {name: getattr(plan.total, name) for name in COUNTS},
+        "cells": [{"cell": c.words, "errors": list(c.errors), **mine.row()} for c, mine in cells],
+        "kinds": {kind: counts.row() for kind, counts in plan.by_kind.items()},
+        "total": plan.total.row(),
         "rough": plan.rough,
         "unknown": plan.unknown,
     }
