@@ -26,7 +26,7 @@ from udpbench.benchmark.store import FACTS, Stage, Store
 from udpbench.commands import plan
 from udpbench.commands import run as command
 from udpbench.commands.common import CONF
-from udpbench.commands.composing import read_files_once
+from udpbench.commands.composing import compose_once, read_files_once
 from udpbench.results import tally
 from udpbench.results.tally import Planned, count
 
@@ -233,10 +233,12 @@ def test_totals_add_up_and_unknowns_are_named(tmp_path):
     one = Planned("seed=0", "cpu", shared, estimates)
     two = Planned("seed=1", "cpu", shared | {Path("c"): stage("protect", parent="q")}, {**estimates, Path("c"): None})
     made = count([one, two])
-    assert list(made.by_cell.columns) == list(tally.COUNTS)
-    assert made.by_cell.to_numpy().tolist() == [[2, 2, 0, 2, 1, 0, 63.0, 4e6, 3], [3, 1, 0, 1, 0, 1, 0, 0, 0]]
+    rows = [[2, 2, 0, 2, 1, 0, 63.0, 4e6, 3], [3, 1, 0, 1, 0, 1, 0, 0, 0]]
+    assert [cell.row() for cell in made.by_cell] == [dict(zip(tally.COUNTS, row)) for row in rows]
     assert tally.as_json(made)["total"] == dict(zip(tally.COUNTS, (5, 3, 0, 3, 1, 1, 63.0, 4e6, 3)))
-    assert list(made.by_kind["measurements"]) == [2, 2, 0], "y is one measurement, of whatever it is used for"
+    assert [counts.measurements for counts in made.by_kind.values()] == [2, 2, 0], (
+        "y is one measurement, of whatever it is used for"
+    )
     assert (made.rough, made.unknown) == (["train"], ["protect"])
     assert tally.summary(made) == [
         "2 cells, 3 of 3 stages to do: 1:03 one after another and 4.0 MB for 2 of them, by medians of 3 finished stages on cpu",
@@ -393,17 +395,20 @@ def test_before_and_after_a_cell_was_run(planned, tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_grid_whose_files_are_read_once_is_composed_as_any_other():
+def test_a_grid_read_and_composed_once_is_composed_as_any_other():
     def composed(once: bool) -> list[dict]:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             if once:
                 read_files_once()
+                compose_once()
             master = loader.load_configuration(
                 "config", ["protect=advdm,advdm_released", "model=micro"], RunMode.MULTIRUN
             )
-            found = [loader.load_sweep_config(master, job) for job in [*plan.grid(master)] * 2]
+            seen, begun = ([loader.load_sweep_config(master, job) for job in plan.grid(master)] for _ in range(2))
+            assert [a is b for a, b in zip(seen, begun, strict=True)] == [once] * 2
+            found = [*seen, *begun]
         return [OmegaConf.to_container(config, resolve=False) for config in found]
 
     assert composed(True) == composed(False)

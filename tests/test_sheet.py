@@ -98,3 +98,15 @@ def test_it_is_written_whole(tmp_path: Path) -> None:
     assert read(tmp_path / "a" / "sheet.png").shape == (3, 108, S._LABEL + 2 * S._GAP + 100)
     with Image.open(tmp_path / "a" / "sheet.png") as image:
         assert image.format == "PNG"
+
+
+def test_a_whole_sheet_says_what_it_shows(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    assert not S.already(path, "a")
+    S.write_sheet(path, {"grey": [flat(0.5)]}, shows="a")
+    assert S.already(path, "a")
+    assert not S.already(path, "b")
+    whole = path.read_bytes()
+    for damaged in (whole[:-20], whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:], b""):
+        path.write_bytes(damaged)
+        assert not S.already(path, "a")

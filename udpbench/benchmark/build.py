@@ -95,8 +95,7 @@ def _unused(parts: Mapping[str, Part | None], alone: str) -> list[str]:
 
 def _check_settings(cfg: DictConfig, errors: Errors) -> None:
     """What is wrong with the settings that belong to no part, and what of any the record could not hold."""
-    mine = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    errors.attempt(lambda: check_plain(OmegaConf.to_container(mine, resolve=True), "configuration"))
+    errors.attempt(lambda: check_plain(_plain(cfg), "configuration"))
     _check_choice(errors, "owner_prompt", [cfg.owner_prompt], OWNER_PROMPTS)
     if cfg.arms is not None:
         _check_choice(errors, "arms", cfg.arms, tuple(ARMS))
@@ -104,6 +103,12 @@ def _check_settings(cfg: DictConfig, errors: Errors) -> None:
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
         errors.append(f"protected_fraction: must be a number above 0 and at most 1, given {fraction!r}")
     errors.attempt(check_whole, "seed", cfg.seed, 0)
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration without Hydra's own, resolved."""
+    nodes = {str(key): "???" if OmegaConf.is_missing(cfg, key) else cfg[key] for key in cfg if key != "hydra"}
+    return {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in nodes.items()}
 
 
 def _shared(models: dict[str, Part | None]) -> dict[str, Part | None]:

@@ -41,6 +41,7 @@ LAUNCHERS = {
 # Set where this file is read: a launcher's processes read it before they compose a cell.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated", category=UserWarning)
 FULL = 1_000_000  # bytes that are left on a disk where nothing can be written any more
+_verified: dict[tuple[str, Path], set[str]] = {}  # by sweep and store, keys of stages
 
 
 # -- one cell ----------------------------------------------------------------------------------------------------------
@@ -192,6 +193,8 @@ def main(cfg: DictConfig) -> None:
     console = Console(worker=worker)
     try:
         ready = prepare(cfg, console, HydraConfig.get().runtime.choices)
+        if _in_sweep():  # what its cells share is verified once
+            ready.store.trust(_verified.setdefault((group, ready.store.root.absolute()), set()))
         ready.tracker.check()
     except ValueError as error:
         for line in str(error).splitlines():
@@ -249,8 +252,8 @@ class Sweep(Callback):
         self.marker = FAILED.format(id)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say how many cells there are, and have their files read once."""
-        from udpbench.commands.composing import read_files_once
+        """Say how many cells there are, and have their files read and each of them composed once."""
+        from udpbench.commands.composing import compose_once, read_files_once
         from udpbench.commands.plan import grid
 
         launcher = str(config.hydra.runtime.choices["hydra/launcher"])
@@ -261,6 +264,8 @@ class Sweep(Callback):
             say(f"error: hydra/launcher={launcher} needs {package}: pip install 'udpbench[{extra}]'")
             sys.exit(2)
         read_files_once()
+        if launcher == "basic":  # others compose in processes of their own
+            compose_once()
         with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
             n = len(grid(config))
             say(f"sweep: {n} cell{'s' if n != 1 else ''}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from udpbench.core.atomic import atomic_write
 
 Listing = Mapping[str, Sequence[Any]]  # name in a folder -> its bytes and its digest
 LITTER = ("Thumbs.db", "desktop.ini")  # of file managers, beside hidden files
+SETTLED = 3 * 10**9  # nanoseconds: within them a file may change twice and bear the same times
 
 
 def folder_digest(folder: Path) -> str:
@@ -79,12 +82,21 @@ def _sha256(file: Path) -> str:
 def _file_digest(file: Path) -> str:
     """SHA-256 of a file.
 
-    Those over 16 MiB are remembered in the user's cache folder by path, size and modification time.
+    Those over 16 MiB are remembered in the user's cache folder by path, size and modification time; smaller ones, the
+    same for cell after cell, within the process, once they have not been written to for some seconds.
     """
     stat = file.stat()
-    if stat.st_size < 1 << 24:
+    if stat.st_size >= 1 << 24:
+        return remembered(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}", lambda: _sha256(file))
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < SETTLED:
         return _sha256(file)
-    return remembered(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}", lambda: _sha256(file))
+    return _settled_digest(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _settled_digest(file: Path, *seen: int) -> str:
+    """``_sha256`` of a file in the state ``seen``."""
+    return _sha256(file)
 
 
 def remembered(key: str, compute: Callable[[], str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph, Scores
-from udpbench.benchmark.store import Stage, Store
+from udpbench.benchmark.store import Stage, Store, hash_of
 from udpbench.benchmark.texts import cut_captions
 from udpbench.core.folders import pictures_in, read_facts
 from udpbench.core.images import fit_square, list_images, read
@@ -157,15 +157,19 @@ def _counts(graph: Graph, store: Store) -> dict[str, int]:
 
 def draw_sheet(graph: Graph, store: Store, path: Path) -> None:
     """The contact sheet: training pictures clean, protected, purified, what was added, and what each arm generated;
-    edits stand under the picture they were made of, prompt after prompt."""
+    edits stand under the picture they were made of, prompt after prompt. One that shows the same is left as it is."""
     task, arms = graph.cell.task.thing, graph.arms
+    shown = [*graph.shown, *(arm.final for arm in arms.values())]
+    shows = hash_of([sheet.LAYOUT, SHOWN, graph.key, [store.facts(stage)["content"] for stage in shown]])
+    if sheet.already(path, shows):
+        return
     training: dict[str, list] = {"clean": _some(store, graph.data)}  # whether or not clean is among the arms
     training |= {name: _some(store, arms[name].pictures) for name in ("protected", "purified") if name in arms}
     edits = not task.trains
     each = task.made(1) if edits else 1
     generated = {name: _some(store, arm.final, each) for name, arm in arms.items()}
     anew = _repainted(graph, store.path(graph.data), training["clean"]) if edits else []
-    sheet.write_sheet(path, sheet.cell_rows(training, generated, edits=edits, repainted=anew))
+    sheet.write_sheet(path, sheet.cell_rows(training, generated, edits=edits, repainted=anew), shows=shows)
 
 
 def _some(store: Store, stage: Stage | None, each: int = 1) -> list:

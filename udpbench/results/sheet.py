@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from udpbench.benchmark.arms import ARMS
@@ -16,6 +18,8 @@ from udpbench.core.images import to_pil
 
 GAIN = 10.0
 COLUMNS = 8
+LAYOUT = 1  # raise it with what a sheet makes of its pictures
+SHOWS = "shows"  # entry of the PNG
 LEAST, MOST = 96, 128  # longest side of a tile in px
 _GAP, _LABEL, _CHARACTERS = 4, 150, 20  # px between tiles and of a label, which is broken into lines
 
@@ -81,11 +85,21 @@ def contact_sheet(rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS) 
     return sheet
 
 
-def write_sheet(path: Path, rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS) -> None:
-    """``contact_sheet`` as a PNG, written beside and renamed."""
-    sheet = contact_sheet(rows, columns)
+def write_sheet(path: Path, rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS, shows: str = "") -> None:
+    """``contact_sheet`` as a PNG, written beside and renamed; ``shows``: what it says of itself that it shows."""
+    sheet, said = contact_sheet(rows, columns), PngInfo()
+    said.add_text(SHOWS, shows)
     with atomic_write(path) as beside:
-        sheet.save(beside, format="PNG")
+        sheet.save(beside, format="PNG", pnginfo=said)
+
+
+def already(path: Path, shows: str) -> bool:
+    """Whether there is a whole sheet at ``path`` that says that it shows this."""
+    with suppress(OSError, SyntaxError, ValueError), Image.open(path, formats=["PNG"]) as sheet:
+        said = sheet.info.get(SHOWS)
+        sheet.verify()  # the checksums of all its parts
+        return said == shows
+    return False
 
 
 def _tile(x: Tensor) -> Image.Image:
