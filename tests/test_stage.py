@@ -313,6 +313,36 @@ def test_a_digest_that_is_remembered_wrongly_or_not_at_all_is_computed(tmp_path,
     assert digest.files_digest([tmp_path / "weights"]) == right
 
 
+def test_small_files_are_read_once_unless_they_changed_or_may_have(tmp_path, monkeypatch):
+    read, sha256 = [], digest._sha256
+    monkeypatch.setattr(digest, "_sha256", lambda file: read.append(file) or sha256(file))
+    file = tmp_path / "weights"
+    file.write_text("a")
+    first = [digest.files_digest([file]) for _ in range(2)]
+    assert len(read) == 2, "it was just written"
+    monkeypatch.setattr(digest, "SETTLED", 0)
+    assert [digest.files_digest([file]) for _ in range(3)] == [first[0]] * 3
+    assert len(read) == 3
+    file.write_text("b")
+    os.utime(file, ns=(0, 0))
+    assert digest.files_digest([file]) != first[0]
+    assert len(read) == 4
+
+
+def test_what_the_process_has_verified_is_not_verified_again(tmp_path):
+    a = make()
+    Store(tmp_path).do(a)
+    one, two, verified = Store(tmp_path), Store(tmp_path), set[str]()
+    for store in (one, two):
+        store.trust(verified)
+    assert one.sound(a)
+    flip(one.path(a) / "text")
+    assert two.sound(a)
+    assert not Store(tmp_path).sound(a)
+    (one.path(a) / FACTS).unlink()
+    assert not two.sound(a), "it is looked whether it is there"
+
+
 def test_equal_inputs_made_by_different_keys_share_work(tmp_path):
     calls: list[str] = []
     one, two = make(settings={"way": 1}, calls=calls), make(settings={"way": 2}, calls=calls)  # both write "x"
