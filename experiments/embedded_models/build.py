@@ -137,3 +137,9 @@ def pixel_unet() -> UNet2DModel:
 def pixel_scheduler() -> DDPMScheduler:
     """DDPM's linear noise schedule of 1,000 steps; the network predicts v."""
     return DDPMScheduler.from_config(_config("micro_pixel", "scheduler"))
+
+
+def upscaler_unet() -> UNet2DConditionModel:
+    """micro_b's UNet, beside its latents told the small picture and the level of its noise; 2 M parameters, those that
+    are new at random."""
+    return UNet2DConditionModel.from_config(_config("micro_x4", "unet"))

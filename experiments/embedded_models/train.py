@@ -1,11 +1,11 @@
 """Train the embedded models: ``python -m experiments.embedded_models.train WHAT``.
 
-WHAT: vae, judge, style_judge, unet, pixel, export, measure.
+WHAT: vae, judge, style_judge, unet, pixel, upscaler, export, measure.
 
 For developers of the embedded models: users get the weights. Run in this order, the six commands rebuild
 ``weights/micro`` and the judges; with ``--model micro_b`` (which borrows micro's autoencoder and text encoder) or
 ``--model micro_c``, vae, unet, export and measure rebuild that model; with ``--model micro_pixel``, pixel, export and
-measure. Each training keeps a checkpoint in ``--work``
+measure, with ``--model micro_x4``, upscaler, export and measure. Each training keeps a checkpoint in ``--work``
 and goes on from it when the same command is given again. Nothing is read but the renderer and pictures that
 scikit-learn and scikit-image ship.
 """
@@ -33,15 +33,18 @@ from experiments.embedded_models.measure import (
     measure_pixel,
     measure_prompts,
     measure_style_judge,
+    measure_upscaler,
     measure_vae,
 )
 from experiments.embedded_models.train_judge import train_judge, train_style_judge
 from experiments.embedded_models.train_pixel import export_pixel, train_pixel
+from experiments.embedded_models.train_upscaler import export_upscaler, train_upscaler
 from udpbench.interfaces import Log, Run
 from udpbench.models.diffusion import initialised_by, noised, velocity
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro.judge import Judge, load_judge
 from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.upscaler import Upscaler
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.world import renderer
 
@@ -49,9 +52,10 @@ SEED = 20261122
 BATCH = 64
 PICTURES = 32768  # of the pretraining world that the UNet sees
 NORMALISED_BY = 1024  # pictures of it, by whose latents those of the autoencoder are normalised
-TRAININGS = ("vae", "judge", "style_judge", "unet", "pixel")
+TRAININGS = ("vae", "judge", "style_judge", "unet", "pixel", "upscaler")
 PREDICTION = "v_prediction"
-PIXEL = "micro_pixel"  # the model that is no pipeline of build.DESIGNS
+# The models that are no pipelines for text alone: their one training, and what writes them.
+OTHERS = {"micro_pixel": ("pixel", export_pixel), "micro_x4": ("upscaler", export_upscaler)}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of the UNet's training, the longest
 
 
@@ -211,8 +215,10 @@ def measure(run: Run, model: str) -> None:
 
 
 def _measured(model: str) -> dict[str, Any]:
-    if model == PIXEL:
+    if model == "micro_pixel":
         return measure_pixel(PixelDiffusion(f"pkg:{model}", model))
+    if model == "micro_x4":
+        return measure_upscaler(Upscaler(f"pkg:{model}", model))
     diffusion, judge = LatentDiffusion(f"pkg:{model}", model), load_judge("judge", torch.device("cpu"))
     found = {"autoencoder": measure_vae(diffusion.pipe.vae), "prompts": measure_prompts(diffusion, judge)}
     if model == "micro":
@@ -233,8 +239,8 @@ def _measured_judges(judge: Judge, trip: Callable[[Tensor], Tensor]) -> dict[str
 def export(work: Path, run: Run, model: str) -> None:
     """Write to ``weights/``: the pipeline folder and, with the first model, the judges in half precision, and the logs
     of their trainings."""
-    if model == PIXEL:
-        export_pixel(work)
+    if model in OTHERS:
+        OTHERS[model][1](work)
         return
     if model == "micro":
         for name in ("judge", "style_judge"):
@@ -260,7 +266,7 @@ def export(work: Path, run: Run, model: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=[*TRAININGS, "export", "measure"])
-    parser.add_argument("--model", choices=[*build.DESIGNS, PIXEL], default="micro")
+    parser.add_argument("--model", choices=[*build.DESIGNS, *OTHERS], default="micro")
     parser.add_argument("--work", type=Path, help="checkpoints and logs (default: outputs/MODEL)")
     parser.add_argument("--steps", type=int, default=0, help="of the training")
     parser.add_argument("--threads", type=int, default=2)
@@ -271,9 +277,9 @@ def main() -> None:
     run = Run(SEED, DEVICE, log=Lines(work / f"{args.what}.log"))
     if args.what in TRAININGS and args.steps < 1:
         parser.error("say how long: --steps N")
-    if args.what in TRAININGS and (args.what == "pixel") != (args.model == PIXEL):
+    if args.what in TRAININGS and OTHERS.get(args.model, (args.what,))[0] != args.what:
         parser.error(f"{args.what} is no training of {args.model}")
-    lender = "" if args.model == PIXEL else build.DESIGNS[args.model].borrows
+    lender = "" if args.model in OTHERS else build.DESIGNS[args.model].borrows
     if args.what == "vae" and lender:
         parser.error(f"{args.model} has no autoencoder of its own: it uses {lender}'s")
     work_on: dict[str, Callable[[], None]] = {
@@ -282,6 +288,7 @@ def main() -> None:
         "judge": lambda: train_judge(work, args.steps, run),
         "style_judge": lambda: train_style_judge(work, args.steps, run),
         "pixel": lambda: train_pixel(work, args.steps, run),
+        "upscaler": lambda: train_upscaler(work, args.steps, run),
         "export": lambda: export(work, run, args.model),
         "measure": lambda: measure(run, args.model),
     }
