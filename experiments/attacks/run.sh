@@ -1,29 +1,32 @@
 #!/bin/sh
 # Every attack against six kinds of pictures. Resumable: the same command again goes on where it stopped.
 # Further words go to every part: data.subject=110 for one subject, runtime.device=cuda for a GPU.
-# A victim with its pictures and scores takes 1.5 minutes of a core, and an attack has six of them a subject.
+# Beside each part: its victims a subject. One takes about 1.4 minutes of a core with its pictures and scores, an attack has six: all but the last part
+# take four hours a subject, the last one more.
 set -euf
 python="${PYTHON:-python}"
 study() { "$python" -m udpbench -m experiment=attacks "$@"; }
 
 protections=none,noise,aspl,photoguard,eudp,metacloak
 
-# Cheap attacks that every purifier has to beat: with what all parts share 45 minutes of a core for a subject.
+# What a purifier has to beat: 24 victims, and the protections.
 study attack=none,jpeg,compress_resize,resize protect=$protections "$@"
-# An owner who expects JPEG, against it and two others: 15 minutes.
+# An owner who expects JPEG, against it and two others: 6.
 study attack=none,jpeg,blur,impress protect=eot protect@inner=aspl 'protect.transforms=[none,jpeg]' "$@"
-# Purifiers with models, the quickest first: two hours.
-study attack=impress,vae_roundtrip,sdedit,diffpure,pdm_pure,ddspure protect=$protections "$@"
-study attack=impress_pp,diffpure_sde,gridpure,sdedit_denoise,best_of,insight,udap protect=$protections "$@"
-# In the training: 20 minutes.
+# Purifiers with a model, the quickest first: 48.
+study attack=impress,diffpure,pdm_pure,sdedit,vae_roundtrip,ddspure,impress_pp,gridpure protect=$protections "$@"
+# Attacks in the training: 12.
 study attack=cat,robust_augment protect=$protections "$@"
-# Other filters: two hours.
-study attack=blur,gaussian_noise,adverse_cleaner,tvm,median_blur,screen_camera,crop_resize protect=$protections "$@"
-study attack=webp,quantize,quantize_palette,grayscale,tone_curve,rotate_crop_erase protect=$protections "$@"
-# A thief with the owner's tool, who learns from pictures of another subject that he had protected: 20 minutes.
+# Purifiers with a model that take minutes: 12.
+study attack=insight,udap protect=$protections "$@"
+# A thief with the owner's tool, who learns from pictures of another subject that he had protected: 10.
 leak=outputs/attacks_leak
 "$python" -m experiments.attacks.leak $leak/clean
 for protect in noise aspl photoguard eudp metacloak; do
   "$python" -m udpbench protect $leak/clean $leak/$protect protect=$protect
   study attack=bridge attack.clean=$leak/clean attack.protected=$leak/$protect protect=$protect "$@"
 done
+# Other filters: 48.
+study attack=blur,gaussian_noise,adverse_cleaner,tvm,median_blur,screen_camera,crop_resize,webp protect=$protections "$@"
+# Variants: 48.
+study attack=diffpure_sde,sdedit_denoise,best_of,quantize,quantize_palette,grayscale,tone_curve,rotate_crop_erase protect=$protections "$@"
