@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from experiments.embedded_models import build, measure, train
+from experiments.embedded_models.train_upscaler import enlargements
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import sample
+from udpbench.models.upscaler import Upscaler
 from udpbench.world import renderer
 
 WEIGHTS = build.WEIGHTS
@@ -60,9 +62,35 @@ def test_a_model_that_borrows_has_the_other_s_autoencoder_and_words(small, tmp_p
     assert first["unet"] != other["unet"]
 
 
+@pytest.mark.slow
+def test_an_upscaler_is_trained_written_and_enlarges(small, tmp_path):
+    small("upscaler", "--model", "micro_x4", "--steps", "1")
+    small("export", "--model", "micro_x4")
+    lender, model = LatentDiffusion("pkg:micro", "micro"), Upscaler(str(tmp_path / "weights" / "micro_x4"), "x4")
+    assert {k for k, v in model.identity().items() if v == lender.identity().get(k)} >= {"vae", "text_encoder"}
+    x = torch.rand(1, 3, 5, 7)
+    made = model.enlarged(x, ["a photo of a ball"], "", [Run().rng(0)], steps=2, guidance=2.0, noise_level=350)
+    assert made.shape == (1, 3, 20, 28)
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_what_it_learns_to_enlarge_has_captions_and_a_size(step):
+    x, said = enlargements(step, torch.Generator().manual_seed(0))
+    assert x.shape == (16, 3, 64, 64)
+    assert float(x.min()) >= 0
+    assert float(x.max()) <= 1
+    assert [bool(text) for text in said] == ([False] * 16 if step == 3 else [True, False] * 8)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["vae"], "--steps"), (["vae", "--model", "micro_b", "--steps", "1"], "uses micro's"), (["dance"], "invalid")],
+    [
+        (["vae"], "--steps"),
+        (["vae", "--model", "micro_b", "--steps", "1"], "uses micro's"),
+        (["pixel", "--steps", "1"], "pixel is no training of micro"),
+        (["upscaler", "--model", "micro_pixel", "--steps", "1"], "upscaler is no training of micro_pixel"),
+        (["dance"], "invalid"),
+    ],
 )
 def test_wrong_commands_are_told(small, capsys, words, told):
     with pytest.raises(SystemExit) as stopped:

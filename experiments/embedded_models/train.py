@@ -5,8 +5,8 @@ WHAT: vae, judge, style_judge, unet, pixel, upscaler, export, measure.
 For developers of the embedded models: users get the weights. Run in this order, the six commands rebuild
 ``weights/micro`` and the judges; with ``--model micro_b`` (which borrows micro's autoencoder and text encoder) or
 ``--model micro_c``, vae, unet, export and measure rebuild that model; with ``--model micro_pixel``, pixel, export and
-measure, with ``--model micro_x4``, upscaler, export and measure. Each training keeps a checkpoint in ``--work``
-and goes on from it when the same command is given again. Nothing is read but the renderer and pictures that
+measure, with ``--model micro_x4``, upscaler, export and measure. Each training keeps a checkpoint in ``--work`` and goes
+on from it when the same command is given again. Nothing is read but the renderer and pictures that
 scikit-learn and scikit-image ship.
 """
 
@@ -277,7 +277,9 @@ def main() -> None:
     run = Run(SEED, DEVICE, log=Lines(work / f"{args.what}.log"))
     if args.what in TRAININGS and args.steps < 1:
         parser.error("say how long: --steps N")
-    if args.what in TRAININGS and OTHERS.get(args.model, (args.what,))[0] != args.what:
+    others = [training for training, _ in OTHERS.values()]
+    own = [OTHERS[args.model][0]] if args.model in OTHERS else [name for name in TRAININGS if name not in others]
+    if args.what in TRAININGS and args.what not in own:
         parser.error(f"{args.what} is no training of {args.model}")
     lender = "" if args.model in OTHERS else build.DESIGNS[args.model].borrows
     if args.what == "vae" and lender:

@@ -132,11 +132,13 @@ def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
 
 
 def _purifier_of_another_world(cell: Cell) -> Iterator[str]:
-    """The embedded model of pixels on pictures of another family, where nobody chose it."""
+    """The embedded model of pixels, or upscaler, on pictures of another family, where nobody chose it."""
     purifier = cell.purifier.thing
-    if "pixel" in cell.attack.thing.needs and purifier.embedded and cell.family == "sd":
-        todo = "give model@purifier=pixel purifier.path=DIR, or family=micro"
-        yield f"attack {cell.attack.name}: purifier {cell.purifier.name} knows the embedded world alone; {todo}"
+    instead = {"pixel": "model@purifier=pixel purifier.path=DIR", "upscale": "model@purifier=sd_x4"}
+    if purifier.embedded and cell.family == "sd":
+        for todo in (instead[need] for need in sorted(cell.attack.thing.needs & instead.keys())):
+            said = f"purifier {cell.purifier.name} knows the embedded world alone; give {todo}, or family=micro"
+            yield f"attack {cell.attack.name}: {said}"
 
 
 def _hooks(cell: Cell) -> Iterator[str]:
