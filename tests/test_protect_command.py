@@ -182,6 +182,21 @@ def test_transparency_resolution_and_exif_are_kept(here, tmp_path):
     assert abs(change)[:4].max() > 0, "the colours under what is transparent are protected, too"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["jpeg"], ["vae_roundtrip"], ["pdm_pure", "family=micro", "attack.t=10", "attack.steps=2", "attack.less=1"]],
+)
+def test_an_attack_keeps_transparency_and_odd_sizes(here, tmp_path, words):
+    clear = smooth(1, 23, 37)
+    clear.putalpha(SOFT.resize(clear.size))
+    clear.save(tmp_path / "in" / "clear.png")
+    here(f"attack={words[0]}", *words[1:], main=purify.main)
+    with Image.open(tmp_path / "out" / "clear.png") as made:
+        assert made.size == (37, 23)
+        assert made.getchannel("A").tobytes() == clear.getchannel("A").tobytes()
+        assert made.convert("RGB").tobytes() != clear.convert("RGB").tobytes()
+
+
 def test_pictures_that_differ_in_transparency_only_are_not_mixed_up(here, tmp_path):
     for name, alpha in (("a", 255), ("b", 0)):
         white = Image.new("RGBA", (24, 24), (255, 255, 255, alpha))

@@ -74,7 +74,7 @@ class Udap(Attack):
             error = (2 * (back - x)).square().mean()
             run.tally("unet_purify", 2 * depth)
             run.log.scalar("udap/error", error.detach(), step)
-            if float(error) < self.enough:
+            if float(error.detach()) < self.enough:
                 break
             (z.grad,) = torch.autograd.grad(1000 * error, z)
             adam.step()
