@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from factory import SCORES, make_record
 
+from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import boards
 from udpbench.results.report.worst import choices, worst_case
 
@@ -46,3 +47,24 @@ def test_an_attack_that_ruins_pictures_is_not_the_worst_case():
     assert row["attacks"] == "2"
     (alone,) = boards([record for record in records if record["cell"]["attack"] == "jpeg"])
     assert worst_case(alone) is None
+
+
+def test_an_attack_has_its_damage_and_its_costs():
+    def stage(name: str, seconds: float) -> dict[str, object]:
+        return {"name": name, "key": name, "seconds": seconds, "peak_mb": 100 * seconds, "cached": True, "device": "cpu", "commit": None}  # fmt: skip
+
+    records = []
+    for subject in "01":
+        record = make_record(subject=subject, attack="jpeg")
+        record["stages"] += [stage(f"attack jpeg_75 on eudp {subject}", 2.0), stage(f"attack jpeg_75 on clean {subject}", 4.0)]  # fmt: skip
+        record["stages"] += [stage("train eudp", 50.0), stage(f"train jpeg_75 on eudp {subject}", 9.0)]
+        records.append(record)
+    (board,) = boards(records)
+    (row,) = attack_costs(board).tables[0].reset_index().to_dict("records")
+    assert row["attack"] == "jpeg"
+    assert row["distance ↑ damage"].startswith("+5.0"), "clean 40, clean_attacked 45"
+    assert (row["purify (s)"], row["purify (MB)"], row["train (s)"]) == ("3.00", "300", "9.00")
+    (alone,) = boards(
+        [make_record({"clean": (40.0, 0.8), "protected": (70.0, 0.4)}, subject=s, attack="none") for s in "01"]
+    )
+    assert attack_costs(alone) is None

@@ -123,7 +123,7 @@ def train_stage(cell: Cell, images: Stage, class_pictures: Stage | None, attack:
     parents = {"images": images} | ({"class": class_pictures} if class_pictures else {})
     key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key} | _key_of(changes)
     reads = _reading(work, cell.task, cell.victim, changes)
-    return Stage("train", key, reads, parents, cell.seed, images.title, resumable=True)
+    return Stage("train", key, reads, parents, cell.seed, _under(changes, images.title), resumable=True)
 
 
 def class_stage(cell: Cell, data: Stage) -> Stage:
@@ -258,6 +258,11 @@ def _made_key(cell: Cell) -> dict[str, Any]:
 def _of_attack(attack: Part | None, *hooks: str) -> Part | None:
     """The attack, if it changes what ``hooks`` name."""
     return attack if attack and attack.thing.hooks & set(hooks) else None
+
+
+def _under(attack: Part | None, title: str) -> str:
+    """The title of what an attack changes beside the pictures; pictures that it purified name it already."""
+    return f"{attack.name} on {title}" if attack and "purify" not in attack.thing.hooks else title
 
 
 def _used(attack: Part | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from udpbench.core.atomic import atomic_write
 from udpbench.results import flags
 from udpbench.results.record import grouped, long_rows, read_files
 from udpbench.results.report import arms, compare, pictures
+from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import Board, board_frame, boards, leaderboard
 from udpbench.results.report.choose import Chosen, choose
 from udpbench.results.report.page import BoardPage, on_metrics
@@ -35,6 +36,7 @@ _OF_BOARD = (
     arms.pictures,
     compare.comparisons,
     compare.attacks,
+    attack_costs,
     worst_case,
     arms.curves,
 )
