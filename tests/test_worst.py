@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from factory import SCORES, make_record
 
 from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import boards
+from udpbench.results.report.choose import choose
 from udpbench.results.report.worst import choices, worst_case
 
 
@@ -68,3 +71,26 @@ def test_an_attack_has_its_damage_and_its_costs():
         [make_record({"clean": (40.0, 0.8), "protected": (70.0, 0.4)}, subject=s, attack="none") for s in "01"]
     )
     assert attack_costs(alone) is None
+
+
+def test_attacks_with_a_purifier_of_their_own_stand_beside_the_others():
+    def record(attack: str, **own: str):
+        settings = {"model": {"name": "micro"}, **({"purifier": {"name": own["purifier"]}} if own else {})}
+        return make_record(attack=attack, settings=settings, **own)
+
+    made = [
+        record("jpeg"),
+        record("diffpure", purifier="micro_pixel"),
+        record("impress"),
+        record("impress", purifier="micro_c"),
+    ]
+    (board,) = boards(choose({Path(str(i)): r for i, r in enumerate(made)}).ok)
+    assert sorted({r["cell"]["attack"] for r in board.records}) == [
+        "diffpure",
+        "impress",
+        "impress (purifier micro_c)",
+        "jpeg",
+    ]
+    assert board.title.endswith("micro -> micro, purifier micro or the attack's own")
+    (plain,) = boards([record("jpeg")])
+    assert plain.title.endswith("micro -> micro, purifier micro")

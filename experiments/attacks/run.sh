@@ -11,11 +11,12 @@ protections=none,noise,aspl,photoguard,eudp,metacloak
 
 # What a purifier has to beat: 24 victims, and the protections.
 study attack=none,jpeg,compress_resize,resize protect=$protections "$@"
+study protect=none seed=1,2 'arms=[pretrained,upper_bound,clean]' "$@" # the seed SD: 2
 # An owner who expects JPEG, against it and two others: 6.
 study attack=none,jpeg,blur,impress protect=eot protect@inner=aspl 'protect.transforms=[none,jpeg]' "$@"
 # Purifiers with a model, the quickest first: 48.
 study attack=impress,diffpure,pdm_pure,sdedit,vae_roundtrip,ddspure,impress_pp,gridpure protect=$protections "$@"
-# Attacks in the training: 12.
+# Attacks in the training: 12, of which six take twice as long (cat trains an autoencoder).
 study attack=cat,robust_augment protect=$protections "$@"
 # Purifiers with a model that take minutes: 12.
 study attack=insight,udap protect=$protections "$@"

@@ -5,8 +5,8 @@ WHAT: vae, judge, style_judge, unet, pixel, upscaler, export, measure.
 For developers of the embedded models: users get the weights. Run in this order, the six commands rebuild
 ``weights/micro`` and the judges; with ``--model micro_b`` (which borrows micro's autoencoder and text encoder) or
 ``--model micro_c``, vae, unet, export and measure rebuild that model; with ``--model micro_pixel``, pixel, export and
-measure, with ``--model micro_x4``, upscaler, export and measure. Each training keeps a checkpoint in ``--work`` and goes
-on from it when the same command is given again. Nothing is read but the renderer and pictures that
+measure; with ``--model micro_x4``, upscaler, export and measure. Each training keeps a checkpoint in ``--work``
+and goes on from it when the same command is given again. Nothing is read but the renderer and pictures that
 scikit-learn and scikit-image ship.
 """
 

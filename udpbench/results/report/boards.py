@@ -14,6 +14,7 @@ from pandas import DataFrame
 from udpbench.benchmark.arms import ARMS, CONTROLS
 from udpbench.results.intervals import Key, generator, seed_sd
 from udpbench.results.record import MetricInfo, grouped, metrics_of, of_edits
+from udpbench.results.report.choose import own_purifier
 from udpbench.results.report.render import Section, table
 from udpbench.results.schema import CELL, EXTRA, Record
 from udpbench.results.stats import Summary, derived, differences, summarise, values, victim
@@ -72,7 +73,8 @@ class Board:
     def models(self) -> str:
         """The owner's, the thief's and the purifier's."""
         n = self.names
-        return f"{n['surrogate']} -> {n['victim']}, purifier {n['purifier']}"
+        own = " or the attack's own" if any(map(own_purifier, self.records)) else ""
+        return f"{n['surrogate']} -> {n['victim']}, purifier {n['purifier']}{own}"
 
     @property
     def subtitle(self) -> str:
@@ -149,8 +151,10 @@ def boards(records: Sequence[Record], seed: int = 0, every: Sequence[Record] | N
 
 
 def _names(record: Record) -> dict[str, str]:
-    """What the records of a board have in common."""
+    """What the records of a board have in common. A purifier that was chosen for the attack is none of it: the board's
+    is the model of the rest of the cell."""
     facts = {"preset": record["facts"]["preset"], "protected_fraction": record["facts"]["protected_fraction"]}
+    facts |= {"purifier": record["config"]["model"]["name"]} if own_purifier(record) else {}
     return {name: str(value) for name, value in {**record["cell"], **facts}.items() if name not in _ROW}
 
 

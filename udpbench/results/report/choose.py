@@ -75,7 +75,27 @@ def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
     for part in _PARTS:
         for path, said in _variants(files, part).items():
             named[path] = _renamed(named[path], part, said)
+    return _with_purifiers(named)
+
+
+def _with_purifiers(files: Mapping[Path, Record]) -> dict[Path, Record]:
+    """Where attacks of one name on one victim have several purifiers, those chosen for the attack join its name."""
+    named = dict(files)
+
+    def condition(path: Path) -> tuple[str, ...]:
+        cell = files[path]["cell"]
+        return files[path]["label"], *(cell[part] for part in ("data", "task", "victim", "attack"))
+
+    for paths in grouped(files, condition).values():
+        if len({files[path]["cell"]["purifier"] for path in paths}) > 1:
+            for path in filter(lambda path: own_purifier(files[path]), paths):
+                named[path] = _renamed(files[path], "attack", f"purifier {files[path]['cell']['purifier']}")
     return named
+
+
+def own_purifier(record: Record) -> bool:
+    """Whether the purifier is another model than the rest of the cell: a part of the attack, then."""
+    return bool(record["config"].get("purifier")) and "name" in (record["config"].get("model") or {})
 
 
 def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
