@@ -61,6 +61,7 @@ class Bridge(FitSettings, Attack):
     sample_steps: int
 
     places: ClassVar[tuple[str, ...]] = ("clean", "protected", "save_every")
+    version = 2  # 2: the network begins at the protected picture
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,11 +148,18 @@ class Bridge(FitSettings, Attack):
 
 
 def network(widths: Sequence[int]) -> nn.Module:
-    """A UNet without attention, six channels in and three out, for any size that its levels can halve."""
+    """A UNet without attention, six channels in and three out, for any size that its levels can halve.
+
+    Its last layer begins at zero, so that the protected picture itself is told at first: from a random layer a
+    training of 600 steps comes no further than that.
+    """
     from diffusers import UNet2DModel
 
     levels = len(widths)
-    return UNet2DModel(
+    made = UNet2DModel(
         in_channels=6, out_channels=3, layers_per_block=1, block_out_channels=list(widths), norm_num_groups=8,
         down_block_types=["DownBlock2D"] * levels, up_block_types=["UpBlock2D"] * levels, add_attention=False,
     )  # fmt: skip
+    nn.init.zeros_(made.conv_out.weight)
+    nn.init.zeros_(made.conv_out.bias)
+    return made
