@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow  # seconds each, with the embedded models
 SHORT = {
     "diffpure": {"steps": 10}, "diffpure_sde": {"steps": 10}, "gridpure": {"rounds": 2},
     "udap": {"iterations": 3, "depth": 2}, "super_resolution": {"upscale_steps": 10}, "noisy_upscale": {"upscale_steps": 4},
-    "bridge": {"steps": 100, "widths": [16, 32], "save_every": 1000},
-} | {name: {"iterations": 20} for name in ("impress", "impress_pp", "insight")}  # fmt: skip
+    "bridge": {"steps": 20, "widths": [8, 16], "batch": 4, "crop": 16, "sample_steps": 4},
+} | {name: {"iterations": 5} for name in ("impress", "impress_pp", "insight")}  # fmt: skip
 # PSNR in dB of ramp and photograph: a scale, range or rounding gone wrong is outside.
 WINDOWS = {
     "best_of": ((50, 70), (18, 24)),

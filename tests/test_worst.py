@@ -53,14 +53,17 @@ def test_an_attack_that_ruins_pictures_is_not_the_worst_case():
 
 
 def test_an_attack_has_its_damage_and_its_costs():
-    def stage(name: str, seconds: float) -> dict[str, object]:
-        return {"name": name, "key": name, "seconds": seconds, "peak_mb": 100 * seconds, "cached": True, "device": "cpu", "commit": None}  # fmt: skip
+    def stage(name: str, key: str, seconds: float) -> dict[str, object]:
+        return {"name": name, "key": key, "seconds": seconds, "peak_mb": 100 * seconds, "cached": True}
 
     records = []
     for subject in "01":
         record = make_record(subject=subject, attack="jpeg")
-        record["stages"] += [stage(f"attack jpeg_75 on eudp {subject}", 2.0), stage(f"attack jpeg_75 on clean {subject}", 4.0)]  # fmt: skip
-        record["stages"] += [stage("train eudp", 50.0), stage(f"train jpeg_75 on eudp {subject}", 9.0)]
+        record["stages"] += [
+            stage("attack jpeg on eudp", subject, 2.0),
+            stage("attack jpeg on clean", f"c{subject}", 4.0),
+        ]
+        record["stages"] += [stage("train eudp", f"e{subject}", 50.0), stage("train jpeg on eudp", f"t{subject}", 9.0)]
         records.append(record)
     (board,) = boards(records)
     (row,) = attack_costs(board).tables[0].reset_index().to_dict("records")

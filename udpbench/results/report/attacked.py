@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import ARROW, Board
+from udpbench.results.report.choose import under
 from udpbench.results.report.render import Section, table
 from udpbench.results.report.standings import NO_PROTECTION, Standings
 from udpbench.results.schema import Record
@@ -33,8 +34,8 @@ def attack_costs(board: Board) -> Section | None:
 
 
 def _cost(records: Sequence[Record], kind: str, verb: str) -> dict[str, str]:
-    """Of the distinct stages "KIND ATTACK on PICTURES" of the records of one attack."""
-    stages = [s for r in records for s in r["stages"] if s["name"].startswith(f"{kind} ") and " on " in s["name"]]
-    distinct = {stage["key"]: stage for stage in stages}.values()
+    """Of the distinct stages of the records of one attack; ``kind`` as of ``under``."""
+    named = [(under(kind, r["cell"]["protect"], r["cell"]["attack"]), r["stages"]) for r in records]
+    distinct = {s["key"]: s for names, stages in named for s in stages if s["name"] in names}.values()
     seconds, memory = (mean_text(stage[name] for stage in distinct) for name in ("seconds", "peak_mb"))
     return {f"{verb} (s)": seconds, f"{verb} (MB)": memory}

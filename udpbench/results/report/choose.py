@@ -180,10 +180,21 @@ def _merged(one: Record, other: Record) -> Record:
 
 def _renamed(record: Record, part: str, said: str) -> Record:
     """The record with its variant named, in its cell and in its stages."""
-    old = record["cell"][part]  # type: ignore[literal-required]
-    new = f"{old} ({said})"
-    stages = [{**s, "name": f"{part} {new}"} if s["name"] == f"{part} {old}" else s for s in record["stages"]]
-    return cast(Record, {**record, "cell": {**record["cell"], part: new}, "stages": stages})
+    cell: Any = {**record["cell"], part: f"{record['cell'][part]} ({said})"}  # type: ignore[literal-required]
+    new = dict(zip(costly(record["cell"]), costly(cell), strict=True))
+    stages = [{**stage, "name": new.get(stage["name"], stage["name"])} for stage in record["stages"]]
+    return cast(Record, {**record, "cell": cell, "stages": stages})
+
+
+def costly(cell: Any) -> list[str]:
+    """The names of the stages of a cell whose costs are told."""
+    protect, attack = cell["protect"], cell["attack"]
+    return [f"protect {protect}", *(name for kind in ("attack", "train") for name in under(kind, protect, attack))]
+
+
+def under(kind: str, protect: str, attack: str) -> list[str]:
+    """Of those, the attack's own (``kind``: attack), or the trainings that it changes (train)."""
+    return [f"{kind} {attack} on {pictures}" for pictures in (protect, "clean")]
 
 
 def _which(record: Record) -> str:
