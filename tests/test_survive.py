@@ -12,13 +12,12 @@ from udpbench.core.images import write_png
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
-from udpbench.models.upscaler import Upscaler
 
 pytestmark = pytest.mark.slow  # seconds each, with the embedded models
 
 SHORT = {
     "diffpure": {"steps": 10}, "diffpure_sde": {"steps": 10}, "gridpure": {"rounds": 2},
-    "udap": {"iterations": 3, "depth": 2}, "super_resolution": {"upscale_steps": 10}, "noisy_upscale": {"upscale_steps": 4},
+    "udap": {"iterations": 3, "depth": 2},
     "bridge": {"steps": 20, "widths": [8, 16], "batch": 4, "crop": 16, "sample_steps": 4},
 } | {name: {"iterations": 5} for name in ("impress", "impress_pp", "insight")}  # fmt: skip
 # PSNR in dB of ramp and photograph: a scale, range or rounding gone wrong is outside.
@@ -32,11 +31,9 @@ WINDOWS = {
     "impress": ((20, 50), (20, 50)),
     "impress_pp": ((20, 50), (20, 50)),
     "insight": ((20, 50), (20, 50)),
-    "noisy_upscale": ((10, 50), (10, 50)),
     "pdm_pure": ((27, 33), (18, 24)),
     "sdedit": ((18, 24), (13, 19)),
     "sdedit_denoise": ((18, 24), (14, 20)),
-    "super_resolution": ((10, 50), (10, 50)),
     "udap": ((26, 33), (13, 19)),
     "vae_roundtrip": ((25, 30), (18, 23)),
 }
@@ -44,8 +41,7 @@ WINDOWS = {
 
 @pytest.fixture(scope="module")
 def models():
-    micro, x4 = LatentDiffusion("pkg:micro", "micro"), Upscaler("pkg:micro_x4", "micro_x4")
-    return micro, PixelDiffusion("pkg:micro_pixel", "micro_pixel"), x4
+    return LatentDiffusion("pkg:micro", "micro"), PixelDiffusion("pkg:micro_pixel", "micro_pixel")
 
 
 @pytest.fixture(scope="module")
