@@ -16,6 +16,11 @@ HOST=$(hostname -s)
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
 pids=()
 stop() {
+    squeue --noheader --format=%A 2> /dev/null | xargs --no-run-if-empty scancel --full --signal=KILL || true
+    for _ in $(seq 20); do
+        [ -z "$(squeue --noheader 2> /dev/null)" ] && break
+        sleep 0.5
+    done
     kill "${pids[@]}" 2> /dev/null || true
     wait 2> /dev/null || true
     rm -rf "$ROOT"
