@@ -84,6 +84,11 @@ def test_one_row_a_protection_with_every_attack_and_the_worst_case():
     assert [row.name for row in heat.rows] == ["p2", "p1", "p0", NO_PROTECTION], "what met no attack is no row of it"
 
 
+def test_many_protections_that_met_no_attack_are_no_heat_map():
+    (board,) = boards([make_record(protect=f"p{i}", attack="none") for i in range(9)])
+    assert heat_map(Standings(board), "distance") is None
+
+
 def test_the_cost_of_a_protection_is_not_that_of_the_attack():
     plain, attacked = make_record(attack="none"), make_record()
     plain["counts"], attacked["counts"] = {"unet_image": 600}, {"unet_image": 600, "vae_image": 3000}

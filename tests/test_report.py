@@ -535,6 +535,14 @@ def test_the_title_says_what_was_run(tmp_path: Path) -> None:
     text = (tmp_path / "c" / "report.md").read_text()
     assert text.splitlines()[0] == "# eudp, udp against impress and dreambooth on toyworld, linf 8/255"
     assert "3 finished cells" in text
+    alone = make_record(protect="none", attack="none")
+    alone["arms"] = {"clean": alone["arms"]["clean"]}
+    three = save(tmp_path / "d", [alone])
+    assert main([str(three), "--no-plots", "--out", str(tmp_path / "e")]) == 0
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert "<h1>dreambooth on toyworld, nothing protected</h1>" in page
+    assert "No protection and no attack was run here" in page
+    assert 'class="leaderboard"' not in page
 
 
 def test_transfer_puts_surrogates_and_victims_side_by_side() -> None:

@@ -171,7 +171,7 @@ def _number(x: float | None) -> Cell:
 def heat_map(found: Standings, metric: str) -> Grid | None:
     """Protections by attacks, the attack that leaves least first; None where that is hardly a map."""
     attacks, most = found.attacks[metric], _most(found, metric)
-    if len(attacks) < 2 and len(found.rows) < FEW:  # the leaderboard says as much
+    if not attacks or (len(attacks) < 2 and len(found.rows) < FEW):  # the leaderboard says as much
         return None
     shown = [NONE, *attacks, *([WORST] if found.has_worst(metric) else [])]
     rows = []

@@ -112,7 +112,9 @@ def _title(records: Sequence[Record]) -> str:
     protect, attack = of("protect", "protections"), of("attack", "attacks")
     thief = " and ".join(filter(None, (attack if protect else "", of("task", "tasks"))))
     on = f"{of('data', 'data sets')}, {of('budget', 'budgets')}"
-    return f"{protect or attack or 'no protection'} against {thief} on {on}"
+    if not protect and not attack:
+        return f"{thief} on {of('data', 'data sets')}, nothing protected"
+    return f"{protect or attack} against {thief} on {on}"
 
 
 def _groups(ranked: Sequence[Standings], plots: bool, store: Path) -> list[Group]:
