@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -12,11 +13,12 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from udpbench.core import images
 from udpbench.interfaces import Log, Run, Thief
 from udpbench.optim.fit import FitSettings, fit, weighted_loss
+from udpbench.optim.training import write_made
 from udpbench.optim.training_set import TrainingSet
 from udpbench.task.dreambooth import DreamBooth
 
@@ -628,3 +630,21 @@ def test_a_broken_checkpoint_begins_anew_and_what_was_counted_counts(tmp_path, m
     task.train(folder, tmp_path / "plain", model, plain := Run())
     assert_same_weights(weights(out / "step_4"), weights(tmp_path / "plain" / "step_4"))
     assert resumed.count == plain.count
+
+
+@pytest.mark.parametrize("lost", [[4], [0, 6], [1, 2, 3]])
+def test_pictures_that_an_interrupted_attempt_left_are_completed_in_the_same_batches(tmp_path, lost):
+    """As networks round differently in batches of other sizes."""
+
+    def make(left: list[int]) -> Iterator[Tensor]:
+        for first in range(0, len(left), 3):
+            part = left[first : first + 3]
+            yield torch.stack([torch.full((3, 8, 8), (10 * i + len(part)) / 255) for i in part])
+
+    rows, run = [(f"{i}.png", {"text": str(i)}) for i in range(7)], Run(batch=3)
+    write_made(rows, tmp_path, run, make, 8)
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for i in lost:
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    write_made(rows, tmp_path, run, make, 8)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from udpbench.core.atomic import sync
 from udpbench.core.digest import difference
-from udpbench.core.images import readable, write_metadata, write_png
+from udpbench.core.images import at_once, readable, write_metadata, write_png
 from udpbench.interfaces import Run, Task
 from udpbench.models.diffusion import Trainable
 from udpbench.models.sample import SOLVERS
@@ -140,13 +140,18 @@ def write_made(
     out: Path,
     run: Run,
     make: Callable[[list[int]], Iterable[Tensor]],
+    size: int,
     title: str = "generate",
 ) -> None:
-    """One PNG per (name, metadata) of ``rows`` and ``metadata.jsonl``; pictures that are there and whole are kept.
+    """One PNG per (name, metadata) of ``rows`` and ``metadata.jsonl``, ``size`` pixels a side; those of a batch that
+    are there and whole are kept.
 
-    ``make(indices)`` yields batches (n, 3, H, W) [0,1] of the rows at ``indices``, in order.
+    ``make(indices)`` yields batches (n, 3, H, W) [0,1] of the rows at ``indices``, in order. A batch of which one is
+    missing is made anew as it was: with fewer pictures in it, networks would round otherwise.
     """
-    left = [i for i, (name, _) in enumerate(rows) if not readable(out / name)]
+    n = at_once(run.batch, size, size)
+    begun = {i // n for i, (name, _) in enumerate(rows) if not readable(out / name)}
+    left = [i for i in range(len(rows)) if i // n in begun]
     with run.log.bar(title, len(rows), "img") as advance:
         advance(len(rows) - len(left))
         rest: Iterator[int] = iter(left)

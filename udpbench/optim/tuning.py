@@ -145,4 +145,4 @@ def write_sampled(
     def make(left: list[int]) -> Iterator[Tensor]:
         return sample(model, [texts[i] for i in left], [keys[i] for i in left], run, **sampling)
 
-    write_made(rows, out, run, make)
+    write_made(rows, out, run, make, model.size)

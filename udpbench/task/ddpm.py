@@ -81,6 +81,7 @@ class Ddpm(TrainingTask):
             out,
             run,
             lambda left: sample_pixels(model, left, run, steps=self.sample_steps, solver=self.solver),
+            model.size,
         )
 
 

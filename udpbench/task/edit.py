@@ -112,7 +112,7 @@ class Img2Img(Task):
                     made = torch.where(mask > 0, made, torch.stack([over[Path(name).stem] for name, _, _ in part]))
                 yield made
 
-        write_made(rows, out, run, make, title="edit")
+        write_made(rows, out, run, make, model.size, title="edit")
 
     def pipeline(self, model: LatentDiffusion) -> Any:
         """The diffusers pipeline that edits."""
