@@ -239,8 +239,8 @@ def sweep(tiny, tmp_path, pictures) -> tuple[int, str, str]:
 
 def check_sweep(tmp_path, status: int, said: str) -> None:
     assert status == 1, said
-    assert f"1 of the sweep's cells failed: {tmp_path / 'sweep' / '0'}" in said
-    assert [p.parent.name for p in (tmp_path / "sweep").rglob("failed-*.txt")] == ["0"]
+    assert f"1 of 2 cells failed:\n  attack.clean={tmp_path / 'bad'}: ValueError: " in said
+    assert [p.parent.name for p in (tmp_path / "sweep").rglob("failed-*.json")] == ["0"]
     records = {r["status"]: r for r in read_records(tmp_path / "out" / "records")}
     assert set(records) == {"ok", "failed"}
     assert records["failed"]["error"].startswith("Traceback")
@@ -254,7 +254,7 @@ def check_sweep(tmp_path, status: int, said: str) -> None:
 
 @pytest.mark.slow
 def test_a_failing_cell_does_not_stop_a_sweep(tiny, tmp_path, pictures):
-    others = [tmp_path / "sweep" / "failed.txt", tmp_path / "sweep" / "7" / "failed-0123abcd.txt"]
+    others = [tmp_path / "sweep" / "failed.txt", tmp_path / "sweep" / "7" / "failed-0123abcd.json"]
     for other in others:  # somebody's own file, and that of an earlier sweep into the same folder
         other.parent.mkdir(parents=True, exist_ok=True)
         other.write_text("1")

@@ -69,8 +69,8 @@ def wrong(tiny, tmp_path, monkeypatch, capsys):
 
 
 COMMANDS = {
-    "protect=foo": "error: In 'config': Could not find 'protect/foo' Available options in 'protect': ace",
-    "protect=eudb": "uemask_released; did you mean eudp?",
+    "protect=foo": "error: no protect 'foo'; python -m udpbench list protect shows all ",
+    "protect=eudb": "error: no protect 'eudb'; did you mean eudp or udp? python -m udpbench list protect shows all ",
     "protect.foo=1": "error: Could not override 'protect.foo'. There is no such setting; python -m udpbench --help shows those there are",
     "+protect.foo=1": "unexpected keyword argument 'foo'",
     "no_equals_sign": "error: ",
@@ -93,7 +93,7 @@ COMMANDS = {
     "metrics=pairs": "error: metrics: none can be computed for this cell (size: compares a changed picture with its",
     "metrics=edits": "error: metrics: none can be computed for this cell (edit_ssim: task dreambooth makes no edits",
     "+metric@perturbation.bundle.judge=judge": "error: metric judge: does not compare a changed picture with its original",
-    "track=mlflow": "Could not find 'track/mlflow'",
+    "track=mlflow": "error: no track 'mlflow'; allowed are jsonl, none, ",
 }
 
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -150,3 +151,24 @@ def test_a_cell_that_runs_out_of_memory_or_of_numbers_is_a_failed_record_and_one
     assert found["status"] == "failed"
     assert "protect protected" not in [stage["name"] for stage in found["stages"]]
     assert not list(tmp_path.glob("store/locks/*.lease"))
+
+
+# -- disks -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_read_only_is_told_in_a_line_with_its_path(tiny, tmp_path):
+    def mount(*options: str) -> bool:
+        return subprocess.run(["mount", *options, str(store)], capture_output=True, check=False).returncode == 0
+
+    (store := tmp_path / "store").mkdir()
+    if not mount("-t", "tmpfs", "-o", "ro,size=1m", "tmpfs"):
+        pytest.skip("needs the right to mount a small disk")
+    cfg, notes = copy.deepcopy(composed(tiny, "protect=none", "data.train=2", f"runtime.out={tmp_path / 'out'}", f"runtime.store={store}")), Notes()  # fmt: skip
+    try:
+        with pytest.raises(OSError, match="Read-only file system"):
+            once(cfg, notes)
+    finally:
+        subprocess.run(["umount", str(store)], check=True)
+    (line,) = [line for line in notes.said if line.startswith("error: ")]
+    assert line.startswith(f"error: cannot write {store}")
+    assert line.endswith(": Read-only file system; free some space, or write elsewhere with runtime.store=DIR")

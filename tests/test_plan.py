@@ -137,8 +137,7 @@ def test_glob_range_and_params_of_a_preset_are_hydras(planned):
 
 
 def test_a_launcher_changes_nothing_and_another_sweeper_is_refused(planned):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
-    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "arms=[pretrained]", "seed=0,1"]
+    words = ["hydra/launcher=local", "hydra.launcher.n_jobs=4", "arms=[pretrained]", "seed=0,1"]
     status, numbers, _, _ = planned("-m", *words)
     assert status == 0
     assert [c["cell"] for c in numbers["cells"]] == ["seed=0", "seed=1"]

@@ -40,7 +40,6 @@ def test_a_launcher_that_is_not_installed_is_one_line(tmp_path, monkeypatch, cap
     monkeypatch.setattr(run, "version", none)
     for launcher, said in {
         "ray": "needs ray: pip install 'udpbench[ray]'",
-        "joblib": "needs hydra-joblib-launcher: pip install 'udpbench[joblib]'",
         "submitit_slurm": "needs hydra-submitit-launcher: pip install 'udpbench[slurm]'",
     }.items():
         with pytest.raises(SystemExit, match="2"):

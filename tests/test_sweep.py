@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
+import signal
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from forked import Command
 from shared import on
 
 from udpbench.benchmark.store import Stage, Store
 from udpbench.core import images
+from udpbench.interfaces import Protection
 from udpbench.results.record import read_records
 from udpbench.tracking.console import Console
 
@@ -26,9 +27,8 @@ def swept(tiny, pictures, tmp_path_factory):
     """A grid of three cells on two workers, differing in pictures protected elsewhere; those of the second are wrong,
     which shows when they are read.
 
-    Its folder, and the process when it has ended.
+    Its folder, and its status and what it said when it has ended.
     """
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install hydra-joblib-launcher")
     root = tmp_path_factory.mktemp("swept")
     for cell in range(CELLS):
         (root / f"protected{cell}").mkdir()
@@ -39,16 +39,10 @@ def swept(tiny, pictures, tmp_path_factory):
         "data.validation=4", "data.heldout=8", "task.steps=4", "task.pictures=6", "task.sample_steps=2", "track=none",
         "protect=folder", f"protect.path={','.join(str(root / f'protected{cell}') for cell in range(CELLS))}", "attack=none",
         "arms=[pretrained,clean,protected]", "runtime.device=cpu", "runtime.threads=1", f"runtime.out={root / 'out'}",
-        f"hydra.sweep.dir={root / 'sweep'}", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={WORKERS}",
+        f"hydra.sweep.dir={root / 'sweep'}", "hydra/launcher=local", f"hydra.launcher.n_jobs={WORKERS}",
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "udpbench", "-m", *words],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return root, done
+    status, _, said = Command("-m", *words).finish()
+    return root, status, said
 
 
 def computed(root: Path) -> list[str]:
@@ -58,43 +52,78 @@ def computed(root: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_workers_share_stages_and_none_is_done_twice(swept):
-    root, done = swept
+    root, _, said = swept
     facts = [json.loads(path.read_text()) for path in (root / "out" / "store").glob("*/*/_stage.json")]
     kinds = Counter(f["stage"] for f in facts)
     # pretrained, clean and two perturbations; the data set
     assert {k: kinds[k] for k in ("data", "protect", "train", "generate")} == {
         "data": 1, "protect": 2, "train": 3, "generate": 4,
-    }, done.stderr  # fmt: skip
+    }, said  # fmt: skip
     assert len(computed(root)) == len(set(computed(root)))
     # The failing cell has no list of stages in its record, but says what it does like the others.
     for line in ("clean: train  4/4", "clean: generate  6/6", "pretrained: generate  6/6", "clean: render"):
-        assert done.stderr.count(line) == 1, done.stderr
-    assert done.stderr.count("folder: train  4/4") == 2
+        assert said.count(line) == 1, said
+    assert said.count("folder: train  4/4") == 2
 
 
 @pytest.mark.slow
 def test_a_failing_cell_stops_no_worker_and_the_status_is_1(swept):
-    root, done = swept
-    assert done.returncode == 1, done.stderr
-    assert f"1 of the sweep's cells failed: {root / 'sweep' / '1'}\n" in done.stderr
+    root, status, said = swept
+    assert status == 1, said
+    summary = f"1 of 3 cells failed:\n  protect.path={root / 'protected1'}: ValueError: "
+    assert summary in said
+    assert "0003.png" in said.split(summary)[1]
     records = read_records(root / "out" / "records")
     assert Counter(r["status"] for r in records) == {"ok": 2, "failed": 1}
     (failed,) = [r for r in records if r["status"] == "failed"]
     assert failed["error"].startswith("Traceback")
     assert "0003.png" in failed["error"].splitlines()[-1]
     assert failed["arms"] == {}
-    assert [p.parent.name for p in (root / "sweep").rglob("failed-*.txt")] == ["1"]
-    assert "the traceback is in " in done.stderr
+    assert [p.parent.name for p in (root / "sweep").rglob("failed-*.json")] == ["1"]
+    assert "the traceback is in " in said
     assert all(list(r["arms"]) == ["pretrained", "clean", "protected"] for r in records if r["status"] == "ok")
 
 
 @pytest.mark.slow
 def test_every_line_of_several_workers_says_whose_it_is(swept):
-    _, done = swept
-    first, *lines = done.stderr.splitlines()
+    *_, said = swept
+    first, *lines, _, _ = said.splitlines()  # the last two say what failed
     assert first == f"sweep: {CELLS} cells"
-    assert {line.split(" ")[0] for line in lines} == {f"[{i}]" for i in range(CELLS)} | {"1"}, done.stderr
+    assert {line.split(" ")[0] for line in lines} == {f"[{i}]" for i in range(CELLS)}, said
     assert [line for line in lines if line.startswith("[1] error: ValueError: ")]
+
+
+class Dies(Protection):
+    """Has its process killed: when it is first asked, or whenever it is."""
+
+    def __init__(self, when: str, mark: str) -> None:
+        self.when, self.mark = when, mark
+
+    def protect(self, owner, budget, surrogate, run):
+        if self.when == "always" or not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [1 - x for x in owner.images]
+
+
+@pytest.mark.slow
+def test_the_cell_of_a_killed_worker_begins_again_and_one_that_always_kills_it_is_a_failed_record(tiny, tmp_path):
+    small = ["data.size=16", "data.train=2", "data.reference=2", "data.validation=0", "data.heldout=2", "task.steps=2",
+             "task.pictures=2", "task.sample_steps=1", "track=none", "attack=none", "arms=[protected]", "budget.eps=128", "runtime.device=cpu",
+             "runtime.threads=1"]  # fmt: skip
+    words = [*on(tiny), *small, "protect=none", f"protect._target_={__name__}.Dies", "+protect.when=first,always",
+             f"+protect.mark={tmp_path / 'mark'}", f"runtime.out={tmp_path / 'out'}", "hydra/launcher=local", "hydra.launcher.n_jobs=2",
+             "hydra.launcher.max_retries=1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]  # fmt: skip
+    status, _, said = Command("-m", *words, path=(Path(__file__).parent,)).finish()
+    assert status == 1, said
+    killed = "its worker was killed, as the system does when memory runs out"
+    for number in (0, 1):
+        assert said.count(f"[{number}] {killed}; it begins again\n") == 1, said
+    assert said.endswith(f"1 of 2 cells failed:\n  +protect.when=always: {killed}, 2 times\n")
+    records = {r["config"]["protect"]["when"]: r for r in read_records(tmp_path / "out" / "records")}
+    assert {when: r["status"] for when, r in records.items()} == {"first": "ok", "always": "failed"}
+    assert records["always"]["error"].endswith(f"{killed}, 2 times\n")
+    assert "Traceback" not in said
 
 
 def test_a_worker_draws_no_bars_and_signs_its_lines(monkeypatch):

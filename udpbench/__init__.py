@@ -35,8 +35,9 @@ def _config_errors() -> Iterator[None]:
 
 
 @_config_errors()
-def run(*overrides: str, **choices: Any) -> Record:
-    """Run one cell and return its record, which is written as by the command line, too.
+def run(*overrides: str, **choices: Any) -> Record | None:
+    """Run one cell and return its record, which is written as by the command line, too (None with
+    ``runtime.stages=pictures``, which makes none).
 
     ``udpbench.run("budget.eps=4", protect="eudp", attack="impress", task="dreambooth", seed=1)``. Finished stages are
     not computed again. Raises ``udpbench.core.errors.ConfigError`` with a line for everything that is wrong.

@@ -5,7 +5,7 @@ Built once and read by check, plan, run, record and contact sheet; ``stages.py``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -36,6 +36,11 @@ class Arm:
     def wanted(self) -> list[Stage]:
         """What of it goes into a record."""
         return [*self.perturbation, *self.generated.values(), *self.scores.values(), *self.validation.values()]
+
+
+def without_scores(made: Iterable[Stage]) -> list[Stage]:
+    """All stages but scores."""
+    return [stage for stage in made if stage.name != stages.SCORE]
 
 
 class Graph:
@@ -184,6 +189,11 @@ class Graph:
     def wanted(self) -> list[Stage]:
         """Every stage that the cell's record is made of, in the order in which their work is best done: arm by arm."""
         return [stage for arm in self.arms.values() for stage in arm.wanted]
+
+    @cached_property
+    def scored(self) -> list[Stage]:
+        """What scores are made of: all stages but themselves."""
+        return without_scores(self.stages)
 
     @cached_property
     def shown(self) -> list[Stage]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from udpbench.benchmark.cell import ROLES, Cell
-from udpbench.benchmark.graph import Graph
-from udpbench.benchmark.store import Stage, Store
+from udpbench.benchmark.graph import Graph, without_scores
+from udpbench.benchmark.store import Stage, Store, with_ancestors
 from udpbench.core.errors import ConfigError, Errors
 
 
-def run(graph: Graph, store: Store, together: bool = False) -> frozenset[str]:
-    """Finish every stage that the cell's record and contact sheet are made of; returns the keys of those done now, by
-    this process.
+def run(graph: Graph, store: Store, together: bool = False, scores: bool = True) -> frozenset[str]:
+    """Finish every stage that the cell's record and contact sheet are made of, or all but ``scores``; returns the keys
+    of those done now, by this process.
 
     ``together``: other processes do the same; the arms with the longest way are begun first, for the last of them
     would be done by one process alone.
@@ -21,8 +21,10 @@ def run(graph: Graph, store: Store, together: bool = False) -> frozenset[str]:
     # What of the other stages the record and the contact sheet read is verified, too, if it is still there.
     there = [stage for stage in graph.stages if store.path(stage).exists()]
     damaged = [stage for stage in there if store.damage(stage, contents=False)]
-    fetch_models(graph.cell, store.missing(graph.wanted))
     wanted = [stage for arm in reversed(graph.arms.values()) for stage in arm.wanted] if together else graph.wanted
+    if not scores:
+        wanted = without_scores(with_ancestors(wanted))
+    fetch_models(graph.cell, store.missing(wanted))
     store.do(*wanted, *(stage for stage in there if stage in graph.shown), *damaged)
     return frozenset(store.computed[before:])
 

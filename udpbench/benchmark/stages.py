@@ -32,6 +32,7 @@ from udpbench.interfaces import Log, Owner, Run, Thief
 from udpbench.optim.tuning import write_class_pictures
 
 MIXED = "mixed"
+SCORE = "score"
 # Of the class pictures for a protection's surrogate; those of a task are sampled as the task samples.
 CLASS_SAMPLING: dict[str, Any] = {"steps": 25, "guidance": 5.0, "solver": "dpmpp"}
 
@@ -225,7 +226,7 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": data} | ({"other": other} if other else {})
     key = metric.key | {"against": against}
-    return Stage("score", key, _reading(work, metric), parents, title=pictures.title)
+    return Stage(SCORE, key, _reading(work, metric), parents, title=pictures.title)
 
 
 def _reading(work: Work, *parts: Part | None) -> Work:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from udpbench.benchmark.cell import Cell
     from udpbench.benchmark.graph import Graph
-    from udpbench.benchmark.store import Store
+    from udpbench.benchmark.store import Stage, Store
     from udpbench.interfaces import Log
     from udpbench.tracking.track import Tracker
 
@@ -45,6 +45,7 @@ for name, resolver in (("gpus", lambda: len(gpus())), ("places", places), ("shar
     OmegaConf.register_new_resolver(name, resolver, replace=True)
 WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # what is raised for wrong input
 MOST_WORKERS = 256  # far more processes than any cell has arms
+FEW = 12  # options of a group that an error lists; of groups with more, udpbench list does
 RESUME = "interrupted; the same command goes on where this one stopped"
 
 
@@ -55,6 +56,12 @@ class Ready:
     graph: Graph
     store: Store
     tracker: Tracker
+    scores: bool = True  # False: only what is scored is made, and no record
+
+    @property
+    def wanted(self) -> list[Stage]:
+        """What is to be finished."""
+        return self.graph.wanted if self.scores else self.graph.scored
 
     @property
     def cell(self) -> Cell:
@@ -110,7 +117,11 @@ def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] 
     cell = errors.attempt(build, cfg, cfg.hydra.runtime.choices if choices is None else choices)
     if store is None or cell is None:
         raise ConfigError("\n".join(errors))
-    return Ready(checked(cell, asked_for=tuple(cfg.metrics.get("extra") or {})), store, _tracker(cfg))
+    graph = checked(cell, asked_for=tuple(cfg.metrics.get("extra") or {}))
+    if cfg.runtime.stages == "scores" and (left := store.missing(graph.scored)):
+        raise ConfigError(f"runtime.stages=scores: {left[0]} is not done yet, nor are {len(left) - 1} other stages; "
+                          "the same command with runtime.stages=pictures does them")  # fmt: skip
+    return Ready(graph, store, _tracker(cfg), cfg.runtime.stages != "pictures")
 
 
 def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
@@ -120,6 +131,7 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
     """
     from udpbench.benchmark.build import find_device, group_of
     from udpbench.benchmark.store import Store
+    from udpbench.core.component import check_choice
     from udpbench.core.errors import ConfigError, check_whole
     from udpbench.core.images import allow_pixels
 
@@ -130,6 +142,7 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
     for name in ("batch", "grad_batch", "max_pixels"):
         check_whole(f"runtime.{name}", runtime[name], 1)
     allow_pixels(runtime.max_pixels)
+    check_choice("runtime.stages: unknown", runtime.stages, ("all", "pictures", "scores"))
     if runtime.threads != "auto":  # far more than there are cores end the process
         check_whole("runtime.threads", runtime.threads, 1, cores())
     if runtime.workers != "auto":
@@ -202,9 +215,18 @@ def lines_of(error: Exception) -> list[str]:
     line, unknown, _ = " ".join(said.split()).partition(" To append to your config use ")
     if unknown:
         return [f"{line} There is no such setting; python -m udpbench --help shows those there are"]
-    if option := re.search(r"Could not find '\w+/(\S+)' Available options in '\w+': (.*)", line):
-        line += "".join(f"; did you mean {near}?" for near in get_close_matches(option[1], option[2].split(), 1))
+    if option := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\1': (.*)", line):
+        return [no_option(option[1], option[2], option[3].split())]
     return [line]
+
+
+def no_option(group: str, given: str, allowed: Sequence[str]) -> str:
+    """What is wrong with an option that a group does not have: the nearest first, of many options only these."""
+    near = get_close_matches(given, allowed, 3)
+    meant = f"; did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else ";"
+    if len(allowed) <= FEW:
+        return f"no {group} {given!r}{meant} allowed are {', '.join(allowed)}"
+    return f"no {group} {given!r}{meant} python -m udpbench list {group} shows all {len(allowed)}"
 
 
 def replace_unencodable() -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.commands.common import CONF, Parser, option_files, told
+from udpbench.commands.common import CONF, Parser, no_option, option_files, told
 
 GROUPS = {
     "protect": "Protections",
@@ -69,9 +68,7 @@ def shown(group: str | None = None, name: str | None = None, overrides: Sequence
         width = max(map(len, found), default=0)
         return "\n".join(f"{option:{width}}  {text}" for option, (text, _) in found.items())
     if name not in found:
-        near = get_close_matches(name, found, 1)
-        raise ValueError(f"list: no {group} {name!r}; {f'did you mean {near[0]}? ' if near else ''}allowed are "
-                         f"{', '.join(found)}")  # fmt: skip
+        raise ValueError(f"list: {no_option(group, name, list(found))}")
     if group == "arm":
         return ARMS[name].description
     files = {path.stem: path for path in option_files(group, *further)}

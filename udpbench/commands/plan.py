@@ -99,7 +99,7 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     from hydra.core.hydra_config import HydraConfig
 
     from udpbench.benchmark.estimate import History
-    from udpbench.benchmark.store import device_name
+    from udpbench.benchmark.store import device_name, with_ancestors
     from udpbench.core.errors import ConfigError
     from udpbench.results.tally import Planned
 
@@ -113,8 +113,8 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     return Planned(
         name or words(graph.cell),
         history.device,
-        {store.path(stage): stage for stage in graph.stages},
-        {store.path(stage): history.estimate(stage) for stage in store.missing(graph.wanted)},
+        {store.path(stage): stage for stage in with_ancestors(ready.wanted)},
+        {store.path(stage): history.estimate(stage) for stage in store.missing(ready.wanted)},
         family=graph.cell.family,
     )
 

@@ -58,7 +58,7 @@ def _rerun(path: Path, words: Sequence[str], trust: bool) -> int:
         new = execute(ready, cfg, "rerun", "rerun", shown=False, choices=choices)
     except Exception as error:  # noqa: BLE001 - it was told
         return 2 if isinstance(error, ValueError) else 1
-    return _tell(old, new, others)
+    return _tell(old, new, others) if new else 0
 
 
 def rebuilt(old: Record, words: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:

@@ -7,6 +7,7 @@ sweep goes on when a cell fails and ends with status 1.
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import sys
 import warnings
@@ -27,12 +28,11 @@ from udpbench.commands.common import CONF, RESUME, Ready, prepare, replace_unenc
 if TYPE_CHECKING:
     from udpbench.results.schema import Record
 
-FAILED = "failed-{}.txt"  # written into a job's folder, with the sweep's id; a sweep's exit status is read from these
+FAILED = "failed-{}.json"  # written into a job's folder, with the sweep's id: its words, and the reason in a line
 TAGS = ("protect", "attack", "task", "data", "subject", "budget", "victim")  # names that runs are found by
 # The extra of pyproject.toml and the package in it that a launcher needs.
 SUBMITIT = "slurm", "hydra-submitit-launcher"
 LAUNCHERS = {
-    "joblib": ("joblib", "hydra-joblib-launcher"),
     "ray": ("ray", "ray"),
     "submitit_local": SUBMITIT,
     "submitit_slurm": SUBMITIT,
@@ -54,8 +54,9 @@ def execute(
     called: str = "udpbench",
     shown: bool = True,
     choices: Mapping[str, Any] | None = None,
-) -> Record:
-    """Run a prepared cell: stages, record, contact sheet, tracker and, if it is ``shown``, a table; returns the record.
+) -> Record | None:
+    """Run a prepared cell: stages, record, contact sheet, tracker and, if it is ``shown``, a table; returns the record,
+    None if scores are left to another time.
 
     ``group``: the sweep it belongs to; ``called``: how its messages begin; ``choices``: the options chosen by group,
     from which further processes build the same cell (None: this process works alone). If it fails, a failed record is
@@ -68,12 +69,11 @@ def execute(
     from udpbench.tracking.track import Tracked
 
     graph, store, tracker = ready.graph, ready.store, ready.tracker
-    config = _as_recorded(ready, cfg)
+    config, path = _as_recorded(ready, cfg), _record_path(ready, cfg)
     folder = Path(cfg.runtime.out) / "cells" / graph.key
-    path = Path(cfg.runtime.records) / f"{slug(graph.cell)}-{graph.key}.json"
     console = store.log
     store.log = Tracked(console, tracker)
-    todo, done = len(store.missing(graph.wanted)), len(store.computed)
+    todo, done = len(store.missing(ready.wanted)), len(store.computed)
     written = False
     names = graph.cell.names
     tracker.start(graph.key, group, config, folder, [str(names[part]) for part in TAGS])
@@ -81,7 +81,11 @@ def execute(
         with shared(ready, cfg, choices) as n:
             by = f" by {n} processes" if n > 1 else ""
             console.say(f"{called}: {words(graph.cell)} on {store.device}; {todo} stages to do{by}")
-            run(graph, store, together=n > 1)
+            run(graph, store, n > 1, ready.scores)
+        if not ready.scores:
+            console.say("all but scores is done; the same command with runtime.stages=scores makes the record")
+            tracker.finish("ok")
+            return None
         computed = frozenset(store.computed[done:])  # by all processes
         found = record_of(graph, store, config, computed)
         record.write(path, found)
@@ -100,6 +104,10 @@ def _as_recorded(ready: Ready, cfg: DictConfig) -> dict[str, Any]:
     """The resolved configuration, with the arms that null stands for."""
     found: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     return {k: v for k, v in found.items() if k != "hydra"} | {"arms": list(ready.cell.arms)}
+
+
+def _record_path(ready: Ready, cfg: DictConfig) -> Path:
+    return Path(cfg.runtime.records) / f"{slug(ready.cell)}-{ready.graph.key}.json"
 
 
 def _show(ready: Ready, found: Record, path: Path, folder: Path, table: bool, mirrored: bool) -> None:
@@ -124,8 +132,7 @@ def _tell_failure(error: Exception, ready: Ready, config: dict[str, Any], path: 
     from udpbench.results import record
     from udpbench.results.gather import failed_record
 
-    places = {f"runtime.{name}": Path(config["runtime"][name]) for name in ("out", "store", "records")}
-    refused = _refused(error, places)
+    refused = _refused(error, config["runtime"])
     ready.store.log.say(f"error: {refused or _reason(error)}")
     if written:
         ready.store.log.say(f"the record is whole: {path}")
@@ -135,7 +142,7 @@ def _tell_failure(error: Exception, ready: Ready, config: dict[str, Any], path: 
             record.write(beside, failed_record(ready.graph, ready.store, config, error))
             ready.store.log.say(f"the traceback is in {beside}")
         except OSError as further:
-            ready.store.log.say(f"error: {_refused(further, places) or _reason(further)}")
+            ready.store.log.say(f"error: {_refused(further, config['runtime']) or _reason(further)}")
 
 
 def _failed(path: Path) -> bool:
@@ -147,11 +154,12 @@ def _failed(path: Path) -> bool:
     return True
 
 
-def _refused(error: Exception, places: Mapping[str, Path]) -> str | None:
+def _refused(error: Exception, runtime: Mapping[str, Any]) -> str | None:
     """One line for a person if a disk is full or may not be written: the place and the setting that moves it.
 
     torch, safetensors and others have errors of their own for a full disk, which do not say where.
     """
+    places = {f"runtime.{name}": Path(runtime[name]) for name in ("out", "store", "records")}
     full = next((name for name, path in places.items() if path.exists() and shutil.disk_usage(path).free < FULL), None)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
         path = Path(error.filename) if error.filename else places[full or "runtime.out"]
@@ -199,16 +207,16 @@ def main(cfg: DictConfig) -> None:
     except ValueError as error:
         for line in str(error).splitlines():
             console.say(f"error: {line}")
-        _fail(2)
+        _fail(2, str(error).splitlines()[0])
         return
     try:
         with heeded(ready.store):
             execute(ready, cfg, group, called, choices=None if worker else HydraConfig.get().runtime.choices)
     except KeyboardInterrupt:
         console.say(RESUME)
-        _fail(130)
+        sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
-        _fail(2 if isinstance(error, ValueError) else 1)
+        _fail(2 if isinstance(error, ValueError) else 1, _refused(error, cfg.runtime) or _reason(error))
 
 
 def _names() -> tuple[str, str, str]:
@@ -226,19 +234,26 @@ def _in_sweep() -> bool:
     return mode is not None and mode.name == "MULTIRUN"
 
 
-def _fail(status: int) -> None:
-    """End a single run with ``status``; in a sweep, note it and let the other cells go on."""
-    if _in_sweep() and status != 130:
-        config = HydraConfig.get()
-        note_failure(Path(config.runtime.output_dir), config.callbacks["sweep"].id, status)
-        return
-    sys.exit(status)
-
-
-def note_failure(folder: Path, sweep: str, status: int) -> None:
-    """Have the sweep know that the cell of this folder failed, whatever process it is in."""
+def _fail(status: int, reason: str) -> None:
+    """End a single run with ``status``; in a sweep, note the reason in the cell's folder and let the others go on."""
+    if not _in_sweep():
+        sys.exit(status)
+    config = HydraConfig.get()
+    folder = Path(config.sweep.dir) / config.sweep.subdir
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILED.format(sweep)).write_text(str(status), encoding="utf-8")
+    noted = {"words": list(config.overrides.task), "reason": reason}
+    (folder / FAILED.format(config.callbacks["sweep"].id)).write_text(json.dumps(noted), encoding="utf-8")
+
+
+def give_up(config: DictConfig, reason: str) -> None:
+    """A cell of a sweep that no process is left for is a failed one: ``config`` is its own, with Hydra's node."""
+    from udpbench.tracking.console import Console
+
+    HydraConfig.instance().set_config(config)
+    cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    ready = prepare(cfg, Console(worker=str(config.hydra.job.num)), config.hydra.runtime.choices)
+    _tell_failure(ChildProcessError(reason), ready, _as_recorded(ready, cfg), _record_path(ready, cfg), False)
+    _fail(1, reason)
 
 
 class Sweep(Callback):
@@ -250,6 +265,7 @@ class Sweep(Callback):
 
     def __init__(self, id: str) -> None:
         self.marker = FAILED.format(id)
+        self.cells: list[list[str]] = []  # the words of each; none if they are not known before they run
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Say how many cells there are, and have their files read and each of them composed once."""
@@ -267,17 +283,22 @@ class Sweep(Callback):
         if launcher == "basic":  # others compose in processes of their own
             compose_once()
         with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
-            n = len(grid(config))
-            say(f"sweep: {n} cell{'s' if n != 1 else ''}")
+            self.cells = grid(config)
+            say(f"sweep: {len(self.cells)} cell{'s' if len(self.cells) != 1 else ''}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say which cells failed.
+        """Say which cells failed, by the words in which they differ from others, and why.
 
         SystemExit passes through Hydra, which would turn any other exception into a warning.
         """
-        failed = sorted(Path(config.hydra.sweep.dir).rglob(self.marker))
-        if failed:
-            say(f"{len(failed)} of the sweep's cells failed: {', '.join(str(p.parent) for p in failed)}")
+        found = sorted(Path(config.hydra.sweep.dir).rglob(self.marker), key=lambda p: (len(p.parent.name), p))
+        common = set[str]().union(*self.cells[:1]).intersection(*self.cells) if self.cells[1:] else set[str]()
+        for i, file in enumerate(found):
+            noted = json.loads(file.read_text(encoding="utf-8"))
+            if i == 0:
+                say(f"{len(found)} of {len(self.cells) or 'the'} cells failed:")
+            say(f"  {' '.join(word for word in noted['words'] if word not in common)}: {noted['reason']}")
+        if found:
             sys.exit(1)
 
 

@@ -40,7 +40,7 @@ def workers_for(wanted: int | str, ready: Ready) -> int:
         return int(wanted)
     if ready.store.device.type != "cpu" or not ready.cell.victim.thing.embedded:
         return 1
-    arms = sum(stage.name in ("train", "edit") for stage in ready.store.missing(ready.graph.wanted))
+    arms = sum(stage.name in ("train", "edit") for stage in ready.store.missing(ready.wanted))
     return max(1, min(arms, room()))
 
 
@@ -114,7 +114,7 @@ def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: 
     ready = prepare(cfg, log, choices)
     try:
         with suppress(Exception), heeded(ready.store):
-            run(ready.graph, ready.store, together=True)
+            run(ready.graph, ready.store, together=True, scores=ready.scores)
     except SystemExit as stop:  # at once: nobody may be listening any more
         os._exit(int(stop.code or 0))
     log.curves.flush()

@@ -1,0 +1,163 @@
+"""Hydra's launchers ``local`` and ``ray``: cells in parallel on this machine, and as tasks of a Ray cluster.
+
+Their settings are in conf/hydra/launcher. Hydra takes launchers from packages named ``hydra_plugins`` only. Its own for
+one machine, joblib, gives up the whole sweep when a worker is killed, as the system does when memory runs out; its own
+for Ray needs versions of cloudpickle and dateutil that others no longer go with.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra.conf import HydraConf
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+Job = dict[str, Any]  # the configuration of one, resolved: without Hydra's objects, which not every pickle takes
+Ended = JobReturn | str  # the result of a job, or why there is none
+KILLED = "was killed, as the system does when memory runs out"
+
+
+class _Parallel(Launcher):
+    """Jobs in other processes; one whose worker is lost for good is a failed one, and the others go on."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what a job is made of."""
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Run the jobs; their results in the order in which they were given."""
+        setup_globals()
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        jobs = {initial_job_idx + i: list(words) for i, words in enumerate(job_overrides)}
+        found = self.run(jobs)
+        return [self._lost(n, jobs[n], end) if isinstance(end, str) else end for n, end in sorted(found.items())]
+
+    def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
+        """How each job has ended, by its number; ``jobs``: their words."""
+        raise NotImplementedError
+
+    def job(self, number: int, words: list[str]) -> Job:
+        """A job, which ``_run`` runs."""
+        job = self.loader.load_sweep_config(self.config, words)
+        with open_dict(job):
+            job.hydra.job.id, job.hydra.job.num = f"{job.hydra.job.name}_{number}", number
+            job.hydra.runtime.output_dir = str(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
+        return OmegaConf.to_container(job, resolve=True)  # type: ignore[return-value]
+
+    def _lost(self, number: int, words: list[str], why: str) -> JobReturn:
+        from udpbench.commands.run import give_up
+
+        give_up(_composed(self.job(number, words)), f"its worker {why}")
+        return JobReturn(status=JobStatus.COMPLETED)  # the sweep knows by then, and ends as it does for any failed cell
+
+
+class LocalLauncher(_Parallel):
+    """``n_jobs``: cells at a time; ``max_retries``: how often a cell whose process was killed begins again."""
+
+    def __init__(self, n_jobs: int, max_retries: int) -> None:
+        self.n_jobs, self.max_retries = n_jobs, max_retries
+
+    def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
+        """Each process is a pool of its own: one that is killed takes none of the others with it."""
+        waiting, kills, found = deque(jobs), dict.fromkeys(jobs, 0), {}
+        idle = [_pool() for _ in range(min(self.n_jobs, len(jobs)))]
+        busy: dict[Future[JobReturn], tuple[int, ProcessPoolExecutor]] = {}
+        try:
+            while waiting or busy:
+                while waiting and idle:
+                    number, pool = waiting.popleft(), idle.pop()
+                    busy[pool.submit(_run, self.job(number, jobs[number]))] = number, pool
+                for done in wait(busy, return_when=FIRST_COMPLETED).done:
+                    number, pool = busy.pop(done)
+                    try:
+                        found[number] = done.result()
+                    except BrokenProcessPool:
+                        pool, kills[number] = _pool(), kills[number] + 1
+                        if kills[number] <= self.max_retries:
+                            sys.stderr.write(f"[{number}] its worker {KILLED}; it begins again\n")
+                            waiting.appendleft(number)
+                        else:
+                            found[number] = f"{KILLED}, {kills[number]} times"
+                    idle.append(pool)
+        finally:
+            for process in multiprocessing.active_children() if busy else ():  # interrupted: they write checkpoints
+                process.terminate()
+            for pool in [*idle, *(pool for _, pool in busy.values())]:
+                pool.shutdown()
+        return found
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin)
+
+
+def _begin() -> None:
+    """In a process of its own: Ctrl-C reaches the main process, which stops the others; it ends with the main one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class RayLauncher(_Parallel):
+    """``init``: words of ``ray.init``; ``task``: of ``ray.remote``."""
+
+    def __init__(self, init: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+        self.init, self.task = dict(init), dict(task)
+
+    def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
+        """Ray sees to workers that are lost, as ``task.max_retries`` says."""
+        import ray
+
+        ray.init(**{"ignore_reinit_error": True} | self.init)
+        remote = ray.remote(**self.task)(_run)
+        tasks = {number: remote.remote(self.job(number, words)) for number, words in jobs.items()}
+        found: dict[int, Ended] = {}
+        for number, task in tasks.items():
+            try:
+                found[number] = ray.get(task)
+            except ray.exceptions.RayError as error:
+                found[number] = f"was lost: {str(error).splitlines()[0]}"
+        return found
+
+
+def _run(job: Job) -> JobReturn:
+    """One job, in a worker."""
+    from udpbench.commands.run import main
+
+    setup_globals()
+    return run_job(
+        hydra_context=HydraContext(config_loader=None, callbacks=Callbacks()),  # type: ignore[arg-type]
+        config=_composed(job),
+        task_function=main.__wrapped__,  # type: ignore[attr-defined]
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+
+
+def _composed(job: Job) -> DictConfig:
+    """The configuration as Hydra knows it."""
+    config = OmegaConf.create({key: value for key, value in job.items() if key != "hydra"})
+    config.hydra = OmegaConf.structured(HydraConf)  # by whose type Hydra knows its node
+    with open_dict(config.hydra):
+        config.hydra.merge_with(job["hydra"])
+    return config

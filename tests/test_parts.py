@@ -1,0 +1,44 @@
+"""Pictures made by one process and scored by another, and what two commands at once may not share."""
+
+from __future__ import annotations
+
+import pytest
+from shared import composed
+from test_drawn_damage import measured, once
+
+from udpbench.commands import common
+from udpbench.core.errors import ConfigError
+from udpbench.results.record import read_records
+
+pytestmark = pytest.mark.slow
+
+CELL = (
+    "protect=noise", "arms=[clean,protected]", "data.train=2", "data.reference=4", "data.validation=0", "data.heldout=0", "task.steps=2",
+    "task.pictures=4", "task.sample_steps=1", "metrics.bundle.kernel_distance.minimum=4", "runtime.device=cpu", "runtime.workers=1",
+)  # fmt: skip
+
+
+def test_pictures_made_at_one_place_and_scored_at_another_make_the_record_of_one_go(tiny, tmp_path):
+    def cell(out: str, stages: str = "all"):
+        return composed(tiny, *CELL, f"runtime.out={tmp_path / out}", f"runtime.stages={stages}")
+
+    whole = once(cell("one"))
+    with pytest.raises(ConfigError, match="runtime.stages=scores: data clean is not done yet, nor are 5 other stages; "
+                       "the same command with runtime.stages=pictures does them"):  # fmt: skip
+        once(cell("two", "scores"))
+    assert once(cell("two", "pictures")) is None
+    assert not (tmp_path / "two" / "records").exists()
+    assert not (tmp_path / "two" / "store" / "score").exists()
+    scored = once(cell("two", "scores"))
+    assert {s["name"].split()[0] for s in scored["stages"] if not s["cached"]} == {"score"}
+    assert measured(scored) == measured(whole)
+    assert [r["status"] for r in read_records(tmp_path / "two" / "records")] == ["ok"]
+
+
+def test_sweeps_that_start_in_the_same_second_share_no_folder():
+    one, two = (common.composed([]).hydra for _ in range(2))
+    for kind in ("run", "sweep"):
+        mine, other = (config[kind].dir.rpartition("-")[2] for config in (one, two))
+        assert mine != other
+        assert len(mine) == 8
+    assert one.callbacks.sweep.id != two.callbacks.sweep.id
