@@ -70,7 +70,7 @@ def wrong(tiny, tmp_path, monkeypatch, capsys):
 
 COMMANDS = {
     "protect=foo": "error: no protect 'foo'; python -m udpbench list protect shows all ",
-    "protect=eudb": "error: no protect 'eudb'; did you mean eudp or udp? python -m udpbench list protect shows all ",
+    "protect=eudb": "error: no protect 'eudb'; did you mean eudp? python -m udpbench list protect shows all ",
     "protect.foo=1": "error: Could not override 'protect.foo'. There is no such setting; python -m udpbench --help shows those there are",
     "+protect.foo=1": "unexpected keyword argument 'foo'",
     "no_equals_sign": "error: ",

@@ -28,15 +28,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 CELLS = {
     "training": (*CELL, "arms=[upper_bound,clean,purified]", "protected_fraction=0.5"),
     "edits": (
-        "task=img2img", "~task.pictures", "~metrics.bundle.edit_vif", "task.sample_steps=2", "protect=noise", "attack=jpeg", "arms=[clean,purified]", "data.train=2",
-        "runtime.device=cpu", "runtime.threads=1", "runtime.workers=1",
+        "task=img2img", "~task.pictures", "~metrics.bundle.edit_vif", "task.sample_steps=2", "protect=diffvax", "protect.mask=centre", "protect.iterations=4",
+        "protect.save_every=1", "protect.widths=[8,16]", "attack=jpeg", "arms=[clean,purified]", "data.train=2", "runtime.device=cpu", "runtime.threads=1", "runtime.workers=1",
     ),
 }  # fmt: skip
-# Kind of stage -> the cell that has it; in the order of the work.
-KINDS = {
-    "data": "training", "class": "training", "protect": "training", "mixed": "training", "attack": "training", "train": "training",
-    "generate": "training", "upper_bound": "training", "edit": "edits", "score": "edits",
-}  # fmt: skip
+# Kinds of stages in the order of the work, and the cells that have them.
+ORDER = ("data", "class", "protect", "mixed", "attack", "train", "generate", "upper_bound", "edit", "score")
+KINDS = [*((kind, "training") for kind in ORDER if kind != "edit"), ("protect", "edits"), ("edit", "edits")]
 
 
 @pytest.fixture(scope="module")
@@ -79,20 +77,20 @@ def dies(cfg: DictConfig, kind: str, seconds: float) -> None:
 
 def test_killed_in_any_kind_of_stage_and_resumed_the_record_is_as_in_one_go(whole, tmp_path):
     rng, wanted = random.Random(0), max(3, DRAWS // 8)
-    kinds = rng.sample(list(KINDS), len(KINDS))
+    kinds = rng.sample(KINDS, len(KINDS))
     kills, tries = dict.fromkeys(KINDS, 0), 0
     while sum(kills.values()) < wanted:
-        kind = kinds[sum(kills.values()) % len(kinds)]
-        where, record, configured = whole(KINDS[kind])
+        kind, cell = kinds[sum(kills.values()) % len(kinds)]
+        where, record, configured = whole(cell)
         out, took = tmp_path / str(tries), max(s["seconds"] for s in record["stages"] if s["name"].split()[0] == kind)
         shutil.copytree(where, out, symlinks=True)
-        for later in [*list(KINDS)[list(KINDS).index(kind) :], "content"]:
+        for later in [*ORDER[ORDER.index(kind) :], "content"]:
             shutil.rmtree(out / "store" / later, ignore_errors=True)
         shutil.rmtree(out / "records")
         process = fork.Process(target=dies, args=(configured(out), kind, rng.uniform(0, took + 0.05)))
         process.start()
         process.join()
-        kills[kind] += process.exitcode == -signal.SIGKILL
+        kills[kind, cell] += process.exitcode == -signal.SIGKILL
         assert process.exitcode in (0, -signal.SIGKILL)
         once(configured(out))
         check_record(out, record)
