@@ -65,7 +65,7 @@ STOPPED = "interrupted; the same command goes on where this one stopped"
 
 def trains(root: Path) -> bool:
     """Whether a job is at its training, which takes a while: it has begun since it last wrote a checkpoint."""
-    began = [path for path in root.glob("out/store/train/*.part/_begun.json")]
+    began = list(root.glob("out/store/train/*.part/_begun.json"))
     saved = [path.with_name("checkpoint.pt") for path in began]
     return any(not s.exists() or s.stat().st_mtime < b.stat().st_mtime for b, s in zip(began, saved, strict=True))
 
