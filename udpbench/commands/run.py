@@ -250,7 +250,7 @@ def give_up(config: DictConfig, reason: str) -> None:
     from udpbench.tracking.console import Console
 
     HydraConfig.instance().set_config(config)
-    cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     ready = prepare(cfg, Console(worker=str(config.hydra.job.num)), config.hydra.runtime.choices)
     _tell_failure(ChildProcessError(reason), ready, _as_recorded(ready, cfg), _record_path(ready, cfg), False)
     _fail(1, reason)
