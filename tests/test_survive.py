@@ -23,14 +23,14 @@ SHORT = {
 # PSNR in dB of ramp and photograph: a scale, range or rounding gone wrong is outside.
 WINDOWS = {
     "best_of": ((50, 70), (18, 24)),
-    "bridge": ((25, 45), (25, 45)),
+    "bridge": ((40, 53), (25, 53)),
     "ddspure": ((33, 39), (24, 30)),
     "diffpure": ((25, 31), (18, 23)),
     "diffpure_sde": ((19, 25), (15, 20)),
     "gridpure": ((36, 43), (26, 32)),
-    "impress": ((20, 50), (20, 50)),
-    "impress_pp": ((20, 50), (20, 50)),
-    "insight": ((20, 50), (20, 50)),
+    "impress": ((30, 37), (28, 34)),
+    "impress_pp": ((24, 30), (23, 29)),
+    "insight": ((21, 27), (22, 28)),
     "pdm_pure": ((27, 33), (18, 24)),
     "sdedit": ((18, 24), (13, 19)),
     "sdedit_denoise": ((18, 24), (14, 20)),
