@@ -32,6 +32,15 @@ class Drawn:
     most: int  # how many of their size keep their layers at once
 
 
+def loss_in_parts(model: Diffusion, z: Tensor, cond: Cond, t: Tensor, noise: Tensor, most: int) -> Tensor:
+    """``model.loss``; of more than ``most`` inputs in parts, whose layers are not kept but computed again for the
+    gradient, one part's at a time."""
+    if len(z) <= most:
+        return model.loss(z, cond, t, noise)
+    parts = zip(z.split(most), map(Cond, cond.hidden.split(most)), t.split(most), noise.split(most), strict=True)
+    return torch.cat([checkpoint(model.loss, *part, use_reentrant=False) for part in parts])
+
+
 def losses_of(trainable: Trainable, drawn: Sequence[Drawn]) -> list[Tensor]:
     """Denoising losses (N,) of each of ``drawn``, by one pass of the model over all latents of a size; over more pixels
     than ``run.grad_batch`` allows by several, whose layers are computed again for the gradient, a part at a time."""
@@ -39,12 +48,7 @@ def losses_of(trainable: Trainable, drawn: Sequence[Drawn]) -> list[Tensor]:
     for group in by_size([one.z[0] for one in drawn]):
         mine = [drawn[i] for i in group]
         z, t, noise = (torch.cat(parts) for parts in zip(*((one.z, one.t, one.noise) for one in mine), strict=True))
-        cond, n = _embedded(trainable.model, mine), mine[0].most
-        if len(z) <= n:
-            losses = trainable.model.loss(z, cond, t, noise)
-        else:
-            parts = zip(z.split(n), map(Cond, cond.hidden.split(n)), t.split(n), noise.split(n), strict=True)
-            losses = torch.cat([checkpoint(trainable.model.loss, *part, use_reentrant=False) for part in parts])
+        losses = loss_in_parts(trainable.model, z, _embedded(trainable.model, mine), t, noise, mine[0].most)
         for i, part in zip(group, losses.split([len(one.t) for one in mine]), strict=True):
             found[i] = part
     return found

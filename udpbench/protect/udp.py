@@ -23,12 +23,13 @@ from torch.optim import Optimizer
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
+from udpbench.core.images import room
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.optim.fit import FitSettings, fit, resumed, save_state
 from udpbench.optim.pgd import Loss, first_images, handed_over, pgd
 from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
-from udpbench.optim.training_set import TrainingSet
+from udpbench.optim.training_set import TrainingSet, loss_in_parts
 from udpbench.optim.transforms import flip
 
 STATE = "udp.ckpt"
@@ -199,8 +200,9 @@ class UDP(Protection):
             z = model.encode(x)
             many, t, noise = drawn(z, index)
             run.tally("unet_image", len(t))
+            most = room(run.grad_batch, *x.shape[-2:])
             with autocast:
-                return model.loss(z.repeat_interleave(n, 0), many, t, noise).view(len(x), n).mean(1)
+                return loss_in_parts(model, z.repeat_interleave(n, 0), many, t, noise, most).view(len(x), n).mean(1)
 
         def clean(x: Tensor, index: list[int]) -> Tensor:
             """First-order term of L_clean(theta - lr grad L_perturbed(theta)): minus the product of the two gradients.
