@@ -73,7 +73,8 @@ class LocalLauncher(_Parallel):
 
     def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
         """Each process is a pool of its own: one that is killed takes none of the others with it."""
-        waiting, kills, found = deque(jobs), dict.fromkeys(jobs, 0), {}
+        waiting, kills = deque(jobs), dict.fromkeys(jobs, 0)
+        found: dict[int, Ended] = {}
         idle = [_pool() for _ in range(min(self.n_jobs, len(jobs)))]
         busy: dict[Future[JobReturn], tuple[int, ProcessPoolExecutor]] = {}
         try:
