@@ -78,7 +78,7 @@ def test_what_is_wrong_is_one_error_with_all_lines(local):
     with pytest.raises(ConfigError) as error:
         udpbench.run(*local, "budget.eps=300", seed=-1)
     assert len(str(error.value).splitlines()) == 2
-    with pytest.raises(ConfigError, match="Could not find 'protect/nosuch'"):
+    with pytest.raises(ConfigError, match="no protect 'nosuch'"):
         udpbench.run(protect="nosuch")
     with pytest.raises(ConfigError, match="there is no folder .*nowhere"):
         udpbench.protect("nowhere", None, *local, protect="noise")

@@ -183,7 +183,7 @@ def test_a_model_brings_them_and_a_word_takes_them_back(node, task):
             assert got == want, (group, option)
         assert cfg.like.lr == 5e-7
         assert "judge" not in cfg.metrics.bundle
-        assert cfg.runtime.grad_batch == 16
+        assert cfg.runtime.grad_batch == 64  # of 128 px: four of 512
     cfg = of_the_command_line(*SD, f"task={task}", "family=micro")
     assert cfg.task == node("task", task)
     assert cfg.protect == node("protect", "eudp")

@@ -93,4 +93,5 @@ def export_upscaler(work: Path) -> None:
         shutil.copytree(Path(lender.path) / name, out / name)
     kept = build.WEIGHTS / "logs" / "micro_x4"
     kept.mkdir(parents=True, exist_ok=True)
-    shutil.copy(work / "upscaler.log", kept)
+    if (work / "upscaler.log").exists():
+        shutil.copy(work / "upscaler.log", kept)
