@@ -100,8 +100,9 @@ class Dies(Protection):
         self.when, self.mark = when, mark
 
     def protect(self, owner, budget, surrogate, run):
-        if self.when == "always" or not Path(self.mark).exists():
-            Path(self.mark).touch()
+        first = Path(f"{self.mark}-{self.when}")  # of its own: the other cell may be asked earlier
+        if self.when == "always" or not first.exists():
+            first.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return [1 - x for x in owner.images]
 
