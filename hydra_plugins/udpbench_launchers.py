@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -107,16 +106,10 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def _begin() -> None:
-    """In a process of its own: Ctrl-C reaches the main process, which stops the others; it ends with the main one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """In a process of its own, which writes a checkpoint if the main one has ended."""
+    from udpbench.commands.signals import leave_to_parent
 
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    leave_to_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 class RayLauncher(_Parallel):

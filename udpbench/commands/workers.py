@@ -24,7 +24,7 @@ from torch import Tensor
 from udpbench.benchmark.run import run
 from udpbench.commands.common import Ready, prepare
 from udpbench.commands.machine import idle_cores, room
-from udpbench.commands.signals import heeded
+from udpbench.commands.signals import heeded, leave_to_parent
 from udpbench.core.memory import keep_freed_memory
 from udpbench.interfaces import Log
 from udpbench.tracking.track import Buffered, Start
@@ -104,8 +104,7 @@ def _devices(first: torch.device) -> Iterator[torch.device]:
 
 def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: int, end: Connection) -> None:
     """Do stages until the cell is finished, or until one of them fails, which the main process then meets."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops the workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    leave_to_parent(lambda: os._exit(1))
     keep_freed_memory()
     torch.set_num_threads(threads)
     cfg = OmegaConf.create(whole)
@@ -119,13 +118,6 @@ def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: 
         os._exit(int(stop.code or 0))
     log.curves.flush()
     log.send("computed", ready.store.computed)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 class Forwarded(Log):
