@@ -37,6 +37,7 @@ LAUNCHERS = {
     "submitit_local": SUBMITIT,
     "submitit_slurm": SUBMITIT,
 }
+COMPOSED_HERE = ("basic", "local", "ray")  # launchers of which this process composes the cells, not each its own
 # Presets of launchers have the names of their plugins, of which Hydra says that another name may be asked for one day.
 # Set where this file is read: a launcher's processes read it before they compose a cell.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated", category=UserWarning)
@@ -280,7 +281,7 @@ class Sweep(Callback):
             say(f"error: hydra/launcher={launcher} needs {package}: pip install 'udpbench[{extra}]'")
             sys.exit(2)
         read_files_once()
-        if launcher == "basic":  # others compose in processes of their own
+        if launcher in COMPOSED_HERE:
             compose_once()
         with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
             self.cells = grid(config)
