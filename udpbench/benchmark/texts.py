@@ -56,7 +56,8 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
     owner = Owner([], [], told, token=cell.data.thing.token or "", class_prompt=facts.class_prompt or "")
     task, asked = cell.task.thing, cell.task.thing.asks(facts)
     purified = [facts.instance_prompt, *cell.attack.thing.asks()]
-    steered = [text for name, text in cell.attack.thing.sampling().items() if name == "negative_prompt"]
+    sampling = cell.attack.thing.sampling()
+    steered = [sampling["negative_prompt"]] if "negative_prompt" in sampling else []
 
     def of_task(words: Words) -> int:
         words.check([], steered)

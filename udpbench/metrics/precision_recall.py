@@ -20,11 +20,12 @@ def precision_recall(got: Tensor, ref: Tensor, k: int = 3) -> tuple[float, float
         raise ValueError(f"precision/recall: sets of equal size are needed, given {len(got)} and {len(ref)} pictures")
     # Of a point as far as the k-th neighbour, rounding would say otherwise now and then.
     ours, theirs = (radii(points, k) * (1 + ROUNDING) for points in (got, ref))
-    inside, first, reached = 0, 0, torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
+    inside, done, reached = 0, 0, torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
     for rows in chunks(got, ref):
-        apart, reach = distances(rows, ref), ours[first : (first := first + len(rows)), None]
+        apart, reach = distances(rows, ref), ours[done : done + len(rows)]
         inside += int((apart <= theirs).any(1).sum())
-        reached |= (apart <= reach).any(0)
+        reached |= (apart <= reach[:, None]).any(0)
+        done += len(rows)
     return inside / len(got), int(reached.sum()) / len(ref)
 
 

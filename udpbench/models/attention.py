@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from udpbench.models.folder import read_json
+from udpbench.models.headers import read_json
 
 KINDS = {"self": "attn1", "cross": "attn2"}  # diffusers' names in a transformer block
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from udpbench.core.component import check_numbers
 from udpbench.models.diffusion import Diffusion
-from udpbench.models.folder import INDEX, UNUSED, read_json
+from udpbench.models.folder import INDEX, UNUSED
+from udpbench.models.headers import read_json
 from udpbench.models.latent import LatentDiffusion
 
 
