@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,10 +18,11 @@ from forked import Command
 from shared import on
 from test_stage import make, start, wait_for
 from test_workers import alive
+from tqdm import tqdm
 
 from udpbench.benchmark.store import Store
 from udpbench.commands import signals
-from udpbench.commands.signals import HEEDED, heeded
+from udpbench.commands.signals import HEEDED, heeded, leave_to_parent
 from udpbench.core.errors import Stopped
 from udpbench.interfaces import Run
 from udpbench.optim.fit import FitSettings, fit
@@ -149,3 +153,20 @@ def test_two_processes_at_a_cell_write_their_checkpoints_and_the_same_command_go
     assert status == 0, said
     assert "error" not in said
     assert [r["status"] for r in read_records(tmp_path / "records")] == ["ok"]
+
+
+def _with_a_bar(end) -> None:
+    leave_to_parent(lambda: None)
+    bar = tqdm([], file=io.StringIO())
+    end.send(isinstance(bar.get_lock(), type(threading.RLock())))
+
+
+@pytest.mark.slow
+def test_a_process_that_another_one_started_leaves_no_semaphore_of_bars():
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_with_a_bar, args=(theirs,))
+    process.start()
+    assert ours.poll(60)
+    assert ours.recv()
+    process.join()

@@ -66,7 +66,14 @@ def heeded(store: Store) -> Iterator[None]:
 
 def leave_to_parent(ended: Callable[[], None]) -> None:
     """In a process that another one started: Ctrl-C is that one's to hear, and to stop this one; ``ended`` is called in
-    a thread when it has ended."""
+    a thread when it has ended.
+
+    The bars that libraries make, which nobody sees here, share no semaphore with other processes: this one may end at
+    once, and Python would warn of what it left.
+    """
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
     parent = multiprocessing.parent_process()
     assert parent is not None
 
