@@ -64,6 +64,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "snr_random_start": {"times": "snr", "random_start": True},
     "snr_random_start_wide_steps": {"times": "snr", "random_start": True, "step_size": 4.0},
     "wide_steps": {"step_size": 4.0},
+    "more_steps": {"image_steps": 20},
+    "snr_more_steps": {"times": "snr", "image_steps": 20},
 }
 
 
