@@ -1,11 +1,12 @@
 """UDP's settings against training from scratch: a choice on development pictures, and a trial on others.
 
-    python experiments/udp/choose.py RUNG [NAME ... SEED ...]
+    python experiments/udp/choose.py RUNG [NAME ... SEED ... root=DIR]
 
 tries the named settings (without names all of ``SETTINGS``) under the seeds (without any 0 and 1) at the length of a
 rung and adds a line for each to ``development/RUNG.jsonl``; what is there is not computed again. All pictures are of
 draw 1 of ``data=toyworld_many``, which is for development; of the rung ``test`` they are of draws 2, 3 and 4, one for
-each seed.
+each seed; of the rung ``photos`` they are automobiles and horses of CIFAR-10, other ones for each seed, and a word
+``root=DIR`` says where it is (as ``data=cifar10 data.root=DIR``).
 
 A try protects pictures, trains a victim from scratch on them and measures what the published objective speaks of, how
 far that victim is from the *clean* distribution: its denoising loss on clean pictures that nobody trained on, with
@@ -26,7 +27,8 @@ from typing import Any
 import torch
 
 from udpbench.core.budget import Linf, measure
-from udpbench.core.images import as_saved, write_png
+from udpbench.core.images import as_saved, read_folder, write_png
+from udpbench.data.cifar10 import Cifar10
 from udpbench.interfaces import Owner, Run
 from udpbench.models.pixel import FreshPixel, PixelDiffusion
 from udpbench.protect.noise import Noise
@@ -37,12 +39,14 @@ from udpbench.world import renderer
 HERE = Path(__file__).parent / "development"
 LEVELS, TIMES = 8, 20
 SEEDS, TEST_SEEDS = (0, 1), (2, 3, 4)
+TESTS = ("test", "photos")
 # Side of the pictures, how many, widths of the UNet, steps of the victim.
 RUNGS: dict[str, tuple[int, int, list[int], int]] = {
     "short": (16, 200, [16, 32, 32], 400),
     "longer": (16, 200, [16, 32, 32], 1200),
     "wide": (32, 500, [16, 64, 64], 1500),
     "test": (16, 200, [16, 32, 32], 400),
+    "photos": (32, 500, [16, 32, 32], 800),
 }
 # What differs from a surrogate that trains as long as the victim, in five rounds; "clean" and "noise" are the controls.
 LONG: dict[str, Any] = {"rounds": 5, "image_steps": 10, "model_steps": 1 / 5, "surrogate_init": "random"}
@@ -69,8 +73,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def pictures(part: str, n: int, size: int, draw: int) -> list[torch.Tensor]:
-    """The first pictures of a part of a draw, as ``data=toyworld_many data.draw=DRAW`` writes them."""
+def pictures(part: str, n: int, size: int, draw: int, root: str | None) -> list[torch.Tensor]:
+    """The first pictures of a part of a draw, as ``data=toyworld_many data.draw=DRAW`` writes them; with ``root`` the
+    draw's photographs, of which no other draw has one (the held-out ones are the same for all)."""
+    if root is not None:
+        first = draw * n if part == "train" else 0
+        classes = ["automobile", "horse"]
+        data = Cifar10(root=root, classes=classes, train=first + n, reference=1, heldout=n)
+        with tempfile.TemporaryDirectory() as folder:
+            data.write(Path(folder), Run(0))
+            return list(read_folder(Path(folder) / part).values())[first:]
     scenes = renderer.draw(n, Run(0).rng("toyworld_many", part, draw))
     return [as_saved(x) for x in renderer.render(scenes, size)]
 
@@ -98,13 +110,13 @@ def clean_loss(victim: PixelDiffusion, held: list[torch.Tensor]) -> list[float]:
     return losses
 
 
-def tried(name: str, rung: str, seed: int) -> dict[str, Any]:
+def tried(name: str, rung: str, seed: int, root: str | None) -> dict[str, Any]:
     """One setting under one seed."""
     size, n, widths, steps = RUNGS[rung]
-    run, draw = Run(seed), seed if rung == "test" else 1
+    run, draw = Run(seed), seed if rung in TESTS else 1
     model = FreshPixel("ddpm", size, widths, layers=1, attention=[2], groups=8).on(run)
     names = [f"{i:05d}.png" for i in range(n)]
-    owner = Owner(images=pictures("train", n, size, draw), names=names, prompts=[""] * n)
+    owner = Owner(images=pictures("train", n, size, draw, root), names=names, prompts=[""] * n)
     start = time.process_time()
     made = protect(name, owner, steps, model, run)
     spent = time.process_time() - start
@@ -124,7 +136,7 @@ def tried(name: str, rung: str, seed: int) -> dict[str, Any]:
             write_png(Path(folder) / "train" / file, x)
         task.train(Path(folder) / "train", Path(folder) / "out", model, run)
         victim = model.with_tuned(Path(folder) / "out" / f"step_{steps}")
-        losses = clean_loss(victim, pictures("heldout", n, size, draw))
+        losses = clean_loss(victim, pictures("heldout", n, size, draw, root))
     rms = sum(measure(a, b)["rms"] for a, b in zip(owner.images, made, strict=True)) / n
     return {
         "setting": name, "seed": seed, "loss": sum(losses) / TIMES, "losses": losses, "rms": rms,
@@ -137,12 +149,18 @@ def main(rung: str, *names: str) -> None:
     file = HERE / f"{rung}.jsonl"
     file.parent.mkdir(exist_ok=True)
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    seeds = [int(name) for name in names if name.isdigit()] or (TEST_SEEDS if rung == "test" else SEEDS)
+    seeds = [int(name) for name in names if name.isdigit()] or (TEST_SEEDS if rung in TESTS else SEEDS)
+    root = next((name.removeprefix("root=") for name in names if name.startswith("root=")), None)
+    if (root is None) == (rung == "photos"):
+        sys.exit("error: the rung photos, and no other, takes a word root=DIR, the folder of CIFAR-10")
+    settings = [name for name in names if not name.isdigit() and not name.startswith("root=")]
+    if unknown := set(settings) - SETTINGS.keys():
+        sys.exit(f"error: unknown settings: {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}")
     for seed in seeds:
-        for name in [name for name in names if not name.isdigit()] or SETTINGS:
+        for name in settings or SETTINGS:
             if any((row["setting"], row["seed"]) == (name, seed) for row in rows):
                 continue
-            row = tried(name, rung, seed)
+            row = tried(name, rung, seed, root)
             said = f"{rung} seed {seed} {name}: {row['loss']:.5f}, rms {row['rms']:.2f}, {row['cpu_s']:.0f} s"
             sys.stdout.write(said + "\n")
             sys.stdout.flush()
