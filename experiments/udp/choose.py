@@ -12,6 +12,10 @@ A try protects pictures, trains a victim from scratch on them and measures what 
 far that victim is from the *clean* distribution: its denoising loss on clean pictures that nobody trained on, with
 the same (t, noise) for all. Beside the settings are clean pictures and noise. The same seeds for all make the
 differences paired.
+
+    python experiments/udp/choose.py table RUNG
+
+says what has been found, as Markdown.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,7 @@ from udpbench.interfaces import Owner, Run
 from udpbench.models.pixel import FreshPixel, PixelDiffusion
 from udpbench.protect.noise import Noise
 from udpbench.protect.udp import UDP
+from udpbench.results.intervals import generator, paired_interval
 from udpbench.task.ddpm import Ddpm
 from udpbench.world import renderer
 
@@ -144,7 +150,30 @@ def tried(name: str, rung: str, seed: int, root: str | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def table(rung: str) -> Iterator[str]:
+    """Markdown: harm, by how many thousandths a victim's loss is above that of the clean victim of its seed; beside
+    noise's as mean over the seeds with its t interval."""
+    rows = [json.loads(line) for line in (HERE / f"{rung}.jsonl").read_text().splitlines()]
+    seeds = sorted({row["seed"] for row in rows})
+    clean = {row["seed"]: row["loss"] for row in rows if row["setting"] == "clean"}
+    harm = {(row["setting"], row["seed"]): 1000 * (row["loss"] - clean[row["seed"]]) for row in rows}
+    yield f"| setting | RMS (/255) | {' | '.join(f'seed {seed}' for seed in seeds)} | above noise | CPU s |"
+    yield "|:--|--:|" + "--:|" * (len(seeds) + 2)
+    for name in [name for name in SETTINGS if name != "clean" and any(key[0] == name for key in harm)]:
+        mine = [row for row in rows if row["setting"] == name]
+        means = [sum(row[key] for row in mine) / len(mine) for key in ("rms", "cpu_s")]
+        each = [f"{harm[name, seed]:.2f}" if (name, seed) in harm else "-" for seed in seeds]
+        beside = {("", seed): harm[name, seed] - harm["noise", seed] for seed in seeds if (name, seed) in harm}
+        found = paired_interval(beside, generator(0, name))
+        bounds = "" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
+        above = "" if name == "noise" else f"{found.mean:+.2f}{bounds}"
+        yield f"| {name} | {means[0]:.2f} | {' | '.join(each)} | {above} | {means[1]:.0f} |"
+
+
 def main(rung: str, *names: str) -> None:
+    if rung == "table":
+        sys.stdout.writelines(f"{line}\n" for line in table(*names))
+        return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     file = HERE / f"{rung}.jsonl"
     file.parent.mkdir(exist_ok=True)
