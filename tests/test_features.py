@@ -12,7 +12,7 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.interfaces import Run
 from udpbench.metrics.frechet_distance import FrechetDistance
 from udpbench.models import efficientnet, features
@@ -40,7 +40,7 @@ def fresh_memo() -> Iterator[None]:
 
 def photo(name: str, size: int) -> Tensor:
     picture = torch.from_numpy(np.array(getattr(skimage.data, name)())).permute(2, 0, 1).float() / 255
-    return images.fit_square(picture, size)[None]
+    return pixels.fit_square(picture, size)[None]
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -258,7 +258,7 @@ def test_features_take_part_in_autograd(tmp_path):
 def test_efflite0_smooths_then_resizes_then_sees(tmp_path, lite0):
     folder = write(tmp_path / "a", {"0.png": noise(3, 40, 56)})
     x = images.read(folder / "0.png")[None]
-    expected = lite0(images.resize(images.smooth(x, 1.5), 64))
+    expected = lite0(pixels.resize(pixels.smooth(x, 1.5), 64))
     got = EfficientNetLite0(size=64, blur_sigma=1.5).of(folder, Run())
     assert torch.allclose(got, expected, atol=1e-5)
     assert not torch.allclose(got, EfficientNetLite0(size=64).of(folder, Run()), atol=1e-2)
@@ -269,8 +269,8 @@ def test_smoothing_is_scipys_gaussian():
 
     x = noise(1, 3, 17, 23).double()
     expected = gaussian_filter(x[0].numpy(), (0, 1.3, 1.3), mode="nearest", truncate=3 + 0.1)  # radius 4
-    assert np.allclose(images.smooth(x, 1.3)[0].numpy(), expected, atol=1e-9)
-    assert images.smooth(x, 0) is x
+    assert np.allclose(pixels.smooth(x, 1.3)[0].numpy(), expected, atol=1e-9)
+    assert pixels.smooth(x, 0) is x
 
 
 @pytest.mark.parametrize("bad", [{"size": 4}, {"blur_sigma": -1.0}, {"blur_sigma": 99.0}])

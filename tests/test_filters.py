@@ -26,7 +26,7 @@ from udpbench.attack.resize import Resize
 from udpbench.attack.rotate_crop_erase import RotateCropErase
 from udpbench.attack.tone_curve import ToneCurve
 from udpbench.attack.tvm import Tvm, divergence, gradient, minimised
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.interfaces import Run
 
 
@@ -36,7 +36,7 @@ def of(attack, x: torch.Tensor, name: str = "a.png", seed: int = 0) -> torch.Ten
 
 def photo(height: int = 64, width: int = 96) -> torch.Tensor:
     """A part of a photograph, 8-bit."""
-    return images.as_saved(images.resize(images.from_pil(Image.fromarray(data.astronaut()))[None], (height, width))[0])
+    return images.as_saved(pixels.resize(images.from_pil(Image.fromarray(data.astronaut()))[None], (height, width))[0])
 
 
 RAMP = images.as_saved(torch.stack([torch.linspace(a, 1 - a, 80).expand(48, 80) for a in (0.0, 0.1, 0.9)]))

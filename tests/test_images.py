@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageCms
 
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.core.digest import files_digest
 from udpbench.interfaces import Run
 
@@ -331,7 +331,7 @@ def test_batches_are_bounded_by_pixels_and_squares_are_cut_while_reading(tmp_pat
     assert (images.at_once(8, 12, 20), images.at_once(8, 8, 8), images.at_once(1, 999, 999)) == (2, 8, 1)
     ((names, squares),) = images.iterate(tmp_path, 8, side=6)
     assert names == [f"{name}.png" for name in "abcdef"]
-    want = [images.fit_square(images.read(tmp_path / name), 6) for name in names]
+    want = [pixels.fit_square(images.read(tmp_path / name), 6) for name in names]
     assert torch.equal(squares, torch.stack(want))
     assert torch.equal(torch.stack(list(images.read_folder(tmp_path, 6).values())), squares)
 
@@ -368,10 +368,10 @@ def test_iterate_reads_no_further_than_asked(tmp_path):
 @quick
 @given(sizes, sizes, st.floats(0, 1))
 def test_resize_keeps_a_flat_picture_flat_and_stays_in_range(size, new, value):
-    x = images.resize(torch.full((1, 3, *size), value), new)
+    x = pixels.resize(torch.full((1, 3, *size), value), new)
     assert x.shape == (1, 3, *new)
     torch.testing.assert_close(x, torch.full_like(x, value), atol=1e-5, rtol=0)
-    y = images.resize(picture(*size).round()[None], new)
+    y = pixels.resize(picture(*size).round()[None], new)
     assert y.min() >= 0
     assert y.max() <= 1
 
@@ -379,33 +379,33 @@ def test_resize_keeps_a_flat_picture_flat_and_stays_in_range(size, new, value):
 def test_resize_matches_pillow_and_passes_gradients():
     smooth = torch.linspace(0, 1, 48).expand(3, 40, 48).contiguous()
     want = images.from_pil(images.to_pil(smooth).resize((20, 16), Image.Resampling.BICUBIC))
-    assert (images.resize(smooth[None], (16, 20))[0] - want).abs().max() < 1.5 / 255
+    assert (pixels.resize(smooth[None], (16, 20))[0] - want).abs().max() < 1.5 / 255
     # At an odd factor new pixels fall on old ones: without antialiasing 0 and 1 (at an even one grey, too).
     checker = (torch.arange(33)[:, None] + torch.arange(33)).remainder(2).float().expand(1, 3, -1, -1)
-    assert (images.resize(checker, 11)[..., 1:-1, 1:-1] - 0.5).abs().max() < 0.02
+    assert (pixels.resize(checker, 11)[..., 1:-1, 1:-1] - 0.5).abs().max() < 0.02
     x = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
-    images.resize(x, 4).sum().backward()
+    pixels.resize(x, 4).sum().backward()
     assert x.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(("x", "size"), [(torch.rand(3, 4, 4), 2), (torch.rand(1, 3, 4, 4), 0)])
 def test_resize_refuses_other_shapes(x, size):
     with pytest.raises(ValueError, match="images: "):
-        images.resize(x, size)
+        pixels.resize(x, size)
 
 
 def test_fit_square_takes_the_middle():
     x = torch.zeros(3, 6, 10)
     x[:, :, 2:8] = 1
-    torch.testing.assert_close(images.fit_square(x, 3), torch.ones(3, 3, 3))
-    assert torch.equal(images.fit_square(x.transpose(1, 2), 6), torch.ones(3, 6, 6))
+    torch.testing.assert_close(pixels.fit_square(x, 3), torch.ones(3, 3, 3))
+    assert torch.equal(pixels.fit_square(x.transpose(1, 2), 6), torch.ones(3, 6, 6))
 
 
 def test_reduced_keeps_the_shape_and_enlarges_nothing():
-    assert images.reduced(picture(40, 60), 20).shape == (3, 20, 30)
-    assert images.reduced(picture(61, 40), 20).shape == (3, 30, 20)
+    assert pixels.reduced(picture(40, 60), 20).shape == (3, 20, 30)
+    assert pixels.reduced(picture(61, 40), 20).shape == (3, 30, 20)
     small = picture(10, 30)
-    assert images.reduced(small, 20) is small
+    assert pixels.reduced(small, 20) is small
 
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from udpbench.core import images, neighbours, visibility
+from udpbench.core import images, neighbours, pixels, visibility
 from udpbench.core.neighbours import distances
 from udpbench.interfaces import PairMetric, Run
 from udpbench.metrics.density_coverage import DensityCoverage, density_coverage
@@ -324,7 +324,7 @@ def test_folder_scores_are_generated_first_and_cut_the_larger_set_by_name(tmp_pa
 def test_a_victim_that_draws_the_references_again_is_perfect(tmp_path, shape):
     """Of references that are not square, or of another size, the squares that victims are trained on."""
     ref = write(tmp_path / "ref", {f"{i:02}.png": noise(3, *shape, seed=i) for i in range(10)})
-    squares = {name: images.fit_square(x, 12) for name, x in images.read_folder(ref).items()}
+    squares = {name: pixels.fit_square(x, 12) for name, x in images.read_folder(ref).items()}
     got = write(tmp_path / "got", squares)
     assert PrecisionRecall(Pixels(), 4)(got, ref, Run()) == {"precision_pixels": 1, "recall_pixels": 1}
     assert DensityCoverage(Pixels(), 6)(got, ref, Run())["coverage_pixels"] == 1

@@ -9,7 +9,7 @@ from shared import Watching, make_owner
 from tiny import save_tiny
 from torch import Tensor
 
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.core.budget import Linf
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
@@ -190,7 +190,7 @@ def test_the_target_can_be_a_picture(model, pictures, tmp_path):
     images.write_png(tmp_path / "a.png", pictures[3])
     to_file = method(target=str(tmp_path / "a.png"))
     assert torch.equal(to_file._goal((16, 16), torch.device("cpu"))[0], pictures[3])
-    low = images.resize(pictures[3][None], (12, 16))[0]
+    low = pixels.resize(pictures[3][None], (12, 16))[0]
     assert torch.equal(to_file._goal((12, 16), torch.device("cpu"))[0], low)
     assert float(method()._goal((16, 16), torch.device("cpu"))) == 0.5
     owner = make_owner(pictures[:1])

@@ -15,7 +15,8 @@ from shared import on
 
 from udpbench.commands import protect, purify
 from udpbench.core.budget import measure
-from udpbench.core.images import from_pil, read, reduced, write_png
+from udpbench.core.images import from_pil, read, write_png
+from udpbench.core.pixels import reduced
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.core.digest import files_digest
 from udpbench.data.toyworld import ToyWorld
 from udpbench.interfaces import Run
@@ -79,7 +79,7 @@ def test_pictures_of_any_size_are_the_same_scene(size):
     assert picture.min() >= 0
     assert picture.max() <= 1
     assert torch.equal(picture, renderer.render(s, size))
-    small, large = images.resize(picture, 16), images.resize(renderer.render(s, 128), 16)
+    small, large = pixels.resize(picture, 16), pixels.resize(renderer.render(s, 128), 16)
     assert (small - large).abs().mean() < 0.05
     assert (small - large.roll(1, 0)).abs().mean() > 0.1
 

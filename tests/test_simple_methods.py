@@ -15,7 +15,7 @@ from udpbench.attack.folder import Folder as PurifiedFolder
 from udpbench.attack.gaussian_noise import GaussianNoise
 from udpbench.attack.jpeg import Jpeg
 from udpbench.attack.resize import Resize
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import recompress
 from udpbench.core.visibility import compare, ssim, survival, visibility
@@ -29,7 +29,7 @@ CONF = Path(__file__).parent.parent / "conf"
 def picture(height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:
     """Smooth, 8-bit, colourful."""
     coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return images.as_saved(images.resize(coarse, (height, width))[0])
+    return images.as_saved(pixels.resize(coarse, (height, width))[0])
 
 
 def owner(*pictures: torch.Tensor, like: list[torch.Tensor] | None = None) -> Owner:
@@ -91,7 +91,7 @@ def test_noise_rms_has_the_measured_rms_and_no_larger_peak(levels, kind, low, hi
     draw = {
         "normal": torch.randn(clean.shape, generator=rng),
         "sign": torch.randn(clean.shape, generator=rng).sign(),
-        "low": images.resize(torch.rand(1, 3, 4, 4, generator=rng), 32)[0] * 2 - 1,
+        "low": pixels.resize(torch.rand(1, 3, 4, 4, generator=rng), 32)[0] * 2 - 1,
         "uniform": torch.rand(clean.shape, generator=rng) * 2 - 1,
     }[kind]
     inward = torch.where(clean < 0.5, draw.abs(), -draw.abs()) if levels > 10 else draw

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.embedded_models import build, measure, pictures
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.core.errors import ConfigError
 from udpbench.data.toyworld_style import MOST, ToyWorldStyle, different_objects
 from udpbench.interfaces import Run
@@ -51,7 +51,7 @@ def test_there_are_enough_of_them_for_development_and_for_tests():
 @pytest.mark.parametrize("style", EVERY, ids=NAMES)
 @pytest.mark.parametrize("size", [(16, 16), (33, 33), (64, 64), (48, 80), (1, 3)], ids=str)
 def test_a_style_keeps_shape_range_and_each_picture_for_itself(style, size):
-    x = images.resize(rendered(), size)
+    x = pixels.resize(rendered(), size)
     before = x.clone()
     made = styles.stylise(x, style)
     assert made.shape == x.shape
@@ -74,7 +74,7 @@ def test_mixed_precision_around_it_changes_nothing():
 
 @pytest.mark.parametrize("style", EVERY, ids=NAMES)
 def test_a_style_looks_the_same_at_every_size(style):
-    small, large = (images.resize(styles.stylise(rendered(size), style), 32) for size in (64, 128))
+    small, large = (pixels.resize(styles.stylise(rendered(size), style), 32) for size in (64, 128))
     assert distance(small, large) < 0.03
     assert distance(small, large.roll(1, 0)) > 0.1
 

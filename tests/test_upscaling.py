@@ -12,7 +12,8 @@ from udpbench.attack.diffpure import DiffPure
 from udpbench.attack.noisy_upscale import NoisyUpscale
 from udpbench.attack.pdm_pure import PdmPure
 from udpbench.attack.super_resolution import SuperResolution
-from udpbench.core.images import as_saved, resize
+from udpbench.core.images import as_saved
+from udpbench.core.pixels import resize
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.upscaler import Upscaler

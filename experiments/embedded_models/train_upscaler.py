@@ -12,7 +12,7 @@ from diffusers import StableDiffusionUpscalePipeline, UNet2DConditionModel
 from torch import Tensor
 
 from experiments.embedded_models import build, pictures
-from udpbench.core.images import resize
+from udpbench.core.pixels import resize
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import initialised_by, noised, velocity
 from udpbench.models.latent import LatentDiffusion

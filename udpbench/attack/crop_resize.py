@@ -8,7 +8,7 @@ from torch import Tensor
 
 from udpbench.attack.each import EachPicture
 from udpbench.core.component import check_numbers
-from udpbench.core.images import cropped, resize
+from udpbench.core.pixels import cropped, resize
 from udpbench.interfaces import Run
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from udpbench.attack.each import in_batches
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.core.images import reduced, resize
+from udpbench.core.pixels import reduced, resize
 from udpbench.interfaces import Attack, Run
 from udpbench.models.diffusion import noised
 from udpbench.models.pixel import PixelDiffusion

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from udpbench.attack.each import EachPicture
-from udpbench.core.images import luma
+from udpbench.core.pixels import luma
 from udpbench.interfaces import Run
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from udpbench.attack.each import EachPicture
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.core.images import KERNELS, pillow_resize, resize
+from udpbench.core.images import KERNELS, pillow_resize
+from udpbench.core.pixels import resize
 from udpbench.interfaces import Run
 
 ANTIALIASED = "antialiased"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from udpbench.attack.each import EachPicture
 from udpbench.core.component import check_numbers
-from udpbench.core.images import cropped, resize, warped
+from udpbench.core.pixels import cropped, resize, warped
 from udpbench.interfaces import Run
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from udpbench.attack.each import EachPicture
 from udpbench.core.component import check_numbers
-from udpbench.core.images import recompress, smooth, warped
+from udpbench.core.images import recompress
+from udpbench.core.pixels import smooth, warped
 from udpbench.interfaces import Run
 
 

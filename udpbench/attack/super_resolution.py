@@ -14,7 +14,8 @@ from torch import Tensor
 from udpbench.attack.each import in_batches
 from udpbench.attack.prompted import Prompted
 from udpbench.core.component import check_numbers
-from udpbench.core.images import as_saved, at_once, resize
+from udpbench.core.images import as_saved, at_once
+from udpbench.core.pixels import resize
 from udpbench.interfaces import Run
 from udpbench.models.upscaler import Upscaler
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.component import check_numbers
-from udpbench.core.images import convolved
+from udpbench.core.pixels import convolved
 from udpbench.interfaces import Attack, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion

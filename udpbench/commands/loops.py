@@ -23,7 +23,8 @@ from udpbench.attack.impress import Impress
 from udpbench.commands import released
 from udpbench.core.budget import Linf
 from udpbench.core.folders import numbered, write_pictures
-from udpbench.core.images import list_images, read, resize
+from udpbench.core.images import list_images, read
+from udpbench.core.pixels import resize
 from udpbench.interfaces import Owner, Run, Thief
 from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion

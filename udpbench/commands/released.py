@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from udpbench.core.folders import numbered, write_pictures
-from udpbench.core.images import resize
+from udpbench.core.pixels import resize
 from udpbench.models.efficientnet import load
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.perceptual import load_distance

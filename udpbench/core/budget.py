@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from udpbench.core.component import Component
-from udpbench.core.images import is_grey, to_uint8
+from udpbench.core.images import to_uint8
+from udpbench.core.pixels import is_grey
 
 MAXIMUM = 128.0
 

@@ -1,13 +1,12 @@
 """Pictures on disk and in memory: 8-bit PNG and NCHW float32 in [0,1].
 
-The one listing, the one resize, the one rounding to 8 bits.
+The one listing, the one reading, the one rounding to 8 bits.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import struct
 import warnings
@@ -22,7 +21,6 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from PIL.ImageFile import ImageFile
 from torch import Tensor
@@ -30,6 +28,7 @@ from torch import Tensor
 from udpbench.core.atomic import atomic_write
 from udpbench.core.captions import table_rows
 from udpbench.core.component import check_choice, check_numbers
+from udpbench.core.pixels import fit_square
 from udpbench.core.text import CONTROL, json_text
 
 SUFFIXES = (
@@ -237,67 +236,6 @@ def checked_pictures(who: str, made: Sequence[Tensor], given: Mapping[str, Tenso
     return list(made)
 
 
-def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Antialiased bicubic resize of NCHW to (height, width), or a square; clamped to [0,1], differentiable."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if x.ndim != 4:
-        raise ValueError(f"images: resize takes N x C x height x width, given {tuple(x.shape)}")
-    check_numbers("images: a size", least=1, height=height, width=width)
-    if tuple(x.shape[-2:]) != (height, width):
-        x = F.interpolate(x, (height, width), mode="bicubic", antialias=True, align_corners=False)
-    return x.clamp(0, 1)
-
-
-def centre_square(x: Tensor) -> Tensor:
-    """The largest centred square of CHW or NCHW."""
-    height, width = x.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return x[..., top : top + side, left : left + side]
-
-
-def cropped(x: Tensor, keep: float) -> Tensor:
-    """The central ``keep`` of both sides of CHW or NCHW, at least a pixel."""
-    height, width = x.shape[-2:]
-    down, across = (max(1, round(side * keep)) for side in (height, width))
-    top, left = (height - down) // 2, (width - across) // 2
-    return x[..., top : top + down, left : left + across]
-
-
-def warped(x: Tensor, matrix: Tensor) -> Tensor:
-    """CHW [0,1] seen through a projective map: at each place (across, down, 1), sides from -1 to 1, there is what was
-    at ``matrix`` (3, 3) times it. Bicubic; outside, the picture is mirrored."""
-    height, width = x.shape[-2:]
-    grid = F.affine_grid(torch.eye(2, 3)[None], [1, 3, height, width], align_corners=False)
-    places = torch.cat([grid[0], torch.ones(height, width, 1)], -1) @ matrix.float().T
-    from_where = (places[..., :2] / places[..., 2:])[None].to(x)
-    made = F.grid_sample(x[None], from_where, mode="bicubic", padding_mode="reflection", align_corners=False)
-    return made[0].clamp(0, 1)
-
-
-def luma(x: Tensor) -> Tensor:
-    """Brightness of CHW or NCHW, one channel: ITU-R BT.601, as Pillow and JPEG have it."""
-    red, green, blue = x.split(1, -3)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def is_grey(x: Tensor) -> Tensor:
-    """Whether each of N pictures (NCHW) has no colour at all, (N, 1, 1, 1)."""
-    return (x == x[:, :1]).flatten(1).all(1).view(-1, 1, 1, 1)
-
-
-def fit_square(x: Tensor, size: int) -> Tensor:
-    """The largest centred square of CHW, resized to C x size x size."""
-    return resize(centre_square(x)[None], size)[0]
-
-
-def reduced(x: Tensor, size: int) -> Tensor:
-    """CHW with its shorter side reduced to ``size`` and the longer one in proportion; a smaller picture as it is."""
-    scale = size / min(x.shape[-2:])
-    height, width = (round(scale * side) for side in x.shape[-2:])
-    return resize(x[None], (height, width))[0] if scale < 1 else x
-
-
 def read_folder(folder: Path, side: int | None = None) -> dict[str, Tensor]:
     """All pictures of a small folder: file name -> CHW float32 in [0,1], sorted by name.
 
@@ -429,20 +367,3 @@ def check_codec(format: str, quality: int, subsampling: str = "4:2:0") -> None:
     check_choice("attack jpeg: unknown subsampling", subsampling, SUBSAMPLINGS)
     if format == "webp" and subsampling != "4:2:0":
         raise ValueError(f"attack jpeg: lossy webp always stores chroma 4:2:0, given {subsampling!r}")
-
-
-def smooth(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of NCHW over 3 sigma, sigma in pixels; edge pixels are repeated. 0 gives ``x`` back."""
-    if not sigma:
-        return x
-    radius = math.ceil(3 * sigma)
-    weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / sigma).square())
-    return convolved(x, weight / weight.sum())
-
-
-def convolved(x: Tensor, weight: Tensor) -> Tensor:
-    """NCHW convolved with ``weight`` (odd length) across and down; edge pixels are repeated."""
-    channels = x.shape[1]
-    kernel = weight.view(1, 1, 1, -1).repeat(channels, 1, 1, 1)
-    x = F.pad(x, (len(weight) // 2,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(x, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)

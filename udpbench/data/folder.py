@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.core.captions import caption_files, read_captions
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.digest import files_digest
@@ -174,8 +174,8 @@ class Folder(Dataset):
     def shaped(self, x: Tensor) -> Tensor:
         """A picture (CHW), or a plane of one, in the data's geometry and size."""
         if self.geometry == "native":
-            return x if self.size is None else images.reduced(x, self.size)
-        return images.centre_square(x) if self.size is None else images.fit_square(x, self.size)
+            return x if self.size is None else pixels.reduced(x, self.size)
+        return pixels.centre_square(x) if self.size is None else pixels.fit_square(x, self.size)
 
     def _named(self, text: str) -> str:
         return text.replace("{token}", self.token)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.folders import Facts, numbered, write_pictures
 from udpbench.data.folder import PROMPTS, check_prompts
@@ -89,4 +89,4 @@ class Photos(Dataset):
         side = round((0.65 + 0.30 * zoom) * min(height, width))
         top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
         crop = photo[:, top : top + side, left : left + side]
-        return images.resize((crop.flip(2) if mirror < 0.5 else crop)[None], self.size)[0]
+        return pixels.resize((crop.flip(2) if mirror < 0.5 else crop)[None], self.size)[0]

@@ -18,10 +18,10 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from udpbench.core import images
+from udpbench.core import images, pixels
 from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest
-from udpbench.core.images import smooth
+from udpbench.core.pixels import smooth
 from udpbench.interfaces import Features, Run
 from udpbench.models.efficientnet import load, weights_path
 from udpbench.models.weights import weights_file
@@ -142,7 +142,7 @@ class EfficientNetLite0(Extractor):
         return load("lite0").to(device)
 
     def prepared(self, x: Tensor) -> Tensor:
-        return images.resize(smooth(x, self.blur_sigma), self.size)
+        return pixels.resize(smooth(x, self.blur_sigma), self.size)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.digest import files_digest
-from udpbench.core.images import fit_square, header, read, reduced
+from udpbench.core.images import header, read
+from udpbench.core.pixels import fit_square, reduced
 from udpbench.interfaces import Dataset, Owner, Protection, Run
 from udpbench.optim.pgd import Loss, first_images, pgd
 

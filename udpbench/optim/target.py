@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from udpbench.core.digest import files_digest
-from udpbench.core.images import centre_square, read, resize
+from udpbench.core.images import read
+from udpbench.core.pixels import centre_square, resize
 from udpbench.interfaces import Owner, Protection
 
 

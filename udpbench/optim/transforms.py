@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from udpbench.core.images import recompress, resize, smooth
+from udpbench.core.images import recompress
+from udpbench.core.pixels import resize, smooth
 
 
 def between(low: float, high: float, rng: torch.Generator) -> float:

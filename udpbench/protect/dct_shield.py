@@ -10,8 +10,8 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.core.images import is_grey
 from udpbench.core.jpeg import coefficients, decoded, quantisation
+from udpbench.core.pixels import is_grey
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.pgd import Box, pgd_through

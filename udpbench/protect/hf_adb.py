@@ -13,7 +13,7 @@ from torch import Tensor
 
 from udpbench.core.budget import MAXIMUM, Budget, Linf
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.core.images import luma
+from udpbench.core.pixels import luma
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.protect.aspl import ASPL

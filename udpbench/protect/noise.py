@@ -10,7 +10,8 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget, measure
 from udpbench.core.component import check_choice
-from udpbench.core.images import as_saved, is_grey
+from udpbench.core.images import as_saved
+from udpbench.core.pixels import is_grey
 from udpbench.interfaces import Owner, Protection, Run
 
 

@@ -15,7 +15,8 @@ from udpbench.benchmark.graph import Arm, Graph, Scores
 from udpbench.benchmark.store import Stage, Store, hash_of
 from udpbench.benchmark.texts import cut_captions
 from udpbench.core.folders import pictures_in, read_facts
-from udpbench.core.images import fit_square, list_images, read
+from udpbench.core.images import list_images, read
+from udpbench.core.pixels import fit_square
 from udpbench.core.provenance import provenance
 from udpbench.results import flags, record, sheet
 from udpbench.results.schema import EMBEDDED

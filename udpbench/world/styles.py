@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udpbench.core.images import convolved
+from udpbench.core.pixels import convolved
 
 Filter = Callable[[Tensor], Tensor]
 DEVELOPMENT = (0, 1)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udpbench.core.images import iterate, read_metadata, resize
+from udpbench.core.images import iterate, read_metadata
+from udpbench.core.pixels import resize
 from udpbench.interfaces import Run
 
 WEIGHTS = Path(__file__).parent / "weights"  # one folder for each embedded model and judge
