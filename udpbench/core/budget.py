@@ -80,7 +80,7 @@ class Linf(Budget):
         """Clip ``x`` to [0,1] and to the ball around ``clean``, which for an eps of n + 0.5 and more ends just below
         n + 0.5 (7.65: at 7.49)."""
         x = _colourless(x, clean)
-        return torch.minimum(torch.maximum(x, clean - self._radius), clean + self._radius).clamp(0, 1)
+        return x.clamp(clean - self._radius, clean + self._radius).clamp(0, 1)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The sign of the gradient, over 255."""

@@ -69,7 +69,7 @@ def luma(x: Tensor) -> Tensor:
 
 def is_grey(x: Tensor) -> Tensor:
     """Whether each of N pictures (NCHW) has no colour at all, (N, 1, 1, 1)."""
-    return (x == x[:, :1]).flatten(1).all(1).view(-1, 1, 1, 1)
+    return (x[:, 1:] == x[:, :1]).flatten(1).all(1).view(-1, 1, 1, 1)
 
 
 def smooth(x: Tensor, sigma: float) -> Tensor:

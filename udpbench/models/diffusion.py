@@ -70,6 +70,12 @@ def trainable_copy(module: nn.Module) -> Any:
     return copy.deepcopy(module).float().requires_grad_(True).train()
 
 
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """The type of a network's weights. diffusers' own property looks through all modules, which takes as long as a
+    layer."""
+    return next(network.parameters()).dtype
+
+
 def own_generators() -> AbstractContextManager[None]:
     """Within the block, torch's own generators may be seeded and drawn from; afterwards they are as before."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))

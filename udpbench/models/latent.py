@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, trainable_copy
+from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, dtype_of, trainable_copy
 from udpbench.models.folder import UNUSED
 from udpbench.models.headers import read_json
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
@@ -185,7 +185,7 @@ class LatentDiffusion(Diffusion):
         padded with the last pixel: latents without any pixel of the picture there are none.
         """
         vae = self.pipe.vae
-        posterior = vae.encode((self.padded(x) * 2 - 1).to(vae.dtype)).latent_dist
+        posterior = vae.encode((self.padded(x) * 2 - 1).to(dtype_of(vae))).latent_dist
         scale = vae.config.scaling_factor
         return posterior.mean.float() * scale, posterior.std.float() * scale
 
@@ -196,7 +196,7 @@ class LatentDiffusion(Diffusion):
     def decode(self, z: Tensor) -> Tensor:
         """Pictures of scaled latents, NCHW float32, about [0,1] (not clamped); differentiable."""
         vae = self.pipe.vae
-        return vae.decode((z / vae.config.scaling_factor).to(vae.dtype)).sample.float() / 2 + 0.5
+        return vae.decode((z / vae.config.scaling_factor).to(dtype_of(vae))).sample.float() / 2 + 0.5
 
     def round_trip(self, x: Tensor) -> Tensor:
         """D(E(x)) without sampling, cropped to the size of ``x``; differentiable."""
@@ -212,7 +212,8 @@ class LatentDiffusion(Diffusion):
 
     def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy latents at time steps ``t``, float32."""
-        return unet(noisy.to(unet.dtype), t, cond.hidden.to(unet.dtype)).sample.float()
+        dtype = dtype_of(unet)
+        return unet(noisy.to(dtype), t, cond.hidden.to(dtype)).sample.float()
 
 
 def _same_weights(one: nn.Module, two: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.core.component import check_numbers
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, initialised_by
+from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, dtype_of, initialised_by
 
 
 class PixelDiffusion(Diffusion):
@@ -91,7 +91,7 @@ class PixelDiffusion(Diffusion):
         Sides that the UNet cannot halve are padded for it, and the prediction is cut to the pictures again.
         """
         _, channels, height, width = noisy.shape
-        return unet(self.padded(noisy).to(unet.dtype), t).sample[:, :channels, :height, :width].float()
+        return unet(self.padded(noisy).to(dtype_of(unet)), t).sample[:, :channels, :height, :width].float()
 
 
 class FreshPixel(PixelDiffusion):

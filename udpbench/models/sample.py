@@ -10,6 +10,7 @@ from torch import Tensor
 
 from udpbench.core.images import at_once
 from udpbench.interfaces import Run
+from udpbench.models.diffusion import dtype_of
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
 
@@ -36,7 +37,7 @@ def sample(
         settings = {"num_inference_steps": steps, "guidance_scale": guidance, "output_type": "pt"}
         for name, value in (further or {}).items():  # a text stands for the same text for each picture
             settings[name] = [value] * len(noise) if isinstance(value, str) else value
-        latents = noise.to(model.device, pipe.unet.dtype)
+        latents = noise.to(model.device, dtype_of(pipe.unet))
         with torch.inference_mode():
             made = pipe(prompt=list(prompts[part]), latents=latents, **settings).images
         yield made.float().cpu()
@@ -59,7 +60,7 @@ def sample_pixels(
         scheduler.set_timesteps(steps)
         with torch.inference_mode():
             for t in scheduler.timesteps:
-                told = unet(x.to(unet.dtype), t).sample[:, : x.shape[1]].float()
+                told = unet(x.to(dtype_of(unet)), t).sample[:, : x.shape[1]].float()
                 x = scheduler.step(told, t, x, generator=rngs).prev_sample
             yield model.decode(x).clamp(0, 1).cpu()
 

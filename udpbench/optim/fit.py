@@ -115,7 +115,8 @@ def fit(
     ``before``: steps of earlier trainings that the logged loss curve goes on from.
 
     Raises ValueError in one line if a loss, a gradient or a weight is not finite, before anything of it is saved: on a
-    CPU at that step, elsewhere at the next checkpoint or point of the curve, for the device is not waited for.
+    CPU at the step of the loss, elsewhere at the next checkpoint or point of the curve, for the device is not waited
+    for. Weights are looked at where they are kept: those that are not finite have such a loss in the step after.
     """
     parameters = list(parameters)
     optimizer = optimizer or settings.optimizer(parameters)
@@ -134,7 +135,7 @@ def fit(
                 value = loss(step)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm) if settings.clip_norm else value.detach()
+            norm = _clip(parameters, settings.clip_norm) if settings.clip_norm else value.detach()
             optimizer.step()
             watch.see(value.detach(), norm)
             _update_average(average, parameters, settings.ema_decay(step))
@@ -142,14 +143,25 @@ def fit(
             advance(1)
             done = step + 1
             due = (settings.save_every and done % settings.save_every == 0) or run.stop.is_set()
-            if watch.due(done) or done in curve_steps or run.stop.is_set():
-                watch.check()
+            kept = due or done in curve_steps or done == settings.steps
+            if kept or watch.due(done):
+                watch.check(weights=bool(kept))
             if done in curve_steps and at_curve_step is not None:
                 with_average(parameters, average, partial(at_curve_step, done))
             if checkpoint and due and done < settings.steps:
                 _save(checkpoint, done, parameters, optimizer, average, run)
     for p, a in zip(parameters, average, strict=False):
         p.data.copy_(a)
+
+
+def _clip(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    """``clip_grad_norm_``; on a CPU, where looking at the norm costs nothing, gradients whose factor would be 1 are not
+    multiplied by it."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if norm.device.type != "cpu" or not norm + 1e-6 <= most:  # 1e-6: torch's own, which it divides by, too
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
 
 
 def _every(device: torch.device, settings: FitSettings) -> int:
@@ -180,17 +192,18 @@ class _Watch:
         self.last = torch.where(self.finite, loss, self.last)
 
     def due(self, done: int) -> bool:
-        """Whether it is to be checked after ``done`` steps."""
-        return done % self.every == 0 or done == self.settings.steps
+        """Whether it is to be checked after ``done`` steps, even if nothing is kept of them."""
+        return done % self.every == 0
 
     @torch.no_grad()
-    def check(self) -> None:
-        """Raise ValueError saying which step, the last finite loss and the likely cause, if anything is not finite."""
-        weights = [p.detach() for p in self.parameters if p.numel()]
+    def check(self, weights: bool) -> None:
+        """Raise ValueError saying which step, the last finite loss and the likely cause, if anything that was seen is
+        not finite, or one of the ``weights``."""
+        kept = [p.detach() for p in self.parameters if p.numel()] if weights else []
         # Squares overflow before weights do, so only norms that are finite tell enough.
-        seen, kept = torch.stack([self.finite, torch.stack(torch._foreach_norm(weights)).isfinite().all()]).tolist()
-        kept = kept or all(bool(p.isfinite().all()) for p in weights)
-        if seen and kept:
+        norms = [torch.stack(torch._foreach_norm(kept)).isfinite().all()] if kept else []
+        seen, *fine = torch.stack([self.finite, *norms]).tolist()
+        if seen and (all(fine) or all(bool(p.isfinite().all()) for p in kept)):
             return
         done, settings = int(self.steps), self.settings
         last = f"the last finite loss was {float(self.last):.4g}" if self.last.isfinite() else "no loss was finite"
