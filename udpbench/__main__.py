@@ -8,8 +8,6 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from udpbench.core.memory import keep_freed_memory
-
 COMMANDS = {
     "plan": "what a cell or a grid would compute, and how long it would take",
     "protect": "protect a folder of pictures: protect IN OUT",
@@ -26,7 +24,6 @@ COMMANDS = {
 
 def main() -> None:
     """Hand the words on to a command; without one, run the cell or the grid that they name."""
-    keep_freed_memory()
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first and first[0] not in "-'\"+~" and "=" not in first and first not in COMMANDS:
         known = "".join(f"\n  {name:8} {text}" for name, text in COMMANDS.items())

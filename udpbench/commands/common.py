@@ -125,7 +125,8 @@ def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] 
 
 
 def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
-    """The store of finished stages that ``runtime`` names, which need not exist yet.
+    """The store of finished stages that ``runtime`` names, which need not exist yet; whoever opens one computes, so the
+    process keeps what memory it frees from now on.
 
     Raises ConfigError for settings of ``runtime`` that are wrong.
     """
@@ -134,7 +135,9 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
     from udpbench.core.component import check_choice
     from udpbench.core.errors import ConfigError, check_whole
     from udpbench.core.images import allow_pixels
+    from udpbench.core.memory import keep_freed_memory
 
+    keep_freed_memory()
     runtime = group_of(cfg, "runtime")
     for name in ("device", "out", "store", "records"):
         if not isinstance(runtime[name], str) or not runtime[name]:

@@ -25,7 +25,6 @@ from udpbench.benchmark.run import run
 from udpbench.commands.common import Ready, prepare
 from udpbench.commands.machine import idle_cores, room
 from udpbench.commands.signals import heeded, leave_to_parent
-from udpbench.core.memory import keep_freed_memory
 from udpbench.interfaces import Log
 from udpbench.tracking.track import Buffered, Start
 
@@ -105,7 +104,6 @@ def _devices(first: torch.device) -> Iterator[torch.device]:
 def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: int, end: Connection) -> None:
     """Do stages until the cell is finished, or until one of them fails, which the main process then meets."""
     leave_to_parent(lambda: os._exit(1))
-    keep_freed_memory()
     torch.set_num_threads(threads)
     cfg = OmegaConf.create(whole)
     cfg.runtime.device = device
