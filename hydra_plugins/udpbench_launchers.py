@@ -1,7 +1,9 @@
-"""Hydra's launchers ``local`` and ``ray``: cells in parallel on this machine, and as tasks of a Ray cluster.
+"""Hydra's launchers ``basic``, ``local`` and ``ray``: cells one after the other, in parallel on this machine, as tasks
+of a Ray cluster.
 
-Their settings are in conf/hydra/launcher. Hydra takes launchers from packages named ``hydra_plugins`` only. Its own for
-one machine, joblib, gives up the whole sweep when a worker is killed, as the system does when memory runs out; its own
+Their settings are in conf/hydra/launcher. Hydra takes launchers from packages named ``hydra_plugins`` only. Its own
+``basic`` waits where another process is at what a cell needs, although other cells could be begun; its own for one
+machine, joblib, gives up the whole sweep when a worker is killed, as the system does when memory runs out; its own
 for Ray needs versions of cloudpickle and dateutil that others no longer go with.
 """
 
@@ -12,9 +14,10 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,12 @@ Ended = JobReturn | str  # the result of a job, or why there is none
 KILLED = "was killed, as the system does when memory runs out"
 
 
-class _Parallel(Launcher):
-    """Jobs in other processes; one whose worker is lost for good is a failed one, and the others go on."""
+class _Jobs(Launcher):
+    """Jobs of a sweep; one whose worker is lost for good is a failed one, and the others go on."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what a job is made of."""
-        self.loader, self.config = hydra_context.config_loader, config
+        self.context, self.loader, self.config = hydra_context, hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run the jobs; their results in the order in which they were given."""
@@ -49,13 +52,17 @@ class _Parallel(Launcher):
         """How each job has ended, by its number; ``jobs``: their words."""
         raise NotImplementedError
 
-    def job(self, number: int, words: list[str]) -> Job:
-        """A job, which ``_run`` runs."""
+    def configured(self, number: int, words: list[str]) -> DictConfig:
+        """The configuration of a job."""
         job = self.loader.load_sweep_config(self.config, words)
         with open_dict(job):
             job.hydra.job.id, job.hydra.job.num = f"{job.hydra.job.name}_{number}", number
             job.hydra.runtime.output_dir = str(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir)
-        return OmegaConf.to_container(job, resolve=True)  # type: ignore[return-value]
+        return job
+
+    def job(self, number: int, words: list[str]) -> Job:
+        """A job, which ``_run`` runs."""
+        return OmegaConf.to_container(self.configured(number, words), resolve=True)  # type: ignore[return-value]
 
     def _lost(self, number: int, words: list[str], why: str) -> JobReturn:
         from udpbench.commands.run import give_up
@@ -64,7 +71,48 @@ class _Parallel(Launcher):
         return JobReturn(status=JobStatus.COMPLETED)  # the sweep knows by then, and ends as it does for any failed cell
 
 
-class LocalLauncher(_Parallel):
+class _Turns:
+    """Jobs in the order in which they are begun: as given, but those that other processes are at come back after the
+    others have had a turn."""
+
+    def __init__(self, jobs: Iterable[int]) -> None:
+        self.waiting = deque(jobs)
+        self.done: dict[int, list[str]] = {}  # keys of stages that were done in a job before it was left
+        self.in_vain = 0  # jobs in a row that nothing could be done of
+
+    def take(self) -> tuple[int, dict[str, Any]]:
+        """The next job and the words of ``udpbench.commands.run.attempt``; it is waited in if none of those that are
+        left could be gone on with."""
+        number = self.waiting.popleft()
+        patient = not self.waiting or self.in_vain > len(self.waiting)
+        return number, {"patient": patient, "before": self.done.get(number, [])}
+
+    def came_back(self, number: int, ended: JobReturn) -> bool:
+        """Whether the job was left for now; then its turn comes again."""
+        if ended.status != JobStatus.COMPLETED or ended.return_value is None:
+            self.in_vain = 0
+            return False
+        before, self.done[number] = len(self.done.get(number, [])), ended.return_value
+        self.in_vain = 0 if len(ended.return_value) > before else self.in_vain + 1
+        self.waiting.append(number)
+        return True
+
+
+class BasicLauncher(_Jobs):
+    """One job after the other, in this process."""
+
+    def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
+        """As Hydra's own does it."""
+        turns, found = _Turns(jobs), dict[int, Ended]()
+        while turns.waiting:
+            number, words = turns.take()
+            ended = _run(self.configured(number, jobs[number]), words, self.context)
+            if not turns.came_back(number, ended):
+                found[number] = ended
+        return found
+
+
+class LocalLauncher(_Jobs):
     """``n_jobs``: cells at a time; ``max_retries``: how often a cell whose process was killed begins again."""
 
     def __init__(self, n_jobs: int, max_retries: int) -> None:
@@ -72,24 +120,25 @@ class LocalLauncher(_Parallel):
 
     def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
         """Each process is a pool of its own: one that is killed takes none of the others with it."""
-        waiting, kills = deque(jobs), dict.fromkeys(jobs, 0)
+        turns, kills = _Turns(jobs), dict.fromkeys(jobs, 0)
         found: dict[int, Ended] = {}
         idle = [_pool() for _ in range(min(self.n_jobs, len(jobs)))]
         busy: dict[Future[JobReturn], tuple[int, ProcessPoolExecutor]] = {}
         try:
-            while waiting or busy:
-                while waiting and idle:
-                    number, pool = waiting.popleft(), idle.pop()
-                    busy[pool.submit(_run, self.job(number, jobs[number]))] = number, pool
+            while turns.waiting or busy:
+                while turns.waiting and idle:
+                    (number, words), pool = turns.take(), idle.pop()
+                    busy[pool.submit(_run, self.job(number, jobs[number]), words)] = number, pool
                 for done in wait(busy, return_when=FIRST_COMPLETED).done:
                     number, pool = busy.pop(done)
                     try:
-                        found[number] = done.result()
+                        if not turns.came_back(number, ended := done.result()):
+                            found[number] = ended
                     except BrokenProcessPool:
                         pool, kills[number] = _pool(), kills[number] + 1
                         if kills[number] <= self.max_retries:
                             sys.stderr.write(f"[{number}] its worker {KILLED}; it begins again\n")
-                            waiting.appendleft(number)
+                            turns.waiting.appendleft(number)
                         else:
                             found[number] = f"{KILLED}, {kills[number]} times"
                     idle.append(pool)
@@ -112,7 +161,7 @@ def _begin() -> None:
     leave_to_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
-class RayLauncher(_Parallel):
+class RayLauncher(_Jobs):
     """``init``: words of ``ray.init``; ``task``: of ``ray.remote``."""
 
     def __init__(self, init: Mapping[str, Any], task: Mapping[str, Any]) -> None:
@@ -134,15 +183,17 @@ class RayLauncher(_Parallel):
         return found
 
 
-def _run(job: Job) -> JobReturn:
-    """One job, in a worker."""
-    from udpbench.commands.run import main
+def _run(
+    job: Job | DictConfig, words: Mapping[str, Any] | None = None, context: HydraContext | None = None
+) -> JobReturn:
+    """One job, in a worker or, in Hydra's ``context``, in this process; ``words``: of ``attempt``."""
+    from udpbench.commands.run import attempt
 
     setup_globals()
     return run_job(
-        hydra_context=HydraContext(config_loader=None, callbacks=Callbacks()),  # type: ignore[arg-type]
-        config=_composed(job),
-        task_function=main.__wrapped__,  # type: ignore[attr-defined]
+        hydra_context=context or HydraContext(config_loader=None, callbacks=Callbacks()),  # type: ignore[arg-type]
+        config=job if isinstance(job, DictConfig) else _composed(job),
+        task_function=partial(attempt, **words or {}),
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from udpbench.benchmark import store as store_module
 from udpbench.benchmark.store import FACTS, Stage, Store, hash_of
 from udpbench.core import digest
 from udpbench.core.atomic import atomic_write
+from udpbench.core.errors import Busy, Stopped
 from udpbench.interfaces import Log
 
 fork = multiprocessing.get_context("fork")  # children start without importing torch anew
@@ -549,6 +551,23 @@ def test_a_worker_does_another_ready_stage_before_it_waits(tmp_path):
     (line,) = notes.said
     assert line.startswith(f"waiting for held: process {process.pid} on ")
     assert line.endswith(f"or once {tmp_path / 'store' / 'locks' / f'held-{held.key}.lease'} is deleted")
+
+
+def test_who_is_not_patient_waits_for_partners_only(tmp_path):
+    store, stage = Store(tmp_path), make()
+    other = make("other")
+    store.patient = False
+    with Store(tmp_path).lease(stage.name, stage.key):
+        with pytest.raises(Busy):
+            store.do(stage, other)
+        assert store.computed == [other.key], "what can be done is done first"
+        store.partners.add(os.getpid())
+        threading.Timer(0.2, store.stop.set).start()
+        with pytest.raises(Stopped):
+            store.do(stage)
+    store.stop.clear()
+    store.do(stage)
+    assert store.computed == [other.key, stage.key]
 
 
 def test_facts_are_readable_json(tmp_path):

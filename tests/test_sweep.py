@@ -6,13 +6,16 @@ import io
 import json
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from forked import Command
+from hydra.core.utils import JobReturn, JobStatus
 from shared import on
 
+from hydra_plugins.udpbench_launchers import _Turns
 from udpbench.benchmark.store import Stage, Store
 from udpbench.core import images
 from udpbench.interfaces import Protection
@@ -64,6 +67,54 @@ def test_workers_share_stages_and_none_is_done_twice(swept):
     for line in ("clean: train  4/4", "clean: generate  6/6", "pretrained: generate  6/6", "clean: render"):
         assert said.count(line) == 1, said
     assert said.count("folder: train  4/4") == 2
+
+
+@pytest.mark.slow
+def test_a_cell_that_another_process_is_at_comes_back_after_the_others(tiny, graph, tmp_path):
+    words = ["data.train=2", "data.reference=2", "data.validation=0", "data.heldout=2", "task.steps=2", "task.pictures=2",
+             "task.sample_steps=1", "track=none", "protect=noise", "attack=none", "arms=[clean,protected]"]  # fmt: skip
+    stages = graph(*words, "seed=0").stages
+    (held,) = [
+        stage for stage in stages if stage.name == "train" and any(p.name == "protect" for p in stage.parents.values())
+    ]
+    records = tmp_path / "records"
+    with Store(tmp_path / "store").lease(held.name, held.key):
+        command = Command("-m", *on(tiny), "data.size=16", *words, "seed=0,1,2", "runtime.workers=1", "runtime.threads=1",
+                          f"runtime.out={tmp_path}")  # fmt: skip
+        end = time.monotonic() + 100
+        while len(list(records.glob("*.json"))) < 2:
+            assert command.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    status, _, said = command.finish()
+    assert status == 0, said
+    assert said.count("other processes are at what is left of it") == 1, said
+    found = {r["cell"]["seed"]: r for r in read_records(records)}
+    assert {seed: r["status"] for seed, r in found.items()} == {0: "ok", 1: "ok", 2: "ok"}
+    own = [s["key"] for r in found.values() for s in r["stages"] if not s["cached"]]
+    assert len(own) == len(set(own))
+    assert {stage.key for stage in stages} <= {
+        *own,
+        *(path.name for path in tmp_path.glob("store/*/*") if path.is_symlink()),
+    }
+
+
+def test_the_turns_of_cells_that_others_are_at():
+    def left(*keys):
+        return JobReturn(status=JobStatus.COMPLETED, _return_value=list(keys))
+
+    turns = _Turns([7, 8, 9])
+    assert turns.take() == (7, {"patient": False, "before": []})
+    assert turns.came_back(7, left("a"))  # something was done of it
+    for number in (8, 9):
+        assert turns.take() == (number, {"patient": False, "before": []})
+        assert turns.came_back(number, left())
+    assert turns.take() == (7, {"patient": False, "before": ["a"]})
+    assert turns.came_back(7, left("a"))
+    assert turns.take() == (8, {"patient": True, "before": []}), "all three were tried in vain"
+    assert not turns.came_back(8, JobReturn(status=JobStatus.COMPLETED))
+    assert turns.take()[1]["patient"] is False
+    assert turns.take()[1]["patient"] is True, "the last one"
 
 
 @pytest.mark.slow

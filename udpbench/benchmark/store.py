@@ -28,7 +28,7 @@ from udpbench.core.atomic import atomic_write, name_file, sync
 from udpbench.core.compiled import seconds_compiling
 from udpbench.core.component import check_choice
 from udpbench.core.digest import difference, listed
-from udpbench.core.errors import Stopped
+from udpbench.core.errors import Busy, Stopped
 from udpbench.core.provenance import commit
 from udpbench.interfaces import Log, Run, Titled
 
@@ -127,6 +127,7 @@ class Store:
         self.computed: list[str] = []  # keys of the stages done by this process, in order
         self.stop = Event()  # set: what is at work ends where it can be gone on from, and nothing more is begun
         self.partners: set[int] = set()  # processes that share the work: waiting for them is nothing to tell
+        self.patient = True  # False: rather than wait for processes that are no partners, ``do`` raises Busy
         self._sound: set[str] = set()  # keys of the stages known to be whole
         self._leases: dict[str, SoftFileLease] = {}  # by key; kept, for they remember when a holder's last moved
 
@@ -193,13 +194,15 @@ class Store:
     def do(self, *wanted: Stage) -> list[Path]:
         """Finish the stages and all they need; returns their folders.
 
-        Work that another process holds is left to it and waited for.
+        Work that another process holds is left to it and waited for, if the store is ``patient``.
         """
         todo = with_ancestors(wanted, self.sound)
         said: set[str] = set()
         while todo:
-            ready = (stage for stage in todo if all(map(self.sound, stage.parents.values())))
+            ready = [stage for stage in todo if all(map(self.sound, stage.parents.values()))]
             if not any(map(self._attempt, ready)):
+                if not self.patient and all(map(self._is_others, ready)):
+                    raise Busy
                 self._wait(todo[0], said)
             todo = with_ancestors(wanted, self.sound)
         return [self.path(stage) for stage in wanted]
@@ -217,6 +220,11 @@ class Store:
     def lease_file(self, kind: str, key: str) -> Path:
         """Where a stage's lock is while a process holds it."""
         return self.root / "locks" / f"{kind}-{key}.lease"
+
+    def _is_others(self, stage: Stage) -> bool:
+        """Whether a process that is no partner holds the stage."""
+        holder = self.lease(stage.name, stage.key).owner
+        return holder is not None and holder.pid not in self.partners
 
     def _wait(self, stage: Stage, said: set[str]) -> None:
         lease = self.lease(stage.name, stage.key)

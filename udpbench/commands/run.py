@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.commands.common import CONF, RESUME, Ready, prepare, replace_unencodable, say, show, slug, told, words
+from udpbench.core.errors import Busy
 
 if TYPE_CHECKING:
     from udpbench.results.schema import Record
@@ -61,7 +62,8 @@ def execute(
 
     ``group``: the sweep it belongs to; ``called``: how its messages begin; ``choices``: the options chosen by group,
     from which further processes build the same cell (None: this process works alone). If it fails, a failed record is
-    written, or beside a finished one, and the error is raised again after one line for a person.
+    written, or beside a finished one, and the error is raised again after one line for a person. Raises Busy as
+    ``Store.do``.
     """
     from udpbench.benchmark.run import run
     from udpbench.commands.workers import shared
@@ -74,7 +76,7 @@ def execute(
     folder = Path(cfg.runtime.out) / "cells" / graph.key
     console = store.log
     store.log = Tracked(console, tracker)
-    todo, done = len(store.missing(ready.wanted)), len(store.computed)
+    todo = len(store.missing(ready.wanted))
     written = False
     names = graph.cell.names
     tracker.start(graph.key, group, config, folder, [str(names[part]) for part in TAGS])
@@ -87,11 +89,15 @@ def execute(
             console.say("all but scores is done; the same command with runtime.stages=scores makes the record")
             tracker.finish("ok")
             return None
-        computed = frozenset(store.computed[done:])  # by all processes
+        computed = frozenset(store.computed)  # by all processes
         found = record_of(graph, store, config, computed)
         record.write(path, found)
         written = True  # what fails from here on is the showing
         _show(ready, found, path, folder, shown, mirrored=todo > 0 or bool(computed))
+    except Busy:
+        console.say(f"{called}: other processes are at what is left of it; it comes back")
+        tracker.finish("ok")
+        raise
     except BaseException as error:
         if isinstance(error, Exception):
             _tell_failure(error, ready, config, path, written)
@@ -190,7 +196,16 @@ def _reason(error: Exception) -> str:
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Build the cell and run it; in a sweep, a failure is noted and the other cells go on."""
+    """The cell that Hydra has composed."""
+    attempt(cfg)
+
+
+def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -> list[str] | None:
+    """Build the cell and run it; in a sweep, a failure is noted and the other cells go on.
+
+    Not ``patient``: if other processes are at all that could be done, it is left for now, and the keys of the stages
+    done so far are returned, ``before`` among them: those of earlier attempts.
+    """
     from udpbench.commands.machine import claim_gpu, gpus
     from udpbench.commands.signals import heeded
     from udpbench.tracking.console import Console
@@ -209,15 +224,20 @@ def main(cfg: DictConfig) -> None:
         for line in str(error).splitlines():
             console.say(f"error: {line}")
         _fail(2, str(error).splitlines()[0])
-        return
+        return None
+    ready.store.patient = patient
+    ready.store.computed.extend(before)
     try:
         with heeded(ready.store):
             execute(ready, cfg, group, called, choices=None if worker else HydraConfig.get().runtime.choices)
+    except Busy:
+        return ready.store.computed
     except KeyboardInterrupt:
         console.say(RESUME)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
         _fail(2 if isinstance(error, ValueError) else 1, _refused(error, cfg.runtime) or _reason(error))
+    return None
 
 
 def _names() -> tuple[str, str, str]:

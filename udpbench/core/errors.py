@@ -20,6 +20,10 @@ class Stopped(KeyboardInterrupt):
     """The process was asked to end, and what it was at can be gone on from."""
 
 
+class Busy(Exception):
+    """Other processes are at everything that could be done now."""
+
+
 class Errors(list[str]):
     """Collects errors instead of stopping at the first."""
 
