@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,16 @@ def test_charts_have_round_ticks_and_their_own_colours_alone():
     assert (scale(1.0), scale(10.0), scale(100.0)) == (0, 50, 100)
     drawn = charts.scatter([charts.Mark(f"m{i}<", 1.0, float(i), i - 1, i + 1) for i in range(30)], ("x", "y"), 1.0)
     assert "m0&lt;" in drawn
+    box = (0.0, 0.0, 400.0, 300.0)
+    line = charts._covered([(0.0, 150.0), (400.0, 120.0)])
+    points = [(100.0 + 9 * i, 140.0 + 7 * (i % 3)) for i in range(20)]
+    names = charts.Names(box, line, [])
+    drawn_names = [names.beside(point, f"name_{i}") for i, point in enumerate(points)]
+    placed = [b for b in names.taken if b[2] - b[0] > 20]
+    assert len(placed) == sum(map(bool, drawn_names)) > 9
+    assert not any(charts._meet(a, b) for a, b in combinations(placed, 2))
+    assert not any(charts._meet(a, b) for a in placed for b in line)
+    assert all(box[0] <= b[0] and b[2] <= box[2] and box[1] <= b[1] and b[3] <= box[3] for b in placed)
     marks = [charts.Mark("a", 1.0, 1.0, -500.0, 500.0), charts.Mark("b", 2.0, 2.0, 1.9, 2.1)]
     (a, b) = re.findall(r'cy="([\d.]+)"', charts.scatter(marks, ("x", "y"), None))
     assert float(a) - float(b) > 20, "a wide interval leaves the means apart"

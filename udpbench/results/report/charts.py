@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
+from itertools import pairwise, product
 
 from udpbench.results.report.svg import Scale, drawing, element, segment, text
 from udpbench.results.words import significant
 
 WIDTH, HEIGHT = 420, 300
 LETTER, LINE = 6.6, 13.0  # px that a letter of a name takes, and its line
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -69,24 +70,25 @@ def scatter(
     log: bool = False,
 ) -> str:
     """Points with intervals and names; ``labels`` of x and y; ``line``: of the controls; grey: within the ``floor``."""
-    left, right, top, bottom = 46.0, WIDTH - 10.0, 24.0, HEIGHT - 40.0
+    height = HEIGHT + 5.0 * max(0, len(marks) - 12)  # room for names
+    left, right, top, bottom = 46.0, WIDTH - 10.0, 24.0, height - 40.0
     x = Scale([*(mark.x for mark in marks), *(x for x, _ in line)], left, right, log)
     y = Scale(_within(marks, [*(y for _, y in line), 0.0]), bottom, top)
     parts = [_band(x.start, y(floor), x.end, y(-floor), top, bottom)] if floor else []
     parts += _x_axis(x, top, bottom, labels[0])
     parts += _y_axis(y, left, right)
     parts += [segment(left, y(0), right, y(0), "z"), text(4, 12, labels[1])]
-    if line:
-        parts.append(_line([(x(a), y(b)) for a, b in line], "c l d"))
-    taken: list[tuple[float, float, float, float]] = [(x(m.x) - 5, y(m.y) - 5, x(m.x) + 5, y(m.y) + 5) for m in marks]
-    for mark in marks:
-        at = x(mark.x), y(mark.y)
-        ends = max(y(mark.ends[1]), top), min(y(mark.ends[0]), bottom)
-        whisker = segment(at[0], ends[0], at[0], ends[1], f"{mark.kind} k")
-        parts.append(
-            _told(mark, whisker + _dot(*at, mark.kind)) + _named(mark.name, at, taken, (left, right, top, bottom))
-        )
-    return drawing(parts, WIDTH, HEIGHT, f"{labels[1]} against {labels[0]}")
+    drawn = [(x(a), y(b)) for a, b in line]
+    if drawn:
+        parts.append(_line(drawn, "c l d"))
+    at = [(x(mark.x), y(mark.y)) for mark in marks]
+    whiskers = [(a, max(y(m.ends[1]), top), a, min(y(m.ends[0]), bottom)) for m, (a, _) in zip(marks, at, strict=True)]
+    dots = [(a - 5, b - 5, a + 5, b + 5) for a, b in at]
+    names = Names((left, top, right, bottom), [*dots, (left, y(0) - 1, right, y(0) + 1), *_covered(drawn)], whiskers)
+    for mark, point, whisker in zip(marks, at, whiskers, strict=True):
+        interval = segment(*whisker, f"{mark.kind} k")
+        parts.append(_told(mark, interval + _dot(*point, mark.kind)) + names.beside(point, mark.name))
+    return drawing(parts, WIDTH, height, f"{labels[1]} against {labels[0]}")
 
 
 def _band(x1: float, y1: float, x2: float, y2: float, top: float, bottom: float) -> str:
@@ -110,19 +112,60 @@ def _told(mark: Mark, inside: str) -> str:
     return element("g", element("title", escape(f"{mark.name}: {significant(mark.y, signed=True)}{between}")) + inside)
 
 
-def _named(name: str, at: tuple[float, float], taken: list, within: tuple[float, float, float, float]) -> str:
-    """The name beside its point where there is room, else nothing."""
-    left, right, top, bottom = within
-    wide = LETTER * len(name)
-    places = [(dx, dy) for dy in (4, -7, 15, -17, 25) for dx in (8, -8 - wide)] + [(-wide / 2, -10), (-wide / 2, 18)]
-    for dx, dy in places:
-        x1, y2 = at[0] + dx, at[1] + dy + 2
-        x2, y1 = x1 + wide, y2 - LINE
-        free = all(x2 < a or x1 > c or y2 < b or y1 > d for a, b, c, d in taken)
-        if free and left <= x1 and x2 <= right and top - 8 <= y1 and y2 <= bottom:
-            taken.append((x1, y1, x2, y2))
-            return text(x1, at[1] + dy, name, cls="n")
-    return ""
+class Names:
+    """Finds room for names near their points.
+
+    ``within``: the drawing's box; ``taken``: boxes that no name may cover; ``crossed``: those that one should not. A
+    box is (left, top, right, bottom) in px.
+    """
+
+    letter = 7.4  # px, of wide letters: names must not touch
+    places = sorted(product((8, -8, 26, -26, 52, -52, 84, -84), range(-110, 120, 6)), key=lambda at: math.hypot(*at))
+
+    def __init__(self, within: Box, taken: Sequence[Box], crossed: Sequence[Box]) -> None:
+        self.within, self.taken, self.crossed = within, list(taken), list(crossed)
+
+    def beside(self, at: tuple[float, float], name: str) -> str:
+        """The name, with a line to its point ``at`` if it is not next to it; nothing where there is no room."""
+        wide, best = self.letter * len(name), math.inf
+        found: tuple[Box, list[Box]] | None = None
+        for dx, dy in self.places:
+            x1, y1 = at[0] + dx - (wide if dx < 0 else 0), at[1] + dy - LINE / 2
+            box = (x1, y1, x1 + wide, y1 + LINE)
+            if (far := math.hypot(dx, dy)) >= best:
+                break
+            cost = far + 10 * sum(_meet(box, other) for other in self.crossed)
+            if cost >= best or not self._free(box):
+                continue
+            lead = _covered([at, (at[0] + dx * 0.97, at[1] + dy)])[2:] if far > 14 else []
+            if not any(_meet(part, other) for part in lead for other in self.taken):
+                best, found = cost, (box, lead)
+        if found is None:
+            return ""
+        box, lead = found
+        self.taken += [box, *lead]
+        end, anchor = (box[0], "start") if box[0] > at[0] else (box[2], "end")
+        line = segment(*at, end, box[1] + LINE / 2, "z t") if lead else ""
+        return line + text(end, box[3] - 3, name, anchor, "n")
+
+    def _free(self, box: Box) -> bool:
+        left, top, right, bottom = self.within
+        inside = left <= box[0] and box[2] <= right and top <= box[1] and box[3] <= bottom
+        return inside and not any(_meet(box, other) for other in self.taken)
+
+
+def _meet(one: Box, two: Box) -> bool:
+    return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
+
+
+def _covered(points: Sequence[tuple[float, float]], step: float = 4.0) -> list[Box]:
+    """Small boxes along a line through the points."""
+    found = []
+    for (x1, y1), (x2, y2) in pairwise(points):
+        n = max(1, math.ceil(math.hypot(x2 - x1, y2 - y1) / step))
+        along = ((x1 + (x2 - x1) * i / n, y1 + (y2 - y1) * i / n) for i in range(n + 1))
+        found += [(x - 1, y - 1, x + 1, y + 1) for x, y in along]
+    return found
 
 
 def forest(rows: Mapping[str, Sequence[Mark]], label: str, floor: float | None) -> str:

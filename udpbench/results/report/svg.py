@@ -14,7 +14,7 @@ STYLE = """
 svg{font:12px system-ui,sans-serif}svg text{fill:var(--soft)}svg .n{fill:var(--ink)}svg .b{fill:var(--band)}
 svg .r{stroke:var(--rule)}svg .z{stroke:var(--soft)}svg .p{fill:var(--blue);stroke:var(--blue)}
 svg .c{fill:var(--orange);stroke:var(--orange)}svg .w{fill:none;stroke:var(--orange);stroke-width:2}
-svg .k{stroke-width:1.4;fill:none}svg .l{fill:none;stroke-width:1.8}svg .d{stroke-dasharray:5 4}
+svg .k{stroke-width:1.4;fill:none}svg .l{fill:none;stroke-width:1.8}svg .t{stroke-width:.6}svg .d{stroke-dasharray:5 4}
 """
 
 
