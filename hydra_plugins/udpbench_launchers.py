@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
@@ -124,6 +125,7 @@ class LocalLauncher(_Jobs):
         found: dict[int, Ended] = {}
         idle = [_pool() for _ in range(min(self.n_jobs, len(jobs)))]
         busy: dict[Future[JobReturn], tuple[int, ProcessPoolExecutor]] = {}
+        before = signal.signal(signal.SIGTERM, _end)
         try:
             while turns.waiting or busy:
                 while turns.waiting and idle:
@@ -147,7 +149,13 @@ class LocalLauncher(_Jobs):
                 process.terminate()
             for pool in [*idle, *(pool for _, pool in busy.values())]:
                 pool.shutdown()
+            signal.signal(signal.SIGTERM, before)
         return found
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C, so that the processes are asked to end, and waited for."""
+    sys.exit(128 + number)
 
 
 def _pool() -> ProcessPoolExecutor:

@@ -155,6 +155,41 @@ def test_two_processes_at_a_cell_write_their_checkpoints_and_the_same_command_go
     assert [r["status"] for r in read_records(tmp_path / "records")] == ["ok"]
 
 
+@pytest.mark.slow
+def test_a_grid_in_parallel_that_is_interrupted_leaves_nothing_running_and_goes_on(tiny, tmp_path):
+    words = ["-m", *on(tiny), "data.size=16", "data.train=2", "data.reference=2", "data.heldout=2", "data.validation=0", "track=none", "protect=none",
+             "attack=none", "arms=[clean]", "seed=0,1", "task.steps=400", "task.save_every=100000", "task.pictures=2", "task.sample_steps=1",
+             "runtime.threads=1", f"runtime.out={tmp_path}", "hydra/launcher=local", "hydra.launcher.n_jobs=2"]  # fmt: skip
+
+    def steps() -> list[int]:
+        return [torch.load(p, weights_only=True)["step"] for p in tmp_path.glob("store/train/*.part/checkpoint.pt")]
+
+    trained = [0, 0]
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        command, end = Command(*words), time.monotonic() + 200
+        while len(list(tmp_path.glob("store/locks/train-*.lease"))) < 2:
+            assert time.monotonic() < end
+            assert command.poll() is None
+            time.sleep(0.05)
+        children = [int(p) for p in Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()]
+        assert len(children) >= 2
+        command.send_signal(number)
+        ended, _, said = command.finish(60)
+        assert ended == status, said
+        assert said.count("interrupted; the same command goes on where this one stopped") >= 2, said
+        assert "Traceback" not in said
+        while any(map(alive, children)):  # Python's own for semaphores a moment longer
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        before, trained = trained, steps()
+        assert len(trained) == 2
+        assert sum(before) < sum(trained) < 800
+    status, _, said = Command(*words).finish(200)
+    assert status == 0, said
+    records = read_records(tmp_path / "records")
+    assert [r["status"] for r in records] == ["ok", "ok"]
+
+
 def _with_a_bar(end) -> None:
     leave_to_parent(lambda: None)
     bar = tqdm([], file=io.StringIO())
