@@ -158,7 +158,7 @@ def test_two_processes_at_a_cell_write_their_checkpoints_and_the_same_command_go
 @pytest.mark.slow
 def test_a_grid_in_parallel_that_is_interrupted_leaves_nothing_running_and_goes_on(tiny, tmp_path):
     words = ["-m", *on(tiny), "data.size=16", "data.train=2", "data.reference=2", "data.heldout=2", "data.validation=0", "track=none", "protect=none",
-             "attack=none", "arms=[clean]", "seed=0,1", "task.steps=400", "task.save_every=100000", "task.pictures=2", "task.sample_steps=1",
+             "attack=none", "arms=[clean]", "seed=0,1", "task.steps=200", "task.save_every=100000", "task.pictures=2", "task.sample_steps=1",
              "runtime.threads=1", f"runtime.out={tmp_path}", "hydra/launcher=local", "hydra.launcher.n_jobs=2"]  # fmt: skip
 
     def steps() -> list[int]:
@@ -181,10 +181,10 @@ def test_a_grid_in_parallel_that_is_interrupted_leaves_nothing_running_and_goes_
         while any(map(alive, children)):  # Python's own for semaphores a moment longer
             assert time.monotonic() < end
             time.sleep(0.05)
-        before, trained = trained, steps()
+        before, trained = trained, sorted(steps())
         assert len(trained) == 2
-        assert sum(before) < sum(trained) < 800
-    status, _, said = Command(*words).finish(200)
+        assert all(0 < step < 200 and was <= step for was, step in zip(before, trained, strict=True))
+    status, _, said = Command(*words[:-2], "runtime.workers=1").finish(200)  # in this process: it need not start others
     assert status == 0, said
     records = read_records(tmp_path / "records")
     assert [r["status"] for r in records] == ["ok", "ok"]

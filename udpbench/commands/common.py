@@ -10,6 +10,7 @@ import re
 import secrets
 import shlex
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cach
 # What launchers are given of this machine, see conf/hydra/launcher.
 for name, resolver in (("gpus", lambda: len(gpus())), ("places", places), ("share_of_gpu", share_of_gpu)):
     OmegaConf.register_new_resolver(name, resolver, replace=True)
+# Presets of launchers have the names of their plugins, of which Hydra says that another name may be asked for one day.
+# Set where this file is read: whoever composes a cell, a launcher's processes too, has read it.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated", category=UserWarning)
 WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # what is raised for wrong input
 MOST_WORKERS = 256  # far more processes than any cell has arms
 FEW = 12  # options of a group that an error lists; of groups with more, udpbench list does

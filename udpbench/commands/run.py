@@ -10,7 +10,6 @@ import errno
 import json
 import shutil
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -39,9 +38,6 @@ LAUNCHERS = {
     "submitit_slurm": SUBMITIT,
 }
 COMPOSED_HERE = ("basic", "local", "ray")  # launchers of which this process composes the cells, not each its own
-# Presets of launchers have the names of their plugins, of which Hydra says that another name may be asked for one day.
-# Set where this file is read: a launcher's processes read it before they compose a cell.
-warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated", category=UserWarning)
 FULL = 1_000_000  # bytes that are left on a disk where nothing can be written any more
 _verified: dict[tuple[str, Path], set[str]] = {}  # by sweep and store, keys of stages
 
