@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from shared import make_owner
+from shared import composed, make_owner
 
 from udpbench.attack.jpeg import Jpeg
 from udpbench.benchmark.store import Store
+from udpbench.commands.common import open_store
 from udpbench.core import images, memory
 from udpbench.core.budget import Linf
 from udpbench.core.errors import ConfigError
@@ -210,3 +211,11 @@ print(full - kept, full - held())
     kept, given = map(int, shown.split())
     assert kept < 8
     assert given > 180
+
+
+def test_whoever_opens_a_store_keeps_what_is_freed(tiny, monkeypatch):
+    """A launcher's processes and Python's functions, too, which come by no command."""
+    called = []
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: called.append(True))
+    open_store(composed(tiny))
+    assert called == [True]
