@@ -558,16 +558,20 @@ def test_who_is_not_patient_waits_for_partners_only(tmp_path):
     other = make("other")
     store.patient = False
     with Store(tmp_path).lease(stage.name, stage.key):
+        assert not store.held_by_others([stage, other])
         with pytest.raises(Busy):
             store.do(stage, other)
         assert store.computed == [other.key], "what can be done is done first"
+        assert store.held_by_others([stage, other])
         store.partners.add(os.getpid())
         threading.Timer(0.2, store.stop.set).start()
         with pytest.raises(Stopped):
             store.do(stage)
     store.stop.clear()
+    assert not store.held_by_others([stage])
     store.do(stage)
     assert store.computed == [other.key, stage.key]
+    assert not store.held_by_others([stage]), "nothing is left to do"
 
 
 def test_facts_are_readable_json(tmp_path):

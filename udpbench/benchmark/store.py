@@ -199,13 +199,22 @@ class Store:
         todo = with_ancestors(wanted, self.sound)
         said: set[str] = set()
         while todo:
-            ready = [stage for stage in todo if all(map(self.sound, stage.parents.values()))]
+            ready = self._ready(todo)
             if not any(map(self._attempt, ready)):
                 if not self.patient and all(map(self._is_others, ready)):
                     raise Busy
                 self._wait(todo[0], said)
             todo = with_ancestors(wanted, self.sound)
         return [self.path(stage) for stage in wanted]
+
+    def held_by_others(self, wanted: Iterable[Stage]) -> bool:
+        """Whether other processes hold all that could be done of ``wanted`` now."""
+        ready = self._ready(with_ancestors(wanted, self.sound))
+        return bool(ready) and not any(map(self._is_free, ready))
+
+    def _ready(self, todo: Iterable[Stage]) -> list[Stage]:
+        """Those whose parents are done."""
+        return [stage for stage in todo if all(map(self.sound, stage.parents.values()))]
 
     # -- locks ---------------------------------------------------------------------------------------------------------
 
@@ -220,6 +229,16 @@ class Store:
     def lease_file(self, kind: str, key: str) -> Path:
         """Where a stage's lock is while a process holds it."""
         return self.root / "locks" / f"{kind}-{key}.lease"
+
+    def _is_free(self, stage: Stage) -> bool:
+        """Whether nobody holds the stage, or nobody that is still there."""
+        try:
+            with self.lease(stage.name, stage.key):
+                return True
+        except Timeout:
+            return False
+        except OSError:  # which ``do`` meets, too
+            return True
 
     def _is_others(self, stage: Stage) -> bool:
         """Whether a process that is no partner holds the stage."""

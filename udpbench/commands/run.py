@@ -91,7 +91,6 @@ def execute(
         written = True  # what fails from here on is the showing
         _show(ready, found, path, folder, shown, mirrored=todo > 0 or bool(computed))
     except Busy:
-        console.say(f"{called}: other processes are at what is left of it; it comes back")
         tracker.finish("ok")
         raise
     except BaseException as error:
@@ -225,8 +224,11 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -
     ready.store.computed.extend(before)
     try:
         with heeded(ready.store):
+            if not patient and ready.store.held_by_others(ready.wanted):  # known before further processes are started
+                raise Busy
             execute(ready, cfg, group, called, choices=None if worker else HydraConfig.get().runtime.choices)
     except Busy:
+        console.say(f"{called}: other processes are at what is left of it; it comes back")
         return ready.store.computed
     except KeyboardInterrupt:
         console.say(RESUME)
