@@ -27,7 +27,7 @@ def train_upscaler(work: Path, steps: int, run: Run) -> None:
     The UNet begins with micro_b's weights.
 
     It sees whole pictures of 64 px, and crops of 64 px of larger renderings, which is what it paints where a picture of
-    64 px is enlarged; one batch in four has natural pictures and colours of all kinds.
+    64 px is enlarged, and natural pictures and colours of all kinds.
     """
     with initialised_by(run.rng("weights")):
         unet = build.upscaler_unet()
@@ -40,7 +40,7 @@ def train_upscaler(work: Path, steps: int, run: Run) -> None:
         x, said = enlargements(step, rng)
         with torch.no_grad():
             z, hidden = lender.moments(x)[0], lender.embed(said).hidden
-        t, level = torch.randint(1000, (len(x),), generator=rng), torch.randint(LEVELS + 1, (len(x),), generator=rng)
+        t, level = times(len(x), rng), levels(len(x), rng)
         small = resize(x, pictures.SIZE // 4) * 2 - 1
         small = noised(small_alpha_bar, small, level, torch.randn(small.shape, generator=rng))
         noise = torch.randn(z.shape, generator=rng)
@@ -65,15 +65,35 @@ def begin_with(unet: UNet2DConditionModel, other: UNet2DConditionModel) -> None:
     unet.load_state_dict(weights | {"conv_in.weight": wider, "class_embedding.weight": level})
 
 
+def times(n: int, rng: torch.Generator) -> Tensor:
+    """Time steps of ``n`` pictures: half of them the last one, where nothing tells what is to be painted but the small
+    picture, the others the more often the later.
+
+    Drawn evenly, a batch is mostly about what micro_b can do already: 150 steps from the same weights on then leave the
+    error of the latents that are told at the last time step as it is (0.138), and these bring it down to 0.104.
+    """
+    t = (1000 * torch.rand(n, generator=rng).sqrt()).long().clamp(max=999)
+    return torch.where(torch.rand(n, generator=rng) < 0.5, 999, t)
+
+
+def levels(n: int, rng: torch.Generator) -> Tensor:
+    """Levels of the noise on ``n`` small pictures, low ones more often: above, less can be seen and learnt."""
+    return ((LEVELS + 1) * torch.rand(n, generator=rng).square()).long().clamp(max=LEVELS)
+
+
+# Of the pictures of eight steps: renderings so many times as large as is seen of them; 0: natural pictures and colours.
+KINDS = (1, 1, 2, 1, 4, 1, 1, 0)
+
+
 def enlargements(step: int, rng: torch.Generator, n: int = 16) -> tuple[Tensor, list[str]]:
     """``n`` pictures of 64 px, NCHW [0,1], and their captions, half of them empty."""
-    if step % 4 == 3:
+    larger, size = KINDS[step % len(KINDS)], pictures.SIZE
+    if not larger:
         return pictures.autoencoder_batch(n, rng), [""] * n
-    times, size = 2 ** (step % 4), pictures.SIZE  # 1, 2, 4: the factor of the rendering's size
-    truth = renderer.draw(n if times < 4 else n // 4, rng)
-    x, said = renderer.render(truth, times * size), renderer.captions(truth, rng, drop=0.25)
+    truth = renderer.draw(n if larger < 4 else n // 4, rng)
+    x, said = renderer.render(truth, larger * size), renderer.captions(truth, rng, drop=0.25)
     each = n // len(x)
-    top, left = torch.randint((times - 1) * size + 1, (2, n), generator=rng).tolist()
+    top, left = torch.randint((larger - 1) * size + 1, (2, n), generator=rng).tolist()
     crops = [x[k // each, :, top[k] : top[k] + size, left[k] : left[k] + size] for k in range(n)]
     return torch.stack(crops), ["" if k % 2 else said[k // each] for k in range(n)]
 

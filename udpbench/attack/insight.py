@@ -30,8 +30,9 @@ class Insight(Impress):
     A photograph of a screen removes what of a perturbation is too fine for it; the authors take and align one by hand,
     here ``photo`` emulates it, or (``attack=folder``) takes real ones from a folder.
 
-    The released code's: the terms, its run script's weights, the prompt "a painting". Our choices: posterior means,
-    IMPRESS's ``size_correct`` over all terms.
+    The released code's: the terms, its run script's weights, the prompt "a painting". Its command line without options
+    is another attack, signed steps within 16/255 with other weights, which is not offered. Our choices: posterior
+    means, IMPRESS's ``size_correct`` over all terms.
 
     Args: those of ``Impress`` (``precision`` is fp32), and
         photo: the attack that makes the photographs.
