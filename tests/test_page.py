@@ -22,7 +22,7 @@ from udpbench.core.images import write_png
 from udpbench.results.record import write
 from udpbench.results.report import charts, svg
 from udpbench.results.report.boards import boards
-from udpbench.results.report.page import heat_map, leaderboard
+from udpbench.results.report.page import heat_map, heat_table, leaderboard
 from udpbench.results.report.pictures import pictures
 from udpbench.results.report.standings import NO_PROTECTION, WORST, Standings
 from udpbench.results.schema import Record
@@ -83,11 +83,14 @@ def test_one_row_a_protection_with_every_attack_and_the_worst_case():
     assert [column.text for column in heat.columns] == ["no attack", "a1", "a0", WORST]
     assert heat.rows[0].cells[0].shade == 1.0
     assert [row.name for row in heat.rows] == ["p2", "p1", "p0", NO_PROTECTION], "what met no attack is no row of it"
+    (flat,) = heat_table(board).tables
+    assert flat.loc[("p2", "distance")].to_dict() == {"no attack": "+50", "a1": "+30", "a0": "+40", WORST: "+30"}
 
 
 def test_many_protections_that_met_no_attack_are_no_heat_map():
     (board,) = boards([make_record(protect=f"p{i}", attack="none") for i in range(9)])
     assert heat_map(Standings(board), "distance") is None
+    assert heat_table(board) is None
 
 
 def test_the_cost_of_a_protection_is_not_that_of_the_attack():

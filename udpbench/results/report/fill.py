@@ -22,9 +22,12 @@ from pandas import DataFrame
 from udpbench.core.atomic import atomic_write
 from udpbench.results.record import metrics_of, read_files
 from udpbench.results.report import arms, compare
+from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import Board, boards, leaderboard
 from udpbench.results.report.choose import choose, fewest
+from udpbench.results.report.page import heat_table
 from udpbench.results.report.render import Section, headers, markdown_table
+from udpbench.results.report.worst import worst_case
 from udpbench.results.schema import CELL, EXTRA, Record
 
 KINDS: dict[str, Callable[[Board], Section | None]] = {
@@ -35,6 +38,9 @@ KINDS: dict[str, Callable[[Board], Section | None]] = {
     "learning": arms.learning,
     "protections": compare.comparisons,
     "attacks": compare.attacks,
+    "costs": attack_costs,
+    "heat": heat_table,
+    "worst": worst_case,
     "curves": arms.curves,
 }
 _NAMES = (*CELL, *EXTRA)

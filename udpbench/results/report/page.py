@@ -1,4 +1,4 @@
-"""What of a report only the page has: leaderboards and heat maps, board by board."""
+"""What of a report only the page has: leaderboards and heat maps, board by board; and the maps as a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from udpbench.results.record import of_edits
 from udpbench.results.report.boards import NO_CLAIM, Board
 from udpbench.results.report.figures import figures
 from udpbench.results.report.pictures import Shown
-from udpbench.results.report.render import Figure, Section
+from udpbench.results.report.render import Figure, Section, table
 from udpbench.results.report.standings import COSTS, WORST, Standings
 from udpbench.results.report.worst import NONE
 from udpbench.results.stats import victim
@@ -192,3 +192,19 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
         if any(left[attack] for attack in attacks):
             rows.append(Row(row.name, cells, row.control))
     return Grid(f"{metric}: s - s(clean), mean over victims", [_attack_column(attack) for attack in shown], rows)
+
+
+def heat_table(board: Board) -> Section | None:
+    """The heat maps of all metrics that rank, without colours; None where there is none."""
+    rows = []
+    for metric in board.ranked_by:
+        if grid := heat_map(Standings(board), metric):
+            names = [column.text for column in grid.columns]
+            rows += [
+                {"protection": row.name, "metric": metric, **dict(zip(names, (c.text for c in row.cells), strict=True))}
+                for row in grid.rows
+            ]
+    text = (
+        "s - s(clean) after each attack, mean over victims, + is better protected; no protection: the attack's damage."
+    )
+    return Section("Heat map", 4, [text], [table(rows, ("protection", "metric"))]) if rows else None
