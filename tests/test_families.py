@@ -23,8 +23,7 @@ RELEASED = [f"{group}/{option}" for group in ("protect", "attack") for option in
 COUNTED = {
     "protect": ("advdm", "photoguard", "photoguard_diffusion", "mist", "sds", "pid", "dct_shield", "blurguard", "uemask",
                 "advpaint", "dia", "dia_r", "diffusionguard"),
-    "attack": ("sdedit", "sdedit_denoise", "udap", "vae_roundtrip", "best_of", "super_resolution",
-               "noisy_upscale"),
+    "attack": ("sdedit", "sdedit_denoise", "udap", "vae_roundtrip", "best_of"),
 }  # fmt: skip
 
 # What was published for Stable Diffusion.
@@ -86,6 +85,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "task/dreambooth_lora": {"steps": 500, "lr": 1e-4, "batch": 1, "rank": 4, "prior_weight": 0.0},
     "task/style_lora": {"lr": 1e-4, "rank": 4, "layers": "attention"},
     "task/textual_inversion": {"steps": 3000, "lr": 2e-3, "batch": 4, "vectors": 1, "ema": 0.0},
+    "attack/super_resolution": {"upscale_steps": 75, "guidance": 9.0, "noise_level": 20},
+    "attack/noisy_upscale": {"upscale_steps": 75, "guidance": 9.0, "noise_level": 320, "std": 25.5},
     "attack/pdm_pure": {"t": 100, "steps": 10, "less": 5, "upscale_steps": 50, "guidance": 4.0, "prompt": "a picture"},
     "attack/bridge": {"noise": 1.0},
 }  # fmt: skip

@@ -45,6 +45,9 @@ def test_the_recorded_measurements_hold_what_is_promised():
     assert found["prompts"]["acc_all"] >= 0.9  # class, colour, texture and scene at once
     pixel = json.loads((build.WEIGHTS / "measured.json").read_text())["micro_pixel"]
     assert pixel["psnr_world_100"] > pixel["psnr_world_100_noise_alone"] + 6
+    x4 = json.loads((build.WEIGHTS / "measured.json").read_text())["micro_x4"]
+    assert x4["psnr_world"] > x4["psnr_world_lanczos"] + 0.5 > x4["psnr_world_resize"] + 0.5
+    assert x4["psnr_photographs"] < x4["psnr_photographs_resize"] - 1, "as its documentation says"
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from udpbench.core.images import write_png
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
+from udpbench.models.upscaler import Upscaler
 
 pytestmark = pytest.mark.slow  # seconds each, with the embedded models
 
@@ -31,9 +32,11 @@ WINDOWS = {
     "impress": ((30, 37), (28, 34)),
     "impress_pp": ((24, 30), (23, 29)),
     "insight": ((21, 27), (22, 28)),
+    "noisy_upscale": ((17, 23), (12, 18)),
     "pdm_pure": ((27, 33), (18, 24)),
     "sdedit": ((18, 24), (13, 19)),
     "sdedit_denoise": ((18, 24), (14, 20)),
+    "super_resolution": ((21, 28), (13, 19)),
     "udap": ((26, 33), (13, 19)),
     "vae_roundtrip": ((25, 30), (18, 23)),
 }
@@ -41,7 +44,8 @@ WINDOWS = {
 
 @pytest.fixture(scope="module")
 def models():
-    return LatentDiffusion("pkg:micro", "micro"), PixelDiffusion("pkg:micro_pixel", "micro_pixel")
+    micro, x4 = LatentDiffusion("pkg:micro", "micro"), Upscaler("pkg:micro_x4", "micro_x4")
+    return micro, PixelDiffusion("pkg:micro_pixel", "micro_pixel"), x4
 
 
 @pytest.fixture(scope="module")

@@ -100,12 +100,14 @@ def enlargements(step: int, rng: torch.Generator, n: int = 16) -> tuple[Tensor, 
 
 def export_upscaler(work: Path) -> None:
     """The upscaler-shaped folder, in half precision, with the very files of micro's autoencoder, text encoder and
-    tokenizer, and the log of its training."""
+    tokenizer, and the log of its training. Its sampler begins at the last time step, however few steps it takes."""
     unet, lender, out = build.upscaler_unet(), LatentDiffusion("pkg:micro", "micro"), build.WEIGHTS / "micro_x4"
     unet.load_state_dict(torch.load(work / "upscaler.pt", weights_only=True))
     parts = {name: getattr(lender.pipe, name) for name in ("vae", "text_encoder", "tokenizer")}
+    scheduler = build.scheduler("v_prediction")
+    scheduler.register_to_config(timestep_spacing="trailing")
     StableDiffusionUpscalePipeline(
-        **parts, unet=unet.half(), low_res_scheduler=build.pixel_scheduler(), scheduler=build.scheduler("v_prediction"),
+        **parts, unet=unet.half(), scheduler=scheduler, low_res_scheduler=build.pixel_scheduler(),
         max_noise_level=LEVELS,
     ).save_pretrained(out)  # fmt: skip
     for name in parts:
