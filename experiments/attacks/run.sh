@@ -31,3 +31,6 @@ done
 study attack=blur,gaussian_noise,adverse_cleaner,tvm,median_blur,screen_camera,crop_resize,webp protect=$protections "$@"
 # Variants: 48.
 study attack=diffpure_sde,sdedit_denoise,best_of,quantize,quantize_palette,grayscale,tone_curve,rotate_crop_erase protect=$protections "$@"
+# With the embedded upscaler, and the resize alone: 18.
+study attack=super_resolution,noisy_upscale protect=$protections "$@"
+study attack=resize attack.scale=0.25 protect=$protections "$@"
