@@ -78,6 +78,17 @@ class Mean(Extractor):
 CATS, ESPRESSO, MISSILE = {281, 282, 285}, 967, 657
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 301, 40), (2, 3, 258, 95), (1, 3, 259, 64), (1, 3, 96, 97)])
+def test_a_network_sees_strips_of_a_large_picture_as_it_sees_the_whole(lite0, shape, monkeypatch):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = lite0.maps(x)
+        monkeypatch.setattr(efficientnet, "STRIP", 64 * shape[-1])
+        assert len(list(efficientnet.strips(x))) > 1
+        parts = lite0.maps(x)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("name", "classes"), [("chelsea", CATS), ("coffee", {ESPRESSO}), ("rocket", {MISSILE})])
 def test_lite0_knows_what_is_in_the_photograph(lite0, name, classes):
     assert int(lite0.logits(photo(name, 224)).argmax()) in classes
