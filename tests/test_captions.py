@@ -151,6 +151,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 PATHS = [Path(name) for name in NAMES]
 
 
+@draws(100)
 @given(st.dictionaries(st.sampled_from(NAMES), TEXTS, min_size=1), st.sampled_from(sorted(FORMS)))
 def test_any_caption_is_read_as_it_was_written(said, form):
     with TemporaryDirectory() as folder:

@@ -2,164 +2,118 @@
 
 from __future__ import annotations
 
-import copy
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
 
 import pytest
+from cells import CELLS, ORDER, Cells, Notes, check_record, drop, fork, measured, once, quietly
+from drawn import DAMAGE, DRAWS, SEED, sampled, spoil
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
 from shared import CONF, composed
 
-from udpbench.benchmark.store import FACTS
+from udpbench.benchmark.store import FACTS, Stage, Store, with_ancestors
 from udpbench.commands.common import prepare
-from udpbench.commands.run import execute
 from udpbench.core.images import write_png
-from udpbench.interfaces import Log, Protection
-from udpbench.results.record import read_records
-from udpbench.results.schema import Record
+from udpbench.interfaces import Protection
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-DRAWS = int(os.environ.get("UDPBENCH_DRAWS", "0"))
-CELL = (
-    "protect=eudp", "protect.rounds=1", "protect.model_steps=1", "protect.image_steps=2", "protect.samples=1", "attack=jpeg",
-    "task.steps=4", "task.save_every=1", "task.pictures=4", "task.sample_steps=2", "arms=[clean,purified]", "data.reference=4",
-    "data.validation=4", "data.heldout=1", "data.train=2", "metrics.bundle.kernel_distance.minimum=4", "runtime.device=cpu", "runtime.threads=1",
-    "runtime.workers=1", "task.curve=[0.5,1.0]", "++task.prior_weight=1.0", "++task.prior_images=2",
-)  # fmt: skip
-fork = multiprocessing.get_context("fork")  # children start without importing torch anew
-
-
-class Notes(Log):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
 @pytest.fixture(scope="module")
-def configured(tiny) -> Callable[[Path], DictConfig]:
-    """The configuration of the cell, with its results in a folder."""
-    base = composed(tiny, *CELL)
-
-    def make(out: Path) -> DictConfig:
-        cfg = copy.deepcopy(base)
-        OmegaConf.set_readonly(cfg, False)
-        OmegaConf.update(cfg, "runtime.out", str(out))
-        return cfg
-
-    return make
-
-
-def once(cfg: DictConfig, log: Log | None = None) -> Record:
-    ready = prepare(cfg, log)
-    return execute(ready, OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), shown=False)
-
-
-def measured(record: Record) -> Any:
-    """What a record says that does not depend on the time and on what was there already."""
-    arms = {
-        name: {k: v for k, v in arm.items() if k not in ("images", "pictures")} for name, arm in record["arms"].items()
-    }
-    return arms, record["perturbation"], record["counts"], record["flags"], [stage["key"] for stage in record["stages"]]
+def whole(tiny, tmp_path_factory) -> Cells:
+    return Cells(tiny, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
-def whole(configured, tmp_path_factory) -> tuple[Path, Record, float]:
-    """The cell done in one go: its folder, its record and the seconds it took."""
-    out, began = tmp_path_factory.mktemp("whole"), time.monotonic()
-    return out, once(configured(out)), time.monotonic() - began
+def stages(whole) -> list[tuple[Path, Stage]]:
+    """All finished stages of the cells, with their stores."""
+    cells = [whole(name) for name in CELLS]
+    graphs = [(where / "store", prepare(configured(where)).graph) for where, _, configured in cells]
+    return [(store, stage) for store, graph in graphs for stage in with_ancestors(graph.wanted)]
 
 
-def drawn(population: list[Any], usual: int) -> list[Any]:
-    """So many of them, or $UDPBENCH_DRAWS if that is more; the same in every run."""
-    return random.Random(0).sample(population, min(max(usual, DRAWS), len(population)))
+def files(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def copied(store: Path, stage: Stage, to: Path) -> tuple[Store, Notes, Path]:
+    """A store in ``to`` that holds the finished stage and its parents alone, what it says, the folder of the stage."""
+    made = Store(to, log=(notes := Notes()), batch=32, grad_batch=32)
+    for each in (stage, *stage.parents.values()):
+        shutil.copytree((store / each.name / each.key).resolve(), made.path(each), dirs_exist_ok=True)
+    return made, notes, made.path(stage)
 
 
 # -- damage of what is finished ----------------------------------------------------------------------------------------
 
 
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
+def test_any_damaged_file_of_a_stage_is_said_and_made_anew(stages, tmp_path):
+    population = [(*s, f, how) for s in stages for f in files(s[0] / s[1].name / s[1].key) for how in DAMAGE]
+    for (source, stage, file, how), at in sampled(population, 12):
+        store, notes, folder = copied(source, stage, tmp_path / "store")
+        before, case = store.facts(stage)["content"], (str(stage), file, how, at)
+        spoil(folder / file, DAMAGE[how]((folder / file).read_bytes(), at))
+        store.do(stage)
+        assert [f"{folder} is damaged" in line for line in notes.said] == [True], (case, notes.said)
+        assert store.facts(stage)["content"] == before, case
+        assert not store.damage(stage)
+        shutil.rmtree(tmp_path / "store")
 
 
-HARM: dict[str, Callable[[Path], Any]] = {
-    "flip": flip,
-    "truncate": lambda file: file.write_bytes(file.read_bytes()[:-1]),
-    "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
-    "empty": lambda file: file.write_bytes(b""),
-    "delete": lambda file: file.unlink(),
-}
-
-
-def files(folder: Path) -> list[Path]:
-    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-
-
-ORDER = ("data", "class", "protect", "attack", "train", "generate", "score", "content")
-
-
-def test_any_damaged_file_is_said_and_the_record_is_as_before(configured, whole, tmp_path):
-    where, record, _ = whole
-    for file, harm in drawn([(f, h) for f in files(where) for h in HARM if (where / f).stat().st_size], 6):
-        out = tmp_path / "again"
+def test_any_damaged_file_is_said_and_the_record_is_as_before(whole, tmp_path):
+    """Of the whole cell, its record and notes included."""
+    population = [(n, f, how) for n in CELLS for f in files(whole(n)[0]) for how in DAMAGE]
+    for (name, file, how), at in sampled(population, 4, one_of=20):
+        (where, record, configured), out = whole(name), tmp_path / "again"
         shutil.copytree(where, out, symlinks=True)
-        HARM[harm](out / file)
+        spoil(out / file, DAMAGE[how]((where / file).read_bytes(), at))
         stage = file.parts[1] if file.parts[0] == "store" else ""
-        for later in ORDER[ORDER.index(stage) + 1 :] if stage in ORDER else ():  # else nothing need read it
-            shutil.rmtree(out / "store" / later)
+        if stage in ORDER:  # else nothing need read it
+            drop(out, ORDER[ORDER.index(stage) + 1 :])
         notes = Notes()
-        again = once(configured(out), notes)
-        assert measured(again) == measured(record), (file, harm)
+        assert measured(once(configured(out), notes)) == measured(record), (name, file, how, at)
         damaged = [line for line in notes.said if "is damaged" in line]
-        assert bool(damaged) == (stage in ORDER[:-1]), (file, harm, notes.said)
+        assert bool(damaged) == (stage in ORDER), (name, file, how, at, notes.said)
         shutil.rmtree(out)
 
 
 # -- damage of what is not -----------------------------------------------------------------------------------------------
 
 
-def test_whatever_a_power_loss_left_of_an_unfinished_stage_the_record_is_as_before(configured, whole, tmp_path):
-    """A finished stage as if the power had gone before it was published, with any of its files cut."""
-    where, record, _ = whole
-    inner = [f for f in files(where / "store") if len(f.parts) > 2 and f.name != FACTS]
-    for file, harm in drawn([(f, h) for f in inner for h in ("half", "empty", "delete")], 6):
-        out = tmp_path / "again"
-        shutil.copytree(where, out, symlinks=True)
-        stage = Path(*file.parts[:2])
-        final = out / "store" / stage
-        part = final.with_name(f"{final.name}.part")
-        final.rename(part)
+def test_whatever_a_power_loss_left_of_an_unfinished_stage_it_is_finished_as_in_one_go(stages, tmp_path):
+    """A stage as if the power had gone before it was published: some of its files are there, one of them is cut."""
+    population = [(*s, f, how) for s in stages for f in files(s[0] / s[1].name / s[1].key) for how in DAMAGE]
+    population = [case for case in population if case[2].name != FACTS and case[3] != "flip"]
+    for (source, stage, file, how), at in sampled(population, 12):
+        store, notes, folder = copied(source, stage, tmp_path / "store")
+        before, case = store.facts(stage)["content"], (str(stage), file, how, at)
+        part = folder.rename(folder.with_name(f"{folder.name}.part"))
         (part / FACTS).unlink()
-        HARM[harm](part / Path(*file.parts[2:]))
-        for later in ("generate", "score"):
-            if later != stage.parts[0]:
-                shutil.rmtree(out / "store" / later, ignore_errors=True)
-        shutil.rmtree(out / "store" / "content")
-        assert measured(once(configured(out)))[:2] == measured(record)[:2], (file, harm)
-        shutil.rmtree(out)
+        there = random.Random(at)
+        for other in files(part):
+            if other != file and there.random() < at:
+                (part / other).unlink()
+        spoil(part / file, DAMAGE[how]((part / file).read_bytes(), at))
+        store.do(stage)
+        assert not notes.said, (case, notes.said)
+        assert store.facts(stage)["content"] == before, case
+        assert not part.exists()
+        shutil.rmtree(tmp_path / "store")
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_anywhere_and_resumed_the_record_is_as_in_one_go(configured, whole, tmp_path):
-    _, record, seconds = whole
-    rng = random.Random(0)
+def test_killed_anywhere_and_resumed_the_record_is_as_in_one_go(whole, tmp_path):
+    _, record, configured = whole("training")
+    rng, began = random.Random(int(SEED or 0)), time.monotonic()
+    once(configured(tmp_path / "timed"))
+    seconds = time.monotonic() - began
     kills, wanted, out = 0, max(3, DRAWS // 20), tmp_path / "0"
     while kills < wanted:
         process = fork.Process(target=quietly, args=(configured(out),))
@@ -178,16 +132,6 @@ def test_killed_anywhere_and_resumed_the_record_is_as_in_one_go(configured, whol
     check_record(out, record)
     assert not [line for line in notes.said if "damaged" in line]
     assert not [path for path in out.glob("store/*/*.part") if path.is_dir()]
-
-
-def quietly(cfg: DictConfig) -> None:
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-        once(cfg)
-
-
-def check_record(out: Path, record: Record) -> None:
-    (found,) = read_records(out / "records")
-    assert measured(found) == measured(record)
 
 
 # -- what changes, and what ends the process -----------------------------------------------------------------------------

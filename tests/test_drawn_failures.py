@@ -10,53 +10,24 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from cells import KINDS, ORDER, Cells, Notes, check_record, drop, fork, once, quietly
+from drawn import DRAWS, SEED
+from omegaconf import DictConfig
 from shared import composed
-from test_drawn_damage import CELL, DRAWS, Notes, check_record, fork, once, quietly
 
 from udpbench.benchmark import store as store_module
 from udpbench.interfaces import Protection
 from udpbench.results.record import read_records
-from udpbench.results.schema import Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-CELLS = {
-    "training": (*CELL, "arms=[upper_bound,clean,purified]", "protected_fraction=0.5"),
-    "edits": (
-        "task=img2img", "~task.pictures", "~metrics.bundle.edit_vif", "task.sample_steps=2", "protect=diffvax", "protect.mask=centre", "protect.iterations=4",
-        "protect.save_every=1", "protect.widths=[8,16]", "attack=jpeg", "arms=[clean,purified]", "data.train=2", "runtime.device=cpu", "runtime.threads=1", "runtime.workers=1",
-    ),
-}  # fmt: skip
-# Kinds of stages in the order of the work, and the cells that have them.
-ORDER = ("data", "class", "protect", "mixed", "attack", "train", "generate", "upper_bound", "edit", "score")
-KINDS = [*((kind, "training") for kind in ORDER if kind != "edit"), ("protect", "edits"), ("edit", "edits")]
-
 
 @pytest.fixture(scope="module")
-def whole(tiny, tmp_path_factory) -> Callable[[str], tuple[Path, Record, Callable[[Path], DictConfig]]]:
-    """Cell -> its folder and record when done in one go, and its configuration with its results in another folder."""
-    done = {}
-
-    def make(name: str) -> tuple[Path, Record, Callable[[Path], DictConfig]]:
-        base = composed(tiny, *CELLS[name])
-
-        def configured(out: Path) -> DictConfig:
-            cfg = copy.deepcopy(base)
-            OmegaConf.set_readonly(cfg, False)
-            OmegaConf.update(cfg, "runtime.out", str(out))
-            return cfg
-
-        if name not in done:
-            out = tmp_path_factory.mktemp(name)
-            done[name] = out, once(configured(out)), configured
-        return done[name]
-
-    return make
+def whole(tiny, tmp_path_factory) -> Cells:
+    return Cells(tiny, tmp_path_factory.mktemp("whole"))
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------
@@ -76,7 +47,7 @@ def dies(cfg: DictConfig, kind: str, seconds: float) -> None:
 
 
 def test_killed_in_any_kind_of_stage_and_resumed_the_record_is_as_in_one_go(whole, tmp_path):
-    rng, wanted = random.Random(0), max(3, DRAWS // 8)
+    rng, wanted = random.Random(int(SEED or 0)), max(3, DRAWS // 8)
     kinds = rng.sample(KINDS, len(KINDS))
     kills, tries = dict.fromkeys(KINDS, 0), 0
     while sum(kills.values()) < wanted:
@@ -84,8 +55,7 @@ def test_killed_in_any_kind_of_stage_and_resumed_the_record_is_as_in_one_go(whol
         where, record, configured = whole(cell)
         out, took = tmp_path / str(tries), max(s["seconds"] for s in record["stages"] if s["name"].split()[0] == kind)
         shutil.copytree(where, out, symlinks=True)
-        for later in [*ORDER[ORDER.index(kind) :], "content"]:
-            shutil.rmtree(out / "store" / later, ignore_errors=True)
+        drop(out, [*ORDER[ORDER.index(kind) :], "content"])
         shutil.rmtree(out / "records")
         process = fork.Process(target=dies, args=(configured(out), kind, rng.uniform(0, took + 0.05)))
         process.start()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawn import draws
+from drawn import DAMAGE, draws, flipped, spoil
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -69,26 +69,22 @@ def same(one: LatentDiffusion, other: LatentDiffusion) -> bool:
 
 # -- damage ------------------------------------------------------------------------------------------------------------
 
-DAMAGE: dict[str, Callable[[bytes, float], bytes | None]] = {
-    "delete": lambda whole, at: None,
-    "empty": lambda whole, at: b"",
-    "truncate": lambda whole, at: whole[: int(at * len(whole))],
+HARM: dict[str, Callable[[bytes, float], bytes | None]] = {
+    **DAMAGE,
     "pointer": lambda whole, at: POINTER,
     "longer": lambda whole, at: whole + b"\0",
-    "flip": lambda whole, at: flipped(whole, at),
+    # In the header of a weight file: of its values any are possible.
+    "flip": lambda whole, at: flipped(whole, int(at * (header(whole) if whole[8:9] == b"{" else len(whole)))),
 }
 
 
-def flipped(whole: bytes, at: float) -> bytes:
-    """Another byte in the header of a weight file, or anywhere in another one."""
-    end = 8 + int.from_bytes(whole[:8], "little") if whole[8:9] == b"{" else len(whole)
-    k = int(at * end)
-    return whole[:k] + bytes([whole[k] ^ 4]) + whole[k + 1 :]
+def header(weights: bytes) -> int:
+    return 8 + int.from_bytes(weights[:8], "little")
 
 
 @pytest.mark.slow
 @draws(150)
-@given(data=st.data(), how=st.sampled_from(sorted(DAMAGE)), at=st.floats(0, 1, exclude_max=True), old=st.booleans())
+@given(data=st.data(), how=st.sampled_from(sorted(HARM)), at=st.floats(0, 1, exclude_max=True), old=st.booleans())
 def test_a_damaged_folder_is_one_line_before_any_work_and_never_random_weights(
     tiny, model, tmp_path_factory, data, how, at, old
 ):
@@ -97,10 +93,7 @@ def test_a_damaged_folder_is_one_line_before_any_work_and_never_random_weights(
     if old:
         with_old_tokenizer(folder)
     file = data.draw(st.sampled_from(sorted(p for p in folder.rglob("*") if p.is_file())))
-    if (spoilt := DAMAGE[how](file.read_bytes(), at)) is None:
-        file.unlink()
-    else:
-        file.write_bytes(spoilt)
+    spoil(file, HARM[how](file.read_bytes(), at))
     found, said = LatentDiffusion(str(folder), "own"), ""
     try:
         found.identity()

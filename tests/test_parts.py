@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from cells import measured, once
 from shared import composed
-from test_drawn_damage import measured, once
 
 from udpbench.commands import common
 from udpbench.core.errors import ConfigError

@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cells import measured, once
 from factory import make_record, shifted
 from omegaconf import OmegaConf
 from shared import composed
-from test_drawn_damage import measured, once
 
 from udpbench.commands import rerun
 from udpbench.commands import store as store_command
