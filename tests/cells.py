@@ -30,7 +30,7 @@ CELLS = {
     "training": (*CELL, "arms=[upper_bound,clean,purified]", "protected_fraction=0.5"),
     "edits": (
         "task=img2img", "~task.pictures", "~metrics.bundle.edit_vif", "task.sample_steps=2", "protect=diffvax", "protect.mask=centre", "protect.iterations=4",
-        "protect.save_every=1", "protect.widths=[8,16]", "attack=jpeg", "arms=[clean,purified]", "data.train=2", "runtime.device=cpu", "runtime.threads=1", "runtime.workers=1",
+        "protect.save_every=1", "protect.widths=[8,16]", "attack=jpeg", "arms=[clean,purified]", "data.train=2", "data.reference=4", "data.validation=4", "data.heldout=1", "runtime.device=cpu", "runtime.threads=1", "runtime.workers=1",
     ),
 }  # fmt: skip
 # Kinds of stages in the order of the work, and the cells that have them.
