@@ -93,9 +93,7 @@ class EmbeddedWords(Words):
 
     @cached_property
     def tokenizer(self) -> Any:  # type: ignore[override]  # for what needs more than tokens of texts
-        from transformers import CLIPTokenizer
-
-        return CLIPTokenizer.from_pretrained(str(self.folder))
+        return _clip_tokenizer(self.folder)
 
     def _tokens(self, text: str) -> list[int]:
         return self._backend.encode(text).ids
@@ -106,14 +104,18 @@ def read_words(folder: Path, embedded: bool = False) -> Words | None:
     """The tokenizer of a pipeline's folder; None if there is none to read."""
     if embedded:
         return EmbeddedWords(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
-    from transformers import CLIPTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # it warns of every prompt that is too long
     try:
         # Without its files the library makes an empty one.
         if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             return None
-        return Words(CLIPTokenizer.from_pretrained(str(folder / "tokenizer")))
+        return Words(_clip_tokenizer(folder / "tokenizer"))
     except (OSError, ValueError, TypeError, KeyError):  # what is wrong with it is told when it is loaded
         return None
+
+
+def _clip_tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # it warns of every prompt that is too long
+    return CLIPTokenizer.from_pretrained(str(folder))
