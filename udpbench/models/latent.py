@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -147,7 +148,8 @@ class LatentDiffusion(Diffusion):
         if text_encoder:
             parts["text_encoder"] = trainable_copy(self.pipe.text_encoder)
             if gradient_checkpointing:
-                parts["text_encoder"].gradient_checkpointing_enable()
+                with warnings.catch_warnings(action="ignore"):  # newer versions call it activation_checkpointing_enable
+                    parts["text_encoder"].gradient_checkpointing_enable()
 
         def save(folder: Path) -> None:
             if lora:
