@@ -12,6 +12,7 @@ from torch import Tensor
 from udpbench.attack import impress
 from udpbench.attack.impress import Impress
 from udpbench.interfaces import Log, Run
+from udpbench.models.perceptual import Far
 from udpbench.optim.soft_bound import gradient
 
 PLAIN = {"iterations": 6, "lr": 0.02, "alpha": 0.5, "distance_budget": 1e-4, "start_noise": 0.05, "perceptual": "lite1"}
@@ -135,6 +136,11 @@ def test_a_start_that_is_not_clamped_moves_the_first_step(model, pictures):
     assert (free - clamped).abs().max() > 1e-3
 
 
+def objective(method: Impress, y: Tensor, far: Far, model) -> Tensor:
+    """Equation 4.1 for each of N pictures, NCHW [-1,1]."""
+    return method.consistency_of(y, model) + method.bound(y, far)
+
+
 @pytest.mark.usefixtures("_simple")
 def test_hinge(model, pictures):
     """Below the distance budget the objective is the inconsistency alone, above it the excess counts alpha times."""
@@ -143,7 +149,7 @@ def test_hinge(model, pictures):
     plain, hinged = attack(alpha=0.0, size_correct=False), attack(alpha=2.0, distance_budget=0.01, size_correct=False)
 
     def of(method: Impress, y: Tensor) -> Tensor:
-        return sum(method.objective(2 * y - 1, distance.to_original(x), model))
+        return objective(method, 2 * y - 1, distance.to_original(x), model)
 
     with torch.no_grad():
         assert torch.equal(of(plain, near), of(hinged, near))
@@ -174,10 +180,14 @@ def test_gradient_is_that_of_both_terms_and_passes_the_distance_only_where_a_pic
     x = torch.stack(pictures[:2])
     y = (2 * x - 1 + torch.tensor([0.1, 0.4]).view(2, 1, 1, 1)).requires_grad_(True)
     far, method = distance.to_original(x), attack(distance_budget=budget, size_correct=False)
-    (want,) = torch.autograd.grad(sum(method.objective(y, far, model)).sum(), y)
-    consistency, excess = method.objective(y, lambda z: far(Watched.apply(z)), model)
+    loss = objective(method, y, far, model)
+    (want,) = torch.autograd.grad(loss.sum(), y)
     Watched.passed = 0
-    assert torch.equal(gradient(consistency, excess, y), want)
+    value, found = gradient(
+        lambda: method.consistency_of(y, model), lambda: method.bound(y, lambda z: far(Watched.apply(z))), y
+    )
+    assert torch.equal(found, want)
+    assert torch.equal(value, loss)
     assert Watched.passed == passes
 
 
@@ -187,7 +197,7 @@ def test_size_correction_is_the_share_of_512_pixels_squared(model, height, width
     x = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ours, plain = (
-            sum(attack(size_correct=s).objective(2 * x - 1, distance.to_original(x), model)) for s in (True, False)
+            objective(attack(size_correct=s), 2 * x - 1, distance.to_original(x), model) for s in (True, False)
         )
     torch.testing.assert_close(ours, plain * height * width / 512**2)
 

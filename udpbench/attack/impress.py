@@ -8,16 +8,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from udpbench.core.component import check_choice
+from udpbench.core.memory import give_freed_memory_back
 from udpbench.interfaces import Attack, Run
 from udpbench.models.latent import LatentDiffusion, inconsistency
 from udpbench.models.perceptual import Far, load_distance
-from udpbench.optim.pgd import chunks
+from udpbench.optim.pgd import are_large, chunks
 from udpbench.optim.samples import normal
 from udpbench.optim.soft_bound import SoftBound, gradient
 
@@ -70,7 +72,7 @@ class Impress(SoftBound, Attack):
         if dtype == torch.float16:
             model = model.having(vae=copy.deepcopy(model.pipe.vae).half())
         out: list[Tensor] = list(images)
-        groups = list(chunks(images, run.grad_batch))
+        groups, large = list(chunks(images, run.grad_batch)), are_large(images, run)
         with run.log.bar("purify", self.iterations * len(groups), "it") as advance:
             for index in groups:
                 x = torch.stack([images[i] for i in index]).to(run.device)
@@ -83,35 +85,38 @@ class Impress(SoftBound, Attack):
                 y = (y.clamp(-1, 1) if self.clamp_start else y).requires_grad_(True)
                 adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
                 cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
-                losses = self.losses(x, [names[i] for i in index], far, model, run)
+                aims = self.aims(x, [names[i] for i in index], model, run)
                 for step in range(self.iterations):
-                    aim, excess = losses(y, step)
-                    y.grad = gradient(aim, excess, y)
+                    if large:
+                        give_freed_memory_back()
+                    loss, y.grad = gradient(partial(aims, y, step), partial(self.bound, y, far), y)
                     adam.step()
                     cosine.step()
                     with torch.no_grad():
                         y.clamp_(-1, 1)
-                    run.log.scalar("impress/loss", (aim + excess).detach().sum(), step)
+                    run.log.scalar("impress/loss", loss.sum(), step)
                     advance(1)
                 run.tally("vae_image", self.iterations * len(y))
                 for i, pure in zip(index, (y.detach().float() + 1) / 2, strict=True):
                     out[i] = pure.cpu()
         return out
 
-    def losses(
-        self, protected: Tensor, names: Sequence[str], far: Far, model: LatentDiffusion, run: Run
-    ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
-        """What is minimised for N pictures of one size: ``y``, NCHW [-1,1], and the step -> two terms, (N,) each, as
-        ``gradient`` takes them. ``protected``: the pictures, NCHW [0,1]; ``far``: distances to them."""
-        return lambda y, step: self.objective(y, far, model)
+    def aims(
+        self, protected: Tensor, names: Sequence[str], model: LatentDiffusion, run: Run
+    ) -> Callable[[Tensor, int], Tensor]:
+        """What is minimised beside the bound for N pictures of one size: ``y``, NCHW [-1,1], and the step -> (N,).
+        ``protected``: the pictures, NCHW [0,1]."""
+        return lambda y, step: self.consistency_of(y, model)
 
-    def objective(self, y: Tensor, far: Far, model: LatentDiffusion) -> tuple[Tensor, Tensor]:
-        """The two terms of equation 4.1 for each of N pictures ``y``, NCHW [-1,1], float32 or (if the autoencoder is)
-        float16; (N,) each."""
-        # The pictures anew for each term: their graphs have nothing in common and go one by one.
+    def consistency_of(self, y: Tensor, model: LatentDiffusion) -> Tensor:
+        """The first term of equation 4.1 for each of N pictures ``y``, NCHW [-1,1], float32 or (if the autoencoder is)
+        float16; (N,)."""
         half = y.dtype == torch.float16
-        consistency = half_inconsistency(y, model) if half else inconsistency((y + 1) / 2, model)
-        return self.scale(y) * consistency, self.scale(y) * self.excess(far((y.float() + 1) / 2))
+        return self.scale(y) * (half_inconsistency(y, model) if half else inconsistency((y + 1) / 2, model))
+
+    def bound(self, y: Tensor, far: Far) -> Tensor:
+        """The second term, (N,); ``far``: distances to the protected pictures."""
+        return self.scale(y) * self.excess(far((y.float() + 1) / 2))
 
     def scale(self, y: Tensor) -> float:
         """What the loss of pictures of the size of ``y`` is multiplied by."""

@@ -14,7 +14,6 @@ from udpbench.core.component import check_numbers
 from udpbench.interfaces import Attack, Run
 from udpbench.models.diffusion import noised
 from udpbench.models.latent import LatentDiffusion, inconsistency
-from udpbench.models.perceptual import Far
 from udpbench.optim.samples import normal, uniform_times
 from udpbench.optim.target import mse
 
@@ -68,9 +67,9 @@ class Insight(Impress):
     def identity(self) -> dict[str, Any]:
         return {"photo": {"version": self.photo.version, "identity": self.photo.identity()}}
 
-    def losses(
-        self, protected: Tensor, names: Sequence[str], far: Far, model: LatentDiffusion, run: Run
-    ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+    def aims(
+        self, protected: Tensor, names: Sequence[str], model: LatentDiffusion, run: Run
+    ) -> Callable[[Tensor, int], Tensor]:
         photos = self.photo.purify(list(protected.cpu()), names, [""] * len(names), None, run)
         rngs = [run.rng("insight", name) for name in names]
         with torch.no_grad():
@@ -78,7 +77,7 @@ class Insight(Impress):
             cond = model.embed([self.prompt] * len(names))
         alpha_bar = model.alpha_bar.to(protected.device)
 
-        def losses(y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        def aim(y: Tensor, step: int) -> Tensor:
             x = (y + 1) / 2
             z = model.encode(x)
             total = self.consistency * inconsistency(x, model)
@@ -88,6 +87,6 @@ class Insight(Impress):
                 told = [model.predict(model.pipe.unet, noised(alpha_bar, v, t, noise), t, cond) for v in (z, seen)]
                 total = total + self.unet * mse(*told)
                 run.tally("unet_purify", 2 * len(z))
-            return self.scale(y) * total, self.scale(y) * self.excess(far((y + 1) / 2))
+            return self.scale(y) * total
 
-        return losses
+        return aim

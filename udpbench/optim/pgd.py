@@ -84,8 +84,7 @@ def pgd(
     # there again.
     out = [x.to(run.device, copy=True) for x in images]
     clean = [x.to(run.device) for x in clean]
-    # On the CPU, what a pass over large pictures left free counts.
-    large = run.device.type == "cpu" and any(x[0].numel() > PIXELS for x in clean)
+    large = are_large(clean, run)
     loss = run.around(loss, before) if run.around else loss
     for step, length in enumerate(steps, start=before):
         raised = torch.zeros((), device=run.device)
@@ -143,6 +142,11 @@ def handed_over(images: list[Tensor]) -> Iterator[Tensor]:
     """The pictures one by one, each taken out of the list: who ascends many does not keep them as they were."""
     while images:
         yield images.pop(0)
+
+
+def are_large(images: Iterable[Tensor], run: Run) -> bool:
+    """Whether what a pass over these pictures leaves free counts: large ones on the CPU."""
+    return run.device.type == "cpu" and any(x[0].numel() > PIXELS for x in images)
 
 
 def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -53,16 +54,27 @@ class SoftBound:
         return self.alpha * (distances - self.distance_budget).clamp(min=0)
 
 
-def gradient(aim: Tensor, excess: Tensor, y: Tensor) -> Tensor:
-    """Of the sum of both losses, (N,) each, with respect to ``y``: that of ``excess``, most of the work where the
-    network of the distance is large, only where it is above 0 for any picture.
+def gradient(aim: Callable[[], Tensor], excess: Callable[[], Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of both losses, (N,) each, and its gradient with respect to ``y``: that of ``excess``, most of the work
+    where the network of the distance is large, only where it is above 0 for any picture.
 
-    The two have no part of their graphs in common. A GPU is busy with the gradient of ``aim`` while the processor waits
-    for the answer.
+    The two have no part of their graphs in common. On a CPU one of them is there at a time, or they would need twice
+    the memory. A GPU is busy with ``aim`` while the processor waits for the answer.
     """
-    above = Later((excess > 0).any())
-    (found,) = torch.autograd.grad(aim.sum(), y)
-    return found + torch.autograd.grad(excess.sum(), y)[0] if above.known() else found
+    far = excess()
+    above = Later((far > 0).any())
+    beyond = None if y.is_cuda else _slope(far, y, above)
+    near = aim()
+    (slope,) = torch.autograd.grad(near.sum(), y)
+    beyond = _slope(far, y, above) if y.is_cuda else beyond
+    return near.detach() + far.detach(), slope if beyond is None else slope + beyond
+
+
+def _slope(far: Tensor, y: Tensor, above: Later) -> Tensor | None:
+    """The gradient of ``far`` if it is not 0; its graph is let go in any case."""
+    slope = torch.autograd.grad(far.sum(), y)[0] if above.known() else None
+    far.detach_()
+    return slope
 
 
 class Later:

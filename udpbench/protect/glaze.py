@@ -17,7 +17,7 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.perceptual import load_distance
+from udpbench.models.perceptual import Far, load_distance
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import chunks
 from udpbench.optim.soft_bound import SoftBound, gradient
@@ -84,23 +84,28 @@ class Glaze(SoftBound, Protection):
                 adam = torch.optim.Adam([y], lr=self.lr)
                 apart: Any = partial(self._apart, goal=goal, fixed=fixed, rngs=rngs, model=model)
                 apart = run.around(apart, 0) if run.around else apart
+                aim, excess = partial(self._aim, y, index, apart, run), partial(self._bound, y, far)
                 for step in range(self.iterations):
-                    x = (y + 1) / 2
-                    aim, excess = apart(x, index), self.excess(far((y + 1) / 2))
-                    aim = aim if run.penalty is None else aim + run.penalty(x)
-                    slope = gradient(aim, excess, y)
+                    loss, slope = gradient(aim, excess, y)
                     y.grad = run.agree(slope) if run.agree else slope
                     adam.step()
                     with torch.no_grad():
                         x = budget.project((y + 1) / 2, clean)
                         y.copy_(2 * x - 1)
-                    run.log.scalar("glaze/loss", (aim + excess).detach().sum(), step)
+                    run.log.scalar("glaze/loss", loss.sum(), step)
                     advance(1)
                 encoded = 2 * self.iterations if self.sample_latents else self.iterations + 1
                 run.tally("vae_image", encoded * len(y))
                 for i, made in zip(index, x, strict=True):
                     out[i] = made
         return out
+
+    def _aim(self, y: Tensor, index: list[int], apart: Any, run: Run) -> Tensor:
+        x = (y + 1) / 2
+        return apart(x, index) if run.penalty is None else apart(x, index) + run.penalty(x)
+
+    def _bound(self, y: Tensor, far: Far) -> Tensor:
+        return self.excess(far((y + 1) / 2))
 
     def restyled(self, x: Tensor, names: Sequence[str], model: LatentDiffusion, run: Run) -> Tensor:
         """The targets of N pictures: img2img of ``x`` (NCHW [0,1]) with the style prompt, of the same size, [0,1].
