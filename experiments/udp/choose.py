@@ -4,9 +4,9 @@
 
 tries the named settings (without names all of ``SETTINGS``) under the seeds (without any 0 and 1) at the length of a
 rung and adds a line for each to ``development/RUNG.jsonl``; what is there is not computed again. All pictures are of
-draw 1 of ``data=toyworld_many``, which is for development; of the rung ``test`` they are of draws 2, 3 and 4, one for
-each seed; of the rung ``photos`` they are automobiles and horses of CIFAR-10, other ones for each seed, and a word
-``root=DIR`` says where it is (as ``data=cifar10 data.root=DIR``).
+draw 1 of ``data=toyworld_many``, which is for development; of the rung ``test`` each seed is the number of a draw, too;
+of the rung ``photos`` they are automobiles and horses of CIFAR-10, other ones for each seed, and a word ``root=DIR``
+says where it is (as ``data=cifar10 data.root=DIR``).
 
 A try protects pictures, trains a victim from scratch on them and measures what the published objective speaks of, how
 far that victim is from the *clean* distribution: its denoising loss on clean pictures that nobody trained on, with
