@@ -51,7 +51,9 @@ def test_odd_sizes_are_padded_for_the_network_alone_and_the_loss_is_over_the_pic
     torch.testing.assert_close(ddpm.decode(z), x)
 
     class Beside(torch.nn.Module):
-        dtype = torch.float32
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, noisy, t):
             assert noisy.shape == (1, 3, 16, 18), "what the network can halve"
