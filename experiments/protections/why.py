@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from scipy.stats import spearmanr
@@ -44,16 +45,28 @@ def losses(model: LatentDiffusion, z: Tensor) -> Tensor:
     return torch.stack([torch.stack([model.loss(z, cond, t, noise).mean() for noise in noises]).mean() for t in times])
 
 
+class Seen(NamedTuple):
+    """Pictures of a folder, NCHW [0,1], their latents, and their loss at each of ``EARLY`` and ``LATE``."""
+
+    pictures: Tensor
+    latents: Tensor
+    losses: Tensor
+
+
 @torch.no_grad()
-def measured(model: LatentDiffusion, clean: Path, protected: Path) -> dict[str, float]:
+def seen(model: LatentDiffusion, folder: Path) -> Seen:
+    x = torch.stack(list(read_folder(folder).values()))
+    z = model.encode(x)
+    return Seen(x, z, losses(model, z))
+
+
+def measured(clean: Seen, protected: Seen) -> dict[str, float]:
     """What the protected pictures are beside the clean ones, by ``COLUMNS``; latents in units of the model's."""
-    x, y = (torch.stack(list(read_folder(folder).values())) for folder in (clean, protected))
-    z, w = model.encode(x), model.encode(y)
-    raised = losses(model, w) - losses(model, z)
+    raised = protected.losses - clean.losses
     return {
-        "rms": float((y - x).square().mean().sqrt()) * 255,
-        "moved": float((w - z).square().mean().sqrt()),
-        "spread": float(w.std() / z.std()),
+        "rms": float((protected.pictures - clean.pictures).square().mean().sqrt()) * 255,
+        "moved": float((protected.latents - clean.latents).square().mean().sqrt()),
+        "spread": float(protected.latents.std() / clean.latents.std()),
         "early": float(raised[: len(EARLY)].mean()),
         "late": float(raised[len(EARLY) :].mean()),
     }
@@ -61,16 +74,16 @@ def measured(model: LatentDiffusion, clean: Path, protected: Path) -> dict[str, 
 
 def rows(store: Path) -> Iterator[dict[str, Any]]:
     """A row for each protection and subject of the records without an attack, and one for noise on each subject."""
-    model, seen = LatentDiffusion("pkg:micro", "micro"), set()
+    look, told = cache(partial(seen, LatentDiffusion("pkg:micro", "micro"))), set()
     for record in load_records(HERE / "records"):
         cell, arms = record["cell"], record["arms"]
         for arm, name in (("protected", cell["protect"]), ("noise", "noise")):
-            folders = [store.joinpath(*Path(arms[part]["pictures"]).parts[-2:]) for part in ("clean", arm)]
-            if cell["attack"] != "none" or cell["budget"] != "linf_8" or folders[1] in seen:
+            clean, made = (store.joinpath(*Path(arms[part]["pictures"]).parts[-2:]) for part in ("clean", arm))
+            if cell["attack"] != "none" or cell["budget"] != "linf_8" or made in told:
                 continue
-            seen.add(folders[1])
+            told.add(made)
             scores = [arms[part]["metrics"]["kd_efflite0"]["value"] for part in (arm, "clean")]
-            found = measured(model, folders[0] / "train", folders[1])
+            found = measured(look(clean / "train"), look(made))
             yield {"protection": name, "subject": cell["subject"], "effect": scores[0] - scores[1], **found}
 
 

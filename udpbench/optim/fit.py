@@ -142,10 +142,10 @@ def fit(
             run.log.scalar(f"{title}/loss", value.detach(), before + step)
             advance(1)
             done = step + 1
-            due = (settings.save_every and done % settings.save_every == 0) or run.stop.is_set()
+            due = (settings.save_every > 0 and done % settings.save_every == 0) or run.stop.is_set()
             kept = due or done in curve_steps or done == settings.steps
             if kept or watch.due(done):
-                watch.check(weights=bool(kept))
+                watch.check(weights=kept)
             if done in curve_steps and at_curve_step is not None:
                 with_average(parameters, average, partial(at_curve_step, done))
             if checkpoint and due and done < settings.steps:

@@ -196,9 +196,9 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
 
 def heat_table(board: Board) -> Section | None:
     """The heat maps of all metrics that rank, without colours; None where there is none."""
-    rows = []
+    rows, found = [], Standings(board)
     for metric in board.ranked_by:
-        if grid := heat_map(Standings(board), metric):
+        if grid := heat_map(found, metric):
             names = [column.text for column in grid.columns]
             rows += [
                 {"protection": row.name, "metric": metric, **dict(zip(names, (c.text for c in row.cells), strict=True))}
