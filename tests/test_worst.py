@@ -52,18 +52,22 @@ def test_an_attack_that_ruins_pictures_is_not_the_worst_case():
     assert worst_case(alone) is None
 
 
-def test_an_attack_has_its_damage_and_its_costs():
-    def stage(name: str, key: str, seconds: float) -> dict[str, object]:
-        return {"name": name, "key": key, "seconds": seconds, "peak_mb": 100 * seconds, "cached": True}
+def _stage(name: str, key: str, seconds: float) -> dict[str, object]:
+    return {"name": name, "key": key, "seconds": seconds, "peak_mb": 100 * seconds, "cached": True}
 
+
+def test_an_attack_has_its_damage_and_its_costs():
     records = []
     for subject in "01":
         record = make_record(subject=subject, attack="jpeg")
         record["stages"] += [
-            stage("attack jpeg on eudp", subject, 2.0),
-            stage("attack jpeg on clean", f"c{subject}", 4.0),
+            _stage("attack jpeg on eudp", subject, 2.0),
+            _stage("attack jpeg on clean", f"c{subject}", 4.0),
         ]
-        record["stages"] += [stage("train eudp", f"e{subject}", 50.0), stage("train jpeg on eudp", f"t{subject}", 9.0)]
+        record["stages"] += [
+            _stage("train eudp", f"e{subject}", 50.0),
+            _stage("train jpeg on eudp", f"t{subject}", 9.0),
+        ]
         records.append(record)
     (board,) = boards(records)
     (row,) = attack_costs(board).tables[0].reset_index().to_dict("records")
@@ -74,6 +78,34 @@ def test_an_attack_has_its_damage_and_its_costs():
         [make_record({"clean": (40.0, 0.8), "protected": (70.0, 0.4)}, subject=s, attack="none") for s in "01"]
     )
     assert attack_costs(alone) is None
+
+
+def test_an_attack_is_beaten_by_the_cheaper_one_that_leaves_least_of_the_same_protections():
+    def record(attack: str, seconds: float, purified: float, subject: str, protect: str = "eudp"):
+        scores = SCORES | {"purified": (purified, 0.5)}
+        made = make_record(scores, subject=subject, attack=attack, protect=protect)
+        made["stages"].append(_stage(f"attack {attack} on {protect}", f"{attack}{subject}{protect}", seconds))
+        return made
+
+    records = [
+        record(attack, seconds, left, subject)
+        for subject in "01"
+        for attack, seconds, left in (
+            ("diffpure", 9.0, 60.0),
+            ("blur", 1.0, 55.0),
+            ("jpeg", 1.0, 50.0),
+            ("webp", 1.0, 45.0),
+        )
+    ]
+    records.append(record("impress", 9.0, 70.0, "0", "glaze"))
+    (board,) = boards(records)
+    rows = attack_costs(board).tables[0].reset_index().set_index("attack")
+    assert list(rows.index) == ["webp", "jpeg", "blur", "diffpure", "impress"], "the one first that leaves least"
+    beaten = rows["distance ↑ beaten by"]
+    assert beaten["diffpure"].startswith("webp: +15.0 ["), "two victims"
+    assert list(beaten[["webp", "jpeg", "blur"]]) == ["-"] * 3, "none of them is cheaper than another"
+    assert beaten["impress"] == "-", "no other attack met this protection"
+    assert rows["distance ↑ left"]["webp"].startswith("+5.0"), "clean 40, purified 45"
 
 
 def test_attacks_with_a_purifier_of_their_own_stand_beside_the_others():

@@ -1,41 +1,98 @@
-"""What attacks do to clean pictures, and what they cost."""
+"""What attacks leave of protections, do to clean pictures and cost, and which cheaper one leaves less."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
+import numpy as np
+
+from udpbench.results.intervals import Interval, Key, generator, paired_interval
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import ARROW, Board
-from udpbench.results.report.choose import under
+from udpbench.results.report.choose import is_control, under
 from udpbench.results.report.render import Section, table
 from udpbench.results.report.standings import NO_PROTECTION, Standings
-from udpbench.results.schema import Record
+from udpbench.results.schema import Record, StageCost
+from udpbench.results.stats import differences
 from udpbench.results.words import interval_text, mean_text
 
+CHEAPER = 0.5  # an attack is cheaper than another if its purification takes less than this part of the other's seconds
 _TEXT = (
-    "Damage to clean pictures is s(clean_attacked) - s(clean): + is worse for the thief. Costs are those of purifying "
-    "a victim's pictures and of training on them, with what the attack does there: seconds, and the peak memory of the "
-    "process; means over the stages that are known."
+    "Left is what the thief is worse off than with clean pictures after the attack, s(purified) - s(clean), over the "
+    "protections that met it; damage to clean pictures is s(clean_attacked) - s(clean): + is worse for the thief. "
+    "Beaten by: of the attacks that take less than half as long the one that leaves least on the same victims, and how "
+    "much less. Costs are those of purifying a victim's pictures and of training on them, with what the attack does "
+    "there: seconds, and the peak memory of the process; means over the stages that are known."
 )
+_Left = Mapping[tuple[str, Key], float]  # (protection, victim) -> what an attack leaves
 
 
 def attack_costs(board: Board) -> Section | None:
-    """A row for each attack; None where nothing was attacked."""
+    """A row for each attack, the one first that leaves least; None where nothing was attacked."""
     attacked = [r for r in board.records if r["arms"].keys() & {"purified", "clean_attacked"}]
+    by_attack = grouped(attacked, lambda record: record["cell"]["attack"])
     damage = next((row.left for row in Standings(board).rows if row.name == NO_PROTECTION), {})
+    seconds = {attack: _seconds(part) for attack, part in by_attack.items()}
+    left = {metric: {attack: _left(part, metric) for attack, part in by_attack.items()} for metric in board.ranked_by}
     rows = []
-    for attack, part in sorted(grouped(attacked, lambda record: record["cell"]["attack"]).items()):
+    for attack, part in sorted(by_attack.items(), key=lambda item: (_order(item[0], left), item[0])):
         row = {"attack": attack}
-        for metric in board.ranked_by:
-            named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]} damage"
-            row[named] = interval_text(damage.get(metric, {}).get(attack))
+        for metric, found in left.items():
+            rng = generator(board.seed, "attacked", board.label, *board.names.items(), metric, attack)
+            named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
+            cheaper = [name for name in found if seconds[name] < CHEAPER * seconds[attack]]
+            row[f"{named} left"] = interval_text(_over_protections(found[attack], rng))
+            row[f"{named} damage"] = interval_text(damage.get(metric, {}).get(attack))
+            row[f"{named} beaten by"] = _best(found[attack], {name: found[name] for name in cheaper}, rng)
         rows.append(row | _cost(part, "attack", "purify") | _cost(part, "train", "train"))
     return Section("Attacks: damage and cost", 4, [_TEXT], [table(rows, ("attack",))], in_latex=True) if rows else None
 
 
-def _cost(records: Sequence[Record], kind: str, verb: str) -> dict[str, str]:
-    """Of the distinct stages of the records of one attack; ``kind`` as of ``under``."""
+def _left(records: Sequence[Record], metric: str) -> _Left:
+    """Of the records of one attack; without the noise controls."""
+    by_protect = grouped((r for r in records if not is_control(r)), lambda record: record["cell"]["protect"])
+    return {
+        (protect, victim): x
+        for protect, part in by_protect.items()
+        for victim, x in differences(part, "purified", "clean", metric).items()
+    }
+
+
+def _over_protections(found: _Left, rng: np.random.Generator) -> Interval | None:
+    """The mean with its interval; a victim counts once, with the mean over the protections that it met."""
+    by_victim = grouped(found, lambda key: key[1])
+    pairs = {victim: fmean(found[key] for key in keys) for victim, keys in by_victim.items()}
+    return paired_interval(pairs, rng) if pairs else None
+
+
+def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator) -> str:
+    """The name of that one of ``others`` that leaves least where both were run and how much less than ``mine``; "-" if
+    none leaves less."""
+    less = {name: {key: mine[key] - found[key] for key in mine.keys() & found.keys()} for name, found in others.items()}
+    known = {name: x for name, pairs in less.items() if (x := _over_protections(pairs, rng)) and x.mean > 0}
+    best = max(known, key=lambda name: known[name].mean, default=None)
+    return "-" if best is None else f"{best}: {interval_text(known[best])}"
+
+
+def _order(attack: str, left: Mapping[str, Mapping[str, _Left]]) -> float:
+    """What the attack leaves by the first metric; infinity if nothing was measured."""
+    return next((fmean(found[attack].values()) for found in left.values() if found[attack]), math.inf)
+
+
+def _stages(records: Sequence[Record], kind: str) -> list[StageCost]:
+    """The distinct stages of the records of one attack; ``kind`` as of ``under``."""
     named = [(under(kind, r["cell"]["protect"], r["cell"]["attack"]), r["stages"]) for r in records]
-    distinct = {s["key"]: s for names, stages in named for s in stages if s["name"] in names}.values()
-    seconds, memory = (mean_text(stage[name] for stage in distinct) for name in ("seconds", "peak_mb"))
+    return list({s["key"]: s for names, stages in named for s in stages if s["name"] in names}.values())
+
+
+def _seconds(records: Sequence[Record]) -> float:
+    """Of a purification; infinity if none is known: what purifies nothing costs a training of its own."""
+    return fmean(known) if (known := [stage["seconds"] for stage in _stages(records, "attack")]) else math.inf
+
+
+def _cost(records: Sequence[Record], kind: str, verb: str) -> dict[str, str]:
+    stages = _stages(records, kind)
+    seconds, memory = (mean_text(stage[name] for stage in stages) for name in ("seconds", "peak_mb"))
     return {f"{verb} (s)": seconds, f"{verb} (MB)": memory}
