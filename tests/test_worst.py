@@ -102,7 +102,10 @@ def test_an_attack_is_beaten_by_the_cheaper_one_that_leaves_least_of_the_same_pr
     rows = attack_costs(board).tables[0].reset_index().set_index("attack")
     assert list(rows.index) == ["webp", "jpeg", "blur", "diffpure", "impress"], "the one first that leaves least"
     beaten = rows["distance ↑ beaten by"]
-    assert beaten["diffpure"].startswith("webp: +15.0 ["), "two victims"
+    assert beaten["diffpure"] == "webp: +15.0 [+15.0, +15.0]"
+    (alone,) = boards([record for record in records if record["cell"]["subject"] == "0"])
+    beaten_once = attack_costs(alone).tables[0]["distance ↑ beaten by"]
+    assert beaten_once["diffpure"] == "webp: +15.0 (1 victim) †", "one victim has no interval: no claim"
     assert list(beaten[["webp", "jpeg", "blur"]]) == ["-"] * 3, "none of them is cheaper than another"
     assert beaten["impress"] == "-", "no other attack met this protection"
     assert rows["distance ↑ left"]["webp"].startswith("+5.0"), "clean 40, purified 45"

@@ -10,7 +10,7 @@ import numpy as np
 
 from udpbench.results.intervals import Interval, Key, generator, paired_interval
 from udpbench.results.record import grouped
-from udpbench.results.report.boards import ARROW, Board
+from udpbench.results.report.boards import ARROW, NO_CLAIM, Board
 from udpbench.results.report.choose import is_control, under
 from udpbench.results.report.render import Section, table
 from udpbench.results.report.standings import NO_PROTECTION, Standings
@@ -23,8 +23,9 @@ _TEXT = (
     "Left is what the thief is worse off than with clean pictures after the attack, s(purified) - s(clean), over the "
     "protections that met it; damage to clean pictures is s(clean_attacked) - s(clean): + is worse for the thief. "
     "Beaten by: of the attacks that take less than half as long the one that leaves least on the same victims, and how "
-    "much less. Costs are those of purifying a victim's pictures and of training on them, with what the attack does "
-    "there: seconds, and the peak memory of the process; means over the stages that are known."
+    "much less; † the interval does not lie above zero: no claim. Costs are those of purifying a victim's pictures and "
+    "of training on them, with what the attack does there: seconds, and the peak memory of the process; means over the "
+    "stages that are known."
 )
 _Left = Mapping[tuple[str, Key], float]  # (protection, victim) -> what an attack leaves
 
@@ -42,10 +43,10 @@ def attack_costs(board: Board) -> Section | None:
         for metric, found in left.items():
             rng = generator(board.seed, "attacked", board.label, *board.names.items(), metric, attack)
             named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
-            cheaper = [name for name in found if seconds[name] < CHEAPER * seconds[attack]]
-            row[f"{named} left"] = interval_text(_over_protections(found[attack], rng))
+            cheaper = {name: found[name] for name in found if seconds[name] < CHEAPER * seconds[attack]}
+            row[f"{named} left"] = interval_text(_interval(found[attack], rng))
             row[f"{named} damage"] = interval_text(damage.get(metric, {}).get(attack))
-            row[f"{named} beaten by"] = _best(found[attack], {name: found[name] for name in cheaper}, rng)
+            row[f"{named} beaten by"] = _best(found[attack], cheaper, rng)
         rows.append(row | _cost(part, "attack", "purify") | _cost(part, "train", "train"))
     return Section("Attacks: damage and cost", 4, [_TEXT], [table(rows, ("attack",))], in_latex=True) if rows else None
 
@@ -60,25 +61,31 @@ def _left(records: Sequence[Record], metric: str) -> _Left:
     }
 
 
-def _over_protections(found: _Left, rng: np.random.Generator) -> Interval | None:
-    """The mean with its interval; a victim counts once, with the mean over the protections that it met."""
-    by_victim = grouped(found, lambda key: key[1])
-    pairs = {victim: fmean(found[key] for key in keys) for victim, keys in by_victim.items()}
-    return paired_interval(pairs, rng) if pairs else None
+def _by_victim(found: _Left) -> dict[Key, float]:
+    """Victim -> the mean over the protections that it met."""
+    return {victim: fmean(found[key] for key in keys) for victim, keys in grouped(found, lambda key: key[1]).items()}
 
 
 def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator) -> str:
     """The name of that one of ``others`` that leaves least where both were run and how much less than ``mine``; "-" if
     none leaves less."""
     less = {name: {key: mine[key] - found[key] for key in mine.keys() & found.keys()} for name, found in others.items()}
-    known = {name: x for name, pairs in less.items() if (x := _over_protections(pairs, rng)) and x.mean > 0}
+    known = {name: x for name, pairs in less.items() if (x := _interval(pairs, rng)) and x.mean > 0}
     best = max(known, key=lambda name: known[name].mean, default=None)
-    return "-" if best is None else f"{best}: {interval_text(known[best])}"
+    if best is None:
+        return "-"
+    claimed = (known[best].low or 0.0) > 0
+    return f"{best}: {interval_text(known[best])}{'' if claimed else f' {NO_CLAIM}'}"
+
+
+def _interval(found: _Left, rng: np.random.Generator) -> Interval | None:
+    """The mean with its interval; a victim counts once, with the mean over the protections that it met."""
+    return paired_interval(_by_victim(found), rng) if found else None
 
 
 def _order(attack: str, left: Mapping[str, Mapping[str, _Left]]) -> float:
     """What the attack leaves by the first metric; infinity if nothing was measured."""
-    return next((fmean(found[attack].values()) for found in left.values() if found[attack]), math.inf)
+    return next((fmean(_by_victim(found[attack]).values()) for found in left.values() if found[attack]), math.inf)
 
 
 def _stages(records: Sequence[Record], kind: str) -> list[StageCost]:
