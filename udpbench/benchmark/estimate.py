@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from udpbench.benchmark.cell import ROLES
 from udpbench.benchmark.store import DROPPED, FACTS, Stage, bytes_of, hash_of, read_facts
 
-MODELS = ("surrogate", "victim", "purifier")  # entries of a stage's settings that are models
 NEAR = ("settings", "method", "kind")  # what a stage and its measurements have in common, budget aside; nearest first
 
 
@@ -81,8 +81,8 @@ class History:
 def _keys(name: str, settings: Mapping[str, Any]) -> tuple[str, str, str]:
     """A stage's keys of likeness, in the order of ``NEAR``."""
     settings = {k: v for k, v in settings.items() if k != "budget"}  # a larger change takes no longer
-    models = {k: v for k, v in settings.items() if k in MODELS}
-    methods = sorted(_methods({k: v for k, v in settings.items() if k not in MODELS}))
+    models = {k: v for k, v in settings.items() if k in ROLES}
+    methods = sorted(_methods({k: v for k, v in settings.items() if k not in ROLES}))
     return hash_of([name, settings]), hash_of([name, models, methods]), hash_of([name, models])
 
 

@@ -123,7 +123,7 @@ def _check_code(config: Mapping[str, Any], trust: bool) -> None:
     from hydra.utils import get_object
 
     from udpbench.core.component import Component
-    from udpbench.results.submission import targets
+    from udpbench.core.source import targets
 
     for name in () if trust else sorted({*targets({k: v for k, v in config.items() if k not in HERE})}):
         made: Any = None

@@ -7,25 +7,24 @@ import hashlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
+
+from udpbench.core.component import inside
 
 PACKAGE = Path(__file__).parent.parent
 INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
 
 def targets(settings: Any) -> Iterator[str]:
-    """Every ``_target_`` in the settings of a component, at any depth."""
-    if isinstance(settings, Mapping):
-        if "_target_" in settings:
-            yield str(settings["_target_"])
-        for value in settings.values():
-            yield from targets(value)
-    elif isinstance(settings, list | tuple):
-        for value in settings:
+    """The classes that settings name (``_target_``), at any depth."""
+    for name, value in inside(settings):
+        if name == "_target_":
+            yield str(value)
+        else:
             yield from targets(value)
 
 

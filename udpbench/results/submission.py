@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from udpbench.benchmark.cell import ROLES
-from udpbench.core.component import inside
 from udpbench.core.provenance import DIRTY
+from udpbench.core.source import targets
 from udpbench.results import flags
 from udpbench.results.schema import EMBEDDED, Record
 
@@ -79,15 +79,6 @@ def _budget(record: Record) -> Iterator[str]:
         yield f"facts say budget {budget['eps']:g}, the configuration {settings.get('eps')}"
     if exceeded := flags.budget_exceeded(record):
         yield exceeded
-
-
-def targets(config: Any) -> Iterator[str]:
-    """The classes that a configuration names, at any depth."""
-    for name, value in inside(config):
-        if name == "_target_":
-            yield str(value)
-        else:
-            yield from targets(value)
 
 
 CHECKS: tuple[Callable[[Record], Iterator[str]], ...] = (_code, _machine, _parts, _label, _arms, _budget)
