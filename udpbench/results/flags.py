@@ -139,17 +139,14 @@ OF_RECORD = (
 
 def of_record(record: Record) -> list[str]:
     """Every objection to one cell by itself; this is what the record's "flags" hold."""
-    return _said(*(check(record) for check in OF_RECORD), cross_device([record]))
+    return [*filter(None, (*(check(record) for check in OF_RECORD), cross_device([record])))]
 
 
 def of_group(records: Sequence[Record], floors: Mapping[str, float | None]) -> list[str]:
     """Objections to what is said of several victims of one condition together; ``floors``: metric -> what an effect
     must exceed."""
-    return _said(no_seed_sd(floors.values(), of_edits(*records)), few_subjects(records), cross_device(records))
-
-
-def _said(*found: str | None) -> list[str]:
-    return [sentence for sentence in found if sentence is not None]
+    found = no_seed_sd(floors.values(), of_edits(*records)), few_subjects(records), cross_device(records)
+    return [*filter(None, found)]
 
 
 def _primary(record: Record, *arms: str) -> Iterator[tuple[str, _Scores]]:

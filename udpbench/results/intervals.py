@@ -41,6 +41,10 @@ class Interval:
         """Half of the interval: a smaller mean difference would not have excluded zero."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
+    def exceeds(self, floor: float | None) -> bool:
+        """Whether the whole interval lies above zero and above ``floor``, which must be known."""
+        return self.low is not None and floor is not None and self.low > max(floor, 0.0)
+
     @property
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of zero."""
@@ -105,7 +109,7 @@ def recovery(
     effect = paired_interval({key: effects[key] for key in keys}, rng)
     if effect.low is None:
         return Recovery(None, "n/a: one victim has no interval")
-    if effect.low <= max(floor, 0.0):
+    if not effect.exceeds(floor):
         return Recovery(None, "n/a: no effect to recover")
 
     def errors(e: np.ndarray, r: np.ndarray) -> np.ndarray:

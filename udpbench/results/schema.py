@@ -7,7 +7,8 @@ from types import UnionType
 from typing import Any, NotRequired, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from udpbench.benchmark.arms import ARMS, CONTROLS
-from udpbench.core.component import check_plain, inside
+from udpbench.benchmark.cell import ROLES
+from udpbench.core.component import check_choice, check_plain, inside
 from udpbench.core.provenance import Provenance
 from udpbench.core.text import CONTROL
 
@@ -138,20 +139,7 @@ class Record(TypedDict):
 
 CELL = tuple(name for name in CellNames.__annotations__ if name in CellNames.__required_keys__)
 EXTRA = tuple(name for name in CellNames.__annotations__ if name in CellNames.__optional_keys__)
-PARTS = (
-    "data",
-    "budget",
-    "protect",
-    "like",
-    "attack",
-    "task",
-    "model",
-    "surrogate",
-    "victim",
-    "purifier",
-    "metrics",
-    *CONTROLS,
-)
+PARTS = ("data", "budget", "protect", "like", "attack", "task", "model", *ROLES, "metrics", *CONTROLS)
 LONG = (
     *("label", "status", *CELL, *EXTRA, "budget_kind", "eps", "distance", "network", "preset"),
     *("arm", "metric", "value", "n", "better_protected", "primary", "reason"),
@@ -163,16 +151,14 @@ def check(record: Mapping[str, Any], where: str) -> Record:
     if record.get("schema") != SCHEMA:
         raise ValueError(f"{where}: record schema {record.get('schema')!r} cannot be read; allowed are 1 and {SCHEMA}")
     _check_type(record, Record, where, "record")
-    if record["status"] not in STATUS:
-        raise ValueError(f"{where}: unknown status {record['status']!r}; allowed are {', '.join(STATUS)}")
+    check_choice(f"{where}: unknown status", record["status"], STATUS)
     if (record["error"] is None) != (record["status"] == "ok"):
         raise ValueError(f"{where}: status {record['status']!r} does not go with error {record['error']!r}")
     for name, text in {**record["cell"], "label": record["label"]}.items():
         if CONTROL.search(str(text)):
             raise ValueError(f"{where}: {name} {text!r} has control characters")
     for name, arm in record["arms"].items():
-        if name not in ARMS:
-            raise ValueError(f"{where}: unknown arm {name!r}; allowed are {', '.join(ARMS)}")
+        check_choice(f"{where}: unknown arm", name, ARMS)
         if both := sorted(arm["metrics"].keys() & arm["absent"].keys()):
             raise ValueError(f"{where}: arm {name} has {both[0]} both measured and absent")
         for metric, score in arm["metrics"].items():
@@ -186,11 +172,10 @@ def check(record: Mapping[str, Any], where: str) -> Record:
 
 def _check_config(config: Mapping[str, Any], where: str) -> None:
     """What readers compare of the configuration: parts are objects, or null where there is none; classes have names."""
-    metrics = config.get("metrics")
-    bundles = (
-        {f"metrics.{name}": metrics.get(name) for name in ("bundle", "extra")} if isinstance(metrics, dict) else {}
-    )
-    for name, part in {**{name: config.get(name) for name in PARTS}, **bundles}.items():
+    parts = {name: config.get(name) for name in PARTS}
+    if isinstance(metrics := parts["metrics"], dict):
+        parts |= {f"metrics.{name}": metrics.get(name) for name in ("bundle", "extra")}
+    for name, part in parts.items():
         if not isinstance(part, dict | None):
             raise ValueError(f"{where}: record.config.{name} must be dict, given {type(part).__name__}")
         _check_targets(part, where, f"record.config.{name}")

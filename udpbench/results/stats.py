@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from udpbench.core.component import check_choice
 from udpbench.results.intervals import Interval, Key, Recovery, paired_interval, recovery
 from udpbench.results.record import of_edits, score_of
 from udpbench.results.schema import DIRECTIONS, Record
@@ -26,8 +27,7 @@ class Summary:
     @property
     def claimed(self) -> bool:
         """Whether the effect's interval lies above the floor and above zero."""
-        low = self.effect.low if self.effect else None
-        return low is not None and self.floor is not None and low > max(self.floor, 0.0)
+        return self.effect is not None and self.effect.exceeds(self.floor)
 
 
 def derived(record: Record) -> dict[str, tuple[str, str]]:
@@ -51,8 +51,7 @@ def no_residual(record: Record) -> str | None:
 
 def sign(better_protected: str) -> int:
     """+1 if better protection raises the score ("up"), -1 if it lowers it ("down"); ValueError for other words."""
-    if better_protected not in DIRECTIONS:
-        raise ValueError(f"better_protected: unknown {better_protected!r}; allowed are {', '.join(DIRECTIONS)}")
+    check_choice("better_protected: unknown", better_protected, DIRECTIONS)
     return 1 if better_protected == "up" else -1
 
 

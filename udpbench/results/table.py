@@ -109,10 +109,8 @@ def _best_stop(side: dict[str, dict[str, float]], metric: str, better_protected:
 
 def _notes(record: Record) -> list[str]:
     alone = "one victim has no interval (python -m udpbench report puts victims together)"
-    lines = [
-        f"* primary; {SIGNS}; effect, residual: + is better protected",
-        f"recovery n/a: {no_residual(record) or alone}",
-    ]
+    lines = [f"* primary; {SIGNS}; effect, residual: + is better protected"]
+    lines += [f"recovery n/a: {no_residual(record) or alone}"]
     if any(part["curve"] and not part.get("curve_validation") for part in record["arms"].values()):
         lines.append(_FLATTERS)
     for arm, measured in sorted(record["perturbation"].items()):

@@ -96,8 +96,8 @@ def _band(x1: float, y1: float, x2: float, y2: float, top: float, bottom: float)
     return element("rect", x=x1, y=y1, width=x2 - x1, height=max(y2 - y1, 0.0), cls="b")
 
 
-def _line(points: Sequence[tuple[float, float]], cls: str) -> str:
-    return element("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points), cls=cls)
+def _line(points: Sequence[tuple[float, float]], cls: str, **further: str) -> str:
+    return element("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points), cls=cls, **further)
 
 
 def _dot(x: float, y: float, kind: str) -> str:
@@ -158,11 +158,11 @@ def _meet(one: Box, two: Box) -> bool:
     return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
 
 
-def _covered(points: Sequence[tuple[float, float]], step: float = 4.0) -> list[Box]:
-    """Small boxes along a line through the points."""
+def _covered(points: Sequence[tuple[float, float]]) -> list[Box]:
+    """Small boxes along a line through the points, 4 px apart."""
     found = []
     for (x1, y1), (x2, y2) in pairwise(points):
-        n = max(1, math.ceil(math.hypot(x2 - x1, y2 - y1) / step))
+        n = max(1, math.ceil(math.hypot(x2 - x1, y2 - y1) / 4))
         along = ((x1 + (x2 - x1) * i / n, y1 + (y2 - y1) * i / n) for i in range(n + 1))
         found += [(x - 1, y - 1, x + 1, y + 1) for x, y in along]
     return found
@@ -202,17 +202,10 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], labels: tuple[str
     for i, (name, line) in enumerate(lines.items()):
         colour = f"stroke:hsl({i * 137.5 % 360:.0f} 70% 52%)"  # far apart, whatever their number
         path = [(x(a), y(b)) for a, b in line]
-        drawn = element("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in path), cls="l", style=colour)
-        mark = element(
-            "path",
-            d=f"M{path[-1][0]:.1f} {path[-1][1]:.1f}L{right + 8:.1f} {ends[name] - 4:.1f}",
-            cls="l",
-            style=f"{colour};stroke-width:.7",
-        )
-        shown = _short(name, 22)
-        parts.append(
-            element("g", element("title", escape(name)) + drawn + mark + text(right + 11, ends[name], shown, cls="n"))
-        )
+        lead = _line([path[-1], (right + 8, ends[name] - 4)], "l", style=f"{colour};stroke-width:.7")
+        shown = text(right + 11, ends[name], _short(name, 22), cls="n")
+        inside = element("title", escape(name)) + _line(path, "l", style=colour) + lead + shown
+        parts.append(element("g", inside))
     return drawing(parts, WIDTH, HEIGHT, f"{labels[1]} against {labels[0]}")
 
 

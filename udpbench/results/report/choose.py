@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from udpbench.benchmark.arms import CONTROLS
+from udpbench.benchmark.cell import ROLES
 from udpbench.results.record import grouped
 from udpbench.results.schema import Record
 from udpbench.results.words import budget_text
 
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
-_MODELS = ("surrogate", "victim", "purifier")
-_PARTS = ("protect", "attack", "task", "data", "budget", *_MODELS)
+_PARTS = ("protect", "attack", "task", "data", "budget", *ROLES)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
 _OF_SPEED = ("gradient_checkpointing", "save_every")  # settings that change speed and memory only
 Key = TypeVar("Key")
@@ -137,7 +137,7 @@ def _settings(record: Record, part: str) -> _Settings:
     """Path of a setting -> its value, of those of a part that make its condition another one; the task's with those of
     what it is measured by and compared with."""
     config = record["config"]
-    found = config.get(part) or (config.get("model") if part in _MODELS else None) or {}
+    found = config.get(part) or (config.get("model") if part in ROLES else None) or {}
     if part == "data":  # not what differs between subjects; a reference may be a folder
         own = {*_OF_SUBJECT, *(["reference"] if isinstance(found.get("reference"), str) else [])}
         found = {name: value for name, value in found.items() if name not in own}
@@ -160,12 +160,8 @@ def is_control(record: Record) -> bool:
 
 def _flat(value: Any, *at: str) -> _Settings:
     if isinstance(value, Mapping):
-        return {
-            k: v
-            for name, inner in value.items()
-            if name not in _OF_SPEED
-            for k, v in _flat(inner, *at, str(name)).items()
-        }
+        kept = ((str(name), inner) for name, inner in value.items() if name not in _OF_SPEED)
+        return {k: v for name, inner in kept for k, v in _flat(inner, *at, name).items()}
     if at[-1:] == ("_target_",) and value.split(".")[0] == "udpbench":
         value = value.split(".")[-1]  # a class is the same wherever the package keeps it
     return {at: value}

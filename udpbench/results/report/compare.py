@@ -9,6 +9,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import CONTROLS
+from udpbench.benchmark.cell import ROLES
 from udpbench.results.intervals import Interval, Key, generator, paired_interval
 from udpbench.results.record import grouped
 from udpbench.results.report.arms import SAME, arm_name, numbers
@@ -19,7 +20,6 @@ from udpbench.results.words import ARROW, interval_text, mean_text, significant
 
 MOST = 500  # pairs in a table that somebody may read
 HALF_WIDTH = "95 % interval half-width"
-_MODELS = ("surrogate", "victim", "purifier")
 _Judge = Callable[[str, str, Interval, float | None], str]  # a, b, their difference, the floor
 _Pair = tuple[str, str, str, str, str]  # a, b, what both share, and the names of the two arms
 
@@ -100,9 +100,7 @@ def attacks(board: Board) -> Section | None:
     compared = [*((a, "none") for a in names), *combinations(names, 2)]
     if len(compared) * len(protects) > MOST:
         text, compared = f"{text} Pairs of two attacks are too many to list.", compared[: len(names)]
-    pairs = [
-        (a, b, protect, left_by(protect, a), left_by(protect, b)) for (a, b), protect in product(compared, protects)
-    ]
+    pairs = [(a, b, of, left_by(of, a), left_by(of, b)) for (a, b), of in product(compared, protects)]
     return _section("Attacks compared", text, compare(numbers(board), pairs, board, "protection", attack_verdict))
 
 
@@ -146,7 +144,7 @@ def transfer(boards: Sequence[Board]) -> list[Section]:
     """One section for every set of boards that agree in all but the models: does a protection made on one model hold
     against a thief with another; none where there is but one surrogate and one victim."""
     protected = [board for board in boards if any("protected" in record["arms"] for record in board.records)]
-    groups = grouped(protected, lambda b: (b.label, *(x for x in b.names.items() if x[0] not in _MODELS)))
+    groups = grouped(protected, lambda b: (b.label, *(x for x in b.names.items() if x[0] not in ROLES)))
     models = [{(board.names["surrogate"], board.names["victim"]) for board in group} for group in groups.values()]
     return [_transfer(group) for group, pairs in zip(groups.values(), models) if len(pairs) > 1]
 

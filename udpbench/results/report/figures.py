@@ -32,15 +32,12 @@ def figures(found: Standings, metric: str, number: int) -> Iterator[Figure]:
     if any(mark.kind == "p" for mark in seen):
         unit = " in 1/255" if found.visible == "rms" else ""
         line = found.noise_line(metric)
-        said = (
-            "Protection against visibility. Dashed: the noise controls, from clean pictures on; a dot below that line "
-        )
-        said += f"protects no better than noise that is as visible{grey}"
+        said = "Protection against visibility. Dashed: the noise controls, from clean pictures on; a dot below that "
+        said += f"line protects no better than noise that is as visible{grey}"
         labels = f"visibility: {found.visible}{unit}", change
         yield Figure(f"{name}-visibility", charts.scatter(seen, labels, floor, line), said)
-    cost = [
-        _mark(x, row, x_of=row.costs["seconds"]) for row, x in effects if row.costs.get("seconds") and not row.control
-    ]
+    paid = [(row, x) for row, x in effects if row.costs.get("seconds") and not row.control]
+    cost = [_mark(x, row, x_of=row.costs["seconds"]) for row, x in paid]
     if len(cost) > 1:
         labels = "seconds to protect the pictures of a victim", change
         yield Figure(f"{name}-cost", charts.scatter(cost, labels, floor, log=True), f"Protection against cost{grey}")

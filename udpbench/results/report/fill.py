@@ -20,6 +20,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from udpbench.core.atomic import atomic_write
+from udpbench.core.component import check_choice
 from udpbench.results.record import metrics_of, read_files
 from udpbench.results.report import arms, compare
 from udpbench.results.report.attacked import attack_costs
@@ -84,8 +85,7 @@ def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read)
     Raises ValueError for words that mean nothing or ask for what there is not.
     """
     kind, *rest = words.split()
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; allowed are {', '.join(KINDS)}")
+    check_choice("unknown kind", kind, KINDS)
     names = dict(word.partition("=")[::2] for word in rest)
     source, scores, told = names.pop("records", "records"), names.pop("scores", ""), names.pop("text", "yes")
     if unknown := names.keys() - set(_NAMES):
@@ -112,9 +112,8 @@ def _fits(record: Record, name: str, patterns: str) -> bool:
 
 def _joined(parts: Sequence[tuple[dict[str, str], DataFrame]]) -> DataFrame:
     """One table of all rows, led by the names that tell the boards apart, without columns that say nothing."""
-    leading = fewest(
-        dict.fromkeys(("task", "budget", "protected_fraction", "preset", *_NAMES)), [names for names, _ in parts]
-    )
+    telling = dict.fromkeys(("task", "budget", "protected_fraction", "preset", *_NAMES))
+    leading = fewest(telling, [names for names, _ in parts])
     rows = [table.reset_index().assign(**{k: names.get(k, "-") for k in leading}) for names, table in parts]
     joined = pd.concat(rows, ignore_index=True).fillna("-")
     order = [*leading, *dict.fromkeys(column for _, table in parts for column in headers(table))]

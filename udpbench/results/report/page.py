@@ -25,6 +25,8 @@ HINTS = {
     "memory": "peak memory of the process",
 }
 
+_HEAT = "s - s(clean) after each attack, mean over victims, + is better protected; no protection: the attack's damage."
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -126,7 +128,7 @@ def leaderboard(found: Standings, metric: str) -> Grid:
         numbers = [*(row.changes.get(name) for name in measured), *(row.costs.get(name) for name in costs)]
         n = len({victim(record) for record in row.records})
         cells += [*map(_number, numbers), Cell(str(n), value=n)]
-        rows.append(Row(row.name, cells, row.control, claimed(left.get(NONE), floor)))
+        rows.append(Row(row.name, cells, row.control, NONE in left and left[NONE].exceeds(floor)))
     return Grid(f"{metric}: s - s(clean) with 95 % intervals; + is better protected", columns, rows)
 
 
@@ -135,11 +137,6 @@ def _attack_column(attack: str) -> Column:
         told = {NONE: ("no attack", "s(protected) - s(clean)"), WORST: (WORST, "after the attack that leaves least")}
         return Column(*told[attack])
     return Column(attack, f"s(purified) - s(clean) after {attack}", of=attack)
-
-
-def claimed(x: Interval | None, floor: float | None) -> bool:
-    """Whether an interval lies above the floor and above zero."""
-    return x is not None and x.low is not None and floor is not None and x.low > max(floor, 0.0)
 
 
 def _most(found: Standings, metric: str) -> float:
@@ -154,7 +151,7 @@ def _interval(x: Interval | None, most: float, taken: Mapping[str, int], attack:
     ends = "1 victim" if x.victims == 1 else ""
     if x.low is not None and x.high is not None:
         ends = f"[{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
-    mark = f" {NO_CLAIM}" if attack == NONE and not claimed(x, floor) else ""
+    mark = f" {NO_CLAIM}" if attack == NONE and not x.exceeds(floor) else ""
     by = ", ".join(f"{name} ({n})" for name, n in taken.items())
     hint = f"attacks taken (victims): {by}" if by and attack == WORST else ""
     return Cell(significant(x.mean, signed=True) + mark, ends, x.mean, _shade(x, most), hint)
@@ -176,22 +173,16 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
     shown = [NONE, *attacks, *([WORST] if found.has_worst(metric) else [])]
     rows = []
     for row in found.rows:
-        left = {attack: row.left[metric].get(attack) for attack in shown}
-        cells = [
-            Cell(
-                significant(x.mean, 2, signed=True),
-                "",
-                x.mean,
-                _shade(x, most),
-                f"{row.name}, {attack}: {interval_text(x)}",
-            )
-            if x
-            else Cell("")
-            for attack, x in left.items()
-        ]
-        if any(left[attack] for attack in attacks):
+        cells = [_shaded(row.left[metric].get(attack), most, f"{row.name}, {attack}") for attack in shown]
+        if any(attack in row.left[metric] for attack in attacks):
             rows.append(Row(row.name, cells, row.control))
     return Grid(f"{metric}: s - s(clean), mean over victims", [_attack_column(attack) for attack in shown], rows)
+
+
+def _shaded(x: Interval | None, most: float, of: str) -> Cell:
+    if x is None:
+        return Cell("")
+    return Cell(significant(x.mean, 2, signed=True), "", x.mean, _shade(x, most), f"{of}: {interval_text(x)}")
 
 
 def heat_table(board: Board) -> Section | None:
@@ -199,12 +190,7 @@ def heat_table(board: Board) -> Section | None:
     rows, found = [], Standings(board)
     for metric in board.ranked_by:
         if grid := heat_map(found, metric):
-            names = [column.text for column in grid.columns]
-            rows += [
-                {"protection": row.name, "metric": metric, **dict(zip(names, (c.text for c in row.cells), strict=True))}
-                for row in grid.rows
-            ]
-    text = (
-        "s - s(clean) after each attack, mean over victims, + is better protected; no protection: the attack's damage."
-    )
-    return Section("Heat map", 4, [text], [table(rows, ("protection", "metric"))]) if rows else None
+            for row in grid.rows:
+                cells = {column.text: cell.text for column, cell in zip(grid.columns, row.cells, strict=True)}
+                rows.append({"protection": row.name, "metric": metric, **cells})
+    return Section("Heat map", 4, [_HEAT], [table(rows, ("protection", "metric"))]) if rows else None

@@ -31,15 +31,10 @@ from udpbench.results.words import last_line
 NAMED = 3  # names in a title; more are counted
 LISTED = 8  # names in a cell of a table; more are counted
 _OF_BOARD = (
-    arms.arm_means,
-    arms.learning,
-    arms.pictures,
-    compare.comparisons,
-    compare.attacks,
-    attack_costs,
-    worst_case,
-    arms.curves,
+    *(arms.arm_means, arms.learning, arms.pictures, compare.comparisons, compare.attacks),
+    *(attack_costs, worst_case, arms.curves),
 )
+_EMBEDDED = "The embedded world says whether code and comparisons work, not how strong a protection is on large models."
 
 
 @dataclass(frozen=True)
@@ -153,9 +148,7 @@ def _summary(chosen: Chosen) -> Section:
         text += f" {chosen.repeated} more records are left out: the same cell is there again, finished."
     limits = ["Results under different labels are never ranked together."]
     if any(record["facts"]["embedded"] for record in chosen.ok):
-        limits.append(
-            "The embedded world says whether code and comparisons work, not how strong a protection is on large models."
-        )
+        limits.append(_EMBEDDED)
     return Section("Records", 2, [text, " ".join(limits)])
 
 
