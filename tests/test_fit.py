@@ -610,17 +610,17 @@ def test_a_broken_checkpoint_begins_anew_and_what_was_counted_counts(tmp_path, m
     """``harm``: what a power loss, or a bad disk, did to the state that the interrupted training left."""
     import udpbench.optim.fit as module
 
-    task, out, real = dreambooth(save_every=2), tmp_path / "out", module._save
+    task, out, real = dreambooth(save_every=2), tmp_path / "out", module.save_state
 
     def killed_after(*args):
         real(*args)
         raise Killed
 
-    monkeypatch.setattr(module, "_save", killed_after)
+    monkeypatch.setattr(module, "save_state", killed_after)
     out.mkdir()
     with pytest.raises(Killed):
         task.train(folder, out, model, Run())
-    monkeypatch.setattr(module, "_save", real)
+    monkeypatch.setattr(module, "save_state", real)
     state = out / "checkpoint.pt"
     data = bytearray(state.read_bytes())
     data[len(data) // 2] ^= 1

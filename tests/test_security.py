@@ -174,7 +174,7 @@ def test_what_a_store_says_of_itself_leads_nowhere_outside(tmp_path):
     shutil.copytree(made, outside)
     store = Store(tmp_path / "mine")
     for text in ("../outside", str(outside)):
-        pointer = store.root / "content" / stage.content_key({})
+        pointer = store.root / "content" / stage.key_on({})
         pointer.parent.mkdir(parents=True, exist_ok=True)
         pointer.write_text(text)
         assert store._twin(stage, pointer) is None, text

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from filelock import SoftFileLease, Timeout
 
-from udpbench.core.atomic import atomic_write, name_file, sync
+from udpbench.core.atomic import atomic_text, name_file, sync
 from udpbench.core.compiled import seconds_compiling
 from udpbench.core.component import check_choice
 from udpbench.core.digest import difference, listed
@@ -32,9 +32,8 @@ from udpbench.core.errors import Busy, Stopped
 from udpbench.core.provenance import commit
 from udpbench.interfaces import Log, Run, Titled
 
-FACTS = (
-    "_stage.json"  # what a finished stage says of itself; the one file in its folder that is not part of its content
-)
+# What a finished stage says of itself; the one file in its folder that is not part of its content.
+FACTS = "_stage.json"
 BEGUN = "_begun.json"  # what of that is known when a stage begins; until it is finished
 CHECKSUM = "checksum"  # of everything else in the facts
 VERIFY = ("size", "digest")
@@ -73,16 +72,13 @@ class Stage:
     @cached_property
     def key(self) -> str:
         """The key by which the stage is planned, locked and looked up."""
-        return self._key({k: p.key for k, p in self.parents.items()})
+        return self.key_on({k: p.key for k, p in self.parents.items()})
 
-    def content_key(self, contents: Mapping[str, str]) -> str:
-        """The key by which equal work on equal inputs is found."""
-        return self._key(contents)
-
-    def _key(self, parents: Mapping[str, str]) -> str:
-        return hash_of(
-            {"stage": self.name, "settings": dict(self.settings), "seed": self.seed, "parents": dict(parents)}
-        )
+    def key_on(self, parents: Mapping[str, str]) -> str:
+        """The key of this work on parents of these keys; on parents of these contents, the key by which equal work on
+        equal inputs is found."""
+        made_of = {"settings": dict(self.settings), "seed": self.seed, "parents": dict(parents)}
+        return hash_of({"stage": self.name, **made_of})
 
     def __str__(self) -> str:
         return f"{self.name} {self.title}".strip()
@@ -305,7 +301,7 @@ class Store:
     def _run(self, stage: Stage, lease: SoftFileLease) -> None:
         final = self.path(stage)
         contents = {k: self.facts(p)["content"] for k, p in stage.parents.items()}
-        pointer = self.root / "content" / stage.content_key(contents)
+        pointer = self.root / "content" / stage.key_on(contents)
         if (twin := self._twin(stage, pointer)) is not None:
             _link(twin, final)
             return
@@ -316,15 +312,9 @@ class Store:
         _remove_halves(part)
         log = Titled(self.log, stage.title or stage.name)
         run = Run(stage.seed, self.device, log, self.batch, self.grad_batch, self.low_memory, stop=self.stop)
-        begun = {
-            "stage": stage.name,
-            "key": stage.key,
-            "settings": dict(stage.settings),
-            "seed": stage.seed,
-            "parents": {k: p.key for k, p in stage.parents.items()},
-        }
-        with atomic_write(part / BEGUN, synced=False) as beside:  # whose work it is, for who looks into the store
-            beside.write_text(json.dumps(begun), encoding="utf-8")
+        begun: dict[str, Any] = {"stage": stage.name, "key": stage.key, "settings": dict(stage.settings)}
+        begun |= {"seed": stage.seed, "parents": {k: p.key for k, p in stage.parents.items()}}
+        atomic_text(part / BEGUN, json.dumps(begun), synced=False)  # whose work it is, for who looks into the store
         spent = part / "_seconds"  # of earlier, interrupted attempts
         compiling = seconds_compiling()
         with _measured(self.device, spent) as measured:
@@ -334,14 +324,7 @@ class Store:
         spent.unlink(missing_ok=True)
         (part / BEGUN).unlink(missing_ok=True)
         content, files = listed(part)
-        facts = {
-            **begun,
-            "content": content,
-            "files": files,
-            "counts": run.count,
-            "commit": commit(),
-            **measured,
-        }
+        facts = {**begun, "content": content, "files": files, "counts": run.count, "commit": commit(), **measured}
         _write_facts(part, facts)
         if not lease.is_lock_held_by_us:
             raise RuntimeError(
@@ -350,8 +333,7 @@ class Store:
             )
         os.rename(part, final)
         sync(final.parent)
-        with atomic_write(pointer) as beside:
-            beside.write_text(str(final.relative_to(self.root)), encoding="utf-8")
+        atomic_text(pointer, str(final.relative_to(self.root)))
         self.computed.append(stage.key)
         self._sound.add(stage.key)
 
@@ -392,8 +374,7 @@ def bytes_of(folder: Path, facts: Mapping[str, Any] | None = None) -> int:
 def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """The facts with a checksum of what reading them will give."""
     checksum = hash_of(json.loads(json.dumps(facts)))
-    with atomic_write(folder / FACTS) as beside:
-        beside.write_text(json.dumps({**facts, CHECKSUM: checksum}, indent=1, sort_keys=True), encoding="utf-8")
+    atomic_text(folder / FACTS, json.dumps({**facts, CHECKSUM: checksum}, indent=1, sort_keys=True))
 
 
 def _work(stage: Stage, out: Path, parents: dict[str, Path], run: Run) -> None:

@@ -36,6 +36,12 @@ def atomic_write(path: Path, synced: bool = True) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def atomic_text(path: Path, text: str, synced: bool = True, newline: str | None = None) -> None:
+    """``text`` as a file in UTF-8, by an atomic write; ``newline`` as of ``open``."""
+    with atomic_write(path, synced) as beside:
+        beside.write_text(text, encoding="utf-8", newline=newline)
+
+
 def name_file(error: OSError, path: Path) -> None:
     """Have an error of the system say where: a write to a full disk does not."""
     if error.errno and not error.filename:

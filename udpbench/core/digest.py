@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from udpbench.core.atomic import atomic_write
+from udpbench.core.atomic import atomic_text
 
 Listing = Mapping[str, Sequence[Any]]  # name in a folder -> its bytes and its digest
 LITTER = ("Thumbs.db", "desktop.ini")  # of file managers, beside hidden files
@@ -105,8 +105,8 @@ def remembered(key: str, compute: Callable[[], str]) -> str:
     if place not in known:
         value = compute()
         known[place] = f"{value} {_check(place, value)}"
-        with suppress(OSError, RuntimeError), atomic_write(_cache()) as beside:
-            beside.write_text(json.dumps(known), encoding="utf-8")
+        with suppress(OSError, RuntimeError):
+            atomic_text(_cache(), json.dumps(known))
     return known[place].rpartition(" ")[0]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from udpbench.core import images
-from udpbench.core.atomic import atomic_write
+from udpbench.core.atomic import atomic_text
 from udpbench.core.text import json_text
 
 FACTS = "data.json"
@@ -71,9 +71,7 @@ class Facts:
         """Write data.json into ``folder``, whose pictures are there already."""
         facts = {**vars(self), "prompts": self.filled(), "class_prompt": self.class_prompt or ""}
         facts["shared"] = _shared(folder)
-        text = json_text(facts, indent=1, sort_keys=True)
-        with atomic_write(folder / FACTS) as beside:
-            beside.write_text(f"{text}\n", encoding="utf-8")
+        atomic_text(folder / FACTS, f"{json_text(facts, indent=1, sort_keys=True)}\n")
 
 
 def _shared(folder: Path) -> dict[str, int]:

@@ -25,7 +25,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
-from udpbench.core.atomic import atomic_write
+from udpbench.core.atomic import atomic_text, atomic_write
 from udpbench.core.captions import table_rows
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.pixels import fit_square
@@ -312,8 +312,7 @@ def read_metadata(folder: Path) -> dict[str, dict]:
 def write_metadata(folder: Path, rows: dict[str, dict]) -> None:
     """Write ``metadata.jsonl``: one line per file name, {"file_name": name, ...row}."""
     text = "".join(f"{json_text({'file_name': name, **row})}\n" for name, row in rows.items())
-    with atomic_write(Path(folder) / METADATA) as beside:
-        beside.write_text(text, encoding="utf-8")
+    atomic_text(Path(folder) / METADATA, text)
 
 
 def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) -> list[Tensor]:

@@ -121,7 +121,7 @@ def fit(
     parameters = list(parameters)
     optimizer = optimizer or settings.optimizer(parameters)
     average = [p.detach().clone() for p in parameters] if settings.ema else []
-    start = _load(checkpoint, parameters, optimizer, average, run)
+    start = _load(checkpoint, [*parameters, *average], optimizer, run)
     # Dropout draws from torch's own generators, all of which torch seeds at many times the cost of the CPU's alone.
     generators = torch.default_generator if parameters[0].device.type == "cpu" else torch
     watch = _Watch(parameters, settings, ": ".join(filter(None, (run.log.title, title))), start)
@@ -138,7 +138,8 @@ def fit(
             norm = _clip(parameters, settings.clip_norm) if settings.clip_norm else value.detach()
             optimizer.step()
             watch.see(value.detach(), norm)
-            _update_average(average, parameters, settings.ema_decay(step))
+            if average:
+                torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - settings.ema_decay(step))
             run.log.scalar(f"{title}/loss", value.detach(), before + step)
             advance(1)
             done = step + 1
@@ -149,9 +150,9 @@ def fit(
             if done in curve_steps and at_curve_step is not None:
                 with_average(parameters, average, partial(at_curve_step, done))
             if checkpoint and due and done < settings.steps:
-                _save(checkpoint, done, parameters, optimizer, average, run)
-    for p, a in zip(parameters, average, strict=False):
-        p.data.copy_(a)
+                state = {"step": done, "optimizer": optimizer.state_dict(), "average": average}
+                save_state(checkpoint, state | {"parameters": [p.detach() for p in parameters]}, run)
+    _put(average, parameters)
 
 
 def _clip(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
@@ -240,53 +241,27 @@ def weighted_loss(
 def with_average(parameters: Sequence[nn.Parameter], average: Sequence[Tensor], do: Callable[[], None]) -> None:
     """Call ``do`` with the averaged weights in place of the parameters (or as they are, without an average)."""
     kept = [p.detach().clone() for p in parameters] if average else []
-    for p, a in zip(parameters, average, strict=False):
-        p.data.copy_(a)
+    _put(average, parameters)
     do()
-    for p, k in zip(parameters, kept, strict=False):
-        p.data.copy_(k)
+    _put(kept, parameters)
+
+
+def _put(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
+    """Write ``values``, if there are any, into the parameters."""
+    for p, value in zip(parameters, values, strict=False):
+        p.data.copy_(value)
 
 
 @torch.no_grad()
-def _update_average(average: list[Tensor], parameters: Sequence[nn.Parameter], decay: float) -> None:
-    if average:
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-
-
-def _save(
-    path: Path,
-    step: int,
-    parameters: Sequence[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    average: list[Tensor],
-    run: Run,
-) -> None:
-    state = {
-        "step": step,
-        "parameters": [p.detach() for p in parameters],
-        "optimizer": optimizer.state_dict(),
-        "average": average,
-    }
-    save_state(path, state, run)
-
-
-def _load(
-    path: Path | None,
-    parameters: Sequence[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    average: list[Tensor],
-    run: Run,
-) -> int:
-    """The steps that are done; what was counted in them counts."""
+def _load(path: Path | None, weights: Sequence[Tensor], optimizer: torch.optim.Optimizer, run: Run) -> int:
+    """The steps that are done, their ``weights`` (parameters, then averages) put in place; what was counted in them
+    counts."""
     state = load_state(path, run.log)
     if state is None:
         return 0
     run.count.update(state["count"])
-    with torch.no_grad():
-        for p, saved in zip(parameters, state["parameters"], strict=True):
-            p.copy_(saved)
-        for a, saved in zip(average, state["average"], strict=True):
-            a.copy_(saved)
+    for mine, saved in zip(weights, [*state["parameters"], *state["average"]], strict=True):
+        mine.copy_(saved)
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.core.atomic import atomic_write
+from udpbench.core.atomic import atomic_text
 from udpbench.core.text import json_text
 from udpbench.results.schema import LONG, SCHEMA, ArmScores, Facts, Record, Score, StageCost, check
 from udpbench.results.upgrade import upgraded
@@ -34,8 +34,7 @@ def write(path: Path, record: Record) -> None:
     given: Mapping[str, Any] = record
     ordered = {name: _sorted(given[name]) for name in (*Record.__annotations__, *sorted(given)) if name in given}
     ordered["arms"] = {arm: ordered["arms"][arm] for arm in ARMS if arm in record["arms"]}
-    with atomic_write(path) as beside:
-        beside.write_text(f"{json_text(ordered, indent=1, allow_nan=False)}\n", encoding="utf-8")
+    atomic_text(path, f"{json_text(ordered, indent=1, allow_nan=False)}\n")
 
 
 def read(path: Path) -> Record:

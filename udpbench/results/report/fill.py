@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 from pandas import DataFrame
 
-from udpbench.core.atomic import atomic_write
+from udpbench.core.atomic import atomic_text
 from udpbench.core.component import check_choice
 from udpbench.results.record import metrics_of, read_files
 from udpbench.results.report import arms, compare
@@ -50,9 +50,7 @@ _MARK = re.compile(r"<!-- table (.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 def fill(path: Path) -> None:
     """Write the tables of the text at ``path`` anew; raises ValueError as ``filled`` does, and changes nothing then."""
-    text = filled(path)
-    with atomic_write(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    atomic_text(path, filled(path))
 
 
 def filled(path: Path) -> str:

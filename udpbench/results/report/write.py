@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pandas import DataFrame
 
-from udpbench.core.atomic import atomic_write
+from udpbench.core.atomic import atomic_text
 from udpbench.results import flags
 from udpbench.results.record import grouped, long_rows, read_files
 from udpbench.results.report import arms, compare, pictures
@@ -80,8 +80,7 @@ def write_report(
         texts[f"{name}.csv"] = made.to_csv(index=False, lineterminator="\n")
     texts |= {f"figures/{x.name}.svg": alone(x.svg) for group in groups for page in group.pages for x in page.figures}
     for name, text in texts.items():
-        with atomic_write(out / name) as beside:
-            beside.write_text(text, encoding="utf-8", newline="\n")
+        atomic_text(out / name, text, newline="\n")
     return [out / name for name in texts]
 
 
