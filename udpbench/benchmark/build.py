@@ -15,7 +15,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from udpbench.benchmark.arms import ARMS, DEFAULT
 from udpbench.benchmark.cell import ROLES, Cell, Part
 from udpbench.core.budget import Budget
-from udpbench.core.component import Component, check_plain, inside
+from udpbench.core.component import Component, check_choice, check_plain, inside
 from udpbench.core.errors import ConfigError, Errors, check_whole, unresolved
 from udpbench.core.text import CONTROL
 from udpbench.interfaces import NEEDS, Attack, Dataset, Features, Method, Metric, Protection, Task
@@ -134,8 +134,7 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     except OmegaConfBaseException as error:  # or to itself
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
     preset = settings.pop("preset", PRESETS[0])
-    if preset not in PRESETS:
-        raise ValueError(f"{name}: unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")
+    check_choice(f"{name}: unknown preset", preset, PRESETS)
     try:
         wrong = _mistyped(settings)
     except (ImportError, ValueError) as error:  # the path of no object

@@ -59,7 +59,7 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
         scratch.mkdir(exist_ok=True)
         parts = _at_a_time(folder, run, protect.thing.couples_images)
         further = parents.get("like"), parents.get("class")
-        for owner in owners_of(parents["data"], cell.owner_prompt, parts, *further, cell.data.thing.token):
+        for owner in _owners(cell, parents["data"], parts, *further):
             made = protect.thing.protect(owner, cell.budget.thing, surrogate, replace(run, scratch=scratch))
             checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
             _write(out, owner.names, cell.budget.thing.finished(protect.name, made, owner.images, owner.names, run))
@@ -100,9 +100,8 @@ def mixed_stage(cell: Cell, images: Stage, data: Stage) -> Stage:
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         changed, clean = parents["images"], parents["data"] / "train"
         names = [path.name for path in list_images(clean)]
-        order = torch.randperm(
-            len(names), generator=run.rng("protected_share")
-        ).tolist()  # the name is part of the numbers
+        # The name is part of the numbers.
+        order = torch.randperm(len(names), generator=run.rng("protected_share")).tolist()
         kept = {names[i] for i in order[: cell.protected_of(len(names))]}
         for name in names:
             png = Path(name).with_suffix(".png").name
@@ -277,31 +276,22 @@ def _key_of(attack: Part | None) -> dict[str, Any]:
 # -- folders -----------------------------------------------------------------------------------------------------------
 
 
-def owners_of(
-    data: Path,
-    owner_prompt: str,
-    parts: Iterable[list[str]],
-    like: Path | None = None,
-    class_pictures: Path | None = None,
-    token: str | None = None,
+def _owners(
+    cell: Cell, data: Path, parts: Iterable[list[str]], like: Path | None, class_pictures: Path | None
 ) -> Iterator[Owner]:
     """What the protector holds, from a data folder, with the pictures of each of ``parts`` (names) in turn; prompts
-    need not be the thief's (class | data | empty)."""
+    need not be the thief's (see ``Cell.owner_prompt``)."""
     facts, captions = read_facts(data), read_metadata(data / "train")
     extra_clean, classes, masks = _all(data / "extra_clean"), _all(class_pictures), data / "masks"
-    said = {
-        "class": lambda name: facts["class_prompt"],
-        "data": lambda name: captions[name]["text"],
-        "empty": lambda name: "",
-    }
+    told, same = cell.owner_prompt, {"class": facts["class_prompt"], "empty": ""}
     for names in parts:
         yield Owner(
             images=_read(data / "train", names),
             names=names,
-            prompts=[said[owner_prompt](name) for name in names],
+            prompts=[captions[name]["text"] if told == "data" else same[told] for name in names],
             masks=[_mask(masks, name) for name in names] if masks.is_dir() else None,
             extra_clean=extra_clean,
-            token=token or "",
+            token=cell.data.thing.token or "",
             class_prompt=facts["class_prompt"],
             class_images=classes,
             like=_read(like, names) if like else None,
