@@ -138,9 +138,8 @@ class Owner:
     names: list[str]  # one per picture; random numbers are keyed by them
     prompts: list[str]  # one per picture: what the owner thinks the thief will write
     masks: list[Tensor] | None = None  # one per picture, 1HW of 0 and 1 (1: the object); None: the data has none
-    extra_clean: list[Tensor] = field(
-        default_factory=list
-    )  # further clean pictures of the subject, not to be protected
+    # Further clean pictures of the subject, not to be protected.
+    extra_clean: list[Tensor] = field(default_factory=list)
     token: str = ""  # the rare word that names the subject in prompts that name it; empty: there is none
     class_prompt: str = ""
     class_images: list[Tensor] = field(default_factory=list)  # pictures of the class, for methods that need them
@@ -277,9 +276,8 @@ class Task(Method):
     """What the thief does with the pictures: train a model and generate, or edit them as they are."""
 
     trains: ClassVar[bool] = True
-    takes: ClassVar[frozenset[str]] = frozenset(
-        {"purify", "adapt", "augment", "sampling"}
-    )  # what of an attack it heeds
+    # What of an attack it heeds.
+    takes: ClassVar[frozenset[str]] = frozenset({"purify", "adapt", "augment", "sampling"})
     curve: Sequence[float] = (1.0,)  # step multipliers at which the training is scored
     prior_weight: float = 0.0  # of class pictures in the training; 0: there are none
     prior_images: int = 0  # how many class pictures the pretrained victim generates
@@ -493,9 +491,8 @@ class SetMetric(Metric):
     def __init__(self, features: Features, minimum: int | None = None) -> None:
         self.features, self.minimum = features, self.usual if minimum is None else minimum
         if self.minimum < self.least:
-            raise ValueError(
-                f"{'/'.join(self.kinds)}: minimum must be at least {self.least} pictures, given {self.minimum}"
-            )
+            kinds = "/".join(self.kinds)
+            raise ValueError(f"{kinds}: minimum must be at least {self.least} pictures, given {self.minimum}")
         self.scores = {features.score_name(kind): way for kind, way in self.kinds.items()}
 
     def check(self) -> None:
@@ -512,10 +509,8 @@ class SetMetric(Metric):
         """Scores of the generated folder ``got`` against ``ref``; ValueError if one of them is too small."""
         n, m = (len(images.list_images(folder)) for folder in (got, ref))
         if min(n, m) < self.minimum:
-            raise ValueError(
-                f"{', '.join(self.scores)}: {n} generated and {m} reference pictures given; "
-                f"at least {self.minimum} a side are needed"
-            )
+            given = f"{n} generated and {m} reference pictures given"
+            raise ValueError(f"{', '.join(self.scores)}: {given}; at least {self.minimum} a side are needed")
         ours, theirs = self.features.of(got, run), self.features.of(ref, run, images.one_side(got))
         if self.equal_sizes:
             ours, theirs = ours[: min(n, m)], theirs[: min(n, m)]

@@ -70,9 +70,8 @@ def _of_table(path: Path, names: set[str]) -> dict[str, str]:
         if name not in names:
             raise ValueError(f"{where} names {name}, but there is no such picture")
         if text is None and (other := [c for c in COLUMNS if row.get(c) is not None]):
-            raise ValueError(
-                f"{where} has its caption in column {other[0]}, others have it in {column}; use one column"
-            )
+            said = f"has its caption in column {other[0]}, others have it in {column}"
+            raise ValueError(f"{where} {said}; use one column")
         if text is None:
             continue
         if not isinstance(text, str):
@@ -119,10 +118,9 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             raise ValueError(f"captions: {path} line 1 {wanted}; it is {_shown(','.join(header))}")
         for cells in reader:
             if cells and len(cells) != len(header):
-                counts = f"has {len(cells)} columns, the first line {len(header)}"
-                raise ValueError(
-                    f"captions: {path} line {reader.line_num} {counts}; put texts with a comma into quotes"
-                )
+                where, n = f"captions: {path} line {reader.line_num}", len(cells)
+                counts = f"has {n} columns, the first line {len(header)}"
+                raise ValueError(f"{where} {counts}; put texts with a comma into quotes")
             if cells:  # an empty one says nothing
                 yield reader.line_num, {name: cell or None for name, cell in zip(header, cells, strict=True)}
     except csv.Error as error:

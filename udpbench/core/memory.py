@@ -42,16 +42,11 @@ def of_cards() -> dict[str, str]:
     """What fits into cards of memory, by their names: estimates, see ``GRADIENT``."""
     lines = {}
     for card in CARDS:
-        counts = (
-            f"{what} {pictures_that_fit(card, plain)} ({pictures_that_fit(card, low)})"
-            for what, (plain, low) in GRADIENT.items()
-        )
+        fit = {what: [pictures_that_fit(card, each) for each in memory] for what, memory in GRADIENT.items()}
+        counts = (f"{what} {plain} ({low})" for what, (plain, low) in fit.items())
         left = card - WEIGHTS - 16 * UNET / 1e9
-        training = (
-            f"a UNet whose weights are all trained leaves {left:.0f} GB"
-            if left >= 1
-            else "too small for a UNet whose weights are all trained"
-        )
+        trained = "a UNet whose weights are all trained"
+        training = f"{trained} leaves {left:.0f} GB" if left >= 1 else f"too small for {trained}"
         lines[f"{card} GB"] = f"{', '.join(counts)}; {training}"
     return lines
 

@@ -64,9 +64,8 @@ class Photos(Dataset):
         for part, count in self.sizes.items():
             if count:
                 crops = (self._crop(photo, part, i) for i in range(count))
-                write_pictures(
-                    out / part, numbered(crops), [facts.instance_prompt] * count if part == "train" else None
-                )
+                texts = [facts.instance_prompt] * count if part == "train" else None
+                write_pictures(out / part, numbered(crops), texts)
         facts.write(out)
 
     def facts(self) -> Facts:

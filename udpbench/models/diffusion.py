@@ -139,9 +139,7 @@ class Diffusion(Component, ABC):
     option: ClassVar[str]  # of the configuration that takes such a folder
     pipelines: ClassVar[tuple[str, ...]]  # classes that model_index.json may name
     # Folders of the pipeline whose files are the model, and the classes that model_index.json may give them.
-    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "scheduler": tuple(f"diffusers.{name}Scheduler" for name in SCHEDULERS)
-    }
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"scheduler": SCHEDULERS}
     wants_classes: ClassVar[bool] = False  # whether its UNet is given a class
     pipeline_options: ClassVar[dict[str, Any]] = {}  # further arguments of the pipeline's constructor
     known_size: int | None = None  # ``size``, read without the model; None: not known before it is loaded
@@ -279,10 +277,9 @@ class Diffusion(Component, ABC):
             except (OSError, ValueError) as error:
                 reason = str(error).strip().splitlines()[0]
         if self._file:
+            said = f"the configuration of {self._file} is not in {name} ({reason})"
             todo = "give a folder with these files (and the tokenizer; no weights) as model.config=DIR"
-            raise ValueError(
-                f"model {self.name}: the configuration of {self._file} is not in {name} ({reason}); {todo}"
-            )
+            raise ValueError(f"model {self.name}: {said}; {todo}")
         places = ", ".join((self.path, *self.mirrors))
         todo = f"download it (hf download {self.path}) and say model={self.option} model.path=DIR"
         raise ValueError(f"model {self.name}: cannot be loaded from {places} ({reason}); {todo}")

@@ -20,10 +20,10 @@ INDEX = "model_index.json"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of a pipeline that are never loaded
 WEIGHTLESS = ("tokenizer", "scheduler", "low_res_scheduler")
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # of these parts; the last: a name of the first
-SCHEDULERS = (
+SCHEDULERS = tuple(f"diffusers.{name}Scheduler" for name in (
     "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
     "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "LCM",
-)  # fmt: skip
+))  # fmt: skip
 LOOK = 1  # raise it with what a look finds: what was found good is remembered
 
 
@@ -102,18 +102,13 @@ def _module(folder: Path, part: str, classes: tuple[str, ...]) -> Any:
     import transformers
 
     read_json(folder / part / "config.json")
-    kinds: dict[str, Any] = {
-        "diffusers.UNet2DConditionModel": diffusers.UNet2DConditionModel,
-        "diffusers.UNet2DModel": diffusers.UNet2DModel,
-        "diffusers.AutoencoderKL": diffusers.AutoencoderKL,
-    }
 
     def build() -> Any:
         with torch.device("meta"):
             if part == "text_encoder":
                 config = transformers.CLIPTextConfig.from_pretrained(folder / part, local_files_only=True)
                 return transformers.CLIPTextModel(config)
-            made = kinds[classes[0]]
+            made = getattr(diffusers, classes[0].removeprefix("diffusers."))  # one of a kind's own ``parts``
             return made.from_config(made.load_config(folder / part, local_files_only=True))
 
     return by_library(folder / part / "config.json", build)

@@ -185,9 +185,8 @@ def compare(place: Path, found: Shapes, wanted: Shapes, part: str) -> None:
     lacking, further = sorted(needs.keys() - has.keys()), sorted(has.keys() - needs.keys())
     other = sorted(k for k in needs.keys() & has.keys() if needs[k] != has[k])
     if lacking:
-        raise ValueError(
-            f"{place}: {len(lacking)} of the {len(needs)} weights of the {part} are missing, e.g. {lacking[0]}"
-        )
+        missing = f"{len(lacking)} of the {len(needs)} weights of the {part} are missing"
+        raise ValueError(f"{place}: {missing}, e.g. {lacking[0]}")
     if other:
         k = other[0]
         raise ValueError(f"{place}: {k} is {list(has[k])}, by the configuration of the {part} it is {list(needs[k])}")

@@ -57,9 +57,8 @@ class Words:
             raise ValueError(f"the tokenizer knows the word {word!r} already")
         words.learned = words.tokenizer.convert_tokens_to_ids(tokens)
         if not words.holds(words.ids(f"a {word}, a")):
-            raise ValueError(
-                f"the tokenizer does not find the word {word!r} in a prompt; take letters, digits, - and _"
-            )
+            todo = "take letters, digits, - and _"
+            raise ValueError(f"the tokenizer does not find the word {word!r} in a prompt; {todo}")
         return words
 
     def holds(self, ids: list[int]) -> bool:

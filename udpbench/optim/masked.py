@@ -63,10 +63,8 @@ class Masked:
                 raise ValueError(f"{self.name}: {path.name} has no mask; put {mask.name} into {self.mask}")
             (mode, height, width), (_, *side) = header(mask), header(path)
             if mode not in MASK_MODES or [height, width] != side:
-                raise ValueError(
-                    f"{self.name}: {mask} is {width} x {height}, mode {mode}; "
-                    f"a mask has one channel and the size of its picture, {side[1]} x {side[0]}"
-                )
+                wanted = f"a mask has one channel and the size of its picture, {side[1]} x {side[0]}"
+                raise ValueError(f"{self.name}: {mask} is {width} x {height}, mode {mode}; {wanted}")
 
     @property
     def _no_masks(self) -> str:
@@ -106,10 +104,8 @@ class MaskedProtection(Masked, Protection):
         found = [self.anew(x, name, given=mask) for x, name, mask in pictures]
         for name, anew in zip(owner.names, found, strict=True):
             if anew.all() or not anew.any():
-                how_much = "all" if anew.all() else "nothing"
-                raise ValueError(
-                    f"{self.name}: {how_much} of {name} would be painted anew; its mask must have two parts"
-                )
+                painted = f"{'all' if anew.all() else 'nothing'} of {name} would be painted anew"
+                raise ValueError(f"{self.name}: {painted}; its mask must have two parts")
         return found
 
 

@@ -39,11 +39,9 @@ class SoftBound:
         check_choice(f"{name}: unknown perceptual", self.perceptual, PERCEPTUAL)
         if self.iterations < 1 or self.lr <= 0:
             raise ValueError(f"{name}: iterations must be >= 1 and lr > 0, given {self.iterations} and {self.lr}")
-        if min(self.alpha, self.distance_budget, self.start_noise) < 0:
-            raise ValueError(
-                f"{name}: alpha, distance_budget and start_noise must be >= 0, "
-                f"given {self.alpha}, {self.distance_budget} and {self.start_noise}"
-            )
+        if min(sizes := (self.alpha, self.distance_budget, self.start_noise)) < 0:
+            given = "{}, {} and {}".format(*sizes)
+            raise ValueError(f"{name}: alpha, distance_budget and start_noise must be >= 0, given {given}")
 
     def check(self) -> None:
         """ValueError saying what to do if the weights of the distance are missing; nothing is loaded."""

@@ -36,9 +36,8 @@ class Targeted(Protection):
 
     def check(self) -> None:
         if self.target is not None and not Path(self.target).expanduser().is_file():
-            raise ValueError(
-                f"{self.option}: no picture {self.target}; give a file or target=null (the default: {self.default})"
-            )
+            todo = f"give a file or target=null (the default: {self.default})"
+            raise ValueError(f"{self.option}: no picture {self.target}; {todo}")
 
     def identity(self) -> dict[str, str]:
         self.check()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from udpbench.core.atomic import sync
+from udpbench.core.component import check_choice
 from udpbench.core.digest import difference
 from udpbench.core.images import at_once, readable, write_metadata, write_png
 from udpbench.interfaces import Run, Task
@@ -52,8 +53,7 @@ class TrainingTask(FitSettings, Task):
         if min(counts) < 1:
             given = ", ".join(map(str, counts))
             raise ValueError(f"{self.name}: steps, batch, pictures and sample_steps must be >= 1, given {given}")
-        if self.solver not in self.solvers:
-            raise ValueError(f"{self.name}: unknown solver {self.solver!r}; allowed are {', '.join(self.solvers)}")
+        check_choice(f"{self.name}: unknown solver", self.solver, self.solvers)
         self.curve = sorted(float(c) for c in self.curve)
         if 1.0 not in self.curve or self.curve[0] <= 0:
             raise ValueError(f"{self.name}: curve must hold 1 and numbers > 0, given {self.curve}")

@@ -49,10 +49,8 @@ class Tuning(TrainingTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prior_weight < 0 or (self.prior_weight > 0 and self.prior_images < 1):
-            raise ValueError(
-                f"{self.name}: prior_weight must be >= 0, and above 0 needs prior_images >= 1, "
-                f"given {self.prior_weight} and {self.prior_images}"
-            )
+            given = f"given {self.prior_weight} and {self.prior_images}"
+            raise ValueError(f"{self.name}: prior_weight must be >= 0, and above 0 needs prior_images >= 1, {given}")
 
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """What is trained, starting from ``victim``."""
@@ -126,9 +124,8 @@ def write_class_pictures(model: LatentDiffusion, prompt: str, n: int, out: Path,
 
     ``sampling``: keywords of ``models.sample.sample``. Pictures that are there are kept.
     """
-    write_sampled(
-        model, over_prompts([prompt], n), [prompt] * n, [("class", i) for i in range(n)], out, run, **sampling
-    )
+    keys = [("class", i) for i in range(n)]
+    write_sampled(model, over_prompts([prompt], n), [prompt] * n, keys, out, run, **sampling)
 
 
 def write_sampled(

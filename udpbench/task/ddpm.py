@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from udpbench.core.component import check_choice
 from udpbench.core.images import iterate, to_uint8
 from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
@@ -38,8 +40,7 @@ class Ddpm(TrainingTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.init not in ("random", "copy"):
-            raise ValueError(f"ddpm: unknown init {self.init!r}; allowed are random, copy")
+        check_choice("ddpm: unknown init", self.init, ("random", "copy"))
 
     @property
     def starts_from_weights(self) -> bool:
@@ -76,13 +77,10 @@ class Ddpm(TrainingTask):
         elif self.init == "random":
             model = model.having(unet=model.fresh_unet("random", run.rng("init")).eval())
 
-        write_made(
-            over_prompts([""], self.pictures),
-            out,
-            run,
-            lambda left: sample_pixels(model, left, run, steps=self.sample_steps, solver=self.solver),
-            model.size,
-        )
+        def make(left: list[int]) -> Iterator[Tensor]:
+            return sample_pixels(model, left, run, steps=self.sample_steps, solver=self.solver)
+
+        write_made(over_prompts([""], self.pictures), out, run, make, model.size)
 
 
 def load_pictures(folder: Path, size: int, run: Run) -> Tensor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from udpbench.core.component import check_choice
 from udpbench.core.folders import Facts
 from udpbench.core.images import at_once, file_name, read_folder
 from udpbench.interfaces import Run, Task, Thief
@@ -55,17 +56,13 @@ class Img2Img(Task):
 
     def __post_init__(self) -> None:
         if not self.prompts or min(self.samples, self.sample_steps) < 1:
-            raise ValueError(
-                f"{self.name}: at least one prompt, samples >= 1 and sample_steps >= 1 are needed, "
-                f"given {list(self.prompts)}, {self.samples}, {self.sample_steps}"
-            )
+            needed = "at least one prompt, samples >= 1 and sample_steps >= 1 are needed"
+            given = f"{list(self.prompts)}, {self.samples}, {self.sample_steps}"
+            raise ValueError(f"{self.name}: {needed}, given {given}")
         if not 0 < self.strength <= 1 or int(self.sample_steps * self.strength) < 1:
-            raise ValueError(
-                f"{self.name}: strength must be above 0, at most 1, and leave a step of the {self.sample_steps}, "
-                f"given {self.strength}"
-            )
-        if self.solver not in SOLVERS:
-            raise ValueError(f"{self.name}: unknown solver {self.solver!r}; allowed are {', '.join(SOLVERS)}")
+            allowed = f"above 0, at most 1, and leave a step of the {self.sample_steps}"
+            raise ValueError(f"{self.name}: strength must be {allowed}, given {self.strength}")
+        check_choice(f"{self.name}: unknown solver", self.solver, SOLVERS)
         if not 0 <= self.eta <= (self.solver == "ddim"):
             raise ValueError(f"{self.name}: eta must be 0 to 1 with ddim and 0 otherwise, given {self.eta}")
 
@@ -95,10 +92,8 @@ class Img2Img(Task):
         over = self.overlay(thief.clean, model.size) if thief.clean else {}
         asked = self.asks(Facts("", class_prompt=thief.class_prompt))
         jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.samples)]
-        rows = [
-            (file_name(Path(name).stem, f"-{k:02d}-{d:02d}.png"), {"text": asked[k], "of": name, "seed": d})
-            for name, k, d in jobs
-        ]
+        names = [file_name(Path(name).stem, f"-{k:02d}-{d:02d}.png") for name, k, d in jobs]
+        rows = [(file, {"text": asked[k], "of": name, "seed": d}) for file, (name, k, d) in zip(names, jobs)]
 
         def make(left: list[int]) -> Iterator[Tensor]:
             pipe, n = self.pipeline(model), at_once(run.batch, model.size, model.size)
@@ -134,16 +129,9 @@ class Img2Img(Task):
         extra = {} if mask is None else {"mask_image": mask, "height": x.shape[-2], "width": x.shape[-1]}
         with torch.inference_mode():
             made = pipe(
-                prompt=prompts,
-                image=x,
-                strength=self.strength,
-                num_inference_steps=self.sample_steps,
-                guidance_scale=self.guidance,
-                eta=self.eta,
-                generator=rngs,
-                output_type="pt",
-                **extra,
-            ).images
+                prompt=prompts, image=x, strength=self.strength, num_inference_steps=self.sample_steps,
+                guidance_scale=self.guidance, eta=self.eta, generator=rngs, output_type="pt", **extra,
+            ).images  # fmt: skip
         return made.float().cpu()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from udpbench.core.component import check_choice
 from udpbench.tracking.track import Buffered, Start
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ class Wandb(Buffered):
 
     def __init__(self, mode: str = "offline", project: str = "udpbench") -> None:
         super().__init__()
-        if mode not in MODES:
-            raise ValueError(f"track wandb: unknown mode {mode!r}; allowed are {', '.join(MODES)}")
+        check_choice("track wandb: unknown mode", mode, MODES)
         if not project:
             raise ValueError("track wandb: project is empty; give it a name")
         self.mode, self.project = mode, project
@@ -51,18 +51,12 @@ class Wandb(Buffered):
         # Its own run whatever a notebook around us has open; stdout stays ours.
         settings = wandb.Settings(reinit="create_new", console="off", silent=True, save_code=False)
         self._axes = set()
+        tags, mode = [tag[:TAG] for tag in dict.fromkeys(started.tags)], self.mode
         return wandb.init(
-            project=self.project,
-            id=started.run_id,
-            resume="allow",
-            group=started.group,
-            name=", ".join(started.tags) or None,
-            tags=[tag[:TAG] for tag in dict.fromkeys(started.tags)],
-            config=dict(started.config),
-            dir=str(started.folder),
-            mode=self.mode,  # type: ignore[arg-type]
-            settings=settings,
-        )
+            project=self.project, id=started.run_id, resume="allow", group=started.group, tags=tags, settings=settings,
+            name=", ".join(started.tags) or None, config=dict(started.config), dir=str(started.folder),
+            mode=mode,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def images(self, name: str, paths: Sequence[Path]) -> None:
         import wandb
