@@ -16,7 +16,7 @@ from udpbench.core.digest import files_digest
 from udpbench.core.images import header, read
 from udpbench.core.pixels import fit_square, reduced
 from udpbench.interfaces import Dataset, Owner, Protection, Run
-from udpbench.optim.pgd import Loss, first_images, pgd
+from udpbench.optim.pgd import Ascent, Loss, first_images, pgd
 
 MASK_MODES = ("1", "L", "I", "I;16")  # Pillow's for one channel
 
@@ -94,8 +94,6 @@ class MaskedProtection(Masked, Protection):
     places: ClassVar[tuple[str, ...]] = ("mask",)
     group = "protect"
     needs = frozenset({"inpaint", "latent", "text"})
-    couples_images = False
-    heeds_penalty = True
 
     def anew_of(self, owner: Owner) -> list[Tensor]:
         """Where each of the owner's pictures is painted anew, (1, H, W); ValueError if all or nothing of one is."""
@@ -110,7 +108,7 @@ class MaskedProtection(Masked, Protection):
 
 
 @dataclass(kw_only=True)
-class MaskedAscent(MaskedProtection):
+class MaskedAscent(MaskedProtection, Ascent):
     """One that ascends a function of what the UNet does in the first step of inpainting.
 
     Args: those of ``Masked``, and
@@ -122,7 +120,6 @@ class MaskedAscent(MaskedProtection):
 
     iterations: int
     sample_steps: int
-    step_size: float | None = None
     random_start: bool = False
 
     def __post_init__(self) -> None:
@@ -136,9 +133,9 @@ class MaskedAscent(MaskedProtection):
         """The pictures after the ascent of ``loss``, from random points of what is kept of them (see ``anew``)."""
         moved = first_images(owner, budget, run, self.random_start)
         images = [torch.where(m > 0, x, y) for m, x, y in zip(anew, owner.images, moved, strict=True)]
-        steps = [self.step_size or budget.eps / 8] * self.iterations
+        steps, most = self.lengths(budget, self.iterations), run.grad_batch
         with run.log.bar("perturb", self.iterations, "step") as advance:
-            return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.grad_batch, advance=advance)
+            return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)
 
 
 def _centre(x: Tensor) -> Tensor:

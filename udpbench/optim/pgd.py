@@ -12,7 +12,7 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.images import PIXELS, at_once
 from udpbench.core.memory import give_freed_memory_back
-from udpbench.interfaces import ImageLoss, Owner, Run
+from udpbench.interfaces import ImageLoss, Owner, Protection, Run
 
 Loss = ImageLoss
 Scale = Callable[[list[int]], Tensor]  # indices of N pictures -> (N,)
@@ -152,6 +152,33 @@ def are_large(images: Iterable[Tensor], run: Run) -> bool:
 def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> list[Tensor]:
     """Where an ascent starts: at the owner's pictures, or moved at random within the budget."""
     return random_start(owner.images, owner.names, budget, run) if at_random else list(owner.images)
+
+
+@dataclass(kw_only=True)
+class Ascent(Protection):
+    """A protection that is one projected ascent of each picture by itself.
+
+    Args:
+        step_size: length of the first step, of 255; None: an eighth of the budget.
+    """
+
+    step_size: float | None = None
+
+    couples_images = False
+    heeds_penalty = True
+
+    def lengths(self, budget: Budget, n: int) -> list[float]:
+        """Of ``n`` steps, of 255."""
+        return [self.step_size or budget.eps / 8] * n
+
+    def ascended(
+        self, owner: Owner, loss: Loss, budget: Budget, run: Run, n: int, *, at_random: bool, samples: int = 1
+    ) -> list[Tensor]:
+        """The owner's pictures after ``n`` steps up ``loss``, from random points within the budget, if that is asked
+        for; ``samples``: rows through the model for each picture."""
+        images, steps, most = first_images(owner, budget, run, at_random), self.lengths(budget, n), run.grad_batch
+        with run.log.bar("perturb", n, "step") as advance:
+            return pgd(images, owner.images, loss, budget, run, steps=steps, most=most // samples, advance=advance)
 
 
 def random_start(images: Sequence[Tensor], names: Sequence[str], budget: Budget, run: Run) -> list[Tensor]:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective, denoising_loss
-from udpbench.optim.pgd import Loss, first_images, pgd
+from udpbench.optim.pgd import Ascent, Loss
 
 
 @dataclass(kw_only=True)
-class AdvDM(Protection):
+class AdvDM(Ascent):
     """Projected ascent of the denoising loss; every step samples new time steps (uniform), noise and latents.
 
     Args:
@@ -30,24 +30,18 @@ class AdvDM(Protection):
 
     steps: int
     samples: int = 1
-    step_size: float | None = None
     sample_latents: bool = True
     random_start: bool = True
 
     version = 2  # 2: the loss is of the picture alone, not of what it is padded with
     needs = frozenset({"denoise", "latent", "text"})
-    couples_images = False
-    heeds_penalty = True
 
     def __post_init__(self) -> None:
         check_numbers("advdm", least=1, steps=self.steps, samples=self.samples)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        loss, most = self.image_loss(surrogate, owner, run), run.grad_batch // self.samples
-        images = first_images(owner, budget, run, self.random_start)
-        steps = [self.step_size or budget.eps / 8] * self.steps
-        with run.log.bar("perturb", self.steps, "step") as advance:
-            return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)
+        loss, start = self.image_loss(surrogate, owner, run), self.random_start
+        return self.ascended(owner, loss, budget, run, self.steps, at_random=start, samples=self.samples)
 
     def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run) -> Loss:
         """What the pictures raise; each has samples of its own."""

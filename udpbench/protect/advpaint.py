@@ -58,8 +58,7 @@ class AdvPaint(MaskedAscent):
         with torch.no_grad():
             cond = surrogate.embed(owner.prompts)
         boxes = [self.box(anew if self.repaint == "inside" else 1 - anew) for anew in self.anew_of(owner)]
-        first, n = self.step_size or budget.eps / 8, self.iterations
-        steps = [first * (1 - 0.99 * k / n) for k in range(n)]
+        n, steps = self.iterations, self.lengths(budget, self.iterations)
         images = first_images(owner, budget, run, self.random_start)
         with run.log.bar("perturb", 2 * n, "step") as advance:
             for k, anew in enumerate((boxes, [1 - box for box in boxes])):
@@ -69,6 +68,9 @@ class AdvPaint(MaskedAscent):
                     steps=steps, most=run.grad_batch, advance=advance, before=k * n,
                 )  # fmt: skip
         return images
+
+    def lengths(self, budget: Budget, n: int) -> list[float]:
+        return [first * (1 - 0.99 * k / n) for k, first in enumerate(super().lengths(budget, n))]
 
     def _loss(self, owner: Owner, anew: list[Tensor], cond: Cond, model: LatentDiffusion, run: Run, k: int) -> Loss:
         """What is ascended where ``anew`` is painted anew, the ``k``-th region."""

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
 from udpbench.optim.chains import img2img_steps, recomputed
-from udpbench.optim.pgd import first_images, pgd
+from udpbench.optim.pgd import Ascent
 
 AIMS = ("trajectory", "reconstruction")
 
 
 @dataclass(kw_only=True)
-class DIA(Protection):
+class DIA(Ascent):
     """Ascend ``|inverted(z) - z|_2`` (DIA-PT), or ``|D(denoised(inverted(z))) - x|_2`` (DIA-R), ``z = E(x)``.
 
     ``inverted`` takes the latents to noise by the steps of DDIM in reverse (Song et al. 2021), each with the prediction
@@ -43,12 +43,9 @@ class DIA(Protection):
     aim: str
     iterations: int
     sample_steps: int
-    step_size: float | None = None
     random_start: bool = True
 
     needs = frozenset({"denoise", "latent", "text"})
-    couples_images = False
-    heeds_penalty = True
 
     def __post_init__(self) -> None:
         check_choice("dia: unknown aim", self.aim, AIMS)
@@ -75,10 +72,7 @@ class DIA(Protection):
             clean = torch.stack([owner.images[i] for i in index]).to(x.device)
             return (2 * (made - clean)).flatten(1).norm(dim=1)
 
-        images = first_images(owner, budget, run, self.random_start)
-        steps = [self.step_size or budget.eps / 8] * self.iterations
-        with run.log.bar("perturb", self.iterations, "step") as advance:
-            return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.grad_batch, advance=advance)
+        return self.ascended(owner, loss, budget, run, self.iterations, at_random=self.random_start)
 
 
 def walked(model: LatentDiffusion, z: Tensor, cond: Cond, steps: int, invert: bool = False) -> Tensor:

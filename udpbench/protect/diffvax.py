@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +61,6 @@ class DiffVax(MaskedProtection):
 
     name = "diffvax"
     places = ("mask", "save_every")
-    couples_images = True
-    heeds_penalty = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,9 +70,8 @@ class DiffVax(MaskedProtection):
             raise ValueError(f"diffvax: widths must be multiples of 8, given {list(self.widths)}")
         if self.class_images:
             self.needs = self.needs | {"class_images"}  # type: ignore[misc]  # here it is the instance's
-        self.training = FitSettings(
-            steps=self.iterations, lr=self.lr, weight_decay=0.0, clip_norm=0.0, save_every=self.save_every
-        )
+        plain: dict[str, Any] = {"weight_decay": 0.0, "clip_norm": 0.0}
+        self.training = FitSettings(steps=self.iterations, lr=self.lr, save_every=self.save_every, **plain)
 
     def check_model(self, model: LatentDiffusion) -> None:
         model.check_steps(self.name, sample_steps=self.sample_steps)

@@ -11,12 +11,12 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import first_images, pgd
+from udpbench.optim.pgd import Ascent
 from udpbench.optim.target import Targeted
 
 
 @dataclass(kw_only=True)
-class PhotoGuard(Targeted):
+class PhotoGuard(Targeted, Ascent):
     """Descend the L2 distance of the posterior mean to that of a target picture, or to zero (the released default).
 
     The denoiser is not used. Steps shrink linearly from a random start, as in the released notebooks: the k-th of n has
@@ -30,13 +30,10 @@ class PhotoGuard(Targeted):
     """
 
     steps: int
-    step_size: float | None = None
     random_start: bool = True
 
     version = 3  # 3: latents of the picture alone; targets are resized
     needs = frozenset({"latent"})
-    couples_images = False
-    heeds_penalty = True
     option = "photoguard"
     default = "zero"
 
@@ -50,11 +47,11 @@ class PhotoGuard(Targeted):
             run.tally("vae_image", len(x))
             return -(surrogate.encode(x) - goals[tuple(x.shape[-2:])]).flatten(1).norm(dim=1)
 
-        images = first_images(owner, budget, run, self.random_start)
+        return self.ascended(owner, loss, budget, run, self.steps, at_random=self.random_start)
+
+    def lengths(self, budget: Budget, n: int) -> list[float]:
         first = self.step_size or budget.eps / 3
-        steps = [first * (1 - 0.99 * k / self.steps) for k in range(self.steps)]
-        with run.log.bar("perturb", self.steps, "step") as advance:
-            return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.grad_batch, advance=advance)
+        return [first * (1 - 0.99 * k / n) for k in range(n)]
 
     def _goal(self, model: LatentDiffusion, size: tuple[int, ...], device: torch.device) -> Tensor:
         """Latents of the target for pictures of ``size`` (height, width); or zero."""

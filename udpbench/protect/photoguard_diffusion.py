@@ -16,7 +16,7 @@ from udpbench.models.diffusion import Cond, noised
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
 from udpbench.optim.chains import img2img_steps
-from udpbench.optim.pgd import first_images, pgd
+from udpbench.optim.pgd import Ascent
 from udpbench.optim.samples import normal
 from udpbench.optim.target import Targeted
 
@@ -24,7 +24,7 @@ PROMPTS = ("empty", "owner")
 
 
 @dataclass(kw_only=True)
-class PhotoGuardDiffusion(Targeted):
+class PhotoGuardDiffusion(Targeted, Ascent):
     """Descend ``mean |f(x) - target|^2``, pixels in [-1,1], through the whole chain ``f`` (the paper's equation 5).
 
     ``f`` encodes the picture, noises it to ``strength``, denoises it in a few DDIM steps and decodes it.
@@ -54,13 +54,10 @@ class PhotoGuardDiffusion(Targeted):
     samples: int = 1
     eta: float = 0.0
     prompt: str = "empty"
-    step_size: float | None = None
     random_start: bool = False
 
     version = 2  # 2: latents of the picture alone; targets are resized
     needs = frozenset({"denoise", "latent", "text"})
-    couples_images = False
-    heeds_penalty = True
     option = "photoguard_diffusion"
     default = "grey"
 
@@ -91,11 +88,8 @@ class PhotoGuardDiffusion(Targeted):
             each = (2 * (made - goals[tuple(x.shape[-2:])])).square().flatten(1).mean(1)
             return -each.view(len(x), self.samples).mean(1)
 
-        images = first_images(owner, budget, run, self.random_start)
-        steps = [self.step_size or budget.eps / 8] * self.iterations
-        most = run.grad_batch // self.samples
-        with run.log.bar("perturb", self.iterations, "step") as advance:
-            return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)
+        start = self.random_start
+        return self.ascended(owner, loss, budget, run, self.iterations, at_random=start, samples=self.samples)
 
     def edited(self, x: Tensor, cond: Cond, rngs: Sequence[torch.Generator], model: LatentDiffusion) -> Tensor:
         """``f`` of each of N pictures ``x`` (NCHW [0,1]), ``samples`` times in a row: about [0,1], not clamped;

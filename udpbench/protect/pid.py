@@ -10,9 +10,9 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import first_images, pgd
+from udpbench.optim.pgd import Ascent
 from udpbench.optim.samples import normal
 from udpbench.optim.target import mse
 
@@ -36,7 +36,7 @@ DISTANCES = {
 
 
 @dataclass(kw_only=True)
-class PID(Protection):
+class PID(Ascent):
     """Raise the distance of the autoencoder's posterior to that of the clean picture; no UNet, no prompt.
 
     ``distance``, of mean mu and standard deviation sigma: ``add_log`` MSE(mu) + MSE(log sigma^2), the released default;
@@ -53,11 +53,8 @@ class PID(Protection):
 
     steps: int
     distance: str = "add_log"
-    step_size: float | None = None
 
     needs = frozenset({"latent"})
-    couples_images = False
-    heeds_penalty = True
 
     def __post_init__(self) -> None:
         check_choice("pid: unknown distance", self.distance, [*DISTANCES, "sample"])
@@ -80,9 +77,7 @@ class PID(Protection):
             mine = [rngs[i] for i in index]
             return mse(drawn(ours, mine), drawn(moved, mine))
 
-        images, steps = first_images(owner, budget, run, True), [self.step_size or budget.eps / 8] * self.steps
-        with run.log.bar("perturb", self.steps, "step") as advance:
-            return pgd(images, owner.images, loss, budget, run, steps=steps, most=run.grad_batch, advance=advance)
+        return self.ascended(owner, loss, budget, run, self.steps, at_random=True)
 
     @staticmethod
     def posterior(model: LatentDiffusion, x: Tensor) -> Moments:
