@@ -41,6 +41,8 @@ NEEDS = {
 }
 
 
+Images = Sequence[Tensor]  # CHW float32 [0,1] each; sizes may differ
+Texts = Sequence[str]  # one per picture
 ImageLoss = Callable[[Tensor, list[int]], Tensor]  # NCHW pictures and their indices -> N losses
 
 
@@ -207,9 +209,7 @@ class Attack(Method):
 
     couples_images: bool = False  # whether what ``purify`` makes of a picture depends on the other pictures
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> list[Tensor]:
         """The purified pictures, CHW float32 [0,1], one for each of ``images`` and of its size; else the stage fails.
 
         ``names``: keys of the pictures for ``run.rng``. ``prompts``: their captions. ``model``: the purifier (a
@@ -518,6 +518,6 @@ class SetMetric(Metric):
 
 
 __all__ = [
-    "BARE", "NEEDS", "Attack", "Component", "Dataset", "Facts", "Features", "Log", "Measure", "Method", "Metric",
-    "Owner", "PairMetric", "Protection", "Run", "SetMetric", "Task", "Thief", "Titled",
+    "BARE", "NEEDS", "Attack", "Component", "Dataset", "Facts", "Features", "Images", "Log", "Measure", "Method",
+    "Metric", "Owner", "PairMetric", "Protection", "Run", "SetMetric", "Task", "Texts", "Thief", "Titled",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from udpbench.attack.members import Members, own_run, purified
 from udpbench.core.component import check_choice
-from udpbench.interfaces import Run
+from udpbench.interfaces import Images, Run, Texts
 from udpbench.models.diffusion import Diffusion
 from udpbench.models.latent import LatentDiffusion, inconsistency
 from udpbench.optim.samples import normal, uniform_times
@@ -63,9 +63,7 @@ class BestOf(Members):
     def label(self) -> str:
         return self.title or f"best_of_{self.joined('|')}"
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Diffusion, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: Diffusion, run: Run) -> list[Tensor]:
         best, least = list(images), [float("inf")] * len(images)
         measure = SCORES[self.score][0]
         for k, member in enumerate(self.ordered):

@@ -18,12 +18,10 @@ class Blur(EachPicture):
 
     sigma: float
 
+    called = "blur_{sigma:g}"
+
     def __post_init__(self) -> None:
         check_numbers("attack blur", above=0, sigma=self.sigma)
-
-    @property
-    def label(self) -> str:
-        return f"blur_{self.sigma:g}"
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
         return smooth(x[None], self.sigma)[0].clamp(0, 1)

@@ -19,7 +19,7 @@ from udpbench.attack.each import in_batches
 from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest
 from udpbench.core.images import list_images, read, read_paired
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Attack, Images, Run, Texts
 from udpbench.models.diffusion import initialised_by
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.optim.samples import normal
@@ -62,6 +62,7 @@ class Bridge(FitSettings, Attack):
 
     places: ClassVar[tuple[str, ...]] = ("clean", "protected", "save_every")
     version = 2  # 2: the network begins at the protected picture
+    called = "bridge"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,10 +72,6 @@ class Bridge(FitSettings, Attack):
         if not self.widths or any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"attack bridge: widths must be multiples of 8, given {list(self.widths)}")
 
-    @property
-    def label(self) -> str:
-        return "bridge"
-
     def identity(self) -> dict[str, str]:
         """Digests of the pairs."""
         folders = {"clean": self.clean, "protected": self.protected}
@@ -83,14 +80,10 @@ class Bridge(FitSettings, Attack):
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Clean and protected pictures, CHW [0,1]; ValueError if one has no twin of its size."""
         files = list_images(Path(self.clean).expanduser())
-        clean = [read(file) for file in files]
-        return list(
-            zip(clean, read_paired(Path(self.protected).expanduser(), [f.name for f in files], clean), strict=True)
-        )
+        clean, folder = [read(file) for file in files], Path(self.protected).expanduser()
+        return list(zip(clean, read_paired(folder, [file.name for file in files], clean), strict=True))
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> list[Tensor]:
         told = self.learnt(run)
 
         def pure(index: list[int]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from udpbench.attack.members import Members, own_run, purified
-from udpbench.interfaces import Run
+from udpbench.interfaces import Images, Run, Texts
 
 
 @dataclass(kw_only=True)
@@ -31,9 +31,7 @@ class Chain(Members):
         """All that the members change."""
         return frozenset[str]().union(*(member.hooks for member in self.ordered))
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> list[Tensor]:
         made = list(images)
         for k, member in enumerate(self.ordered):
             if "purify" in member.hooks:

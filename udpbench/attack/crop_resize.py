@@ -18,12 +18,10 @@ class CropResize(EachPicture):
 
     keep: float
 
+    called = "crop_resize_{keep:g}"
+
     def __post_init__(self) -> None:
         check_numbers("attack crop_resize", above=0, below=1, keep=self.keep)
-
-    @property
-    def label(self) -> str:
-        return f"crop_resize_{self.keep:g}"
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
         height, width = x.shape[-2:]

@@ -35,16 +35,14 @@ class DdsPure(DiffPure):
     rounds: int = 1
     t: int = 1  # follows from the radius
 
+    called = "ddspure_{radius:g}"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers("attack ddspure", above=0, most=255, radius=self.radius)
         check_numbers("attack ddspure", least=1, rounds=self.rounds)
         if self.t != 1:
             raise ValueError(f"attack ddspure: t follows from the radius; leave it out, given {self.t}")
-
-    @property
-    def label(self) -> str:
-        return f"ddspure_{self.radius:g}"
 
     def level(self, model: PixelDiffusion) -> int:
         """The first time step, counted from 1, that is noisy enough; the last one, if none is."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from udpbench.attack.each import in_batches
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.pixels import reduced, resize
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Attack, Images, Run, Texts
 from udpbench.models.diffusion import noised
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.reverse import SAMPLERS, reverse
@@ -80,13 +80,9 @@ class DiffPure(PixelPurifier):
     at 4/255 in the paper, 100 (``ddpm``) where it was used against protections (GrIDPure, BlurGuard).
     """
 
-    @property
-    def label(self) -> str:
-        return f"diffpure_{self.sampler}_{self.t}"
+    called = "diffpure_{sampler}_{t}"
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: PixelDiffusion, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: PixelDiffusion, run: Run) -> list[Tensor]:
         def pure(index: list[int]) -> Tensor:
             rngs = [run.rng("diffpure", names[i]) for i in index]
             small = torch.stack([reduced(images[i], model.size) for i in index]).to(run.device)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Attack, Images, Run, Texts
 from udpbench.optim.pgd import chunks
 
 
@@ -18,9 +18,7 @@ class EachPicture(Attack):
         """What it makes of ``x`` (CHW [0,1]), the picture ``name``."""
         raise NotImplementedError
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> list[Tensor]:
         """``pure`` of each picture; prompts and model are not used."""
         made = []
         with run.log.bar(self.label, len(images), "img") as advance:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from udpbench.core.digest import files_digest
 from udpbench.core.images import list_images, read_paired
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Attack, Images, Run, Texts
 
 
 @dataclass(kw_only=True)
@@ -37,8 +36,6 @@ class Folder(Attack):
     def identity(self) -> dict[str, str]:
         return {"pictures": files_digest(list_images(Path(self.path).expanduser()))}
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> list[Tensor]:
         pictures = read_paired(Path(self.path).expanduser(), names, images)
         return [x.to(image.device) for x, image in zip(pictures, images, strict=True)]

@@ -21,12 +21,10 @@ class GaussianNoise(EachPicture):
 
     std: float
 
+    called = "gaussian_noise_{std:g}"
+
     def __post_init__(self) -> None:
         check_numbers("attack gaussian_noise", above=0, most=255, std=self.std)
-
-    @property
-    def label(self) -> str:
-        return f"gaussian_noise_{self.std:g}"
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
         return noisy(x, run.rng("gaussian_noise", name), self.std)

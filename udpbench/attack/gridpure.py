@@ -6,8 +6,8 @@ Diffusion?"), section 5.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from udpbench.attack.diffpure import PixelPurifier
 from udpbench.core.component import check_numbers
 from udpbench.core.images import as_saved, at_once
-from udpbench.interfaces import Run
+from udpbench.interfaces import Images, Run, Texts
 from udpbench.models.pixel import PixelDiffusion
 
 
@@ -36,18 +36,14 @@ class GridPure(PixelPurifier):
     rounds: int
     gamma: float
 
+    called = "gridpure_{t}x{rounds}"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers("attack gridpure", least=1, rounds=self.rounds)
         check_numbers("attack gridpure", least=0, below=1, gamma=self.gamma)
 
-    @property
-    def label(self) -> str:
-        return f"gridpure_{self.t}x{self.rounds}"
-
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: PixelDiffusion, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: PixelDiffusion, run: Run) -> list[Tensor]:
         out = []
         with run.log.bar(self.label, self.rounds * len(images), "round") as advance:
             for x, name in zip(images, names, strict=True):
@@ -83,11 +79,8 @@ Window = tuple[list[slice], list[slice]]  # the rows and the columns whose cross
 def places(whole: tuple[int, int], size: tuple[int, int]) -> list[Window]:
     """The windows of a picture, and the four corners as one more if there are several."""
     firsts = [sorted({*range(0, w - s, max(1, s // 2)), w - s}) for w, s in zip(whole, size, strict=True)]
-    made: list[Window] = [
-        ([slice(top, top + size[0])], [slice(left, left + size[1])]) for top in firsts[0] for left in firsts[1]
-    ]
-    corners = [
-        [slice(0, s // 2), slice(w - (s - s // 2), w)] if w > s else [slice(0, s)]
-        for w, s in zip(whole, size, strict=True)
-    ]
+    rows, columns = ([[slice(first, first + s)] for first in of] for of, s in zip(firsts, size, strict=True))
+    made: list[Window] = list(product(rows, columns))
+    ends = [[slice(0, s // 2), slice(w - (s - s // 2), w)] for w, s in zip(whole, size, strict=True)]
+    corners = [end if w > s else [slice(0, s)] for end, w, s in zip(ends, whole, size, strict=True)]
     return [*made, (corners[0], corners[1])] if len(made) > 1 else made

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from udpbench.core.component import check_choice
 from udpbench.core.memory import give_freed_memory_back
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Attack, Images, Run, Texts
 from udpbench.models.latent import LatentDiffusion, inconsistency
 from udpbench.models.perceptual import Far, load_distance
 from udpbench.optim.pgd import are_large, chunks
@@ -63,9 +63,7 @@ class Impress(SoftBound, Attack):
         super().__post_init__()
         check_choice("impress: unknown precision", self.precision, PRECISIONS)
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: LatentDiffusion, run: Run) -> list[Tensor]:
         """As the interface says; prompts are not used."""
         distance = load_distance(self.perceptual, self.weights, run.device)
         dtype = PRECISIONS[self.precision]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from udpbench.attack.gaussian_noise import GaussianNoise
 from udpbench.attack.impress import Impress
-from udpbench.interfaces import Run
+from udpbench.interfaces import Images, Run, Texts
 from udpbench.models.latent import LatentDiffusion
 
 
@@ -30,9 +29,7 @@ class ImpressPP(Impress):
     noise: float
     negative_prompt: str
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: LatentDiffusion, run: Run) -> list[Tensor]:
         noisy = GaussianNoise(std=self.noise).purify(images, names, prompts, None, run)
         return super().purify(noisy, names, prompts, model, run)
 

@@ -25,12 +25,10 @@ class Jpeg(EachPicture):
     subsampling: str = "4:2:0"
     format: str = "jpeg"
 
+    called = "{format}_{quality}"
+
     def __post_init__(self) -> None:
         check_codec(self.format, self.quality, self.subsampling)
-
-    @property
-    def label(self) -> str:
-        return f"{self.format}_{self.quality}"
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
         return recompress(x, self.format, self.quality, self.subsampling).to(x.device)

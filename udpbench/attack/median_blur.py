@@ -22,14 +22,12 @@ class MedianBlur(EachPicture):
 
     window: int
 
+    called = "median_blur_{window}"
+
     def __post_init__(self) -> None:
         check_numbers("attack median_blur", least=3, window=self.window)
         if self.window % 2 == 0:
             raise ValueError(f"attack median_blur: window must be odd, given {self.window}")
-
-    @property
-    def label(self) -> str:
-        return f"median_blur_{self.window}"
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
         from scipy.ndimage import median_filter

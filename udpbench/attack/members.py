@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from udpbench.core.images import as_saved
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Attack, Images, Run, Texts
 
 
 @dataclass(kw_only=True)
@@ -60,9 +60,7 @@ class Members(Attack):
 
     def identity(self) -> dict[str, Any]:
         """Versions of the members and digests of what they read; their settings are its own."""
-        return {
-            name: {"version": member.version, "identity": member.identity()} for name, member in self.members.items()
-        }
+        return {name: {"version": part.version, "identity": part.identity()} for name, part in self.members.items()}
 
     def on_clean(self) -> Attack | None:
         clean = {name: member.on_clean() for name, member in self.members.items()}
@@ -76,8 +74,6 @@ def own_run(run: Run, k: int) -> Run:
     return replace(run, seed=run.rng("member", k).initial_seed()) if k else run
 
 
-def purified(
-    attack: Attack, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Any, run: Run
-) -> Iterator[Tensor]:
+def purified(attack: Attack, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> Iterator[Tensor]:
     """What ``attack`` makes of pictures, as it would be saved."""
     return map(as_saved, attack.purify(images, names, prompts, model if attack.needs else None, run))

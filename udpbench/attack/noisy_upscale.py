@@ -31,13 +31,11 @@ class NoisyUpscale(SuperResolution):
 
     std: float
 
+    called = "noisy_upscale_{std:g}"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers("attack noisyupscale", least=0, most=255, std=self.std)
-
-    @property
-    def label(self) -> str:
-        return f"noisy_upscale_{self.std:g}"
 
     def small(self, x: Tensor, name: str, model: Upscaler, run: Run) -> Tensor:
         return as_saved(noisy(x, run.rng("noisy_upscale", name), self.std))

@@ -43,14 +43,12 @@ class PdmPure(Upscaling, DiffPure):
     needs = DiffPure.needs
     places: ClassVar[tuple[str, ...]] = ("upscaler",)  # ``identity`` says what it is
 
+    called = "pdm_pure_{t}"
+
     def __post_init__(self) -> None:
         DiffPure.__post_init__(self)
         Upscaling.__post_init__(self)
         check_numbers("attack pdm_pure", least=0, below=min(self.t, self.steps or self.t), less=self.less)
-
-    @property
-    def label(self) -> str:
-        return f"pdm_pure_{self.t}"
 
     def check(self) -> None:
         super().check()

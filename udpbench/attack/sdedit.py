@@ -3,7 +3,6 @@ clean picture ("Off-The-Shelf Image-to-Image Models Are All You Need", SaTML 202
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from udpbench.attack.each import in_batches
 from udpbench.attack.prompted import Prompted
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.interfaces import Run
+from udpbench.interfaces import Images, Run, Texts
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import PIXEL_SOLVERS, make_solver
 
@@ -53,9 +52,7 @@ class SdEdit(Prompted):
     def label(self) -> str:
         return f"sdedit_{self.strength:g}{'_prompt' if self.prompt not in ('', '{caption}') else ''}"
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: LatentDiffusion, run: Run) -> list[Tensor]:
         from diffusers import StableDiffusionImg2ImgPipeline
 
         asked = self.asked(prompts)
@@ -66,15 +63,10 @@ class SdEdit(Prompted):
             x = model.padded(torch.stack([images[i] for i in index]).to(run.device))
             with torch.no_grad():
                 made = pipe(
-                    prompt=[asked[i] for i in index],
-                    negative_prompt=[self.negative_prompt] * len(index),
-                    image=x,
-                    strength=self.strength,
-                    num_inference_steps=self.schedule_steps,
-                    guidance_scale=self.guidance,
-                    generator=[run.rng("sdedit", names[i]) for i in index],
-                    output_type="pt",
-                ).images
+                    prompt=[asked[i] for i in index], negative_prompt=[self.negative_prompt] * len(index), image=x,
+                    strength=self.strength, num_inference_steps=self.schedule_steps, guidance_scale=self.guidance,
+                    generator=[run.rng("sdedit", names[i]) for i in index], output_type="pt",
+                ).images  # fmt: skip
             run.tally("unet_purify", self.made * len(index) * (1 + (self.guidance > 1)))
             height, width = images[index[0]].shape[-2:]
             return made.float().cpu()[..., :height, :width]

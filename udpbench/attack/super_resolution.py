@@ -16,7 +16,7 @@ from udpbench.attack.prompted import Prompted
 from udpbench.core.component import check_numbers
 from udpbench.core.images import as_saved, at_once
 from udpbench.core.pixels import resize
-from udpbench.interfaces import Run
+from udpbench.interfaces import Images, Run, Texts
 from udpbench.models.upscaler import Upscaler
 
 
@@ -65,21 +65,17 @@ class SuperResolution(Upscaling):
     resized to the picture's.
     """
 
+    called = "super_resolution"
+
     def check_model(self, model: Upscaler) -> None:
         model.check_request(self.noise_level, self.asks())
-
-    @property
-    def label(self) -> str:
-        return "super_resolution"
 
     def small(self, x: Tensor, name: str, model: Upscaler, run: Run) -> Tensor:
         """What the model is given of CHW."""
         height, width = (-(-side // model.factor) for side in x.shape[-2:])
         return as_saved(resize(x[None], (height, width))[0])
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: Upscaler, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: Upscaler, run: Run) -> list[Tensor]:
         def pure(index: list[int]) -> Tensor:
             small = torch.stack([self.small(images[i], names[i], model, run) for i in index])
             rngs = [run.rng("upscale", names[i]) for i in index]

@@ -34,14 +34,12 @@ class Tvm(EachPicture):
     dropout: float
     iterations: int
 
+    called = "tvm_{weight:g}"
+
     def __post_init__(self) -> None:
         check_numbers("attack tvm", above=0, weight=self.weight)
         check_numbers("attack tvm", least=0, below=1, dropout=self.dropout)
         check_numbers("attack tvm", least=1, iterations=self.iterations)
-
-    @property
-    def label(self) -> str:
-        return f"tvm_{self.weight:g}"
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
         kept = (torch.rand(1, *x.shape[1:], generator=run.rng("tvm", name)) >= self.dropout).to(x)

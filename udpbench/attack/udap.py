@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from udpbench.core.component import check_numbers
 from udpbench.core.pixels import convolved
-from udpbench.interfaces import Attack, Run
+from udpbench.interfaces import Attack, Images, Run, Texts
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim, predicted
@@ -50,9 +49,7 @@ class Udap(Attack):
         if self.kernel % 2 == 0:
             raise ValueError(f"attack udap: kernel must be odd, given {self.kernel}")
 
-    def purify(
-        self, images: Sequence[Tensor], names: Sequence[str], prompts: Sequence[str], model: LatentDiffusion, run: Run
-    ) -> list[Tensor]:
+    def purify(self, images: Images, names: Texts, prompts: Texts, model: LatentDiffusion, run: Run) -> list[Tensor]:
         """As the interface says; prompts are not used."""
         with run.log.bar("udap", len(images), "img") as advance:
             out = []

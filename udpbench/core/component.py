@@ -55,10 +55,12 @@ class Component:
     later: ClassVar[Mapping[str, Any]] = {}
     unbounded: ClassVar[tuple[str, ...]] = ()  # settings that may be negative, or larger than any count or rate is
 
+    called: ClassVar[str] = ""  # its ``label``, with settings by their names: ``jpeg_{quality}``
+
     @property
     def label(self) -> str:
         """What tables call it, such as ``jpeg_75``; empty: the name of its option."""
-        return ""
+        return self.called.format(**vars(self))
 
     def identity(self) -> dict[str, Any]:
         """Digests of everything that is read from disk, as plain JSON values: part of the cache key.
