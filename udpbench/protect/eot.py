@@ -75,9 +75,8 @@ class EOT(Wrapper):
             def expected(x: Tensor, index: list[int]) -> Tensor:
                 nonlocal heeded
                 heeded = True
-                views = (
-                    torch.stack([changed(one, i) for one, i in zip(x, index, strict=True)]) for _ in range(self.views)
-                )
+                pairs = list(zip(x, index, strict=True))
+                views = (torch.stack([changed(one, i) for one, i in pairs]) for _ in range(self.views))
                 return torch.stack([loss(view, index) for view in views]).mean(0)
 
             return expected

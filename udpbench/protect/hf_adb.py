@@ -78,9 +78,8 @@ def high_frequencies(clean: Tensor, fraction: float) -> Tensor:
     """The pixels of NCHW pictures with the largest Laplacian, ``fraction`` of each, (N, 1, H, W) of bools."""
     grey = luma(clean)
     around = F.pad(grey, (1, 1, 1, 1), mode="reflect")
-    response = (
-        (9 * grey - F.avg_pool2d(around, 3, 1) * 9).clamp(0, 1).mul(255).round()
-    )  # 8-bit, as in the released code
+    # 8-bit, as in the released code.
+    response = (9 * grey - F.avg_pool2d(around, 3, 1) * 9).clamp(0, 1).mul(255).round()
     n = int(fraction * response[0].numel())
     first = response.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :n]
     return torch.zeros_like(response, dtype=torch.bool).flatten(1).scatter(1, first, True).view_as(response)

@@ -77,9 +77,8 @@ class SimAC(ASPL):
 
         def at(t: Tensor) -> Loss:
             """The loss of the picture at each of the steps ``t``; its rows go by their numbers in ``t``."""
-            return denoising_loss(
-                model, cond.repeat(len(t)), [rng] * len(t), run, **settings, times=lambda index, *_: t[index]
-            )
+            rngs, conds = [rng] * len(t), cond.repeat(len(t))
+            return denoising_loss(model, conds, rngs, run, **settings, times=lambda index, *_: t[index])
 
         def climb(t: Tensor) -> None:
             nonlocal x
