@@ -103,6 +103,18 @@ def folder(pictures, tmp_path_factory) -> Path:
     return out
 
 
+class Losses(Log):
+    """Keeps the values of every curve, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self.names: set[str] = set()
+
+    def scalar(self, name: str, value: torch.Tensor | float, step: int) -> None:
+        self.names.add(name)
+        self.values.append(float(value))
+
+
 class Stops(Log):
     """Interrupts the work at the sixth image step."""
 

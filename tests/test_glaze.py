@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from shared import make_owner
+from shared import Losses, make_owner
 from tiny import SquaredDistance
 from torch import Tensor
 
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import as_saved
-from udpbench.interfaces import Log, Run
+from udpbench.interfaces import Run
 from udpbench.protect import glaze
 from udpbench.protect.glaze import Glaze
 
@@ -98,14 +98,6 @@ def test_the_latents_come_nearer_to_the_target_s_within_the_budget(model, pictur
 
     assert far(made) < 0.9 * far(pictures)
     assert log.values[-1] < log.values[0]
-
-
-class Losses(Log):
-    def __init__(self) -> None:
-        self.values: list[float] = []
-
-    def scalar(self, name: str, value: Tensor | float, step: int) -> None:
-        self.values.append(float(value))
 
 
 @pytest.mark.parametrize("budget", [Linf(8), Linf(2.7), RMS(3)], ids=lambda b: b.name)

@@ -19,12 +19,12 @@ import torch
 from contracts import purifier
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from shared import QUICK, family_options, make_owner, options, presets
+from shared import QUICK, Losses, family_options, make_owner, options, presets
 from tiny import save_tiny_pixel, save_tiny_upscaler
 
 from udpbench.core.budget import Linf
 from udpbench.core.images import read
-from udpbench.interfaces import Log, Run, Thief
+from udpbench.interfaces import Run, Thief
 from udpbench.models.diffusion import Diffusion
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
@@ -84,14 +84,6 @@ PROBE, AGREE = (
     {"default": 0.25, "task": 2.0, "data": 1.5},
     0.9,
 )  # levels, by group; share of the probes that must be within
-
-
-class Losses(Log):
-    def __init__(self) -> None:
-        self.values: list[float] = []
-
-    def scalar(self, name: str, value: torch.Tensor | float, step: int) -> None:
-        self.values.append(float(value))
 
 
 def steadied(part: torch.nn.Module, called: str) -> None:

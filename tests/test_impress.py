@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+from shared import Losses
 from tiny import SquaredDistance
 from torch import Tensor
 
 from udpbench.attack import impress
 from udpbench.attack.impress import Impress
-from udpbench.interfaces import Log, Run
+from udpbench.interfaces import Run
 from udpbench.models.perceptual import Far
 from udpbench.optim.soft_bound import gradient
 
@@ -245,15 +246,6 @@ def test_pictures_of_two_sizes_that_are_no_multiple(model, pictures):
     assert [x.shape for x in made] == [x.shape for x in images]
 
 
-class Losses(Log):
-    def __init__(self) -> None:
-        self.values: list[float] = []
-
-    def scalar(self, name, value, step):
-        assert name == "impress/loss"
-        self.values.append(float(value))
-
-
 @pytest.mark.usefixtures("_simple")
 def test_the_loss_falls_and_the_work_is_counted(model, pictures):
     log = Losses()
@@ -261,6 +253,7 @@ def test_the_loss_falls_and_the_work_is_counted(model, pictures):
     purify(model, pictures, run=run, iterations=40, start_noise=0.0, size_correct=False)
     assert log.values[-1] < 0.7 * log.values[0]
     assert len(log.values) == 40
+    assert log.names == {"impress/loss"}
     assert run.count == {"vae_image": 40 * 4}
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from shared import Losses
 from tiny import save_tiny_pixel
 
 from udpbench.attack.best_of import BestOf
@@ -29,7 +30,7 @@ from udpbench.attack.udap import Udap
 from udpbench.attack.vae_roundtrip import VaeRoundtrip
 from udpbench.core.images import as_saved, recompress, write_metadata, write_png
 from udpbench.core.pixels import resize
-from udpbench.interfaces import Log, Run, Thief
+from udpbench.interfaces import Run, Thief
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import inconsistency
 from udpbench.models.pixel import PixelDiffusion
@@ -203,17 +204,9 @@ def test_regeneration_without_noise_is_the_round_trip_and_its_prompt_counts(mode
     assert "ring " * 200 in asked, "the harness refuses what is too long before any work"
 
 
-class Kept(Log):
-    def __init__(self) -> None:
-        self.values: list[float] = []
-
-    def scalar(self, name, value, step):
-        self.values.append(float(value))
-
-
 @pytest.mark.slow
 def test_udap_brings_the_reconstruction_back_to_the_picture(model, pictures):
-    log, common = Kept(), {"lr": 0.05, "ddim_steps": 20, "depth": 2, "kernel": 9, "blur": 12}
+    log, common = Losses(), {"lr": 0.05, "ddim_steps": 20, "depth": 2, "kernel": 9, "blur": 12}
     (made,) = purified(Udap(iterations=25, enough=0, **common), [pictures[0][:, :15, :13]], model, Run(log=log))
     assert made.shape == (3, 15, 13)
     assert log.values[-1] < 0.9 * log.values[0]
