@@ -137,13 +137,12 @@ class Diffusion(Component, ABC):
     shape: ClassVar[str]  # what a folder must be shaped like
     trained: ClassVar[bool] = True  # whether its weights have learned anything
     option: ClassVar[str]  # of the configuration that takes such a folder
-    pipelines: ClassVar[tuple[str, ...]]  # classes that model_index.json may name
+    pipelines: ClassVar[tuple[str, ...]]  # diffusers' classes that model_index.json may name; the first is ``pipeline``
     # Folders of the pipeline whose files are the model, and the classes that model_index.json may give them.
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"scheduler": SCHEDULERS}
     wants_classes: ClassVar[bool] = False  # whether its UNet is given a class
     pipeline_options: ClassVar[dict[str, Any]] = {}  # further arguments of the pipeline's constructor
     known_size: int | None = None  # ``size``, read without the model; None: not known before it is loaded
-    pipeline: Any  # diffusers' class of it
     pipe: Any  # the diffusers pipeline: frozen, in evaluation mode, on ``device``
 
     def __init__(
@@ -187,6 +186,13 @@ class Diffusion(Component, ABC):
         """ValueError if a setting (name=value) of ``who`` is more than the number of time steps, if that is known."""
         if (most := self.time_steps) is not None:
             check_numbers(f"{who}, model {self.name}", most=most, **settings)
+
+    @property
+    def pipeline(self) -> Any:
+        """The class of diffusers."""
+        import diffusers
+
+        return getattr(diffusers, self.pipelines[0])
 
     # -- identity and loading ------------------------------------------------------------------------------------------
 

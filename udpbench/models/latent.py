@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,7 @@ class LatentDiffusion(Diffusion):
 
     shape = "Stable-Diffusion-shaped"
     option = "local"
-    pipelines: ClassVar[tuple[str, ...]] = (
-        "StableDiffusionPipeline",
-        "StableDiffusionImg2ImgPipeline",
-        "StableDiffusionInpaintPipeline",
-    )
+    pipelines = tuple(f"StableDiffusion{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint"))
     parts = {
         "vae": ("diffusers.AutoencoderKL",),
         "unet": ("diffusers.UNet2DConditionModel",),
@@ -76,13 +72,6 @@ class LatentDiffusion(Diffusion):
         reads = unet.encoder_hid_dim or unet.cross_attention_dim
         if isinstance(reads, int) and reads != text.hidden_size:
             yield f"its UNet reads texts of width {reads}, its text encoder writes {text.hidden_size}"
-
-    @property
-    def pipeline(self) -> Any:
-        """The class of diffusers."""
-        from diffusers import StableDiffusionPipeline
-
-        return StableDiffusionPipeline
 
     @cached_property
     def pipe(self) -> Any:

@@ -31,13 +31,6 @@ class PixelDiffusion(Diffusion):
         if takes != 3 or gives not in (3, 6):  # 6: it predicts the variance, too
             yield f"its UNet takes {takes} channels and gives {gives}; allowed are 3, and 3 or 6"
 
-    @property
-    def pipeline(self) -> Any:
-        """The class of diffusers."""
-        from diffusers import DDPMPipeline
-
-        return DDPMPipeline
-
     @cached_property
     def pipe(self) -> Any:
         """A DDPMPipeline: frozen, in evaluation mode, on ``self.device``."""

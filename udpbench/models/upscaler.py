@@ -29,13 +29,6 @@ class Upscaler(LatentDiffusion):
     wants_classes = True  # the level of that noise
     capabilities = frozenset({"text", "upscale"})  # type: ignore[assignment]
 
-    @property
-    def pipeline(self) -> Any:
-        """The class of diffusers."""
-        from diffusers import StableDiffusionUpscalePipeline
-
-        return StableDiffusionUpscalePipeline
-
     @cached_property
     def pipe(self) -> Any:
         """A StableDiffusionUpscalePipeline: frozen, in evaluation mode, on ``self.device``."""
