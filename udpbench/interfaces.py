@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -41,6 +41,7 @@ NEEDS = {
 }
 
 
+Bar = AbstractContextManager[Callable[[int], None]]  # within it, ``advance(n)``
 Images = Sequence[Tensor]  # CHW float32 [0,1] each; sizes may differ
 Texts = Sequence[str]  # one per picture
 ImageLoss = Callable[[Tensor, list[int]], Tensor]  # NCHW pictures and their indices -> N losses
@@ -58,10 +59,9 @@ class Log:
 
     title: str = ""  # whose work it tells of
 
-    @contextmanager
-    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
-        """A progress bar over ``total`` units; yields ``advance(n)``."""
-        yield lambda n: None
+    def bar(self, title: str, total: int, unit: str = "it") -> Bar:
+        """A progress bar over ``total`` units."""
+        return nullcontext(lambda n: None)
 
     def scalar(self, name: str, value: Tensor | float, step: int) -> None:
         """One number of a curve (a loss).
@@ -79,10 +79,8 @@ class Titled(Log):
     def __init__(self, log: Log, title: str) -> None:
         self.log, self.title = log, title
 
-    @contextmanager
-    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
-        with self.log.bar(f"{self.title}: {title}", total, unit) as advance:
-            yield advance
+    def bar(self, title: str, total: int, unit: str = "it") -> Bar:
+        return self.log.bar(f"{self.title}: {title}", total, unit)
 
     def scalar(self, name: str, value: Tensor | float, step: int) -> None:
         self.log.scalar(f"{self.title}/{name}", value, step)

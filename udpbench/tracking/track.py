@@ -7,8 +7,7 @@ to log, so a caller that logs nothing for a fully cached cell leaves no trace of
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from udpbench.interfaces import Log
+from udpbench.interfaces import Bar, Log
 
 BUFFER = 50  # values read from the device at once
 
@@ -144,10 +143,8 @@ class Tracked(Log):
     def __init__(self, shown: Log, tracker: Tracker) -> None:
         self.shown, self.tracker = shown, tracker
 
-    @contextmanager
-    def bar(self, title: str, total: int, unit: str = "it") -> Iterator[Callable[[int], None]]:
-        with self.shown.bar(title, total, unit) as advance:
-            yield advance
+    def bar(self, title: str, total: int, unit: str = "it") -> Bar:
+        return self.shown.bar(title, total, unit)
 
     def say(self, text: str) -> None:
         self.shown.say(text)
