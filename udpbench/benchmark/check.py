@@ -41,14 +41,14 @@ def check_alone(cell: Cell, method: str) -> None:
     What else the cell is made of does not matter: no victim is trained.
     """
     part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
-    lines = _refused(cell.data.thing.check)
+    lines = refused(cell.data.thing.check)
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
-        lines += [*_lacking(used, model, role), *_refused(used.thing.check)]
-        lines += _refused(partial(used.thing.check_data, cell.data.thing))
-        lines += _refused(partial(used.thing.check_model, model.thing))
+        lines += [*_lacking(used, model, role), *refused(used.thing.check)]
+        lines += refused(partial(used.thing.check_data, cell.data.thing))
+        lines += refused(partial(used.thing.check_model, model.thing))
     lines += long_prompts(cell, part)
     if method == "protect":
-        lines += [*_refused(cell.budget.thing.check), *_strength_to_match(cell)]
+        lines += [*refused(cell.budget.thing.check), *_strength_to_match(cell)]
         lines += [*_class_pictures(cell), *_extra_clean(cell)]
     if lines:
         raise ConfigError("\n".join(dict.fromkeys(lines)))
@@ -73,9 +73,9 @@ def _models_that_do_not_fit(cell: Cell) -> Iterator[str]:
     """Settings that a model is too small for, once it has what is needed."""
     if not any(_models_that_lack(cell)):
         for part, model, _ in (*_methods(cell), *([(cell.like, cell.surrogate, "")] if cell.like else [])):
-            yield from _refused(partial(part.thing.check_model, model.thing))
+            yield from refused(partial(part.thing.check_model, model.thing))
     if {"adapt"} & cell.attack.thing.hooks:
-        yield from _refused(partial(cell.attack.thing.check_victim, cell.victim.thing))
+        yield from refused(partial(cell.attack.thing.check_victim, cell.victim.thing))
 
 
 def _untrained_models(cell: Cell) -> Iterator[str]:
@@ -115,9 +115,9 @@ def _extra_clean(cell: Cell) -> Iterator[str]:
 def _missing_here(cell: Cell) -> Iterator[str]:
     """What components say is missing on this machine."""
     for part in (cell.data, cell.budget, cell.protect, cell.attack):
-        yield from _refused(part.thing.check)
+        yield from refused(part.thing.check)
     for method in (cell.protect, cell.like, cell.task):
-        yield from _refused(partial(method.thing.check_data, cell.data.thing)) if method else ()
+        yield from refused(partial(method.thing.check_data, cell.data.thing)) if method else ()
 
 
 def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
@@ -158,7 +158,7 @@ def _perturbation_metrics(cell: Cell) -> Iterator[str]:
         if metric.thing.against != "input":
             what = "does not compare a changed picture with its original"
             yield f"metric {name}: {what}; it belongs to metrics, not to metrics@perturbation"
-        for reason in _refused(metric.thing.check):
+        for reason in refused(metric.thing.check):
             yield f"metric {name}: {reason}"
         least, side = metric.thing.least_side, cell.data.thing.shortest_side()
         if side is not None and side < least:
@@ -210,7 +210,7 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
         return f"data {cell.data.name} has references that overlap the training pictures"
     if thing.against == "reference" and (n := _smallest_set(cell, thing)) < thing.minimum:
         return f"needs {thing.minimum} pictures a side, there are {n}"
-    return next(iter(_refused(thing.check)), None)
+    return next(iter(refused(thing.check)), None)
 
 
 def _smallest_set(cell: Cell, metric: Metric) -> int:
@@ -222,7 +222,7 @@ def _smallest_set(cell: Cell, metric: Metric) -> int:
     return min(task.made(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
 
 
-def _refused(do: Callable[[], Any]) -> list[str]:
+def refused(do: Callable[[], Any]) -> list[str]:
     """The line of the ValueError that ``do`` raises, if it does."""
     errors = Errors()
     errors.attempt(do)

@@ -60,16 +60,14 @@ def _bench(args: argparse.Namespace) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, batch, loop in product(names, args.batches, args.loops):
-            row = compare(
-                loop, _model(name, Path(folder)).to(device), run, batch, args.steps, args.repeats, args.released
-            )
+            model = _model(name, Path(folder)).to(device)
+            row = compare(loop, model, run, batch, args.steps, args.repeats, args.released)
             rows.append(row)
             write_json(args.out, {"rows": rows, "provenance": provenance(device)})
             took = f"{1e3 * row['seconds_per_step']:9.1f} ms a step, {row['seconds_per_call']:6.2f} s a call"
-            than = f"{row['ratio']:.2f} x the plain step"
-            than += "".join(
-                f", {row[f'{side}_ratio']:.2f} x {text}" for side, text in SIDES.items() if f"{side}_ratio" in row
-            )
+            ratios = {"the plain step": row["ratio"]}
+            ratios |= {text: row[f"{side}_ratio"] for side, text in SIDES.items() if f"{side}_ratio" in row}
+            than = ", ".join(f"{ratio:.2f} x {text}" for text, ratio in ratios.items())
             print(f"{name:6} {loop:16} {batch:3} {took}, {than}", flush=True)  # noqa: T201
 
 

@@ -127,12 +127,13 @@ def _place(model: Any) -> str:
 def _others(cfg: Any) -> Lines:
     """What components say that they lack here; those of the same words together."""
     from udpbench.benchmark.build import KINDS
+    from udpbench.benchmark.check import refused
 
     lacking: dict[str, list[str]] = {}
     checked = 0
     for group in ("protect", "attack", "task", "metric"):
         for name, thing in _built(group, KINDS[group]):
-            reason = thing if isinstance(thing, str) else _refusal(thing.check)
+            reason = thing if isinstance(thing, str) else next(iter(refused(thing.check)), "")
             checked += 1
             if reason and not reason.startswith(YOURS):
                 lacking.setdefault(reason, []).append(f"{group}={name}")
@@ -157,14 +158,6 @@ def _built(group: str, kind: Any) -> Iterator[tuple[str, Any]]:
             yield name, make_part(every[name], name, kind).thing
         except ValueError as error:
             yield name, lines_of(error)[0].removeprefix(f"{name}: ")
-
-
-def _refusal(check: Callable[[], None]) -> str:
-    try:
-        check()
-    except ValueError as error:
-        return lines_of(error)[0]
-    return ""
 
 
 def _tracking(cfg: Any) -> Lines:

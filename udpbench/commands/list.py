@@ -34,9 +34,8 @@ LABELS = ("Needs", "Published budget", "Released code", "Verified with")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status: 0 fine, 2 for a group or a name that there is not."""
     parser = Parser("list", "List groups, options, or one option.")
-    about = (
-        f"GROUP is one of {', '.join(ALL)}; NAME is one option, in full; hydra.searchpath=[file://DIR] adds a folder"
-    )
+    about = f"GROUP is one of {', '.join(ALL)}; NAME is one option, in full; "
+    about += "hydra.searchpath=[file://DIR] adds a folder"
     parser.add_argument("words", nargs="*", metavar="GROUP NAME", help=about)
     parser.add_argument("--markdown", action="store_true", help="every group as a table, as docs have it")
     parser.add_argument("--fill", type=Path, metavar="FILE", help=f"write them there, between {BEGIN} and {END}")
@@ -149,8 +148,8 @@ def _comments(files: Mapping[str, Path], name: str) -> dict[str, str]:
 
 def tables() -> str:
     """Every group as a Markdown table."""
-    parts = [_table(title, {f"{group}={name}": about for name, about in _with_needs(group).items()})
-             for group, title in GROUPS.items()]  # fmt: skip
+    named = {group: {f"{group}={name}": about for name, about in _with_needs(group).items()} for group in GROUPS}
+    parts = [_table(title, named[group]) for group, title in GROUPS.items()]
     rows = [f"| `{name}` | {text} |" for name, (text, _) in options("arm").items()]
     return "\n\n".join([*parts, _families(), "\n".join(["| Arms | |", "|---|---|", *rows])])
 
@@ -183,9 +182,8 @@ def _parents(text: str) -> list[str]:
 def _table(title: str, rows: Mapping[str, tuple[str, dict[str, str]]]) -> str:
     """Options and their descriptions as a Markdown table, with a column for every label that one of them has."""
     labels = [label for label in LABELS if any(label in facts for _, facts in rows.values())]
-    lines = [
-        [f"`{name}`", text, *(facts.get(label) or "-" for label in labels)] for name, (text, facts) in rows.items()
-    ]
+    said = {name: [text, *(facts.get(label) or "-" for label in labels)] for name, (text, facts) in rows.items()}
+    lines = [[f"`{name}`", *told] for name, told in said.items()]
     head = [[title, "", *map(str.lower, labels)], ["---"] * (2 + len(labels))]
     cells = ([cell.replace("|", "\\|") for cell in line] for line in (*head, *lines))
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -195,9 +195,8 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
     return ours, plain
 
 
-LOOPS = {
-    loop.__name__: loop for loop in (perturb, photoguard, impress, dreambooth, dreambooth_prior, generate, features)
-}
+_ALL = (perturb, photoguard, impress, dreambooth, dreambooth_prior, generate, features)
+LOOPS = {loop.__name__: loop for loop in _ALL}
 
 
 def timed(loop: Loop, device: torch.device) -> float:

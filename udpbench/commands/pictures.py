@@ -46,6 +46,10 @@ CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  
 FACTS = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
 SHOWN = 40  # rows of the table
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
+SURVIVES = [
+    "survives: the perturbation's energy, along itself, that saving in that format leaves (over 100%: the",
+    "format makes it larger); this promises nothing.",
+]
 Rows = Mapping[str, Mapping[str, Any]]
 
 
@@ -155,8 +159,7 @@ def _cell_of(files: Sequence[Path], captions: Mapping[str, str], cell: Cell, cfg
     for file in files:
         (folder / file.name).symlink_to(file.resolve())
     if captions:
-        mine = {file.name: {"text": captions[file.name]} for file in files if file.name in captions}
-        write_metadata(folder, mine)
+        write_metadata(folder, {file.name: {"text": captions[file.name]} for file in files if file.name in captions})
     data = cfg.data.copy()
     data.path = str(folder)
     return replace(cell, data=make_part(data, "folder", Dataset))
@@ -257,11 +260,7 @@ def report(rows: Rows, title: str, done: str) -> None:
     lines = [f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
     lines += [f"{shown_name(row['file'])}: {'; '.join(row['lost'])}" for row in rows.values() if row["lost"]]
     lines += [done]
-    if codecs:
-        lines += [
-            "survives: the perturbation's energy, along itself, that saving in that format leaves (over 100%: the",
-            "format makes it larger); this promises nothing.",
-        ]
+    lines += SURVIVES if codecs else []
     show(table(title, ["picture", *COLUMNS, *codecs], shown), *lines)
 
 

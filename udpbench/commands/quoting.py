@@ -14,9 +14,8 @@ def advice(override: str) -> str:
     key, equal, value = override.partition("=")
     if not equal or not KEY.fullmatch(key):
         such_as = quoted("data.prompt", "a {token} dog")
-        return (
-            f"{override!r} is no KEY=VALUE; if it belongs to the word before, quote the whole value, such as {such_as}"
-        )
+        todo = f"if it belongs to the word before, quote the whole value, such as {such_as}"
+        return f"{override!r} is no KEY=VALUE; {todo}"
     if value[:1] in _OPEN and not value.endswith(_OPEN[value[0]]):
         whole = shlex.quote(f"{key}={value} ...{_OPEN[value[0]]}")
         return f"{override!r} ends before its {_OPEN[value[0]]}; a list with spaces needs quotes: {whole}"

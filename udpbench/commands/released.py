@@ -76,9 +76,8 @@ class Work:
         any of that."""
         if not (self.code / file).is_file():
             clone = file.partition("/")[0]
-            raise ValueError(
-                f"--released: {self.code / file} is missing; git clone {CLONES[clone]} {self.code / clone}"
-            )
+            todo = f"git clone {CLONES[clone]} {self.code / clone}"
+            raise ValueError(f"--released: {self.code / file} is missing; {todo}")
         text = (self.code / file).read_text(encoding="utf-8")
         if file.endswith(".ipynb"):  # of a notebook, the cells that define functions
             cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"]]
@@ -223,18 +222,18 @@ def dreambooth_prior(work: Work) -> dict[str, Loop]:
     if len(work.x) == 1:
         script, args, rest = _aspl(work)
         data = 2 * work.x.to(work.model.device) - 1
-        found["aspl"] = _with_parts(
-            work, True, lambda parts: script["train_one_epoch"](args, parts, *rest, data, work.steps)
-        )
+
+        def train(parts: list[Any]) -> object:
+            return script["train_one_epoch"](args, parts, *rest, data, work.steps)
+
+        found["aspl"] = _with_parts(work, True, train)
     return found
 
 
 def generate(work: Work) -> dict[str, Loop]:
     """diffusers' pipeline as it comes, called for one picture after the other."""
-    pipe, settings = (
-        work.model.assembled(type(work.model.pipe)),
-        {"guidance_scale": 2.0, "num_inference_steps": work.steps},
-    )
+    pipe = work.model.assembled(type(work.model.pipe))
+    settings = {"guidance_scale": 2.0, "num_inference_steps": work.steps}
     return {"released": lambda: [pipe(work.prompts[0], **settings) for _ in work.x]}
 
 
@@ -244,17 +243,14 @@ def features(work: Work) -> dict[str, Loop]:
     from cleanfid.fid import get_folder_features
     from cleanfid.resize import make_resizer
 
-    write_pictures(
-        work.room / "sizes", numbered([y for k in range(work.steps) for y in resize(work.x, work.model.size + k % 5)])
-    )
+    sizes, sized = work.room / "sizes", (resize(work.x, work.model.size + k % 5) for k in range(work.steps))
+    write_pictures(sizes, numbered(y for pictures in sized for y in pictures))
     network, device = load("lite0").to(work.model.device), work.model.device
     resizer = make_resizer("PIL", quantize_after=False, filter="bicubic", output_size=(FEATURES, FEATURES))
     settings = {"num_workers": 0, "batch_size": len(work.x), "device": device, "mode": "clean", "verbose": False}
 
     def loop() -> object:
-        return get_folder_features(
-            str(work.room / "sizes"), lambda x: network(x / 255), custom_fn_resize=resizer, **settings
-        )
+        return get_folder_features(str(sizes), lambda x: network(x / 255), custom_fn_resize=resizer, **settings)
 
     return {"released": loop}
 

@@ -18,9 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("paths", type=Path, nargs="+", help="folders of record JSONs, at any depth; with --fill texts")
     parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first folder)")
     parser.add_argument("--title", help="title of the report (default: what was run)")
-    parser.add_argument(
-        "--store", type=Path, help="where the page's pictures are (default: store/ beside the first folder)"
-    )
+    about = "where the page's pictures are (default: store/ beside the first folder)"
+    parser.add_argument("--store", type=Path, help=about)
     parser.add_argument("--no-plots", action="store_true", help="no figures")
     about = "take only records that may stand beside other people's: finished, of a clean commit, with digests"
     parser.add_argument("--check", action="store_true", help=about)
