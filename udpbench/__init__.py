@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from udpbench.results.schema import Record
 
+    Pictures = str | Path | Sequence[Tensor]  # of a folder, or CHW float in [0,1] each
+
 __all__ = ["load_records", "protect", "purify", "run", "score"]
 
 
@@ -58,11 +60,7 @@ def run(*overrides: str, **choices: Any) -> Record | None:
 
 @_config_errors()
 def protect(
-    source: str | Path | Sequence[Tensor],
-    out: str | Path | None = None,
-    *overrides: str,
-    prompt: str = "a photo",
-    **choices: Any,
+    source: Pictures, out: str | Path | None = None, *overrides: str, prompt: str = "a photo", **choices: Any
 ) -> Path | list[Tensor]:
     """Protect pictures at their own size; no victim is trained.
 
@@ -71,28 +69,19 @@ def protect(
     3HW float32 in [0,1], multiples of 1/255, in the order of the list or of the names. ``prompt``: what the pictures
     show, for protections that read prompts. Raises ConfigError for what is wrong, before any work.
     """
-    return _change("protect", source, out, overrides, prompt, choices)
+    return _change("protect", source, out, _overrides(overrides, choices), prompt)
 
 
 @_config_errors()
 def purify(
-    source: str | Path | Sequence[Tensor],
-    out: str | Path | None = None,
-    *overrides: str,
-    prompt: str = "a photo",
-    **choices: Any,
+    source: Pictures, out: str | Path | None = None, *overrides: str, prompt: str = "a photo", **choices: Any
 ) -> Path | list[Tensor]:
     """Attack pictures as they are (``attack="impress"`` if none is given); shapes and errors as of ``protect``."""
-    return _change("attack", source, out, overrides, prompt, choices)
+    return _change("attack", source, out, _overrides(overrides, choices), prompt)
 
 
 @_config_errors()
-def score(
-    got: str | Path | Sequence[Tensor],
-    ref: str | Path | Sequence[Tensor],
-    metrics: Sequence[str] | None = None,
-    *overrides: str,
-) -> dict[str, Any]:
+def score(got: Pictures, ref: Pictures, metrics: Sequence[str] | None = None, *overrides: str) -> dict[str, Any]:
     """Scores of pictures against reference pictures; lists of 3HW tensors are paired by their order.
 
     ``metrics``: names of ``conf/metric``; None: those that can be computed. ``overrides``: of ``runtime``. Returns
@@ -119,14 +108,7 @@ def load_records(*folders: str | Path) -> list[Record]:
 # -- what they share ---------------------------------------------------------------------------------------------------
 
 
-def _change(
-    method: str,
-    source: str | Path | Sequence[Tensor],
-    out: str | Path | None,
-    overrides: Sequence[str],
-    prompt: str,
-    choices: dict[str, Any],
-) -> Path | list[Tensor]:
+def _change(kind: str, source: Pictures, out: str | Path | None, words: list[str], prompt: str) -> Path | list[Tensor]:
     from tempfile import TemporaryDirectory
 
     from udpbench.commands.pictures import change
@@ -136,11 +118,11 @@ def _change(
     with TemporaryDirectory() as scratch:
         folder = _folder(source, Path(scratch) / "pictures")
         target = Path(scratch) / "out" if out is None else Path(out)
-        change(folder, target, method, _overrides(overrides, choices), prompt, log=Console())
+        change(folder, target, kind, words, prompt, log=Console())
         return list(read_folder(target).values()) if out is None else target
 
 
-def _folder(pictures: str | Path | Sequence[Tensor], scratch: Path) -> Path:
+def _folder(pictures: Pictures, scratch: Path) -> Path:
     """The folder of the pictures; tensors are written into ``scratch`` as PNGs."""
     if isinstance(pictures, str | Path):
         return Path(pictures)

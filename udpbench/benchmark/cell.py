@@ -81,14 +81,11 @@ class Cell:
             "data": self.data.name,
             "subject": str(self.data.thing.subject),
             "budget": self.budget.thing.name,
-            **{name: part.name for name, part in zip(parts, self._of(parts), strict=True)},
+            **{name: vars(self)[name].name for name in parts},
             "owner_prompt": self.owner_prompt,
             **partly,
             "seed": self.seed,
         }
-
-    def _of(self, parts: tuple[str, ...]) -> list[Part]:
-        return [vars(self)[part] for part in parts]
 
     def protected_of(self, n: int) -> int:
         """How many of ``n`` training pictures stay changed."""

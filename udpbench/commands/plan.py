@@ -110,13 +110,9 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
         return Planned(name, errors=tuple(str(error).splitlines()))
     graph, store = ready.graph, ready.store
     history = histories.setdefault(store.root, History(store.root, device_name(store.device)))
-    return Planned(
-        name or words(graph.cell),
-        history.device,
-        {store.path(stage): stage for stage in with_ancestors(ready.wanted)},
-        {store.path(stage): history.estimate(stage) for stage in store.missing(ready.wanted)},
-        family=graph.cell.family,
-    )
+    stages = {store.path(stage): stage for stage in with_ancestors(ready.wanted)}
+    todo = {store.path(stage): history.estimate(stage) for stage in store.missing(ready.wanted)}
+    return Planned(name or words(graph.cell), history.device, stages, todo, family=graph.cell.family)
 
 
 def _show(cells: Sequence[Planned], path: Path | None, only_shared: bool) -> None:

@@ -107,13 +107,14 @@ def _arm(cell: Cell, store: Store, arm: Arm) -> record.ArmScores:
     curve, validation = _curve(store, arm.scores), _curve(store, arm.validation)
     n = len(list_images(store.path(arm.final)))
     ways = {name: way for metric in cell.metrics.values() for name, way in metric.thing.scores.items()}
+    scores: dict[str, record.Score] = {
+        name: {"value": value, "n": n, "better_protected": ways[name], "primary": name in cell.primary}
+        for name, value in curve["1"].items()
+    }
+    infinite = {name: "the metric has no finite value here" for name in ways if name not in scores}
     found: record.ArmScores = {
-        "metrics": {
-            name: {"value": value, "n": n, "better_protected": ways[name], "primary": name in cell.primary}
-            for name, value in curve["1"].items()
-        },
-        "absent": dict(cell.absent)
-        | {name: "the metric has no finite value here" for name in ways if name not in curve["1"]},
+        "metrics": scores,
+        "absent": dict(cell.absent) | infinite,
         "key": arm.final.key,
         "curve": curve if len(curve) > 1 else {},
         "images": str(store.path(arm.final)),

@@ -99,14 +99,8 @@ def count(cells: Sequence[Planned]) -> Plan:
                 sums.add(one)
             seen.add(path)
     words = {path: str(stage) for cell in cells for path, stage in cell.stages.items()}
-    return Plan(
-        cells,
-        by_cell,
-        by_kind,
-        total,
-        rough=[words[path] for path, x in known.items() if x and x.rough],
-        unknown=[words[path] for path, x in known.items() if not x],
-    )
+    rough = [words[path] for path, x in known.items() if x and x.rough]
+    return Plan(cells, by_cell, by_kind, total, rough, [words[path] for path, x in known.items() if not x])
 
 
 def table(plan: Plan) -> Table:
@@ -248,16 +242,10 @@ def shared_summary(found: Shared, cells: int) -> list[str]:
 
 def shared_json(found: Shared) -> dict[str, Any]:
     """The same, for machines."""
-    rows = [
-        {
-            "stage": str(stage),
-            "kind": stage.name,
-            "key": stage.key,
-            "cells": [cell.words for cell in found.needed_by[path]],
-            "todo": path in found.todo,
-        }
-        for path, stage in found.stages.items()
-    ]
+    rows = []
+    for path, stage in found.stages.items():
+        named = {"stage": str(stage), "kind": stage.name, "key": stage.key}
+        rows.append(named | {"cells": [cell.words for cell in found.needed_by[path]], "todo": path in found.todo})
     return {"shared": rows, "first": [cell.words for cell in found.first]}
 
 
