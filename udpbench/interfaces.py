@@ -24,7 +24,7 @@ from torch import Tensor
 from udpbench.core import images
 from udpbench.core.component import Component
 from udpbench.core.errors import Stopped
-from udpbench.core.folders import Facts
+from udpbench.core.folders import Advance, Facts
 
 if TYPE_CHECKING:
     from udpbench.core.budget import Budget
@@ -41,7 +41,7 @@ NEEDS = {
 }
 
 
-Bar = AbstractContextManager[Callable[[int], None]]  # within it, ``advance(n)``
+Bar = AbstractContextManager[Advance]  # within it, ``advance(n)``
 Images = Sequence[Tensor]  # CHW float32 [0,1] each; sizes may differ
 Texts = Sequence[str]  # one per picture
 ImageLoss = Callable[[Tensor, list[int]], Tensor]  # NCHW pictures and their indices -> N losses

@@ -72,9 +72,8 @@ class Insight(Impress):
     ) -> Callable[[Tensor, int], Tensor]:
         photos = self.photo.purify(list(protected.cpu()), names, [""] * len(names), None, run)
         rngs = [run.rng("insight", name) for name in names]
-        with torch.no_grad():
-            seen, avoided = model.encode(torch.stack(photos).to(protected.device)), model.encode(protected)
-            cond = model.embed([self.prompt] * len(names))
+        seen, avoided = model.encode(torch.stack(photos).to(protected.device)), model.encode(protected)
+        cond = model.embed([self.prompt] * len(names))
         alpha_bar = model.alpha_bar.to(protected.device)
 
         def aim(y: Tensor, step: int) -> Tensor:

@@ -393,7 +393,7 @@ class Diffusion(Component, ABC):
 
     @abstractmethod
     def embed(self, prompts: list[str]) -> Cond:
-        """What the prompts condition the UNet on."""
+        """What the prompts condition the UNet on; of a model that is not in training, without a graph."""
 
     @abstractmethod
     def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:

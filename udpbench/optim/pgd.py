@@ -12,7 +12,7 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.images import PIXELS, at_once
 from udpbench.core.memory import give_freed_memory_back
-from udpbench.interfaces import ImageLoss, Owner, Protection, Run
+from udpbench.interfaces import Advance, ImageLoss, Owner, Protection, Run
 
 Loss = ImageLoss
 Scale = Callable[[list[int]], Tensor]  # indices of N pictures -> (N,)
@@ -67,7 +67,7 @@ def pgd(
     *,
     steps: Sequence[float],
     most: int | None,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = lambda n: None,
     before: int = 0,
     scale: Scale | None = None,
 ) -> list[Tensor]:
@@ -117,12 +117,12 @@ def pgd_through(
     *,
     steps: Sequence[float],
     most: int | None,
-    advance: Callable[[int], None] = lambda n: None,
     origin: Sequence[Tensor] | None = None,
     beside: Callable[[Tensor], Tensor] = lambda v: v.new_zeros(len(v)),
 ) -> list[Tensor]:
-    """``pgd`` over variables that pictures are made of (CHW, as large as pictures are), from ``start`` and bounded
-    around ``origin`` (None: ``start``); returns the pictures. ``beside``: what of the variables is raised, too, (N,).
+    """``pgd``, with a bar, over variables that pictures are made of (CHW, as large as pictures are), from ``start`` and
+    bounded around ``origin`` (None: ``start``); returns the pictures. ``beside``: what of the variables is raised, too,
+    (N,).
     """
 
     loss = run.around(loss, 0) if run.around else loss
@@ -133,7 +133,8 @@ def pgd_through(
         return both if run.penalty is None else both - run.penalty(x)
 
     bare = replace(run, penalty=None, around=None)  # which are of pictures
-    found = pgd(start, origin or start, raised, bound, bare, steps=steps, most=most, advance=advance)
+    with run.log.bar("perturb", len(steps), "step") as advance:
+        found = pgd(start, origin or start, raised, bound, bare, steps=steps, most=most, advance=advance)
     with torch.no_grad():
         return [make(v[None], [i])[0] for i, v in enumerate(found)]
 
@@ -156,7 +157,7 @@ def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> lis
 
 @dataclass(kw_only=True)
 class Ascent(Protection):
-    """A protection that is one projected ascent of each picture by itself.
+    """A protection that perturbs each picture by itself, by projected ascent.
 
     Args:
         step_size: length of the first step, of 255; None: an eighth of the budget.
@@ -174,8 +175,8 @@ class Ascent(Protection):
     def ascended(
         self, owner: Owner, loss: Loss, budget: Budget, run: Run, n: int, *, at_random: bool, samples: int = 1
     ) -> list[Tensor]:
-        """The owner's pictures after ``n`` steps up ``loss``, from random points within the budget, if that is asked
-        for; ``samples``: rows through the model for each picture."""
+        """The owner's pictures after one ascent of ``n`` steps up ``loss``, from random points within the budget, if
+        that is asked for; ``samples``: rows through the model for each picture."""
         images, steps, most = first_images(owner, budget, run, at_random), self.lengths(budget, n), run.grad_batch
         with run.log.bar("perturb", n, "step") as advance:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=most // samples, advance=advance)

@@ -51,9 +51,8 @@ class Targeted(Protection):
 
     def target_latents(self, model: Any, owner: Owner) -> list[Tensor]:
         """Latents (C, h, w), the posterior's mean, of the target at the size of each of the owner's pictures."""
-        with torch.no_grad():
-            sizes = {tuple(x.shape[-2:]) for x in owner.images}
-            found = {size: model.encode(self.picture(size).to(model.device))[0] for size in sizes}  # type: ignore[union-attr]
+        sizes = {tuple(x.shape[-2:]) for x in owner.images}
+        found = {size: model.encode(self.picture(size).to(model.device))[0] for size in sizes}  # type: ignore[union-attr]
         return [found[tuple(x.shape[-2:])] for x in owner.images]
 
 

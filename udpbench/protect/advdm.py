@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
@@ -45,8 +44,7 @@ class AdvDM(Ascent):
 
     def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run) -> Loss:
         """What the pictures raise; each has samples of its own."""
-        with torch.no_grad():
-            cond = model.embed(owner.prompts)
+        cond = model.embed(owner.prompts)
         rngs = [run.rng("advdm", name) for name in owner.names]
         drawn: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents}
         return denoising_loss(model, cond, rngs, run, **drawn, objective=self.objective(model, owner))

@@ -55,8 +55,7 @@ class AdvPaint(MaskedAscent):
         check_attention(self.name, model)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        with torch.no_grad():
-            cond = surrogate.embed(owner.prompts)
+        cond = surrogate.embed(owner.prompts)
         boxes = [self.box(anew if self.repaint == "inside" else 1 - anew) for anew in self.anew_of(owner)]
         n, steps = self.iterations, self.lengths(budget, self.iterations)
         images = first_images(owner, budget, run, self.random_start)

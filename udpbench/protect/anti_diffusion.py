@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,19 +10,19 @@ from torch import Tensor, nn
 
 from udpbench.core.budget import Budget, Linf
 from udpbench.core.component import check_numbers
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Advance, Owner, Run
 from udpbench.models.attention import check_attention, mean_map, read_attention
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import denoising_loss
 from udpbench.optim.fit import FitSettings, fit
-from udpbench.optim.pgd import pgd
+from udpbench.optim.pgd import Ascent, pgd
 
 GAIN = 100  # of the attention before it is cut at 1, in the released code
 
 
 @dataclass(kw_only=True)
-class AntiDiffusion(Protection):
+class AntiDiffusion(Ascent):
     """For each picture alone: tune a prompt embedding to it, raise ``L - attention_weight * mean min(100 A, 1)^2``
     under that prompt, tune a copy of the UNet on the perturbed picture, and so on; L is the denoising loss, A the
     cross-attention.
@@ -56,7 +55,6 @@ class AntiDiffusion(Protection):
     text_lr: float = 1e-3
     round_eps: float | None = None
     attention_weight: float = 1.0
-    step_size: float | None = None
     samples: int = 1
     sample_latents: bool = True
     dtype: str = "fp32"
@@ -64,8 +62,6 @@ class AntiDiffusion(Protection):
 
     places = ("gradient_checkpointing",)
     needs = frozenset({"denoise", "latent", "text"})
-    couples_images = False
-    heeds_penalty = True
 
     def __post_init__(self) -> None:
         counts = {"rounds": self.rounds, "image_steps": self.image_steps, "samples": self.samples}
@@ -90,20 +86,14 @@ class AntiDiffusion(Protection):
             return [self._one(x, name, budget, surrogate, run, advance) for x, name in pictures]
 
     def _one(
-        self,
-        clean: Tensor,
-        name: str,
-        budget: Budget,
-        surrogate: LatentDiffusion,
-        run: Run,
-        advance: Callable[[int], None],
+        self, clean: Tensor, name: str, budget: Budget, surrogate: LatentDiffusion, run: Run, advance: Advance
     ) -> Tensor:
         trainable = surrogate.trainable(run.rng("surrogate"), gradient_checkpointing=self.gradient_checkpointing)
         trainable.train(False)
         model, x = trainable.model, clean.to(run.device)
         with torch.no_grad():
             prompt = nn.Parameter(model.embed([""]).hidden.float().clone())
-        steps = [self.step_size or budget.eps / 8] * self.image_steps
+        steps = self.lengths(budget, self.image_steps)
 
         def loss(part: str, k: int, run: Run, **more: Any) -> Any:
             rngs, cond = [run.rng("anti_diffusion", part, k, name)], Cond(prompt)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Advance, Owner, Run
 from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.fit import resumed, save_state
 from udpbench.protect.fsmg import FSMG
 
 STATE = "aspl.ckpt"
-Turn = Callable[[list[Tensor], int, Callable[[int], None]], list[Tensor]]
+Turn = Callable[[list[Tensor], int, Advance], list[Tensor]]
 
 
 @dataclass(kw_only=True)
@@ -68,7 +68,7 @@ class ASPL(FSMG):
         train, clean = self.trainer(trainable, owner, run), self.clean_set(trainable, owner, run)
         times = self.times(surrogate, owner, budget, run)
 
-        def turn(images: list[Tensor], k: int, advance: Callable[[int], None]) -> list[Tensor]:
+        def turn(images: list[Tensor], k: int, advance: Advance) -> list[Tensor]:
             with trainable.restored():
                 train(clean, self.clean_steps, "clean", k)
                 images = self.ascend(images, trainable, owner, budget, run, k, advance, times)

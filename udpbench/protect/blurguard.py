@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +12,9 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import pgd_through
+from udpbench.optim.pgd import Ascent, pgd_through
 
 RADIUS = 16  # of the kernel, in pixels
 
@@ -31,7 +30,7 @@ class _Free:
 
 
 @dataclass(kw_only=True)
-class BlurGuard(Protection):
+class BlurGuard(Ascent):
     """Lower ``mean z^2`` of the latents (PhotoGuard's aim) by ``x + sum_r M_r (G(sigma_r) * delta)``: what is left of
     a free ``delta`` after a Gaussian blur ``G`` of its own in each region ``M_r`` is bounded.
 
@@ -57,12 +56,9 @@ class BlurGuard(Protection):
     blur_steps: int
     image_steps: int
     blur_lr: float = 0.06
-    step_size: float | None = None
     tolerance: float = 0.0
 
     needs = frozenset({"latent"})
-    couples_images = False
-    heeds_penalty = True
 
     def __post_init__(self) -> None:
         check_numbers("blurguard", least=1, image_steps=self.image_steps)
@@ -88,9 +84,7 @@ class BlurGuard(Protection):
         first, done, n = self.step_size or budget.eps / 8, self.blur_steps, self.image_steps
         steps = [first * (1 - 0.99 * k / (done + n)) for k in range(done, done + n)]
         start: list[Tensor] = [torch.zeros_like(x) for x in clean]
-        lengths: dict[str, Any] = {"steps": steps, "most": run.grad_batch}
-        with run.log.bar("perturb", n, "step") as advance:
-            return pgd_through(make, start, loss, _Free(), run, **lengths, advance=advance)
+        return pgd_through(make, start, loss, _Free(), run, steps=steps, most=run.grad_batch)
 
     def sigmas(self, x: Tensor, regions: Tensor, limit: float, rng: torch.Generator) -> Tensor:
         """Blur of each of R regions (R, H, W) of a picture ``x`` (CHW [0,1]), in pixels, (R,); ``limit``: of the

@@ -60,8 +60,7 @@ class CAAT(Protection):
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         trainable = self._trainable(surrogate, run)
         optimizer = self.training.optimizer(trainable.parameters)
-        with torch.no_grad():
-            cond = surrogate.embed(owner.prompts)
+        cond = surrogate.embed(owner.prompts)
         drawn: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents, "dtype": self.dtype}
         most, steps = run.grad_batch // self.samples, [self.step_size or budget.eps / 8]
         images = list(owner.images)

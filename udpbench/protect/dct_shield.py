@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +11,15 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.jpeg import coefficients, decoded, quantisation
 from udpbench.core.pixels import is_grey
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import Box, pgd_through
+from udpbench.optim.pgd import Ascent, Box, pgd_through
 
 CHANNELS = {"all": (1.0, 1.0, 1.0), "luma": (1.0, 0.0, 0.0)}
 
 
 @dataclass(kw_only=True)
-class DCTShield(Protection):
+class DCTShield(Ascent):
     """Lower ``||E(decode(alpha + delta))||``, ``alpha`` the quantised JPEG coefficients of the picture and ``delta``
     within +-``coefficient_eps`` of them: the perturbation outlives JPEG of that quality and better ones.
 
@@ -41,13 +40,10 @@ class DCTShield(Protection):
     iterations: int
     quality: int = 95
     coefficient_eps: float = 1.0
-    step_size: float | None = None
     channels: str = "all"
 
     needs = frozenset({"latent"})
     keeps_budget = False
-    couples_images = False
-    heeds_penalty = True
 
     def __post_init__(self) -> None:
         check_choice("dct_shield: unknown channels", self.channels, CHANNELS)
@@ -74,6 +70,5 @@ class DCTShield(Protection):
 
         first = self.step_size or self.coefficient_eps / 8
         bound, n = Box(self.coefficient_eps, self.coefficient_eps), self.iterations
-        lengths: dict[str, Any] = {"steps": [first * (1 - k / n) for k in range(n)], "most": run.grad_batch}
-        with run.log.bar("perturb", n, "step") as advance:
-            return pgd_through(make, alpha, loss, bound, run, **lengths, advance=advance)
+        lengths = [first * (1 - k / n) for k in range(n)]
+        return pgd_through(make, alpha, loss, bound, run, steps=lengths, most=run.grad_batch)

@@ -59,8 +59,7 @@ class DIA(Ascent):
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         model, back = surrogate, self.aim == "reconstruction"
-        with torch.no_grad():
-            empty = model.embed([""])
+        empty = model.embed([""])
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
             z, cond = model.encode(x), empty.repeat(len(x))

@@ -55,8 +55,7 @@ class DiffusionGuard(MaskedAscent):
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         anew, rngs = self.anew_of(owner), [run.rng(self.name, name) for name in owner.names]
-        with torch.no_grad():
-            cond = surrogate.embed([""])
+        cond = surrogate.embed([""])
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
             masks = torch.stack([1 - self.shrunk(1 - anew[i], rngs[i]) for i in index])

@@ -100,8 +100,7 @@ class DiffVax(MaskedProtection):
         """The loss of a training step of ``net``."""
         pictures = owner.class_images if self.class_images else owner.images
         groups = [torch.tensor(group) for group in by_size(pictures)]
-        with torch.no_grad():
-            cond, empty = model.embed(owner.prompts), model.embed([""])
+        cond, empty = model.embed(owner.prompts), model.embed([""])
 
         def loss(step: int) -> Tensor:
             rng, n = run.rng(self.name, step), self.batch

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Advance, Owner, Run
 from udpbench.models.diffusion import Cond, Trainable, clean_and_noise, noised
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.lora import Lora
@@ -151,7 +151,7 @@ class FSMG(Targeted):
         budget: Budget,
         run: Run,
         k: int = 0,
-        advance: Callable[[int], None] = lambda n: None,
+        advance: Advance = lambda n: None,
         times: Times | None = None,
     ) -> list[Tensor]:
         """``images`` (a list that is emptied) after the ascent of round ``k`` under the surrogate as it is; ``times``:
@@ -179,8 +179,7 @@ class FSMG(Targeted):
     def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run, k: int, times: Times | None = None) -> Loss:
         """What the pictures raise in round ``k``; each has samples of its own, time steps by ``times`` (None:
         uniform)."""
-        with torch.no_grad():
-            cond = model.embed(owner.prompts)
+        cond = model.embed(owner.prompts)
         rngs = [run.rng(self.option, k, name) for name in owner.names]
         settings: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents}
         objective = self.objective(model, owner, run)

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective, denoising_loss
-from udpbench.optim.pgd import handed_over, pgd
+from udpbench.optim.pgd import Ascent, handed_over, pgd
 from udpbench.optim.samples import normal
 
 DEVIATIONS: dict[str, Callable[[Tensor], Tensor]] = {"root": torch.sqrt, "square": torch.square}
 
 
 @dataclass(kw_only=True)
-class PAP(Protection):
+class PAP(Ascent):
     """Raise the denoising loss under prompt embeddings drawn from those that fit the picture, N(c_N, H^-1).
 
     A Laplace approximation around the owner's prompt c_0, anew in each round, of the loss L at the t and noise of its
@@ -52,13 +52,10 @@ class PAP(Protection):
     text_rate: float
     per_value: bool
     deviation: str = "root"
-    step_size: float | None = None
     samples: int = 1
     sample_latents: bool = True
 
     needs = frozenset({"denoise", "latent", "text"})
-    couples_images = False
-    heeds_penalty = True
 
     def __post_init__(self) -> None:
         counts = {"rounds": self.rounds, "image_steps": self.image_steps, "text_steps": self.text_steps}
@@ -67,10 +64,9 @@ class PAP(Protection):
         check_choice("pap: unknown deviation", self.deviation, DEVIATIONS)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        with torch.no_grad():
-            cond = surrogate.embed(owner.prompts)
+        cond = surrogate.embed(owner.prompts)
         drawn: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents}
-        images, steps = list(owner.images), [self.step_size or budget.eps / 8] * self.image_steps
+        images, steps = list(owner.images), self.lengths(budget, self.image_steps)
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
             settings: dict[str, Any] = {"steps": steps, "most": run.grad_batch // self.samples, "advance": advance}
             for k in range(self.rounds):

@@ -56,7 +56,4 @@ class PhotoGuard(Targeted, Ascent):
     def _goal(self, model: LatentDiffusion, size: tuple[int, ...], device: torch.device) -> Tensor:
         """Latents of the target for pictures of ``size`` (height, width); or zero."""
         picture = self.picture(size)
-        if picture is None:
-            return torch.zeros((), device=device)
-        with torch.no_grad():
-            return model.encode(picture.to(device))
+        return torch.zeros((), device=device) if picture is None else model.encode(picture.to(device))

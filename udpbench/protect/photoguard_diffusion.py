@@ -76,8 +76,7 @@ class PhotoGuardDiffusion(Targeted, Ascent):
         return list(prompts) if self.prompt == "owner" else []
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        with torch.no_grad():
-            cond = surrogate.embed(owner.prompts if self.prompt == "owner" else [""] * len(owner.images))
+        cond = surrogate.embed(owner.prompts if self.prompt == "owner" else [""] * len(owner.images))
         rngs = [run.rng("photoguard_diffusion", name) for name in owner.names]
         goals = {size: self._goal(size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}
 

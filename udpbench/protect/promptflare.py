@@ -48,8 +48,7 @@ class PromptFlare(MaskedAscent):
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         anew, rngs = self.anew_of(owner), [run.rng(self.name, name) for name in owner.names]
-        with torch.no_grad():
-            cond = surrogate.embed([self.prompt])
+        cond = surrogate.embed([self.prompt])
         first = Cond(cond.hidden[:, :1])
 
         def loss(x: Tensor, index: list[int]) -> Tensor:

@@ -69,8 +69,7 @@ class SimAC(ASPL):
     def _search(self, i: int, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Tensor:
         """The time steps that are left for picture ``i``, sorted."""
         rng, x = run.rng(self.option, "search", owner.names[i]), owner.images[i].to(run.device)
-        with torch.no_grad():
-            cond = model.embed(owner.prompts[i : i + 1])
+        cond = model.embed(owner.prompts[i : i + 1])
         # A picture alone, whatever wraps the ascent.
         steps, quiet = [self.step_size or budget.eps / 8], replace(run, log=Log(), around=None, agree=None)
         settings: dict[str, Any] = {"samples": 1, "sample_latents": self.sample_latents, "dtype": self.dtype}
@@ -113,8 +112,7 @@ class SimAC(ASPL):
     def objective(self, model: LatentDiffusion, owner: Owner, run: Run) -> Objective | None:
         if not self.feature_weight:
             return super().objective(model, owner, run)
-        with torch.no_grad():
-            clean = [model.encode(x[None].to(run.device))[0] for x in owner.images]
+        clean = [model.encode(x[None].to(run.device))[0] for x in owner.images]
 
         def loss(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
             with features(model.pipe.unet) as mine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,10 +57,8 @@ class UEMask(AdvDM):
 
         loss, most = self.image_loss(surrogate, owner, run), run.grad_batch // self.samples
         steps = [self.step_size or self.strength / 8] * self.steps
-        with run.log.bar("perturb", self.steps, "step") as advance:
-            lengths: dict[str, Any] = {"steps": steps, "most": most, "advance": advance}
-            bound = Box(self.strength, 0)
-            return pgd_through(masked, masks, loss, bound, run, **lengths, origin=ones, beside=sparse)
+        bound = Box(self.strength, 0)
+        return pgd_through(masked, masks, loss, bound, run, steps=steps, most=most, origin=ones, beside=sparse)
 
     def _start(self, ones: Tensor, rng: torch.Generator) -> Tensor:
         if not self.random_start:
