@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,6 @@ def score(got: Pictures, ref: Pictures, metrics: Sequence[str] | None = None, *o
     ``{"scores": {score: {"value", "better_protected": "up" | "down", "metric"}}, "absent": {metric: reason}}`` and both
     folders. Raises ConfigError for an unknown metric or no pictures.
     """
-    from tempfile import TemporaryDirectory
-
     from udpbench.commands.score import scores
     from udpbench.tracking.console import Console
 
@@ -109,8 +108,6 @@ def load_records(*folders: str | Path) -> list[Record]:
 
 
 def _change(kind: str, source: Pictures, out: str | Path | None, words: list[str], prompt: str) -> Path | list[Tensor]:
-    from tempfile import TemporaryDirectory
-
     from udpbench.commands.pictures import change
     from udpbench.core.images import read_folder
     from udpbench.tracking.console import Console

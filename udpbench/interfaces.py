@@ -16,18 +16,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from udpbench.core import images
+from udpbench.core.budget import Budget
 from udpbench.core.component import Component
 from udpbench.core.errors import Stopped
 from udpbench.core.folders import Advance, Facts
-
-if TYPE_CHECKING:
-    from udpbench.core.budget import Budget
 
 # What a method may need, in ``needs``: of its model, or (class_images) of the harness.
 NEEDS = {

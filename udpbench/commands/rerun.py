@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from udpbench.benchmark.cell import ROLES
 from udpbench.commands.common import CONF, RESUME, Parser, prepare, show, table, told, words_of
-from udpbench.results.schema import HERE
+from udpbench.results.schema import HERE, Record
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from udpbench.results.agreement import Compared
-    from udpbench.results.schema import Record
 
 SHOWN = 40  # differences
 
@@ -70,7 +69,6 @@ def rebuilt(old: Record, words: Sequence[str]) -> tuple[DictConfig, dict[str, An
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
 
     parsed = OverridesParser.create().parse_overrides(list(words))
     GlobalHydra.instance().clear()

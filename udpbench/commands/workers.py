@@ -15,21 +15,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from udpbench.benchmark.run import run
+from udpbench.benchmark.store import Store
 from udpbench.commands.common import Ready, prepare
 from udpbench.commands.machine import idle_cores, room
 from udpbench.commands.signals import heeded, leave_to_parent
 from udpbench.interfaces import Log
 from udpbench.tracking.track import Buffered, Start
-
-if TYPE_CHECKING:
-    from udpbench.benchmark.store import Store
 
 
 def workers_for(wanted: int | str, ready: Ready) -> int:

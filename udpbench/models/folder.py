@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from udpbench.core.digest import remembered
 from udpbench.models.headers import PICKLES, by_library, compare, converted, original, read_json, variant_of, weights_in
 
@@ -98,7 +100,6 @@ def _classes(folder: Path, kind: Any) -> dict[str, str]:
 def _module(folder: Path, part: str, classes: tuple[str, ...]) -> Any:
     """The module of a part by its configuration, on the meta device: names and shapes, no weights."""
     import diffusers
-    import torch
     import transformers
 
     read_json(folder / part / "config.json")

@@ -13,6 +13,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
 
+import torch
+
 T = TypeVar("T")
 Shapes = dict[str, tuple[int, ...]]  # name of a tensor -> its shape
 
@@ -59,8 +61,6 @@ def _safe(file: Path) -> Shapes:
 
 
 def _pickled(file: Path) -> Shapes:
-    import torch
-
     try:
         found = torch.load(file, map_location="meta", weights_only=True)
     except UnpicklingError:  # torch's advice is to load it unchecked
@@ -155,8 +155,6 @@ def original(file: Path) -> Shapes:
 
 def _meta(shapes: Shapes) -> dict[str, Any]:
     """Tensors without values."""
-    import torch
-
     return {k: torch.empty(shape, device="meta") for k, shape in shapes.items()}
 
 

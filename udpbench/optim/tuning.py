@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,13 +14,11 @@ from udpbench.core.folders import Facts
 from udpbench.core.images import read_folder, read_metadata
 from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.diffusion import Trainable
+from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import sample
 from udpbench.optim.fit import weighted_loss
 from udpbench.optim.training import TrainingTask, over_prompts, write_made
 from udpbench.optim.training_set import Augment, TrainingSet
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)
@@ -80,15 +78,9 @@ class Tuning(TrainingTask):
         self, trainable: Trainable, pictures: dict[str, Tensor], folder: Path, run: Run, augment: Augment | None = None
     ) -> TrainingSet:
         captions = read_metadata(folder)
-        return TrainingSet(
-            trainable,
-            list(pictures.values()),
-            [self.caption(captions[name]["text"]) for name in pictures],
-            run,
-            sample_latents=self.sample_latents,
-            augment=augment,
-            counted="unet_victim",
-        )
+        texts = [self.caption(captions[name]["text"]) for name in pictures]
+        settings: dict[str, Any] = {"sample_latents": self.sample_latents, "augment": augment}
+        return TrainingSet(trainable, list(pictures.values()), texts, run, counted="unet_victim", **settings)
 
     def generate(self, tuned: Path | None, out: Path, victim: LatentDiffusion, run: Run, thief: Thief) -> None:
         rows = over_prompts(thief.prompts, self.pictures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,11 +13,9 @@ from torch import Tensor
 from udpbench.core.component import check_choice
 from udpbench.core.images import iterate, to_uint8
 from udpbench.interfaces import BARE, Run, Thief
+from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
 from udpbench.optim.training import TrainingTask, over_prompts, write_made
-
-if TYPE_CHECKING:
-    from udpbench.models.pixel import PixelDiffusion
 
 
 @dataclass(kw_only=True)

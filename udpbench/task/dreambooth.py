@@ -7,14 +7,12 @@ et al., NeurIPS 2023), there without class pictures.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import Trainable
+from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.tuning import Tuning
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)

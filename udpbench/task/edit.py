@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,12 +19,10 @@ from udpbench.core.component import check_choice
 from udpbench.core.folders import Facts
 from udpbench.core.images import at_once, file_name, read_folder
 from udpbench.interfaces import Run, Task, Thief
+from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import SOLVERS, make_solver
 from udpbench.optim.masked import Masked
 from udpbench.optim.training import write_made
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -16,12 +16,9 @@ from torch import Tensor, nn
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Dataset, Run
 from udpbench.models.diffusion import Trainable
-from udpbench.models.latent import EMBEDDING
+from udpbench.models.latent import EMBEDDING, LatentDiffusion
 from udpbench.models.words import Words
 from udpbench.optim.tuning import Tuning
-
-if TYPE_CHECKING:
-    from udpbench.models.latent import LatentDiffusion
 
 
 @dataclass(kw_only=True)
@@ -50,8 +47,7 @@ class TextualInversion(Tuning):
         super().__post_init__()
         if not self.word.strip():
             raise ValueError(f"textual_inversion: word must be a word, given {self.word!r}")
-        if self.vectors < 1:
-            raise ValueError(f"textual_inversion: vectors must be >= 1, given {self.vectors}")
+        check_numbers("textual_inversion", least=1, vectors=self.vectors)
         if self.prior_weight:
             raise ValueError(f"textual_inversion: has no class pictures (prior_weight 0), given {self.prior_weight}")
 
