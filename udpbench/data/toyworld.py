@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from udpbench.core.folders import Facts
 from udpbench.interfaces import Run
 from udpbench.world import renderer
-from udpbench.world.rendered import Rendered
+from udpbench.world.rendered import OWNED, Rendered
 
 
 @dataclass(kw_only=True)
@@ -44,18 +43,12 @@ class ToyWorld(Rendered):
         super().__post_init__()
         renderer.subject(self.subject)
 
-    def write(self, out: Path, run: Run) -> None:
-        truth, facts = renderer.subject(self.subject), self.facts()
+    def scenery(self, part: str, n: int) -> renderer.Scenery:
+        return renderer.draw(n, Run(0).rng("toyworld", self.subject, part), renderer.subject(self.subject))
 
-        def texts(part: str, s: renderer.Scenery) -> list[str]:
-            owned = part in ("train", "extra_clean")
-            return [facts.instance_prompt if owned else facts.prompts[i] for i in s.scene]
-
-        def draw(part: str, n: int) -> renderer.Scenery:
-            return renderer.draw(n, Run(0).rng("toyworld", self.subject, part), truth)
-
-        self.render(out, run, draw, texts)
-        facts.write(out)
+    def captions(self, part: str, s: renderer.Scenery) -> list[str]:
+        facts = self.facts()
+        return [facts.instance_prompt if part in OWNED else facts.prompts[i] for i in s.scene]
 
     def facts(self) -> Facts:
         truth = renderer.subject(self.subject)

@@ -32,6 +32,7 @@ class ToyWorldMany(Rendered):
 
     version = 2
     option = "toyworld_many"
+    digits = 5
     later = {"draw": 0}
 
     def __post_init__(self) -> None:
@@ -39,9 +40,12 @@ class ToyWorldMany(Rendered):
         check_numbers("data toyworld_many", least=0, draw=self.draw)
         self.subject = f"draw_{self.draw}" if self.draw else ""
 
-    def write(self, out: Path, run: Run) -> None:
-        def draw(part: str, n: int) -> renderer.Scenery:
-            return renderer.draw(n, Run(0).rng("toyworld_many", part, *([self.draw] if self.draw else [])))
+    def scenery(self, part: str, n: int) -> renderer.Scenery:
+        return renderer.draw(n, Run(0).rng("toyworld_many", part, *([self.draw] if self.draw else [])))
 
-        self.render(out, run, draw, lambda part, s: [""] * len(s), digits=5)
+    def write(self, out: Path, run: Run) -> None:
+        super().write(out, run)
         Facts("toyworld, many objects").write(out)
+
+    def captions(self, part: str, s: renderer.Scenery) -> list[str]:
+        return [""] * len(s)

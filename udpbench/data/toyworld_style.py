@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 
 import torch
+from torch import Tensor
 
 from udpbench.core.folders import Facts
 from udpbench.interfaces import Run
 from udpbench.world import renderer, styles
-from udpbench.world.rendered import Rendered
+from udpbench.world.rendered import OWNED, Rendered
 
 MOST = 128  # different (noun, colour, texture) that a draw surely holds
 
@@ -54,20 +55,16 @@ class ToyWorldStyle(Rendered):
         styles.check_style(self.style)
         self.subject = self.style
 
-    def write(self, out: Path, run: Run) -> None:
-        def draw(part: str, n: int) -> renderer.Scenery:
-            rng = Run(0).rng("toyworld_style", self.style, part)
-            return different_objects(n, rng) if part == "train" else renderer.draw(n, rng)
+    def scenery(self, part: str, n: int) -> renderer.Scenery:
+        rng = Run(0).rng("toyworld_style", self.style, part)
+        return different_objects(n, rng) if part == "train" else renderer.draw(n, rng)
 
-        self.render(out, run, draw, self.captions, lambda x: styles.stylise(x, self.style))
-        self.facts().write(out)
+    def finished(self, x: Tensor) -> Tensor:
+        return styles.stylise(x, self.style)
 
     def facts(self) -> Facts:
-        content = {
-            self.caption(noun, scene=place): {"shape": i, "scene": j}
-            for j, place in enumerate(renderer.SCENES)
-            for i, noun in enumerate(renderer.SHAPES)
-        }
+        shown = product(enumerate(renderer.SCENES), enumerate(renderer.SHAPES))
+        content = {self.caption(noun, scene=place): {"shape": i, "scene": j} for (j, place), (i, noun) in shown}
         name, truth = tuple(styles.STYLES)[self.style], {"style": self.style, "content": content}
         return Facts(f"toyworld style {self.style}: {name}", self.caption(""), "a photo", list(content), truth)
 
@@ -78,9 +75,8 @@ class ToyWorldStyle(Rendered):
     def captions(self, part: str, s: renderer.Scenery) -> list[str]:
         """One caption a picture: the token, the noun and the scene, and of the owner's pictures colour and texture,
         too."""
-        owned = part in ("train", "extra_clean")
         said = [renderer.words(s, i) for i in range(len(s))]
-        if not owned:
+        if part not in OWNED:
             said = [{"noun": words["noun"], "scene": words["scene"]} for words in said]
         return [self.caption(**words) for words in said]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +16,7 @@ from udpbench.interfaces import Dataset, Run
 from udpbench.world import renderer
 
 PARTS = ("train", "reference", "validation", "heldout", "extra_clean")
+OWNED = ("train", "extra_clean")  # the owner's
 CHUNK = 256  # pictures rendered at once
 
 
@@ -40,6 +40,7 @@ class Rendered(Dataset):
     rendered = True
     option: ClassVar[str]  # its name, in messages and in the keys of its random numbers
     most: ClassVar[float] = math.inf  # training pictures at most
+    digits: ClassVar[int] = 4  # of the names of files
 
     def __post_init__(self) -> None:
         self.sizes = {part: vars(self)[part] for part in PARTS}
@@ -50,27 +51,29 @@ class Rendered(Dataset):
     def shortest_side(self) -> int:
         return self.size
 
-    def render(
-        self,
-        out: Path,
-        run: Run,
-        draw: Callable[[str, int], renderer.Scenery],
-        texts: Callable[[str, renderer.Scenery], list[str]],
-        change: Callable[[Tensor], Tensor] = lambda x: x,
-        digits: int = 4,
-    ) -> None:
-        """Write every folder of ``sizes`` and, if the data has them, the masks of the training pictures.
+    def scenery(self, part: str, n: int) -> renderer.Scenery:
+        """The ``n`` scenes of the folder ``part``."""
+        raise NotImplementedError
 
-        ``draw(part, n)``: the scenes of a folder; ``texts(part, scenes)``: their captions; ``change``: of the rendered
-        pictures, NCHW; ``digits``: of the file names.
-        """
+    def captions(self, part: str, s: renderer.Scenery) -> list[str]:
+        """One for each of the scenes of a folder."""
+        raise NotImplementedError
+
+    def finished(self, x: Tensor) -> Tensor:
+        """The data's pictures, of rendered ones; NCHW [0,1] both."""
+        return x
+
+    def write(self, out: Path, run: Run) -> None:
+        """Write every folder of ``sizes``, the masks of the training pictures, if the data has them, and ``facts``."""
         with run.log.bar("render", sum(self.sizes.values()), "img") as advance:
             for part, n in self.sizes.items():
                 if not n:
                     continue
-                s = draw(part, n)
+                s = self.scenery(part, n)
                 parts = (s.take(slice(first, first + CHUNK)) for first in range(0, n, CHUNK))
-                pictures = (picture for some in parts for picture in change(renderer.render(some, self.size)))
-                names = write_pictures(out / part, numbered(pictures, digits), texts(part, s), advance)
+                pictures = (picture for some in parts for picture in self.finished(renderer.render(some, self.size)))
+                names = write_pictures(out / part, numbered(pictures, self.digits), self.captions(part, s), advance)
                 if part == "train" and self.has_masks:
                     write_masks(out / "masks", names, renderer.silhouettes(s, self.size))
+        if facts := self.facts():
+            facts.write(out)
