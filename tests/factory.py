@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
+
 from udpbench.results.schema import ArmScores, Record
+from udpbench.results.table import cell_table
 
 # arm -> fid-like score (better protected: up) and similarity-like score (better protected: down)
 SCORES = {
@@ -86,3 +90,11 @@ def make_record(
 def shifted(by: float, **arms: float) -> dict[str, tuple[float, float]]:
     """SCORES with ``by`` added to every distance, and further for single arms."""
     return {arm: (d + by + arms.get(arm, 0.0), s) for arm, (d, s) in SCORES.items()}
+
+
+def as_text(record: Record, width: int = 100) -> str:
+    """The table of a cell without colour, every line at most ``width`` characters, no trailing blanks."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    console.print(cell_table(record, width))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

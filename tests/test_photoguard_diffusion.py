@@ -14,6 +14,7 @@ from udpbench.core.budget import Linf
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
+from udpbench.optim import chains
 from udpbench.optim.chains import img2img_steps
 from udpbench.protect import photoguard_diffusion
 from udpbench.protect.photoguard_diffusion import PhotoGuardDiffusion
@@ -107,11 +108,13 @@ def test_recomputed_gradients_are_those_of_a_chain_that_is_kept(model, pictures,
         return torch.autograd.grad(made.square().sum(), x)[0]
 
     calls = []
-    real = photoguard_diffusion.checkpoint
-    monkeypatch.setattr(photoguard_diffusion, "checkpoint", lambda f, *a, **k: calls.append(f) or real(f, *a, **k))
+    real = chains.checkpoint
+    for module in (photoguard_diffusion, chains):
+        monkeypatch.setattr(module, "checkpoint", lambda f, *a, **k: calls.append(f) or real(f, *a, **k))
     recomputed = gradient()
     assert calls.count(model.predict) == 3
-    monkeypatch.setattr(photoguard_diffusion, "checkpoint", lambda f, *a, **k: f(*a))
+    for module in (photoguard_diffusion, chains):
+        monkeypatch.setattr(module, "checkpoint", lambda f, *a, **k: f(*a))
     kept = gradient()
     torch.testing.assert_close(recomputed, kept, rtol=1e-5, atol=1e-6 * float(kept.abs().max()))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factory import LABEL, SCORES, make_arm, make_record, shifted
+from factory import LABEL, SCORES, as_text, make_arm, make_record, shifted
 from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
@@ -61,7 +61,7 @@ def test_interval_text() -> None:
 
 
 def test_table_shows_arms_in_order_then_effect_and_residual() -> None:
-    text = T.plain(make_record())
+    text = as_text(make_record())
     lines = text.splitlines()
     first = [line.split()[0] for line in lines if line.strip()]
     at = [first.index(a) for a in (*SCORES, "effect", "residual", "recovery")]
@@ -89,7 +89,7 @@ def test_table_with_many_metrics_fits_into_100_columns() -> None:
         for i in range(13):
             name = f"a_rather_long_metric_name_number_{i}"
             arm["metrics"][name] = {"value": 1234.5678 * i, "n": 256, "better_protected": "down", "primary": i == 7}
-    text = T.plain(made)
+    text = as_text(made)
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("clean_attacked") == 3  # 15 metrics in blocks of six
     header = text[: text.index("pretrained")]
@@ -100,7 +100,7 @@ def test_table_with_many_metrics_fits_into_100_columns() -> None:
 
 
 def test_table_of_a_failed_cell_is_its_error() -> None:
-    text = T.plain(make_record(error="Traceback ...\n  File\nValueError: protect eudp: eps must be > 0\n\n"))
+    text = as_text(make_record(error="Traceback ...\n  File\nValueError: protect eudp: eps must be > 0\n\n"))
     assert "failed: ValueError: protect eudp: eps must be > 0" in text
     assert "effect" not in text
 
@@ -113,12 +113,12 @@ def test_thiefs_best_is_chosen_on_validation_and_reported_on_references() -> Non
     made = make_record()
     made["arms"]["clean"]["curve"] = curve(0)
     assert T.thiefs_best(made, "clean") == {"distance": ("1", 40.0)}  # better protected: up; the thief wants it low
-    assert "flatters the thief" in T.plain(made)
+    assert "flatters the thief" in as_text(made)
     validation = {"0.5": {"distance": 9.0}, "1": {"distance": 8.0}, "2": {"distance": 7.0}}
     made["arms"]["clean"]["curve_validation"] = validation
     assert T.thiefs_best(made, "clean") == {"distance": ("2", 44.0)}
-    assert "flatters the thief" not in T.plain(made)
-    assert "44.0 @2x" in T.plain(made)
+    assert "flatters the thief" not in as_text(made)
+    assert "44.0 @2x" in as_text(made)
     assert T.thiefs_best(made, "protected") == {}
     # What has no validation score (a judge's) is read where the thief stopped, though another stop would flatter it.
     for stop, value in (("0.5", 0.9), ("1", 0.8), ("2", 0.3)):
@@ -159,8 +159,8 @@ def test_edits_must_beat_noise(reseeded: bool) -> None:
     residual = eudp.summaries["edit_distance"].residual
     assert residual is not None
     assert residual.mean == pytest.approx(55.0 - 40.0)  # purified - clean: distances to clean do not subtract
-    assert "no seed SD" not in T.plain(found[0])
-    assert next(r for r in T.plain(found[0]).splitlines() if r.startswith(" residual")).split()[1] == "+15.0"
+    assert "no seed SD" not in as_text(found[0])
+    assert next(r for r in as_text(found[0]).splitlines() if r.startswith(" residual")).split()[1] == "+15.0"
 
 
 # -- a folder of records -----------------------------------------------------------------------------------------------

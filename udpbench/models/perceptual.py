@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from udpbench.models.efficientnet import load, weights_path
 from udpbench.models.weights import weights_file
 
-Distance = Callable[[Tensor, Tensor], Tensor]  # two NCHW [0,1] of one size -> (N,)
 Far = Callable[[Tensor], Tensor]  # NCHW [0,1] -> (N,), the distances to given pictures
 PERCEPTUAL = ("lpips_vgg", "lpips_alex", "lpips_squeeze", "lite1")
 TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth", "vgg": "vgg16-397923af.pth"}

@@ -15,7 +15,7 @@ from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond, noised
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
-from udpbench.optim.chains import img2img_steps
+from udpbench.optim.chains import img2img_steps, recomputed
 from udpbench.optim.pgd import Ascent
 from udpbench.optim.samples import normal
 from udpbench.optim.target import Targeted
@@ -103,9 +103,8 @@ class PhotoGuardDiffusion(Targeted, Ascent):
         a = alpha_bar.to(z.device)
         start = normal(rngs, self.samples, z)
         z = noised(model.alpha_bar.to(z.device), z.repeat_interleave(self.samples, 0), many[0], start)
-        unet = model.pipe.unet
         for k, now in enumerate(many):
-            told = checkpoint(model.predict, unet, z, now, cond, use_reentrant=False, preserve_rng_state=False)
+            told = recomputed(model, z, now, cond)
             noise = normal(rngs, self.samples, z) if self.eta else None
             z = ddim(told, z, a[k], a[k + 1], model.prediction, self.eta, noise)
         return model.decode(z)[..., : x.shape[-2], : x.shape[-1]]

@@ -18,13 +18,13 @@ from udpbench.core.folders import pictures_in, read_facts
 from udpbench.core.images import list_images, read
 from udpbench.core.pixels import fit_square
 from udpbench.core.provenance import provenance
-from udpbench.results import flags, record, sheet
-from udpbench.results.schema import EMBEDDED
+from udpbench.results import flags, sheet
+from udpbench.results.schema import EMBEDDED, SCHEMA, ArmScores, Record, Score, StageCost
 
 SHOWN = 8  # pictures per row of the contact sheet
 
 
-def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: Collection[str]) -> record.Record:
+def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: Collection[str]) -> Record:
     """The record of a finished cell; ``computed``: keys of the stages that this run did."""
     found = _empty(graph.cell, store, config)
     for name, arm in graph.arms.items():
@@ -39,7 +39,7 @@ def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: C
     return found
 
 
-def failed_record(graph: Graph, store: Store, config: Mapping[str, Any], error: BaseException) -> record.Record:
+def failed_record(graph: Graph, store: Store, config: Mapping[str, Any], error: BaseException) -> Record:
     """The record of a cell that did not finish: its traceback in place of scores, and what of its stages is there,
     which the same cell will need again."""
     failed: Any = {"status": "failed", "error": "".join(traceback.format_exception(error)), "stages": []}
@@ -49,14 +49,14 @@ def failed_record(graph: Graph, store: Store, config: Mapping[str, Any], error: 
     return _empty(graph.cell, store, config) | failed
 
 
-def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> record.Record:
+def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> Record:
     """The parts of a record that are known before anything is measured.
 
     ``label``: the embedded model's numbers never share a leaderboard with another model's.
     """
     embedded = cell.victim.thing.embedded
     return {
-        "schema": record.SCHEMA,
+        "schema": SCHEMA,
         "status": "ok",
         "cell": cell.names,  # type: ignore[typeddict-item]
         "label": EMBEDDED if embedded else cell.victim.name,
@@ -103,16 +103,16 @@ def knowledge(cell: Cell) -> dict[str, bool]:
     return {"same_vae": same_vae, "same_unet": same_unet, "same_prompt": cell.owner_prompt == "data"}
 
 
-def _arm(cell: Cell, store: Store, arm: Arm) -> record.ArmScores:
+def _arm(cell: Cell, store: Store, arm: Arm) -> ArmScores:
     curve, validation = _curve(store, arm.scores), _curve(store, arm.validation)
     n = len(list_images(store.path(arm.final)))
     ways = {name: way for metric in cell.metrics.values() for name, way in metric.thing.scores.items()}
-    scores: dict[str, record.Score] = {
+    scores: dict[str, Score] = {
         name: {"value": value, "n": n, "better_protected": ways[name], "primary": name in cell.primary}
         for name, value in curve["1"].items()
     }
     infinite = {name: "the metric has no finite value here" for name in ways if name not in scores}
-    found: record.ArmScores = {
+    found: ArmScores = {
         "metrics": scores,
         "absent": dict(cell.absent) | infinite,
         "key": arm.final.key,
@@ -138,7 +138,7 @@ def _read_scores(store: Store, stage: Stage) -> dict[str, float]:
     return json.loads((store.path(stage) / "scores.json").read_text(encoding="utf-8"))
 
 
-def _cost(store: Store, stage: Stage, computed: Collection[str]) -> record.StageCost:
+def _cost(store: Store, stage: Stage, computed: Collection[str]) -> StageCost:
     found: Any = {"name": str(stage), "key": stage.key, "cached": stage.key not in computed}
     facts = store.facts(stage)
     return found | {name: facts[name] for name in ("seconds", "peak_mb", "device", "commit")}

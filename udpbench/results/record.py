@@ -10,10 +10,9 @@ from typing import Any, TypedDict, TypeVar
 from udpbench.benchmark.arms import ARMS
 from udpbench.core.atomic import atomic_text
 from udpbench.core.text import json_text
-from udpbench.results.schema import LONG, SCHEMA, ArmScores, Facts, Record, Score, StageCost, check
+from udpbench.results.schema import LONG, Record, Score, check
 from udpbench.results.upgrade import upgraded
 
-__all__ = ["ARMS", "LONG", "SCHEMA", "ArmScores", "Facts", "Record", "Score", "StageCost", "check"]
 Item = TypeVar("Item")
 
 

@@ -85,9 +85,9 @@ def contact_sheet(rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS) 
     return sheet
 
 
-def write_sheet(path: Path, rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS, shows: str = "") -> None:
+def write_sheet(path: Path, rows: Mapping[str, Sequence[Tensor]], shows: str = "") -> None:
     """``contact_sheet`` as a PNG, written beside and renamed; ``shows``: what it says of itself that it shows."""
-    sheet, said = contact_sheet(rows, columns), PngInfo()
+    sheet, said = contact_sheet(rows), PngInfo()
     said.add_text(SHOWS, shows)
     with atomic_write(path) as beside:
         sheet.save(beside, format="PNG", pnginfo=said)

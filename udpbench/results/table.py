@@ -1,12 +1,11 @@
-"""One cell's record as a table for the terminal, or as plain text."""
+"""One cell's record as a table for the terminal."""
 
 from __future__ import annotations
 
-import io
 from operator import itemgetter
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -37,14 +36,6 @@ def cell_table(record: Record, width: int = WIDTH) -> RenderableType:
     raised = [*flags.of_record(record), *([] if of_edits(record) else [flags.NO_SEED_SD])]  # one cell is one victim
     notes = [Text(line, style="dim") for line in (*_notes(record), *_absent(record))]
     return Group(head, *blocks, *notes, *(Text(f"! {flag}", style="yellow") for flag in raised))
-
-
-def plain(record: Record, width: int = WIDTH) -> str:
-    """``cell_table`` without colour, every line at most ``width`` characters, no trailing blanks."""
-    out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False)
-    console.print(cell_table(record, width))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
 def _title(record: Record) -> str:

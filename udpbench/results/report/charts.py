@@ -174,10 +174,7 @@ def forest(rows: Mapping[str, Sequence[Mark]], label: str, floor: float | None) 
     left, right, top, height = min(most, max(map(len, rows))) * LETTER + 12, WIDTH - 12.0, 8.0, 20.0
     bottom = top + height * len(rows)
     x = Scale(_within([mark for marks in rows.values() for mark in marks], [0.0]), left, right)
-    parts = []
-    if floor:
-        a, b = max(x(-floor), left), min(x(floor), right)
-        parts.append(element("rect", x=a, y=top, width=b - a, height=bottom - top, cls="b"))
+    parts = [_band(max(x(-floor), left), top, min(x(floor), right), bottom, top, bottom)] if floor else []
     parts += [*_x_axis(x, top, bottom, label), segment(x(0), top, x(0), bottom, "z")]
     for i, (name, marks) in enumerate(rows.items()):
         middle = top + height * (i + 0.5)
