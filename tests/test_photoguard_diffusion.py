@@ -16,6 +16,7 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
 from udpbench.optim import chains
 from udpbench.optim.chains import img2img_steps
+from udpbench.optim.pgd import first_images
 from udpbench.protect import photoguard_diffusion
 from udpbench.protect.photoguard_diffusion import PhotoGuardDiffusion
 
@@ -176,7 +177,7 @@ def test_the_distance_to_the_target_falls_more_than_under_noise(models, pictures
     """On fresh draws; a random start of the whole budget is the noise."""
     model, owner = models[prediction], make_owner(pictures)
     made = method(iterations=10, samples=2).protect(owner, Linf(16), model, Run())
-    noisy = photoguard_diffusion.first_images(owner, Linf(16), Run(), True)
+    noisy = first_images(owner, Linf(16), Run(), True)
 
     def distance(rows: list[Tensor]) -> float:
         rngs = [Run(seed=9).rng(i) for i in range(4)]
