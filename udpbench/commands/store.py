@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,9 +121,8 @@ class Shelf:
 
 def _opened(parser: Parser, words: Sequence[str], takes: str, least: int = 0) -> tuple[Any, list[str], Shelf]:
     """The parsed words: flags, names (``takes`` says which), and the shelf that the settings among them name."""
-    parser.add_argument(
-        "words", nargs="*", default=[], metavar="NAME", help=f"{takes}; settings: runtime.store=DIR ..."
-    )
+    about = f"{takes}; settings: runtime.store=DIR ..."
+    parser.add_argument("words", nargs="*", default=[], metavar="NAME", help=about)
     args = parser.parse_intermixed_args(words)
     settings = [word for word in args.words if "=" in word and not Path(word).exists()]
     names = [word for word in args.words if word not in settings]
@@ -144,9 +143,11 @@ def ls(parser: Parser, words: Sequence[str]) -> int:
     if args.json:
         write_json(args.json, [_as_json(kept, shelf) for kept in chosen])
     if names:
-        rows = [
-            [str(kept), kept.state, _size([kept]), _when(kept.used), *_for_whom(shelf.named(kept))] for kept in chosen
-        ]
+        rows = []
+        for kept in chosen:
+            records = shelf.named(kept)
+            needed = [str(len(records)), next(iter(records.values()), "-")]
+            rows.append([str(kept), kept.state, _size([kept]), _when(kept.used), *needed])
         show(table(str(shelf.store.root), ["stage", "state", "size", "last use", "records", "as"], rows))
         return 0
     finished = [kept for kept in chosen if kept.state == "finished"]
@@ -177,10 +178,6 @@ def _others(there: Iterable[Kept]) -> list[str]:
         at_work = f", {busy} of them at work" if busy else ""
         lines += [f"{state}: {len(mine)}, {_size(mine)}{at_work} ({about[state]})"] if mine else []
     return lines
-
-
-def _for_whom(named: Mapping[Path, str]) -> list[str]:
-    return [str(len(named)), next(iter(named.values()), "-")]
 
 
 def _as_json(kept: Kept, shelf: Shelf) -> dict[str, Any]:
@@ -273,8 +270,8 @@ def gc(parser: Parser, words: Sequence[str]) -> int:
         parser.error(f"--days must be a number of days, 0 or more, given {args.days}")
     needed = {stage["key"] for record in shelf.records.values() for stage in record["stages"]}
     there = shelf.chosen(names) if names else shelf.there
-    all_free = set(map(_folder, unneeded(shelf.there, needed)))
-    old = set(map(_folder, unneeded(shelf.there, needed, time.time() - args.days * DAY)))
+    all_free = {kept.folder for kept in unneeded(shelf.there, needed)}
+    old = {kept.folder for kept in unneeded(shelf.there, needed, time.time() - args.days * DAY)}
     gone = [kept for kept in there if kept.folder in old]
     if recent := [kept for kept in there if kept.folder in all_free - old]:
         show(f"left: {_count(recent)}, {_size(recent)}, used in the last {args.days:g} days (--days 0 takes them, too)")
@@ -291,7 +288,7 @@ def rm(parser: Parser, words: Sequence[str]) -> int:
     if bool(names) == args.weights:
         parser.error(f"give either --weights or {NAMES}")
     chosen = _weights(shelf) if args.weights else shelf.chosen(names)
-    at_hand = set(map(_folder, free(shelf.there)))
+    at_hand = {kept.folder for kept in free(shelf.there)}
     gone = [kept for kept in chosen if kept.folder in at_hand]
     if held := [kept for kept in chosen if kept.folder not in at_hand]:
         show(f"left: {_count(held)}, which somebody is at work on or makes something of")
@@ -303,10 +300,9 @@ def rm(parser: Parser, words: Sequence[str]) -> int:
 
 def _weights(shelf: Shelf) -> list[Kept]:
     """Finished trainings that finished cells are made of, and no failed one, which would train again."""
-    keys = {
-        status: {s["key"] for r in shelf.records.values() if r["status"] == status for s in r["stages"]}
-        for status in ("ok", "failed")
-    }
+    keys: dict[str, set[str]] = {"ok": set(), "failed": set()}
+    for record in shelf.records.values():
+        keys[record["status"]] |= {stage["key"] for stage in record["stages"]}
     trained = [kept for kept in shelf.there if kept.kind == WEIGHTS and kept.state == "finished"]
     return [kept for kept in trained if kept.keys & keys["ok"] and not kept.keys & keys["failed"]]
 
@@ -340,18 +336,13 @@ def _remove(shelf: Shelf, gone: Sequence[Kept], which: str, yes: bool) -> int:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _folder(kept: Kept) -> Path:
-    return kept.folder
-
-
 def _by_kind(there: Iterable[Kept]) -> dict[str, list[Kept]]:
     """In the order of the pipeline; what is not finished by its state, behind."""
     from udpbench.results.record import grouped
-    from udpbench.results.tally import KINDS
+    from udpbench.results.tally import place
 
-    places = {kind: place for place, kind in enumerate(KINDS)}
     found = grouped(there, lambda kept: kept.kind if kept.state == "finished" else f"{kept.state} {kept.kind}")
-    return dict(sorted(found.items(), key=lambda item: (places.get(item[0], len(KINDS)), item[0])))
+    return dict(sorted(found.items(), key=lambda item: place(item[0])))
 
 
 def _count(there: Sequence[Kept]) -> str:

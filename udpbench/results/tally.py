@@ -18,11 +18,15 @@ from udpbench.core.text import clock_text
 
 LARGE = "sd"  # the family of models of Stable Diffusion's shape
 SHOWN = 20  # cells; of what is wrong or unknown, too
-# In the order of the pipeline; others come after.
 KINDS = ("data", "class", "protect", "attack", "mixed", "train", "generate", "edit", "upper_bound", "score")
 COUNTS = ("wanted", "unique", "cached", "todo", "rough", "unknown", "seconds", "bytes", "measurements")
 NOTHING = Estimate(0.0, 0.0, NEAR[0], frozenset())
 COLUMNS = ("wanted", "unique", "cached", "to do", "time", "disk", "measured")
+
+
+def place(kind: str) -> tuple[int, str]:
+    """Where a kind of stages stands: ``KINDS`` in the order of the pipeline, others after them."""
+    return (KINDS.index(kind) if kind in KINDS else len(KINDS), kind)
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,7 @@ def table(plan: Plan) -> Table:
         made.add_row(f"... and {len(plan.cells) - SHOWN} more")
     made.add_section()
     made.add_row("stages", style="bold")
-    places = {kind: place for place, kind in enumerate(KINDS)}
-    for kind, counts in sorted(plan.by_kind.items(), key=lambda item: (places.get(item[0], len(KINDS)), item[0])):
+    for kind, counts in sorted(plan.by_kind.items(), key=lambda item: place(item[0])):
         made.add_row(kind, *_row(counts))
     made.add_section()
     made.add_row("total", *_row(plan.total), style="bold")
