@@ -40,15 +40,10 @@ class RobustAugment(Attack):
         check_numbers("attack robust_augment", above=0, most=255, noise=self.noise)
 
     def augment(self, batch: Tensor, rng: torch.Generator) -> Tensor:
-        changes: tuple[Callable[[Tensor, torch.Generator], Tensor], ...] = (self._jpeg, self._blur, self._noise)
+        changes: tuple[Callable[[Tensor], Tensor], ...] = (
+            lambda x: recompress(x, "jpeg", self.quality).to(x.device),
+            lambda x: blur(x, rng, LEAST_BLUR, self.blur).clamp(0, 1),
+            lambda x: noisy(x, rng, self.noise),
+        )
         which = torch.randint(len(changes), (len(batch),), generator=rng).tolist()
-        return torch.stack([changes[k](x, rng) for k, x in zip(which, batch, strict=True)])
-
-    def _jpeg(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        return recompress(x, "jpeg", self.quality).to(x.device)
-
-    def _blur(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        return blur(x, rng, LEAST_BLUR, self.blur).clamp(0, 1)
-
-    def _noise(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        return noisy(x, rng, self.noise)
+        return torch.stack([changes[k](x) for k, x in zip(which, batch, strict=True)])

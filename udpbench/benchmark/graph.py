@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 
 from udpbench.benchmark import stages
 from udpbench.benchmark.arms import ARMS
@@ -150,21 +151,15 @@ class Graph:
     def _scored(self, arm: Arm) -> Arm:
         cell = self.cell
         scores = self._scores(arm, cell.metrics)
-        primary = {
-            name: metric
-            for name, metric in cell.metrics.items()
-            if metric.thing.against == "reference" and set(metric.thing.scores) & set(cell.primary)
-        }
+        compares = {name: metric for name, metric in cell.metrics.items() if metric.thing.against == "reference"}
+        primary = {name: metric for name, metric in compares.items() if set(metric.thing.scores) & set(cell.primary)}
         chooses = len(arm.generated) > 1 and cell.data.thing.sizes.get("validation")
         validation = self._scores(arm, primary, "validation") if chooses else {}
         return replace(arm, scores=scores, validation=validation, perturbation=self._perturbation(arm))
 
     def _scores(self, arm: Arm, metrics: Mapping[str, Part], against: str = "") -> Scores:
-        return {
-            (name, multiplier): self._score(metric, made, against)
-            for multiplier, made in arm.generated.items()
-            for name, metric in metrics.items()
-        }
+        each = product(arm.generated.items(), metrics.items())
+        return {(name, at): self._score(metric, made, against) for (at, made), (name, metric) in each}
 
     def _perturbation(self, arm: Arm) -> tuple[Stage, ...]:
         """Scores of an arm's pictures against the clean ones and, by metrics that have a word on it, against noise of

@@ -69,9 +69,13 @@ def lockstep(works: Sequence[Callable[[Agree], Any]]) -> list[Any]:
             turn = (k + 1) % n
             gate.notify_all()
 
-    def do(k: int) -> Any:
+    def give_up() -> None:
         nonlocal failed
+        with gate:
+            failed = True
+            gate.notify_all()
 
+    def do(k: int) -> Any:
         def agree(mine: Tensor) -> Tensor:
             nonlocal mean
             given[k] = mine
@@ -85,9 +89,7 @@ def lockstep(works: Sequence[Callable[[Agree], Any]]) -> list[Any]:
             wait(k)
             made = works[k](agree)
         except BaseException:
-            with gate:
-                failed = True
-                gate.notify_all()
+            give_up()
             raise
         pass_on(k)
         return made
@@ -97,9 +99,7 @@ def lockstep(works: Sequence[Callable[[Agree], Any]]) -> list[Any]:
         try:
             errors = [error for future in running if (error := future.exception())]
         except BaseException:  # interrupted: the others are not waited for
-            with gate:
-                failed = True
-                gate.notify_all()
+            give_up()
             raise
         for error in errors:
             if not isinstance(error, _Failed):

@@ -93,11 +93,9 @@ def poster(x: Tensor) -> Tensor:
 def wash(x: Tensor) -> Tensor:
     """Thin paint that has run: bent outlines, pigment gathered at their rims, blotches, bare paper around it all."""
     px, py = _axes(x)
-    bent = _shift(
-        x,
-        1.1 * torch.sin(0.36 * py + 0.8 * torch.sin(0.17 * px)) + 0.4 * torch.sin(0.23 * px + 0.61 * py),
-        1.1 * torch.sin(0.33 * px + 0.9 * torch.sin(0.19 * py)) + 0.4 * torch.sin(0.57 * px - 0.21 * py),
-    )
+    across = 1.1 * torch.sin(0.36 * py + 0.8 * torch.sin(0.17 * px)) + 0.4 * torch.sin(0.23 * px + 0.61 * py)
+    down = 1.1 * torch.sin(0.33 * px + 0.9 * torch.sin(0.19 * py)) + 0.4 * torch.sin(0.57 * px - 0.21 * py)
+    bent = _shift(x, across, down)
     soft = _blur(bent, 1.1)
     blotch = torch.sin(0.31 * px + 1.3 * torch.sin(0.22 * py)) * torch.sin(0.27 * py + 1.1 * torch.sin(0.18 * px))
     pigment = 0.62 + 0.20 * blotch + 0.9 * _edges(bent, 1.4)

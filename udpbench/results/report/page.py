@@ -101,16 +101,12 @@ class BoardPage:
 
 def on_metrics(found: Standings, number: int, plots: bool) -> list[OnMetric]:
     """The board's leaderboard, heat map and figures on every metric that ranks."""
-    return [
-        OnMetric(
-            f"{metric} {ARROW[found.board.metrics[metric]['better_protected']]}",
-            leaderboard(found, metric),
-            heat_map(found, metric),
-            list(figures(found, metric, number)) if plots else [],
-            len(found.attacks[metric]) > MANY,
-        )
-        for metric in found.board.ranked_by
-    ]
+    shown = []
+    for metric in found.board.ranked_by:
+        title = f"{metric} {ARROW[found.board.metrics[metric]['better_protected']]}"
+        drawn, many = list(figures(found, metric, number)) if plots else [], len(found.attacks[metric]) > MANY
+        shown.append(OnMetric(title, leaderboard(found, metric), heat_map(found, metric), drawn, many))
+    return shown
 
 
 def leaderboard(found: Standings, metric: str) -> Grid:
