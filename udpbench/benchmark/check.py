@@ -89,8 +89,11 @@ def _untrained_models(cell: Cell) -> Iterator[str]:
 
 
 def _methods(cell: Cell) -> tuple[tuple[Part, Part, str], ...]:
-    owner, attacker = (cell.protect, cell.surrogate, "surrogate"), (cell.attack, cell.purifier, "purifier")
-    return owner, attacker, (cell.task, cell.victim, "victim")
+    return (
+        (cell.protect, cell.surrogate, "surrogate"),
+        (cell.attack, cell.purifier, "purifier"),
+        (cell.task, cell.victim, "victim"),
+    )
 
 
 def _strength_to_match(cell: Cell) -> Iterator[str]:

@@ -283,12 +283,16 @@ def _owners(
     need not be the thief's (see ``Cell.owner_prompt``)."""
     facts, captions = read_facts(data), read_metadata(data / "train")
     extra_clean, classes, masks = _all(data / "extra_clean"), _all(class_pictures), data / "masks"
-    told, same = cell.owner_prompt, {"class": facts["class_prompt"], "empty": ""}
+    said = {
+        "class": lambda name: facts["class_prompt"],
+        "data": lambda name: captions[name]["text"],
+        "empty": lambda name: "",
+    }
     for names in parts:
         yield Owner(
             images=_read(data / "train", names),
             names=names,
-            prompts=[captions[name]["text"] if told == "data" else same[told] for name in names],
+            prompts=[said[cell.owner_prompt](name) for name in names],
             masks=[_mask(masks, name) for name in names] if masks.is_dir() else None,
             extra_clean=extra_clean,
             token=cell.data.thing.token or "",

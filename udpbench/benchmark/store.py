@@ -77,8 +77,9 @@ class Stage:
     def key_on(self, parents: Mapping[str, str]) -> str:
         """The key of this work on parents of these keys; on parents of these contents, the key by which equal work on
         equal inputs is found."""
-        made_of = {"settings": dict(self.settings), "seed": self.seed, "parents": dict(parents)}
-        return hash_of({"stage": self.name, **made_of})
+        return hash_of(
+            {"stage": self.name, "settings": dict(self.settings), "seed": self.seed, "parents": dict(parents)}
+        )
 
     def __str__(self) -> str:
         return f"{self.name} {self.title}".strip()
@@ -312,8 +313,13 @@ class Store:
         _remove_halves(part)
         log = Titled(self.log, stage.title or stage.name)
         run = Run(stage.seed, self.device, log, self.batch, self.grad_batch, self.low_memory, stop=self.stop)
-        begun: dict[str, Any] = {"stage": stage.name, "key": stage.key, "settings": dict(stage.settings)}
-        begun |= {"seed": stage.seed, "parents": {k: p.key for k, p in stage.parents.items()}}
+        begun = {
+            "stage": stage.name,
+            "key": stage.key,
+            "settings": dict(stage.settings),
+            "seed": stage.seed,
+            "parents": {k: p.key for k, p in stage.parents.items()},
+        }
         atomic_text(part / BEGUN, json.dumps(begun), synced=False)  # whose work it is, for who looks into the store
         spent = part / "_seconds"  # of earlier, interrupted attempts
         compiling = seconds_compiling()

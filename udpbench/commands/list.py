@@ -182,8 +182,9 @@ def _parents(text: str) -> list[str]:
 def _table(title: str, rows: Mapping[str, tuple[str, dict[str, str]]]) -> str:
     """Options and their descriptions as a Markdown table, with a column for every label that one of them has."""
     labels = [label for label in LABELS if any(label in facts for _, facts in rows.values())]
-    said = {name: [text, *(facts.get(label) or "-" for label in labels)] for name, (text, facts) in rows.items()}
-    lines = [[f"`{name}`", *told] for name, told in said.items()]
+    lines = [
+        [f"`{name}`", text, *(facts.get(label) or "-" for label in labels)] for name, (text, facts) in rows.items()
+    ]
     head = [[title, "", *map(str.lower, labels)], ["---"] * (2 + len(labels))]
     cells = ([cell.replace("|", "\\|") for cell in line] for line in (*head, *lines))
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)

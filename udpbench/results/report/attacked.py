@@ -74,8 +74,8 @@ def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator) ->
     best = max(known, key=lambda name: known[name].mean, default=None)
     if best is None:
         return "-"
-    claimed = (known[best].low or 0.0) > 0
-    return f"{best}: {interval_text(known[best])}{'' if claimed else f' {NO_CLAIM}'}"
+    mark = "" if known[best].exceeds(0.0) else f" {NO_CLAIM}"
+    return f"{best}: {interval_text(known[best])}{mark}"
 
 
 def _interval(found: _Left, rng: np.random.Generator) -> Interval | None:

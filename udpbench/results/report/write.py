@@ -31,8 +31,14 @@ from udpbench.results.words import last_line
 NAMED = 3  # names in a title; more are counted
 LISTED = 8  # names in a cell of a table; more are counted
 _OF_BOARD = (
-    *(arms.arm_means, arms.learning, arms.pictures, compare.comparisons, compare.attacks),
-    *(attack_costs, worst_case, arms.curves),
+    arms.arm_means,
+    arms.learning,
+    arms.pictures,
+    compare.comparisons,
+    compare.attacks,
+    attack_costs,
+    worst_case,
+    arms.curves,
 )
 _EMBEDDED = "The embedded world says whether code and comparisons work, not how strong a protection is on large models."
 
