@@ -227,6 +227,17 @@ def test_pictures_of_many_sizes_are_seen_in_batches_once_they_are_resized(tmp_pa
     assert seen == [2, 2, 1]
 
 
+def test_small_pictures_that_a_network_sees_enlarged_are_seen_few_at_a_time(tmp_path, monkeypatch):
+    folder, seen = write(tmp_path / "a", {f"{i}.png": noise(3, 16, 16, seed=i) for i in range(7)}), []
+    monkeypatch.setattr(EfficientNetLite0, "network", lambda *_: lambda x: (seen.append(len(x)), x.mean((2, 3)))[1])
+    found = EfficientNetLite0(size=256).of(folder, Run(batch=12))  # 3 of 256 px have the pixels of 12 of 128 px
+    assert seen == [3, 3, 1]
+    expected = torch.stack(
+        [pixels.resize(images.read(path)[None], 256)[0].mean((1, 2)) for path in images.list_images(folder)]
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_what_cannot_be_read_is_told_from_the_other_thread(tmp_path):
     folder = write(tmp_path / "a", {"0.png": noise(3, 8, 8)})
     (folder / "1.png").write_bytes(b"no picture")

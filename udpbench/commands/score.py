@@ -70,7 +70,9 @@ def scores(
             advance(1)
             metric = make_part(cfg.chosen[name], name, Metric).thing
             try:
-                values = _computed(metric, *folders, run)
+                with run.log.bar(name, 1, "metric") as done:
+                    values = _computed(metric, *folders, run)
+                    done(1)
             except ValueError as error:
                 found["absent"][name] = str(error).splitlines()[0].removeprefix(f"{name}: ")
                 continue

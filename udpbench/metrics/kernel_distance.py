@@ -25,8 +25,13 @@ def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _mean_off_diagonal(x: Tensor) -> Tensor:
-    diagonal = torch.stack([((rows.square().sum(1) / x.shape[1] + 1) ** 3).sum() for rows in parts(x)]).sum()
-    return (_kernel_sum(x, x) - diagonal) / (len(x) * (len(x) - 1))
+    """Over pairs of a row and a later one: the kernel is symmetric."""
+    sums, done = [], 0
+    for rows in chunks(x, x):
+        among = (rows @ rows.T / x.shape[1] + 1) ** 3
+        done += len(rows)
+        sums += [among.triu(1).sum()] + ([_kernel_sum(rows, x[done:])] if done < len(x) else [])
+    return 2 * torch.stack(sums).sum() / (len(x) * (len(x) - 1))
 
 
 class KernelDistance(SetMetric):
