@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from udpbench.core.component import check_choice
+from udpbench.models.strips import strips
 
 FILES = {
     "lite0": ("efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     "lite1": ("efficientnet-lite1-77cc7160.pth", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
 }
 FIRST = (2, 4)  # strides of the ends of the first two stages
-STRIP = 1 << 19  # pixels of a strip of rows
-MARGIN = 32  # rows around it: more than any place of the first two stages sees, and a multiple of their strides
+MARGIN = 32  # rows around a strip: more than any place of the first two stages sees
 
 
 class EfficientNetLite(nn.Module):
@@ -50,7 +49,7 @@ class EfficientNetLite(nn.Module):
         The first two, inside which large pictures would need most of the memory, are of a strip of rows at a time if no
         gradient is wanted.
         """
-        parts = [(x, 0, x.shape[-2])] if torch.is_grad_enabled() else strips(x)
+        parts = [(x, 0, x.shape[-2])] if torch.is_grad_enabled() else strips(x, MARGIN)
         found = [torch.cat(maps, 2) for maps in zip(*(self._first_maps(*part) for part in parts))]
         for stage in self.network.blocks[len(FIRST) :]:
             found.append(stage(found[-1]))
@@ -74,20 +73,6 @@ class EfficientNetLite(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """ImageNet logits (N, 1000); trained on 224 px (Lite0) and 240 px (Lite1)."""
         return self.network.classifier(self(x))
-
-
-def strips(x: Tensor) -> Iterator[tuple[Tensor, int, int]]:
-    """NCHW in strips of rows, about ``STRIP`` pixels of each picture and a margin, and where the rows of a strip
-    itself begin and end in it.
-
-    Layers pad a picture by what its height leaves over a stride: every strip begins at a multiple of the strides, and
-    leaves over what the whole leaves.
-    """
-    height, stride = x.shape[-2], FIRST[-1]
-    rows = max(MARGIN, STRIP // x.shape[-1] // stride * stride)
-    for top in range(0, height, rows):
-        first, bottom = max(0, top - MARGIN), min(height, top + rows)
-        yield x[:, :, first : min(height, bottom + MARGIN + height % stride)], top - first, bottom - first
 
 
 def load(which: str) -> EfficientNetLite:

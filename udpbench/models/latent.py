@@ -16,6 +16,7 @@ from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, dtype_
 from udpbench.models.folder import UNUSED
 from udpbench.models.headers import read_json
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
+from udpbench.models.strips import sparingly
 from udpbench.models.words import Words, read_words
 
 MASKED_CHANNELS = 9  # of an inpainting UNet: its latents, a mask, the masked picture's latents
@@ -76,7 +77,9 @@ class LatentDiffusion(Diffusion):
     @cached_property
     def pipe(self) -> Any:
         """A StableDiffusionPipeline: frozen, in evaluation mode, on ``self.device``."""
-        return self.load(**dict.fromkeys(UNUSED), **self.pipeline_options)
+        pipe = self.load(**dict.fromkeys(UNUSED), **self.pipeline_options)
+        sparingly(pipe.vae)
+        return pipe
 
     @property
     def networks(self) -> list[nn.Module]:
