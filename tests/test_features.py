@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from udpbench.core import images, pixels
 from udpbench.interfaces import Run
 from udpbench.metrics.frechet_distance import FrechetDistance
-from udpbench.models import efficientnet, features, strips
+from udpbench.models import efficientnet, features
 from udpbench.models.efficientnet import EfficientNetLite
 from udpbench.models.features import EfficientNetLite0, Extractor, Inception, InceptionClean, Vgg16
 from udpbench.models.perceptual import PerceptualLite1, load_distance
@@ -83,8 +83,8 @@ def test_a_network_sees_strips_of_a_large_picture_as_it_sees_the_whole(lite0, sh
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole = lite0.maps(x)
-        monkeypatch.setattr(strips, "STRIP", 64 * shape[-1])
-        assert len(list(strips.strips(x, efficientnet.MARGIN))) > 1
+        monkeypatch.setattr(efficientnet, "STRIP", 64 * shape[-1])
+        assert len(list(efficientnet.strips(x, efficientnet.MARGIN, efficientnet.STRIP))) > 1
         parts = lite0.maps(x)
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.core.component import check_choice
-from udpbench.models.strips import strips
+from udpbench.models.strips import STRIP, strips
 
 FILES = {
     "lite0": ("efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
@@ -49,7 +49,7 @@ class EfficientNetLite(nn.Module):
         The first two, inside which large pictures would need most of the memory, are of a strip of rows at a time if no
         gradient is wanted.
         """
-        parts = [(x, 0, x.shape[-2])] if torch.is_grad_enabled() else strips(x, MARGIN)
+        parts = [(x, 0, x.shape[-2])] if torch.is_grad_enabled() else strips(x, MARGIN, STRIP)
         found = [torch.cat(maps, 2) for maps in zip(*(self._first_maps(*part) for part in parts))]
         for stage in self.network.blocks[len(FIRST) :]:
             found.append(stage(found[-1]))

@@ -14,14 +14,14 @@ STRIP = 1 << 19  # pixels of a strip of rows
 STRIDE = 4  # what every strip begins at a multiple of: layers' strides divide it
 
 
-def strips(x: Tensor, margin: int) -> Iterator[tuple[Tensor, int, int]]:
-    """NCHW in strips of rows, about ``STRIP`` pixels of each picture and ``margin`` rows on either side (a multiple of
+def strips(x: Tensor, margin: int, pixels: int) -> Iterator[tuple[Tensor, int, int]]:
+    """NCHW in strips of rows, about ``pixels`` of each picture and ``margin`` rows on either side (a multiple of
     ``STRIDE``), and where the rows of a strip itself begin and end in it.
 
     Layers pad a picture by what its height leaves over a stride: a strip leaves over what the whole leaves.
     """
     height = x.shape[-2]
-    rows = max(margin, STRIP // x.shape[-1] // STRIDE * STRIDE)
+    rows = max(margin, pixels // x.shape[-1] // STRIDE * STRIDE)
     for top in range(0, height, rows):
         first, bottom = max(0, top - margin), min(height, top + rows)
         yield x[:, :, first : min(height, bottom + margin + height % STRIDE)], top - first, bottom - first
@@ -41,15 +41,16 @@ class StripConv(nn.Conv2d):
         if not _is_large(x):
             return super().forward(x)
         give_freed_memory_back()
-        stride, found = self.stride[0], None
-        height, done = (x.shape[-2] + 2 * self.padding[0] - self.kernel_size[0]) // stride + 1, 0  # type: ignore[operator]
-        for part, top, bottom in strips(x, STRIDE):
+        (stride, _), done = self.stride, 0
+        height, width = (
+            (side + 2 * pad - kernel) // stride + 1  # type: ignore[operator]
+            for side, pad, kernel in zip(x.shape[-2:], self.padding, self.kernel_size, strict=True)
+        )
+        found = x.new_empty(len(x), self.out_channels, height, width)  # filled in turn: a list would be all of it again
+        for part, top, bottom in strips(x, STRIDE, STRIP // 4):
             rows = super().forward(part)[:, :, top // stride : -(-bottom // stride)]
-            if found is None:  # one block, filled in turn: a list of strips would be all of it once more
-                found = rows.new_empty(*rows.shape[:2], height, rows.shape[-1])
             found[:, :, done : done + rows.shape[-2]] = rows
             done += rows.shape[-2]
-        assert found is not None
         return found
 
 
