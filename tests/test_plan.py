@@ -8,15 +8,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import Container, DictConfig, Node, OmegaConf
 from rich.console import Console
 from shared import small
 
@@ -26,7 +29,7 @@ from udpbench.benchmark.store import FACTS, Stage, Store
 from udpbench.commands import plan
 from udpbench.commands import run as command
 from udpbench.commands.common import CONF
-from udpbench.commands.composing import compose_once, read_files_once
+from udpbench.commands.composing import read_files_once
 from udpbench.results import tally
 from udpbench.results.tally import Planned, count
 
@@ -395,24 +398,46 @@ def test_before_and_after_a_cell_was_run(planned, tiny, tmp_path, monkeypatch):
     assert after["total"]["measurements"] == second["todo"] == len(facts) - 1
 
 
+def nodes(node: Node, path: str = "") -> Iterator[tuple[Any, ...]]:
+    """All that OmegaConf knows of a configuration, node by node."""
+    about = {k: v for k, v in vars(node._metadata).items() if k != "resolver_cache"}
+    inside = node._content if isinstance(node, Container) and not isinstance(node._content, str) else None
+    yield path, type(node), {k: repr(v) for k, v in about.items()}, None if inside else repr(node._value())
+    for key, child in inside.items() if isinstance(inside, dict) else enumerate(inside or ()):
+        assert child._get_parent() is node
+        yield from nodes(child, f"{path}.{key}")
+
+
 @pytest.mark.slow
-def test_a_grid_read_and_composed_once_is_composed_as_any_other():
-    def composed(once: bool) -> list[dict]:
+def test_a_grid_that_is_put_together_once_is_composed_as_any_other(monkeypatch):
+    """Twice, as a run does it: before the first cell begins, and when a cell begins."""
+    words = [
+        "protect=eudp,advdm_released",
+        "attack=none,jpeg",
+        "model=micro",
+        "seed=0,7",
+        "+task.own={a: 1}",
+        "runtime.batch=8",
+    ]
+    together, compose = [], ConfigLoaderImpl._compose_config_from_defaults_list
+
+    def counted(self: Any, **what: Any) -> DictConfig:
+        together.append(what)
+        return compose(self, **what)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", counted)
+
+    def composed(once: bool) -> list[list[Any]]:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             if once:
                 read_files_once()
-                compose_once()
-            master = loader.load_configuration(
-                "config", ["protect=advdm,advdm_released", "model=micro"], RunMode.MULTIRUN
-            )
-            seen, begun = ([loader.load_sweep_config(master, job) for job in plan.grid(master)] for _ in range(2))
-            assert [a is b for a, b in zip(seen, begun, strict=True)] == [once] * 2
-            found = [*seen, *begun]
-        return [OmegaConf.to_container(config, resolve=False) for config in found]
+            master = loader.load_configuration("config", words, RunMode.MULTIRUN)
+            return [list(nodes(loader.load_sweep_config(master, job))) for job in plan.grid(master) * 2]
 
-    assert composed(True) == composed(False)
+    assert composed(False) == composed(True)
+    assert len(together) == (1 + 16) + 4, "the grid's own and every cell twice; once for each choice of options"
 
 
 @pytest.mark.slow

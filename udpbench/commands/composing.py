@@ -1,36 +1,37 @@
-"""A grid without doing anything twice: files of the configuration are read once, each cell is composed once."""
+"""A grid without doing anything twice: files of the configuration are read once, and put together once for each choice
+of options; what is left for a cell are the values of its settings."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from hydra._internal import config_loader_impl
 from hydra._internal import defaults_list as hydras
 from hydra._internal.config_repository import ConfigRepository
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.default_element import InputDefault
+from hydra._internal.defaults_list import DefaultsList
+from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-WAITING = 256  # configurations at most
-_made_map = hydras._create_interpolation_map
+KEPT = 1000  # files, lists of files and what they say together, at most: the latter take a third of a megabyte each
+_made_map, _made_list = hydras._create_interpolation_map, hydras.create_defaults_list
 
 
 class ReadOnce(ConfigRepository):
-    """Where Hydra finds its files, which keeps what it has read for as long as it looks in the same places.
+    """Where Hydra finds its files, which keeps what was made of them.
 
     Raises what Hydra's own raises.
     """
 
     def __init__(self, sources: list[Any]) -> None:
         self.sources = sources
-        self.known: dict[str, ConfigResult | None] = {}
-
-    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
-        super().initialize_sources(config_search_path)
-        self.known = {}
+        self.known: dict[tuple[Any, ...], Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReadOnce:
         """Hydra takes a copy for each composition: it may look elsewhere, and what it reads is known to all."""
@@ -38,10 +39,19 @@ class ReadOnce(ConfigRepository):
         other.known = self.known
         return other
 
+    def once(self, make: Callable[[], Any], *key: Any) -> Any:
+        """What ``make`` makes of the files where it looks, known by ``key``."""
+        key = (*map(repr, self.sources), *key)
+        if key not in self.known:
+            found = make()
+            if len(self.known) >= KEPT:
+                self.known.pop(next(iter(self.known)))
+            self.known[key] = found
+        return self.known[key]
+
     def load_config(self, config_path: str) -> ConfigResult | None:
-        if config_path not in self.known:
-            self.known[config_path] = super().load_config(config_path)
-        return copy.deepcopy(self.known[config_path])  # a composition takes parts of it over
+        found = self.once(partial(super().load_config, config_path), "file", config_path)
+        return copy.deepcopy(found)  # a composition takes parts of it over
 
 
 def _map_of_choices(overrides: Any, defaults_list: list[InputDefault], self_added: bool) -> DictConfig:
@@ -52,29 +62,26 @@ def _map_of_choices(overrides: Any, defaults_list: list[InputDefault], self_adde
     return OmegaConf.create()
 
 
+def _list_of_files(repo: Any, config_name: str | None, overrides_list: list[Override], **how: bool) -> DefaultsList:
+    """Hydra's list of the files that a configuration is made of: options are chosen by options alone."""
+    make = partial(_made_list, repo, config_name, overrides_list, **how)
+    if not isinstance(repo.delegate, ReadOnce):
+        return make()
+    values = hydras.Overrides(repo, overrides_list).config_overrides
+    chosen = [word.input_line for word in overrides_list if not any(word is value for value in values)]
+    return replace(repo.delegate.once(make, "list", config_name, *chosen, *how.items()), config_overrides=values)
+
+
+def _together(make: Callable[..., DictConfig], defaults: list[ResultDefault], repo: Any) -> DictConfig:
+    """What listed files say together, to be changed by the caller."""
+    return copy.deepcopy(repo.delegate.once(lambda: make(defaults=defaults, repo=repo), "together", repr(defaults)))
+
+
 def read_files_once() -> None:
-    """From here on the compositions of this process read each file once, and make only maps that are looked into."""
+    """From here on the compositions of this process read each file once, put the same files together once, and make
+    only maps that are looked into."""
     loader: Any = GlobalHydra.instance().config_loader()
     loader.repository = ReadOnce(list(loader.repository.get_sources()))
+    loader._compose_config_from_defaults_list = partial(_together, loader._compose_config_from_defaults_list)
     hydras._create_interpolation_map = _map_of_choices
-
-
-def compose_once() -> None:
-    """From here on a cell of a sweep is given the configuration that Hydra has composed to see whether that can be, and
-    would compose again. Of a grid of more than ``WAITING`` cells the last ones are composed twice: a configuration that
-    waits takes a third of a megabyte."""
-    loader: Any = GlobalHydra.instance().config_loader()
-    compose, waiting, room = loader.load_sweep_config, dict[tuple[str, ...], DictConfig](), WAITING
-
-    def load_sweep_config(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
-        nonlocal room
-        if (found := waiting.pop(words := tuple(sweep_overrides), None)) is not None:
-            room = 0  # the cells have begun: what is composed from now on is used at once
-            OmegaConf.copy_cache(master_config, found)  # of resolvers: others may have been asked since
-            return found
-        found = compose(master_config, sweep_overrides)
-        if len(waiting) < room:
-            waiting[words] = found
-        return found
-
-    loader.load_sweep_config = load_sweep_config
+    config_loader_impl.create_defaults_list = _list_of_files  # type: ignore[assignment]

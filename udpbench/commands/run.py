@@ -37,7 +37,6 @@ LAUNCHERS = {
     "submitit_local": SUBMITIT,
     "submitit_slurm": SUBMITIT,
 }
-COMPOSED_HERE = ("basic", "local", "ray")  # launchers of which this process composes the cells, not each its own
 FULL = 1_000_000  # bytes that are left on a disk where nothing can be written any more
 _verified: dict[tuple[str, Path], set[str]] = {}  # by sweep and store, keys of stages
 
@@ -287,8 +286,8 @@ class Sweep(Callback):
         self.cells: list[list[str]] = []  # the words of each; none if they are not known before they run
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say how many cells there are, and have their files read and each of them composed once."""
-        from udpbench.commands.composing import compose_once, read_files_once
+        """Say how many cells there are, and have their files read once."""
+        from udpbench.commands.composing import read_files_once
         from udpbench.commands.plan import grid
 
         launcher = str(config.hydra.runtime.choices["hydra/launcher"])
@@ -299,8 +298,6 @@ class Sweep(Callback):
             say(f"error: hydra/launcher={launcher} needs {package}: pip install 'udpbench[{extra}]'")
             sys.exit(2)
         read_files_once()
-        if launcher in COMPOSED_HERE:
-            compose_once()
         with suppress(HydraException):  # another sweeper does not know; a wrong word Hydra tells itself
             self.cells = grid(config)
             say(f"sweep: {len(self.cells)} cell{'s' if len(self.cells) != 1 else ''}")
