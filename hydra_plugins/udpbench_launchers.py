@@ -198,13 +198,15 @@ def _run(
     from udpbench.commands.run import attempt
 
     setup_globals()
-    return run_job(
+    ended = run_job(
         hydra_context=context or HydraContext(config_loader=None, callbacks=Callbacks()),  # type: ignore[arg-type]
         config=job if isinstance(job, DictConfig) else _composed(job),
         task_function=partial(attempt, **words or {}),
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    ended.cfg = ended.hydra_cfg = None  # nobody asks for them, and a sweep keeps how all its jobs have ended
+    return ended
 
 
 def _composed(job: Job) -> DictConfig:

@@ -122,7 +122,15 @@ def _cache() -> Path:
 def _cached() -> dict[str, str]:
     """What is remembered: only a cache, so one that cannot be read is an empty one."""
     with suppress(OSError, ValueError, RuntimeError):
-        if isinstance(known := json.loads(_cache().read_text(encoding="utf-8")), dict):
-            values = {place: str(kept).rpartition(" ") for place, kept in known.items()}
-            return {place: known[place] for place, (value, _, sum_) in values.items() if sum_ == _check(place, value)}
+        stat = _cache().stat()
+        return dict(_read_cache(_cache(), stat.st_size, stat.st_mtime_ns, stat.st_ino))
     return {}
+
+
+@lru_cache(maxsize=1)
+def _read_cache(file: Path, *seen: int) -> dict[str, str]:
+    """What a cache in the state ``seen`` remembers; it is never changed in place."""
+    if not isinstance(known := json.loads(file.read_text(encoding="utf-8")), dict):
+        return {}
+    values = {place: str(kept).rpartition(" ") for place, kept in known.items()}
+    return {place: known[place] for place, (value, _, sum_) in values.items() if sum_ == _check(place, value)}

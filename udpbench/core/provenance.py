@@ -39,11 +39,11 @@ def provenance(device: torch.device | None = None) -> Provenance:
     """Where numbers made now come from: commit, dirty flag and changed files (None outside a repository), versions,
     device, python."""
     head, changed = _git()
-    packages = {name: found for name in _PACKAGES if (found := _version(name)) is not None}
+    packages = {name: found for name in _PACKAGES if (found := version(name)) is not None}
     machine = f"{platform.system()} {platform.machine()}"
     return {
         "commit": head, "dirty": None if changed is None else bool(changed), "changed": changed,
-        "version": _version("udpbench"), "packages": packages, "device": _device_name(device),
+        "version": version("udpbench"), "packages": packages, "device": _device_name(device),
         "python": platform.python_version(), "platform": machine,
     }  # fmt: skip
 
@@ -64,7 +64,7 @@ def _git() -> tuple[str | None, list[str] | None]:
     """
     here = Path(__file__).resolve()
 
-    def git(*words: str, at: Path = here.parent) -> str | None:
+    def git(at: Path, *words: str) -> str | None:
         command = ["git", "-C", str(at), *words]
         try:
             done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)  # noqa: S603 (a fixed command)
@@ -72,17 +72,18 @@ def _git() -> tuple[str | None, list[str] | None]:
             return None
         return done.stdout if done.returncode == 0 else None
 
-    if git("ls-files", "--error-unmatch", here.name) is None:
+    if (name := git(here.parent, "ls-files", "--full-name", "--error-unmatch", "-z", here.name)) is None:
         return None, None
-    root = Path((git("rev-parse", "--show-toplevel") or str(here.parent)).strip())
+    root = here.parents[name.count("/")]
     looked_at = ("udpbench", "conf", "pyproject.toml")
-    status = git("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *looked_at, at=root)
-    head = git("rev-parse", "HEAD")
+    status = git(root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *looked_at)
+    head = git(root, "rev-parse", "HEAD")
     return head and head.strip(), sorted(line[3:] for line in (status or "").split("\0") if line)
 
 
 @cache
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Of an installed package; None without."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

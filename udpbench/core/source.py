@@ -15,8 +15,8 @@ from hydra.utils import get_object
 
 from udpbench.core.component import inside
 
-PACKAGE = Path(__file__).parent.parent
-INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+PACKAGE = Path(__file__).resolve().parent.parent
+INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 
 
 def targets(settings: Any) -> Iterator[str]:
@@ -59,7 +59,7 @@ def _users_file(module: str) -> Path | None:
     if spec is None or not spec.has_location or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     file = Path(spec.origin).resolve()
-    return None if any(file.is_relative_to(folder.resolve()) for folder in (PACKAGE, *INSTALLED)) else file
+    return None if any(file.is_relative_to(folder) for folder in (PACKAGE, *INSTALLED)) else file
 
 
 def _imports(tree: ast.Module, package: str) -> Iterator[str]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from udpbench.core.digest import remembered
+from udpbench.core.provenance import version
 from udpbench.models.headers import PICKLES, by_library, compare, converted, original, read_json, variant_of, weights_in
 
 INDEX = "model_index.json"

@@ -91,7 +91,7 @@ def _parts(cell: Cell) -> dict[str, Any]:
 def knowledge(cell: Cell) -> dict[str, bool]:
     """What the owner's model has in common with the thief's; of models without an autoencoder, all or nothing."""
     models = cell.surrogate.thing, cell.victim.thing
-    known = [model.identity() for model in models]
+    known = [part.key["identity"] for part in (cell.surrogate, cell.victim)]
 
     def same(part: str) -> bool:
         mine, theirs = ([identity.get(k) for k in (part, "hub", "revision")] for identity in known)
