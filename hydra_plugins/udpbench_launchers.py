@@ -81,11 +81,12 @@ class _Turns:
         self.done: dict[int, list[str]] = {}  # keys of stages that were done in a job before it was left
         self.in_vain = 0  # jobs in a row that nothing could be done of
 
-    def take(self) -> tuple[int, dict[str, Any]]:
+    def take(self, begun: int = 0) -> tuple[int, dict[str, Any]]:
         """The next job and the words of ``udpbench.commands.run.attempt``; it is waited in if none of those that are
-        left could be gone on with."""
+        left could be gone on with. ``begun``: how many of the others may not have begun although they were taken."""
         number = self.waiting.popleft()
-        patient = not self.waiting or self.in_vain > len(self.waiting)
+        others = len(self.waiting) + begun
+        patient = not others or self.in_vain > others
         return number, {"patient": patient, "before": self.done.get(number, [])}
 
     def came_back(self, number: int, ended: JobReturn) -> bool:
@@ -176,16 +177,22 @@ class RayLauncher(_Jobs):
         self.init, self.task = dict(init), dict(task)
 
     def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
-        """Ray sees to workers that are lost, as ``task.max_retries`` says."""
+        """Ray sees to workers that are lost, as ``task.max_retries`` says, and to which task begins when: one that
+        other processes are at goes to the end of its queue."""
         import ray
 
         ray.init(**{"ignore_reinit_error": True} | self.init)
         remote = ray.remote(**self.task)(_run)
-        tasks = {number: remote.remote(self.job(number, words)) for number, words in jobs.items()}
-        found: dict[int, Ended] = {}
-        for number, task in tasks.items():
+        turns, tasks, found = _Turns(jobs), dict[Any, int](), dict[int, Ended]()
+        while turns.waiting or tasks:
+            while turns.waiting:
+                number, words = turns.take(begun=len(tasks))
+                tasks[remote.remote(self.job(number, jobs[number]), words)] = number
+            (done,), _ = ray.wait(list(tasks))
+            number = tasks.pop(done)
             try:
-                found[number] = ray.get(task)
+                if not turns.came_back(number, ended := ray.get(done)):
+                    found[number] = ended
             except ray.exceptions.RayError as error:
                 found[number] = f"was lost: {str(error).splitlines()[0]}"
         return found

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from shared import on
+from test_sweep import sweep_beside_another_process
 
 from udpbench.results.record import read_records
 
@@ -24,6 +25,13 @@ def test_a_grid_runs_on_ray_and_no_task_does_the_work_of_another(tiny, tmp_path)
     assert [r["status"] for r in records] == ["ok"] * 4
     keys = [stage["key"] for r in records for stage in r["stages"] if not stage["cached"]]
     assert len(keys) == len(set(keys)) > 0
+
+
+@pytest.mark.slow
+def test_a_task_that_another_process_is_at_goes_to_the_end_of_the_queue(tiny, graph, tmp_path):
+    pytest.importorskip("ray", reason="needs pip install 'udpbench[ray]'; make test-slurm installs it")
+    sweep_beside_another_process(tiny, graph, tmp_path, "hydra/launcher=ray", "hydra.launcher.init.address=local",
+                                 "+hydra.launcher.init.include_dashboard=false", "+hydra.launcher.init.num_cpus=1")  # fmt: skip
 
 
 @pytest.mark.slow

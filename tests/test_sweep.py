@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from shared import on
 
 from hydra_plugins.udpbench_launchers import _Turns
+from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.store import Stage, Store
 from udpbench.core import images
 from udpbench.interfaces import Protection
@@ -71,6 +73,12 @@ def test_workers_share_stages_and_none_is_done_twice(swept):
 
 @pytest.mark.slow
 def test_a_cell_that_another_process_is_at_comes_back_after_the_others(tiny, graph, tmp_path):
+    said = sweep_beside_another_process(tiny, graph, tmp_path)
+    assert said.count("other processes are at what is left of it") == 1, said
+
+
+def sweep_beside_another_process(tiny: Path, graph: Callable[..., Graph], tmp_path: Path, *launcher: str) -> str:
+    """What a grid of three cells says, one at a time, while another process is at a stage of the first until the others are done."""
     words = ["data.train=2", "data.reference=2", "data.validation=0", "data.heldout=2", "task.steps=2", "task.pictures=2",
              "task.sample_steps=1", "track=none", "protect=noise", "attack=none", "arms=[clean,protected]"]  # fmt: skip
     stages = graph(*words, "seed=0").stages
@@ -80,15 +88,14 @@ def test_a_cell_that_another_process_is_at_comes_back_after_the_others(tiny, gra
     records = tmp_path / "records"
     with Store(tmp_path / "store").lease(held.name, held.key):
         command = Command("-m", *on(tiny), "data.size=16", *words, "seed=0,1,2", "runtime.workers=1", "runtime.threads=1",
-                          f"runtime.out={tmp_path}")  # fmt: skip
-        end = time.monotonic() + 100
+                          "runtime.device=cpu", f"runtime.out={tmp_path}", *launcher)  # fmt: skip
+        end = time.monotonic() + 200
         while len(list(records.glob("*.json"))) < 2:
             assert command.poll() is None
             assert time.monotonic() < end
             time.sleep(0.1)
     status, _, said = command.finish()
     assert status == 0, said
-    assert said.count("other processes are at what is left of it") == 1, said
     found = {r["cell"]["seed"]: r for r in read_records(records)}
     assert {seed: r["status"] for seed, r in found.items()} == {0: "ok", 1: "ok", 2: "ok"}
     own = [s["key"] for r in found.values() for s in r["stages"] if not s["cached"]]
@@ -97,6 +104,7 @@ def test_a_cell_that_another_process_is_at_comes_back_after_the_others(tiny, gra
         *own,
         *(path.name for path in tmp_path.glob("store/*/*") if path.is_symlink()),
     }
+    return said
 
 
 def test_the_turns_of_cells_that_others_are_at():
@@ -115,6 +123,8 @@ def test_the_turns_of_cells_that_others_are_at():
     assert not turns.came_back(8, JobReturn(status=JobStatus.COMPLETED))
     assert turns.take()[1]["patient"] is False
     assert turns.take()[1]["patient"] is True, "the last one"
+    turns.waiting.append(7)
+    assert turns.take(begun=1)[1]["patient"] is False, "another may be waiting for a worker"
 
 
 @pytest.mark.slow
