@@ -319,6 +319,17 @@ def test_rm_drops_weights_of_finished_cells_only_and_takes_names(run, store, tmp
         assert said.startswith("error: "), words
 
 
+def test_what_somebody_else_keeps_in_a_store_is_left_alone(run, store):
+    notes = [store.root / "train" / "my notes" / "text", store.root / "backup" / "2026" / "text", store.root / "README"]
+    for file in notes:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    assert named(contents(store)) == ["data finished", "generate finished", "train finished"]
+    assert run("verify", "--aside")[0] == 0
+    run("gc", "--days", "0", "--yes")
+    assert [file.read_text() for file in notes] == ["mine"] * 3
+
+
 @pytest.mark.slow
 def test_verify_names_what_is_damaged_and_puts_it_aside_if_asked(run, store):
     status, shown, _ = run("verify")

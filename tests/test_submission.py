@@ -94,6 +94,13 @@ def test_the_leaderboard_is_of_checked_records_and_the_others_are_named(tmp_path
     only = tmp_path / "eve"
     assert report.main([str(only), "--check", "--no-plots", "--out", str(out)]) == 2
     assert "done by code that is in no commit" in capsys.readouterr().err
+    record.write(tmp_path / "broken" / "s.json", make_record(seed=3))
+    assert report.main([str(only), str(only.with_name("broken")), "--check", "--no-plots", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert {Path(line.split(": ")[1]) for line in said.splitlines()} == {
+        only / "r.json",
+        *only.with_name("broken").glob("?.json"),
+    }, "all are named, where none is left"
 
 
 def test_the_record_of_a_cell_says_versions_and_digests(tmp_path: Path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from udpbench.core.digest import file_digest
 REMOVED = "removed"  # folder of a store: what is being removed
 NO_KINDS = ("locks", "content", DAMAGED, DROPPED, REMOVED)  # folders of a store that hold no stages
 STATES = ("finished", "unfinished", DAMAGED, DROPPED)
+KEY = re.compile("[0-9a-f]{16}")
 SHORTEST = 4  # hex digits by which a stage may be called
 
 
@@ -69,7 +71,10 @@ class Kept:
 
 
 def contents(store: Store) -> list[Kept]:
-    """Everything in the store, by kind, then by key; of other names of a folder, see ``Kept.also``."""
+    """Everything in the store, by kind, then by key; of other names of a folder, see ``Kept.also``.
+
+    Folders that no stage is called like are somebody's, and left alone.
+    """
     kinds = sorted(path for path in _folders(store.root) if path.name not in NO_KINDS)
     found = [kept for kind in kinds for kept in _of_kind(store, kind)]
     there = {(kept.kind, key) for kept in found if kept.state == "finished" for key in kept.keys}
@@ -89,7 +94,8 @@ def _of_kind(store: Store, place: Path) -> Iterator[Kept]:
     for link in (path for path in sorted(place.iterdir()) if path.is_symlink()):
         also.setdefault(link.resolve().name, []).append(link.name)
     for folder in sorted(path for path in _folders(place) if not path.is_symlink()):
-        key = folder.name.removesuffix(".part")
+        if not KEY.fullmatch(key := folder.name.removesuffix(".part")):
+            continue
         busy, others = _busy(store, place.name, key), tuple(also.get(folder.name, ()))
         if folder.name != key:
             yield Kept(folder, place.name, key, "unfinished", *_seen(folder), _begun(folder), (), busy)

@@ -12,8 +12,8 @@ from udpbench.commands.common import Parser, lines_of, say
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the report of folders of records, or with --fill the tables of texts; returns the exit status: 2, and one
-    line to stderr, if there is nothing to report; 1 if records are broken, which are left out."""
+    """Write the report of folders of records, or with --fill the tables of texts; returns the exit status: 2, and what
+    is wrong to stderr, if there is nothing to report; 1 if records are broken, which are left out."""
     parser = Parser("report", "Turn records into Markdown, CSV, LaTeX and HTML.")
     parser.add_argument("paths", type=Path, nargs="+", help="folders of record JSONs, at any depth; with --fill texts")
     parser.add_argument("--out", type=Path, help="where to write (default: report/ in the first folder)")
@@ -28,16 +28,17 @@ def main(arguments: list[str] | None = None) -> int:
     from udpbench.results.report.fill import fill
     from udpbench.results.report.write import write_report
 
+    refused: list[str] = []
     try:
         if given.fill:
             for path in given.paths:
                 fill(path)
             return 0
         out = given.out or given.paths[0] / "report"
-        refused: list[str] = []
         written = write_report(given.paths, out, given.title, not given.no_plots, refused, given.store, given.check)
     except (ValueError, OSError) as error:
-        say(f"error: {' '.join(lines_of(error))}")
+        for line in (*refused, *lines_of(error)):
+            say(f"error: {line}")
         return 2
     sys.stdout.write("".join(f"{path}\n" for path in written))
     for line in refused:

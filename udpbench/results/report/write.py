@@ -91,12 +91,13 @@ def write_report(
 
 
 def _acceptable(files: Mapping[Path, Record], refused: list[str] | None) -> dict[Path, Record]:
-    """The records without objections; ValueError if there is none, or for the first other one without ``refused``."""
+    """The records without objections; ValueError if there is none, with a line for each, or without ``refused`` for the
+    first other one."""
     lines = {path: objections(record) for path, record in files.items()}
     told = [f"{path}: {line}" for path, found in lines.items() for line in found]
     kept = {path: record for path, record in files.items() if not lines[path]}
     if told and (refused is None or not kept):
-        raise ValueError(told[0])
+        raise ValueError("\n".join(told) if refused is not None else told[0])
     if refused is not None:
         refused += told
     return kept
