@@ -93,16 +93,25 @@ def option_files(group: str, *further: Path) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
+@contextmanager
+def configuration() -> Iterator[Any]:
+    """Within the block Hydra composes what is in ``CONF``; yields its loader."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The configuration that a command line of overrides composes, with Hydra's own node ``hydra``.
 
     Raises HydraException for words that are no overrides or name what there is not.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with configuration():
         return compose("config", list(overrides), return_hydra_config=True)
 
 

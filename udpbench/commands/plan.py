@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import CONF, Parser, prepare, say, show, told, words, write_json
+from udpbench.commands.common import Parser, configuration, prepare, say, show, told, words, write_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -47,15 +47,12 @@ def plan_cells(overrides: Sequence[str], multirun: bool) -> list[Planned]:
 
     Raises HydraException for a command line that names none.
     """
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
     from udpbench.commands.composing import read_files_once
     from udpbench.tracking.console import Console
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    with configuration() as loader:
         if not multirun:
             return [_plan_cell(loader.load_configuration("config", list(overrides), RunMode.RUN), "", {})]
         read_files_once()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.benchmark.cell import ROLES
-from udpbench.commands.common import CONF, RESUME, Parser, prepare, show, table, told, words_of
+from udpbench.commands.common import RESUME, Parser, configuration, prepare, show, table, told, words_of
 from udpbench.results.schema import HERE, Record
 
 if TYPE_CHECKING:
@@ -65,15 +65,12 @@ def rebuilt(old: Record, words: Sequence[str]) -> tuple[DictConfig, dict[str, An
 
     Raises HydraException for words that are no overrides or name what there is not.
     """
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(list(words))
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    with configuration() as loader:
         groups = [o for o in parsed if loader.get_group_options(o.key_or_group)]
         of_here = [o for o in parsed if o not in groups and o.key_or_group.split(".")[0] in HERE]
         given = {o.key_or_group for o in (*groups, *of_here)}
