@@ -234,7 +234,7 @@ def test_an_autoencoder_makes_the_same_of_strips_of_a_large_picture(model, monke
     with torch.no_grad():
         whole = model.encode(x), model.round_trip(x)
         assert not seen
-        monkeypatch.setattr(strips, "STRIP", 64 * width)
+        monkeypatch.setattr(strips, "STRIP", 32 * width)
         parts = model.encode(x), model.round_trip(x)
     assert max(seen) > 3
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
@@ -254,6 +254,6 @@ def test_a_convolution_sees_strips_as_it_sees_the_whole(monkeypatch, kernel, str
     conv = strips.StripConv(3, 4, kernel, stride, padding).requires_grad_(False)
     x = torch.rand(2, 3, height, 9, generator=torch.Generator().manual_seed(0))
     whole = conv(x)
-    monkeypatch.setattr(strips, "STRIP", 32 * 9)
+    monkeypatch.setattr(strips, "STRIP", 16 * 9)
     with torch.no_grad():
         torch.testing.assert_close(conv(x), whole)
