@@ -282,7 +282,7 @@ def test_efflite0_smooths_then_resizes_then_sees(tmp_path, lite0):
     x = images.read(folder / "0.png")[None]
     expected = lite0(pixels.resize(pixels.smooth(x, 1.5), 64))
     got = EfficientNetLite0(size=64, blur_sigma=1.5).of(folder, Run())
-    assert torch.allclose(got, expected, atol=1e-5)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)  # layers in another layout
     assert not torch.allclose(got, EfficientNetLite0(size=64).of(folder, Run()), atol=1e-2)
 
 
