@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -78,8 +79,10 @@ def rows(store: Path) -> Iterator[dict[str, Any]]:
     for record in load_records(HERE / "records"):
         cell, arms = record["cell"], record["arms"]
         for arm, name in (("protected", cell["protect"]), ("noise", "noise")):
+            if cell["attack"] != "none" or cell["budget"] != "linf_8" or arm not in arms:
+                continue
             clean, made = (store.joinpath(*Path(arms[part]["pictures"]).parts[-2:]) for part in ("clean", arm))
-            if cell["attack"] != "none" or cell["budget"] != "linf_8" or made in told:
+            if made in told:
                 continue
             told.add(made)
             scores = [arms[part]["metrics"]["kd_efflite0"]["value"] for part in (arm, "clean")]
@@ -88,12 +91,15 @@ def rows(store: Path) -> Iterator[dict[str, Any]]:
 
 
 def table(found: list[dict[str, Any]]) -> Iterator[str]:
-    """Markdown: means over the subjects in the order of the effect, and each column's rank correlation with it."""
-    subjects = sorted({row["subject"] for row in found})
+    """Markdown: means over the subjects that met most protections, in the order of the effect, and each column's rank
+    correlation with it."""
+    met = Counter(row["subject"] for row in found)
+    subjects = sorted(subject for subject in met if met[subject] == max(met.values()))
     means = {
         name: {key: sum(row[key] for row in group) / len(group) for key in ("effect", *COLUMNS)}
         for name in {row["protection"] for row in found}
-        if len(group := [row for row in found if row["protection"] == name]) == len(subjects)
+        if len(group := [row for row in found if row["protection"] == name and row["subject"] in subjects])
+        == len(subjects)
     }
     yield f"| protection | effect on kd_efflite0 | {' | '.join(COLUMNS.values())} |"
     yield "|---|" + "--:|" * (1 + len(COLUMNS))
