@@ -123,6 +123,15 @@ def test_exact_proportion_has_an_interval_of_width_zero() -> None:
         assert (got.low, got.high) == pytest.approx((0.75, 0.75))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_recovery_has_an_interval_where_some_resamples_have_no_effect() -> None:
+    """A score that counts pictures is often 0: of six subjects' effects a resample may hold zeros only."""
+    got = recovery(pairs([0.0, 0.0, 0.0, 0.01, 0.01, 0.03]), pairs([0.0, 0.0, 0.0, 0.0, 0.01, 0.015]), 0.0, rng())
+    assert got.interval is not None
+    assert got.interval.mean == pytest.approx(0.5)
+    assert got.interval.low < 0.5 < got.interval.high
+
+
 @pytest.mark.parametrize(
     ("effects", "residuals", "floor", "reason"),
     [

@@ -130,7 +130,10 @@ def _interval(
     groups = _by_subject(rows, keys)
     counts = len(keys), len(groups)
     if len(groups) >= FEW:
-        low, high = np.quantile(statistic(*_resample(rows, keys, resamples, rng).T), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = statistic(*_resample(rows, keys, resamples, rng).T)
+        # A ratio has no value in a resample whose effect is exactly 0, as it may be of a score that counts pictures.
+        low, high = np.quantile(values[np.isfinite(values)], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
         return Interval(_at_means(statistic, rows), float(low), float(high), *counts, "bootstrap")
     units = rows if len(groups) == 1 else np.stack([group.mean(0) for group in groups])
     mean = _at_means(statistic, units)
