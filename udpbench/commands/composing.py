@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-KEPT = 1000  # files, lists of files and what they say together, at most: the latter take a third of a megabyte each
+KEPT = 300  # of files, of lists of files and of what they say together, a third of a megabyte each; at most
 _made_map, _made_list = hydras._create_interpolation_map, hydras.create_defaults_list
 
 
@@ -31,7 +31,7 @@ class ReadOnce(ConfigRepository):
 
     def __init__(self, sources: list[Any]) -> None:
         self.sources = sources
-        self.known: dict[tuple[Any, ...], Any] = {}
+        self.known: dict[str, dict[tuple[Any, ...], Any]] = {}  # by kind
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReadOnce:
         """Hydra takes a copy for each composition: it may look elsewhere, and what it reads is known to all."""
@@ -39,15 +39,15 @@ class ReadOnce(ConfigRepository):
         other.known = self.known
         return other
 
-    def once(self, make: Callable[[], Any], *key: Any) -> Any:
-        """What ``make`` makes of the files where it looks, known by ``key``."""
-        key = (*map(repr, self.sources), *key)
-        if key not in self.known:
+    def once(self, make: Callable[[], Any], kind: str, *key: Any) -> Any:
+        """What ``make`` makes of the files where it looks, known by ``kind`` and ``key``."""
+        known, key = self.known.setdefault(kind, {}), (*map(repr, self.sources), *key)
+        if key not in known:
             found = make()
-            if len(self.known) >= KEPT:
-                self.known.pop(next(iter(self.known)))
-            self.known[key] = found
-        return self.known[key]
+            if len(known) >= KEPT:
+                known.pop(next(iter(known)))
+            known[key] = found
+        return known[key]
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         found = self.once(partial(super().load_config, config_path), "file", config_path)
