@@ -63,10 +63,15 @@ class SdEdit(Prompted):
             x = model.padded(torch.stack([images[i] for i in index]).to(run.device))
             with torch.no_grad():
                 made = pipe(
-                    prompt=[asked[i] for i in index], negative_prompt=[self.negative_prompt] * len(index), image=x,
-                    strength=self.strength, num_inference_steps=self.schedule_steps, guidance_scale=self.guidance,
-                    generator=[run.rng("sdedit", names[i]) for i in index], output_type="pt",
-                ).images  # fmt: skip
+                    prompt=[asked[i] for i in index],
+                    negative_prompt=[self.negative_prompt] * len(index),
+                    image=x,
+                    strength=self.strength,
+                    num_inference_steps=self.schedule_steps,
+                    guidance_scale=self.guidance,
+                    generator=[run.rng("sdedit", names[i]) for i in index],
+                    output_type="pt",
+                ).images
             run.tally("unet_purify", self.made * len(index) * (1 + (self.guidance > 1)))
             height, width = images[index[0]].shape[-2:]
             return made.float().cpu()[..., :height, :width]

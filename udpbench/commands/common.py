@@ -140,7 +140,7 @@ def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] 
 def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
     """The store of finished stages that ``runtime`` names, which need not exist yet.
 
-    From now on the process keeps what memory it frees: most that open a store compute.
+    From now on the process keeps what memory it frees: most commands that open a store compute.
 
     Raises ConfigError for settings of ``runtime`` that are wrong.
     """

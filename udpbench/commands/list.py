@@ -148,8 +148,10 @@ def _comments(files: Mapping[str, Path], name: str) -> dict[str, str]:
 
 def tables() -> str:
     """Every group as a Markdown table."""
-    named = {group: {f"{group}={name}": about for name, about in _with_needs(group).items()} for group in GROUPS}
-    parts = [_table(title, named[group]) for group, title in GROUPS.items()]
+    parts = [
+        _table(title, {f"{group}={name}": about for name, about in _with_needs(group).items()})
+        for group, title in GROUPS.items()
+    ]
     rows = [f"| `{name}` | {text} |" for name, (text, _) in options("arm").items()]
     return "\n\n".join([*parts, _families(), "\n".join(["| Arms | |", "|---|---|", *rows])])
 

@@ -118,8 +118,10 @@ def _of_equal_names(got: Path, ref: Path) -> Iterator[tuple[Path, Path]]:
 def _show(found: dict[str, Any]) -> None:
     from udpbench.results.words import ARROW, significant
 
-    named = {f"{name} {ARROW[row['better_protected']]}": row for name, row in found["scores"].items()}
-    rows = [[name, significant(row["value"]), row["metric"]] for name, row in named.items()]
+    rows = [
+        [f"{name} {ARROW[row['better_protected']]}", significant(row["value"]), row["metric"]]
+        for name, row in found["scores"].items()
+    ]
     absent = [f"absent: {name}: {reason}" for name, reason in found["absent"].items()]
     title = f"{found['got']} against {found['ref']}"
     show(table(title, ["score", "value", "metric"], rows), "arrows: where better protected pictures go", *absent)

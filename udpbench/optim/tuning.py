@@ -78,9 +78,15 @@ class Tuning(TrainingTask):
         self, trainable: Trainable, pictures: dict[str, Tensor], folder: Path, run: Run, augment: Augment | None = None
     ) -> TrainingSet:
         captions = read_metadata(folder)
-        texts = [self.caption(captions[name]["text"]) for name in pictures]
-        settings: dict[str, Any] = {"sample_latents": self.sample_latents, "augment": augment}
-        return TrainingSet(trainable, list(pictures.values()), texts, run, counted="unet_victim", **settings)
+        return TrainingSet(
+            trainable,
+            list(pictures.values()),
+            [self.caption(captions[name]["text"]) for name in pictures],
+            run,
+            sample_latents=self.sample_latents,
+            augment=augment,
+            counted="unet_victim",
+        )
 
     def generate(self, tuned: Path | None, out: Path, victim: LatentDiffusion, run: Run, thief: Thief) -> None:
         rows = over_prompts(thief.prompts, self.pictures)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,8 +69,9 @@ class DiffVax(MaskedProtection):
             raise ValueError(f"diffvax: widths must be multiples of 8, given {list(self.widths)}")
         if self.class_images:
             self.needs = self.needs | {"class_images"}  # type: ignore[misc]  # here it is the instance's
-        plain: dict[str, Any] = {"weight_decay": 0.0, "clip_norm": 0.0}
-        self.training = FitSettings(steps=self.iterations, lr=self.lr, save_every=self.save_every, **plain)
+        self.training = FitSettings(
+            steps=self.iterations, lr=self.lr, weight_decay=0.0, clip_norm=0.0, save_every=self.save_every
+        )
 
     def check_model(self, model: LatentDiffusion) -> None:
         model.check_steps(self.name, sample_steps=self.sample_steps)

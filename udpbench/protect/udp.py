@@ -102,8 +102,9 @@ class UDP(Protection):
             if self.outer == "clean":
                 raise ValueError("udp: outer=clean unrolls a step of the UNet alone; give train_text_encoder=false")
             self.needs = self.needs | {"text"}  # type: ignore[misc]  # here it is the instance's
-        steps, dtype = self.model_steps, self.dtype
-        self.training = FitSettings(steps=steps, lr=self.lr, weight_decay=self.weight_decay, dtype=dtype)
+        self.training = FitSettings(
+            steps=self.model_steps, lr=self.lr, weight_decay=self.weight_decay, dtype=self.dtype
+        )
 
     @property
     def label(self) -> str:
@@ -151,10 +152,11 @@ class UDP(Protection):
         return images
 
     def _trainable(self, surrogate: Diffusion, run: Run) -> Trainable:
-        settings = {"gradient_checkpointing": self.gradient_checkpointing}
-        settings |= {"text_encoder": True} if self.train_text_encoder else {}  # a model of pixels has none
+        text = {"text_encoder": True} if self.train_text_encoder else {}  # a model of pixels has none
         init = "copy" if self.surrogate_init == "victim_task" else "random"
-        return surrogate.trainable(run.rng("surrogate"), init, **settings)
+        return surrogate.trainable(
+            run.rng("surrogate"), init, gradient_checkpointing=self.gradient_checkpointing, **text
+        )
 
     def _train(
         self,

@@ -24,5 +24,8 @@ class DreamBooth(Tuning):
     name: ClassVar[str] = "dreambooth"
 
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
-        rng, checkpointing = run.rng("init"), self.gradient_checkpointing
-        return victim.trainable(rng, text_encoder=self.train_text_encoder, gradient_checkpointing=checkpointing)
+        return victim.trainable(
+            run.rng("init"),
+            text_encoder=self.train_text_encoder,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )

@@ -90,8 +90,10 @@ class Img2Img(Task):
         over = self.overlay(thief.clean, model.size) if thief.clean else {}
         asked = self.asks(Facts("", class_prompt=thief.class_prompt))
         jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.samples)]
-        names = [file_name(Path(name).stem, f"-{k:02d}-{d:02d}.png") for name, k, d in jobs]
-        rows = [(file, {"text": asked[k], "of": name, "seed": d}) for file, (name, k, d) in zip(names, jobs)]
+        rows = [
+            (file_name(Path(name).stem, f"-{k:02d}-{d:02d}.png"), {"text": asked[k], "of": name, "seed": d})
+            for name, k, d in jobs
+        ]
 
         def make(left: list[int]) -> Iterator[Tensor]:
             pipe, n = self.pipeline(model), at_once(run.batch, model.size, model.size)
@@ -127,9 +129,16 @@ class Img2Img(Task):
         extra = {} if mask is None else {"mask_image": mask, "height": x.shape[-2], "width": x.shape[-1]}
         with torch.inference_mode():
             made = pipe(
-                prompt=prompts, image=x, strength=self.strength, num_inference_steps=self.sample_steps,
-                guidance_scale=self.guidance, eta=self.eta, generator=rngs, output_type="pt", **extra,
-            ).images  # fmt: skip
+                prompt=prompts,
+                image=x,
+                strength=self.strength,
+                num_inference_steps=self.sample_steps,
+                guidance_scale=self.guidance,
+                eta=self.eta,
+                generator=rngs,
+                output_type="pt",
+                **extra,
+            ).images
         return made.float().cpu()
 
 

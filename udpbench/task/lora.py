@@ -36,5 +36,6 @@ class Lora(Tuning):
         self.additions = lora.Lora(self.rank, self.alpha, self.layers)
 
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
-        rng, checkpointing = run.rng("init"), self.gradient_checkpointing
-        return victim.trainable(rng, lora=self.additions, gradient_checkpointing=checkpointing)
+        return victim.trainable(
+            run.rng("init"), lora=self.additions, gradient_checkpointing=self.gradient_checkpointing
+        )

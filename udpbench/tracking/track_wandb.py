@@ -51,12 +51,18 @@ class Wandb(Buffered):
         # Its own run whatever a notebook around us has open; stdout stays ours.
         settings = wandb.Settings(reinit="create_new", console="off", silent=True, save_code=False)
         self._axes = set()
-        tags, mode = [tag[:TAG] for tag in dict.fromkeys(started.tags)], self.mode
         return wandb.init(
-            project=self.project, id=started.run_id, resume="allow", group=started.group, tags=tags, settings=settings,
-            name=", ".join(started.tags) or None, config=dict(started.config), dir=str(started.folder),
-            mode=mode,  # type: ignore[arg-type]
-        )  # fmt: skip
+            project=self.project,
+            id=started.run_id,
+            resume="allow",
+            group=started.group,
+            name=", ".join(started.tags) or None,
+            tags=[tag[:TAG] for tag in dict.fromkeys(started.tags)],
+            config=dict(started.config),
+            dir=str(started.folder),
+            mode=self.mode,  # type: ignore[arg-type]
+            settings=settings,
+        )
 
     def images(self, name: str, paths: Sequence[Path]) -> None:
         import wandb

@@ -37,18 +37,23 @@ def attack_costs(board: Board) -> Section | None:
     damage = next((row.left for row in Standings(board).rows if row.name == NO_PROTECTION), {})
     seconds = {attack: _seconds(part) for attack, part in by_attack.items()}
     left = {metric: {attack: _left(part, metric) for attack, part in by_attack.items()} for metric in board.ranked_by}
-    rows = []
-    for attack, part in sorted(by_attack.items(), key=lambda item: (_order(item[0], left), item[0])):
+    rows, means = {}, dict[str, float]()  # the latter by the first metric of which something is left
+    for attack, part in by_attack.items():
         row = {"attack": attack}
         for metric, found in left.items():
             rng = generator(board.seed, "attacked", board.label, *board.names.items(), metric, attack)
             named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
             cheaper = {name: found[name] for name in found if seconds[name] < CHEAPER * seconds[attack]}
-            row[f"{named} left"] = interval_text(_interval(found[attack], rng))
+            if (mean := _interval(found[attack], rng)) is not None:
+                means.setdefault(attack, mean.mean)
+            row[f"{named} left"] = interval_text(mean)
             row[f"{named} damage"] = interval_text(damage.get(metric, {}).get(attack))
             row[f"{named} beaten by"] = _best(found[attack], cheaper, rng)
-        rows.append(row | _cost(part, "attack", "purify") | _cost(part, "train", "train"))
-    return Section("Attacks: damage and cost", 4, [_TEXT], [table(rows, ("attack",))], in_latex=True) if rows else None
+        rows[attack] = row | _cost(part, "attack", "purify") | _cost(part, "train", "train")
+    if not rows:
+        return None
+    in_order = [rows[attack] for attack in sorted(rows, key=lambda name: (means.get(name, math.inf), name))]
+    return Section("Attacks: damage and cost", 4, [_TEXT], [table(in_order, ("attack",))], in_latex=True)
 
 
 def _left(records: Sequence[Record], metric: str) -> _Left:
@@ -59,11 +64,6 @@ def _left(records: Sequence[Record], metric: str) -> _Left:
         for protect, part in by_protect.items()
         for victim, x in differences(part, "purified", "clean", metric).items()
     }
-
-
-def _by_victim(found: _Left) -> dict[Key, float]:
-    """Victim -> the mean over the protections that it met."""
-    return {victim: fmean(found[key] for key in keys) for victim, keys in grouped(found, lambda key: key[1]).items()}
 
 
 def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator) -> str:
@@ -80,12 +80,9 @@ def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator) ->
 
 def _interval(found: _Left, rng: np.random.Generator) -> Interval | None:
     """The mean with its interval; a victim counts once, with the mean over the protections that it met."""
-    return paired_interval(_by_victim(found), rng) if found else None
-
-
-def _order(attack: str, left: Mapping[str, Mapping[str, _Left]]) -> float:
-    """What the attack leaves by the first metric; infinity if nothing was measured."""
-    return next((fmean(_by_victim(found[attack]).values()) for found in left.values() if found[attack]), math.inf)
+    by_victim = grouped(found, lambda key: key[1])
+    pairs = {victim: fmean(found[key] for key in keys) for victim, keys in by_victim.items()}
+    return paired_interval(pairs, rng) if pairs else None
 
 
 def _stages(records: Sequence[Record], kind: str) -> list[StageCost]:
