@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -122,10 +123,20 @@ def test_pictures_of_a_batch_do_not_touch_each_other_even_after_train(lite0):
 
 
 def test_bf16_network_sees_all_levels(lite0):
-    network = EfficientNetLite("lite0")
-    network.load_state_dict(lite0.state_dict())
     x = photo("coffee", 224)
-    assert int(network.bfloat16().logits(x).argmax()) == ESPRESSO
+    assert int(deepcopy(lite0).bfloat16().logits(x).argmax()) == ESPRESSO
+
+
+@pytest.mark.parametrize(("which", "side"), [("lite0", 32), ("lite1", 65)])
+def test_the_network_made_fast_is_the_published_one(which, side):
+    fast, published = efficientnet.load(which), efficientnet.load_published(which)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fast.modules())
+    x, slopes = photo("chelsea", side), []
+    for network in (fast, published):
+        picture = x.clone().requires_grad_()
+        slopes += torch.autograd.grad(network(picture).square().sum(), picture)
+    torch.testing.assert_close(fast(x), published(x), rtol=1e-3, atol=1e-4)
+    assert float((slopes[0] - slopes[1]).norm()) < 1e-4 * float(slopes[1].norm())
 
 
 def test_lite1_distance_is_zero_for_equals_symmetric_and_grows(lite1_distance):

@@ -26,6 +26,7 @@ from udpbench.core.folders import numbered, write_pictures
 from udpbench.core.images import list_images, read
 from udpbench.core.pixels import resize
 from udpbench.interfaces import Owner, Run, Thief
+from udpbench.models.efficientnet import load_published
 from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.perceptual import PerceptualLite1
@@ -177,7 +178,7 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
     source = [Path(keep.name) / "pictures"]
     sized = [picture for k in range(steps) for picture in pictures(n, model.size + k % 5)]
     write_pictures(source[0], numbered(sized))
-    network = extractor.network(run.device)
+    network = load_published("lite0").to(run.device)
 
     def ours() -> Tensor:
         # A new name each time: features of a finished folder are remembered.

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from udpbench.core.folders import numbered, write_pictures
 from udpbench.core.pixels import resize
-from udpbench.models.efficientnet import load
+from udpbench.models.efficientnet import load_published
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.perceptual import load_distance
 
@@ -245,7 +245,7 @@ def features(work: Work) -> dict[str, Loop]:
 
     sizes, sized = work.room / "sizes", (resize(work.x, work.model.size + k % 5) for k in range(work.steps))
     write_pictures(sizes, numbered(y for pictures in sized for y in pictures))
-    network, device = load("lite0").to(work.model.device), work.model.device
+    network, device = load_published("lite0").to(work.model.device), work.model.device
     resizer = make_resizer("PIL", quantize_after=False, filter="bicubic", output_size=(FEATURES, FEATURES))
     settings = {"num_workers": 0, "batch_size": len(work.x), "device": device, "mode": "clean", "verbose": False}
 

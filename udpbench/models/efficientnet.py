@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from udpbench.core.component import check_choice
 from udpbench.models.strips import STRIP, strips
@@ -76,7 +78,27 @@ class EfficientNetLite(nn.Module):
 
 
 def load(which: str) -> EfficientNetLite:
-    """The network ``lite0`` or ``lite1`` with its ImageNet weights, float32 on the CPU.
+    """The network ``lite0`` or ``lite1`` with its ImageNet weights, float32 on the CPU, made to run fast.
+
+    Normalisations are folded into the convolutions before them and layers are channels-last: about twice as fast on a
+    CPU, with and without gradients. Raises ValueError as ``load_published``.
+    """
+    network = load_published(which)
+    _fold(network)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _fold(network: nn.Module) -> None:
+    """Make each convolution do what the batch normalisation after it does in evaluation mode; leave its activation."""
+    for parent in list(network.modules()):
+        for (name, layer), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(layer, norm))
+                setattr(parent, norm_name, norm.act)
+
+
+def load_published(which: str) -> EfficientNetLite:
+    """The network ``lite0`` or ``lite1`` with its ImageNet weights, float32 on the CPU, layer by layer as timm has it.
 
     Raises ValueError if the package with the weights is not installed or its file is not the expected one (sha256).
     """
