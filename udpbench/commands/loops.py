@@ -29,7 +29,6 @@ from udpbench.interfaces import Owner, Run, Thief
 from udpbench.models.efficientnet import load_published
 from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.perceptual import PerceptualLite1
 from udpbench.models.sample import make_solver, sample
 from udpbench.protect.photoguard import PhotoGuard
 from udpbench.protect.udp import EUDP
@@ -78,7 +77,7 @@ def impress(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop,
     """``steps`` iterations of IMPRESS on ``n`` pictures."""
     x, names = pictures(n, model.size), [f"{i}" for i in range(n)]
     method = Impress(iterations=steps, lr=0.01, alpha=0.1, distance_budget=0.1, start_noise=0.05, perceptual="lite1")
-    distance = PerceptualLite1().to(run.device).eval().requires_grad_(False)
+    distance = released.published_distance(run.device)
 
     def plain() -> Tensor:
         protected = x.to(run.device) * 2 - 1

@@ -29,7 +29,7 @@ from udpbench.core.folders import numbered, write_pictures
 from udpbench.core.pixels import resize
 from udpbench.models.efficientnet import load_published
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.perceptual import load_distance
+from udpbench.models.perceptual import PerceptualLite1
 
 CLONES = {
     "Anti-DreamBooth": "https://github.com/VinAIResearch/Anti-DreamBooth",
@@ -166,10 +166,17 @@ def photoguard(work: Work) -> dict[str, Loop]:
     return {"released": alone} | ({"equal": silent(lambda: attack(work.scaled))} if len(work.x) > 1 else {})
 
 
+def published_distance(device: torch.device) -> PerceptualLite1:
+    """The lite1 distance on its network as published, layer by layer."""
+    distance = PerceptualLite1()
+    distance.network = load_published("lite1")
+    return distance.to(device).eval().requires_grad_(False)
+
+
 def impress(work: Work) -> dict[str, Loop]:
     """IMPRESS, which takes one picture at a time: as released with LPIPS on VGG16 (here with random weights), loaded in
-    each call; at equal work with our distance, loaded before."""
-    distance = load_distance("lite1", None, work.model.device)
+    each call; at equal work with our distance, loaded before, on its network as published."""
+    distance = published_distance(work.model.device)
     half = {".half()": f".to({work.dtype})"}
     random = half | {LPIPS: LPIPS[:-1] + ", pnet_rand=True, verbose=False)"}
     given = half | {f"{LPIPS}.to(X_adv.device)": "the_distance"}
