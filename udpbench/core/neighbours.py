@@ -37,16 +37,22 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
     What cannot be told from 0 by the rounding of those is 0: the distance of equal pictures.
     """
-    return torch.cat([_distances(x.double(), some) for some in parts(y)], 1)
-
-
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    lengths = x.square().sum(1)[:, None] + y.square().sum(1)
-    squares = torch.addmm(lengths, x, y.T, alpha=-2)
-    return squares.masked_fill_(squares < 1e-12 * lengths, 0).sqrt_()
+    x, done = x.double(), 0
+    found, squares = x.new_empty(len(x), len(y)), x.square().sum(1)[:, None]
+    for some in parts(y):
+        lengths, here = squares + some.square().sum(1), found[:, done : done + len(some)]
+        # In place: matrices that come and go leave gaps in memory that the next ones do not fit into.
+        torch.addmm(lengths, x, some.T, alpha=-2, out=here)
+        here.masked_fill_(here < lengths.mul_(1e-12), 0).sqrt_()
+        done += len(some)
+    return found
 
 
 def radii(x: Tensor, k: int) -> Tensor:
     """Distance of each of N rows to its k-th nearest other row, (N,)."""
-    # k + 1: the nearest of all is the point itself.
-    return torch.cat([distances(rows, x).kthvalue(k + 1).values for rows in chunks(x, x)])
+    found, done = x.new_empty(len(x), dtype=torch.float64), 0
+    for rows in chunks(x, x):
+        # k + 1: the nearest of all is the point itself.
+        found[done : done + len(rows)] = distances(rows, x).kthvalue(k + 1).values
+        done += len(rows)
+    return found
