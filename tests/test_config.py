@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from shared import composed, on, small
 from tiny import TINY
 
-from udpbench.benchmark.build import build, find_device
+from udpbench.benchmark.build import READ, build, find_device
 from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.check import checked
 from udpbench.commands import run as command
@@ -71,8 +71,21 @@ def wrong(tiny, tmp_path, monkeypatch, capsys):
 COMMANDS = {
     "protect=foo": "error: no protect 'foo'; python -m udpbench list protect shows all ",
     "protect=eudb": "error: no protect 'eudb'; did you mean eudp? python -m udpbench list protect shows all ",
-    "protect.foo=1": "error: Could not override 'protect.foo'. There is no such setting; python -m udpbench --help shows those there are",
-    "+protect.foo=1": "unexpected keyword argument 'foo'",
+    "protect.iterations=1": "error: no setting 'protect.iterations'; allowed are rounds, model_steps, image_steps, ",
+    "protect.image_step=1": "error: no setting 'protect.image_step'; did you mean image_steps",
+    "protect.rounds.most=1": "error: no setting 'protect.rounds.most'; there are none here",
+    "task.betas=[0,0]": "error: task.betas: its YAML does not name it; +task.betas=VALUE does",
+    "data.subjct=1": "error: no setting 'data.subjct'; did you mean subject? allowed are subject, size, ",
+    "runtime.treads=1": "error: no setting 'runtime.treads'; did you mean threads or records? allowed are device, ",
+    "metrics.bundle.kernel_distance.features.blur=1": "features.blur'; allowed are size, blur_sigma",
+    "protct=udp": "error: no setting or group 'protct'; did you mean protect? python -m udpbench --help shows all",
+    "protect=": "error: no protect ''; python -m udpbench list protect shows all ",
+    "+protect.steps=1": "error: eudp: steps is no setting; did you mean ",
+    "+metrics.bundle.kernel_distance.features.blur=1": "error: kernel_distance: features.blur is no setting; allowed are size, ",
+    "+track.foo=1": "error: track: foo is no setting; ",
+    "+runtime.treads=1": "error: no setting 'runtime.treads'; did you mean threads or records? allowed are device, ",
+    "+metrics.extras.vif=1": "error: no setting 'metrics.extras'; did you mean extra? allowed are bundle, extra, primary",
+    "+sede=1": "error: no setting 'sede'; did you mean seed? allowed are ",
     "no_equals_sign": "error: ",
     "budget.eps=0": "error: budget linf: eps (of 255) must be 1 to 128, given 0",
     "task.solver=euler": "error: dreambooth: unknown solver 'euler'; allowed are dpmpp, ddim",
@@ -224,6 +237,16 @@ def test_sending_without_a_key_is_told_before_any_work(wrong, tmp_path, monkeypa
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     line = wrong("track=wandb", "track.mode=online")[-1]
     assert line.startswith("error: track wandb: no API key for mode online; run `wandb login`, or take track.mode=off")
+
+
+def test_the_settings_that_somebody_reads_are_those_of_the_configuration(base):
+    """Composed, nothing is refused; what another setting refers to is read."""
+    for at, allowed in READ.items():
+        assert {str(key) for key in (base[at] if at else base)} <= set(allowed)
+    cfg = copy.deepcopy(base)
+    OmegaConf.set_struct(cfg, False)
+    cfg.n, cfg.runtime.batch = 7, "${n}"
+    build(cfg, base.hydra.runtime.choices)
 
 
 def test_all_errors_are_told_at_once(wrong):

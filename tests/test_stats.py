@@ -123,6 +123,7 @@ def unranked() -> Record:
     ("record", "flag"),
     [
         (spoilt(clean=77.0), "victim did not learn: clean covers 29% of the pretrained-upper bound window on distance"),
+        (spoilt(clean=100.2), "victim did not learn: clean covers 0% of the pretrained-upper bound window on distance"),
         (spoilt(upper_bound=100.0), "no window: upper bound is no better than pretrained on distance"),
         (spoilt(protected=100.1), "saturated: protected is worse for the thief than pretrained on distance"),
         (

@@ -31,7 +31,9 @@ def events(path: Path) -> list[dict]:
 
 
 def started(tracker: T.Tracker, folder: Path) -> T.Tracker:
-    tracker.start("ab12", "sweep", CONFIG, folder, ["eudp", "jpeg"])
+    tracker.start(
+        "ab12", "sweep", CONFIG, folder, ["eudp", "", "jpeg"]
+    )  # a data set without a subject has an empty one
     return tracker
 
 

@@ -16,7 +16,7 @@ from udpbench.benchmark.arms import ARMS, DEFAULT
 from udpbench.benchmark.cell import ROLES, Cell, Part
 from udpbench.core.budget import Budget
 from udpbench.core.component import Component, check_choice, check_plain, inside
-from udpbench.core.errors import ConfigError, Errors, check_whole, unresolved
+from udpbench.core.errors import ConfigError, Errors, check_whole, instead, unresolved
 from udpbench.core.text import CONTROL
 from udpbench.interfaces import NEEDS, Attack, Dataset, Features, Method, Metric, Protection, Task
 from udpbench.models.diffusion import Diffusion
@@ -33,6 +33,20 @@ KINDS: dict[str, type[Component]] = {
     "model": Diffusion,
     "metric": Metric,
 }  # group of the configuration -> the interface of what it configures
+
+READ = {
+    "": (
+        *("seed", "arms", "owner_prompt", "protected_fraction", "family", "metrics", "perturbation", "data", "budget"),
+        *("model", "surrogate", "victim", "purifier", "noise", "noise_rms", "like", "inner", "protect", "attack"),
+        *("task", "runtime", "track", "hydra"),
+    ),
+    "runtime": (
+        *("device", "batch", "grad_batch", "stages", "low_memory", "workers", "threads", "max_pixels", "out", "store"),
+        *("verify", "records"),
+    ),
+    "metrics": ("bundle", "extra", "primary"),
+    "perturbation": ("bundle", "primary"),
+}  # place -> the settings in it that somebody reads; parts say themselves which they take
 
 
 def build(cfg: DictConfig, choices: Mapping[str, str | None], alone: str = "") -> Cell:
@@ -96,6 +110,7 @@ def _unused(parts: Mapping[str, Part | None], alone: str) -> list[str]:
 def _check_settings(cfg: DictConfig, errors: Errors) -> None:
     """What is wrong with the settings that belong to no part, and what of any the record could not hold."""
     errors.attempt(lambda: check_plain(_plain(cfg), "configuration"))
+    errors.extend(_unread(cfg))
     _check_choice(errors, "owner_prompt", [cfg.owner_prompt], OWNER_PROMPTS)
     if cfg.arms is not None:
         _check_choice(errors, "arms", cfg.arms, tuple(ARMS))
@@ -103,6 +118,19 @@ def _check_settings(cfg: DictConfig, errors: Errors) -> None:
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
         errors.append(f"protected_fraction: must be a number above 0 and at most 1, given {fraction!r}")
     errors.attempt(check_whole, "seed", cfg.seed, 0)
+
+
+def _unread(cfg: DictConfig) -> Iterator[str]:
+    """What is wrong with settings that belong to no part and that nobody reads, as one of a YAML with a typing error.
+
+    What another setting refers to (``+n=3 'protect.steps=${n}'``) is read.
+    """
+    whole = OmegaConf.to_yaml(cfg)
+    for at, allowed in READ.items():
+        node = cfg.get(at) if at else cfg
+        for name in map(str, node if isinstance(node, DictConfig) else ()):
+            if name not in allowed and not re.search(rf"\$\{{[\w.]*\b{re.escape(name)}\b", whole):
+                yield f"no setting '{at}{'.' if at else ''}{name}'{instead(name, allowed)}"
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -120,8 +148,8 @@ def _shared(models: dict[str, Part | None]) -> dict[str, Part | None]:
 def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     """Build the component of a configuration node; one with a ``label`` (name and strength) goes by that.
 
-    Raises ValueError naming the settings that are missing or of another type than the component takes, or saying that
-    it is no ``kind``.
+    Raises ValueError naming the settings that are missing, that the component does not take or takes as another type,
+    or saying that it is no ``kind``.
     """
     if not isinstance(node, DictConfig):
         raise ValueError(f"{name}: {_NO_OPTION} {node!r}")
@@ -136,7 +164,7 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     preset = settings.pop("preset", PRESETS[0])
     check_choice(f"{name}: unknown preset", preset, PRESETS)
     try:
-        wrong = _mistyped(settings)
+        wrong = wrong_settings(settings)
     except (ImportError, ValueError) as error:  # the path of no object
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
     if wrong:
@@ -192,17 +220,29 @@ _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
 _PARTS: dict[str, type[Component]] = {kind.__name__: kind for kind in (*KINDS.values(), Features)}  # that others have
 
 
-def _mistyped(settings: Mapping[str, Any]) -> list[str]:
-    """What of a part's settings is of another type than the annotations of its ``_target_`` say, if they say a simple
-    one; parts of parts included."""
-    wrong = [f"{at}.{line}" for at, part in _parts(settings) for line in _mistyped(part)]
-    if not isinstance(target := settings.get("_target_"), str):
+def takes(target: Any) -> Mapping[str, inspect.Parameter]:
+    """What the class that ``target`` names takes, by name; of one that does not tell nothing.
+
+    Raises ValueError or ImportError for the name of no object.
+    """
+    if not isinstance(target, str):
         raise ValueError(f"_target_ must name a class, given {target!r}")
-    takes = get_object(target)
+    made = get_object(target)
     try:
-        parameters = inspect.signature(takes).parameters
-    except (TypeError, ValueError):  # not everything that can be called tells what it takes
-        return wrong
+        return inspect.signature(made).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def wrong_settings(settings: Mapping[str, Any]) -> list[str]:
+    """What of a part's settings its ``_target_`` does not take, or takes as another type, if its annotations say a
+    simple one; parts of parts included."""
+    wrong = [f"{at}.{line}" for at, part in _parts(settings) for line in wrong_settings(part)]
+    parameters = takes(settings.get("_target_"))
+    any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key in () if any_name else settings:
+        if not key.startswith("_") and key not in parameters:  # Hydra's own begin with _
+            wrong.append(f"{key} is no setting{instead(key, list(parameters))}")
     for key, parameter in parameters.items():
         annotated = parameter.annotation  # a text where annotations are postponed, else a type
         said = annotated if isinstance(annotated, str) else inspect.formatannotation(annotated)

@@ -12,16 +12,15 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from udpbench.commands.machine import cores, gpus, places, share_of_gpu
@@ -173,11 +172,14 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
 def _tracker(cfg: DictConfig) -> Tracker:
     from hydra.utils import instantiate
 
-    from udpbench.benchmark.build import group_of
+    from udpbench.benchmark.build import group_of, wrong_settings
     from udpbench.core.errors import ConfigError
 
+    node = group_of(cfg, "track")
+    if wrong := wrong_settings(OmegaConf.to_container(node, resolve=True)):  # type: ignore[arg-type]
+        raise ConfigError(f"track: {'; '.join(wrong)}")
     try:
-        return instantiate(group_of(cfg, "track"))
+        return instantiate(node)
     except InstantiationException as error:
         own = isinstance(error.__cause__, ValueError)  # the tracker's words, not Hydra's
         raise ConfigError(str(error.__cause__) if own else " ".join(str(error).split())) from error
@@ -229,21 +231,36 @@ def lines_of(error: Exception) -> list[str]:
         return ["a group must be set to one of its options, not to null; python -m udpbench --help lists them"]
     if not isinstance(error, HydraException):
         return said.splitlines()
-    line, unknown, _ = " ".join(said.split()).partition(" To append to your config use ")
-    if unknown:
-        return [f"{line} There is no such setting; python -m udpbench --help shows those there are"]
-    if option := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\1': (.*)", line):
+    if isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
+        return [no_setting(error.__cause__)]
+    line = " ".join(said.split()).partition(" To append to your default list use ")[0]
+    if option := re.search(r"Could not find '(\S+)/(\S*)' Available options in '\1': (.*)", line):
         return [no_option(option[1], option[2], option[3].split())]
     return [line]
 
 
+def no_setting(error: ConfigKeyError | ConfigAttributeError) -> str:
+    """What is wrong with a word that sets what there is not: the nearest, and what there is in that place."""
+    from udpbench.benchmark.build import takes
+    from udpbench.core.errors import instead
+
+    path, node = str(error.full_key), error.parent_node
+    where, _, name = path.rpartition(".")
+    named = [str(key) for key in node if not str(key).startswith("_")] if isinstance(node, DictConfig) else []
+    if not where:
+        return f"no setting or group {path!r}{instead(name, named, 'python -m udpbench --help shows all')}"
+    with suppress(ImportError, ValueError):  # no part, or of a class that is not there
+        if isinstance(node, DictConfig) and name in takes(node.get("_target_")):  # which has a default
+            return f"{path}: its YAML does not name it; +{path}=VALUE does"
+    return f"no setting {path!r}{instead(name, named)}"
+
+
 def no_option(group: str, given: str, allowed: Sequence[str]) -> str:
     """What is wrong with an option that a group does not have: the nearest first, of many options only these."""
-    near = get_close_matches(given, allowed, 3)
-    meant = f"; did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else ";"
-    if len(allowed) <= FEW:
-        return f"no {group} {given!r}{meant} allowed are {', '.join(allowed)}"
-    return f"no {group} {given!r}{meant} python -m udpbench list {group} shows all {len(allowed)}"
+    from udpbench.core.errors import instead
+
+    rest = f"python -m udpbench list {group} shows all {len(allowed)}" if len(allowed) > FEW else ""
+    return f"no {group} {given!r}{instead(given, allowed, rest)}"
 
 
 def replace_unencodable() -> None:

@@ -32,7 +32,7 @@ from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.run import fetch_models
 from udpbench.benchmark.store import Stage
 from udpbench.commands.common import composed, open_store, show, table
-from udpbench.core.atomic import atomic_write
+from udpbench.core.atomic import atomic_write, try_folder
 from udpbench.core.captions import read_captions
 from udpbench.core.digest import files_digest
 from udpbench.core.errors import ConfigError
@@ -85,6 +85,7 @@ def change(
             mine = cell if unit == files else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
             work.append(_finished_stage(mine, unit, method, form))
         fetch_models(cell, store.missing(work))
+        try_folder(target)
         todo = {stage.key for stage in work if not store.finished(stage)}
         _say_plan(said, part.name, len(files), coupled, len(todo))
         with (said if todo and not coupled else Log()).bar(part.name, len(todo), "img") as advance:

@@ -69,6 +69,8 @@ def rebuilt(old: Record, words: Sequence[str]) -> tuple[DictConfig, dict[str, An
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    from udpbench.benchmark.build import READ
+
     parsed = OverridesParser.create().parse_overrides(list(words))
     with configuration() as loader:
         groups = [o for o in parsed if loader.get_group_options(o.key_or_group)]
@@ -78,7 +80,9 @@ def rebuilt(old: Record, words: Sequence[str]) -> tuple[DictConfig, dict[str, An
         words = [f"{key}={value}" for key, value in own.items() if value and key not in given]
         words += [str(o.input_line) for o in (*groups, *of_here)]
         now = compose("config", words, return_hydra_config=True)
-    cfg = OmegaConf.create({k: _literal(v) for k, v in old["config"].items() if k not in HERE})
+    # Resolved long ago, so what settings only referred to is of no use any more.
+    of_cell = {k: _literal(v) for k, v in old["config"].items() if k in READ[""] and k not in HERE}
+    cfg = OmegaConf.create(of_cell)
     for group in HERE:
         cfg[group] = OmegaConf.to_container(now[group], resolve=False)
     choices = _names(old)

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 
 @contextmanager
@@ -40,6 +41,16 @@ def atomic_text(path: Path, text: str, synced: bool = True, newline: str | None 
     """``text`` as a file in UTF-8, by an atomic write; ``newline`` as of ``open``."""
     with atomic_write(path, synced) as beside:
         beside.write_text(text, encoding="utf-8", newline=newline)
+
+
+def try_folder(path: Path) -> None:
+    """Make a folder and see, before any work, that files can be written there; ValueError in one line if not."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write to the folder {path}: {error.strerror}; give another one") from error
 
 
 def name_file(error: OSError, path: Path) -> None:

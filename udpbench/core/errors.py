@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from math import inf
 from typing import Any, TypeVar
 
@@ -48,6 +49,13 @@ def unresolved(error: InterpolationKeyError) -> str:
     """The line for a setting that refers to one that there is not."""
     word = f"{error.full_key}: {str(error).splitlines()[0]}"
     return f"{word}; ${{NAME}} is the setting of that name, the text itself is {{NAME}} or \\${{NAME}}"
+
+
+def instead(given: str, allowed: Sequence[str], rest: str = "") -> str:
+    """The end of a line on a name that there is not: the nearest ones, then all of them, or ``rest`` in their place."""
+    near = get_close_matches(given, allowed, 3)
+    meant = f" did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else ""
+    return f";{meant} {rest or 'allowed are ' + ', '.join(allowed) if rest or allowed else 'there are none here'}"
 
 
 def check_whole(name: str, value: object, least: int, most: float = inf) -> None:

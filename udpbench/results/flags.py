@@ -37,7 +37,7 @@ def did_not_learn(record: Record) -> str | None:
         if not has_window(at):
             return f"no window: upper bound is no better than pretrained on {metric}"
         if covered(at) < LEARNT:
-            covers = f"clean covers {covered(at):.0%} of the pretrained-upper bound window on {metric}"
+            covers = f"clean covers {covered(at):z.0%} of the pretrained-upper bound window on {metric}"
             return f"victim did not learn: {covers} ({LEARNT:.0%} needed)"
     return None
 

@@ -44,7 +44,8 @@ def _title(record: Record) -> str:
     budget = budget_text(record["facts"]["budget"], cell["budget"])
     models = f"{cell['surrogate']} -> {cell['victim']}, {box_of(record)}"
     names = f"{cell['protect']} ({budget}) / {cell['attack']} / {cell['task']}"
-    return f"{names} on {cell['data']} {subject}, seed {seed}; {models}; {record['label']}"
+    data = " ".join(filter(None, (cell["data"], subject)))  # some data sets have no subject
+    return f"{names} on {data}, seed {seed}; {models}; {record['label']}"
 
 
 def _block(record: Record, info: dict[str, MetricInfo]) -> Table:

@@ -102,7 +102,7 @@ class Buffered(Tracker):
         return self._handle
 
     def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path, tags: Sequence[str] = ()) -> None:
-        self._begun = Start(run_id, group, config, folder, tags)
+        self._begun = Start(run_id, group, config, folder, [tag for tag in tags if tag])  # wandb refuses empty ones
         self._handle, self._waiting = None, []
 
     def scalar(self, name: str, value: Tensor | float, step: int) -> None:
