@@ -55,6 +55,26 @@ def test_a_word_that_is_no_command_gives_the_commands(monkeypatch, capsys):
     assert all(f"\n  {command} " in said for command in entry.COMMANDS)
 
 
+def test_ctrl_c_while_libraries_are_loaded_is_one_word(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, "import_module", interrupted)
+    monkeypatch.setattr(sys, "argv", ["udpbench", "list"])
+    with pytest.raises(SystemExit) as end:
+        entry.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    said = [sys.executable, "-m", "udpbench", "list", "protect", "eudp"]
+    with subprocess.Popen(said, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 @pytest.mark.parametrize(
     ("command", "words", "told"),
     [

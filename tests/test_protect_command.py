@@ -115,6 +115,17 @@ def test_what_does_not_fit_is_told_before_any_work(here, tmp_path, capsys, main,
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_folder_that_nothing_can_be_written_to_is_told_before_any_work(here, tmp_path, capsys):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise")
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: cannot write to the folder out: File exists; give another one"
+    assert not done(tmp_path, "*")
+
+
 @pytest.mark.slow
 def test_a_missing_folder_is_named(tmp_path):
     process = protected(tmp_path / "nowhere", tmp_path / "out", "protect=noise", cwd=tmp_path)

@@ -24,7 +24,14 @@ COMMANDS = {
 
 def main() -> None:
     """Hand the words on to a command; without one, run the cell or the grid that they name."""
-    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    try:
+        _main(sys.argv[1] if len(sys.argv) > 1 else "")
+    except KeyboardInterrupt:  # while libraries are loaded; later the commands say more
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+def _main(first: str) -> None:
     if first and first[0] not in "-'\"+~" and "=" not in first and first not in COMMANDS:
         known = "".join(f"\n  {name:8} {text}" for name, text in COMMANDS.items())
         sys.stderr.write(f"error: unknown command {first!r}; say GROUP=OPTION ..., or one of{known}\n")

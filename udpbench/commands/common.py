@@ -188,7 +188,7 @@ def _tracker(cfg: DictConfig) -> Tracker:
 @contextmanager
 def told(interrupted: str = "interrupted") -> Iterator[None]:
     """Ends the process with status 2 and a line for each error in the command line or its input, with status 130 and
-    the line ``interrupted`` for Ctrl-C.
+    the line ``interrupted`` for Ctrl-C, with status 141 and no word when nobody reads its output any more.
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback of an error comes through.
     """
@@ -198,6 +198,11 @@ def told(interrupted: str = "interrupted") -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra as they are, not printed and turned into status 1
     try:
         yield
+        if sys.stdout is not None:  # a descriptor that was closed
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest of it goes
+        sys.exit(141)
     except (*WRONG_WORDS, OSError) as error:
         if wants_traceback:
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from udpbench.commands.common import Parser, lines_of, say
+from udpbench.commands.common import Parser, lines_of, say, told
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,22 +25,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help=about)
     parser.add_argument("--fill", action="store_true", help="renew the <!-- table ... --> parts of Markdown texts")
     given = parser.parse_args(arguments)
-    from udpbench.results.report.fill import fill
-    from udpbench.results.report.write import write_report
+    with told():
+        from udpbench.results.report.fill import fill
+        from udpbench.results.report.write import write_report
 
-    refused: list[str] = []
-    try:
-        if given.fill:
-            for path in given.paths:
-                fill(path)
-            return 0
-        out = given.out or given.paths[0] / "report"
-        written = write_report(given.paths, out, given.title, not given.no_plots, refused, given.store, given.check)
-    except (ValueError, OSError) as error:
-        for line in (*refused, *lines_of(error)):
-            say(f"error: {line}")
-        return 2
-    sys.stdout.write("".join(f"{path}\n" for path in written))
-    for line in refused:
-        say(f"error: {line}; it is left out")
-    return 1 if refused else 0
+        refused: list[str] = []
+        try:
+            if given.fill:
+                for path in given.paths:
+                    fill(path)
+                return 0
+            out = given.out or given.paths[0] / "report"
+            written = write_report(given.paths, out, given.title, not given.no_plots, refused, given.store, given.check)
+        except (ValueError, OSError) as error:
+            for line in (*refused, *lines_of(error)):
+                say(f"error: {line}")
+            return 2
+        sys.stdout.write("".join(f"{path}\n" for path in written))
+        for line in refused:
+            say(f"error: {line}; it is left out")
+        return 1 if refused else 0
