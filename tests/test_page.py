@@ -129,6 +129,21 @@ def test_numbers_of_the_figures_are_a_table_of_their_own(tmp_path):
     assert (row["seconds"], row["dist_lite1"][:3], row["control"], row["victims"]) == ("10.0", "0.2", "False", "3")
 
 
+def test_numbers_of_axes_are_within_the_drawing():
+    marks = [charts.Mark("a", 0.1, 0.00049), charts.Mark("b", 0.3, 0.00061)]
+    lines = {"a": [(0.5, 0.00012), (1.0, 0.00061)]}
+    labels = "x", "y"
+    drawings = charts.scatter(marks, labels, None), charts.forest({"a": marks}, "x", None), charts.curves(lines, labels)
+    for drawn in drawings:
+        shown = re.findall(r'<text x="([-\d.]+)" y="[-\d.]+" text-anchor="(\w+)">([\d.e-]+)<', drawn)
+        assert any(len(number) > 5 for _, _, number in shown)
+        for at, anchor, number in shown:
+            wide = charts.LETTER * len(number)
+            right = float(at) + (0 if anchor == "end" else wide / 2)
+            assert right - wide >= 0
+            assert right <= charts.WIDTH + 0.1
+
+
 def test_charts_have_round_ticks_and_their_own_colours_alone():
     assert svg.Scale([0.0, 0.97], 0, 100).ticks() == [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
     assert svg.Scale([3.0, 400.0], 0, 100, log=True).ticks() == [3.0, 10.0, 30.0, 100.0, 300.0]

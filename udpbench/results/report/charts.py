@@ -43,7 +43,8 @@ def _within(marks: Sequence[Mark], others: Sequence[float]) -> list[float]:
 
 def _x_axis(scale: Scale, top: float, bottom: float, label: str) -> list[str]:
     parts = [segment(scale(x), top, scale(x), bottom, "r") for x in scale.ticks()]
-    parts += [text(scale(x), bottom + 14, _number(x), "middle") for x in scale.ticks()]
+    for x, number in ((x, _number(x)) for x in scale.ticks()):
+        parts.append(text(min(scale(x), WIDTH - LETTER / 2 * len(number)), bottom + 14, number, "middle"))
     return [*parts, text(WIDTH / 2, bottom + 30, label, "middle")]
 
 
@@ -51,6 +52,11 @@ def _y_axis(scale: Scale, left: float, right: float) -> list[str]:
     grid = (segment(left, scale(y), right, scale(y), "r") for y in scale.ticks())
     numbers = (text(left - 5, scale(y) + 4, _number(y), "end") for y in scale.ticks())
     return [line + number for line, number in zip(grid, numbers, strict=True)]
+
+
+def _left(scale: Scale) -> float:
+    """Where a drawing begins, with room for the numbers of its y axis."""
+    return max(46.0, 6 + LETTER * max((len(_number(y)) for y in scale.ticks()), default=0))
 
 
 def _short(name: str, most: int) -> str:
@@ -71,9 +77,10 @@ def scatter(
 ) -> str:
     """Points with intervals and names; ``labels`` of x and y; ``line``: of the controls; grey: within the ``floor``."""
     height = HEIGHT + 5.0 * max(0, len(marks) - 12)  # room for names
-    left, right, top, bottom = 46.0, WIDTH - 10.0, 24.0, height - 40.0
-    x = Scale([*(mark.x for mark in marks), *(x for x, _ in line)], left, right, log)
+    right, top, bottom = WIDTH - 10.0, 24.0, height - 40.0
     y = Scale(_within(marks, [*(y for _, y in line), 0.0]), bottom, top)
+    left = _left(y)
+    x = Scale([*(mark.x for mark in marks), *(x for x, _ in line)], left, right, log)
     parts = [_band(x.start, y(floor), x.end, y(-floor), top, bottom)] if floor else []
     parts += _x_axis(x, top, bottom, labels[0])
     parts += _y_axis(y, left, right)
@@ -189,9 +196,11 @@ def forest(rows: Mapping[str, Sequence[Mark]], label: str, floor: float | None) 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], labels: tuple[str, str]) -> str:
     """A line for each name, which stands at its right end."""
     wide = LETTER * min(22, max(map(len, lines))) + 14
-    left, right, top, bottom = 46.0, WIDTH - wide, 24.0, HEIGHT - 40.0
+    right, top, bottom = WIDTH - wide, 24.0, HEIGHT - 40.0
     points = [point for line in lines.values() for point in line]
-    x, y = Scale((a for a, _ in points), left, right), Scale((b for _, b in points), bottom, top)
+    y = Scale((b for _, b in points), bottom, top)
+    left = _left(y)
+    x = Scale((a for a, _ in points), left, right)
     parts = _x_axis(x, top, bottom, labels[0])
     parts += _y_axis(y, left, right)
     parts.append(text(4, 12, labels[1]))
