@@ -130,15 +130,15 @@ def test_numbers_of_the_figures_are_a_table_of_their_own(tmp_path):
 
 
 def test_numbers_of_axes_are_within_the_drawing():
-    marks = [charts.Mark("a", 0.1, 0.00049), charts.Mark("b", 0.3, 0.00061)]
-    lines = {"a": [(0.5, 0.00012), (1.0, 0.00061)]}
+    marks = [charts.Mark("a", 0.1, 0.00048), charts.Mark("b", 0.3, 0.00058)]
+    lines = {"a": [(0.5, 0.00001), (1.0, 0.00029)]}
     labels = "x", "y"
     drawings = charts.scatter(marks, labels, None), charts.forest({"a": marks}, "x", None), charts.curves(lines, labels)
     for drawn in drawings:
         shown = re.findall(r'<text x="([-\d.]+)" y="[-\d.]+" text-anchor="(\w+)">([\d.e-]+)<', drawn)
         assert any(len(number) > 5 for _, _, number in shown)
         for at, anchor, number in shown:
-            wide = charts.LETTER * len(number)
+            wide = charts.DIGIT * len(number)
             right = float(at) + (0 if anchor == "end" else wide / 2)
             assert right - wide >= 0
             assert right <= charts.WIDTH + 0.1

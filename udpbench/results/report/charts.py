@@ -13,6 +13,7 @@ from udpbench.results.words import significant
 
 WIDTH, HEIGHT = 420, 300
 LETTER, LINE = 6.6, 13.0  # px that a letter of a name takes, and its line
+DIGIT = 7.4  # px of a digit where digits are wide
 Box = tuple[float, float, float, float]
 
 
@@ -44,7 +45,7 @@ def _within(marks: Sequence[Mark], others: Sequence[float]) -> list[float]:
 def _x_axis(scale: Scale, top: float, bottom: float, label: str) -> list[str]:
     parts = [segment(scale(x), top, scale(x), bottom, "r") for x in scale.ticks()]
     for x, number in ((x, _number(x)) for x in scale.ticks()):
-        parts.append(text(min(scale(x), WIDTH - LETTER / 2 * len(number)), bottom + 14, number, "middle"))
+        parts.append(text(min(scale(x), WIDTH - DIGIT / 2 * len(number)), bottom + 14, number, "middle"))
     return [*parts, text(WIDTH / 2, bottom + 30, label, "middle")]
 
 
@@ -56,7 +57,7 @@ def _y_axis(scale: Scale, left: float, right: float) -> list[str]:
 
 def _left(scale: Scale) -> float:
     """Where a drawing begins, with room for the numbers of its y axis."""
-    return max(46.0, 6 + LETTER * max((len(_number(y)) for y in scale.ticks()), default=0))
+    return max(46.0, 6 + DIGIT * max((len(_number(y)) for y in scale.ticks()), default=0))
 
 
 def _short(name: str, most: int) -> str:
