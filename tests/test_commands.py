@@ -194,7 +194,7 @@ def test_with_a_name_everything_there_is_to_know(capsys):
             "error: list: no group 'protct'; allowed are protect, attack, task, data, model, budget, metric, features, metrics,",
         ),
         (["protect", "eudq"], "error: list: no protect 'eudq'; did you mean eudp"),
-        (["--fill", "/no/such/file"], "error: [Errno 2] No such file or directory: '/no/such/file'"),
+        (["--fill", "/no/such/file"], "error: /no/such/file: No such file or directory"),
     ],
 )
 def test_what_there_is_not_is_told(words, told, capsys):

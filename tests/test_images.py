@@ -99,7 +99,7 @@ def test_grey_16_bit_keeps_its_precision_and_is_not_clipped(tmp_path):
 
 def test_values_beyond_16_bits_are_an_error(tmp_path):
     Image.fromarray(np.array([[0, 70000]], np.int32)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a\.tif .*16-bit range"):
+    with pytest.raises(ValueError, match=r"a\.tif: .*16-bit range"):
         images.read(tmp_path / "a.tif")
 
 

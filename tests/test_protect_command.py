@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -113,6 +114,31 @@ def test_what_does_not_fit_is_told_before_any_work(here, tmp_path, capsys, main,
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(told)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_picture_that_cannot_be_read_is_called_what_a_person_calls_it(here, tmp_path, capsys):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    Image.fromarray(np.full((24, 24), 255.0, np.float32)).save(tmp_path / "in" / "b.tif")
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise")
+    assert end.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert line.startswith(f"error: images: {(tmp_path / 'in' / 'b.tif').resolve()}: mode F with values outside ")
+
+
+def test_a_full_disk_is_told_with_the_setting_that_moves_the_store(here, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "outputs/store/x")
+
+    smooth(0).save(tmp_path / "in" / "a.png")
+    monkeypatch.setattr("udpbench.benchmark.store.Store.do", full)
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise")
+    assert end.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(
+        "error: outputs/store/x: No space left on device; free some space, or write elsewhere: runtime.store=DIR"
+    )
 
 
 def test_a_folder_that_nothing_can_be_written_to_is_told_before_any_work(here, tmp_path, capsys):

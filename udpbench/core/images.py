@@ -47,6 +47,10 @@ _BROKEN = (
 )  # fmt: skip
 
 
+class OutOfRange(ValueError):
+    """A picture whose values nobody can tell the meaning of."""
+
+
 def list_images(folder: Path) -> list[Path]:
     """The pictures directly in ``folder`` (by suffix; without hidden files and subfolders), sorted by name.
 
@@ -73,10 +77,11 @@ def read(path: Path) -> Tensor:
     Raises ValueError naming the file if it is missing, empty, truncated or not an image.
     """
     path = Path(path)
+    named = path.resolve() if path.is_symlink() else path  # what a person calls it
     if not path.is_file():
-        raise ValueError(f"images: there is no file {path}")
+        raise ValueError(f"images: there is no file {named}")
     if not path.stat().st_size:
-        raise ValueError(f"images: {path} is empty")
+        raise ValueError(f"images: {named} is empty")
     try:
         with open_image(path) as image:
             return from_pil(ImageOps.exif_transpose(image))
@@ -88,12 +93,14 @@ def read(path: Path) -> Tensor:
             todo = "is AVIF, which this Pillow was built without; pip install --force-reinstall pillow"
         elif start[4:8] == b"ftyp":
             todo = "is HEIC; to read it, pip install pillow-heif (the extra heif of udpbench)"
-        raise ValueError(f"images: {path} {todo}") from error
+        raise ValueError(f"images: {named} {todo}") from error
     except Image.DecompressionBombError as error:
         many = str(error).partition(",")[0]
-        raise ValueError(f"images: {path}: {many}; if it is meant, raise runtime.max_pixels") from error
+        raise ValueError(f"images: {named}: {many}; if it is meant, raise runtime.max_pixels") from error
+    except OutOfRange as error:
+        raise ValueError(f"images: {named}: {error}") from error
     except _BROKEN as error:
-        raise ValueError(f"images: {path} is truncated or broken: {' '.join(str(error).split())}") from error
+        raise ValueError(f"images: {named} is truncated or broken: {' '.join(str(error).split())}") from error
 
 
 def readable(path: Path) -> bool:
@@ -136,7 +143,7 @@ def from_pil(image: Image.Image) -> Tensor:
         grey = torch.from_numpy(np.array(image, dtype=np.float32))
         grey = grey if image.mode == "F" else grey / 65535
         if not bool(((grey >= 0) & (grey <= 1)).all()):
-            raise ValueError(f"mode {image.mode} with values outside the 16-bit range (integers) or [0,1] (floats)")
+            raise OutOfRange(f"mode {image.mode} with values outside the 16-bit range (integers) or [0,1] (floats)")
         return grey.expand(3, -1, -1).contiguous()
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
