@@ -104,7 +104,7 @@ def test_words_change_settings_and_options_and_nothing_else(run):
     assert "curve" not in made["task"]
     assert made["data"] == old["config"]["data"]
     assert made["track"]["_target_"].endswith("Nothing")
-    for words, told in ((["task.nonesuch=1"], "Could not override"), (["experiment=udp"], "more than one part"), (["protect=nonesuch"], "nonesuch")):  # fmt: skip
+    for words, told in ((["task.nonesuch=1"], "error: no setting 'task.nonesuch'; allowed are "), (["experiment=udp"], "more than one part"), (["protect=nonesuch"], "nonesuch")):  # fmt: skip
         status, _, said = run(*words)
         assert (status, said.count("\n")) == (2, 1), said
         assert said.startswith("error: ")
