@@ -10,10 +10,13 @@ import torch
 from tiny import save_tiny
 
 from experiments.embedded_models import build
+from udpbench.commands.common import option_files
 from udpbench.interfaces import Run
 from udpbench.models import diffusion
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.sample import make_solver, sample
+from udpbench.models.upscaler import Upscaler
 from udpbench.world import renderer
 
 
@@ -381,3 +384,8 @@ def test_sampling_leaves_the_model_s_own_scheduler_alone(model):
     made(model, solver="dpmpp")
     assert type(model.pipe.scheduler).__name__ == "DDIMScheduler"
     assert dict(model.pipe.scheduler.config) == before
+
+
+def test_the_option_that_messages_send_a_folder_to_is_there():
+    kinds = (LatentDiffusion, PixelDiffusion, Upscaler)
+    assert {kind.option for kind in kinds} <= {path.stem for path in option_files("model")}

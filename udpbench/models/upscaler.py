@@ -22,7 +22,7 @@ class Upscaler(LatentDiffusion):
     the autoencoder's factor."""
 
     shape = "Stable-Diffusion-upscaler-shaped"
-    option = "upscaler"
+    option = "sd_x4"
     pipelines = ("StableDiffusionUpscalePipeline",)
     parts = {**LatentDiffusion.parts, "low_res_scheduler": Diffusion.parts["scheduler"]}
     pipeline_options = {}
