@@ -52,6 +52,16 @@ def test_disdiff_without_its_terms_is_aspl(model, owner):
         assert not torch.equal(torch.stack(other), torch.stack(plain))
 
 
+@pytest.mark.parametrize("forgets", [True, False])
+def test_the_surrogate_of_disdiff_keeps_what_clean_pictures_taught_as_released(model, owner, forgets):
+    method = DisDiff(**{**DISDIFF, "rounds": 1, "model_steps": 0}, forgets=forgets)
+    trainable = method.trainable(model, Run())
+    before = [p.clone() for p in trainable.weights()]
+    turn = method.turns(trainable, model, owner, Linf(8), Run())
+    turn(list(owner.images), 0, lambda n: None)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainable.weights(), strict=True)) == forgets
+
+
 def test_the_word_is_the_rare_one_the_class_noun_or_the_one_given(model, owner):
     words, method = Words(model.pipe.tokenizer), DisDiff(**DISDIFF)
     owner.token = "sks"

@@ -13,6 +13,7 @@ from udpbench.core.images import recompress
 from udpbench.interfaces import Run
 from udpbench.optim.transforms import blur, crop, flip, jpeg, noisy, resized
 from udpbench.protect.advdm import AdvDM
+from udpbench.protect.anti_diffusion import AntiDiffusion
 from udpbench.protect.eot import EOT, TRANSFORMS
 from udpbench.protect.noise import Noise
 
@@ -135,3 +136,12 @@ def test_what_cannot_be_changed_is_refused_in_one_line(pictures, model):
 
     with pytest.raises(ValueError, match="^eot: Deaf says that it heeds transformations and does not$"):
         eot("flip", inner=Deaf(steps=1)).protect(make_owner(pictures[:1]), Linf(8), model, Run())
+
+
+def test_a_picture_perturbed_by_itself_has_transformations_of_its_own(model, pictures):
+    """Anti-Diffusion ascends one picture after the other, each as the first of an ascent."""
+    inner = AntiDiffusion(rounds=2, text_steps=0, image_steps=2, model_steps=0, lr=1e-3, attention_weight=0.0)
+    owner, method = make_owner(pictures[:2]), eot("crop", "noise", inner=inner)
+    both = method.protect(owner, Linf(8), model, Run())
+    alone = method.protect(make_owner(pictures[1:2], owner.names[1:]), Linf(8), model, Run())
+    torch.testing.assert_close(both[1], alone[0], atol=1e-5, rtol=0)

@@ -139,6 +139,16 @@ def pgd_through(
         return [make(v[None], [i])[0] for i, v in enumerate(found)]
 
 
+def around_one(around: Callable[[Loss, int], Loss], i: int) -> Callable[[Loss, int], Loss]:
+    """``around`` for an ascent of the owner's picture ``i`` alone, whose loss knows it as its first."""
+
+    def alone(loss: Loss, before: int) -> Loss:
+        told = around(lambda x, _: loss(x, [0]), before)
+        return lambda x, _: told(x, [i])
+
+    return alone
+
+
 def handed_over(images: list[Tensor]) -> Iterator[Tensor]:
     """The pictures one by one, each taken out of the list: who ascends many does not keep them as they were."""
     while images:

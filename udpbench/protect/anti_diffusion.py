@@ -16,7 +16,7 @@ from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import denoising_loss
 from udpbench.optim.fit import FitSettings, fit
-from udpbench.optim.pgd import Ascent, pgd
+from udpbench.optim.pgd import Ascent, around_one, pgd
 
 GAIN = 100  # of the attention before it is cut at 1, in the released code
 
@@ -60,6 +60,7 @@ class AntiDiffusion(Ascent):
     dtype: str = "fp32"
     gradient_checkpointing: bool = False
 
+    version = 2  # 2: what wraps the ascent is told which picture it is
     places = ("gradient_checkpointing",)
     needs = frozenset({"denoise", "latent", "text"})
 
@@ -82,8 +83,11 @@ class AntiDiffusion(Ascent):
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         total = len(owner.images) * self.rounds * self.image_steps
         with run.log.bar("perturb", total, "step") as advance:
-            pictures = zip(owner.images, owner.names, strict=True)
-            return [self._one(x, name, budget, surrogate, run, advance) for x, name in pictures]
+            made = []
+            for i, (x, name) in enumerate(zip(owner.images, owner.names, strict=True)):
+                mine = replace(run, around=around_one(run.around, i)) if run.around else run
+                made.append(self._one(x, name, budget, surrogate, mine, advance))
+            return made
 
     def _one(
         self, clean: Tensor, name: str, budget: Budget, surrogate: LatentDiffusion, run: Run, advance: Advance

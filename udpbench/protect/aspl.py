@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -69,10 +70,14 @@ class ASPL(FSMG):
         times = self.times(surrogate, owner, budget, run)
 
         def turn(images: list[Tensor], k: int, advance: Advance) -> list[Tensor]:
-            with trainable.restored():
+            with self.aside(trainable):
                 train(clean, self.clean_steps, "clean", k)
                 images = self.ascend(images, trainable, owner, budget, run, k, advance, times)
             train(self.pictures(trainable, images, owner.prompts, run), self.model_steps, "perturbed", k)
             return images
 
         return turn
+
+    def aside(self, trainable: Trainable) -> AbstractContextManager[None]:
+        """Within the block it is the copy that is trained."""
+        return trainable.restored()

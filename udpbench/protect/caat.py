@@ -27,9 +27,10 @@ class CAAT(Protection):
     it: those are what a thief's training changes most.
 
     Both take their gradient of one loss at the same pictures, latents, t and noise, as in the released code, whose one
-    backward pass is two here. The released code's: AdamW for keys and values, clipped to norm 1. Our choices: float32
-    weights (there: bfloat16), pictures as they are (there: mirrored at random when they are read), no prior
-    preservation (an option there).
+    backward pass is two here. The released code's: AdamW for keys and values, clipped to norm 1, in
+    float32. Our choices: float32 for the rest of the UNet, too (there: bfloat16), gradients through the first token's
+    key and value (there: cut, as in Custom Diffusion), pictures as they are (there: mirrored at random when they are
+    read), no prior preservation (an option there).
 
     Args:
         image_steps: of ascent, each with one of AdamW.

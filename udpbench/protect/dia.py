@@ -36,7 +36,8 @@ class DIA(Ascent):
         aim: ``trajectory`` (DIA-PT) or ``reconstruction`` (DIA-R, twice as many evaluations).
         iterations: of ascent.
         sample_steps: UNet evaluations of one inversion.
-        step_size: length of one step, of 255; None: an eighth of the budget.
+        step_size: length of one step, of 255; None: an eighth of the budget, or longer where so few steps could not
+            cross it: twice the budget over their number.
         random_start: start from uniform noise within the budget.
     """
 
@@ -45,6 +46,7 @@ class DIA(Ascent):
     sample_steps: int
     random_start: bool = True
 
+    version = 2  # 2: a few steps are long enough for the budget
     needs = frozenset({"denoise", "latent", "text"})
 
     def __post_init__(self) -> None:
@@ -56,6 +58,9 @@ class DIA(Ascent):
 
     def asks(self, prompts: Sequence[str]) -> list[str]:
         return [""]
+
+    def lengths(self, budget: Budget, n: int) -> list[float]:
+        return [self.step_size or budget.eps * max(1 / 8, 2 / n)] * n
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         model, back = surrogate, self.aim == "reconstruction"

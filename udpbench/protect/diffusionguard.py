@@ -34,7 +34,8 @@ class DiffusionGuard(MaskedAscent):
     ``matched``; for a UNet that takes latents alone see ``Inpainting``.
 
     Args: those of ``MaskedAscent``, and
-        contour_strength: largest reach of a contour's offsets, in radii of the kept part (of a disc of its area).
+        contour_strength: largest reach of a contour's offsets, in radii of the kept part: sqrt(pi area / 2), as in the
+            released code, which means those of a disc of its area, sqrt(area / pi).
         contour_smoothness: standard deviation of the filter over the offsets, in radii.
         contour_iterations: most moves of the contour; 0: the mask stays as it is.
     """
@@ -43,6 +44,7 @@ class DiffusionGuard(MaskedAscent):
     contour_smoothness: float = 0.1
     contour_iterations: int = 15
 
+    version = 2  # 2: radii as in the released code
     name = "diffusionguard"
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class DiffusionGuard(MaskedAscent):
         inside = kept[0].cpu().numpy() > 0
         if not self.contour_iterations:
             return kept
-        radius = float(np.sqrt(inside.sum() / np.pi))
+        radius = float(np.sqrt(inside.sum() * np.pi / 2))
         moves, reach = torch.rand(2, generator=rng).tolist()
         for _ in range(1 + int(moves * self.contour_iterations)):
             contour = max(find_contours(np.pad(inside, 1).astype(float), 0.5), key=len) - 1

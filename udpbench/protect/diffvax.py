@@ -26,16 +26,17 @@ STATE = "diffvax.ckpt"
 @dataclass(kw_only=True)
 class DiffVax(MaskedProtection):
     """Train ``net`` to lower ``mean |edit(x + d) on m| + alpha * mean |d| on 1 - m``, pixels in [-1,1], for pictures
-    ``x`` whose part ``m`` is painted anew, ``d = (1 - m) net(x)``; then perturb each picture by its ``d``.
+    ``x`` whose part ``m`` is painted anew, ``d = (1 - m) net((1 - m) x)``; then perturb each picture by its ``d``.
 
     ``edit`` is a whole inpainting in a few steps of DDIM, guided by a prompt: its result shall be grey.
 
     The paper's and the released code's: the objective, a UNet++, Adam, training pictures that are not those to be
-    protected (818 there). The released weights, which belong to Stable Diffusion's inpainting model, are not used. Our
-    choices: the training pictures are class pictures of the surrogate, each with a prompt and a mask of the owner's,
-    drawn at random; or, with ``class_images`` 0, the owner's own. What is protected is projected on the budget, where
-    the released code has no bound but ``alpha``; the gradient goes through that as if it were not there, so a large one
-    (``budget.eps=128``) leaves the published objective. The posterior mean; group norms; evaluations recomputed in the
+    protected (818 there). The released code's: the network sees the kept part alone, the rest grey. The released
+    weights, which belong to Stable Diffusion's inpainting model, are not used. Our choices: the training pictures are
+    class pictures of the surrogate, each with a prompt and a mask of the owner's, drawn at random; or, with
+    ``class_images`` 0, the owner's own. What is protected is projected on the budget, where the released code has no
+    bound but ``alpha``; the gradient goes through that as if it were not there, so a large one (``budget.eps=128``)
+    leaves the published objective. The posterior mean; group norms; evaluations recomputed in the
     backward pass (not counted); for a UNet that takes latents alone see ``Inpainting``. The training is a part of this
     stage and depends on all pictures.
 
@@ -58,6 +59,7 @@ class DiffVax(MaskedProtection):
     class_images: int = 0
     save_every: int = 0
 
+    version = 2  # 2: the network sees the kept part alone, in [-1,1]
     name = "diffvax"
     places = ("mask", "save_every")
 
@@ -90,7 +92,7 @@ class DiffVax(MaskedProtection):
         with torch.no_grad():
             for index in chunks(out, run.batch):
                 x, m = (torch.stack([of[i] for i in index]).to(run.device) for of in (owner.images, anew))
-                for i, made in zip(index, budget.project(x + (1 - m) * net(x) / 2, x), strict=True):
+                for i, made in zip(index, budget.project(perturbed(net, x, m), x), strict=True):
                     out[i] = made
         return out
 
@@ -110,7 +112,7 @@ class DiffVax(MaskedProtection):
             x = torch.stack([pictures[i] for i in index]).to(run.device)
             whose = torch.randint(len(anew), (n,), generator=rng) if self.class_images else torch.tensor(index)
             m = torch.cat([F.interpolate(anew[i][None], x.shape[-2:]) for i in whose.tolist()]).to(x.device)
-            raw = x + (1 - m) * net(x) / 2
+            raw = perturbed(net, x, m)
             moved = raw + (budget.project(raw, x) - raw).detach()
             seen = Inpainting(model, moved, m)
             noise = torch.randn(seen.latents.shape, generator=rng).to(x.device)
@@ -121,3 +123,9 @@ class DiffVax(MaskedProtection):
             return edit.mean() / m.mean() + self.alpha * change.mean() / (1 - m).mean()
 
         return loss
+
+
+def perturbed(net: nn.Module, x: Tensor, anew: Tensor) -> Tensor:
+    """What ``net`` makes of the kept part of pictures ``x`` (NCHW [0,1]), which it sees and changes in [-1,1]; nothing
+    bounds it. ``anew``: where they are painted anew, (N, 1, H, W)."""
+    return x + (1 - anew) * net((1 - anew) * (2 * x - 1)) / 2

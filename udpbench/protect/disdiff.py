@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.attention import check_attention, mean_map, read_attention
-from udpbench.models.diffusion import Cond
+from udpbench.models.diffusion import Cond, Trainable
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.words import Words
 from udpbench.optim.denoising import Objective, Times
@@ -32,21 +33,24 @@ class DisDiff(SimAC):
     The maps are means over heads and layers of one resolution, a quarter of the latents' (16 of 64), sharpened by a
     softmax of 100 times the probability over the words of the prompt; s is a ratio of sums of squares over places. The
     paper's: the erasure and the schedule of steps; the released script also searches time steps as SimAC does
-    (``search_rounds``). There the word is the fourth token, whatever the prompt; here it is found. Our choices are:
-    each picture's own map (there: a mean over all pictures of the batch), and with several samples the mean of their
-    steps.
+    (``search_rounds``), and makes no copy of the surrogate: what clean pictures teach it stays (``forgets`` false).
+    There the word is the fourth token, whatever the prompt; here it is found. Our choices are: each picture's own map
+    (there: a mean over all pictures of the batch), and with several samples the mean of their steps.
 
     Args: those of ``SimAC``, and
         attention_weight: of the erasure; 0: none.
         by_time: steps scaled by t as above; False: of one length.
         word: whose attention is erased; None: the data's rare word if the owner's prompt holds it, else the class noun
             (the last word of the class prompt).
+        forgets: the surrogate forgets the clean pictures after each ascent, as in ASPL, which trains a copy on them.
     """
 
     attention_weight: float
     by_time: bool = True
     word: str | None = None
+    forgets: bool = True
 
+    later: ClassVar[Mapping[str, Any]] = {"forgets": True}
     option: ClassVar[str] = "disdiff"
 
     def __post_init__(self) -> None:
@@ -73,6 +77,9 @@ class DisDiff(SimAC):
             return raised + self.attention_weight * (1 - torch.stack(shares)).square()
 
         return loss
+
+    def aside(self, trainable: Trainable) -> AbstractContextManager[None]:
+        return super().aside(trainable) if self.forgets else nullcontext()
 
     def check_texts(self, words: Words, owner: Owner) -> None:
         for prompt in owner.prompts if self.attention_weight else ():
