@@ -54,14 +54,38 @@ def test_one_victim_has_no_interval_and_none_is_an_error() -> None:
         paired_interval({}, rng())
 
 
-def test_one_seed_per_subject_is_the_plain_bootstrap_of_scipy() -> None:
+def test_one_seed_per_subject_is_the_bootstrap_of_scipy_with_expanded_percentiles() -> None:
     x = np.random.default_rng(1).normal(3, 2, size=40)
     got = paired_interval({(f"{i:02}", 0): v for i, v in enumerate(x)}, rng(), resamples=20_000)
+    beyond = reference.norm.sf(reference.t.isf(0.025, 39) * math.sqrt(40 / 39))
     want = reference.bootstrap(
-        (x,), np.mean, n_resamples=20_000, method="percentile", random_state=2
+        (x,), np.mean, n_resamples=20_000, method="percentile", random_state=2, confidence_level=1 - 2 * beyond
     ).confidence_interval
     assert (got.low, got.high) == pytest.approx((want.low, want.high), abs=0.03)
     assert got.method == "bootstrap"
+
+
+@pytest.mark.parametrize(("subjects", "seeds"), [(5, 1), (6, 1), (8, 2)])
+def test_intervals_hold_the_truth_as_often_as_they_say(subjects: int, seeds: int) -> None:
+    """Of 6 subjects the percentiles of 2.5 and 97.5 would in 86 of 100 cases."""
+    draw, held = np.random.default_rng(5), 0
+    for _ in range(600):
+        x = draw.normal(size=(subjects, 1)) + 0.5 * draw.normal(size=(subjects, seeds))
+        found = {(str(s), k): x[s, k] for s in range(subjects) for k in range(seeds)}
+        got = paired_interval(found, draw, resamples=500)
+        held += got.low is not None and got.high is not None and got.low <= 0 <= got.high
+    assert 0.92 <= held / 600 <= 0.985
+
+
+def test_a_subject_run_with_more_seeds_weighs_no_more() -> None:
+    """Above and below the number of subjects from which intervals are of the bootstrap."""
+    for subjects in (5, 6):
+        once = {(str(s), 0): float(s) for s in range(subjects)}
+        got = paired_interval(once | {("0", k): 0.0 for k in range(1, 9)}, rng())
+        assert got.mean == pytest.approx(np.mean(range(subjects)))
+    keys = [("0", k) for k in range(9)] + [(str(s), 0) for s in range(1, 6)]
+    means = _resample(np.array([[float(subject)] for subject, _ in keys]), keys, 20_000, rng())
+    assert means.mean() == pytest.approx(2.5, abs=0.05)
 
 
 def test_hierarchical_bootstrap_has_the_variance_of_theory() -> None:
@@ -126,7 +150,8 @@ def test_exact_proportion_has_an_interval_of_width_zero() -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_recovery_has_an_interval_where_some_resamples_have_no_effect() -> None:
     """A score that counts pictures is often 0: of six subjects' effects a resample may hold zeros only."""
-    got = recovery(pairs([0.0, 0.0, 0.0, 0.01, 0.01, 0.03]), pairs([0.0, 0.0, 0.0, 0.0, 0.01, 0.015]), 0.0, rng())
+    effects, residuals = [0.0, 0.0, 0.01, 0.01, 0.01, 0.03], [0.0, 0.0, 0.0, 0.005, 0.01, 0.015]
+    got = recovery(pairs(effects), pairs(residuals), 0.0, rng())
     assert got.interval is not None
     assert got.interval.mean == pytest.approx(0.5)
     assert got.interval.low < 0.5 < got.interval.high

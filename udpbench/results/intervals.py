@@ -78,8 +78,10 @@ def seed_sd(clean: Mapping[Key, float]) -> float | None:
 def paired_interval(pairs: Mapping[Key, float], rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
     """Mean of paired differences with its 95 % interval.
 
-    Below 6 subjects the t interval of the subjects' means (of the seeds of a single subject; one victim: none), else
-    the percentiles of ``resamples`` hierarchical bootstrap means, resampling subjects and then seeds within each.
+    The mean is that of the subjects' means. Below 6 subjects its t interval (of one subject that of the seeds; one
+    victim: none), else expanded percentiles (Hesterberg 2015) of ``resamples`` hierarchical bootstrap means, resampling
+    subjects and then seeds within each: n subjects' tails are those of a normal beyond sqrt(n / (n - 1)) times the
+    quantile of Student's t.
 
     Raises ValueError if there is no pair.
     """
@@ -127,21 +129,25 @@ def _interval(
     ``statistic``: means of the columns -> its value. ``errors``: columns of independent values -> the error that each
     value adds to the statistic. These are the means of the subjects, or the seeds of a single one.
     """
+    from scipy.special import ndtr, stdtrit  # without the second that scipy.stats takes to import
+
     groups = _by_subject(rows, keys)
     counts = len(keys), len(groups)
-    if len(groups) >= FEW:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = statistic(*_resample(rows, keys, resamples, rng).T)
-        # A ratio has no value in a resample whose effect is exactly 0, as it may be of a score that counts pictures.
-        low, high = np.quantile(values[np.isfinite(values)], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-        return Interval(_at_means(statistic, rows), float(low), float(high), *counts, "bootstrap")
     units = rows if len(groups) == 1 else np.stack([group.mean(0) for group in groups])
     mean = _at_means(statistic, units)
     if len(units) < 2:
         return Interval(mean, None, None, *counts, "none")
-    from scipy.special import stdtrit  # quantile of Student's t, without the second that scipy.stats takes to import
-
-    half = float(stdtrit(len(units) - 1, 0.5 + LEVEL / 2) * errors(*units.T).std(ddof=1) / math.sqrt(len(units)))
+    t = float(stdtrit(len(units) - 1, 0.5 + LEVEL / 2))
+    if len(groups) >= FEW:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = statistic(*_resample(rows, keys, resamples, rng).T)
+        # Means of n drawn with replacement spread too little by sqrt((n - 1) / n), and as if the spread were known: the
+        # 2.5 and 97.5 percentiles of 6 hold the truth 86 times in 100 (Hesterberg 2015, section 4.1 and 5.1).
+        beyond = float(ndtr(-t * math.sqrt(len(units) / (len(units) - 1))))
+        # A ratio has no value in a resample whose effect is exactly 0, as it may be of a score that counts pictures.
+        low, high = np.quantile(values[np.isfinite(values)], [beyond, 1 - beyond])
+        return Interval(mean, float(low), float(high), *counts, "bootstrap")
+    half = t * float(errors(*units.T).std(ddof=1)) / math.sqrt(len(units))
     return Interval(mean, mean - half, mean + half, *counts, "t")
 
 
@@ -164,6 +170,6 @@ def _resample(rows: np.ndarray, keys: Sequence[Key], resamples: int, rng: np.ran
     sizes = counts[drawn][..., None]  # (resamples, subjects, 1)
     seeds = (rng.random((resamples, len(counts), counts.max())) * sizes).astype(np.int64)
     keep = np.arange(counts.max()) < sizes
-    total = (rows[first[drawn][..., None] + seeds] * keep[..., None]).sum(axis=(1, 2))
-    means: np.ndarray = total / keep.sum(axis=(1, 2))[:, None]
+    of_subjects = (rows[first[drawn][..., None] + seeds] * keep[..., None]).sum(axis=2) / sizes
+    means: np.ndarray = of_subjects.mean(axis=1)
     return means
