@@ -25,8 +25,9 @@ class GridPure(PixelPurifier):
     ``x <- (1 - gamma) purified + gamma x``, saved in 8 bits.
 
     The corners, which only one window sees, are purified once more, together as one window; where a side is no multiple
-    of half a window, the last window ends at the edge. Our choices: a side shorter than a window is one, and values are
-    rounded to 8 bits (the released code cuts them off, which darkens a picture by half a step in each round).
+    of half a window, the last window ends at the edge. Our choices: a side shorter than a window is one, a picture
+    of one window is purified once a round (the released code takes its corners for a second window, and the mean), and
+    values are rounded to 8 bits (there they are cut off, which darkens a picture by half a step in each round).
 
     Args: those of ``PixelPurifier`` (t: in a round), and
         rounds: how many there are.
