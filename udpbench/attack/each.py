@@ -21,7 +21,7 @@ class EachPicture(Attack):
     def purify(self, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> list[Tensor]:
         """``pure`` of each picture; prompts and model are not used."""
         made = []
-        with run.log.bar(self.label or type(self).__name__.lower(), len(images), "img") as advance:
+        with run.log.bar(self.known_as, len(images), "img") as advance:
             for x, name in zip(images, names, strict=True):
                 made.append(self.pure(x, name, run))
                 advance(1)

@@ -41,7 +41,7 @@ class Members(Attack):
 
     def joined(self, by: str) -> str:
         """The labels of the members."""
-        return by.join(member.label or type(member).__name__.lower() for member in self.ordered)
+        return by.join(member.known_as for member in self.ordered)
 
     def check(self) -> None:
         for member in self.ordered:

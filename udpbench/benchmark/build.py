@@ -125,12 +125,16 @@ def _unread(cfg: DictConfig) -> Iterator[str]:
 
     What another setting refers to (``+n=3 'protect.steps=${n}'``) is read.
     """
-    whole = OmegaConf.to_yaml(cfg)
     for at, allowed in READ.items():
         node = cfg.get(at) if at else cfg
         for name in map(str, node if isinstance(node, DictConfig) else ()):
-            if name not in allowed and not re.search(rf"\$\{{[\w.]*\b{re.escape(name)}\b", whole):
+            if name not in allowed and not _referred_to(cfg, name):
                 yield f"no setting '{at}{'.' if at else ''}{name}'{instead(name, allowed)}"
+
+
+def _referred_to(cfg: DictConfig, name: str) -> bool:
+    """Whether any setting is made from one of that name."""
+    return re.search(rf"\$\{{[\w.]*\b{re.escape(name)}\b", OmegaConf.to_yaml(cfg)) is not None
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -168,9 +168,7 @@ def photoguard(work: Work) -> dict[str, Loop]:
 
 def published_distance(device: torch.device) -> PerceptualLite1:
     """The lite1 distance on its network as published, layer by layer."""
-    distance = PerceptualLite1()
-    distance.network = load_published("lite1")
-    return distance.to(device).eval().requires_grad_(False)
+    return PerceptualLite1(load_published("lite1")).to(device)
 
 
 def impress(work: Work) -> dict[str, Loop]:

@@ -62,6 +62,11 @@ class Component:
         """What tables call it, such as ``jpeg_75``; empty: the name of its option."""
         return self.called.format(**vars(self))
 
+    @property
+    def known_as(self) -> str:
+        """The label, or the name of the class: for those that do not know their option."""
+        return self.label or type(self).__name__.lower()
+
     def identity(self) -> dict[str, Any]:
         """Digests of everything that is read from disk, as plain JSON values: part of the cache key.
 

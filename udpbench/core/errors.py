@@ -55,7 +55,9 @@ def instead(given: str, allowed: Sequence[str], rest: str = "") -> str:
     """The end of a line on a name that there is not: the nearest ones, then all of them, or ``rest`` in their place."""
     near = get_close_matches(given, allowed, 3)
     meant = f" did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else ""
-    return f";{meant} {rest or 'allowed are ' + ', '.join(allowed) if rest or allowed else 'there are none here'}"
+    if not rest:
+        rest = f"allowed are {', '.join(allowed)}" if allowed else "there are none here"
+    return f";{meant} {rest}"
 
 
 def check_whole(name: str, value: object, least: int, most: float = inf) -> None:

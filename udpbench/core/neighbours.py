@@ -37,14 +37,13 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
     What cannot be told from 0 by the rounding of those is 0: the distance of equal pictures.
     """
-    x, done = x.double(), 0
+    x = x.double()
     found, squares = x.new_empty(len(x), len(y)), x.square().sum(1)[:, None]
-    for some in parts(y):
-        lengths, here = squares + some.square().sum(1), found[:, done : done + len(some)]
+    for some, here in zip(parts(y), found.split(PART, 1), strict=True):
+        lengths = squares + some.square().sum(1)
         # In place: matrices that come and go leave gaps in memory that the next ones do not fit into.
         torch.addmm(lengths, x, some.T, alpha=-2, out=here)
         here.masked_fill_(here < lengths.mul_(1e-12), 0).sqrt_()
-        done += len(some)
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from udpbench.models.efficientnet import load, weights_path
+from udpbench.models.efficientnet import EfficientNetLite, load, weights_path
 from udpbench.models.weights import weights_file
 
 Far = Callable[[Tensor], Tensor]  # NCHW [0,1] -> (N,), the distances to given pictures
@@ -50,11 +50,13 @@ class PerceptualLite1(Perceptual):
     Feature maps of five resolutions are scaled to unit length along the channels; the squared difference is summed
     over channels, averaged over space, then over the maps. In [0,4]; 0 for equal pictures. It is *not* LPIPS and its
     numbers do not compare.
+
+    ``network``: another form of EfficientNet-Lite1; None: the one that runs fast.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: EfficientNetLite | None = None) -> None:
         super().__init__()
-        self.network = load("lite1")
+        self.network = load("lite1") if network is None else network
 
     def maps(self, x: Tensor) -> list[Tensor]:
         found = self.network.maps(x)

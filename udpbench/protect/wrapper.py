@@ -40,7 +40,7 @@ class Wrapper(Protection):
     @property
     def label(self) -> str:
         """Name with what is inside."""
-        return f"{self.name}_{self.inner.label or type(self.inner).__name__.lower()}"
+        return f"{self.name}_{self.inner.known_as}"
 
     @property
     def starts_from_weights(self) -> bool:

@@ -44,7 +44,8 @@ def _within(marks: Sequence[Mark], others: Sequence[float]) -> list[float]:
 
 def _x_axis(scale: Scale, top: float, bottom: float, label: str) -> list[str]:
     parts = [segment(scale(x), top, scale(x), bottom, "r") for x in scale.ticks()]
-    for x, number in ((x, _number(x)) for x in scale.ticks()):
+    for x in scale.ticks():
+        number = _number(x)
         parts.append(text(min(scale(x), WIDTH - DIGIT / 2 * len(number)), bottom + 14, number, "middle"))
     return [*parts, text(WIDTH / 2, bottom + 30, label, "middle")]
 
