@@ -142,16 +142,26 @@ def test_a_cell_cuts_training_and_reference_pictures_alike(graph, tmp_path):
     assert sizes == {"train": [(24, 24)], "reference": [(20, 20), (30, 30)]}
 
 
+class Seen(Log):
+    """Which bars there were."""
+
+    def __init__(self) -> None:
+        self.bars: list[tuple[str, int]] = []
+
+    def bar(self, title, total, unit="it"):
+        self.bars.append((title, total))
+        return super().bar(title, total, unit)
+
+
+def test_an_image_step_over_several_chunks_says_how_far_it_is():
+    x, log = [torch.rand(3, 8, 8) for _ in range(3)], Seen()
+    for most in (2, 3):  # two chunks, then one
+        pgd.pgd(x, x, lambda x, index: x.sum((1, 2, 3)), Linf(8), Run(log=log), steps=[1.0, 1.0], most=most)
+    assert log.bars == [("one step", 3)] * 2
+
+
 def test_a_large_folder_of_pairs_says_how_far_it_is(tmp_path):
     from udpbench.metrics.psnr import Psnr
-
-    class Seen(Log):
-        def __init__(self) -> None:
-            self.bars: list[tuple[str, int]] = []
-
-        def bar(self, title, total, unit="it"):
-            self.bars.append((title, total))
-            return super().bar(title, total, unit)
 
     log, folder = Seen(), photos(tmp_path / "a", *[(8, 8)] * 3)
     Psnr()(folder, folder, Run(log=log))

@@ -12,7 +12,7 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.images import PIXELS, at_once
 from udpbench.core.memory import give_freed_memory_back
-from udpbench.interfaces import Advance, ImageLoss, Owner, Protection, Run
+from udpbench.interfaces import Advance, ImageLoss, Log, Owner, Protection, Run
 
 Loss = ImageLoss
 Scale = Callable[[list[int]], Tensor]  # indices of N pictures -> (N,)
@@ -78,31 +78,34 @@ def pgd(
     ``x <- project(x + step * direction(gradient))`` (Madry et al. 2018). ``run.penalty`` of the pictures is subtracted
     from the loss, ``run.around`` and ``run.agree`` stand in place of the loss and of its gradient. ``scale(index)``,
     asked after the loss of a step, multiplies its length for each picture. What is raised is logged as
-    ``perturb/loss``, a mean over the pictures, steps counted from ``before``.
+    ``perturb/loss``, a mean over the pictures, steps counted from ``before``. A step over several chunks has a bar.
     """
     # Copies, which are written into: new pictures would lie in pieces of what a pass leaves free, and it would not fit
     # there again.
     out = [x.to(run.device, copy=True) for x in images]
     clean = [x.to(run.device) for x in clean]
-    large = are_large(clean, run)
+    large, parts = are_large(clean, run), list(chunks(out, most))
+    of_parts = run.log if len(parts) > 1 else Log()
     loss = run.around(loss, before) if run.around else loss
     for step, length in enumerate(steps, start=before):
         raised = torch.zeros((), device=run.device)
-        for index in chunks(out, most):
-            if large:
-                give_freed_memory_back()
-            x = torch.stack([out[i] for i in index]).requires_grad_(True)
-            total = loss(x, index).sum()
-            if run.penalty is not None:
-                total = total - run.penalty(x).sum()
-            (gradient,) = torch.autograd.grad(total, x)
-            gradient = run.agree(gradient) if run.agree else gradient
-            raised += total.detach() / len(out)
-            far = length if scale is None else length * scale(index).to(x.device).view(-1, 1, 1, 1)
-            moved = x.detach() + budget.direction(gradient) * far
-            moved = budget.project(moved, torch.stack([clean[i] for i in index]))
-            for i, new in zip(index, moved, strict=True):
-                out[i].copy_(new)
+        with of_parts.bar("one step", len(out), "image") as within:
+            for index in parts:
+                if large:
+                    give_freed_memory_back()
+                x = torch.stack([out[i] for i in index]).requires_grad_(True)
+                total = loss(x, index).sum()
+                if run.penalty is not None:
+                    total = total - run.penalty(x).sum()
+                (gradient,) = torch.autograd.grad(total, x)
+                gradient = run.agree(gradient) if run.agree else gradient
+                raised += total.detach() / len(out)
+                far = length if scale is None else length * scale(index).to(x.device).view(-1, 1, 1, 1)
+                moved = x.detach() + budget.direction(gradient) * far
+                moved = budget.project(moved, torch.stack([clean[i] for i in index]))
+                for i, new in zip(index, moved, strict=True):
+                    out[i].copy_(new)
+                within(len(index))
         run.log.scalar("perturb/loss", raised, step)
         advance(1)
     return out
