@@ -362,7 +362,9 @@ def test_pictures_of_one_s_own(cell, tmp_path, pictures):
         images.write_png(tmp_path / f"{i}.png", x)
     made = cell("data=folder", f"data.path={tmp_path}", "data.prompt='a {token} dog'", "~data.size")
     assert made.data.thing.sizes == {"train": 4, "reference": 0}
-    assert made.absent["kernel_distance"] == "data folder has no reference pictures"
+    assert made.absent["kernel_distance"] == "data folder has no reference pictures (data.reference)"
+    assert made.unranked.startswith("data folder has no reference pictures (data.reference); ")
+    assert cell().unranked is None
 
 
 def test_errors_of_build_are_one_line_each(changed):

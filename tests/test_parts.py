@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cells import measured, once
+from cells import Notes, measured, once
 from shared import composed
 
 from udpbench.commands import common
@@ -33,6 +33,18 @@ def test_pictures_made_at_one_place_and_scored_at_another_make_the_record_of_one
     assert {s["name"].split()[0] for s in scored["stages"] if not s["cached"]} == {"score"}
     assert measured(scored) == measured(whole)
     assert [r["status"] for r in read_records(tmp_path / "two" / "records")] == ["ok"]
+
+
+def test_that_no_primary_score_can_be_measured_is_said_before_the_work_and_once(tiny, tmp_path):
+    said = []
+    for _ in range(2):
+        notes = Notes()
+        once(
+            composed(tiny, *CELL, "data.reference=0", "metrics.primary=[kd_efflite0]", f"runtime.out={tmp_path}"), notes
+        )
+        said.append([line for line in notes.said if "no primary score" in line])
+    assert [len(lines) for lines in said] == [1, 0]
+    assert "no reference pictures (data.reference)" in said[0][0]
 
 
 def test_sweeps_that_start_in_the_same_second_share_no_folder():

@@ -208,7 +208,7 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
     if thing.against == "clean_arm" and (side := cell.victim.thing.known_size or thing.least_side) < thing.least_side:
         return f"needs pictures of at least {thing.least_side} x {thing.least_side} px, edits are of {side}"
     if thing.against == "reference" and not data.sizes.get("reference"):
-        return f"data {cell.data.name} has no reference pictures"
+        return f"data {cell.data.name} has no reference pictures (data.reference)"
     if thing.against == "reference" and not data.compares_sets:
         return f"data {cell.data.name} has references that overlap the training pictures"
     if thing.against == "reference" and (n := _smallest_set(cell, thing)) < thing.minimum:

@@ -79,6 +79,8 @@ def execute(
         with shared(ready, cfg, choices) as n:
             by = f" by {n} processes" if n > 1 else ""
             console.say(f"{called}: {words(graph.cell)} on {store.device}; {todo} stages to do{by}")
+            if todo and (why := graph.cell.unranked):
+                console.say(f"no primary score can be measured: {why}")
             run(graph, store, n > 1, ready.scores)
         if not ready.scores:
             console.say("all but scores is done; the same command with runtime.stages=scores makes the record")
