@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from shared import CONF, composed, family_options, options
 
 from udpbench.benchmark.build import build
-from udpbench.benchmark.check import checked
+from udpbench.benchmark.cell import Cell
+from udpbench.benchmark.check import check_alone, checked
+from udpbench.commands.common import check_members
 from udpbench.core.errors import ConfigError
 
 SD = ["model=local", "data=folder"]  # model=local is shaped like Stable Diffusion
@@ -63,6 +67,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "attack/impress_pp": {"iterations": 3000, "lr": 0.01, "distance_budget": 0.1, "perceptual": "lpips_vgg"},
     "attack/insight": {"iterations": 500, "lr": 0.05, "distance_budget": 0.1, "perceptual": "lpips_vgg"},
     "attack/robust_augment": {"blur": 2.0},
+    "attack/median_blur": {"window": 7},  # CopyrightMeter's, at 512 px
     # IMPRESS (NeurIPS 2023), its scripts: Glaze with 30 beside latents of variance 1 / 0.18215^2.
     "protect/glaze": {"alpha": pytest.approx(30 * 0.18215**2, abs=1e-3), "distance_budget": 0.05, "lr": 0.01,
                       "perceptual": "lpips_vgg", "style_prompt": "Cubism by Picasso style", "strength": 0.5,
@@ -203,3 +208,49 @@ def test_renderings_are_not_for_stable_diffusion_unless_said(tiny):
     cfg = composed(tiny, "family=sd")
     with pytest.raises(ConfigError, match="data toyworld: shows the embedded world, local is of family sd; give data="):
         checked(build(cfg, cfg.hydra.runtime.choices))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["attack=diffpure"], "attack diffpure_ddpm_100: purifier micro_pixel knows the embedded world alone; give model@purifier=pixel"),
+        (["attack=super_resolution", "model@purifier=micro_x4"], "attack super_resolution: purifier micro_x4 knows the embedded world alone; "),
+        (["protect=ensemble"], "ensemble_eudp: other of further, model micro_b, knows the embedded world alone; give another, "),
+    ],
+)  # fmt: skip
+def test_embedded_models_are_not_for_pictures_of_stable_diffusion_unless_said(tiny, tmp_path, words, told):
+    """Neither in a cell nor for a folder of pictures; ``family=micro`` says it."""
+    for i in range(2):
+        Image.new("RGB", (16, 16), (i, 90, 200)).save(tmp_path / f"{i}.png")
+    folder = ["data=folder", f"data.path={tmp_path}", "data.prompt='a photo of a {token} ring'", *words]
+    method = "attack" if words[0].startswith("attack") else "protect"
+    cell = built(tiny, *folder, "family=sd")
+    for check in (checked, partial(check_alone, method=method)):
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            check(cell)
+    check_alone(built(tiny, *folder), method)
+
+
+def built(tiny: Path, *words: str) -> Cell:
+    cfg = composed(tiny, *words)
+    return build(cfg, cfg.hydra.runtime.choices)
+
+
+@pytest.mark.parametrize("option", ["chain", "best_of"])
+def test_members_of_an_attack_do_not_take_the_embedded_worlds_settings_for_stable_diffusion(tiny, option):
+    """Hydra brings them to an attack itself; of a member they are to be said."""
+    words = [f"attack={option}", "+attack@attack.members.z=median_blur", "family=sd"]
+    told = (
+        "attack.members.z: median_blur has settings of its own for family sd; "
+        "+family@attack.members.z=sd/attack/median_blur brings them, family=micro takes the embedded model's for all"
+    )
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        members_of(tiny, *words)
+    assert members_of(tiny, *words, "+family@attack.members.z=sd/attack/median_blur").z.window == 7
+    assert members_of(tiny, *words[:2]).z.window == 3
+
+
+def members_of(tiny: Path, *words: str) -> DictConfig:
+    cfg = composed(tiny, *words)
+    check_members(cfg, cfg.hydra.runtime.choices)
+    return cfg.attack.members

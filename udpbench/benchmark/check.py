@@ -12,6 +12,7 @@ from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.texts import lacks_class_prompt, long_prompts
 from udpbench.core.errors import ConfigError, Errors
 from udpbench.interfaces import NEEDS, Metric
+from udpbench.optim.several import Several
 
 
 def checked(cell: Cell, asked_for: tuple[str, ...] = ()) -> Graph:
@@ -43,7 +44,7 @@ def check_alone(cell: Cell, method: str) -> None:
     part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
     lines = refused(cell.data.thing.check)
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
-        lines += [*_lacking(used, model, role), *refused(used.thing.check)]
+        lines += [*_lacking(used, model, role), *refused(used.thing.check), *_of_another_world(cell, used, model, role)]
         lines += refused(partial(used.thing.check_data, cell.data.thing))
         lines += refused(partial(used.thing.check_model, model.thing))
     lines += long_prompts(cell, part)
@@ -131,14 +132,29 @@ def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
         yield f"data {cell.data.name}: {said}; give data=folder data.path=DIR, or family=micro for its settings"
 
 
-def _purifier_of_another_world(cell: Cell) -> Iterator[str]:
-    """The embedded model of pixels, or upscaler, on pictures of another family, where nobody chose it."""
-    purifier = cell.purifier.thing
+def _models_of_another_world(cell: Cell) -> Iterator[str]:
+    for part, model, role in _methods(cell):
+        yield from _of_another_world(cell, part, model, role)
+    if cell.like:
+        yield from _of_another_world(cell, cell.like, cell.surrogate, "surrogate")
+
+
+def _of_another_world(cell: Cell, part: Part, model: Part, role: str) -> Iterator[str]:
+    """Embedded models on pictures of another family, where nobody chose them: of pixels, or an upscaler, that purifies;
+    beside the surrogate of an ensemble."""
+    if cell.family != "sd":
+        return
     instead = {"pixel": "model@purifier=pixel purifier.path=DIR", "upscale": "model@purifier=sd_x4"}
-    if purifier.embedded and cell.family == "sd":
-        for todo in (instead[need] for need in sorted(cell.attack.thing.needs & instead.keys())):
-            said = f"purifier {cell.purifier.name} knows the embedded world alone; give {todo}, or family=micro"
-            yield f"attack {cell.attack.name}: {said}"
+    if role == "purifier" and model.thing.embedded:
+        for todo in (instead[need] for need in sorted(part.thing.needs & instead.keys())):
+            yield f"attack {part.name}: purifier {model.name} {_ALONE}; give {todo}, or family=micro"
+    for name, other in part.thing.further.items() if isinstance(part.thing, Several) else ():
+        if other.embedded:
+            todo = f"give another, e.g. model@protect.further.{name}=sd21, or family=micro"
+            yield f"{part.name}: {name} of further, model {other.name}, {_ALONE}; {todo}"
+
+
+_ALONE = "knows the embedded world alone"
 
 
 def _hooks(cell: Cell) -> Iterator[str]:
@@ -186,7 +202,7 @@ def _same_scores(cell: Cell) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
     _models_that_lack, _models_that_do_not_fit, _untrained_models, _strength_to_match, _class_pictures,
-    _extra_clean, _missing_here, _pictures_for_the_model, _purifier_of_another_world, lacks_class_prompt, long_prompts,
+    _extra_clean, _missing_here, _pictures_for_the_model, _models_of_another_world, lacks_class_prompt, long_prompts,
     _hooks, _fraction, _perturbation_metrics, _same_scores,
 )  # fmt: skip
 

@@ -127,15 +127,35 @@ def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] 
     from udpbench.core.errors import ConfigError, Errors
 
     errors = Errors()
+    chosen = cfg.hydra.runtime.choices if choices is None else choices
     store = errors.attempt(open_store, cfg, log)
-    cell = errors.attempt(build, cfg, cfg.hydra.runtime.choices if choices is None else choices)
-    if store is None or cell is None:
+    cell = errors.attempt(build, cfg, chosen)
+    errors.attempt(check_members, cfg, chosen)
+    if store is None or cell is None or errors:
         raise ConfigError("\n".join(errors))
     graph = checked(cell, asked_for=tuple(cfg.metrics.get("extra") or {}))
     if cfg.runtime.stages == "scores" and (left := store.missing(graph.scored)):
         raise ConfigError(f"runtime.stages=scores: {left[0]} is not done yet, nor are {len(left) - 1} other stages; "
                           "the same command with runtime.stages=pictures does them")  # fmt: skip
     return Ready(graph, store, _tracker(cfg), cfg.runtime.stages != "pictures")
+
+
+def check_members(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
+    """ConfigError for members of an attack that have other settings for the cell's family and did not get them.
+
+    A defaults list brings those of a part (see conf/config.yaml); of members, whose places it cannot name, words do.
+    """
+    from udpbench.core.errors import ConfigError
+
+    lines = []
+    for place, option in choices.items():
+        group, _, node = str(place).partition("@")
+        settings = f"{cfg.family}/{group}/{option}"
+        if "." in node and f"family@{node}" not in choices and (CONF / "family" / f"{settings}.yaml").exists():
+            todo = f"+family@{node}={settings} brings them, family=micro takes the embedded model's for all"
+            lines.append(f"{node}: {option} has settings of its own for family {cfg.family}; {todo}")
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 def open_store(cfg: DictConfig, log: Log | None = None) -> Store:

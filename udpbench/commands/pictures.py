@@ -31,7 +31,7 @@ from udpbench.benchmark.check import check_alone
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.run import fetch_models
 from udpbench.benchmark.store import Stage
-from udpbench.commands.common import composed, open_store, show, table
+from udpbench.commands.common import check_members, composed, open_store, show, table
 from udpbench.core.atomic import atomic_write, try_folder
 from udpbench.core.captions import read_captions
 from udpbench.core.digest import files_digest
@@ -105,6 +105,7 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
     # Not as overrides: names of folders and sentences may hold what Hydra's grammar gives a meaning.
     cfg.data.path, cfg.data.prompt, cfg.data.class_prompt = str(source.resolve()), prompt, prompt
     cell = build(cfg, cfg.hydra.runtime.choices, alone=method)
+    check_members(cfg, cfg.hydra.runtime.choices)
     part: Part = getattr(cell, method)
     if method == "protect" and not part.thing.protects:
         raise ConfigError(f"protect={part.name} changes nothing; give another protection")
