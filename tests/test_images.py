@@ -295,6 +295,14 @@ def test_listing_of_nothing_is_an_error(tmp_path):
         images.list_images(tmp_path / "none")
 
 
+def test_a_link_to_a_picture_that_is_gone_is_an_error(tmp_path):
+    """As git-annex leaves them: the picture would be left out without a word."""
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").symlink_to("elsewhere/b.png")
+    with pytest.raises(ValueError, match="holds b.png, a link to a file that is not there"):
+        images.list_images(tmp_path)
+
+
 def test_read_folder_keeps_names_and_sizes(tmp_path):
     given_pictures = {"b.png": picture(5, 7), "a.png": picture(3, 4)}
     for name, x in given_pictures.items():

@@ -87,6 +87,12 @@ GOOD, BAD, NO_NOUN = (
         ([NO_NOUN, "protect=udp"], "data: give data.class_prompt, such as 'a photo of a dog': 'a sks' without the subject's word names no class; it is for what the owner writes (owner_prompt)"),
         ([NO_NOUN, "task.prior_weight=1", "task.prior_images=2", "protect=noise"], "names no class; it is for task=dreambooth"),
         ([NO_NOUN, "task=img2img", "~task.pictures", "protect=noise"], "names no class; it is for task=img2img"),
+        (['data.prompt="a {token} {noun}"'], "data folder: prompt: {noun} in 'a {token} {noun}' stands for nothing; allowed is {token}"),
+        ([GOOD, 'data.class_prompt="a {token}"'], "data folder: class_prompt: {token} in 'a {token}' stands for nothing"),
+        ([GOOD, 'data.prompts=["{instance}", "{instace} on ice"]'], "data folder: prompts: {instace} in '{instace} on ice' stands for nothing; allowed is {instance}, {token}"),
+        ([GOOD, "task=img2img", "~task.pictures", 'task.prompts=["{instance}"]'], "img2img: prompts: {instance} in '{instance}' stands for nothing; allowed is {class}"),
+        ([GOOD, "protect=noise", "attack=sdedit", 'attack.prompt="{prompt}"'], "attack: prompt: {prompt} in '{prompt}' stands for nothing; allowed is {caption}"),
+        ([GOOD, "protect=noise", "attack=super_resolution", 'attack.negative_prompt="{caption}"'], "attack: negative_prompt: {caption} in '{caption}' stands for nothing"),
     ],
 )  # fmt: skip
 def test_what_no_model_could_be_told_is_told_before_any_work(made, overrides, told):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from udpbench.core.text import check_stands
 from udpbench.interfaces import Attack
 
 
@@ -21,6 +22,10 @@ class Prompted(Attack):
     guidance: float
     prompt: str
     negative_prompt: str
+
+    def __post_init__(self) -> None:
+        check_stands("attack: prompt", self.prompt, "caption")
+        check_stands("attack: negative_prompt", self.negative_prompt)
 
     def asks(self) -> list[str]:
         return [self.negative_prompt, *([] if "{caption}" in self.prompt else [self.prompt])]

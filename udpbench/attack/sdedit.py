@@ -34,6 +34,7 @@ class SdEdit(Prompted):
     needs = frozenset({"denoise", "latent", "text"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_numbers("attack sdedit", above=0, most=1, strength=self.strength)
         check_numbers("attack sdedit", least=1, guidance=self.guidance, schedule_steps=self.schedule_steps)
         check_choice("attack sdedit: unknown solver", self.solver, PIXEL_SOLVERS)

@@ -36,6 +36,7 @@ class Upscaling(Prompted):
     needs = frozenset({"upscale"})
 
     def __post_init__(self) -> None:
+        Prompted.__post_init__(self)
         who = f"attack {type(self).__name__.lower()}"
         check_numbers(who, least=1, upscale_steps=self.upscale_steps, guidance=self.guidance)
         check_numbers(who, least=0, noise_level=self.noise_level)

@@ -29,7 +29,7 @@ from udpbench.core.atomic import atomic_text, atomic_write
 from udpbench.core.captions import table_rows
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.pixels import fit_square
-from udpbench.core.text import CONTROL, json_text
+from udpbench.core.text import CONTROL, json_text, shown_name
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jfif",
@@ -54,15 +54,19 @@ class OutOfRange(ValueError):
 def list_images(folder: Path) -> list[Path]:
     """The pictures directly in ``folder`` (by suffix; without hidden files and subfolders), sorted by name.
 
-    Raises ValueError if the folder is missing or holds no picture, or one whose name would not stay in a line.
+    Raises ValueError if the folder is missing or holds no picture, one whose name would not stay in a line, or a link
+    to one that is gone (git-annex, a moved collection): it would be left out without a word.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"images: there is no folder {folder}")
     visible = (p for p in folder.iterdir() if not p.name.startswith("."))
-    found = sorted(p for p in visible if p.suffix.lower() in SUFFIXES and p.is_file())
+    named = sorted(p for p in visible if p.suffix.lower() in SUFFIXES)
+    found = [p for p in named if p.is_file()]
     if odd := next((p.name for p in found if CONTROL.search(p.name)), ""):
         raise ValueError(f"images: {folder} holds {odd!r}, whose name has control characters; rename it")
+    if lost := next((p.name for p in named if p.is_symlink() and not p.exists()), ""):
+        raise ValueError(f"images: {folder} holds {shown_name(lost)}, a link to a file that is not there")
     if not found:
         raise ValueError(f"images: no picture in {folder}; allowed are files ending in {' '.join(SUFFIXES)}")
     return found

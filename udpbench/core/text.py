@@ -17,6 +17,14 @@ def clock_text(seconds: float) -> str:
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters that tell a terminal what to do
 
 
+def check_stands(who: str, text: str, *allowed: str) -> None:
+    """ValueError if a ``{word}`` in ``text`` is none of ``allowed``: nothing would be put in its place, and a model
+    would read the braces."""
+    if odd := next((word for word in re.findall(r"\{(\w+)\}", text) if word not in allowed), ""):
+        words = ", ".join(f"{{{word}}}" for word in allowed)
+        raise ValueError(f"{who}: {{{odd}}} in {text!r} stands for nothing{words and f'; allowed is {words}'}")
+
+
 def shown_name(name: str) -> str:
     """The name of a file for a person: bytes of it that are no text are replaced."""
     return name.encode(errors="surrogateescape").decode(errors="replace")

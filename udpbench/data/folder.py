@@ -15,6 +15,7 @@ from udpbench.core.captions import caption_files, read_captions
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.digest import files_digest
 from udpbench.core.folders import Facts, write_pictures
+from udpbench.core.text import check_stands
 from udpbench.interfaces import Dataset, Run
 
 PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
@@ -31,10 +32,12 @@ _NO_NOUN = {"in", "on", "at", "by", "of", "with", "and", "or", "from", "under", 
 _BESIDE = (".jsonl", ".json", ".txt", ".caption", ".csv", ".md", ".yaml", ".yml", ".ini", ".db")
 
 
-def check_prompts(who: str, prompts: Sequence[str]) -> None:
-    """ValueError if there are none to generate with."""
+def check_prompts(who: str, prompts: Sequence[str], *allowed: str) -> None:
+    """ValueError if there are none to generate with, or in one of them a ``{word}`` that is none of ``allowed``."""
     if not prompts:
         raise ValueError(f"{who}: prompts is empty; give at least one prompt to generate with, such as '{{instance}}'")
+    for prompt in prompts:
+        check_stands(f"{who}: prompts", prompt, *allowed)
 
 
 @dataclass(kw_only=True)
@@ -80,7 +83,9 @@ class Folder(Dataset):
         if self.size is not None:
             check_numbers("data folder", least=1, size=self.size)
         if self.prompts is not None:
-            check_prompts("data folder", self.prompts)
+            check_prompts("data folder", self.prompts, "instance", "token")
+        check_stands("data folder: prompt", self.prompt or "", "token")
+        check_stands("data folder: class_prompt", self.class_prompt or "")
         if not self.token.strip():
             raise ValueError(f"data folder: token must be a word, given {self.token!r}")
         if self.class_prompt is None and self.prompt is not None and "{token}" not in self.prompt:

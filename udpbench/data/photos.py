@@ -50,7 +50,7 @@ class Photos(Dataset):
         self.sizes = {"train": self.train, "reference": self.reference, "validation": self.validation}
         check_numbers("data photos", least=1, size=self.size, train=self.train)
         check_numbers("data photos", least=0, **self.sizes)
-        check_prompts("data photos", self.prompts)
+        check_prompts("data photos", self.prompts, "instance")
 
     def identity(self) -> dict[str, str]:
         """Digest of the photograph, which belongs to the installed scikit-image."""

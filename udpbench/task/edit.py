@@ -18,6 +18,7 @@ from torch import Tensor
 from udpbench.core.component import check_choice
 from udpbench.core.folders import Facts
 from udpbench.core.images import at_once, file_name, read_folder
+from udpbench.core.text import check_stands
 from udpbench.interfaces import Run, Task, Thief
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import SOLVERS, make_solver
@@ -57,6 +58,8 @@ class Img2Img(Task):
             needed = "at least one prompt, samples >= 1 and sample_steps >= 1 are needed"
             given = f"{list(self.prompts)}, {self.samples}, {self.sample_steps}"
             raise ValueError(f"{self.name}: {needed}, given {given}")
+        for prompt in self.prompts:
+            check_stands(f"{self.name}: prompts", prompt, "class")
         if not 0 < self.strength <= 1 or int(self.sample_steps * self.strength) < 1:
             allowed = f"above 0, at most 1, and leave a step of the {self.sample_steps}"
             raise ValueError(f"{self.name}: strength must be {allowed}, given {self.strength}")
