@@ -266,7 +266,27 @@ def test_what_a_configuration_says_is_refused(tmp_path, part, changes, words):
     assert words in refused(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"prediction_type": "sample"}, {"use_flow_sigmas": True}])
+@pytest.mark.parametrize(
+    ("part", "changes", "words"),
+    [
+        ("vae", {"scaling_factor": None}, "scaling_factor must be a number above 0, it is None"),
+        ("vae", {"scaling_factor": 0}, "scaling_factor must be a number above 0, it is 0"),
+        ("vae", {"scaling_factor": float("nan")}, "scaling_factor must be a number above 0, it is nan"),
+        ("scheduler", {"variance_type": "learned_range"}, "'learned_range'; a learned variance is not supported"),
+        ("scheduler", {"beta_start": float("nan")}, "scheduler_config.json: the betas that it gives make no noise schedule"),
+        ("scheduler", {"beta_end": 2.0}, "scheduler_config.json: the betas that it gives make no noise schedule"),
+        ("scheduler", {"num_train_timesteps": 0}, "scheduler_config.json: the betas that it gives make no noise schedule"),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_model_has_are_refused_before_any_work(copy, part, changes, words):
+    edit(copy / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **changes)
+    assert words in refused(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"prediction_type": "sample"}, {"use_flow_sigmas": True}, {"_class_name": "FlowMatchEulerDiscreteScheduler"}],
+)
 def test_other_predictions_are_refused(copy, changes):
     edit(copy / "scheduler" / "scheduler_config.json", **changes)
     assert "allowed are epsilon, v_prediction" in refused(copy)

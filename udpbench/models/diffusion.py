@@ -256,7 +256,8 @@ class Diffusion(Component, ABC):
     def unsupported(cls, configs: Mapping[str, Any]) -> Iterator[str]:
         """A line for everything in the configurations of the parts (``configs``) that is not supported."""
         scheduler, unet = configs["scheduler"], configs["unet"]
-        kind = "flow_prediction" if scheduler.get("use_flow_sigmas") else scheduler["prediction_type"]
+        flows = scheduler.get("use_flow_sigmas") or "Flow" in str(scheduler.get("_class_name"))
+        kind = "flow_prediction" if flows else scheduler["prediction_type"]
         if kind not in PREDICTIONS:
             yield f"has no loss for the prediction {kind!r}; allowed are {', '.join(PREDICTIONS)}"
         if (unet.class_embed_type or unet.num_class_embeds) and not cls.wants_classes:

@@ -26,7 +26,7 @@ SCHEDULERS = tuple(f"diffusers.{name}Scheduler" for name in (
     "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
     "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "LCM",
 ))  # fmt: skip
-LOOK = 1  # raise it with what a look finds: what was found good is remembered
+LOOK = 2  # raise it with what a look finds: what was found good is remembered
 
 
 def look(folder: Path, kind: Any, file: Path | None = None, keys: bool = True) -> str | None:
@@ -116,12 +116,14 @@ def _module(folder: Path, part: str, classes: tuple[str, ...]) -> Any:
 
 
 def _scheduler(folder: Path) -> Mapping[str, Any]:
-    """Configuration of the noise schedule, with defaults."""
+    """Configuration of the noise schedule, with defaults; ValueError if it makes none."""
     import diffusers
 
     file = folder / "scheduler" / "scheduler_config.json"
     config = read_json(file)
     made = by_library(file, lambda: diffusers.DDPMScheduler.from_config(config))
+    if not (len(betas := made.betas) and bool(((betas >= 0) & (betas <= 1)).all())):  # of NaN neither holds
+        raise ValueError(f"{file}: the betas that it gives make no noise schedule")
     return {**made.config, **config}
 
 

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,10 @@ class LatentDiffusion(Diffusion):
         if unet.out_channels != vae.latent_channels:
             gives = f"{unet.out_channels} channels for {vae.latent_channels} of the latents"
             yield f"its UNet predicts {gives}; a learned variance is not supported"
+        elif str(variance := configs["scheduler"].get("variance_type")).startswith("learned"):
+            yield f"its scheduler has the variance_type {variance!r}; a learned variance is not supported"
+        if not (isinstance(scale := vae.scaling_factor, int | float) and 0 < scale < inf):
+            yield f"its autoencoder's scaling_factor must be a number above 0, it is {scale!r}"
         if vae.shift_factor or vae.latents_mean or vae.latents_std:
             yield "its autoencoder shifts its latents (shift_factor, latents_mean), which is not supported"
         reads = unet.encoder_hid_dim or unet.cross_attention_dim
