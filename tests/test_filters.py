@@ -217,6 +217,7 @@ WRONG = {
     "adverse_cleaner: diameter must be odd": lambda: AdverseCleaner(
         bilateral_passes=1, diameter=4, sigma_colour=1, sigma_space=1, guided_passes=1, radius=1, eps=1
     ),
+    "median_blur: window must be >= 3 and <= 99": lambda: MedianBlur(window=9999),
     "median_blur: window must be odd": lambda: MedianBlur(window=4),
     "quantize: give bits or colours": lambda: Quantize(bits=1, colours=2),
     "tone_curve: there must be as many": lambda: ToneCurve(inputs=[0, 255], outputs=[255, 0]),

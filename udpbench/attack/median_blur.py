@@ -25,7 +25,7 @@ class MedianBlur(EachPicture):
     called = "median_blur_{window}"
 
     def __post_init__(self) -> None:
-        check_numbers("attack median_blur", least=3, window=self.window)
+        check_numbers("attack median_blur", least=3, most=99, window=self.window)  # its time grows with it
         if self.window % 2 == 0:
             raise ValueError(f"attack median_blur: window must be odd, given {self.window}")
 

@@ -11,6 +11,7 @@ from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.texts import lacks_class_prompt, long_prompts
 from udpbench.core.errors import ConfigError, Errors
+from udpbench.core.images import most_pixels
 from udpbench.interfaces import NEEDS, Metric
 from udpbench.optim.several import Several
 
@@ -42,7 +43,7 @@ def check_alone(cell: Cell, method: str) -> None:
     What else the cell is made of does not matter: no victim is trained.
     """
     part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
-    lines = refused(cell.data.thing.check)
+    lines = [*refused(cell.data.thing.check), *_size_of_pictures(cell)]
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
         lines += [*_lacking(used, model, role), *refused(used.thing.check), *_of_another_world(cell, used, model, role)]
         lines += refused(partial(used.thing.check_data, cell.data.thing))
@@ -189,6 +190,13 @@ def _perturbation_metrics(cell: Cell) -> Iterator[str]:
         yield f"budget {cell.budget.name}: nothing measures {score} of the saved pictures; {todo}"
 
 
+def _size_of_pictures(cell: Cell) -> Iterator[str]:
+    side = cell.data.thing.shortest_side()
+    if side is not None and side**2 > most_pixels():
+        said = f"pictures of {side} x {side} px have more pixels than runtime.max_pixels, {most_pixels():,}"
+        yield f"data {cell.data.name}: {said}; give a smaller data.size"
+
+
 def _same_scores(cell: Cell) -> Iterator[str]:
     """Scores that two metrics of other settings would give: one would hide the other."""
     for group, metrics in (("metrics", cell.metrics), ("metrics@perturbation", cell.perturbation_metrics)):
@@ -204,6 +212,7 @@ CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
     _models_that_lack, _models_that_do_not_fit, _untrained_models, _strength_to_match, _class_pictures,
     _extra_clean, _missing_here, _pictures_for_the_model, _models_of_another_world, lacks_class_prompt, long_prompts,
     _hooks, _fraction, _perturbation_metrics, _same_scores,
+    _size_of_pictures,
 )  # fmt: skip
 
 

@@ -177,6 +177,8 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
     for name in ("device", "out", "store", "records"):
         if not isinstance(runtime[name], str) or not runtime[name]:
             raise ConfigError(f"runtime.{name}: must be a text, given {runtime[name]!r}")
+        if name != "device" and (file := _no_folder(Path(runtime[name]))):
+            raise ConfigError(f"runtime.{name}: {file} is no folder; give another")
     for name in ("batch", "grad_batch", "max_pixels"):
         check_whole(f"runtime.{name}", runtime[name], 1)
     allow_pixels(runtime.max_pixels)
@@ -189,6 +191,14 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
         raise ConfigError(f"runtime.low_memory: must be true or false, given {low_memory!r}")
     device = find_device(runtime.device)
     return Store(Path(runtime.store), device, log, runtime.batch, runtime.grad_batch, runtime.verify, low_memory)
+
+
+def _no_folder(path: Path) -> Path | None:
+    """What of a path is there and no folder, so that none can be made."""
+    with suppress(OSError):  # which making it meets, too
+        there = next((p for p in (path, *path.parents) if p.exists()), path)
+        return there if there.exists() and not there.is_dir() else None
+    return None
 
 
 def _tracker(cfg: DictConfig) -> Tracker:

@@ -72,7 +72,8 @@ def change(
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
     default = [] if method == "protect" or any(word.startswith("attack=") for word in overrides) else ["attack=impress"]
     cfg = composed(["data=folder", "data.geometry=native", *default, *overrides])
-    cell, store = _cell(cfg, source, prompt, method), open_store(cfg, log)
+    store = open_store(cfg, log)  # first: it says how many pixels a picture may have
+    cell = _cell(cfg, source, prompt, method)
     part: Part = getattr(cell, method)
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:

@@ -130,6 +130,11 @@ def allow_pixels(most: int) -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
+def most_pixels() -> int:
+    """How many a picture may have: see ``allow_pixels``."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
 @cache
 def _formats() -> tuple[str, ...]:
     """What of ``READ`` can be opened here."""
