@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 
@@ -441,3 +442,16 @@ def test_released_presets_have_the_released_numbers(option):
     assert {key: conf[key] for key in RELEASED[option]} == RELEASED[option]
     if option in BUDGETS:
         assert re.findall(r"budget\.eps=(\d+(?:\.\d+)?)", file.read_text().splitlines()[0]) == [BUDGETS[option]]
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_model_whose_numbers_are_not_finite_protects_nothing(model, pictures, samples):
+    """The sign of NaN is 0: the pictures would be those of the random start, and nothing would say so."""
+    unet = copy.deepcopy(model.pipe.unet)
+    with torch.no_grad():
+        next(unet.parameters()).fill_(torch.nan)
+    protection = AdvDM(steps=2, samples=samples)
+    with pytest.raises(
+        ValueError, match="the gradient of the pictures is not finite at step 1; the likely cause are weights"
+    ):
+        protection.protect(make_owner(pictures), Linf(8), model.having(unet=unet), Run())

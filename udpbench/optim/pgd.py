@@ -79,12 +79,17 @@ def pgd(
     from the loss, ``run.around`` and ``run.agree`` stand in place of the loss and of its gradient. ``scale(index)``,
     asked after the loss of a step, multiplies its length for each picture. What is raised is logged as
     ``perturb/loss``, a mean over the pictures, steps counted from ``before``. A step over several chunks has a bar.
+
+    Raises ValueError, after the steps, if a gradient was not finite: its sign is no direction, and pictures would stay
+    where they were.
     """
     # Copies, which are written into: new pictures would lie in pieces of what a pass leaves free, and it would not fit
     # there again.
     out = [x.to(run.device, copy=True) for x in images]
     clean = [x.to(run.device) for x in clean]
     large, parts = are_large(clean, run), list(chunks(out, most))
+    after = before + len(steps)
+    lost = torch.full((), after, device=run.device)  # the first step of such a gradient; read once, at the end
     of_parts = run.log if len(parts) > 1 else Log()
     loss = run.around(loss, before) if run.around else loss
     for step, length in enumerate(steps, start=before):
@@ -99,6 +104,7 @@ def pgd(
                     total = total - run.penalty(x).sum()
                 (gradient,) = torch.autograd.grad(total, x)
                 gradient = run.agree(gradient) if run.agree else gradient
+                lost = torch.where(gradient.isfinite().all(), lost, lost.clamp(max=step))
                 raised += total.detach() / len(out)
                 far = length if scale is None else length * scale(index).to(x.device).view(-1, 1, 1, 1)
                 moved = x.detach() + budget.direction(gradient) * far
@@ -108,6 +114,9 @@ def pgd(
                 within(len(index))
         run.log.scalar("perturb/loss", raised, step)
         advance(1)
+    if lost < after:
+        cause = "the likely cause are weights of the model that are not finite, or too large for its dtype"
+        raise ValueError(f"the gradient of the pictures is not finite at step {int(lost) + 1}; {cause}")
     return out
 
 
