@@ -16,6 +16,8 @@ study protect=none seed=1,2 'arms=[pretrained,upper_bound,clean]' "$@" # the see
 study attack=none,jpeg,blur,impress protect=eot protect@inner=aspl 'protect.transforms=[none,jpeg]' "$@"
 # Purifiers with a model, the quickest first: 48.
 study attack=impress,diffpure,pdm_pure,sdedit,vae_roundtrip,ddspure,impress_pp,gridpure protect=$protections "$@"
+# What of IMPRESS++ is its negative prompt: 2.
+study attack=impress_pp "attack.negative_prompt=''" protect=none,aspl "$@"
 # Attacks in the training: 12, of which six take twice as long (cat trains an autoencoder).
 study attack=cat,robust_augment protect=$protections "$@"
 # Purifiers with a model that take minutes: 12.
