@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import EulerDiscreteScheduler
 from PIL import Image
 from shared import composed
 
@@ -163,6 +164,18 @@ def test_a_unet_of_nine_channels_is_told_the_mask_and_what_it_keeps(model, folde
     assert all((whole[k] - alone[k]).abs().max() < 1.5 / 255 for k in whole)
     inside = edit(inpaint(repaint="inside"), folder, tmp_path / "inside", nine)
     assert any(not torch.equal(whole[k], inside[k]) for k in whole)
+
+
+@pytest.mark.parametrize("task", [inpaint(), img2img(prompts=PROMPTS[:1])], ids=lambda task: task.name)
+def test_latents_are_not_clipped_where_the_folder_does_not_say(model, folder, tmp_path, task):
+    """The same edits whether the folder's scheduler knows of clipping or, as Euler's, does not: DDIM would clip."""
+    config = {k: v for k, v in model.pipe.scheduler.config.items() if k not in ("clip_sample", "_use_default_values")}
+    silent = model.having(scheduler=EulerDiscreteScheduler.from_config(config))
+    silent.to = lambda device: silent  # type: ignore[method-assign]
+    assert "clip_sample" not in silent.pipe.scheduler.config
+    want = edit(task, folder, tmp_path / "said", model)
+    got = edit(task, folder, tmp_path / "silent", silent)
+    assert all(torch.equal(got[name], x) for name, x in want.items())
 
 
 def test_masks_are_the_middle_the_data_s_or_a_folder(pictures, tmp_path):

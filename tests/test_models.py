@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from tiny import save_tiny
 
 from experiments.embedded_models import build
@@ -372,6 +373,34 @@ def test_ddim_without_guidance_is_the_closed_form(model):
             z = a[later].sqrt() * clean + (1 - a[later]).sqrt() * noise
         want = model.decode(z).clamp(0, 1)
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"algorithm_type": "sde-dpmsolver++"},
+        {"solver_order": 3},
+        {"solver_type": "heun"},
+        {"use_beta_sigmas": True},
+        {"use_exponential_sigmas": True},
+        {"use_lu_lambdas": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("karras", [True, False])
+def test_dpmpp_is_of_second_order_and_draws_nothing_whatever_the_folder_samples_with(own, karras):
+    """A folder's scheduler gives the noise schedule, not the solver: the same steps from the same input."""
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    x, told, ends = normal(1, 4, 8, 8), normal(1, 4, 8, 8, seed=1), []
+    for further in ({}, own):
+        config = DPMSolverMultistepScheduler(**schedule, **further).config
+        solver = make_solver("dpmpp", config, karras)
+        solver.set_timesteps(6)
+        z = x
+        for t in solver.timesteps:
+            z = solver.step(told, t, z).prev_sample
+        ends.append(z)
+    assert torch.equal(*ends)
 
 
 def test_unknown_solver_is_told():

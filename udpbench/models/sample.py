@@ -16,6 +16,12 @@ from udpbench.models.pixel import PixelDiffusion
 
 SOLVERS = ("dpmpp", "ddim")
 PIXEL_SOLVERS = ("ddpm", "ddim", "dpmpp")
+# What makes diffusers' solver DPM-Solver++(2M): a folder's own scheduler may be another of its kind, even one that
+# draws noise, or space its steps in a way that excludes Karras's.
+DPMPP_2M = {
+    "algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "final_sigmas_type": "zero",
+    "use_exponential_sigmas": False, "use_beta_sigmas": False, "use_lu_lambdas": False,
+}  # fmt: skip
 
 
 def sample(
@@ -66,7 +72,8 @@ def sample_pixels(
 
 
 def make_solver(name: str, config: dict, karras: bool = True) -> Any:
-    """A diffusers scheduler that samples the model whose training scheduler has ``config``.
+    """A diffusers scheduler that samples the model whose own scheduler has ``config``: of that come the noise schedule,
+    the prediction and where time steps begin, not the solver.
 
     ``karras``: DPM-Solver++ spaces its steps as Karras et al. (2022) do; not where a fraction of the steps must be
     that fraction of the schedule.
@@ -76,7 +83,7 @@ def make_solver(name: str, config: dict, karras: bool = True) -> Any:
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
     if name == "dpmpp":
-        return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", use_karras_sigmas=karras)
+        return DPMSolverMultistepScheduler.from_config(config, **DPMPP_2M, use_karras_sigmas=karras)
     if name == "ddim":
         return DDIMScheduler.from_config(config)
     if name == "ddpm":  # a variance that the model predicts, too, is not used: the smaller fixed one is

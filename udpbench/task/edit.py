@@ -120,6 +120,8 @@ class Img2Img(Task):
 
     def _of(self, kind: Any, model: LatentDiffusion, **parts: Any) -> Any:
         solver = make_solver(self.solver, model.pipe.scheduler.config, karras=False)
+        # The default of DDIM where a folder does not say: latents are not bounded. Only the other pipelines see to it.
+        solver.register_to_config(clip_sample=False)
         return model.assembled(kind, scheduler=solver, **parts)
 
     def overlay(self, clean: Path, size: int) -> dict[str, Tensor]:
