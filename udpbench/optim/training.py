@@ -31,7 +31,8 @@ class TrainingTask(FitSettings, Task):
         steps, lr, weight_decay, ...: of the training (see ``FitSettings``); ``batch``: pictures in a step.
         pictures: how many pictures are generated for scoring, over the data's prompts in turn.
         sample_steps, solver: of the generation.
-        curve: step multipliers at which it is scored, all from one training of ``max(curve) * steps`` steps.
+        curve: step multipliers at which it is scored, all from one training of ``max(curve) * steps`` steps: a
+            cosine falls to 0 at the last of them only, so the others are no trainings of their own length then.
     """
 
     batch: int
