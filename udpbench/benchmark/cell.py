@@ -91,8 +91,9 @@ class Cell:
     def unranked(self) -> str | None:
         """Why none of its primary scores can be measured, if none can; known once it is checked."""
         measured = {score for metric in self.metrics.values() for score in metric.thing.scores}
-        lacking = self.primary and not measured & set(self.primary)
-        return "; ".join(dict.fromkeys(self.absent.values())) or "none is of a metric" if lacking else None
+        if not self.primary or measured & set(self.primary):
+            return None
+        return "; ".join(dict.fromkeys(self.absent.values()))
 
     def protected_of(self, n: int) -> int:
         """How many of ``n`` training pictures stay changed."""

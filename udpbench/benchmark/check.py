@@ -211,8 +211,7 @@ def _same_scores(cell: Cell) -> Iterator[str]:
 CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
     _models_that_lack, _models_that_do_not_fit, _untrained_models, _strength_to_match, _class_pictures,
     _extra_clean, _missing_here, _pictures_for_the_model, _models_of_another_world, lacks_class_prompt, long_prompts,
-    _hooks, _fraction, _perturbation_metrics, _same_scores,
-    _size_of_pictures,
+    _hooks, _fraction, _perturbation_metrics, _same_scores, _size_of_pictures,
 )  # fmt: skip
 
 

@@ -196,8 +196,8 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
 def _no_folder(path: Path) -> Path | None:
     """What of a path is there and no folder, so that none can be made."""
     with suppress(OSError):  # which making it meets, too
-        there = next((p for p in (path, *path.parents) if p.exists()), path)
-        return there if there.exists() and not there.is_dir() else None
+        there = next((p for p in (path, *path.parents) if p.exists()), None)
+        return there if there and not there.is_dir() else None
     return None
 
 

@@ -61,11 +61,13 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"images: there is no folder {folder}")
     visible = (p for p in folder.iterdir() if not p.name.startswith("."))
-    named = sorted(p for p in visible if p.suffix.lower() in SUFFIXES)
-    found = [p for p in named if p.is_file()]
+    found: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(p for p in visible if p.suffix.lower() in SUFFIXES):
+        (found if path.is_file() else others).append(path)
     if odd := next((p.name for p in found if CONTROL.search(p.name)), ""):
         raise ValueError(f"images: {folder} holds {odd!r}, whose name has control characters; rename it")
-    if lost := next((p.name for p in named if p.is_symlink() and not p.exists()), ""):
+    if lost := next((p.name for p in others if p.is_symlink() and not p.exists()), ""):
         raise ValueError(f"images: {folder} holds {shown_name(lost)}, a link to a file that is not there")
     if not found:
         raise ValueError(f"images: no picture in {folder}; allowed are files ending in {' '.join(SUFFIXES)}")
