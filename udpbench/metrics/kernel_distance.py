@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from udpbench.core.memory import give_freed_memory_back
 from udpbench.core.neighbours import check_sets, chunks, parts
 from udpbench.interfaces import SetMetric
 
@@ -28,6 +29,7 @@ def _mean_off_diagonal(x: Tensor) -> Tensor:
     """Over pairs of a row and a later one: the kernel is symmetric."""
     sums, done = [], 0
     for rows in chunks(x, x):
+        give_freed_memory_back()  # the rows that are left are fewer each time: blocks of every size in between
         among = (rows @ rows.T / x.shape[1] + 1) ** 3
         done += len(rows)
         sums += [among.triu(1).sum()] + ([_kernel_sum(rows, x[done:])] if done < len(x) else [])
