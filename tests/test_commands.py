@@ -181,7 +181,7 @@ def test_with_a_name_everything_there_is_to_know(capsys):
     assert "class: udpbench.protect.udp.EUDP (version 4)" in shown
     assert "needs: denoise" in shown
     assert "verified with: " in shown
-    assert "  times: sqrt_alpha_bar  # " in shown
+    assert "  times: snr  # " in shown
     assert "  rounds: " in shown, "of the option that it is made from, too"
     assert "arXiv 2306.01902" in shown
 

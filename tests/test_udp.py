@@ -350,8 +350,8 @@ def test_counts_are_the_arithmetic(model, owner, outer, passes):
 
 
 def test_variants_have_names_of_their_own():
-    kinds = [udp(), udp(EUDP), udp(EUDP, times="snr"), udp(outer="clean"), udp(times="sqrt_alpha_bar")]
-    assert [m.label for m in kinds] == ["udp", "eudp", "eudp_snr", "udp_outer_clean", "udp_sqrt_alpha_bar"]
+    kinds = [udp(), udp(EUDP), udp(EUDP, times="sqrt_alpha_bar"), udp(outer="clean"), udp(times="sqrt_alpha_bar")]
+    assert [m.label for m in kinds] == ["udp", "eudp", "eudp_sqrt_alpha_bar", "udp_outer_clean", "udp_sqrt_alpha_bar"]
     assert udp(start_steps=1, restart_every=2, flip=True).label == "udp_clean_start_restarts_flip"
 
 

@@ -244,4 +244,4 @@ class EUDP(UDP):
     """UDP with time steps drawn by the fraction of the perturbation that the forward process leaves (see
     ``time_distribution``)."""
 
-    times: str = "sqrt_alpha_bar"
+    times: str = "snr"
