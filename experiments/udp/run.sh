@@ -9,13 +9,16 @@ objects='task=dreambooth data.subject=105,106,107,108,109'
 styles='task=style_finetune data.style=2,3,4,5,6'
 scratch='task=ddpm task.curve=[0.5,1.0]'
 first='protect.model_steps=200 protect.image_steps=10'  # the first study: a third of the victim's steps, 50 image gradients
+times='protect.times=sqrt_alpha_bar'  # EUDP's preset when the settings were frozen
 floor='protect=none seed=1,2 arms=[pretrained,upper_bound,clean]'  # how much clean victims differ from seed to seed
 
-study $objects $curve protect=udp,eudp "$@"                                      # fine-tuning on objects
+study $objects $curve protect=udp "$@"                                           # fine-tuning on objects
+study $objects $curve protect=eudp $times "$@"
 study $objects $curve $floor "$@"
-study $styles $curve protect=udp,eudp "$@"                                       # fine-tuning on styles
+study $styles $curve protect=udp "$@"                                            # fine-tuning on styles
+study $styles $curve protect=eudp $times "$@"
 study $styles $curve $floor "$@"
-for protect in udp 'eudp protect.times=sqrt_alpha_bar'; do                         # training from scratch, first study:
+for protect in udp "eudp $times"; do                                               # training from scratch, first study:
     study $scratch $first protect=$protect seed=0,1 "$@"                            # all protected
     study $scratch $first protect=$protect seed=0,1 protected_fraction=0.8,0.5 "$@" # and a fraction of them
 done
