@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,10 @@ def test_both_sides_run_and_their_ratio_is_that_of_their_times(tiny, name, monke
         "loop": name, "model": "tiny", "batch": 2, "ratio": 5.0, "call_ratio": 3.0,
         "seconds_per_step": 0.5, "plain_seconds_per_step": 2.5, "seconds_per_call": 1.0, "plain_seconds_per_call": 1.0,
     }  # fmt: skip
+
+
+def test_on_a_cpu_waiting_is_not_counted():
+    assert bench.timed(lambda: time.sleep(0.2), torch.device("cpu")) < 0.1
 
 
 def test_plain_and_our_perturbation_stay_in_the_same_ball(tiny):

@@ -64,7 +64,8 @@ def _bench(args: argparse.Namespace) -> None:
             row = compare(loop, model, run, batch, args.steps, args.repeats, args.released)
             rows.append(row)
             write_json(args.out, {"rows": rows, "provenance": provenance(device)})
-            took = f"{1e3 * row['seconds_per_step']:9.1f} ms a step, {row['seconds_per_call']:6.2f} s a call"
+            unit = "ms of the processor" if device.type == "cpu" else "ms"
+            took = f"{1e3 * row['seconds_per_step']:9.1f} {unit} a step, {row['seconds_per_call']:6.2f} s a call"
             ratios = {"the plain step": row["ratio"]}
             ratios |= {text: row[f"{side}_ratio"] for side, text in SIDES.items() if f"{side}_ratio" in row}
             than = ", ".join(f"{ratio:.2f} x {text}" for text, ratio in ratios.items())
