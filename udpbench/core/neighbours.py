@@ -9,7 +9,7 @@ from torch import Tensor
 
 CHUNK = 1024  # rows of a pairwise matrix in memory at once,
 ENTRIES = 2**23  # but no more entries of it than these
-PART = 8192  # rows of features in float64 at once
+PART = 2048  # rows of features in float64 at once
 ROUNDING = 1e-9  # relative difference by which distances that are equal may differ as computed
 
 
