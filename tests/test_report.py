@@ -43,6 +43,10 @@ def test_three_significant_digits(x: float, text: str) -> None:
     assert W.significant(x) == text
 
 
+def test_whole_percents_have_no_negative_zero() -> None:
+    assert [W.percent(x) for x in (-0.004, 0.0, 0.456, -0.456)] == ["0 %", "0 %", "46 %", "-46 %"]
+
+
 @given(st.floats(-1e15, 1e15, allow_subnormal=False))
 def test_significant_is_within_half_a_unit_of_the_third_digit(x: float) -> None:
     assert float(W.significant(x)) == pytest.approx(x, rel=0.00501, abs=1e-300)

@@ -269,5 +269,5 @@ def report(rows: Rows, title: str, done: str) -> None:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     numbers = [(row[key], ".3f" if key == "ssim" else ".1f") for key in COLUMNS.values()]
-    numbers += [(left, ".0%") for left in row["survives"].values()]
+    numbers += [(left, "z.0%") for left in row["survives"].values()]
     return ["-" if value is None else format(value, form) for value, form in numbers]

@@ -30,7 +30,7 @@ def significant(x: float, digits: int = 3, signed: bool = False) -> str:
 
 def percent(x: float) -> str:
     """A fraction in whole percent: 0.456 -> "46 %"."""
-    return f"{100 * x:.0f} %"
+    return f"{100 * x:z.0f} %"
 
 
 def mean_text(found: Iterable[float | None]) -> str:
