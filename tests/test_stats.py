@@ -123,6 +123,8 @@ def unranked() -> Record:
     ("record", "flag"),
     [
         (spoilt(clean=77.0), "victim did not learn: clean covers 29% of the pretrained-upper bound window on distance"),
+        (spoilt(clean=76.32), "victim did not learn: clean covers 29.6% of the pretrained-upper bound window on dist"),
+        (spoilt(clean=76.0004), "victim did not learn: clean covers 29.9995% of the pretrained-upper bound window on "),
         (spoilt(clean=100.2), "victim did not learn: clean covers 0% of the pretrained-upper bound window on distance"),
         (spoilt(upper_bound=100.0), "no window: upper bound is no better than pretrained on distance"),
         (spoilt(protected=100.1), "saturated: protected is worse for the thief than pretrained on distance"),

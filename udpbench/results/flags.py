@@ -12,6 +12,7 @@ from udpbench.core.provenance import DIRTY
 from udpbench.results.record import metrics_of, of_edits, score_of
 from udpbench.results.schema import Record
 from udpbench.results.stats import sign
+from udpbench.results.words import percent_below
 
 WINDOW = ("pretrained", "clean", "upper_bound")  # no training, the clean victim, a perfect victim
 LEARNT = 0.30  # the clean victim must cover this fraction of the window from pretrained to upper bound
@@ -37,8 +38,8 @@ def did_not_learn(record: Record) -> str | None:
         if not has_window(at):
             return f"no window: upper bound is no better than pretrained on {metric}"
         if covered(at) < LEARNT:
-            covers = f"clean covers {covered(at):z.0%} of the pretrained-upper bound window on {metric}"
-            return f"victim did not learn: {covers} ({LEARNT:.0%} needed)"
+            found = f"{percent_below(covered(at), LEARNT)} of the pretrained-upper bound window on {metric}"
+            return f"victim did not learn: clean covers {found} ({LEARNT:.0%} needed)"
     return None
 
 

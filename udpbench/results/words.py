@@ -33,6 +33,12 @@ def percent(x: float) -> str:
     return f"{100 * x:z.0f} %"
 
 
+def percent_below(x: float, limit: float) -> str:
+    """A fraction below ``limit`` with as many digits as show that it is: 0.296 below 0.3 -> "29.6%"."""
+    digits = max(0, math.ceil(-math.log10(100 * (limit - x))))
+    return f"{x:z.{digits}%}"
+
+
 def mean_text(found: Iterable[float | None]) -> str:
     """The mean of what is there, "-" if nothing is."""
     known = [x for x in found if x is not None]
