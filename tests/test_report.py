@@ -29,6 +29,7 @@ from udpbench.results.report.boards import board_frame, boards, leaderboard
 from udpbench.results.report.choose import choose
 from udpbench.results.report.compare import transfer, verdict
 from udpbench.results.report.render import Section, headers, latex_text, render, table
+from udpbench.results.report.standings import Standings
 from udpbench.results.report.write import flag_section
 from udpbench.results.schema import Record
 from udpbench.results.stats import Summary
@@ -165,6 +166,23 @@ def test_edits_must_beat_noise(reseeded: bool) -> None:
     assert residual.mean == pytest.approx(55.0 - 40.0)  # purified - clean: distances to clean do not subtract
     assert "no seed SD" not in as_text(found[0])
     assert next(r for r in as_text(found[0]).splitlines() if r.startswith(" residual")).split()[1] == "+15.0"
+
+
+def test_the_noise_floor_and_the_noise_line_weigh_subjects_alike() -> None:
+    """A subject that was run with more seeds weighs no more, as in effects."""
+    made = [
+        make_record(shifted(0.0, noise=10.0 * (s == 0)), subject=str(s), seed=k, facts={"edits": True})
+        for s, seeds in enumerate((3, 1))
+        for k in range(seeds)
+    ]
+    for record in made:
+        record["perturbation"]["noise"]["rms"] = 8.0 if record["cell"]["subject"] == "0" else 4.0
+    (board,) = boards(made)
+    assert board.floors["distance"] == pytest.approx((12.0 + 2.0) / 2)
+    found = Standings(board)
+    assert found.noise_line("distance")[1:] == [pytest.approx((6.0, 7.0))]
+    (noise,) = [row for row in found.rows if row.name.startswith("noise")]
+    assert (noise.changes["rms"], noise.left["distance"]["none"].mean) == pytest.approx((6.0, 7.0)), "on the line"
 
 
 # -- a folder of records -----------------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ def test_the_choice_is_made_on_the_other_subjects():
     one = {attack: {("0", seed): value for seed, value in enumerate(found.values())} for attack, found in left.items()}
     assert choices(one) == {("0", 0): "blur", ("0", 1): "jpeg"}
     assert choices({"none": {("0", 0): 1.0}}) == {}
+    seeds = {"jpeg": {("1", k): 0.0 for k in range(3)}, "blur": {("1", k): 5.0 for k in range(3)}}
+    again = {attack: {("0", 0): 0.0, ("2", 0): x} | seeds[attack] for attack, x in (("jpeg", 10.0), ("blur", 4.0))}
+    assert choices(again)["0", 0] == "blur", "a subject that was run with more seeds weighs no more"
     missed = left | {"late": {("0", 0): 1.0}}
     assert choices(missed) == {}, "victims that did not meet every attack are left out"
 

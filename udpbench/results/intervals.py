@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,14 @@ def seed_sd(clean: Mapping[Key, float]) -> float | None:
     if not freedom:
         return None
     return math.sqrt(sum(float(np.sum(np.square(group - np.mean(group)))) for group in groups) / freedom)
+
+
+def subjects_mean(values: Mapping[Key, float]) -> float:
+    """The mean of the subjects' means: a subject that was run with more seeds weighs no more."""
+    found: dict[str, list[float]] = {}
+    for (subject, _), value in values.items():
+        found.setdefault(subject, []).append(value)
+    return fmean(map(fmean, found.values()))
 
 
 def paired_interval(pairs: Mapping[Key, float], rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:

@@ -12,7 +12,7 @@ from typing import Any
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import ARMS, CONTROLS
-from udpbench.results.intervals import Key, generator, seed_sd
+from udpbench.results.intervals import Key, generator, seed_sd, subjects_mean
 from udpbench.results.record import MetricInfo, grouped, metrics_of, of_edits
 from udpbench.results.report.choose import own_purifier
 from udpbench.results.report.render import Section, table
@@ -110,8 +110,8 @@ class Board:
         spread, so that any change at all would count: they have to exceed the mean effect of noise.
         """
         if of_edits(*self.records):
-            effects = {m: list(differences(self.records, "noise", "clean", m).values()) for m in self.metrics}
-            return {m: sum(found) / len(found) if found else None for m, found in effects.items()}
+            effects = {m: differences(self.records, "noise", "clean", m) for m in self.metrics}
+            return {m: subjects_mean(found) if found else None for m, found in effects.items()}
         return {m: seed_sd(values(self.alike, "clean", m)) for m in self.metrics}
 
     @cached_property

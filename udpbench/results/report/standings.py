@@ -14,13 +14,13 @@ import numpy as np
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import CONTROLS
-from udpbench.results.intervals import Interval, generator, paired_interval
+from udpbench.results.intervals import Interval, Key, generator, paired_interval, subjects_mean
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import SHARED, Board, protect_costs
 from udpbench.results.report.choose import is_control
 from udpbench.results.report.worst import NONE, left_by_attack, worst
 from udpbench.results.schema import Record
-from udpbench.results.stats import differences
+from udpbench.results.stats import differences, victim
 
 WORST = "worst case"
 NO_PROTECTION = "no protection"  # the attacks on clean pictures
@@ -36,7 +36,7 @@ class Standing:
 
     ``left``: metric -> attack (``NONE``, those that were run, ``WORST``) -> s - s(clean), signed so that + is better
     protected. ``taken``: metric -> the attacks of the worst case and their victims. ``changes``: what its pictures
-    measure against the clean ones, ``costs`` as of ``protect_costs``; means over victims.
+    measure against the clean ones, mean of the subjects' means; ``costs`` as of ``protect_costs``.
     """
 
     name: str
@@ -100,9 +100,8 @@ class Standings:
         by_budget = grouped(alike, lambda record: record["cell"]["budget"])
         for arm, part in product(CONTROLS, by_budget.values()):
             effects = differences(part, arm, "clean", metric)
-            seen = [r["perturbation"].get(arm, {}).get(self.visible) for r in part if arm in r["arms"]]
-            known = [x for x in seen if x is not None]
-            points |= {(fmean(known), fmean(effects.values()))} if effects and known else set()
+            seen = _changes(arm, [record for record in part if arm in record["arms"]]).get(self.visible)
+            points |= {(seen, subjects_mean(effects))} if effects and seen is not None else set()
         return sorted(points)
 
     # -- one row -------------------------------------------------------------------------------------------------------
@@ -146,11 +145,11 @@ class Standings:
 
 
 def _changes(arm: str, records: Sequence[Record]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
+    found: dict[str, dict[Key, float]] = {}
     for record in records:
         for measure, x in record["perturbation"].get(arm, {}).items():
-            found.setdefault(measure, []).append(x)
-    return {measure: fmean(values) for measure, values in found.items()}
+            found.setdefault(measure, {}).setdefault(victim(record), x)
+    return {measure: subjects_mean(values) for measure, values in found.items()}
 
 
 def frame(found: Sequence[Standings]) -> DataFrame:

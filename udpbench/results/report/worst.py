@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from statistics import fmean
 
 import numpy as np
@@ -68,8 +69,14 @@ def choices(left: Mapping[str, Mapping[Key, float]]) -> dict[Key, str]:
     ``left``: attack -> victim -> what is left. Of victims that met every attack."""
     victims = sorted(set.intersection(*(set(found) for found in left.values())))
     by = 0 if len({subject for subject, _ in victims}) > 1 else 1
-    chosen = {}
-    for victim in victims:
-        if others := [other for other in victims if other[by] != victim[by]]:
-            _, chosen[victim] = min((fmean(found[other] for other in others), attack) for attack, found in left.items())
+    units = grouped(victims, itemgetter(by))  # subjects, that count alike however many seeds they have; or seeds
+    means = {
+        attack: {unit: fmean(found[victim] for victim in part) for unit, part in units.items()}
+        for attack, found in left.items()
+    }
+    chosen: dict[Key, str] = {}
+    for unit, part in units.items() if len(units) > 1 else ():
+        others = [other for other in units if other != unit]
+        _, attack = min((fmean(mean[other] for other in others), attack) for attack, mean in means.items())
+        chosen |= dict.fromkeys(part, attack)
     return chosen
