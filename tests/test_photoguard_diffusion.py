@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverSinglestepScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+)
 from shared import Watching, make_owner
 from tiny import save_tiny
 from torch import Tensor
@@ -98,6 +103,21 @@ def test_the_time_steps_are_those_of_diffusers_img2img(model, strength, steps):
     assert t.tolist() == want.tolist()
     torch.testing.assert_close(alpha_bar[:-1], model.alpha_bar[t])
     torch.testing.assert_close(alpha_bar[-1], model.alpha_bar[0])  # Stable Diffusion's walk ends at the first level
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [DDIMScheduler(steps_offset=0), DDIMScheduler(steps_offset=1), PNDMScheduler(), DPMSolverSinglestepScheduler()],
+    ids=["0", "1", "PNDM", "no offset"],
+)
+def test_time_steps_begin_where_those_of_diffusers_img2img_do(model, theirs):
+    """Whatever a folder's scheduler says of it, its pipelines of Stable Diffusion begin at time step 1."""
+    ddim = DDIMScheduler.from_config(theirs.config)
+    pipe = StableDiffusionImg2ImgPipeline(**{**model.pipe.components, "scheduler": ddim}, requires_safety_checker=False)
+    ddim.set_timesteps(10)
+    want, _ = pipe.get_timesteps(10, 0.5, "cpu")
+    t, _ = img2img_steps(model.having(scheduler=theirs), 0.5, 5)
+    assert t.tolist() == want.tolist() == [401, 301, 201, 101, 1]
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

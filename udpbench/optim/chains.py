@@ -20,6 +20,7 @@ def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[
     As diffusers' img2img counts: the last ``steps`` of ``steps / strength`` that are evenly spaced over the schedule.
     """
     solver = make_solver("ddim", model.pipe.scheduler.config)
+    solver.register_to_config(steps_offset=1)  # as diffusers' pipelines of Stable Diffusion, whatever a folder says
     solver.set_timesteps(round(steps / strength))
     t = solver.timesteps[-steps:].cpu()
     end = t[-1] - solver.config.num_train_timesteps // solver.num_inference_steps
