@@ -89,7 +89,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # diffusers' examples: train_dreambooth_lora, train_text_to_image_lora, textual_inversion (5e-4 x batch of 4).
     "task/dreambooth_lora": {"steps": 500, "lr": 1e-4, "batch": 1, "rank": 4, "prior_weight": 0.0},
     "task/style_lora": {"lr": 1e-4, "rank": 4, "layers": "attention"},
-    "task/textual_inversion": {"steps": 3000, "lr": 2e-3, "batch": 4, "vectors": 1, "ema": 0.0},
+    "task/textual_inversion": {"steps": 3000, "lr": 2e-3, "batch": 4, "vectors": 1, "ema": 0.0, "clip_norm": 0.0},
     "attack/super_resolution": {"upscale_steps": 75, "guidance": 9.0, "noise_level": 20},
     "attack/noisy_upscale": {"upscale_steps": 75, "guidance": 9.0, "noise_level": 320, "std": 25.5},
     "attack/pdm_pure": {"t": 100, "steps": 10, "less": 5, "upscale_steps": 50, "guidance": 4.0, "prompt": "a picture"},
