@@ -170,6 +170,14 @@ def test_a_wrong_value_gives_its_line(changed, key, value, told):
     assert told in line
 
 
+@pytest.mark.parametrize("wrapper", ["consistent", "eot", "ensemble"])
+def test_noise_can_be_as_strong_as_a_protection_that_is_made_of_another(cell, wrapper):
+    made = cell("protect=noise_rms", f"protect@like={wrapper}")
+    assert type(made.like.thing.inner).__name__ == "EUDP"
+    made = cell("protect=noise_rms", f"protect@like={wrapper}", "protect@inner=aspl")
+    assert type(made.like.thing.inner).__name__ == "ASPL"
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
