@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import json
 import os
@@ -24,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from udpbench.commands.disk import refused
 from udpbench.commands.machine import cores, gpus, places, share_of_gpu
 from udpbench.commands.quoting import advice, quoted
 
@@ -49,7 +49,6 @@ for name, resolver in (("gpus", lambda: len(gpus())), ("places", places), ("shar
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated", category=UserWarning)
 WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # what is raised for wrong input
 MOST_WORKERS = 256  # far more processes than any cell has arms
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # nothing more can be written there
 FEW = 12  # options of a group that an error lists; of groups with more, udpbench list does
 RESUME = "interrupted; the same command goes on where this one stopped"
 
@@ -257,10 +256,10 @@ def lines_of(error: Exception) -> list[str]:
         frames = (frame for frame, _ in walk_tb(error.__traceback__))
         file = next((found for frame in frames if (found := frame.f_locals.get("full_path"))), "a file of the input")
         return [f"{file}: is not UTF-8; save it as UTF-8"]
+    if line := refused(error):
+        return [line]
     if isinstance(error, OSError) and error.strerror:
-        elsewhere = "; free some space, or write elsewhere: runtime.store=DIR moves the store"
-        where = f"{error.filename}: " if error.filename else ""
-        return [f"{where}{error.strerror}{elsewhere if error.errno in FULL else ''}"]
+        return [f"{error.filename}: {error.strerror}" if error.filename else error.strerror]
     said = str(error).partition("Config search path:")[0]
     if isinstance(error, OverrideParseException):
         return [advice(error.override)]

@@ -6,9 +6,7 @@ sweep goes on when a cell fails and ends with status 1.
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.commands.common import CONF, RESUME, Ready, prepare, replace_unencodable, say, show, slug, told, words
+from udpbench.commands.disk import refused
 from udpbench.core.errors import Busy
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ LAUNCHERS = {
     "submitit_local": SUBMITIT,
     "submitit_slurm": SUBMITIT,
 }
-FULL = 1_000_000  # bytes that are left on a disk where nothing can be written any more
 _verified: dict[tuple[str, Path], set[str]] = {}  # by sweep and store, keys of stages
 
 
@@ -135,17 +133,17 @@ def _tell_failure(error: Exception, ready: Ready, config: dict[str, Any], path: 
     from udpbench.results import record
     from udpbench.results.gather import failed_record
 
-    refused = _refused(error, config["runtime"])
-    ready.store.log.say(f"error: {refused or _reason(error)}")
+    disk = refused(error, config["runtime"])
+    ready.store.log.say(f"error: {disk or _reason(error)}")
     if written:
         ready.store.log.say(f"the record is whole: {path}")
-    elif not refused:  # it would refuse the record, too
+    elif not disk:  # it would refuse the record, too
         beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _failed(path) else path
         try:
             record.write(beside, failed_record(ready.graph, ready.store, config, error))
             ready.store.log.say(f"the traceback is in {beside}")
         except OSError as further:
-            ready.store.log.say(f"error: {_refused(further, config['runtime']) or _reason(further)}")
+            ready.store.log.say(f"error: {refused(further, config['runtime']) or _reason(further)}")
 
 
 def _failed(path: Path) -> bool:
@@ -155,24 +153,6 @@ def _failed(path: Path) -> bool:
     with suppress(ValueError):  # a broken one holds nothing
         return read(path)["status"] == "failed"
     return True
-
-
-def _refused(error: Exception, runtime: Mapping[str, Any]) -> str | None:
-    """One line for a person if a disk is full or may not be written: the place and the setting that moves it.
-
-    torch, safetensors and others have errors of their own for a full disk, which do not say where.
-    """
-    places = {f"runtime.{name}": Path(runtime[name]) for name in ("out", "store", "records")}
-    full = next((name for name, path in places.items() if path.exists() and shutil.disk_usage(path).free < FULL), None)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        path = Path(error.filename) if error.filename else places[full or "runtime.out"]
-        within = (name for name, place in places.items() if path.absolute().is_relative_to(place.absolute()))
-        what, setting = f"cannot write {path}: {error.strerror}", next(within, full or "runtime.out")
-    elif full and not isinstance(error, ValueError):
-        what, setting = f"{places[full]} is full", full
-    else:
-        return None
-    return f"{what}; free some space, or write elsewhere with {setting}=DIR"
 
 
 _SMALLER = "give runtime.grad_batch=N (with gradients) or runtime.batch=N, smaller, or runtime.low_memory=true"
@@ -235,7 +215,7 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -
         console.say(RESUME)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
-        _fail(2 if isinstance(error, ValueError) else 1, _refused(error, cfg.runtime) or _reason(error))
+        _fail(2 if isinstance(error, ValueError) else 1, refused(error, cfg.runtime) or _reason(error))
     return None
 
 
