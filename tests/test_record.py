@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 from factory import make_arm, make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
+from udpbench.benchmark.run import run
+from udpbench.benchmark.store import Store
 from udpbench.core.component import check_plain
+from udpbench.interfaces import Log
 from udpbench.results import record as R
 from udpbench.results import schema
+from udpbench.results.gather import record_of
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
@@ -216,3 +221,19 @@ def test_a_broken_record_is_a_line_with_its_path_and_the_others_are_read(tmp_pat
     assert line.startswith(f"{tmp_path / 'b.json'}: ")
     with pytest.raises(ValueError):
         R.read_files(tmp_path)
+
+
+def test_a_score_of_equally_many_pictures_says_how_many_those_are(graph, tmp_path: Path) -> None:
+    """Six are generated; where the reference has four, precision takes as many of them."""
+    made = graph(
+        *("protect=none", "arms=[pretrained]", "task.sample_steps=1", "data.train=2", "data.reference=4"),
+        *("data.heldout=1", "data.validation=4", "metrics.bundle.kernel_distance.minimum=4"),
+        "metrics.bundle.precision_recall.minimum=4",
+    )
+    store = Store(tmp_path, torch.device("cpu"), Log(), 8)
+    scores = record_of(made, store, {}, run(made, store))["arms"]["pretrained"]["metrics"]
+    assert {name: scores[name]["n"] for name in ("kd_efflite0", "precision_efflite0", "recall_efflite0")} == {
+        "kd_efflite0": 6,
+        "precision_efflite0": 4,
+        "recall_efflite0": 4,
+    }

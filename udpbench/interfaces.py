@@ -390,6 +390,7 @@ class Metric(Component):
     against: ClassVar[str] = "reference"
     scores: Mapping[str, str]  # score -> "up" | "down": the way it goes when pictures are better protected
     minimum: int = 1  # pictures a side below which it is absent, and the record says so
+    equal_sizes: ClassVar[bool] = False  # of the larger folder only the first pictures by name are used
     least_side: ClassVar[int] = 1  # of a picture in pixels: pairs of smaller ones cannot be measured
     truth: ClassVar[str] = ""  # the kind of truth it needs the data to have
     compares_with_noise: ClassVar[bool] = False  # whether ``against_noise`` has something to say
@@ -482,7 +483,6 @@ class SetMetric(Metric):
     kinds: ClassVar[Mapping[str, str]]  # score without the network's name -> up | down
     least: ClassVar[int] = 1  # below this many pictures a side the formula itself makes no sense
     usual: ClassVar[int] = 1  # and below this many its value says little
-    equal_sizes: ClassVar[bool] = False  # of the larger folder only the first pictures by name are used
 
     def __init__(self, features: Features, minimum: int | None = None) -> None:
         self.features, self.minimum = features, self.usual if minimum is None else minimum

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,15 +217,19 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
     measure = metric.thing.against_noise if against == "noise" else metric.thing
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        folders = {"train_clean": "train", "input": "train", "truth": ""}
-        ref = parents["other"] if other else parents["data"] / folders.get(against, against)
-        scores = measure(pictures_in(parents["pictures"]), ref, run)
+        scores = measure(pictures_in(parents["pictures"]), compared_with(against, parents), run)
         (out / "scores.json").write_text(json.dumps(scores, sort_keys=True), encoding="utf-8")
 
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": data} | ({"other": other} if other else {})
     key = metric.key | {"against": against}
     return Stage(SCORE, key, _reading(work, metric), parents, title=pictures.title)
+
+
+def compared_with(against: str, parents: Mapping[str, Path]) -> Path:
+    """The folder that a score's pictures are compared with; ``parents``: the folders of those of its stage."""
+    folders = {"train_clean": "train", "input": "train", "truth": ""}
+    return parents["other"] if "other" in parents else parents["data"] / folders.get(against, against)
 
 
 def _reading(work: Work, *parts: Part | None) -> Work:

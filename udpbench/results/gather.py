@@ -12,6 +12,7 @@ from typing import Any
 
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph, Scores
+from udpbench.benchmark.stages import compared_with
 from udpbench.benchmark.store import Stage, Store, hash_of
 from udpbench.benchmark.texts import cut_captions
 from udpbench.core.folders import pictures_in, read_facts
@@ -105,10 +106,10 @@ def knowledge(cell: Cell) -> dict[str, bool]:
 
 def _arm(cell: Cell, store: Store, arm: Arm) -> ArmScores:
     curve, validation = _curve(store, arm.scores), _curve(store, arm.validation)
-    n = len(list_images(store.path(arm.final)))
     ways = {name: way for metric in cell.metrics.values() for name, way in metric.thing.scores.items()}
+    used = _used(cell, store, arm)
     scores: dict[str, Score] = {
-        name: {"value": value, "n": n, "better_protected": ways[name], "primary": name in cell.primary}
+        name: {"value": value, "n": used[name], "better_protected": ways[name], "primary": name in cell.primary}
         for name, value in curve["1"].items()
     }
     infinite = {name: "the metric has no finite value here" for name in ways if name not in scores}
@@ -124,6 +125,19 @@ def _arm(cell: Cell, store: Store, arm: Arm) -> ArmScores:
     if arm.pictures:
         found["pictures"] = str(store.path(arm.pictures))
     return found
+
+
+def _used(cell: Cell, store: Store, arm: Arm) -> dict[str, int]:
+    """Score -> how many of the arm's generated pictures went into it."""
+    made = len(list_images(store.path(arm.final)))
+    used: dict[str, int] = {}
+    for name, metric in cell.metrics.items():
+        n, parents = made, arm.scores[name, 1.0].parents
+        if metric.thing.equal_sizes:
+            folders = {role: store.path(parent) for role, parent in parents.items()}
+            n = min(made, len(list_images(compared_with(metric.thing.against, folders))))
+        used |= dict.fromkeys(metric.thing.scores, n)
+    return used
 
 
 def _curve(store: Store, scores: Scores) -> dict[str, dict[str, float]]:

@@ -22,8 +22,8 @@ STATUS = ("ok", "failed")
 class Score(TypedDict):
     """One metric of one arm.
 
-    ``n``: generated pictures that went into it. ``better_protected``: "up" | "down". ``primary``: victims are judged
-    by it.
+    ``n``: generated pictures that went into it, which may be fewer than there are. ``better_protected``: "up" |
+    "down". ``primary``: victims are judged by it.
     """
 
     value: float
