@@ -28,7 +28,7 @@ from udpbench.results.report.arms import curve_points
 from udpbench.results.report.boards import board_frame, boards, leaderboard
 from udpbench.results.report.choose import choose
 from udpbench.results.report.compare import transfer, verdict
-from udpbench.results.report.render import Section, headers, latex_text, render, table
+from udpbench.results.report.render import Section, headers, latex_text, markdown_table, render, table
 from udpbench.results.report.standings import Standings
 from udpbench.results.report.write import flag_section
 from udpbench.results.schema import Record
@@ -506,6 +506,26 @@ def test_renderers_agree_on_a_small_document() -> None:
         "| e | - |",
     ]  # fmt: skip
     assert r"c\_d & 2 \\" in render("report.tex", title="T", sections=sections)
+
+
+def test_names_are_no_markup() -> None:
+    """Neither that of Markdown nor that of LaTeX, where a bracket after a line's end is an argument."""
+    names = ["~~a~~", "<b>", "_c_", "__d", "&lt;", "a_b", "[e](f)", "[0, 1]", "*"]
+    made = table([{"name": name, "x": "a|b"} for name in names], ["name"], "cap")
+    rows = markdown_table(made).splitlines()[2:]
+    assert [row.removeprefix("| ").removesuffix(" | a\\|b |") for row in rows] == [
+        r"\~\~a\~\~", r"\<b>", r"\_c\_", r"\_\_d", r"\&lt;", "a_b", r"[e\](f)", "[0, 1]", r"\*",
+    ]  # fmt: skip
+    text = render("report.md", title="~~a~~", sections=[Section("_c_", 2, ["&lt; a_b"])])
+    assert text == "# \\~\\~a\\~\\~\n\n## \\_c\\_\n\n\\&lt; a_b\n"
+    latex = [
+        line
+        for line in render("report.tex", title="T", sections=[Section("S", 2, [], [made], in_latex=True)]).splitlines()
+        if "&" in line
+    ]
+    assert all(line.endswith(r" & a\textbar{}b \\") for line in latex[1:])
+    assert latex[-2].startswith("{}[0, 1] &")
+    assert latex[-1].startswith("{}* &")
 
 
 def released(steps: int, **cell: Any) -> Record:

@@ -19,7 +19,11 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "†": r"\textdagger{}", "->": r"$\to$",
+    "|": r"\textbar{}",
 }  # fmt: skip
+
+# What Markdown reads as markup wherever it stands; underscores within a word and an ampersand by itself are none.
+_MARKDOWN = r"[\\|*<`~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)"
 
 DEEP = 0.82  # shades beyond want white letters
 
@@ -78,8 +82,9 @@ def headers(made: DataFrame) -> list[str]:
 
 
 def latex_text(text: str) -> str:
-    """Plain text with LaTeX's special characters escaped."""
-    return re.sub("->|.", lambda found: _LATEX.get(found[0], found[0]), _line(text))
+    """Plain text with LaTeX's special characters escaped, such as may follow the end of a row."""
+    escaped = re.sub("->|.", lambda found: _LATEX.get(found[0], found[0]), _line(text))
+    return re.sub(r"^(?=[\[*])", "{}", escaped)
 
 
 @cache
@@ -115,8 +120,8 @@ def _line(text: str) -> str:
 
 def _markdown_text(text: str) -> str:
     """A line in which no name is taken for markup."""
-    return re.sub(r"([\\|*<`\[])", r"\\\1", _line(text))
+    return re.sub(rf"({_MARKDOWN}|\[)", r"\\\1", _line(text))
 
 
 def _markdown_cell(text: str) -> str:
-    return re.sub(r"([\\|*<`]|\](?=\())", r"\\\1", _line(text))  # intervals have brackets, too
+    return re.sub(rf"({_MARKDOWN}|\](?=\())", r"\\\1", _line(text))  # intervals have brackets, too
