@@ -157,6 +157,16 @@ def test_boards_that_differ_become_one_table(folder):
     assert "protected_fraction" in made("arms budget=linf_8/255", folder)
 
 
+def test_a_table_of_one_budget_names_it_where_the_folder_has_several(folder):
+    assert "Budget" not in made("attacks", folder)
+    write(folder / "records" / "other.json", make_record(subject="0", budget="linf_4"))
+    assert made("attacks budget=linf_8/255", folder).startswith("Budget: linf 8/255.\n\nWhat is left")
+    assert "Budget" not in made("attacks budget=linf_8/255 text=no", folder)
+    both = made("attacks", folder)
+    assert "Budget:" not in both
+    assert "| linf 4/255 |" in both
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [("lists", "unknown kind 'lists'; allowed are effects, "), ("arms colour=red", "unknown name 'colour'; allowed are records, "),

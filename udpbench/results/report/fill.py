@@ -4,7 +4,7 @@ A table stands between ``<!-- table KIND NAME=VALUE ... -->`` and ``<!-- end -->
 ``scores=`` chooses the metrics (default: the primary ones), ``records=`` the folder (default: records/ beside the
 text), ``text=no`` leaves out the sentences above the table; any name of a cell chooses cells, by patterns in which a
 space is written _: ``task=ddpm protect=eudp*,udp budget=linf_8/255``. Boards that differ in further names become one
-table that says these first.
+table that says these first; the one budget of a table is said above it where the folder has several.
 """
 
 from __future__ import annotations
@@ -98,9 +98,12 @@ def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read)
     parts = [(board.names, section) for board, section in found if section is not None]
     if not any(section.tables for _, section in parts):
         raise ValueError("no record has what it asks for")
-    sentences = dict.fromkeys(line for _, section in parts for line in section.text) if told == "yes" else {}
+    sentences = dict.fromkeys(line for _, section in parts for line in section.text)
+    budgets = {names["budget"] for names, _ in parts}
+    if len(budgets) == 1 < len({record["cell"]["budget"] for record in every}):
+        sentences = {f"Budget: {budgets.pop()}.": None} | sentences
     joined = _joined([(names, table) for names, section in parts for table in section.tables])
-    return "\n\n".join([*sentences, markdown_table(joined)])
+    return "\n\n".join([*(sentences if told == "yes" else ()), markdown_table(joined)])
 
 
 def _fits(record: Record, name: str, patterns: str) -> bool:
