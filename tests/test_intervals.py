@@ -80,6 +80,16 @@ def test_intervals_hold_the_truth_as_often_as_they_say(subjects: int, seeds: int
     assert 0.92 <= held / 600 <= 0.97
 
 
+@pytest.mark.parametrize("subjects", [6, 10])
+def test_intervals_of_skewed_effects_hold_the_truth_as_often_as_the_docs_say(subjects: int) -> None:
+    draw, held = np.random.default_rng(5), 0
+    for _ in range(1000):
+        found = {(str(s), 0): float(x) for s, x in enumerate(draw.exponential(size=subjects))}
+        got = paired_interval(found, draw, resamples=500)
+        held += got.low is not None and got.high is not None and got.low <= 1 <= got.high
+    assert 0.86 <= held / 1000 <= 0.93
+
+
 def test_a_subject_run_with_more_seeds_weighs_no_more() -> None:
     """Above and below the number of subjects from which intervals are of the bootstrap."""
     for subjects in (5, 6):
