@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -48,58 +49,63 @@ class _Failed(Exception):
     """Another of the works did."""
 
 
+class _Turns:
+    """Works that run one at a time, in their order, and the tensors that they agree on."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.gate, self.turn, self.failed = n, threading.Condition(), 0, False
+        self.given, self.mean = [torch.empty(0)] * n, torch.empty(0)
+
+    def do(self, k: int, work: Callable[[Agree], Any]) -> Any:
+        """The whole of the ``k``-th work, whenever it is its turn."""
+        try:
+            self._wait(k)
+            made = work(partial(self._agree, k))
+        except BaseException:
+            self.give_up()
+            raise
+        self._pass_on(k)
+        return made
+
+    def give_up(self) -> None:
+        """Ends all works that wait for their turn."""
+        with self.gate:
+            self.failed = True
+            self.gate.notify_all()
+
+    def _agree(self, k: int, mine: Tensor) -> Tensor:
+        self.given[k] = mine
+        if k == self.n - 1:
+            self.mean = torch.stack(self.given).mean(0)
+        self._pass_on(k)
+        self._wait(k)
+        return self.mean
+
+    def _wait(self, k: int) -> None:
+        with self.gate:
+            self.gate.wait_for(lambda: self.turn == k or self.failed)
+            if self.failed:
+                raise _Failed
+
+    def _pass_on(self, k: int) -> None:
+        with self.gate:
+            self.turn = (k + 1) % self.n
+            self.gate.notify_all()
+
+
 def lockstep(works: Sequence[Callable[[Agree], Any]]) -> list[Any]:
     """What the works return. Each is called with an ``agree`` of its own, and whenever one calls that with a tensor it
     waits until all have: the answer is the mean of what they gave. All must call it equally often.
 
     One work runs at a time, in their order (on a thread of its own), so that the outcome is that of a single thread.
     """
-    n, gate, given = len(works), threading.Condition(), [torch.empty(0)] * len(works)
-    turn, mean, failed = 0, torch.empty(0), False
-
-    def wait(k: int) -> None:
-        with gate:
-            gate.wait_for(lambda: turn == k or failed)
-            if failed:
-                raise _Failed
-
-    def pass_on(k: int) -> None:
-        nonlocal turn
-        with gate:
-            turn = (k + 1) % n
-            gate.notify_all()
-
-    def give_up() -> None:
-        nonlocal failed
-        with gate:
-            failed = True
-            gate.notify_all()
-
-    def do(k: int) -> Any:
-        def agree(mine: Tensor) -> Tensor:
-            nonlocal mean
-            given[k] = mine
-            if k == n - 1:
-                mean = torch.stack(given).mean(0)
-            pass_on(k)
-            wait(k)
-            return mean
-
-        try:
-            wait(k)
-            made = works[k](agree)
-        except BaseException:
-            give_up()
-            raise
-        pass_on(k)
-        return made
-
-    with ThreadPoolExecutor(n) as pool:
-        running = [pool.submit(do, k) for k in range(n)]
+    turns = _Turns(len(works))
+    with ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(turns.do, k, work) for k, work in enumerate(works)]
         try:
             errors = [error for future in running if (error := future.exception())]
         except BaseException:  # interrupted: the others are not waited for
-            give_up()
+            turns.give_up()
             raise
         for error in errors:
             if not isinstance(error, _Failed):
