@@ -5,7 +5,7 @@ Built once and read by check, plan, run, record and contact sheet; ``stages.py``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -94,29 +94,35 @@ class Graph:
 
     def _arm(self, name: str) -> Arm | None:
         """An arm without its scores; None if it means nothing for this cell."""
-        cell, protects, trains = self.cell, self.protected is not self.data, self.cell.task.thing.trains
-        if ("training" if trains else "editing") not in ARMS[name].of:
-            return None
-        if name == "clean":
-            return self._victim(self.data)
-        if name == "noise" and protects:
-            return self._victim(self.noise)
-        if name == "noise_rms" and protects:
-            like = self.protected
-            return self._victim(stages.protect_stage(cell, cell.noise_rms, self.data, like))
-        if name == "protected" and protects:
-            return self._victim(self.protected)
-        if name == "purified" and protects and self.attacked:
-            return self._victim(self._reaching(self.protected), cell.attack)
-        if name == "clean_attacked" and self.attack_on_clean:
-            return self._victim(self.data, self.attack_on_clean)
-        if name == "reseeded":
-            return Arm(None, {1.0: stages.edit_stage(cell, self.data, self.data, "second")})
-        if name == "pretrained":
-            return Arm(None, {1.0: stages.generate_stage(cell, self.data, None)})
-        if name == "upper_bound" and cell.data.thing.sizes.get("heldout"):
-            return Arm(None, {1.0: stages.upper_bound_stage(cell, self.data)})
-        return None
+        kind = "training" if self.cell.task.thing.trains else "editing"
+        return self._makers[name]() if kind in ARMS[name].of and self._means_something(name) else None
+
+    def _means_something(self, name: str) -> bool:
+        """Whether the cell has what the arm is made of."""
+        protects = self.protected is not self.data
+        if name == "clean_attacked":
+            return self.attack_on_clean is not None
+        if name == "upper_bound":
+            return bool(self.cell.data.thing.sizes.get("heldout"))
+        if name in ("noise", "noise_rms", "protected", "purified"):
+            return protects and (self.attacked or name != "purified")
+        return True
+
+    @cached_property
+    def _makers(self) -> dict[str, Callable[[], Arm]]:
+        """Arm -> what makes it."""
+        cell, data = self.cell, self.data
+        return {
+            "clean": lambda: self._victim(data),
+            "noise": lambda: self._victim(self.noise),
+            "noise_rms": lambda: self._victim(stages.protect_stage(cell, cell.noise_rms, data, self.protected)),
+            "protected": lambda: self._victim(self.protected),
+            "purified": lambda: self._victim(self._reaching(self.protected), cell.attack),
+            "clean_attacked": lambda: self._victim(data, self.attack_on_clean),
+            "reseeded": lambda: Arm(None, {1.0: stages.edit_stage(cell, data, data, "second")}),
+            "pretrained": lambda: Arm(None, {1.0: stages.generate_stage(cell, data, None)}),
+            "upper_bound": lambda: Arm(None, {1.0: stages.upper_bound_stage(cell, data)}),
+        }
 
     def _victim(self, pictures: Stage, attack: Part | None = None) -> Arm:
         """What the thief makes of pictures: purified, if he attacks, then edited, or trained on and generated from."""
