@@ -249,34 +249,49 @@ def told(interrupted: str = "interrupted") -> Iterator[None]:
 
 def lines_of(error: Exception) -> list[str]:
     """What a person is told of an error: a line for each thing that is wrong, of Hydra's own errors one."""
+    said = str(error).partition("Config search path:")[0]
+    if line := _of_a_file(error) or _of_a_word(error, said):
+        return [line]
+    return [_of_hydra(error, said)] if isinstance(error, HydraException) else said.splitlines()
+
+
+def _of_a_file(error: Exception) -> str | None:
+    """What is wrong with a file that was to be read or written."""
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
-        return [f"{mark.name} line {mark.line + 1}: is no YAML: {error.problem or error.context}"]
+        return f"{mark.name} line {mark.line + 1}: is no YAML: {error.problem or error.context}"
     if isinstance(error, UnicodeDecodeError):
         # Hydra's words do not name the YAML that it was reading; its frame does.
         frames = (frame for frame, _ in walk_tb(error.__traceback__))
         file = next((found for frame in frames if (found := frame.f_locals.get("full_path"))), "a file of the input")
-        return [f"{file}: is not UTF-8; save it as UTF-8"]
+        return f"{file}: is not UTF-8; save it as UTF-8"
     if line := refused(error):
-        return [line]
+        return line
     if isinstance(error, OSError) and error.strerror:
-        return [f"{error.filename}: {error.strerror}" if error.filename else error.strerror]
-    said = str(error).partition("Config search path:")[0]
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
+
+
+def _of_a_word(error: Exception, said: str) -> str | None:
+    """What is wrong with a word of the command line that means nothing by itself; ``said``: by Hydra."""
     if isinstance(error, OverrideParseException):
-        return [advice(error.override)]
+        return advice(error.override)
     if several := re.match(r"Ambiguous value for argument '(.*)'\n1\. ", said, re.DOTALL):
         key, _, value = several[1].partition("=")
         as_list, as_text = shlex.quote(f"{key}=[{value}]"), quoted(key, value)
-        return [f"{key}: {value!r} is several values; say {as_list} for a list, {as_text} for one text, -m for a grid"]
+        return f"{key}: {value!r} is several values; say {as_list} for a list, {as_text} for one text, -m for a grid"
     if said.startswith("Config group override must be a string or a list. Got "):  # which one, Hydra does not say
-        return ["a group must be set to one of its options, not to null; python -m udpbench --help lists them"]
-    if not isinstance(error, HydraException):
-        return said.splitlines()
+        return "a group must be set to one of its options, not to null; python -m udpbench --help lists them"
+    return None
+
+
+def _of_hydra(error: HydraException, said: str) -> str:
+    """What is wrong with what the words ask for together."""
     if isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
-        return [no_setting(error.__cause__)]
+        return no_setting(error.__cause__)
     line = " ".join(said.split()).partition(" To append to your default list use ")[0]
     if option := re.search(r"Could not find '(\S+)/(\S*)' Available options in '\1': (.*)", line):
-        return [no_option(option[1], option[2], option[3].split())]
-    return [line]
+        return no_option(option[1], option[2], option[3].split())
+    return line
 
 
 def no_setting(error: ConfigKeyError | ConfigAttributeError) -> str:
