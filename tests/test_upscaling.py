@@ -132,7 +132,7 @@ def test_a_cascade_without_more_is_diffpure(pixels, pictures):
 
 def test_its_noise_is_that_of_a_step_within_and_the_way_back_is_whole(pixels, pictures, monkeypatch):
     levels, ways = [], []
-    monkeypatch.setattr("udpbench.attack.diffpure.noised", lambda a, z, t, noise: levels.append(t.tolist()) or z)
+    monkeypatch.setattr(type(pixels), "noised", lambda model, z, t, noise: levels.append(t.tolist()) or z)
     monkeypatch.setattr(
         "udpbench.attack.diffpure.reverse", lambda model, z, cond, indices, *more: ways.append(indices) or z
     )

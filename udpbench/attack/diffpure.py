@@ -15,7 +15,6 @@ from udpbench.attack.each import in_batches
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.pixels import reduced, resize
 from udpbench.interfaces import Attack, Images, Run, Texts
-from udpbench.models.diffusion import noised
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.reverse import SAMPLERS, reverse
 from udpbench.optim.samples import normal
@@ -63,8 +62,8 @@ class PixelPurifier(Attack):
         run.tally("unet_purify", len(indices) * len(x))
         with torch.no_grad():
             z = model.encode(x)
-            added = torch.full((len(z),), self.noise_at(indices))
-            z = noised(model.alpha_bar.to(x.device), z, added, normal(rngs, 1, z))
+            added = torch.full((len(z),), self.noise_at(indices), device=z.device)
+            z = model.noised(z, added, normal(rngs, 1, z))
             z = reverse(model, z, model.embed([""] * len(z)), indices, self.sampler, lambda: normal(rngs, 1, z))
             return model.decode(z).clamp(0, 1)
 

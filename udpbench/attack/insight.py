@@ -12,7 +12,6 @@ from torch import Tensor
 from udpbench.attack.impress import Impress
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Attack, Run
-from udpbench.models.diffusion import noised
 from udpbench.models.latent import LatentDiffusion, inconsistency
 from udpbench.optim.samples import normal, uniform_times
 from udpbench.optim.target import mse
@@ -74,7 +73,6 @@ class Insight(Impress):
         rngs = [run.rng("insight", name) for name in names]
         seen, avoided = model.encode(torch.stack(photos).to(protected.device)), model.encode(protected)
         cond = model.embed([self.prompt] * len(names))
-        alpha_bar = model.alpha_bar.to(protected.device)
 
         def aim(y: Tensor, step: int) -> Tensor:
             x = (y + 1) / 2
@@ -82,8 +80,8 @@ class Insight(Impress):
             total = self.consistency * inconsistency(x, model)
             total = total + self.encoder * (mse(z, seen) - self.away * mse(z, avoided))
             if self.unet:
-                t, noise = uniform_times(rngs, 1, len(alpha_bar)).to(z.device), normal(rngs, 1, z)
-                told = [model.predict(model.pipe.unet, noised(alpha_bar, v, t, noise), t, cond) for v in (z, seen)]
+                t, noise = uniform_times(rngs, 1, len(model.alpha_bar)).to(z.device), normal(rngs, 1, z)
+                told = [model.predict(model.pipe.unet, model.noised(v, t, noise), t, cond) for v in (z, seen)]
                 total = total + self.unet * mse(*told)
                 run.tally("unet_purify", 2 * len(z))
             return self.scale(y) * total

@@ -363,8 +363,13 @@ class Diffusion(Component, ABC):
     def _alpha_bar_on(self, device: torch.device) -> Tensor:
         """``alpha_bar``, copied to a device once: a copy in every loss would wait for the device."""
         if self._alpha_bar_there is None or self._alpha_bar_there.device != device:
-            self._alpha_bar_there = self.alpha_bar.to(device)
+            with torch.inference_mode(False):  # whoever asks next may want gradients
+                self._alpha_bar_there = self.alpha_bar.to(device)
         return self._alpha_bar_there
+
+    def noised(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """``z`` (N, C, h, w), as ``encode`` gives it, under ``noise`` at the time steps ``t`` (N,)."""
+        return noised(self._alpha_bar_on(z.device), z, t, noise)
 
     @property
     def prediction(self) -> str:
@@ -425,8 +430,7 @@ class Diffusion(Component, ABC):
         or the velocity for v-prediction models. ``unet`` may be another one than the model's own (a surrogate in
         training).
         """
-        noisy = noised(self._alpha_bar_on(z.device), z, t, noise)
-        told = self.predict(unet or self.pipe.unet, noisy, t, cond)
+        told = self.predict(unet or self.pipe.unet, self.noised(z, t, noise), t, cond)
         return (told - self.wanted(z, t, noise)).square().flatten(1).mean(1)
 
     def wanted(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from udpbench.models.diffusion import Cond, noised
+from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
 from udpbench.models.sample import make_solver
@@ -56,7 +56,7 @@ class Inpainting:
         """What the UNet is given at time steps ``t`` (N,) for the noisy latents ``z``; ``noise``: of the kept part."""
         if self.model.takes_masks:
             return torch.cat([z, self.mask, self.latents], 1)
-        return self.kept(noised(self.model.alpha_bar.to(z.device), self.latents, t, noise), z)
+        return self.kept(self.model.noised(self.latents, t, noise), z)
 
     def kept(self, picture: Tensor, z: Tensor) -> Tensor:
         """``z`` where it is painted anew, elsewhere ``picture``."""

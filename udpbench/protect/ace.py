@@ -12,7 +12,7 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
-from udpbench.models.diffusion import Cond, noised
+from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective, Times
 from udpbench.optim.target import Patterned, mse
@@ -66,7 +66,7 @@ class ACE(Patterned, ASPL):
         targets = self.target_latents(model, owner)
 
         def towards(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
-            told = model.predict(model.pipe.unet, noised(model.alpha_bar.to(z.device), z, t, noise), t, cond)
+            told = model.predict(model.pipe.unet, model.noised(z, t, noise), t, cond)
             return self.raised(z, told, model.wanted(z, t, noise), torch.stack([targets[i] for i in which]))
 
         return towards

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner, Run
-from udpbench.models.diffusion import Cond, noised
+from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
 from udpbench.optim.chains import img2img_steps, recomputed
@@ -102,7 +102,7 @@ class PhotoGuardDiffusion(Targeted, Ascent):
         many = t.to(z.device)[:, None].expand(-1, len(z) * self.samples)
         a = alpha_bar.to(z.device)
         start = normal(rngs, self.samples, z)
-        z = noised(model.alpha_bar.to(z.device), z.repeat_interleave(self.samples, 0), many[0], start)
+        z = model.noised(z.repeat_interleave(self.samples, 0), many[0], start)
         for k, now in enumerate(many):
             told = recomputed(model, z, now, cond)
             noise = normal(rngs, self.samples, z) if self.eta else None

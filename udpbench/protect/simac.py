@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Log, Owner, Run
-from udpbench.models.diffusion import Cond, noised
+from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective, Times, denoising_loss
 from udpbench.optim.pgd import Loss, chunks, pgd
@@ -118,7 +118,7 @@ class SimAC(ASPL):
             with features(model.pipe.unet) as mine:
                 raised = model.loss(z, cond, t, noise)
             with torch.no_grad(), features(model.pipe.unet) as theirs:
-                noisy = noised(model.alpha_bar.to(z.device), torch.stack([clean[i] for i in which]), t, noise)
+                noisy = model.noised(torch.stack([clean[i] for i in which]), t, noise)
                 model.predict(model.pipe.unet, noisy, t, cond)
             run.tally("unet_clean", len(z))
             apart = [(a - b).float().square().flatten(1).mean(1) for a, b in zip(mine, theirs, strict=True)]
