@@ -360,7 +360,7 @@ class Diffusion(Component, ABC):
         """Cumulative product of 1 - beta of the forward process, (T,) float32 on the CPU."""
         return self.pipe.scheduler.alphas_cumprod.float().cpu()
 
-    def _alpha_bar_on(self, device: torch.device) -> Tensor:
+    def alpha_bar_on(self, device: torch.device) -> Tensor:
         """``alpha_bar``, copied to a device once: a copy in every loss would wait for the device."""
         if self._alpha_bar_there is None or self._alpha_bar_there.device != device:
             with torch.inference_mode(False):  # whoever asks next may want gradients
@@ -369,7 +369,7 @@ class Diffusion(Component, ABC):
 
     def noised(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """``z`` (N, C, h, w), as ``encode`` gives it, under ``noise`` at the time steps ``t`` (N,)."""
-        return noised(self._alpha_bar_on(z.device), z, t, noise)
+        return noised(self.alpha_bar_on(z.device), z, t, noise)
 
     @property
     def prediction(self) -> str:
@@ -435,7 +435,7 @@ class Diffusion(Component, ABC):
 
     def wanted(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """What a perfect prediction for ``z`` under ``noise`` at ``t`` would be: the noise or the velocity."""
-        return velocity(self._alpha_bar_on(z.device), z, t, noise) if self.prediction == "v_prediction" else noise
+        return velocity(self.alpha_bar_on(z.device), z, t, noise) if self.prediction == "v_prediction" else noise
 
 
 def _pinned(place: str) -> tuple[str, str | None]:

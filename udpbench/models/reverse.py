@@ -23,15 +23,23 @@ def epsilon(model: Diffusion, noisy: Tensor, index: int, cond: Cond) -> Tensor:
     return clean_and_noise(told, noisy, float(model.alpha_bar[index]), model.prediction)[1]
 
 
+def posterior_mean(clean: Tensor, noisy: Tensor, a: Any, before: Any) -> Tensor:
+    """The mean of q(x_s | x_t, x_0) for x_t = ``noisy`` and x_0 = ``clean`` (Ho et al. 2020, eq. 7).
+
+    ``a``, ``before``: alpha_bar at t and at s < t, numbers or tensors that fit.
+    """
+    kept = a / before
+    return before**0.5 * (1 - kept) / (1 - a) * clean + kept**0.5 * (1 - before) / (1 - a) * noisy
+
+
 def ancestral(x: Tensor, eps: Tensor, a: float, before: float, noise: Tensor) -> Tensor:
     """A sample of q(x_s | x_t, x_0) (Ho et al. 2020, eq. 7) with the x_0 that ``eps`` says, clipped to [-1,1].
 
     ``a``, ``before``: alpha_bar at t and at s < t. The variance is the posterior's (the smaller of the paper's two).
     """
-    start = ((x - (1 - a) ** 0.5 * eps) / a**0.5).clamp(-1, 1)
-    kept = a / before
-    mean = before**0.5 * (1 - kept) / (1 - a) * start + kept**0.5 * (1 - before) / (1 - a) * x
-    return mean + ((1 - kept) * (1 - before) / (1 - a)) ** 0.5 * noise
+    clean, _ = clean_and_noise(eps, x, a, "epsilon")
+    mean = posterior_mean(clean.clamp(-1, 1), x, a, before)
+    return mean + ((1 - a / before) * (1 - before) / (1 - a)) ** 0.5 * noise
 
 
 def reverse_sde(x: Tensor, eps: Tensor, a: float, before: float, noise: Tensor) -> Tensor:

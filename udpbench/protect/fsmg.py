@@ -16,6 +16,7 @@ from udpbench.interfaces import Advance, Owner, Run
 from udpbench.models.diffusion import Cond, Trainable, clean_and_noise, noised
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.lora import Lora
+from udpbench.models.reverse import posterior_mean
 from udpbench.optim.denoising import Objective, Times, denoising_loss
 from udpbench.optim.fit import FitSettings, fit, weighted_loss
 from udpbench.optim.pgd import Loss, Scale, handed_over, pgd
@@ -193,11 +194,12 @@ class FSMG(Targeted):
 def _shifted(model: LatentDiffusion, targets: Sequence[Tensor]) -> Objective:
     """The denoising loss less the mean squared distance of the predicted x_(t-1) to the target's latents at t-1."""
 
+    alpha_bar = model.alpha_bar_on(model.device)
+    earlier = torch.cat([torch.ones_like(alpha_bar[:1]), alpha_bar])  # of t-1: 1 at t = 0, where nothing is noised
+
     def objective(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
-        alpha_bar = model.alpha_bar.to(z.device)
-        noisy, target = noised(alpha_bar, z, t, noise), torch.stack([targets[i] for i in which])
+        noisy, target = model.noised(z, t, noise), torch.stack([targets[i] for i in which])
         told = model.predict(model.pipe.unet, noisy, t, cond)
-        earlier = torch.cat([torch.ones_like(alpha_bar[:1]), alpha_bar])  # of t-1: 1 at t = 0, where nothing is noised
         aimed = noised(earlier, target, t, noise)
         distance = (previous_mean(told, noisy, alpha_bar[t], earlier[t], model.prediction) - aimed).square()
         return ((told - model.wanted(z, t, noise)).square() - distance).flatten(1).mean(1)
@@ -212,5 +214,4 @@ def previous_mean(told: Tensor, noisy: Tensor, a: Tensor, b: Tensor, prediction:
     """
     a, b = a.view(-1, 1, 1, 1), b.view(-1, 1, 1, 1)
     clean, _ = clean_and_noise(told, noisy, a, prediction)
-    alpha = a / b
-    return b.sqrt() * (1 - alpha) / (1 - a) * clean + alpha.sqrt() * (1 - b) / (1 - a) * noisy
+    return posterior_mean(clean, noisy, a, b)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Owner
-from udpbench.models.diffusion import Cond, noised
+from udpbench.models.diffusion import Cond, clean_and_noise
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective
 from udpbench.optim.target import Patterned
@@ -71,10 +71,6 @@ class SDS(Patterned, AdvDM):
 @torch.no_grad()
 def predicted_noise(model: LatentDiffusion, z: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> Tensor:
     """The noise that ``model`` sees in latents ``z`` (N, C, h, w) noised by ``noise`` to time steps ``t`` (N,)."""
-    alpha_bar = model.alpha_bar.to(z.device)
-    noisy = noised(alpha_bar, z, t, noise)
+    noisy, a = model.noised(z, t, noise), model.alpha_bar_on(z.device)[t].view(-1, 1, 1, 1)
     told = model.predict(model.pipe.unet, noisy, t, cond)
-    if model.prediction == "epsilon":
-        return told
-    a = alpha_bar[t].view(-1, 1, 1, 1)
-    return a.sqrt() * told + (1 - a).sqrt() * noisy  # of the velocity (Salimans & Ho 2022, appendix D)
+    return clean_and_noise(told, noisy, a, model.prediction)[1]
