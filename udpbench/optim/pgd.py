@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
+from udpbench.core.component import check_numbers
 from udpbench.core.images import PIXELS, at_once
 from udpbench.core.memory import give_freed_memory_back
 from udpbench.interfaces import Advance, ImageLoss, Log, Owner, Protection, Run
@@ -177,6 +178,19 @@ def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> lis
     return random_start(owner.images, owner.names, budget, run) if at_random else list(owner.images)
 
 
+def first_length(step_size: float | None, bound: float, parts: int = 8) -> float:
+    """Length of the first step of an ascent: ``step_size``; None: one of ``parts`` equal parts of ``bound``."""
+    if step_size is None:
+        return bound / parts
+    check_numbers("protect", above=0, step_size=step_size)
+    return step_size
+
+
+def shrinking(first: float, n: int) -> list[float]:
+    """Lengths of ``n`` steps that shrink linearly from ``first`` to about a hundredth of it."""
+    return [first * (1 - 0.99 * k / n) for k in range(n)]
+
+
 @dataclass(kw_only=True)
 class Ascent(Protection):
     """A protection that perturbs each picture by itself, by projected ascent.
@@ -192,7 +206,7 @@ class Ascent(Protection):
 
     def lengths(self, budget: Budget, n: int) -> list[float]:
         """Of ``n`` steps, of 255."""
-        return [self.step_size or budget.eps / 8] * n
+        return [first_length(self.step_size, budget.eps)] * n
 
     def ascended(
         self, owner: Owner, loss: Loss, budget: Budget, run: Run, n: int, *, at_random: bool, samples: int = 1

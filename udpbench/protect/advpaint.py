@@ -15,7 +15,7 @@ from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.chains import Inpainting
 from udpbench.optim.masked import MaskedAscent
-from udpbench.optim.pgd import Loss, first_images, pgd
+from udpbench.optim.pgd import Loss, first_images, first_length, pgd, shrinking
 from udpbench.optim.samples import normal
 
 
@@ -69,7 +69,7 @@ class AdvPaint(MaskedAscent):
         return images
 
     def lengths(self, budget: Budget, n: int) -> list[float]:
-        return [first * (1 - 0.99 * k / n) for k, first in enumerate(super().lengths(budget, n))]
+        return shrinking(first_length(self.step_size, budget.eps), n)
 
     def _loss(self, owner: Owner, anew: list[Tensor], cond: Cond, model: LatentDiffusion, run: Run, k: int) -> Loss:
         """What is ascended where ``anew`` is painted anew, the ``k``-th region."""

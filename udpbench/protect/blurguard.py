@@ -14,7 +14,7 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import Ascent, pgd_through
+from udpbench.optim.pgd import Ascent, first_length, pgd_through, shrinking
 
 RADIUS = 16  # of the kernel, in pixels
 
@@ -81,8 +81,8 @@ class BlurGuard(Ascent):
             run.tally("vae_image", len(x))
             return -surrogate.encode(x).square().flatten(1).mean(1)
 
-        first, done, n = self.step_size or budget.eps / 8, self.blur_steps, self.image_steps
-        steps = [first * (1 - 0.99 * k / (done + n)) for k in range(done, done + n)]
+        first, done = first_length(self.step_size, budget.eps), self.blur_steps
+        steps = shrinking(first, done + self.image_steps)[done:]  # one schedule over both phases
         start: list[Tensor] = [torch.zeros_like(x) for x in clean]
         return pgd_through(make, start, loss, _Free(), run, steps=steps, most=run.grad_batch)
 

@@ -16,7 +16,7 @@ from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import denoising_loss
 from udpbench.optim.fit import FitSettings, fit
-from udpbench.optim.pgd import chunks, pgd
+from udpbench.optim.pgd import chunks, first_length, pgd
 
 TUNED = ("attn2.to_k.", "attn2.to_v.")
 
@@ -63,7 +63,7 @@ class CAAT(Protection):
         optimizer = self.training.optimizer(trainable.parameters)
         cond = surrogate.embed(owner.prompts)
         drawn: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents, "dtype": self.dtype}
-        most, steps = run.grad_batch // self.samples, [self.step_size or budget.eps / 8]
+        most, steps = run.grad_batch // self.samples, [first_length(self.step_size, budget.eps)]
         images = list(owner.images)
         with run.log.bar("perturb", self.image_steps, "step") as advance:
             ascend = partial(pgd, clean=owner.images, budget=budget, run=run, steps=steps, most=most, advance=advance)

@@ -13,7 +13,7 @@ from udpbench.core.jpeg import coefficients, decoded, quantisation
 from udpbench.core.pixels import is_grey
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import Ascent, Box, pgd_through
+from udpbench.optim.pgd import Ascent, Box, first_length, pgd_through
 
 CHANNELS = {"all": (1.0, 1.0, 1.0), "luma": (1.0, 0.0, 0.0)}
 
@@ -68,7 +68,7 @@ class DCTShield(Ascent):
             run.tally("vae_image", len(x))
             return -surrogate.encode(x).flatten(1).norm(dim=1)
 
-        first = self.step_size or self.coefficient_eps / 8
+        first = first_length(self.step_size, self.coefficient_eps)
         bound, n = Box(self.coefficient_eps, self.coefficient_eps), self.iterations
         lengths = [first * (1 - k / n) for k in range(n)]
         return pgd_through(make, alpha, loss, bound, run, steps=lengths, most=run.grad_batch)

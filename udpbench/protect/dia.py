@@ -15,7 +15,7 @@ from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
 from udpbench.optim.chains import img2img_steps, recomputed
-from udpbench.optim.pgd import Ascent
+from udpbench.optim.pgd import Ascent, first_length
 
 AIMS = ("trajectory", "reconstruction")
 
@@ -60,7 +60,7 @@ class DIA(Ascent):
         return [""]
 
     def lengths(self, budget: Budget, n: int) -> list[float]:
-        return [self.step_size or budget.eps * max(1 / 8, 2 / n)] * n
+        return [first_length(self.step_size, budget.eps * max(1, 16 / n))] * n
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         model, back = surrogate, self.aim == "reconstruction"

@@ -19,7 +19,7 @@ from udpbench.models.lora import Lora
 from udpbench.models.reverse import posterior_mean
 from udpbench.optim.denoising import Objective, Times, denoising_loss
 from udpbench.optim.fit import FitSettings, fit, weighted_loss
-from udpbench.optim.pgd import Loss, Scale, handed_over, pgd
+from udpbench.optim.pgd import Loss, Scale, first_length, handed_over, pgd
 from udpbench.optim.target import Targeted
 from udpbench.optim.training_set import TrainingSet
 
@@ -159,7 +159,8 @@ class FSMG(Targeted):
         as ``image_loss``."""
         trainable.train(False)
         times, scale = self.paced(times, len(trainable.model.alpha_bar), len(images))
-        loss, steps = self.image_loss(trainable.model, owner, run, k, times), self.step_sizes(budget, k)
+        loss = self.image_loss(trainable.model, owner, run, k, times)
+        steps = [first_length(self.step_size, budget.eps)] * self.image_steps
         settings: dict[str, Any] = {"most": run.grad_batch // self.samples, "before": k * self.image_steps}
         given = handed_over(images)
         return pgd(given, owner.images, loss, budget, run, steps=steps, advance=advance, scale=scale, **settings)
@@ -172,10 +173,6 @@ class FSMG(Targeted):
         """How the time steps of one ascent of ``n`` pictures are drawn, of ``steps``, and by how much the length of an
         image step is multiplied, as ``pgd`` takes it."""
         return times, None
-
-    def step_sizes(self, budget: Budget, k: int) -> list[float]:
-        """Lengths of the image steps of round ``k``, of 255."""
-        return [self.step_size or budget.eps / 8] * self.image_steps
 
     def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run, k: int, times: Times | None = None) -> Loss:
         """What the pictures raise in round ``k``; each has samples of its own, time steps by ``times`` (None:

@@ -11,7 +11,7 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import Ascent
+from udpbench.optim.pgd import Ascent, first_length, shrinking
 from udpbench.optim.target import Targeted
 
 
@@ -50,8 +50,7 @@ class PhotoGuard(Targeted, Ascent):
         return self.ascended(owner, loss, budget, run, self.steps, at_random=self.random_start)
 
     def lengths(self, budget: Budget, n: int) -> list[float]:
-        first = self.step_size or budget.eps / 3
-        return [first * (1 - 0.99 * k / n) for k in range(n)]
+        return shrinking(first_length(self.step_size, budget.eps, parts=3), n)
 
     def _goal(self, model: LatentDiffusion, size: tuple[int, ...], device: torch.device) -> Tensor:
         """Latents of the target for pictures of ``size`` (height, width); or zero."""

@@ -17,7 +17,7 @@ from udpbench.interfaces import Log, Owner, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective, Times, denoising_loss
-from udpbench.optim.pgd import Loss, chunks, pgd
+from udpbench.optim.pgd import Loss, chunks, first_length, pgd
 from udpbench.protect.aspl import ASPL
 
 
@@ -71,7 +71,7 @@ class SimAC(ASPL):
         rng, x = run.rng(self.option, "search", owner.names[i]), owner.images[i].to(run.device)
         cond = model.embed(owner.prompts[i : i + 1])
         # A picture alone, whatever wraps the ascent.
-        steps, quiet = [self.step_size or budget.eps / 8], replace(run, log=Log(), around=None, agree=None)
+        steps, quiet = [first_length(self.step_size, budget.eps)], replace(run, log=Log(), around=None, agree=None)
         settings: dict[str, Any] = {"samples": 1, "sample_latents": self.sample_latents, "dtype": self.dtype}
 
         def at(t: Tensor) -> Loss:

@@ -27,7 +27,7 @@ from udpbench.core.images import room
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.optim.fit import FitSettings, fit, resumed, save_state
-from udpbench.optim.pgd import Loss, first_images, handed_over, pgd
+from udpbench.optim.pgd import Loss, first_images, first_length, handed_over, pgd
 from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
 from udpbench.optim.training_set import TrainingSet, loss_in_parts
 from udpbench.optim.transforms import flip
@@ -134,7 +134,7 @@ class UDP(Protection):
             optimizer.load_state_dict(state["optimizer"])
             first, images, start = state["rounds"], state["images"], state["start"]
         most = run.grad_batch // self.samples if self.outer == "perturbed" else None
-        steps = [self.step_size or budget.eps / 8] * self.image_steps
+        steps = [first_length(self.step_size, budget.eps)] * self.image_steps
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
             advance(first * self.image_steps)
             ascend = partial(pgd, clean=owner.images, budget=budget, run=run, steps=steps, most=most, advance=advance)

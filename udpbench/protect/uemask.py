@@ -11,7 +11,7 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import Box, pgd_through
+from udpbench.optim.pgd import Box, first_length, pgd_through
 from udpbench.protect.advdm import AdvDM
 
 
@@ -56,7 +56,7 @@ class UEMask(AdvDM):
             return -self.l1_weight * (1 - m).abs().flatten(1).mean(1)
 
         loss, most = self.image_loss(surrogate, owner, run), run.grad_batch // self.samples
-        steps = [self.step_size or self.strength / 8] * self.steps
+        steps = [first_length(self.step_size, self.strength)] * self.steps
         bound = Box(self.strength, 0)
         return pgd_through(masked, masks, loss, bound, run, steps=steps, most=most, origin=ones, beside=sparse)
 
