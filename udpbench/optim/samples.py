@@ -6,14 +6,21 @@ Every function gives the ``n`` samples of the first picture, then those of the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from udpbench.core.component import check_choice
 
-TIMES = ("uniform", "sqrt_alpha_bar", "alpha_bar", "snr")
+# Kind of P(t) -> weights of the time steps by their alpha_bar (T,), both float64.
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform": torch.ones_like,
+    "sqrt_alpha_bar": torch.sqrt,
+    "alpha_bar": lambda a: a,
+    "snr": lambda a: (a / (1 - a)).sqrt(),
+}
+TIMES = tuple(WEIGHTS)
 
 
 def normal(rngs: Sequence[torch.Generator], n: int, like: Tensor) -> Tensor:
@@ -38,10 +45,9 @@ def time_distribution(alpha_bar: Tensor, kind: str) -> Tensor:
     """P(t) over the T steps of a forward process with ``alpha_bar`` (T,); float64, sums to 1.
 
     A perturbation d reaches step t as sqrt(alpha_bar_t) d. ``sqrt_alpha_bar`` weights steps by that factor,
-    ``alpha_bar`` by its square, ``snr`` by sqrt(alpha_bar_t / (1 - alpha_bar_t)), the ratio of the rest of d to the
-    noise; ``uniform`` weights all steps equally.
+    ``alpha_bar`` by its square, ``snr`` by sqrt(alpha_bar_t / (1 - alpha_bar_t)), the root of the signal-to-noise
+    ratio: what is left of d over the noise beside it; ``uniform`` weights all steps equally.
     """
-    a = alpha_bar.double()
-    weights = {"uniform": torch.ones_like(a), "sqrt_alpha_bar": a.sqrt(), "alpha_bar": a, "snr": (a / (1 - a)).sqrt()}
-    check_choice("samples: unknown time distribution", kind, TIMES)
-    return weights[kind] / weights[kind].sum()
+    check_choice("samples: unknown time distribution", kind, WEIGHTS)
+    weights = WEIGHTS[kind](alpha_bar.double())
+    return weights / weights.sum()

@@ -91,16 +91,17 @@ class UDP(Protection):
     heeds_penalty = True
 
     def __post_init__(self) -> None:
-        check_choice("eudp: unknown time distribution", self.times, TIMES)
-        check_choice("udp: unknown outer", self.outer, ("perturbed", "clean"))
-        check_choice("udp: unknown surrogate_init", self.surrogate_init, ("victim_task", "random"))
+        who = type(self).__name__.lower()
+        check_choice(f"{who}: unknown time distribution", self.times, TIMES)
+        check_choice(f"{who}: unknown outer", self.outer, ("perturbed", "clean"))
+        check_choice(f"{who}: unknown surrogate_init", self.surrogate_init, ("victim_task", "random"))
         counts = {"rounds": self.rounds, "image_steps": self.image_steps, "samples": self.samples}
-        check_numbers("udp", least=1, batch=self.batch, **counts)
+        check_numbers(who, least=1, batch=self.batch, **counts)
         none = {"start_steps": self.start_steps, "restart_every": self.restart_every}
-        check_numbers("udp", least=0, model_steps=self.model_steps, **none)
+        check_numbers(who, least=0, model_steps=self.model_steps, **none)
         if self.train_text_encoder:
             if self.outer == "clean":
-                raise ValueError("udp: outer=clean unrolls a step of the UNet alone; give train_text_encoder=false")
+                raise ValueError(f"{who}: outer=clean unrolls a step of the UNet alone; give train_text_encoder=false")
             self.needs = self.needs | {"text"}  # type: ignore[misc]  # here it is the instance's
         self.training = FitSettings(
             steps=self.model_steps, lr=self.lr, weight_decay=self.weight_decay, dtype=self.dtype
@@ -241,8 +242,8 @@ def _embedded(trainable: Trainable, owner: Owner) -> Cond:
 
 @dataclass(kw_only=True)
 class EUDP(UDP):
-    """UDP with time steps drawn by how much of the perturbation the forward process leaves (see
-    ``time_distribution``).
+    """UDP with time steps drawn by the noise schedule: in proportion to the root of the signal-to-noise ratio, by
+    default (see ``time_distribution``).
 
     Which P(t) the paper has is not known. ``snr`` was the strongest of three on objects of the embedded world, and
     stronger than ``sqrt_alpha_bar`` on each of ten further ones (experiments/udp).

@@ -38,7 +38,7 @@ class Rendered(Dataset):
     extra_clean: int = 0
 
     rendered = True
-    option: ClassVar[str]  # its name, in messages and in the keys of its random numbers
+    option: ClassVar[str]  # its name in messages
     most: ClassVar[float] = math.inf  # training pictures at most
     digits: ClassVar[int] = 4  # of the names of files
 

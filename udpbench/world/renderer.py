@@ -29,7 +29,7 @@ RGB = {
     "red": (0.85, 0.12, 0.12), "orange": (0.98, 0.50, 0.05), "yellow": (0.97, 0.90, 0.20), "green": (0.10, 0.55, 0.20),
     "cyan": (0.20, 0.82, 0.85), "blue": (0.12, 0.25, 0.80), "purple": (0.48, 0.15, 0.65), "pink": (1.00, 0.62, 0.78),
 }  # fmt: skip
-# sky top, sky at the horizon, ground at the horizon, ground at the bottom, ground pattern strength
+# sky at the top, sky at the horizon, ground at the horizon, ground at the bottom
 SCENE_RGB = {
     "on grass": ((0.45, 0.68, 0.95), (0.75, 0.88, 0.98), (0.42, 0.62, 0.25), (0.30, 0.48, 0.15)),
     "on sand": ((0.62, 0.80, 0.95), (0.90, 0.92, 0.88), (0.88, 0.78, 0.55), (0.75, 0.62, 0.40)),
