@@ -96,7 +96,7 @@ def test_pictures_of_e_aspl_are_the_mean_after_each_round(pictures, model, other
     mean = EnsembleASPL(**settings, further={"other": other}).protect(owner, Linf(8), model, Run())
 
     class Named(ASPL):  # whose samples are those of the ensemble
-        option = "ensemble_aspl"
+        name = "ensemble_aspl"
 
     alone = [Named(**settings).protect(owner, Linf(8), m, Run()) for m in (model, other)]
     assert same(mean, [(a + b) / 2 for a, b in zip(*alone, strict=True)])
@@ -111,7 +111,7 @@ def test_models_of_e_fsmg_are_trained_once(pictures, model, other):
     assert run.count == {"unet_train": 2 * 2, "unet_image": 2 * 2 * 2 * 2}
 
     class Named(FSMG):
-        option = "ensemble_fsmg"
+        name = "ensemble_fsmg"
 
     once = EnsembleFSMG(**settings | {"rounds": 1}, further={"other": model}).protect(owner, Linf(8), model, Run())
     del settings["rounds"], settings["model_steps"]

@@ -159,3 +159,14 @@ def test_an_upscaler_that_is_none_and_a_noise_above_the_steps_are_told(tmp_path:
         PdmPure(**CASCADE, prompt="", less=5, upscaler=pixels).check()
     with pytest.raises(ValueError, match="attack pdm_pure: less must be"):
         PdmPure(**CASCADE, prompt="", less=10, upscaler=None)
+
+
+def test_messages_name_the_option():
+    less = {"sampler": "ddpm", "t": 100, "less": 5, "upscaler": None}
+    for name, make in {
+        "super_resolution": lambda: SuperResolution(**SETTINGS | {"upscale_steps": 0}),
+        "noisy_upscale": lambda: NoisyUpscale(**SETTINGS | {"upscale_steps": 0}, std=1.0),
+        "pdm_pure": lambda: PdmPure(**SETTINGS | {"upscale_steps": 0}, **less),
+    }.items():
+        with pytest.raises(ValueError, match=f"^attack {name}: upscale_steps must be >= 1, given 0$"):
+            make()

@@ -50,9 +50,11 @@ class BestOf(Members):
 
     score: str
 
+    name = "best_of"
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("attack best_of: unknown score", self.score, SCORES)
+        check_choice(f"attack {self.name}: unknown score", self.score, SCORES)
         self.needs = self.needs | SCORES[self.score][1]  # type: ignore[misc]
         for name, member in self.members.items():
             if member.hooks != {"purify"}:

@@ -18,6 +18,8 @@ class Chain(Members):
     """Each member changes what the one before made: the pictures, saved in 8 bits in between, the model, the pictures
     of a training step, the arguments of the generation. The order is part of the attack."""
 
+    name = "chain"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.sampling()

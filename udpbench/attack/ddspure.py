@@ -35,12 +35,13 @@ class DdsPure(DiffPure):
     rounds: int = 1
     t: int = 1  # follows from the radius
 
+    name = "ddspure"
     called = "ddspure_{radius:g}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers("attack ddspure", above=0, most=255, radius=self.radius)
-        check_numbers("attack ddspure", least=1, rounds=self.rounds)
+        check_numbers(f"attack {self.name}", above=0, most=255, radius=self.radius)
+        check_numbers(f"attack {self.name}", least=1, rounds=self.rounds)
         if self.t != 1:
             raise ValueError(f"attack ddspure: t follows from the radius; leave it out, given {self.t}")
 

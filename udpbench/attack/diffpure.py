@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,14 +36,14 @@ class PixelPurifier(Attack):
     sampler: str
     steps: int | None = None
 
+    name: ClassVar[str]  # in messages
     needs = frozenset({"denoise", "pixel"})
 
     def __post_init__(self) -> None:
-        who = type(self).__name__.lower()
-        check_numbers(f"attack {who}", least=1, t=self.t)
-        check_choice(f"attack {who}: unknown sampler", self.sampler, SAMPLERS)
+        check_numbers(f"attack {self.name}", least=1, t=self.t)
+        check_choice(f"attack {self.name}: unknown sampler", self.sampler, SAMPLERS)
         if self.steps is not None:
-            check_numbers(f"attack {who}", least=1, steps=self.steps)
+            check_numbers(f"attack {self.name}", least=1, steps=self.steps)
 
     def check_model(self, model: PixelDiffusion) -> None:
         model.check_steps(f"attack {self.label}", t=self.t)
@@ -79,6 +80,7 @@ class DiffPure(PixelPurifier):
     at 4/255 in the paper, 100 (``ddpm``) where it was used against protections (GrIDPure, BlurGuard).
     """
 
+    name: ClassVar[str] = "diffpure"
     called = "diffpure_{sampler}_{t}"
 
     def purify(self, images: Images, names: Texts, prompts: Texts, model: PixelDiffusion, run: Run) -> list[Tensor]:

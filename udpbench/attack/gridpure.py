@@ -37,12 +37,13 @@ class GridPure(PixelPurifier):
     rounds: int
     gamma: float
 
+    name = "gridpure"
     called = "gridpure_{t}x{rounds}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers("attack gridpure", least=1, rounds=self.rounds)
-        check_numbers("attack gridpure", least=0, below=1, gamma=self.gamma)
+        check_numbers(f"attack {self.name}", least=1, rounds=self.rounds)
+        check_numbers(f"attack {self.name}", least=0, below=1, gamma=self.gamma)
 
     def purify(self, images: Images, names: Texts, prompts: Texts, model: PixelDiffusion, run: Run) -> list[Tensor]:
         out = []

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,12 +57,13 @@ class Impress(SoftBound, Attack):
     precision: str = "fp32"
     clamp_start: bool = True
 
+    name: ClassVar[str] = "impress"
     version = 2  # 2: latents of the picture alone, not of what it is padded with
     needs = frozenset({"latent"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("impress: unknown precision", self.precision, PRECISIONS)
+        check_choice(f"{self.name}: unknown precision", self.precision, PRECISIONS)
 
     def purify(self, images: Images, names: Texts, prompts: Texts, model: LatentDiffusion, run: Run) -> list[Tensor]:
         """As the interface says; prompts are not used."""

@@ -29,6 +29,8 @@ class ImpressPP(Impress):
     noise: float
     negative_prompt: str
 
+    name = "impress_pp"
+
     def purify(self, images: Images, names: Texts, prompts: Texts, model: LatentDiffusion, run: Run) -> list[Tensor]:
         noisy = GaussianNoise(std=self.noise).purify(images, names, prompts, None, run)
         return super().purify(noisy, names, prompts, model, run)

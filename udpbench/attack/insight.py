@@ -45,6 +45,7 @@ class Insight(Impress):
     away: float
     prompt: str
 
+    name = "insight"
     needs = frozenset({"denoise", "latent", "text"})
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -24,8 +24,10 @@ class Members(Attack):
     members: Mapping[str, Attack]
     title: str = ""
 
+    name: ClassVar[str]  # in messages
+
     def __post_init__(self) -> None:
-        who = f"attack {type(self).__name__.lower()}"
+        who = f"attack {self.name}"
         if not self.members:
             raise ValueError(f"{who}: give at least one member, e.g. +attack@attack.members.a=jpeg")
         for name, member in self.members.items():

@@ -31,11 +31,12 @@ class NoisyUpscale(SuperResolution):
 
     std: float
 
+    name = "noisy_upscale"
     called = "noisy_upscale_{std:g}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers("attack noisyupscale", least=0, most=255, std=self.std)
+        check_numbers(f"attack {self.name}", least=0, most=255, std=self.std)
 
     def small(self, x: Tensor, name: str, model: Upscaler, run: Run) -> Tensor:
         return as_saved(noisy(x, run.rng("noisy_upscale", name), self.std))

@@ -40,6 +40,7 @@ class PdmPure(Upscaling, DiffPure):
     less: int
     upscaler: Diffusion | None
 
+    name = "pdm_pure"
     needs = DiffPure.needs
     places: ClassVar[tuple[str, ...]] = ("upscaler",)  # ``identity`` says what it is
 
@@ -48,7 +49,7 @@ class PdmPure(Upscaling, DiffPure):
     def __post_init__(self) -> None:
         DiffPure.__post_init__(self)
         Upscaling.__post_init__(self)
-        check_numbers("attack pdm_pure", least=0, below=min(self.t, self.steps or self.t), less=self.less)
+        check_numbers(f"attack {self.name}", least=0, below=min(self.t, self.steps or self.t), less=self.less)
 
     def check(self) -> None:
         super().check()

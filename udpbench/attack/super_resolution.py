@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,11 +34,12 @@ class Upscaling(Prompted):
     noise_level: int
     negative_prompt: str = ""
 
+    name: ClassVar[str]  # in messages
     needs = frozenset({"upscale"})
 
     def __post_init__(self) -> None:
         Prompted.__post_init__(self)
-        who = f"attack {type(self).__name__.lower()}"
+        who = f"attack {self.name}"
         check_numbers(who, least=1, upscale_steps=self.upscale_steps, guidance=self.guidance)
         check_numbers(who, least=0, noise_level=self.noise_level)
 
@@ -66,6 +68,7 @@ class SuperResolution(Upscaling):
     resized to the picture's.
     """
 
+    name: ClassVar[str] = "super_resolution"
     called = "super_resolution"
 
     def check_model(self, model: Upscaler) -> None:

@@ -35,7 +35,7 @@ class Masked:
     mask: str = "data"
     repaint: str = "outside"
 
-    name: ClassVar[str]  # in messages
+    name: ClassVar[str]  # in messages and, of protections, in the keys of random numbers
     group: ClassVar[str]  # of the configuration
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class Masked:
 
 
 class MaskedProtection(Masked, Protection):
-    """A protection against inpainting, whose owner expects these masks; by the option's name in messages."""
+    """A protection against inpainting, whose owner expects these masks."""
 
     places: ClassVar[tuple[str, ...]] = ("mask",)
     group = "protect"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from udpbench.core.component import check_choice
+from udpbench.core.component import check_choice, check_numbers
 from udpbench.models.perceptual import PERCEPTUAL, check_distance
 
 
@@ -34,14 +35,14 @@ class SoftBound:
     perceptual: str
     weights: str | None = None
 
+    name: ClassVar[str]  # in messages
+
     def __post_init__(self) -> None:
-        name = type(self).__name__.lower()
-        check_choice(f"{name}: unknown perceptual", self.perceptual, PERCEPTUAL)
-        if self.iterations < 1 or self.lr <= 0:
-            raise ValueError(f"{name}: iterations must be >= 1 and lr > 0, given {self.iterations} and {self.lr}")
-        if min(sizes := (self.alpha, self.distance_budget, self.start_noise)) < 0:
-            given = "{}, {} and {}".format(*sizes)
-            raise ValueError(f"{name}: alpha, distance_budget and start_noise must be >= 0, given {given}")
+        check_choice(f"{self.name}: unknown perceptual", self.perceptual, PERCEPTUAL)
+        check_numbers(self.name, least=1, iterations=self.iterations)
+        check_numbers(self.name, above=0, lr=self.lr)
+        sizes = {"alpha": self.alpha, "distance_budget": self.distance_budget, "start_noise": self.start_noise}
+        check_numbers(self.name, least=0, **sizes)
 
     def check(self) -> None:
         """ValueError saying what to do if the weights of the distance are missing; nothing is loaded."""

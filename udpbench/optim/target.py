@@ -31,13 +31,13 @@ class Targeted(Protection):
     target: str | None = None
 
     places: ClassVar[tuple[str, ...]] = ("target",)
-    option: ClassVar[str]  # its name in messages
+    name: ClassVar[str]  # in messages
     default: ClassVar[str]  # what no file stands for
 
     def check(self) -> None:
         if self.target is not None and not Path(self.target).expanduser().is_file():
             todo = f"give a file or target=null (the default: {self.default})"
-            raise ValueError(f"{self.option}: no picture {self.target}; {todo}")
+            raise ValueError(f"{self.name}: no picture {self.target}; {todo}")
 
     def identity(self) -> dict[str, str]:
         self.check()

@@ -43,16 +43,16 @@ class ACE(Patterned, ASPL):
     first_time: int = 600
     last_time: int = 999
 
-    option: ClassVar[str] = "ace"
+    name: ClassVar[str] = "ace"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self.option, least=0, first_time=self.first_time)
-        check_numbers(self.option, least=self.first_time, last_time=self.last_time)
+        check_numbers(self.name, least=0, first_time=self.first_time)
+        check_numbers(self.name, least=self.first_time, last_time=self.last_time)
 
     def check_model(self, model: LatentDiffusion) -> None:
         if (n := model.time_steps) is not None:
-            check_numbers(f"{self.option}, model {model.name}", below=n, last_time=self.last_time)
+            check_numbers(f"{self.name}, model {model.name}", below=n, last_time=self.last_time)
 
     def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times:
         """Uniformly over the range."""

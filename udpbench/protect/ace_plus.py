@@ -22,11 +22,11 @@ class ACEPlus(ACE):
 
     latent_weight: float = 100.0
 
-    option: ClassVar[str] = "ace_plus"
+    name: ClassVar[str] = "ace_plus"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self.option, least=0, latent_weight=self.latent_weight)
+        check_numbers(self.name, least=0, latent_weight=self.latent_weight)
 
     def raised(self, z: Tensor, told: Tensor, wanted: Tensor, target: Tensor) -> Tensor:
         return super().raised(z, told, wanted, target) - self.latent_weight * mse(z, target)

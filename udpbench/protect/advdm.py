@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -32,11 +32,12 @@ class AdvDM(Ascent):
     sample_latents: bool = True
     random_start: bool = True
 
+    name: ClassVar[str] = "advdm"
     version = 2  # 2: the loss is of the picture alone, not of what it is padded with
     needs = frozenset({"denoise", "latent", "text"})
 
     def __post_init__(self) -> None:
-        check_numbers("advdm", least=1, steps=self.steps, samples=self.samples)
+        check_numbers(self.name, least=1, steps=self.steps, samples=self.samples)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         loss, start = self.image_loss(surrogate, owner, run), self.random_start

@@ -41,12 +41,12 @@ class ASPL(FSMG):
     rounds: int
     model_steps: int
 
-    option: ClassVar[str] = "aspl"
+    name: ClassVar[str] = "aspl"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self.option, least=1, rounds=self.rounds)
-        check_numbers(self.option, least=0, model_steps=self.model_steps)
+        check_numbers(self.name, least=1, rounds=self.rounds)
+        check_numbers(self.name, least=0, model_steps=self.model_steps)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         trainable = self.trainable(surrogate, run)

@@ -51,15 +51,15 @@ class DisDiff(SimAC):
     forgets: bool = True
 
     later: ClassVar[Mapping[str, Any]] = {"forgets": True}
-    option: ClassVar[str] = "disdiff"
+    name: ClassVar[str] = "disdiff"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self.option, least=0, attention_weight=self.attention_weight)
+        check_numbers(self.name, least=0, attention_weight=self.attention_weight)
 
     def check_model(self, model: LatentDiffusion) -> None:
         if self.attention_weight:
-            check_attention(self.option, model)
+            check_attention(self.name, model)
 
     def objective(self, model: LatentDiffusion, owner: Owner, run: Run) -> Objective | None:
         plain = super().objective(model, owner, run)
@@ -92,7 +92,7 @@ class DisDiff(SimAC):
         try:
             return words.places(prompt, word)
         except ValueError as error:
-            raise ValueError(f"disdiff: {error}; give protect.word, a word of the owner's prompt") from error
+            raise ValueError(f"{self.name}: {error}; give protect.word, a word of the owner's prompt") from error
 
     def paced(self, times: Times | None, steps: int, n: int) -> tuple[Times | None, Scale | None]:
         """Samples of t that are remembered, for steps are scaled by their time steps."""

@@ -26,7 +26,7 @@ class EnsembleASPL(Several, ASPL):
     """
 
     places: ClassVar[tuple[str, ...]] = (*ASPL.places, *Several.places)
-    option: ClassVar[str] = "ensemble_aspl"
+    name: ClassVar[str] = "ensemble_aspl"
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         models, images = self.models(surrogate, run), list(owner.images)
@@ -45,7 +45,7 @@ class EnsembleFSMG(EnsembleASPL):
 
     model_steps: int = 0
 
-    option: ClassVar[str] = "ensemble_fsmg"
+    name: ClassVar[str] = "ensemble_fsmg"
 
     def turns(self, trainable: Trainable, surrogate: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Turn:
         self.trainer(trainable, owner, run)(self.clean_set(trainable, owner, run), self.clean_steps, "clean", 0)

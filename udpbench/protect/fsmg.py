@@ -70,11 +70,11 @@ class FSMG(Targeted):
     needs = frozenset({"denoise", "latent", "text"})
     heeds_penalty = True
     places: ClassVar[tuple[str, ...]] = (*Targeted.places, "gradient_checkpointing")
-    option: ClassVar[str] = "fsmg"
+    name: ClassVar[str] = "fsmg"  # a part of the keys of random numbers, too
     default: ClassVar[str] = "none"
 
     def __post_init__(self) -> None:
-        who = self.option
+        who = self.name
         check_choice(f"{who}: unknown clean", self.clean, CLEAN)
         check_numbers(who, least=1, image_steps=self.image_steps, batch=self.batch, samples=self.samples)
         check_numbers(who, least=0, clean_steps=self.clean_steps, prior_weight=self.prior_weight)
@@ -112,7 +112,7 @@ class FSMG(Targeted):
         if self.clean == "own":
             return self.pictures(trainable, owner.images, owner.prompts, run)
         if not owner.extra_clean:
-            raise ValueError(f"{self.option}: needs further clean pictures of the subject; give data.extra_clean")
+            raise ValueError(f"{self.name}: needs further clean pictures of the subject; give data.extra_clean")
         return self.pictures(trainable, owner.extra_clean, owner.prompts[:1] * len(owner.extra_clean), run)
 
     def trainer(self, trainable: Trainable, owner: Owner, run: Run) -> Callable[..., dict[int, list[Tensor]]]:
@@ -135,7 +135,7 @@ class FSMG(Targeted):
             if 0 in keep:
                 copied(0)
             sets, settings = {"subject": (1.0, pictures), **prior}, replace(self.training, steps=steps)
-            loss = weighted_loss(sets, self.batch, lambda name, step: run.rng(self.option, part, k, name, step))
+            loss = weighted_loss(sets, self.batch, lambda name, step: run.rng(self.name, part, k, name, step))
             parts: dict[str, Any] = {"title": part, "curve_steps": keep, "at_curve_step": copied}
             fit(trainable.parameters, loss, settings, run, **parts, before=k * steps)
             return kept
@@ -178,7 +178,7 @@ class FSMG(Targeted):
         """What the pictures raise in round ``k``; each has samples of its own, time steps by ``times`` (None:
         uniform)."""
         cond = model.embed(owner.prompts)
-        rngs = [run.rng(self.option, k, name) for name in owner.names]
+        rngs = [run.rng(self.name, k, name) for name in owner.names]
         settings: dict[str, Any] = {"samples": self.samples, "sample_latents": self.sample_latents}
         objective = self.objective(model, owner, run)
         return denoising_loss(model, cond, rngs, run, **settings, times=times, objective=objective, dtype=self.dtype)

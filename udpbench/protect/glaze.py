@@ -50,6 +50,7 @@ class Glaze(SoftBound, Protection):
     img2img_steps: int
     sample_latents: bool = False
 
+    name = "glaze"
     version = 2  # 2: latents of the picture alone, not of what it is padded with
     needs = frozenset({"denoise", "latent", "text"})
     couples_images = False

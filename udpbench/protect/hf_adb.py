@@ -41,13 +41,13 @@ class HFADB(ASPL):
     outside: float
     bound: str = "linf"
 
-    option: ClassVar[str] = "hf_adb"
+    name: ClassVar[str] = "hf_adb"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers("hf_adb", above=0, most=1, fraction=self.fraction)
-        check_numbers("hf_adb", least=0, most=1, outside=self.outside)
-        check_choice("hf_adb: unknown bound", self.bound, BOUNDS)
+        check_numbers(self.name, above=0, most=1, fraction=self.fraction)
+        check_numbers(self.name, least=0, most=1, outside=self.outside)
+        check_choice(f"{self.name}: unknown bound", self.bound, BOUNDS)
         self.keeps_budget = self.bound == "linf"  # type: ignore[misc]  # here it is the instance's
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:

@@ -48,14 +48,14 @@ class MetaCloak(FSMG):
     model_steps: int
     sigma: Sequence[float] = (0.1, 2.0)
 
-    option: ClassVar[str] = "metacloak"
+    name: ClassVar[str] = "metacloak"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self.option, least=1, snapshots=self.snapshots, trials=self.trials, rounds=self.rounds)
-        check_numbers(self.option, least=0, model_steps=self.model_steps)
+        check_numbers(self.name, least=1, snapshots=self.snapshots, trials=self.trials, rounds=self.rounds)
+        check_numbers(self.name, least=0, model_steps=self.model_steps)
         if len(self.sigma) != 2 or not 0 <= self.sigma[0] <= self.sigma[1]:
-            raise ValueError(f"metacloak: sigma must be two numbers >= 0, in order, given {self.sigma}")
+            raise ValueError(f"{self.name}: sigma must be two numbers >= 0, in order, given {self.sigma}")
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         trainable = self.trainable(surrogate, run)
@@ -81,7 +81,7 @@ class MetaCloak(FSMG):
     def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run, k: int, times: Times | None = None) -> Loss:
         """The loss of round ``k``, of transformed pictures."""
         plain = super().image_loss(model, owner, run, k, times)
-        rngs = [run.rng(self.option, "transform", k, name) for name in owner.names]
+        rngs = [run.rng(self.name, "transform", k, name) for name in owner.names]
 
         def changed(x: Tensor, i: int) -> Tensor:
             return flip(blur(x, rngs[i], *self.sigma), rngs[i])

@@ -42,12 +42,12 @@ class Mist(Patterned, AdvDM):
     semantic_weight: float = 1e4 / (4 * 64 * 64)
 
     version = 1
-    option: ClassVar[str] = "mist"
+    name: ClassVar[str] = "mist"
 
     def __post_init__(self) -> None:
-        check_choice("mist: unknown mode", self.mode, MODES)
-        check_numbers("mist", least=1, steps=self.steps, samples=self.samples)
-        check_numbers("mist", least=0, semantic_weight=self.semantic_weight)
+        super().__post_init__()
+        check_choice(f"{self.name}: unknown mode", self.mode, MODES)
+        check_numbers(self.name, least=0, semantic_weight=self.semantic_weight)
         if self.mode == "textural":
             self.needs = frozenset({"latent"})  # type: ignore[misc]  # here it is the instance's
 

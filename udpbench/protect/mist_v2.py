@@ -36,12 +36,12 @@ class MistV2(ACE):
     latent_weight: float = 100.0
     fused_to_target: bool = False
 
-    option: ClassVar[str] = "mist_v2"
+    name: ClassVar[str] = "mist_v2"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self.option, least=0, latent_weight=self.latent_weight)
-        check_choice("mist_v2: unknown mode", self.mode, MODES)
+        check_numbers(self.name, least=0, latent_weight=self.latent_weight)
+        check_choice(f"{self.name}: unknown mode", self.mode, MODES)
 
     @property
     def label(self) -> str:

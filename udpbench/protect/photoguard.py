@@ -34,11 +34,11 @@ class PhotoGuard(Targeted, Ascent):
 
     version = 3  # 3: latents of the picture alone; targets are resized
     needs = frozenset({"latent"})
-    option = "photoguard"
+    name = "photoguard"
     default = "zero"
 
     def __post_init__(self) -> None:
-        check_numbers("photoguard", least=1, steps=self.steps)
+        check_numbers(self.name, least=1, steps=self.steps)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         goals = {size: self._goal(surrogate, size, run.device) for size in {tuple(x.shape[-2:]) for x in owner.images}}

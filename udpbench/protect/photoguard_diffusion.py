@@ -58,11 +58,11 @@ class PhotoGuardDiffusion(Targeted, Ascent):
 
     version = 2  # 2: latents of the picture alone; targets are resized
     needs = frozenset({"denoise", "latent", "text"})
-    option = "photoguard_diffusion"
+    name = "photoguard_diffusion"
     default = "grey"
 
     def __post_init__(self) -> None:
-        who, counts = self.option, {"iterations": self.iterations, "sample_steps": self.sample_steps}
+        who, counts = self.name, {"iterations": self.iterations, "sample_steps": self.sample_steps}
         check_numbers(who, least=1, samples=self.samples, **counts)
         check_numbers(who, above=0, most=1, strength=self.strength)
         check_numbers(who, least=0, most=1, eta=self.eta)
@@ -70,7 +70,7 @@ class PhotoGuardDiffusion(Targeted, Ascent):
 
     def check_model(self, model: LatentDiffusion) -> None:
         whole = round(self.sample_steps / self.strength)
-        model.check_steps(self.option, **{"sample_steps / strength": whole})
+        model.check_steps(self.name, **{"sample_steps / strength": whole})
 
     def asks(self, prompts: Sequence[str]) -> list[str]:
         return list(prompts) if self.prompt == "owner" else []

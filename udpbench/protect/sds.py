@@ -42,12 +42,12 @@ class SDS(Patterned, AdvDM):
     target_rate: float = 0.0
 
     version = 1
-    option: ClassVar[str] = "sds"
+    name: ClassVar[str] = "sds"
 
     def __post_init__(self) -> None:
-        check_choice("sds: unknown direction", self.direction, DIRECTIONS)
-        check_numbers("sds", least=1, steps=self.steps, samples=self.samples)
-        check_numbers("sds", least=0, target_rate=self.target_rate)
+        super().__post_init__()
+        check_choice(f"{self.name}: unknown direction", self.direction, DIRECTIONS)
+        check_numbers(self.name, least=0, target_rate=self.target_rate)
 
     @property
     def label(self) -> str:

@@ -48,14 +48,14 @@ class SimAC(ASPL):
     keep: int = 100
     feature_weight: float = 0.0
 
-    option: ClassVar[str] = "simac"
+    name: ClassVar[str] = "simac"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self.option, least=0, search_rounds=self.search_rounds, feature_weight=self.feature_weight)
-        check_numbers(self.option, least=1, candidates=self.candidates, window=self.window, keep=self.keep)
+        check_numbers(self.name, least=0, search_rounds=self.search_rounds, feature_weight=self.feature_weight)
+        check_numbers(self.name, least=1, candidates=self.candidates, window=self.window, keep=self.keep)
         if self.feature_weight and self.target is not None:
-            raise ValueError("simac: the feature term has no target; give target=null or feature_weight=0")
+            raise ValueError(f"{self.name}: the feature term has no target; give target=null or feature_weight=0")
 
     def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times:
         left = [self._search(i, model, owner, budget, run) for i in range(len(owner.images))]
@@ -68,7 +68,7 @@ class SimAC(ASPL):
 
     def _search(self, i: int, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Tensor:
         """The time steps that are left for picture ``i``, sorted."""
-        rng, x = run.rng(self.option, "search", owner.names[i]), owner.images[i].to(run.device)
+        rng, x = run.rng(self.name, "search", owner.names[i]), owner.images[i].to(run.device)
         cond = model.embed(owner.prompts[i : i + 1])
         # A picture alone, whatever wraps the ascent.
         steps, quiet = [first_length(self.step_size, budget.eps)], replace(run, log=Log(), around=None, agree=None)

@@ -36,12 +36,13 @@ class UEMask(AdvDM):
     strength: float = 0.15
     l1_weight: float = 1e-7 * 3 * 512 * 512
 
+    name = "uemask"
     version = 1
 
     def __post_init__(self) -> None:
-        check_numbers("uemask", least=1, steps=self.steps, samples=self.samples)
-        check_numbers("uemask", above=0, most=1, strength=self.strength)
-        check_numbers("uemask", least=0, l1_weight=self.l1_weight)
+        super().__post_init__()
+        check_numbers(self.name, above=0, most=1, strength=self.strength)
+        check_numbers(self.name, least=0, l1_weight=self.l1_weight)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         clean = [x.to(run.device) for x in owner.images]
