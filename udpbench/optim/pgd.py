@@ -99,16 +99,12 @@ def pgd(
             for index in parts:
                 if large:
                     give_freed_memory_back()
-                x = torch.stack([out[i] for i in index]).requires_grad_(True)
-                total = loss(x, index).sum()
-                if run.penalty is not None:
-                    total = total - run.penalty(x).sum()
-                (gradient,) = torch.autograd.grad(total, x)
-                gradient = run.agree(gradient) if run.agree else gradient
+                x = torch.stack([out[i] for i in index])
+                total, gradient = _sum_and_gradient(x, index, loss, run)
                 lost = torch.where(gradient.isfinite().all(), lost, lost.clamp(max=step))
-                raised += total.detach() / len(out)
+                raised += total / len(out)
                 far = length if scale is None else length * scale(index).to(x.device).view(-1, 1, 1, 1)
-                moved = x.detach() + budget.direction(gradient) * far
+                moved = x + budget.direction(gradient) * far
                 moved = budget.project(moved, torch.stack([clean[i] for i in index]))
                 for i, new in zip(index, moved, strict=True):
                     out[i].copy_(new)
@@ -119,6 +115,17 @@ def pgd(
         cause = "the likely cause are weights of the model that are not finite, or too large for its dtype"
         raise ValueError(f"the gradient of the pictures is not finite at step {int(lost) + 1}; {cause}")
     return out
+
+
+def _sum_and_gradient(x: Tensor, index: list[int], loss: Loss, run: Run) -> tuple[Tensor, Tensor]:
+    """The summed loss of the pictures ``x`` (NCHW) at ``index``, less the penalty of ``run``, without a graph; and what
+    they move along: its gradient, or what ``run.agree`` puts in its place."""
+    x = x.detach().requires_grad_(True)
+    total = loss(x, index).sum()
+    if run.penalty is not None:
+        total = total - run.penalty(x).sum()
+    (gradient,) = torch.autograd.grad(total, x)
+    return total.detach(), run.agree(gradient) if run.agree else gradient
 
 
 def pgd_through(
