@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from udpbench.attack.each import EachPicture
-from udpbench.core.images import check_codec, recompress
+from udpbench.core.component import check_choice
+from udpbench.core.images import FORMATS, SUBSAMPLINGS, recompress
 from udpbench.interfaces import Run
 
 
@@ -28,7 +29,12 @@ class Jpeg(EachPicture):
     called = "{format}_{quality}"
 
     def __post_init__(self) -> None:
-        check_codec(self.format, self.quality, self.subsampling)
+        check_choice("attack jpeg: unknown format", self.format, FORMATS)
+        check_choice("attack jpeg: unknown subsampling", self.subsampling, SUBSAMPLINGS)
+        if not isinstance(self.quality, int) or isinstance(self.quality, bool) or not 1 <= self.quality <= 100:
+            raise ValueError(f"attack jpeg: quality must be a whole number from 1 to 100, given {self.quality!r}")
+        if self.format == "webp" and self.subsampling != "4:2:0":
+            raise ValueError(f"attack jpeg: lossy webp always stores chroma 4:2:0, given {self.subsampling!r}")
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
         return recompress(x, self.format, self.quality, self.subsampling).to(x.device)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from udpbench.core.atomic import atomic_text, atomic_write
 from udpbench.core.captions import table_rows
-from udpbench.core.component import check_choice, check_numbers
+from udpbench.core.component import check_numbers
 from udpbench.core.pixels import fit_square
 from udpbench.core.text import CONTROL, json_text, shown_name
 
@@ -368,19 +368,11 @@ SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
 
 def recompress(x: Tensor, format: str, quality: int, subsampling: str = "4:2:0") -> Tensor:
-    """Encode CHW [0,1] (rounded to 8 bits) and decode it again; float32 CHW in [0,1] on the CPU."""
-    check_codec(format, quality, subsampling)
+    """Encode CHW [0,1] (rounded to 8 bits) and decode it again; float32 CHW in [0,1] on the CPU.
+
+    ``format``: one of ``FORMATS``; ``quality``: 1 to 100; ``subsampling``: one of ``SUBSAMPLINGS``, of JPEG alone.
+    """
     buffer, options = io.BytesIO(), {"subsampling": subsampling} if format == "jpeg" else {}
     to_pil(x).save(buffer, format=format, quality=quality, **options)
     with Image.open(buffer) as image:
         return from_pil(image)
-
-
-def check_codec(format: str, quality: int, subsampling: str = "4:2:0") -> None:
-    """ValueError unless Pillow can encode this."""
-    check_choice("attack jpeg: unknown format", format, FORMATS)
-    if not isinstance(quality, int) or isinstance(quality, bool) or not 1 <= quality <= 100:
-        raise ValueError(f"attack jpeg: quality must be a whole number from 1 to 100, given {quality!r}")
-    check_choice("attack jpeg: unknown subsampling", subsampling, SUBSAMPLINGS)
-    if format == "webp" and subsampling != "4:2:0":
-        raise ValueError(f"attack jpeg: lossy webp always stores chroma 4:2:0, given {subsampling!r}")
