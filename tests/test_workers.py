@@ -9,13 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, nullcontext
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from shared import composed, on
 
 from udpbench.commands import common, machine, run, workers
 from udpbench.commands.common import prepare
+from udpbench.interfaces import Log
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts processes
 
@@ -58,6 +63,32 @@ def test_two_processes_make_the_record_of_one(tiny, tmp_path, monkeypatch, capsy
     assert not any(stage["cached"] for stage in found[2]["stages"]), "what a worker did was done now"
     assert curves[1] == curves[2] != {}
     assert "0 stages to do\n" in here("auto", tmp_path / "2"), "and nobody else is started for it"
+
+
+def test_what_ends_a_worker_is_told(monkeypatch):
+    """It may be its own GPU that is full: the main process need not meet the same."""
+
+    def fails(*_, **__):
+        raise RuntimeError("no memory left\nmore of it")
+
+    class Said(Log):
+        def say(self, text: str) -> None:
+            lines.append(text)
+
+    lines: list[str] = []
+    store = SimpleNamespace(computed=["a"], log=Said())
+    monkeypatch.setattr(workers, "leave_to_parent", lambda ended: None)
+    monkeypatch.setattr(workers, "heeded", lambda store: nullcontext())
+    monkeypatch.setattr(workers, "prepare", lambda *_: SimpleNamespace(graph=None, store=store, scores=True))
+    monkeypatch.setattr(workers, "run", fails)
+    ours, theirs = Pipe(duplex=False)
+    workers._work({"runtime": {}}, {}, "cpu", torch.get_num_threads(), theirs)
+    main = SimpleNamespace(computed=[], log=Said())
+    for _ in range(2):
+        kind, *what = ours.recv()
+        workers._pass_on(kind, what, ours, ExitStack(), {}, main)
+    assert lines == ["a worker process ended with RuntimeError: no memory left; the others do its work"]
+    assert main.computed == ["a"], "what it had done is known all the same"
 
 
 def test_workers_end_with_the_process_that_started_them(tiny, tmp_path):

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -100,7 +100,7 @@ def _devices(first: torch.device) -> Iterator[torch.device]:
 
 
 def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: int, end: Connection) -> None:
-    """Do stages until the cell is finished, or until one of them fails, which the main process then meets."""
+    """Do stages until the cell is finished, or until one of them fails."""
     leave_to_parent(lambda: os._exit(1))
     torch.set_num_threads(threads)
     cfg = OmegaConf.create(whole)
@@ -108,10 +108,12 @@ def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: 
     log = Forwarded(end)
     ready = prepare(cfg, log, choices)
     try:
-        with suppress(Exception), heeded(ready.store):
+        with heeded(ready.store):
             run(ready.graph, ready.store, together=True, scores=ready.scores)
     except SystemExit as stop:  # at once: nobody may be listening any more
         os._exit(int(stop.code or 0))
+    except Exception as error:  # noqa: BLE001 - it is told there; what the work itself raises the others meet, too
+        log.send("failed", f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
     log.curves.flush()
     log.send("computed", ready.store.computed)
 
@@ -194,6 +196,8 @@ def _pass_on(kind: str, what: list[Any], end: Connection, left: ExitStack, bars:
     elif kind == "scalars":
         for name, step, value in what[0]:
             store.log.scalar(name, value, step)
+    elif kind == "failed":
+        store.log.say(f"a worker process ended with {what[0]}; the others do its work")
     else:
         store.computed.extend(what[0])
 
