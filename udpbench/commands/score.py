@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from udpbench.commands.common import Parser, composed, open_store, option_files, show, table, told, write_json
 
 if TYPE_CHECKING:
-    from udpbench.interfaces import Log, Metric
+    from udpbench.interfaces import Log, Metric, Run
 
 BUNDLES = ("micro", "full")  # whose metrics are taken if none is named; those of pairs, too, if the names are the same
 NEEDS_A_CELL = {"truth": "judges pictures whose truth is known", "clean_arm": "compares edits with a clean arm's"}
@@ -60,30 +60,35 @@ def scores(
     known = [path.stem for path in option_files("metric")]
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(f"metrics: unknown {', '.join(unknown)}; allowed are {', '.join(known)}")
-    cfg = composed([*(f"+metric@chosen.{name}={name}" for name in dict.fromkeys(chosen)), *overrides])
+    names = list(dict.fromkeys(chosen))
+    cfg = composed([*(f"+metric@chosen.{name}={name}" for name in names), *overrides])
     store = open_store(cfg)
     run = Run(0, store.device, log or Log(), store.batch, store.grad_batch)
     found: dict[str, Any] = {"got": str(got), "ref": str(ref), "scores": {}, "absent": {}}
-    names = dict.fromkeys(chosen)
     with _of_equal_names(got, ref) as folders, run.log.bar("scores", len(names), "metric") as advance:
         for name in names:
             advance(1)
-            metric = make_part(cfg.chosen[name], name, Metric).thing
-            try:
-                with run.log.bar(name, 1, "metric") as done:
-                    values = _computed(metric, *folders, run)
-                    done(1)
-            except ValueError as error:
-                found["absent"][name] = str(error).splitlines()[0].removeprefix(f"{name}: ")
-                continue
-            rows = {k: {"value": v, "better_protected": metric.scores[k], "metric": name} for k, v in values.items()}
-            found["scores"] |= {k: row for k, row in rows.items() if k not in found["scores"]}
-            if lacking := [score for score in metric.scores if score not in values]:
-                found["absent"][name] = f"no finite value of {', '.join(lacking)}"
+            _add_scores(found, name, make_part(cfg.chosen[name], name, Metric).thing, *folders, run)
     return found
 
 
-def _computed(metric: Metric, got: Path, ref: Path, run: Any) -> dict[str, float]:
+def _add_scores(found: dict[str, Any], name: str, metric: Metric, got: Path, ref: Path, run: Run) -> None:
+    """Add what ``metric``, called ``name``, measures to ``found`` (see ``scores``), or why it measures nothing."""
+    try:
+        with run.log.bar(name, 1, "metric") as done:
+            values = _computed(metric, got, ref, run)
+            done(1)
+    except ValueError as error:
+        found["absent"][name] = str(error).splitlines()[0].removeprefix(f"{name}: ")
+        return
+    for score, value in values.items():
+        row = {"value": value, "better_protected": metric.scores[score], "metric": name}
+        found["scores"].setdefault(score, row)  # a score that two metrics give is the first one's
+    if lacking := [score for score in metric.scores if score not in values]:
+        found["absent"][name] = f"no finite value of {', '.join(lacking)}"
+
+
+def _computed(metric: Metric, got: Path, ref: Path, run: Run) -> dict[str, float]:
     """The scores; ValueError with the reason if they cannot be computed."""
     if metric.against in NEEDS_A_CELL:
         raise ValueError(f"{NEEDS_A_CELL[metric.against]}: only in a cell")
