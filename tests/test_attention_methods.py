@@ -17,7 +17,7 @@ from udpbench.models.words import Words
 from udpbench.optim.pgd import pgd
 from udpbench.protect.anti_diffusion import AntiDiffusion
 from udpbench.protect.aspl import ASPL
-from udpbench.protect.disdiff import DisDiff, merit, share
+from udpbench.protect.disdiff import DisDiff, energy_fraction, merit
 from udpbench.protect.hf_adb import HFADB, HighFrequency, high_frequencies
 
 PARENT = {"rounds": 2, "clean_steps": 1, "image_steps": 2, "model_steps": 1, "lr": 1e-3, "batch": 2}
@@ -78,9 +78,9 @@ def test_the_word_is_the_rare_one_the_class_noun_or_the_one_given(model, owner):
 def test_a_share_is_of_energy():
     sharp = torch.zeros(6, 4)
     sharp[:, 2] = 1.0  # every place looks at one word
-    assert float(share(sharp, [2])) == pytest.approx(1)
-    assert float(share(sharp, [0])) == pytest.approx(0, abs=1e-6)
-    assert float(share(torch.full((6, 4), 0.1), [0, 1])) == pytest.approx(0.5)
+    assert float(energy_fraction(sharp, [2])) == pytest.approx(1)
+    assert float(energy_fraction(sharp, [0])) == pytest.approx(0, abs=1e-6)
+    assert float(energy_fraction(torch.full((6, 4), 0.1), [0, 1])) == pytest.approx(0.5)
 
 
 def test_steps_shrink_with_the_time_step():
@@ -101,8 +101,8 @@ def test_disdiffs_objective_is_the_loss_and_the_erasure_with_its_gradient(model,
     whole = mean_map(read, 4)
     n = [len(Words(model.pipe.tokenizer).ids(prompt)) - 2 for prompt in owner.prompts]  # words of each prompt
     place = 4  # of "ring" among them: a photo of a ring
-    shares = torch.stack([share(x[:, 1 : 1 + k], [place]) for x, k in zip(whole, n, strict=True)])
-    torch.testing.assert_close(value, plain + 0.1 * (1 - shares).square())
+    fractions = torch.stack([energy_fraction(x[:, 1 : 1 + k], [place]) for x, k in zip(whole, n, strict=True)])
+    torch.testing.assert_close(value, plain + 0.1 * (1 - fractions).square())
     heavy = replace(method, attention_weight=50.0).objective(model, owner, Run())
     _check_slope(lambda at: heavy(at, cond, t, noise, which).sum(), z)
 

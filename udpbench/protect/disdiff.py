@@ -73,8 +73,10 @@ class DisDiff(SimAC):
             with read_attention(model.pipe.unet) as read:
                 raised = plain(z, cond, t, noise, which) if plain else model.loss(z, cond, t, noise)
             maps = mean_map(read, z.shape[-2] * z.shape[-1] // 16)
-            shares = [share(x[:, 1 : said[i]], [p - 1 for p in places[i]]) for x, i in zip(maps, which, strict=True)]
-            return raised + self.attention_weight * (1 - torch.stack(shares)).square()
+            fractions = [
+                energy_fraction(x[:, 1 : said[i]], [p - 1 for p in places[i]]) for x, i in zip(maps, which, strict=True)
+            ]
+            return raised + self.attention_weight * (1 - torch.stack(fractions)).square()
 
         return loss
 
@@ -108,7 +110,7 @@ class DisDiff(SimAC):
         return drawn, lambda index: factors[index]
 
 
-def share(attention: Tensor, places: list[int]) -> Tensor:
+def energy_fraction(attention: Tensor, places: list[int]) -> Tensor:
     """The fraction, in [0,1], of the words at ``places`` in the energy of sharpened ``attention`` (places, words)."""
     energy = (attention * SHARPNESS).softmax(-1).square()
     return energy[:, places].sum() / energy.sum()

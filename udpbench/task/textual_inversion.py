@@ -89,7 +89,7 @@ class TextualInversion(Tuning):
         encoder = copy.deepcopy(encoder)
         table = encoder.get_input_embeddings()
         first = table.weight.mean(0) if self.start is None else table.weight[self._starts(words.tokenizer)[0]]
-        learned = SomeMore(table, words.learned[0], first.repeat(self.vectors, 1))
+        learned = ExtendedEmbedding(table, words.learned[0], first.repeat(self.vectors, 1))
         encoder.set_input_embeddings(learned)
 
         def save(folder: Path) -> None:
@@ -110,7 +110,7 @@ class TextualInversion(Tuning):
         return ids if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else []
 
 
-class SomeMore(nn.Module):
+class ExtendedEmbedding(nn.Module):
     """A frozen table of embeddings and trained ``rows`` (n, width) after it, for the tokens from ``index`` on."""
 
     def __init__(self, table: nn.Embedding, index: int, rows: Tensor) -> None:
