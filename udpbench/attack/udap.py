@@ -71,7 +71,7 @@ class Udap(Attack):
             error = (2 * (back - x)).square().mean()
             run.tally("unet_purify", 2 * depth)
             run.log.scalar("udap/error", error.detach(), step)
-            if float(error.detach()) < self.enough:
+            if self.enough and float(error.detach()) < self.enough:  # which waits for a GPU
                 break
             (z.grad,) = torch.autograd.grad(1000 * error, z)
             adam.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -104,9 +105,16 @@ def spectrum(x: Tensor) -> Tensor:
     """log10 of the power of a picture (CHW), summed over channels and over rings about the middle of torch's FFT: its
     highest frequency."""
     power = torch.fft.fft2(x).abs().square().sum(0)
-    rows, columns = (torch.arange(side, device=x.device) - (side - 1) / 2 for side in power.shape)
+    ring, n = _rings(*power.shape, x.device)
+    return (power.new_zeros(n).index_add(0, ring, power.flatten()) + 1e-8).log10()
+
+
+@lru_cache(maxsize=8)  # how many there are waits for a GPU: once for each size, not in each step
+def _rings(height: int, width: int, device: torch.device) -> tuple[Tensor, int]:
+    """The ring about the middle that each place is in, (height * width,), and how many there are."""
+    rows, columns = (torch.arange(side, device=device) - (side - 1) / 2 for side in (height, width))
     ring = torch.hypot(rows[:, None], columns).round().long().flatten()
-    return (power.new_zeros(int(ring.max()) + 1).index_add(0, ring, power.flatten()) + 1e-8).log10()
+    return ring, int(ring.max()) + 1
 
 
 def blur_by_region(delta: Tensor, sigmas: Tensor | Sequence[Tensor], regions: Tensor) -> Tensor:
