@@ -6,6 +6,7 @@ Diffusion?"), section 5.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -64,18 +65,29 @@ class GridPure(PixelPurifier):
         for first in range(0, len(windows), n):
             part = windows[first : first + n]
             rngs = [run.rng("gridpure", *key, first + j) for j in range(len(part))]
-            tiles = torch.stack([torch.cat([torch.cat([x[:, r, c] for c in cs], 2) for r in rs], 1) for rs, cs in part])
+            tiles = torch.stack([put_together(x, *window) for window in part])
             made = self.there_and_back(tiles.to(run.device), rngs, model, run).cpu()
-            for (rows, columns), tile in zip(part, made, strict=True):
-                parts = tile.split([r.stop - r.start for r in rows], 1)
-                for r, band in zip(rows, parts, strict=True):
-                    for c, piece in zip(columns, band.split([c.stop - c.start for c in columns], 2), strict=True):
-                        total[:, r, c] += piece
-                        times[:, r, c] += 1
+            for window, tile in zip(part, made, strict=True):
+                for r, c, piece in taken_apart(tile, *window):
+                    total[:, r, c] += piece
+                    times[:, r, c] += 1
         return total / times
 
 
 Window = tuple[list[slice], list[slice]]  # the rows and the columns whose crossings it is put together from
+
+
+def put_together(x: Tensor, rows: Sequence[slice], columns: Sequence[slice]) -> Tensor:
+    """The window of a picture, CHW, of its parts where ``rows`` and ``columns`` cross."""
+    return torch.cat([torch.cat([x[:, r, c] for c in columns], 2) for r in rows], 1)
+
+
+def taken_apart(tile: Tensor, rows: Sequence[slice], columns: Sequence[slice]) -> Iterator[tuple[slice, slice, Tensor]]:
+    """The parts of such a window and where in the picture they belong."""
+    heights, widths = ([part.stop - part.start for part in parts] for parts in (rows, columns))
+    for r, band in zip(rows, tile.split(heights, 1), strict=True):
+        for c, piece in zip(columns, band.split(widths, 2), strict=True):
+            yield r, c, piece
 
 
 def places(whole: tuple[int, int], size: tuple[int, int]) -> list[Window]:

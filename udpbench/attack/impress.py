@@ -17,9 +17,9 @@ from torch import Tensor
 
 from udpbench.core.component import check_choice
 from udpbench.core.memory import give_freed_memory_back
-from udpbench.interfaces import Attack, Images, Run, Texts
+from udpbench.interfaces import Advance, Attack, Images, Run, Texts
 from udpbench.models.latent import LatentDiffusion, inconsistency
-from udpbench.models.perceptual import Far, load_distance
+from udpbench.models.perceptual import Far, Perceptual, load_distance
 from udpbench.optim.pgd import are_large, chunks
 from udpbench.optim.samples import normal
 from udpbench.optim.soft_bound import SoftBound, gradient
@@ -68,38 +68,44 @@ class Impress(SoftBound, Attack):
     def purify(self, images: Images, names: Texts, prompts: Texts, model: LatentDiffusion, run: Run) -> list[Tensor]:
         """As the interface says; prompts are not used."""
         distance = load_distance(self.perceptual, self.weights, run.device)
-        dtype = PRECISIONS[self.precision]
-        if dtype == torch.float16:
+        if self.precision == "fp16":
             model = model.having(vae=copy.deepcopy(model.pipe.vae).half())
         out: list[Tensor] = list(images)
-        groups, large = list(chunks(images, run.grad_batch)), are_large(images, run)
+        groups = list(chunks(images, run.grad_batch))
         with run.log.bar("purify", self.iterations * len(groups), "it") as advance:
             for index in groups:
-                x = torch.stack([images[i] for i in index]).to(run.device)
-                noise = normal([run.rng("impress", names[i]) for i in index], 1, x)
-                # The variable lives in [-1,1], as in the paper.
-                start = (x * 2 - 1).to(dtype)
-                x = x if dtype == torch.float32 else (start.float() + 1) / 2
-                far = distance.to_original(x)
-                y = start + (self.start_noise * noise).to(dtype)
-                y = (y.clamp(-1, 1) if self.clamp_start else y).requires_grad_(True)
-                adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
-                cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
-                aims = self.aims(x, [names[i] for i in index], model, run)
-                for step in range(self.iterations):
-                    if large:
-                        give_freed_memory_back()
-                    loss, y.grad = gradient(partial(aims, y, step), partial(self.bound, y, far), y)
-                    adam.step()
-                    cosine.step()
-                    with torch.no_grad():
-                        y.clamp_(-1, 1)
-                    run.log.scalar("impress/loss", loss.sum(), step)
-                    advance(1)
-                run.tally("vae_image", self.iterations * len(y))
-                for i, pure in zip(index, (y.detach().float() + 1) / 2, strict=True):
-                    out[i] = pure.cpu()
+                x, named = torch.stack([images[i] for i in index]).to(run.device), [names[i] for i in index]
+                pure = self._purified(x, named, distance, model, run, advance)
+                for i, picture in zip(index, pure.cpu(), strict=True):
+                    out[i] = picture
         return out
+
+    def _purified(
+        self, x: Tensor, names: Sequence[str], distance: Perceptual, model: LatentDiffusion, run: Run, advance: Advance
+    ) -> Tensor:
+        """N pictures of one size, purified, NCHW [0,1]; they do not influence one another."""
+        dtype, large = PRECISIONS[self.precision], are_large(x, run)
+        noise = normal([run.rng("impress", name) for name in names], 1, x)
+        start = (x * 2 - 1).to(dtype)  # the variable lives in [-1,1], as in the paper
+        x = x if dtype == torch.float32 else (start.float() + 1) / 2
+        far = distance.to_original(x)
+        y = start + (self.start_noise * noise).to(dtype)
+        y = (y.clamp(-1, 1) if self.clamp_start else y).requires_grad_(True)
+        adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
+        aims = self.aims(x, names, model, run)
+        for step in range(self.iterations):
+            if large:
+                give_freed_memory_back()
+            loss, y.grad = gradient(partial(aims, y, step), partial(self.bound, y, far), y)
+            adam.step()
+            cosine.step()
+            with torch.no_grad():
+                y.clamp_(-1, 1)
+            run.log.scalar("impress/loss", loss.sum(), step)
+            advance(1)
+        run.tally("vae_image", self.iterations * len(y))
+        return (y.detach().float() + 1) / 2
 
     def aims(
         self, protected: Tensor, names: Sequence[str], model: LatentDiffusion, run: Run

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.interfaces import Advance, Owner, Protection, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.perceptual import Far, load_distance
+from udpbench.models.perceptual import Far, Perceptual, load_distance
 from udpbench.models.sample import make_solver
 from udpbench.optim.pgd import chunks
 from udpbench.optim.soft_bound import SoftBound, gradient
@@ -72,34 +72,48 @@ class Glaze(SoftBound, Protection):
         groups = list(chunks(owner.images, run.grad_batch))
         with run.log.bar("perturb", self.iterations * len(groups), "it") as advance:
             for index in groups:
-                clean = torch.stack([owner.images[i] for i in index]).to(run.device)
-                names = [owner.names[i] for i in index]
-                rngs = [run.rng("glaze", name) for name in names]
-                far = distance.to_original(clean)
-                goal = self.restyled(clean, names, model, run)
-                fixed = None if self.sample_latents else self._latents(goal, rngs, model)
-                # The variable lives in [-1,1], as in the released code.
-                start = torch.stack([torch.rand(clean.shape[1:], generator=rng) * 2 - 1 for rng in rngs])
-                x = budget.project(clean + self.start_noise * start.to(clean.device) / 2, clean)
-                y = (2 * x - 1).requires_grad_(True)
-                adam = torch.optim.Adam([y], lr=self.lr)
-                apart: Any = partial(self._apart, goal=goal, fixed=fixed, rngs=rngs, model=model)
-                apart = run.around(apart, 0) if run.around else apart
-                aim, excess = partial(self._aim, y, index, apart, run), partial(self._bound, y, far)
-                for step in range(self.iterations):
-                    loss, slope = gradient(aim, excess, y)
-                    y.grad = run.agree(slope) if run.agree else slope
-                    adam.step()
-                    with torch.no_grad():
-                        x = budget.project((y + 1) / 2, clean)
-                        y.copy_(2 * x - 1)
-                    run.log.scalar("glaze/loss", loss.sum(), step)
-                    advance(1)
-                encoded = 2 * self.iterations if self.sample_latents else self.iterations + 1
-                run.tally("vae_image", encoded * len(y))
-                for i, made in zip(index, x, strict=True):
+                for i, made in zip(
+                    index, self._glazed(index, owner, budget, distance, model, run, advance), strict=True
+                ):
                     out[i] = made
         return out
+
+    def _glazed(
+        self,
+        index: list[int],
+        owner: Owner,
+        budget: Budget,
+        distance: Perceptual,
+        model: LatentDiffusion,
+        run: Run,
+        advance: Advance,
+    ) -> Tensor:
+        """The owner's pictures at ``index``, of one size, protected, NCHW [0,1]; they do not influence one another."""
+        clean = torch.stack([owner.images[i] for i in index]).to(run.device)
+        names = [owner.names[i] for i in index]
+        rngs = [run.rng("glaze", name) for name in names]
+        far = distance.to_original(clean)
+        goal = self.restyled(clean, names, model, run)
+        fixed = None if self.sample_latents else self._latents(goal, rngs, model)
+        start = torch.stack([torch.rand(clean.shape[1:], generator=rng) * 2 - 1 for rng in rngs])
+        x = budget.project(clean + self.start_noise * start.to(clean.device) / 2, clean)
+        y = (2 * x - 1).requires_grad_(True)  # the variable lives in [-1,1], as in the released code
+        adam = torch.optim.Adam([y], lr=self.lr)
+        apart: Any = partial(self._apart, goal=goal, fixed=fixed, rngs=rngs, model=model)
+        apart = run.around(apart, 0) if run.around else apart
+        aim, excess = partial(self._aim, y, index, apart, run), partial(self._bound, y, far)
+        for step in range(self.iterations):
+            loss, slope = gradient(aim, excess, y)
+            y.grad = run.agree(slope) if run.agree else slope
+            adam.step()
+            with torch.no_grad():
+                x = budget.project((y + 1) / 2, clean)
+                y.copy_(2 * x - 1)
+            run.log.scalar("glaze/loss", loss.sum(), step)
+            advance(1)
+        encoded = 2 * self.iterations if self.sample_latents else self.iterations + 1
+        run.tally("vae_image", encoded * len(y))
+        return x
 
     def _aim(self, y: Tensor, index: list[int], apart: Any, run: Run) -> Tensor:
         x = (y + 1) / 2
