@@ -117,9 +117,9 @@ def test_loss_is_that_of_plain_diffusers(model, velocity, kind):
 
 def test_noised_is_add_noise(model):
     z, noise, t = normal(4, 4, 8, 8), normal(4, 4, 8, 8, seed=1), torch.tensor([0, 10, 500, 999])
-    torch.testing.assert_close(
-        diffusion.noised(model.alpha_bar, z, t, noise), model.pipe.scheduler.add_noise(z, noise, t)
-    )
+    want = model.pipe.scheduler.add_noise(z, noise, t)
+    torch.testing.assert_close(diffusion.noised(model.alpha_bar, z, t, noise), want)
+    torch.testing.assert_close(model.noised(z, t, noise), want)
 
 
 def test_loss_of_a_row_is_its_own(model):

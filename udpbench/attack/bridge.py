@@ -19,6 +19,7 @@ from udpbench.attack.each import in_batches
 from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest
 from udpbench.core.images import list_images, read, read_paired
+from udpbench.core.pixels import padded
 from udpbench.interfaces import Attack, Images, Run, Texts
 from udpbench.models.diffusion import initialised_by
 from udpbench.optim.fit import FitSettings, fit
@@ -109,8 +110,7 @@ class Bridge(FitSettings, Attack):
 
         def told(x: Tensor, time: Tensor, end: Tensor) -> Tensor:
             height, width = x.shape[-2:]
-            pad = [-side % 2 ** (len(self.widths) - 1) for side in (width, height)]
-            both = F.pad(torch.cat([x, end], 1), (0, pad[0], 0, pad[1]), mode="replicate")
+            both = padded(torch.cat([x, end], 1), 2 ** (len(self.widths) - 1))
             return end + net(both, 1000 * time).sample.float()[..., :height, :width]
 
         pairs = self.pairs()

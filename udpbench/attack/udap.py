@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.component import check_numbers
-from udpbench.core.pixels import convolved
+from udpbench.core.pixels import smooth
 from udpbench.interfaces import Attack, Images, Run, Texts
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
@@ -80,9 +80,7 @@ class Udap(Attack):
 
     def blurred(self, x: Tensor) -> Tensor:
         """NCHW under the Gaussian of ``kernel`` taps."""
-        taps = torch.arange(self.kernel, device=x.device, dtype=x.dtype) - self.kernel // 2
-        weight = torch.exp(-0.5 * (taps / self.blur).square())
-        return convolved(x, weight / weight.sum())
+        return smooth(x, self.blur, self.kernel // 2)
 
     def reconstructed(self, z: Tensor, cond: Cond, depth: int, model: LatentDiffusion) -> Tensor:
         """``z`` after ``depth`` steps of DDIM up and the same down."""

@@ -124,8 +124,13 @@ class RMS(Budget):
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The gradient of each picture, scaled to a root mean square of 1/255."""
-        length = gradient.square().flatten(1).mean(1).sqrt().clamp(min=1e-20)
-        return gradient / length.view(-1, 1, 1, 1) / 255
+        return rms_direction(gradient)
+
+
+def rms_direction(gradient: Tensor) -> Tensor:
+    """N gradients (NCHW), each scaled to a root mean square of 1/255."""
+    length = gradient.square().flatten(1).mean(1).sqrt().clamp(min=1e-20)
+    return gradient / length.view(-1, 1, 1, 1) / 255
 
 
 def _colourless(x: Tensor, clean: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ import io
 import math
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from udpbench.core.pixels import padded
 
 SIDE = 8  # of a block
 # Y, Cb, Cr of R, G, B (JFIF; ITU-R BT.601)
@@ -28,8 +29,7 @@ def quantisation(quality: int) -> Tensor:
 def coefficients(x: Tensor, steps: Tensor) -> Tensor:
     """Quantised coefficients, rounded, of pictures (NCHW [0,1]) by ``steps`` (3, 8, 8); each block in its own place,
     sides filled up to multiples of 8 with the last pixels."""
-    pad = (0, -x.shape[-1] % SIDE, 0, -x.shape[-2] % SIDE)
-    x = F.pad(x * 255, pad, mode="replicate")
+    x = padded(x * 255, SIDE)
     planes = torch.einsum("ij,njhw->nihw", YCBCR.to(x), x).round()  # as 8-bit encoders do
     planes[:, 0] -= 128
     return (_blockwise(planes, _cosines().to(x)) / _tiled(steps, x)).round()

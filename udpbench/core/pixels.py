@@ -72,11 +72,20 @@ def is_grey(x: Tensor) -> Tensor:
     return (x[:, 1:] == x[:, :1]).flatten(1).all(1).view(-1, 1, 1, 1)
 
 
-def smooth(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of NCHW over 3 sigma, sigma in pixels; edge pixels are repeated. 0 gives ``x`` back."""
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """NCHW whose sides are multiples of ``multiple``: padded right and below with their last values."""
+    right, below = (-side % multiple for side in (x.shape[-1], x.shape[-2]))
+    return F.pad(x, (0, right, 0, below), mode="replicate") if right or below else x
+
+
+def smooth(x: Tensor, sigma: float, radius: int | None = None) -> Tensor:
+    """Gaussian smoothing of NCHW, sigma in pixels; edge pixels are repeated. 0 gives ``x`` back.
+
+    ``radius``: of the kernel, in pixels; None: 3 sigma, rounded up.
+    """
     if not sigma:
         return x
-    radius = math.ceil(3 * sigma)
+    radius = math.ceil(3 * sigma) if radius is None else radius
     weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / sigma).square())
     return convolved(x, weight / weight.sum())
 

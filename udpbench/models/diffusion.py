@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udpbench.core.compiled import check_compiler, compile_networks
 from udpbench.core.component import Component, check_choice, check_numbers
 from udpbench.core.digest import files_digest, folder_digest
+from udpbench.core.pixels import padded
 from udpbench.interfaces import Run
 from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look
 from udpbench.models.headers import pipeline_of, read_json
@@ -385,8 +385,7 @@ class Diffusion(Component, ABC):
 
     def padded(self, x: Tensor) -> Tensor:
         """NCHW whose sides are multiples of ``multiple``: padded right and below with their last values."""
-        pad = [-side % self.multiple for side in (x.shape[-1], x.shape[-2])]
-        return F.pad(x, (0, pad[0], 0, pad[1]), mode="replicate") if any(pad) else x
+        return padded(x, self.multiple)
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:

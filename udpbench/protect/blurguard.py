@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udpbench.core.budget import Budget
+from udpbench.core.budget import Budget, rms_direction
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
@@ -24,7 +24,7 @@ class _Free:
     """No bound: steps along the gradient, whose root mean square over a picture is 1/255."""
 
     def direction(self, gradient: Tensor) -> Tensor:
-        return gradient / gradient.square().flatten(1).mean(1).sqrt().clamp(min=1e-20).view(-1, 1, 1, 1) / 255
+        return rms_direction(gradient)
 
     def project(self, x: Tensor, clean: Tensor, /) -> Tensor:
         return x
