@@ -24,6 +24,7 @@ from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
 from udpbench.core.errors import ConfigError
 from udpbench.models import folder as looks
+from udpbench.models import headers
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.shaped import SD15, random_pipeline
@@ -457,3 +458,16 @@ def test_protect_asks_of_a_model_only_what_it_uses(graph, tiny, tmp_path):
     for protect in ("photoguard", "noise_rms protect@like=photoguard"):
         with pytest.raises(ConfigError, match="^model local: no folder '.*/no'"):
             alone(tiny, "protect", *f"protect={protect}".split(), broken)
+
+
+def test_a_full_memory_is_not_told_as_a_damaged_file(tmp_path):
+    def raises(error: Exception):
+        def do() -> None:
+            raise error
+
+        return do
+
+    with pytest.raises(ValueError, match="cannot be read: it is damaged"):
+        headers.by_library(tmp_path, raises(KeyError("no such weight")))
+    with pytest.raises(MemoryError):
+        headers.by_library(tmp_path, raises(MemoryError()))

@@ -83,6 +83,8 @@ def by_library(place: Path, do: Callable[[], T]) -> T:
     """``do()``; a library's error is a line that names ``place``."""
     try:
         return do()
+    except MemoryError:  # which says nothing of the file
+        raise
     except Exception as error:  # what is foreign and damaged may raise anything
         said = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{place} cannot be read: it is damaged or no file of such a model ({said[:200]})") from error
