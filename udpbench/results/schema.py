@@ -1,4 +1,7 @@
-"""The schema of records: what a record holds, and the check that one follows it."""
+"""The schema of records: what a record holds, and the check that one follows it.
+
+Without ``from __future__ import annotations``: the check reads the types, and ``NotRequired`` is lost in their text.
+"""
 
 import math
 from collections.abc import Mapping
