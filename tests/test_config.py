@@ -148,6 +148,7 @@ VALUES = [
         "kernel_distance: features.blur_sigma must be a number, given 'much'",
     ),
     ("protect.rounds", "many", "eudp: rounds must be a whole number, given 'many'"),
+    ("protect.step_size", 0, "eudp: step_size must be > 0, given 0"),
     ("protected_fraction", 0.01, "protected_fraction: 0.01 of 6 training pictures is none"),
     ("protected_fraction", True, "protected_fraction: must be a number above 0 and at most 1, given True"),
     ("arms", ["purified"], "arms: none of ['purified'] means anything for protect=eudp attack=none task=dreambooth"),

@@ -479,8 +479,6 @@ def test_random_start_belongs_to_the_name_and_keeps_the_budget(pictures, budget)
 
 def test_the_first_step_is_as_long_as_is_said_and_none_is_a_part_of_the_bound():
     assert [first_length(None, 8.0), first_length(None, 9.0, parts=3), first_length(0.5, 8.0)] == [1.0, 3.0, 0.5]
-    with pytest.raises(ValueError, match="^protect: step_size must be > 0, given 0$"):
-        first_length(0, 8.0)
     assert shrinking(2.0, 4) == pytest.approx([2.0, 1.505, 1.01, 0.515])
 
 

@@ -199,11 +199,15 @@ def group_of(cfg: DictConfig, name: str) -> DictConfig:
 
 
 _NO_OPTION = "must be an option of its group (python -m udpbench --help lists them), given"
+STEP = "step_size"  # the setting of every ascent, by this name
 MOST = 1e7  # no count, size or rate that could be meant is larger
 
 
 def _cannot_be_meant(settings: Any, unbounded: Sequence[str], *at: str) -> Iterator[str]:
-    """Numbers, at any depth of a part's settings, that are negative, not finite or larger than anything there is."""
+    """Numbers, at any depth of a part's settings, that are negative, not finite or larger than anything there is, and
+    steps of no length."""
+    if settings == 0 and at[-1:] == (STEP,):
+        yield f"{'.'.join(at)} must be > 0, given {settings!r}"
     if isinstance(settings, int | float) and not 0 <= settings <= MOST:
         yield f"{'.'.join(at)} must be a number from 0 to {MOST:g}, given {settings!r}"
     for name, value in inside(settings):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from udpbench.core.budget import Budget
-from udpbench.core.component import check_numbers
 from udpbench.core.images import PIXELS, at_once
 from udpbench.core.memory import give_freed_memory_back
 from udpbench.interfaces import Advance, ImageLoss, Log, Owner, Protection, Run
@@ -187,10 +186,7 @@ def first_images(owner: Owner, budget: Budget, run: Run, at_random: bool) -> lis
 
 def first_length(step_size: float | None, bound: float, parts: int = 8) -> float:
     """Length of the first step of an ascent: ``step_size``; None: one of ``parts`` equal parts of ``bound``."""
-    if step_size is None:
-        return bound / parts
-    check_numbers("protect", above=0, step_size=step_size)
-    return step_size
+    return bound / parts if step_size is None else step_size
 
 
 def shrinking(first: float, n: int) -> list[float]:
