@@ -192,8 +192,8 @@ def test_pid_knows_latents_without_their_scale(model, pictures):
 @pytest.fixture
 def _one_name(monkeypatch):
     """The three draw the same numbers."""
-    monkeypatch.setattr(ACEPlus, "option", "ace")
-    monkeypatch.setattr(MistV2, "option", "ace")
+    monkeypatch.setattr(ACEPlus, "name", "ace")
+    monkeypatch.setattr(MistV2, "name", "ace")
 
 
 @pytest.mark.slow
