@@ -64,18 +64,11 @@ class HighFrequency(Budget):
         self.fraction, self.outside = fraction, outside
         self.also = budget if bound == "linf" or budget.kind == "rms" else Linf(MAXIMUM)  # which keeps grey grey
         self.eps = budget.eps if bound == "linf" else budget.eps / root
-        self.last: tuple[Tensor, Tensor] | None = None  # clean pictures and their bounds
 
     def project(self, x: Tensor, clean: Tensor) -> Tensor:
-        if self.last is None or self.last[0] is not clean:  # all steps on a batch have the same: sorting takes long
-            self.last = clean, self.bounds(clean)
-        most = self.last[1]
-        return self.also.project(torch.minimum(torch.maximum(x, clean - most), clean + most), clean)
-
-    def bounds(self, clean: Tensor) -> Tensor:
-        """The most that each pixel may change by, (N, 1, H, W), of [0,1]."""
         inside, outside = (min(eps, math.floor(eps) + 0.49) / 255 for eps in (self.eps, self.eps * self.outside))
-        return torch.where(high_frequencies(clean, self.fraction), inside, outside)
+        most = torch.where(high_frequencies(clean, self.fraction), inside, outside)
+        return self.also.project(torch.minimum(torch.maximum(x, clean - most), clean + most), clean)
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.sign() / 255
