@@ -95,34 +95,31 @@ class Graph:
     def _arm(self, name: str) -> Arm | None:
         """An arm without its scores; None if it means nothing for this cell."""
         kind = "training" if self.cell.task.thing.trains else "editing"
-        return self._makers[name]() if kind in ARMS[name].of and self._means_something(name) else None
-
-    def _means_something(self, name: str) -> bool:
-        """Whether the cell has what the arm is made of."""
-        protects = self.protected is not self.data
-        if name == "clean_attacked":
-            return self.attack_on_clean is not None
-        if name == "upper_bound":
-            return bool(self.cell.data.thing.sizes.get("heldout"))
-        if name in ("noise", "noise_rms", "protected", "purified"):
-            return protects and (self.attacked or name != "purified")
-        return True
+        make = self._makers.get(name) if kind in ARMS[name].of else None
+        return make() if make else None
 
     @cached_property
     def _makers(self) -> dict[str, Callable[[], Arm]]:
-        """Arm -> what makes it."""
+        """Arm -> what makes it, of those that this cell has what they are made of for."""
         cell, data = self.cell, self.data
-        return {
+        makers: dict[str, Callable[[], Arm]] = {
             "clean": lambda: self._victim(data),
-            "noise": lambda: self._victim(self.noise),
-            "noise_rms": lambda: self._victim(stages.protect_stage(cell, cell.noise_rms, data, self.protected)),
-            "protected": lambda: self._victim(self.protected),
-            "purified": lambda: self._victim(self._reaching(self.protected), cell.attack),
-            "clean_attacked": lambda: self._victim(data, self.attack_on_clean),
             "reseeded": lambda: Arm(None, {1.0: stages.edit_stage(cell, data, data, "second")}),
             "pretrained": lambda: Arm(None, {1.0: stages.generate_stage(cell, data, None)}),
-            "upper_bound": lambda: Arm(None, {1.0: stages.upper_bound_stage(cell, data)}),
         }
+        if protects := self.protected is not data:
+            makers |= {
+                "noise": lambda: self._victim(self.noise),
+                "noise_rms": lambda: self._victim(stages.protect_stage(cell, cell.noise_rms, data, self.protected)),
+                "protected": lambda: self._victim(self.protected),
+            }
+        if protects and self.attacked:
+            makers["purified"] = lambda: self._victim(self._reaching(self.protected), cell.attack)
+        if self.attack_on_clean:
+            makers["clean_attacked"] = lambda: self._victim(data, self.attack_on_clean)
+        if cell.data.thing.sizes.get("heldout"):
+            makers["upper_bound"] = lambda: Arm(None, {1.0: stages.upper_bound_stage(cell, data)})
+        return makers
 
     def _victim(self, pictures: Stage, attack: Part | None = None) -> Arm:
         """What the thief makes of pictures: purified, if he attacks, then edited, or trained on and generated from."""
