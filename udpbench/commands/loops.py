@@ -203,14 +203,12 @@ LOOPS = {loop.__name__: loop for loop in _ALL}
 def timed(loop: Loop, device: torch.device) -> float:
     """Seconds of one call: on a GPU, which has nothing to do before and after it, the clock's; else the processor's, of
     all threads."""
-    if device.type == "cpu":
-        start = time.process_time()
-        loop()
-        return time.process_time() - start
-    start = time.perf_counter()
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    start = clock()
     loop()
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
 
 
 def compare(

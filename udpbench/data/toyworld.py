@@ -37,7 +37,7 @@ class ToyWorld(Rendered):
     version = 4
     has_masks = True
     truth = "subject"
-    option = "toyworld"
+    name = "toyworld"
 
     def __post_init__(self) -> None:
         super().__post_init__()

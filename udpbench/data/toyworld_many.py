@@ -31,7 +31,7 @@ class ToyWorldMany(Rendered):
     draw: int = 0
 
     version = 2
-    option = "toyworld_many"
+    name = "toyworld_many"
     digits = 5
     later = {"draw": 0}
 

@@ -47,7 +47,7 @@ class ToyWorldStyle(Rendered):
     version = 2
     has_masks = True
     truth = "style"
-    option = "toyworld_style"
+    name = "toyworld_style"
     most = MOST
 
     def __post_init__(self) -> None:

@@ -72,9 +72,8 @@ class Glaze(SoftBound, Protection):
         groups = list(chunks(owner.images, run.grad_batch))
         with run.log.bar("perturb", self.iterations * len(groups), "it") as advance:
             for index in groups:
-                for i, made in zip(
-                    index, self._glazed(index, owner, budget, distance, model, run, advance), strict=True
-                ):
+                glazed = self._glazed(index, owner, budget, distance, model, run, advance)
+                for i, made in zip(index, glazed, strict=True):
                     out[i] = made
         return out
 

@@ -38,15 +38,15 @@ class Rendered(Dataset):
     extra_clean: int = 0
 
     rendered = True
-    option: ClassVar[str]  # its name in messages
+    name: ClassVar[str]  # in messages
     most: ClassVar[float] = math.inf  # training pictures at most
     digits: ClassVar[int] = 4  # of the names of files
 
     def __post_init__(self) -> None:
         self.sizes = {part: vars(self)[part] for part in PARTS}
-        check_numbers(f"data {self.option}", least=16, size=self.size)
-        check_numbers(f"data {self.option}", least=1, most=self.most, train=self.train)
-        check_numbers(f"data {self.option}", least=0, **self.sizes)
+        check_numbers(f"data {self.name}", least=16, size=self.size)
+        check_numbers(f"data {self.name}", least=1, most=self.most, train=self.train)
+        check_numbers(f"data {self.name}", least=0, **self.sizes)
 
     def shortest_side(self) -> int:
         return self.size
