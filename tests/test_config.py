@@ -94,6 +94,8 @@ COMMANDS = {
     "protect=folder": "error: folder: give protect.path=...",
     "runtime.device=tpu": "error: runtime.device: 'tpu' cannot be used",
     "protect._target_=no.such.Thing": "error: eudp: Error loading 'no.such.Thing'",
+    "track._target_=no.such.Thing": "error: track: Error loading 'no.such.Thing'",
+    "track._target_=''": "error: track: Empty path",
     "metrics.bundle.kernel_distance.features._target_=no.such.Thing": "error: kernel_distance: Error loading 'no.such.Thing'",
     "runtime.batch=0": "error: runtime.batch: must be a whole number >= 1, given 0",
     "runtime.low_memory=some": "error: runtime.low_memory: must be true or false, given 'some'",

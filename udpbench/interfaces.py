@@ -167,6 +167,7 @@ class Method(Component):
 class Protection(Method):
     """Perturbs the owner's pictures within a budget."""
 
+    nonzero: ClassVar[tuple[str, ...]] = ("step_size",)
     protects: ClassVar[bool] = True  # False: it leaves the pictures as they are, so a cell has no protected arm
     keeps_budget: ClassVar[bool] = True  # False: it has no bound of its own; what it changed is measured all the same
     # Whether it subtracts ``run.penalty`` from what it raises, and heeds ``run.around`` and ``run.agree`` (pgd does)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -169,8 +169,8 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     check_choice(f"{name}: unknown preset", preset, PRESETS)
     try:
         wrong = wrong_settings(settings)
-    except (ImportError, ValueError) as error:  # the path of no object
-        raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # the path of no object
+        raise ValueError(f"{name}: {error}") from error
     if wrong:
         raise ValueError(f"{name}: {'; '.join(wrong)}")
     try:
@@ -178,7 +178,7 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     except SystemExit as error:
         raise ValueError(f"{name}: its constructor tried to end the process (SystemExit {error.code})") from error
     _check_kind(thing, name, kind)
-    if odd := next(_cannot_be_meant(settings, thing.unbounded), ""):
+    if odd := next(_cannot_be_meant(settings, thing), ""):
         raise ValueError(f"{name}: {odd}")
     return Part(thing.label or name, settings, thing, preset)
 
@@ -199,20 +199,19 @@ def group_of(cfg: DictConfig, name: str) -> DictConfig:
 
 
 _NO_OPTION = "must be an option of its group (python -m udpbench --help lists them), given"
-STEP = "step_size"  # the setting of every ascent, by this name
 MOST = 1e7  # no count, size or rate that could be meant is larger
 
 
-def _cannot_be_meant(settings: Any, unbounded: Sequence[str], *at: str) -> Iterator[str]:
-    """Numbers, at any depth of a part's settings, that are negative, not finite or larger than anything there is, and
-    steps of no length."""
-    if settings == 0 and at[-1:] == (STEP,):
+def _cannot_be_meant(settings: Any, thing: Component, *at: str) -> Iterator[str]:
+    """Numbers, at any depth of a part's settings, that are negative, not finite or larger than anything there is, or
+    0 where that means nothing."""
+    if settings == 0 and at[-1] in thing.nonzero:
         yield f"{'.'.join(at)} must be > 0, given {settings!r}"
     if isinstance(settings, int | float) and not 0 <= settings <= MOST:
         yield f"{'.'.join(at)} must be a number from 0 to {MOST:g}, given {settings!r}"
     for name, value in inside(settings):
-        if name not in unbounded:
-            yield from _cannot_be_meant(value, unbounded, *at, str(name))
+        if name not in thing.unbounded:
+            yield from _cannot_be_meant(value, thing, *at, str(name))
 
 
 _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
@@ -231,15 +230,23 @@ _PARTS: dict[str, type[Component]] = {kind.__name__: kind for kind in (*KINDS.va
 def takes(target: Any) -> Mapping[str, inspect.Parameter]:
     """What the class that ``target`` names takes, by name; of one that does not tell nothing.
 
-    Raises ValueError or ImportError for the name of no object.
+    Raises ValueError, in one line, for the name of no object.
     """
     if not isinstance(target, str):
         raise ValueError(f"_target_ must name a class, given {target!r}")
-    made = get_object(target)
+    made = _object(target)
     try:
         return inspect.signature(made).parameters
     except (TypeError, ValueError):
         return {}
+
+
+def _object(path: str) -> Any:
+    """What there is at a dotted path; ValueError in one line if there is nothing."""
+    try:
+        return get_object(path)
+    except (ImportError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def wrong_settings(settings: Mapping[str, Any]) -> list[str]:
@@ -286,10 +293,10 @@ def _unlike(said: str, value: Any) -> str:
 
 
 def _names_class(value: Any, kind: type) -> bool:
-    """Whether a value is settings of a part of this kind; ImportError for the path of no object."""
+    """Whether a value is settings of a part of this kind; ValueError for the path of no object."""
     if not isinstance(value, dict) or not isinstance(target := value.get("_target_"), str):
         return False
-    made = get_object(target)
+    made = _object(target)
     return isinstance(made, type) and issubclass(made, kind)
 
 

@@ -207,7 +207,11 @@ def _tracker(cfg: DictConfig) -> Tracker:
     from udpbench.core.errors import ConfigError
 
     node = group_of(cfg, "track")
-    if wrong := wrong_settings(OmegaConf.to_container(node, resolve=True)):  # type: ignore[arg-type]
+    try:
+        wrong = wrong_settings(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
+    except ValueError as error:  # the path of no object
+        raise ConfigError(f"track: {error}") from error
+    if wrong:
         raise ConfigError(f"track: {'; '.join(wrong)}")
     try:
         return instantiate(node)
@@ -304,7 +308,7 @@ def no_setting(error: ConfigKeyError | ConfigAttributeError) -> str:
     named = [str(key) for key in node if not str(key).startswith("_")] if isinstance(node, DictConfig) else []
     if not where:
         return f"no setting or group {path!r}{instead(name, named, 'python -m udpbench --help shows all')}"
-    with suppress(ImportError, ValueError):  # no part, or of a class that is not there
+    with suppress(ValueError):  # no part, or of a class that is not there
         if isinstance(node, DictConfig) and name in takes(node.get("_target_")):  # which has a default
             return f"{path}: its YAML does not name it; +{path}=VALUE does"
     return f"no setting {path!r}{instead(name, named)}"

@@ -55,6 +55,8 @@ class Component:
     later: ClassVar[Mapping[str, Any]] = {}
     unbounded: ClassVar[tuple[str, ...]] = ()  # settings that may be negative, or larger than any count or rate is
 
+    nonzero: ClassVar[tuple[str, ...]] = ()  # settings of which 0 means nothing
+
     called: ClassVar[str] = ""  # its ``label``, with settings by their names: ``jpeg_{quality}``
 
     @property
