@@ -132,7 +132,7 @@ def test_what_cannot_be_changed_is_refused_in_one_line(pictures, model):
 
     class Deaf(AdvDM):
         def protect(self, owner, budget, surrogate, run):
-            return super().protect(owner, budget, surrogate, replace(run, around=None))
+            return super().protect(owner, budget, surrogate, replace(run, loss_hook=None))
 
     with pytest.raises(ValueError, match="^eot: Deaf says that it heeds transformations and does not$"):
         eot("flip", inner=Deaf(steps=1)).protect(make_owner(pictures[:1]), Linf(8), model, Run())

@@ -13,7 +13,7 @@ from torch import Tensor
 from udpbench.attack import impress
 from udpbench.attack.impress import Impress
 from udpbench.interfaces import Run
-from udpbench.models.perceptual import Far
+from udpbench.models.perceptual import ToOriginal
 from udpbench.optim.soft_bound import gradient
 
 PLAIN = {"iterations": 6, "lr": 0.02, "alpha": 0.5, "distance_budget": 1e-4, "start_noise": 0.05, "perceptual": "lite1"}
@@ -137,7 +137,7 @@ def test_a_start_that_is_not_clamped_moves_the_first_step(model, pictures):
     assert (free - clamped).abs().max() > 1e-3
 
 
-def objective(method: Impress, y: Tensor, far: Far, model) -> Tensor:
+def objective(method: Impress, y: Tensor, far: ToOriginal, model) -> Tensor:
     """Equation 4.1 for each of N pictures, NCHW [-1,1]."""
     return method.consistency_of(y, model) + method.bound(y, far)
 

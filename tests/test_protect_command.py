@@ -137,8 +137,8 @@ def test_a_full_disk_is_told_with_the_setting_that_moves_the_store(here, tmp_pat
     assert end.value.code == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(
-        "error: cannot write outputs/store/x: No space left on device; free some space, or write elsewhere with "
-        "runtime.store=DIR"
+        "error: cannot write outputs/store/x: No space left on device; free some space, or write elsewhere "
+        "(runtime.store=DIR moves the store)"
     )
 
 

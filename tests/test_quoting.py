@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from udpbench.commands.common import told
+from udpbench.commands.common import one_line_errors
 from udpbench.commands.quoting import advice, quoted
 
 PARSER = OverridesParser.create()
@@ -89,6 +89,6 @@ def test_what_the_terminal_cannot_show_is_replaced(monkeypatch):
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", write_through=True)
     monkeypatch.setattr(sys, "stdout", out)
-    with told():
+    with one_line_errors():
         print("Nîmes ↓")
     assert out.buffer.getvalue().decode("latin-1") == "Nîmes ?\n"

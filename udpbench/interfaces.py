@@ -105,10 +105,10 @@ class Run:
     stop: Event = field(default_factory=Event)
     # N losses of NCHW pictures that a protection keeps low beside its own aim (see protect/consistent.py)
     penalty: Callable[[Tensor], Tensor] | None = None
-    # What stands in place of a protection's loss of pictures; it is told the steps before (see protect/eot.py)
-    around: Callable[[ImageLoss, int], ImageLoss] | None = None
-    # What stands in place of the gradient of pictures, NCHW (see protect/ensemble.py)
-    agree: Callable[[Tensor], Tensor] | None = None
+    # (loss, number of steps before) -> the loss that a protection raises in its place (see protect/eot.py)
+    loss_hook: Callable[[ImageLoss, int], ImageLoss] | None = None
+    # Gradient of pictures, NCHW -> the one that they move along in its place (see protect/ensemble.py)
+    gradient_hook: Callable[[Tensor], Tensor] | None = None
 
     def rng(self, *key: object) -> torch.Generator:
         """The generator that belongs to ``key`` under this run's seed, on the CPU.
@@ -170,8 +170,9 @@ class Protection(Method):
     nonzero: ClassVar[tuple[str, ...]] = ("step_size",)
     protects: ClassVar[bool] = True  # False: it leaves the pictures as they are, so a cell has no protected arm
     keeps_budget: ClassVar[bool] = True  # False: it has no bound of its own; what it changed is measured all the same
-    # Whether it subtracts ``run.penalty`` from what it raises, and heeds ``run.around`` and ``run.agree`` (pgd does)
-    heeds_penalty: ClassVar[bool] = False
+    # Whether ``consistent``, ``eot`` and ``ensemble`` may wrap it: it subtracts ``run.penalty`` from what it raises and
+    # applies ``run.loss_hook`` and ``run.gradient_hook``, as ``pgd`` does
+    wrappable: ClassVar[bool] = False
     matches_strength: ClassVar[bool] = False  # whether it is a control as strong as the pictures in ``owner.like``
     couples_images: bool = True  # whether a picture's perturbation depends on the other pictures, as by a surrogate
     class_images: int = 0  # how many class pictures it wants in ``owner.class_images``; needs "class_images"

@@ -40,7 +40,7 @@ class Rewound(Protection):
     train_text_encoder: bool = False
 
     needs = frozenset({"denoise", "latent", "text", "class_images"})
-    heeds_penalty: ClassVar[bool] = True
+    wrappable: ClassVar[bool] = True
 
     @property
     def wants_extra_clean(self) -> bool:

@@ -19,7 +19,7 @@ from udpbench.core.component import check_choice
 from udpbench.core.memory import give_freed_memory_back
 from udpbench.interfaces import Advance, Attack, Images, Run, Texts
 from udpbench.models.latent import LatentDiffusion, inconsistency
-from udpbench.models.perceptual import Far, Perceptual, load_distance
+from udpbench.models.perceptual import Perceptual, ToOriginal, load_distance
 from udpbench.optim.pgd import are_large, chunks
 from udpbench.optim.samples import normal
 from udpbench.optim.soft_bound import SoftBound, gradient
@@ -88,7 +88,7 @@ class Impress(SoftBound, Attack):
         noise = normal([run.rng("impress", name) for name in names], 1, x)
         start = (x * 2 - 1).to(dtype)  # the variable lives in [-1,1], as in the paper
         x = x if dtype == torch.float32 else (start.float() + 1) / 2
-        far = distance.to_original(x)
+        to_original = distance.to_original(x)
         y = start + (self.start_noise * noise).to(dtype)
         y = (y.clamp(-1, 1) if self.clamp_start else y).requires_grad_(True)
         adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
@@ -97,7 +97,7 @@ class Impress(SoftBound, Attack):
         for step in range(self.iterations):
             if large:
                 give_freed_memory_back()
-            loss, y.grad = gradient(partial(aims, y, step), partial(self.bound, y, far), y)
+            loss, y.grad = gradient(partial(aims, y, step), partial(self.bound, y, to_original), y)
             adam.step()
             cosine.step()
             with torch.no_grad():
@@ -120,9 +120,9 @@ class Impress(SoftBound, Attack):
         half = y.dtype == torch.float16
         return self.scale(y) * (half_inconsistency(y, model) if half else inconsistency((y + 1) / 2, model))
 
-    def bound(self, y: Tensor, far: Far) -> Tensor:
-        """The second term, (N,); ``far``: distances to the protected pictures."""
-        return self.scale(y) * self.excess(far((y.float() + 1) / 2))
+    def bound(self, y: Tensor, to_original: ToOriginal) -> Tensor:
+        """The second term, (N,); ``to_original``: distances to the protected pictures."""
+        return self.scale(y) * self.excess(to_original((y.float() + 1) / 2))
 
     def scale(self, y: Tensor) -> float:
         """What the loss of pictures of the size of ``y`` is multiplied by."""

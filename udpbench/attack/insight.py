@@ -82,8 +82,8 @@ class Insight(Impress):
             total = total + self.encoder * (mse(z, seen) - self.away * mse(z, avoided))
             if self.unet:
                 t, noise = uniform_times(rngs, 1, len(model.alpha_bar)).to(z.device), normal(rngs, 1, z)
-                told = [model.predict(model.pipe.unet, model.noised(v, t, noise), t, cond) for v in (z, seen)]
-                total = total + self.unet * mse(*told)
+                outputs = [model.predict(model.pipe.unet, model.noised(v, t, noise), t, cond) for v in (z, seen)]
+                total = total + self.unet * mse(*outputs)
                 run.tally("unet_purify", 2 * len(z))
             return self.scale(y) * total
 

@@ -14,7 +14,7 @@ from udpbench.attack.prompted import Prompted
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Images, Run, Texts
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.sample import PIXEL_SOLVERS, make_solver
+from udpbench.models.sample import PIXEL_SOLVERS, editing_pipeline
 
 
 @dataclass(kw_only=True)
@@ -57,8 +57,7 @@ class SdEdit(Prompted):
         from diffusers import StableDiffusionImg2ImgPipeline
 
         asked = self.asked(prompts)
-        solver = make_solver(self.solver, model.pipe.scheduler.config, karras=False)
-        pipe = model.assembled(StableDiffusionImg2ImgPipeline, scheduler=solver)
+        pipe = editing_pipeline(model, StableDiffusionImg2ImgPipeline, self.solver)
 
         def pure(index: list[int]) -> Tensor:
             x = model.padded(torch.stack([images[i] for i in index]).to(run.device))

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import Parser, told, write_json
+from udpbench.commands.common import Parser, one_line_errors, write_json
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     theirs = "a folder with clones of released code, timed, too (see experiments/bench)"
     parser.add_argument("--released", type=Path, metavar="DIR", help=theirs)
     args = parser.parse_args(arguments)
-    with told():
+    with one_line_errors():
         if min(args.steps, *args.batches) < 1:
             raise ValueError(f"--steps and --batches: must be at least 1, given {args.steps} and {args.batches}")
         if args.repeats < 1:

@@ -221,7 +221,7 @@ def _tracker(cfg: DictConfig) -> Tracker:
 
 
 @contextmanager
-def told(interrupted: str = "interrupted") -> Iterator[None]:
+def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
     """Ends the process with status 2 and a line for each error in the command line or its input, with status 130 and
     the line ``interrupted`` for Ctrl-C, with status 141 and no word when nobody reads its output any more.
 

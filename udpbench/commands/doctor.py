@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from udpbench.commands.common import Parser, composed, lines_of, option_files, told
+from udpbench.commands.common import Parser, composed, lines_of, one_line_errors, option_files
 from udpbench.commands.machine import cores, idle_cores
 from udpbench.core.memory import ESTIMATE, of_cards
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.takes_overrides("another cell than the default one")
     args = parser.parse_intermixed_args(arguments)
     failed = []
-    with told():
+    with one_line_errors():
         cfg = composed(args.overrides)
         for title, look in SECTIONS.items():
             print(f"\n{title}")  # noqa: T201

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.commands.common import CONF, Parser, no_option, option_files, told
+from udpbench.commands.common import CONF, Parser, no_option, one_line_errors, option_files
 
 GROUPS = {
     "protect": "Protections",
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--markdown", action="store_true", help="every group as a table, as docs have it")
     parser.add_argument("--fill", type=Path, metavar="FILE", help=f"write them there, between {BEGIN} and {END}")
     args = parser.parse_args(arguments)
-    with told():
+    with one_line_errors():
         if args.fill:
             fill(args.fill)
         else:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import Parser, configuration, prepare, say, show, told, words, write_json
+from udpbench.commands.common import Parser, configuration, one_line_errors, prepare, say, show, words, write_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     parser.takes_overrides("as for python -m udpbench")
     args = parser.parse_intermixed_args(arguments)
-    with told():
+    with one_line_errors():
         cells = plan_cells(args.overrides, args.multirun)
         if args.multirun or not cells[0].errors:
             _show(cells, args.json, args.shared)

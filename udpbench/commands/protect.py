@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from udpbench.commands.common import RESUME, Parser, told
+from udpbench.commands.common import RESUME, Parser, one_line_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,7 +26,7 @@ def command(method: str, done: str, parser: Parser, arguments: Sequence[str] | N
     parser.add_argument("--format", choices=("png", "webp"), default="png", help="of the finished pictures (lossless)")
     parser.takes_overrides("as for a cell, e.g. model=sd15 seed=1")
     args = parser.parse_intermixed_args(arguments)
-    with told(RESUME):
+    with one_line_errors(RESUME):
         from udpbench.commands.pictures import change, report
         from udpbench.tracking.console import Console
 

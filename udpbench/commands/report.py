@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from udpbench.commands.common import Parser, lines_of, say, told
+from udpbench.commands.common import Parser, lines_of, one_line_errors, say
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help=about)
     parser.add_argument("--fill", action="store_true", help="renew the <!-- table ... --> parts of Markdown texts")
     given = parser.parse_args(arguments)
-    with told():
+    with one_line_errors():
         from udpbench.results.report.fill import fill
         from udpbench.results.report.write import write_report
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.benchmark.cell import ROLES
-from udpbench.commands.common import RESUME, Parser, configuration, prepare, show, table, told, words_of
+from udpbench.commands.common import RESUME, Parser, configuration, one_line_errors, prepare, show, table, words_of
 from udpbench.results.schema import HERE, Record
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.takes_overrides("what shall be otherwise, in words of a cell: options, settings, runtime.records=DIR")
     args = parser.parse_intermixed_args(arguments)
     words = [*args.overrides, *([f"runtime.store={args.store}"] if args.store else [])]
-    with told(RESUME):
+    with one_line_errors(RESUME):
         return _rerun(args.record, words, args.trust)
 
 

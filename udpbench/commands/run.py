@@ -20,7 +20,18 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench.commands.common import CONF, RESUME, Ready, prepare, replace_unencodable, say, show, slug, told, words
+from udpbench.commands.common import (
+    CONF,
+    RESUME,
+    Ready,
+    one_line_errors,
+    prepare,
+    replace_unencodable,
+    say,
+    show,
+    slug,
+    words,
+)
 from udpbench.commands.disk import refused
 from udpbench.core.errors import Busy
 
@@ -302,5 +313,5 @@ class Sweep(Callback):
 
 def run() -> None:
     """The command: ``main``, with every error in the command line told in one line."""
-    with told(RESUME):
+    with one_line_errors(RESUME):
         main()

@@ -11,7 +11,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from udpbench.commands.common import Parser, composed, open_store, option_files, show, table, told, write_json
+from udpbench.commands.common import (
+    Parser,
+    composed,
+    one_line_errors,
+    open_store,
+    option_files,
+    show,
+    table,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from udpbench.interfaces import Log, Metric, Run
@@ -30,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.takes_overrides("of runtime alone, e.g. runtime.max_pixels=400000000")
     args = parser.parse_intermixed_args(arguments)
     names = [name for name in args.metrics.split(",") if name] if args.metrics else None
-    with told():
+    with one_line_errors():
         from udpbench.tracking.console import Console
 
         found = scores(args.got, args.ref, names, args.overrides, Console())

@@ -15,7 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udpbench.commands.common import Parser, composed, open_store, say, show, table, told, words_of, write_json
+from udpbench.commands.common import (
+    Parser,
+    composed,
+    one_line_errors,
+    open_store,
+    say,
+    show,
+    table,
+    words_of,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from udpbench.benchmark.shelf import Kept
@@ -37,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         "runtime.store=DIR")  # fmt: skip
     args = parser.parse_args(arguments)
     act, about = ACTIONS[args.action]
-    with told():
+    with one_line_errors():
         return act(Parser(f"store {args.action}", f"{about[0].upper()}{about[1:]}."), args.words)
 
 

@@ -51,12 +51,12 @@ def noised(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return a.sqrt() * z + (1 - a).sqrt() * noise
 
 
-def clean_and_noise(told: Tensor, noisy: Tensor, a: Any, prediction: str) -> tuple[Tensor, Tensor]:
-    """The clean input and the noise that the prediction ``told`` for ``noisy`` means: noise, or a velocity (Salimans &
+def clean_and_noise(output: Tensor, noisy: Tensor, a: Any, prediction: str) -> tuple[Tensor, Tensor]:
+    """The clean input and the noise that the model's ``output`` for ``noisy`` means: noise, or a velocity (Salimans &
     Ho 2022, appendix D). ``a``: alpha_bar, a number or a tensor that fits."""
     if prediction == "v_prediction":
-        return a**0.5 * noisy - (1 - a) ** 0.5 * told, a**0.5 * told + (1 - a) ** 0.5 * noisy
-    return (noisy - (1 - a) ** 0.5 * told) / a**0.5, told
+        return a**0.5 * noisy - (1 - a) ** 0.5 * output, a**0.5 * output + (1 - a) ** 0.5 * noisy
+    return (noisy - (1 - a) ** 0.5 * output) / a**0.5, output
 
 
 def velocity(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -429,11 +429,11 @@ class Diffusion(Component, ABC):
         or the velocity for v-prediction models. ``unet`` may be another one than the model's own (a surrogate in
         training).
         """
-        told = self.predict(unet or self.pipe.unet, self.noised(z, t, noise), t, cond)
-        return (told - self.wanted(z, t, noise)).square().flatten(1).mean(1)
+        output = self.predict(unet or self.pipe.unet, self.noised(z, t, noise), t, cond)
+        return (output - self.training_target(z, t, noise)).square().flatten(1).mean(1)
 
-    def wanted(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What a perfect prediction for ``z`` under ``noise`` at ``t`` would be: the noise or the velocity."""
+    def training_target(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the model is trained to predict for ``z`` under ``noise`` at ``t``: the noise or the velocity."""
         return velocity(self.alpha_bar_on(z.device), z, t, noise) if self.prediction == "v_prediction" else noise
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from udpbench.models.efficientnet import EfficientNetLite, load, weights_path
 from udpbench.models.weights import weights_file
 
-Far = Callable[[Tensor], Tensor]  # NCHW [0,1] -> (N,), the distances to given pictures
+ToOriginal = Callable[[Tensor], Tensor]  # NCHW [0,1] -> (N,), the distances to given pictures
 PERCEPTUAL = ("lpips_vgg", "lpips_alex", "lpips_squeeze", "lite1")
 TRUNKS = {"alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth", "vgg": "vgg16-397923af.pth"}
 TAPS = (0, 1, 2, 4, 6)  # the stages whose end is the last of its resolution: 1/2, 1/4, 1/8, 1/16, 1/32
@@ -37,7 +37,7 @@ class Perceptual(nn.Module):
             raise ValueError(f"perceptual distance: pictures must be of the same size, given {given}")
         return self.between(self.maps(x), self.maps(y))
 
-    def to_original(self, y: Tensor) -> Far:
+    def to_original(self, y: Tensor) -> ToOriginal:
         """The distances of pictures to ``y``, whose maps are computed once: for many steps of an optimisation."""
         with torch.no_grad():
             theirs = self.maps(y)

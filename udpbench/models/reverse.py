@@ -19,8 +19,8 @@ def predicted(model: Diffusion, noisy: Tensor, index: int, cond: Cond) -> Tensor
 
 def epsilon(model: Diffusion, noisy: Tensor, index: int, cond: Cond) -> Tensor:
     """The noise that ``model`` sees in N inputs at the time step ``index``, float32."""
-    told = predicted(model, noisy, index, cond)
-    return clean_and_noise(told, noisy, float(model.alpha_bar[index]), model.prediction)[1]
+    output = predicted(model, noisy, index, cond)
+    return clean_and_noise(output, noisy, float(model.alpha_bar[index]), model.prediction)[1]
 
 
 def posterior_mean(clean: Tensor, noisy: Tensor, a: Any, before: Any) -> Tensor:
@@ -55,14 +55,14 @@ def flow(x: Tensor, eps: Tensor, a: float, before: float, noise: Tensor) -> Tens
 
 
 def ddim(
-    told: Tensor, x: Tensor, a: Any, b: Any, prediction: str, eta: float = 0.0, noise: Tensor | None = None
+    output: Tensor, x: Tensor, a: Any, b: Any, prediction: str, eta: float = 0.0, noise: Tensor | None = None
 ) -> Tensor:
     """One step of DDIM (Song, Meng & Ermon 2021, eq. 12) from alpha_bar ``a`` to ``b``, in either direction, NCHW.
 
-    ``told``: the model's prediction for ``x``; ``a``, ``b``: numbers or tensors that fit. ``noise``, standard normal,
+    ``output``: of the model for ``x``; ``a``, ``b``: numbers or tensors that fit. ``noise``, standard normal,
     counts with ``eta`` (0: deterministic).
     """
-    clean, eps = clean_and_noise(told, x, a, prediction)
+    clean, eps = clean_and_noise(output, x, a, prediction)
     if noise is None:
         return b**0.5 * clean + (1 - b) ** 0.5 * eps
     variance = eta**2 * (1 - b) / (1 - a) * (1 - a / b)

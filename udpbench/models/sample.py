@@ -66,9 +66,20 @@ def sample_pixels(
         scheduler.set_timesteps(steps)
         with torch.inference_mode():
             for t in scheduler.timesteps:
-                told = unet(x.to(dtype_of(unet)), t).sample[:, : x.shape[1]].float()
-                x = scheduler.step(told, t, x, generator=rngs).prev_sample
+                output = unet(x.to(dtype_of(unet)), t).sample[:, : x.shape[1]].float()
+                x = scheduler.step(output, t, x, generator=rngs).prev_sample
             yield model.decode(x).clamp(0, 1).cpu()
+
+
+def editing_pipeline(model: LatentDiffusion, kind: type, solver: str, **parts: Any) -> Any:
+    """A diffusers pipeline that starts from pictures, of class ``kind``, of the model's parts or others in their place.
+
+    Latents are not bounded, whatever the folder's scheduler says or leaves to DDIM's default: diffusers' img2img sees
+    to that itself, its inpainting does not.
+    """
+    scheduler = make_solver(solver, model.pipe.scheduler.config, karras=False)
+    scheduler.register_to_config(clip_sample=False)
+    return model.assembled(kind, scheduler=scheduler, **parts)
 
 
 def make_solver(name: str, config: dict, karras: bool = True) -> Any:

@@ -78,10 +78,10 @@ class Inpainting:
         a = alpha_bar.to(z.device)
         for k, t in enumerate(times.to(z.device)[:, None].expand(-1, len(z))):
             given = self.given(z, t, noise)
-            told = recomputed(model, given, t, cond)
+            output = recomputed(model, given, t, cond)
             if guidance != 1:
                 without = recomputed(model, given, t, empty)
-                told = without + guidance * (told - without)
+                output = without + guidance * (output - without)
             noisy = z if model.takes_masks else given
-            z = ddim(told, noisy, a[k], a[k + 1], model.prediction)
+            z = ddim(output, noisy, a[k], a[k + 1], model.prediction)
         return model.decode(z if model.takes_masks else self.kept(self.latents, z))

@@ -12,7 +12,7 @@ from udpbench.core.budget import Budget, measure
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.images import as_saved
 from udpbench.interfaces import Run
-from udpbench.models.perceptual import PERCEPTUAL, Far, check_distance, load_distance
+from udpbench.models.perceptual import PERCEPTUAL, ToOriginal, check_distance, load_distance
 from udpbench.optim.pgd import chunks
 
 HALVINGS = 14
@@ -78,23 +78,30 @@ class Perceptual(Budget):
         for index in chunks(clean, run.batch):
             x, y = (torch.stack([pictures[i].cpu() for i in index]) for pictures in (clean, made))
             draw = torch.stack([torch.rand((1, *x.shape[-2:]), generator=run.rng("dither", names[i])) for i in index])
-            far = distance.to_original(x.to(run.device))
-            found = self._at_distance(who, [names[i] for i in index], x, y, draw, far, run)
+            to_original = distance.to_original(x.to(run.device))
+            found = self._at_distance(who, [names[i] for i in index], x, y, draw, to_original, run)
             for i, picture in zip(index, found, strict=True):
                 out[i] = picture
         return out
 
     def _at_distance(
-        self, who: str, names: Sequence[str], clean: Tensor, made: Tensor, draw: Tensor, far: Far, run: Run
+        self,
+        who: str,
+        names: Sequence[str],
+        clean: Tensor,
+        made: Tensor,
+        draw: Tensor,
+        to_original: ToOriginal,
+        run: Run,
     ) -> Tensor:
-        """Bisection on the factor of each of N pictures (NCHW); ``far``: their distances to the clean ones."""
+        """Bisection on the factor of each of N pictures (NCHW); ``to_original``: their distances to the clean ones."""
 
         def at(factor: Tensor) -> tuple[Tensor, Tensor]:
             x = scaled(clean, made, factor, draw)
             within = as_saved(self.inner.project(x, clean))
             x = torch.where(factor.view(-1, 1, 1, 1) > 1, within, x)
             with torch.no_grad():
-                return x, far(x.to(run.device)).cpu()
+                return x, to_original(x.to(run.device)).cpu()
 
         sizes = [measure(a, b)[self.inner.kind] for a, b in zip(clean, made, strict=True)]
         high = torch.tensor([max(1.0, self.eps / max(size, 1e-3)) for size in sizes])

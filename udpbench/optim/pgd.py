@@ -76,7 +76,7 @@ def pgd(
 
     ``loss(x, index)`` gets the pictures at ``index``, one of the ``chunks`` of ``most``, and returns N losses.
     ``x <- project(x + step * direction(gradient))`` (Madry et al. 2018). ``run.penalty`` of the pictures is subtracted
-    from the loss, ``run.around`` and ``run.agree`` stand in place of the loss and of its gradient. ``scale(index)``,
+    from the loss; ``run.loss_hook`` and ``run.gradient_hook`` replace the loss and its gradient. ``scale(index)``,
     asked after the loss of a step, multiplies its length for each picture. What is raised is logged as
     ``perturb/loss``, a mean over the pictures, steps counted from ``before``. A step over several chunks has a bar.
 
@@ -91,7 +91,7 @@ def pgd(
     after = before + len(steps)
     lost = torch.full((), after, device=run.device)  # the first step of such a gradient; read once, at the end
     of_parts = run.log if len(parts) > 1 else Log()
-    loss = run.around(loss, before) if run.around else loss
+    loss = run.loss_hook(loss, before) if run.loss_hook else loss
     for step, length in enumerate(steps, start=before):
         raised = torch.zeros((), device=run.device)
         with of_parts.bar("one step", len(out), "image") as within:
@@ -102,8 +102,8 @@ def pgd(
                 total, gradient = _sum_and_gradient(x, index, loss, run)
                 lost = torch.where(gradient.isfinite().all(), lost, lost.clamp(max=step))
                 raised += total / len(out)
-                far = length if scale is None else length * scale(index).to(x.device).view(-1, 1, 1, 1)
-                moved = x + budget.direction(gradient) * far
+                scaled = length if scale is None else length * scale(index).to(x.device).view(-1, 1, 1, 1)
+                moved = x + budget.direction(gradient) * scaled
                 moved = budget.project(moved, torch.stack([clean[i] for i in index]))
                 for i, new in zip(index, moved, strict=True):
                     out[i].copy_(new)
@@ -118,13 +118,13 @@ def pgd(
 
 def _sum_and_gradient(x: Tensor, index: list[int], loss: Loss, run: Run) -> tuple[Tensor, Tensor]:
     """The summed loss of the pictures ``x`` (NCHW) at ``index``, less the penalty of ``run``, without a graph; and what
-    they move along: its gradient, or what ``run.agree`` puts in its place."""
+    they move along: its gradient, or what ``run.gradient_hook`` makes of it."""
     x = x.detach().requires_grad_(True)
     total = loss(x, index).sum()
     if run.penalty is not None:
         total = total - run.penalty(x).sum()
     (gradient,) = torch.autograd.grad(total, x)
-    return total.detach(), run.agree(gradient) if run.agree else gradient
+    return total.detach(), run.gradient_hook(gradient) if run.gradient_hook else gradient
 
 
 def pgd_through(
@@ -144,26 +144,26 @@ def pgd_through(
     (N,).
     """
 
-    loss = run.around(loss, 0) if run.around else loss
+    loss = run.loss_hook(loss, 0) if run.loss_hook else loss
 
     def raised(v: Tensor, index: list[int]) -> Tensor:
         x = make(v, index)
         both = loss(x, index) + beside(v)
         return both if run.penalty is None else both - run.penalty(x)
 
-    bare = replace(run, penalty=None, around=None)  # which are of pictures
+    bare = replace(run, penalty=None, loss_hook=None)  # which are of pictures
     with run.log.bar("perturb", len(steps), "step") as advance:
         found = pgd(start, origin or start, raised, bound, bare, steps=steps, most=most, advance=advance)
     with torch.no_grad():
         return [make(v[None], [i])[0] for i, v in enumerate(found)]
 
 
-def around_one(around: Callable[[Loss, int], Loss], i: int) -> Callable[[Loss, int], Loss]:
-    """``around`` for an ascent of the owner's picture ``i`` alone, whose loss knows it as its first."""
+def hook_of_one(hook: Callable[[Loss, int], Loss], i: int) -> Callable[[Loss, int], Loss]:
+    """``hook`` for an ascent of the owner's picture ``i`` alone, whose loss knows it as its first."""
 
     def alone(loss: Loss, before: int) -> Loss:
-        told = around(lambda x, _: loss(x, [0]), before)
-        return lambda x, _: told(x, [i])
+        hooked = hook(lambda x, _: loss(x, [0]), before)
+        return lambda x, _: hooked(x, [i])
 
     return alone
 
@@ -205,7 +205,7 @@ class Ascent(Protection):
     step_size: float | None = None
 
     couples_images = False
-    heeds_penalty = True
+    wrappable = True
 
     def lengths(self, budget: Budget, n: int) -> list[float]:
         """Of ``n`` steps, of 255."""

@@ -60,19 +60,19 @@ def gradient(aim: Callable[[], Tensor], excess: Callable[[], Tensor], y: Tensor)
     The two have no part of their graphs in common. On a CPU one of them is there at a time, or they would need twice
     the memory. A GPU is busy with ``aim`` while the processor waits for the answer.
     """
-    far = excess()
-    above = Later((far > 0).any())
-    beyond = None if y.is_cuda else _slope(far, y, above)
-    near = aim()
-    (slope,) = torch.autograd.grad(near.sum(), y)
-    beyond = _slope(far, y, above) if y.is_cuda else beyond
-    return near.detach() + far.detach(), slope if beyond is None else slope + beyond
+    above_budget = excess()
+    exceeded = Later((above_budget > 0).any())
+    excess_slope = None if y.is_cuda else _slope(above_budget, y, exceeded)
+    aimed = aim()
+    (slope,) = torch.autograd.grad(aimed.sum(), y)
+    excess_slope = _slope(above_budget, y, exceeded) if y.is_cuda else excess_slope
+    return aimed.detach() + above_budget.detach(), slope if excess_slope is None else slope + excess_slope
 
 
-def _slope(far: Tensor, y: Tensor, above: Later) -> Tensor | None:
-    """The gradient of ``far`` if it is not 0; its graph is let go in any case."""
-    slope = torch.autograd.grad(far.sum(), y)[0] if above.known() else None
-    far.detach_()
+def _slope(above_budget: Tensor, y: Tensor, exceeded: Later) -> Tensor | None:
+    """The gradient of ``above_budget`` if it is not 0; its graph is let go in any case."""
+    slope = torch.autograd.grad(above_budget.sum(), y)[0] if exceeded.known() else None
+    above_budget.detach_()
     return slope
 
 

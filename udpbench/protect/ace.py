@@ -66,11 +66,11 @@ class ACE(Patterned, ASPL):
         targets = self.target_latents(model, owner)
 
         def towards(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
-            told = model.predict(model.pipe.unet, model.noised(z, t, noise), t, cond)
-            return self.raised(z, told, model.wanted(z, t, noise), torch.stack([targets[i] for i in which]))
+            output = model.predict(model.pipe.unet, model.noised(z, t, noise), t, cond)
+            return self.raised(z, output, model.training_target(z, t, noise), torch.stack([targets[i] for i in which]))
 
         return towards
 
-    def raised(self, z: Tensor, told: Tensor, wanted: Tensor, target: Tensor) -> Tensor:
+    def raised(self, z: Tensor, output: Tensor, truth: Tensor, target: Tensor) -> Tensor:
         """What is raised, (N,), of latents, the prediction for them, what it should be, and the target's latents."""
-        return -mse(told, target)
+        return -mse(output, target)

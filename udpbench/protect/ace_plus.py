@@ -14,7 +14,7 @@ from udpbench.protect.ace import ACE
 
 @dataclass(kw_only=True)
 class ACEPlus(ACE):
-    """Lower ``|told - z_T|^2 + latent_weight |z - z_T|^2``, both means.
+    """Lower ``|output - z_T|^2 + latent_weight |z - z_T|^2``, both means.
 
     Args: those of ``ACE``, and
         latent_weight: of the latents' distance to the target's; 100 in the released code.
@@ -28,5 +28,5 @@ class ACEPlus(ACE):
         super().__post_init__()
         check_numbers(self.name, least=0, latent_weight=self.latent_weight)
 
-    def raised(self, z: Tensor, told: Tensor, wanted: Tensor, target: Tensor) -> Tensor:
-        return super().raised(z, told, wanted, target) - self.latent_weight * mse(z, target)
+    def raised(self, z: Tensor, output: Tensor, truth: Tensor, target: Tensor) -> Tensor:
+        return super().raised(z, output, truth, target) - self.latent_weight * mse(z, target)

@@ -16,7 +16,7 @@ from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import denoising_loss
 from udpbench.optim.fit import FitSettings, fit
-from udpbench.optim.pgd import Ascent, around_one, pgd
+from udpbench.optim.pgd import Ascent, hook_of_one, pgd
 
 GAIN = 100  # of the attention before it is cut at 1, in the released code
 
@@ -85,7 +85,7 @@ class AntiDiffusion(Ascent):
         with run.log.bar("perturb", total, "step") as advance:
             made = []
             for i, (x, name) in enumerate(zip(owner.images, owner.names, strict=True)):
-                mine = replace(run, around=around_one(run.around, i)) if run.around else run
+                mine = replace(run, loss_hook=hook_of_one(run.loss_hook, i)) if run.loss_hook else run
                 made.append(self._one(x, name, budget, surrogate, mine, advance))
             return made
 
@@ -119,9 +119,9 @@ class AntiDiffusion(Ascent):
                 lower(trainable.parameters, self.training, "tune", k)
                 trainable.train(False)
             raised = loss("image", k, run, samples=self.samples, dtype=self.dtype, objective=self._objective(model))
-            around, bound = ([x], self.anchor) if self.anchor else ([clean], budget)
+            origin, bound = ([x], self.anchor) if self.anchor else ([clean], budget)
             settings: dict[str, Any] = {"steps": steps, "most": None, "advance": advance, "before": k * len(steps)}
-            (x,) = pgd([x], around, raised, bound, run, **settings)
+            (x,) = pgd([x], origin, raised, bound, run, **settings)
             x = budget.project(x[None], clean.to(run.device)[None])[0]
             prompt.requires_grad_(True)
         return x

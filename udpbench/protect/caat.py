@@ -52,7 +52,7 @@ class CAAT(Protection):
 
     places = ("gradient_checkpointing",)
     needs = frozenset({"denoise", "latent", "text"})
-    heeds_penalty = True
+    wrappable = True
 
     def __post_init__(self) -> None:
         check_numbers("caat", least=1, image_steps=self.image_steps, samples=self.samples)

@@ -85,6 +85,6 @@ def walked(model: LatentDiffusion, z: Tensor, cond: Cond, steps: int, invert: bo
     t, a = times.to(z.device)[:, None].expand(-1, len(z)), alpha_bar.to(z.device)
     for k in reversed(range(steps)) if invert else range(steps):
         here, there = (k + 1, k) if invert else (k, k + 1)
-        told = recomputed(model, z, t[k], cond)
-        z = ddim(told, z, a[here], a[there], model.prediction)
+        output = recomputed(model, z, t[k], cond)
+        z = ddim(output, z, a[here], a[there], model.prediction)
     return z

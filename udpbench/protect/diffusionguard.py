@@ -64,8 +64,8 @@ class DiffusionGuard(MaskedAscent):
             seen = Inpainting(surrogate, x, masks.to(x.device))
             noise = normal([rngs[i] for i in index], 1, seen.latents)
             run.tally("unet_image", len(x))
-            told = seen.first_prediction(cond.repeat(len(x)), noise, self.sample_steps)
-            return told.flatten(1).norm(dim=1)
+            output = seen.first_prediction(cond.repeat(len(x)), noise, self.sample_steps)
+            return output.flatten(1).norm(dim=1)
 
         return self.ascend(owner, anew, loss, budget, run)
 

@@ -33,12 +33,13 @@ class Ensemble(Several, Wrapper):
 
         def under(model: Any, log: Log) -> Callable[[Agree], list[Tensor]]:
             def work(agree: Agree) -> list[Tensor]:
-                def told(gradient: Tensor) -> Tensor:
+                def averaged(gradient: Tensor) -> Tensor:
                     nonlocal heeded
                     heeded = True
                     return agree(gradient)
 
-                return self.inner.protect(owner, budget, model, replace(run, log=log, agree=told, scratch=None))
+                inner = replace(run, log=log, gradient_hook=averaged, scratch=None)
+                return self.inner.protect(owner, budget, model, inner)
 
             return work
 

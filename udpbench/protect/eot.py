@@ -64,7 +64,7 @@ class EOT(Wrapper):
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         heeded, kinds = False, self._kinds()
 
-        def around(loss: ImageLoss, before: int) -> ImageLoss:
+        def transformed(loss: ImageLoss, before: int) -> ImageLoss:
             seen: Counter[int] = Counter()  # a picture's steps since ``before``, views counted
 
             def changed(x: Tensor, i: int) -> Tensor:
@@ -81,7 +81,7 @@ class EOT(Wrapper):
 
             return expected
 
-        made = self.inner.protect(owner, budget, surrogate, replace(run, around=around))
+        made = self.inner.protect(owner, budget, surrogate, replace(run, loss_hook=transformed))
         self.refuse_unless(heeded)
         return made
 

@@ -68,7 +68,7 @@ class FSMG(Targeted):
     gradient_checkpointing: bool = False
 
     needs = frozenset({"denoise", "latent", "text"})
-    heeds_penalty = True
+    wrappable = True
     places: ClassVar[tuple[str, ...]] = (*Targeted.places, "gradient_checkpointing")
     name: ClassVar[str] = "fsmg"  # a part of the keys of random numbers, too
     default: ClassVar[str] = "none"
@@ -196,19 +196,19 @@ def _shifted(model: LatentDiffusion, targets: Sequence[Tensor]) -> Objective:
 
     def objective(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
         noisy, target = model.noised(z, t, noise), torch.stack([targets[i] for i in which])
-        told = model.predict(model.pipe.unet, noisy, t, cond)
+        output = model.predict(model.pipe.unet, noisy, t, cond)
         aimed = noised(earlier, target, t, noise)
-        distance = (previous_mean(told, noisy, alpha_bar[t], earlier[t], model.prediction) - aimed).square()
-        return ((told - model.wanted(z, t, noise)).square() - distance).flatten(1).mean(1)
+        distance = (previous_mean(output, noisy, alpha_bar[t], earlier[t], model.prediction) - aimed).square()
+        return ((output - model.training_target(z, t, noise)).square() - distance).flatten(1).mean(1)
 
     return objective
 
 
-def previous_mean(told: Tensor, noisy: Tensor, a: Tensor, b: Tensor, prediction: str) -> Tensor:
-    """The mean of x_(t-1) given x_t = ``noisy`` and the prediction ``told`` (Ho et al. 2020, equation 7), NCHW.
+def previous_mean(output: Tensor, noisy: Tensor, a: Tensor, b: Tensor, prediction: str) -> Tensor:
+    """The mean of x_(t-1) given x_t = ``noisy`` and the model's ``output`` (Ho et al. 2020, equation 7), NCHW.
 
     a, b: alpha_bar (N,) at t and at t-1.
     """
     a, b = a.view(-1, 1, 1, 1), b.view(-1, 1, 1, 1)
-    clean, _ = clean_and_noise(told, noisy, a, prediction)
+    clean, _ = clean_and_noise(output, noisy, a, prediction)
     return posterior_mean(clean, noisy, a, b)

@@ -17,8 +17,8 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.interfaces import Advance, Owner, Protection, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.perceptual import Far, Perceptual, load_distance
-from udpbench.models.sample import make_solver
+from udpbench.models.perceptual import Perceptual, ToOriginal, load_distance
+from udpbench.models.sample import editing_pipeline
 from udpbench.optim.pgd import chunks
 from udpbench.optim.soft_bound import SoftBound, gradient
 from udpbench.optim.target import mse
@@ -54,7 +54,7 @@ class Glaze(SoftBound, Protection):
     version = 2  # 2: latents of the picture alone, not of what it is padded with
     needs = frozenset({"denoise", "latent", "text"})
     couples_images = False
-    heeds_penalty = True
+    wrappable = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +91,7 @@ class Glaze(SoftBound, Protection):
         clean = torch.stack([owner.images[i] for i in index]).to(run.device)
         names = [owner.names[i] for i in index]
         rngs = [run.rng("glaze", name) for name in names]
-        far = distance.to_original(clean)
+        to_original = distance.to_original(clean)
         goal = self.restyled(clean, names, model, run)
         fixed = None if self.sample_latents else self._latents(goal, rngs, model)
         start = torch.stack([torch.rand(clean.shape[1:], generator=rng) * 2 - 1 for rng in rngs])
@@ -99,11 +99,11 @@ class Glaze(SoftBound, Protection):
         y = (2 * x - 1).requires_grad_(True)  # the variable lives in [-1,1], as in the released code
         adam = torch.optim.Adam([y], lr=self.lr)
         apart: Any = partial(self._apart, goal=goal, fixed=fixed, rngs=rngs, model=model)
-        apart = run.around(apart, 0) if run.around else apart
-        aim, excess = partial(self._aim, y, index, apart, run), partial(self._bound, y, far)
+        apart = run.loss_hook(apart, 0) if run.loss_hook else apart
+        aim, excess = partial(self._aim, y, index, apart, run), partial(self._bound, y, to_original)
         for step in range(self.iterations):
             loss, slope = gradient(aim, excess, y)
-            y.grad = run.agree(slope) if run.agree else slope
+            y.grad = run.gradient_hook(slope) if run.gradient_hook else slope
             adam.step()
             with torch.no_grad():
                 x = budget.project((y + 1) / 2, clean)
@@ -118,8 +118,8 @@ class Glaze(SoftBound, Protection):
         x = (y + 1) / 2
         return apart(x, index) if run.penalty is None else apart(x, index) + run.penalty(x)
 
-    def _bound(self, y: Tensor, far: Far) -> Tensor:
-        return self.excess(far((y + 1) / 2))
+    def _bound(self, y: Tensor, to_original: ToOriginal) -> Tensor:
+        return self.excess(to_original((y + 1) / 2))
 
     def restyled(self, x: Tensor, names: Sequence[str], model: LatentDiffusion, run: Run) -> Tensor:
         """The targets of N pictures: img2img of ``x`` (NCHW [0,1]) with the style prompt, of the same size, [0,1].
@@ -128,8 +128,7 @@ class Glaze(SoftBound, Protection):
         """
         from diffusers import StableDiffusionImg2ImgPipeline
 
-        solver = make_solver("dpmpp", model.pipe.scheduler.config, karras=False)
-        pipe = model.assembled(StableDiffusionImg2ImgPipeline, scheduler=solver)
+        pipe = editing_pipeline(model, StableDiffusionImg2ImgPipeline, "dpmpp")
         rngs = [run.rng("glaze", "style", name) for name in names]
         steps = {"strength": self.strength, "num_inference_steps": self.img2img_steps, "guidance_scale": self.guidance}
         prompts, given = [self.style_prompt] * len(x), model.padded(x)

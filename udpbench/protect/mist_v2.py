@@ -19,8 +19,8 @@ class MistV2(ACE):
     """ACE's loop with the tool's modes and numbers.
 
     ``mode``: ``lunet``, its default, is ACE's objective. ``anti-db`` raises the denoising loss. ``fused`` is *not*
-    ACE+: it raises ``-sum(told * wanted)``, which sets the prediction against what it should be, and, by a sign that is
-    the other way round in ACE, ``+ latent_weight |z - z_T|^2``: as released the latents are pushed *away* from the
+    ACE+: it raises ``-sum(output * truth)``, which sets the prediction against what it should be, and, by a sign that
+    is the other way round in ACE, ``+ latent_weight |z - z_T|^2``: as released the latents are pushed *away* from the
     target. ``fused_to_target`` false is that; true pulls them to it, as ACE+ does and as was likely meant. Time steps
     are drawn from all, latents are the posterior's mean (ACE's path for little memory). The text encoder stays as it
     is, as there by default; its quality tags before the training prompt are left out.
@@ -47,10 +47,10 @@ class MistV2(ACE):
     def label(self) -> str:
         return "" if self.mode == "lunet" else f"mist_v2_{self.mode}"
 
-    def raised(self, z: Tensor, told: Tensor, wanted: Tensor, target: Tensor) -> Tensor:
+    def raised(self, z: Tensor, output: Tensor, truth: Tensor, target: Tensor) -> Tensor:
         if self.mode == "lunet":
-            return super().raised(z, told, wanted, target)
+            return super().raised(z, output, truth, target)
         if self.mode == "anti-db":
-            return mse(told, wanted)
+            return mse(output, truth)
         latents = self.latent_weight * mse(z, target)
-        return -(told * wanted).flatten(1).sum(1) + (-latents if self.fused_to_target else latents)
+        return -(output * truth).flatten(1).sum(1) + (-latents if self.fused_to_target else latents)

@@ -104,9 +104,9 @@ class PhotoGuardDiffusion(Targeted, Ascent):
         start = normal(rngs, self.samples, z)
         z = model.noised(z.repeat_interleave(self.samples, 0), many[0], start)
         for k, now in enumerate(many):
-            told = recomputed(model, z, now, cond)
+            output = recomputed(model, z, now, cond)
             noise = normal(rngs, self.samples, z) if self.eta else None
-            z = ddim(told, z, a[k], a[k + 1], model.prediction, self.eta, noise)
+            z = ddim(output, z, a[k], a[k + 1], model.prediction, self.eta, noise)
         return model.decode(z)[..., : x.shape[-2], : x.shape[-1]]
 
     def _goal(self, size: tuple[int, ...], device: torch.device) -> Tensor:

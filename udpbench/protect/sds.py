@@ -23,7 +23,7 @@ DIRECTIONS = {"descend": -1.0, "ascend": 1.0}
 @dataclass(kw_only=True)
 class SDS(Patterned, AdvDM):
     """Move pictures along the denoising loss's gradient without the UNet's Jacobian: that of the latents is taken to be
-    ``told - noise``, as in score distillation with weight 1, and pulled back through the encoder alone.
+    ``output - noise``, as in score distillation with weight 1, and pulled back through the encoder alone.
 
     ``direction``: SDS(+) ascends, SDS(-) descends, which the paper prefers: pictures become smoother, edits blurred.
     With ``target_rate`` r it is SDST: the step is along ``r s g_sds - g_T``, ``s`` the direction's sign and ``g_T`` the
@@ -72,5 +72,5 @@ class SDS(Patterned, AdvDM):
 def predicted_noise(model: LatentDiffusion, z: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> Tensor:
     """The noise that ``model`` sees in latents ``z`` (N, C, h, w) noised by ``noise`` to time steps ``t`` (N,)."""
     noisy, a = model.noised(z, t, noise), model.alpha_bar_on(z.device)[t].view(-1, 1, 1, 1)
-    told = model.predict(model.pipe.unet, noisy, t, cond)
-    return clean_and_noise(told, noisy, a, model.prediction)[1]
+    output = model.predict(model.pipe.unet, noisy, t, cond)
+    return clean_and_noise(output, noisy, a, model.prediction)[1]

@@ -71,7 +71,8 @@ class SimAC(ASPL):
         rng, x = run.rng(self.name, "search", owner.names[i]), owner.images[i].to(run.device)
         cond = model.embed(owner.prompts[i : i + 1])
         # A picture alone, whatever wraps the ascent.
-        steps, quiet = [first_length(self.step_size, budget.eps)], replace(run, log=Log(), around=None, agree=None)
+        steps = [first_length(self.step_size, budget.eps)]
+        quiet = replace(run, log=Log(), loss_hook=None, gradient_hook=None)
         settings: dict[str, Any] = {"samples": 1, "sample_latents": self.sample_latents, "dtype": self.dtype}
 
         def at(t: Tensor) -> Loss:

@@ -88,7 +88,7 @@ class UDP(Protection):
     places = ("gradient_checkpointing",)
     later = {"start_steps": 0, "restart_every": 0, "flip": False}
     needs = frozenset({"denoise"})
-    heeds_penalty = True
+    wrappable = True
 
     def __post_init__(self) -> None:
         who = type(self).__name__.lower()
@@ -223,9 +223,9 @@ class UDP(Protection):
 
             # The one attention kernel with second derivatives.
             with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), autocast:
-                wanted = gradients(z_clean, False)
-                taught = gradients(z, True)
-            product = torch.stack([(a * b).sum() for a, b in zip(wanted, taught, strict=True)]).sum()
+                on_clean = gradients(z_clean, False)
+                on_perturbed = gradients(z, True)
+            product = torch.stack([(a * b).sum() for a, b in zip(on_clean, on_perturbed, strict=True)]).sum()
             return -product.view(1)
 
         return clean if self.outer == "clean" else perturbed

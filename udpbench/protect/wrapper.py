@@ -23,9 +23,9 @@ class Wrapper(Protection):
     what: ClassVar[str]  # that the inner protection must heed
 
     def __post_init__(self) -> None:
-        if not self.inner.heeds_penalty:
+        if not self.inner.wrappable:
             why = f"{type(self.inner).__name__} optimises nothing that could heed {self.what}"
-            allowed = "whose class says heeds_penalty = True, e.g. udp, eudp, advdm, photoguard, aspl"
+            allowed = "whose class says wrappable = True, e.g. udp, eudp, advdm, photoguard, aspl"
             raise ValueError(f"{self.name}: {why}; allowed are protections {allowed}")
         self.needs = self.inner.needs  # type: ignore[misc]  # here it is the instance's
         self.keeps_budget = self.inner.keeps_budget  # type: ignore[misc]

@@ -21,7 +21,7 @@ from udpbench.core.images import at_once, file_name, read_folder
 from udpbench.core.text import check_stands
 from udpbench.interfaces import Run, Task, Thief
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.sample import SOLVERS, make_solver
+from udpbench.models.sample import SOLVERS, editing_pipeline
 from udpbench.optim.masked import Masked
 from udpbench.optim.training import write_made
 
@@ -116,13 +116,7 @@ class Img2Img(Task):
         """The diffusers pipeline that edits."""
         from diffusers import StableDiffusionImg2ImgPipeline
 
-        return self._of(StableDiffusionImg2ImgPipeline, model)
-
-    def _of(self, kind: Any, model: LatentDiffusion, **parts: Any) -> Any:
-        solver = make_solver(self.solver, model.pipe.scheduler.config, karras=False)
-        # The default of DDIM where a folder does not say: latents are not bounded. Only the other pipelines see to it.
-        solver.register_to_config(clip_sample=False)
-        return model.assembled(kind, scheduler=solver, **parts)
+        return editing_pipeline(model, StableDiffusionImg2ImgPipeline, self.solver)
 
     def overlay(self, clean: Path, size: int) -> dict[str, Tensor]:
         """Stem -> the clean picture whose kept part is laid over the edits; empty: edits stay as they are made."""
@@ -181,7 +175,7 @@ class Inpaint(Masked, Img2Img):
         from diffusers import StableDiffusionInpaintPipeline
 
         unet = model.pipe.unet if model.takes_masks else _without_mask_input(model.pipe.unet)
-        return self._of(StableDiffusionInpaintPipeline, model, unet=unet)
+        return editing_pipeline(model, StableDiffusionInpaintPipeline, self.solver, unet=unet)
 
     def repainted(self, pictures: Mapping[str, Tensor], masks: Path | None) -> dict[str, Tensor]:
         """As the interface says; ValueError if masks are asked for and there are none."""
