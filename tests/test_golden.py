@@ -81,11 +81,12 @@ CASES = METHODS + TASKS + DATA + FAMILIES
 PRESETS = [f"{group}/{option}" for group in ("protect", "attack", "task") for option in presets(group)]
 # What the quick tests are spared: settings of other families, presets, and the methods that QUICK leaves out.
 SLOW = {*FAMILIES, *PRESETS, *(case for case in METHODS if Path(case).name not in QUICK[Path(case).parent.name])}
-LOSS, CHANGE = {"default": 1e-3}, {"default": 0.02}  # relative, by case
-PROBE, AGREE = (
-    {"default": 0.25, "task": 2.0, "data": 1.5},
-    0.9,
-)  # levels, by group; share of the probes that must be within
+# What computes in half precision, whose sums processors round differently (those with AVX512-FP16 to other results than
+# those without: by .34 % of a loss and .9 of 255 in a pixel, where the changes are of up to 40).
+HALF = ("attack/impress_glaze", "attack/impress_photoguard", "sd/attack/impress")
+LOSS, CHANGE = {"default": 1e-3} | dict.fromkeys(HALF, 1e-2), {"default": 0.02}  # relative, by case
+# Of 255, by case or group, and the share of the probes that must be within.
+PROBE, AGREE = {"default": 0.25, "task": 2.0, "data": 1.5} | dict.fromkeys(HALF, 1.5), 0.9
 
 
 def steadied(part: torch.nn.Module, called: str) -> None:
@@ -218,7 +219,7 @@ def test_numbers_are_those_of_the_version(case, node, steady, pixels, upscaler, 
     differs = f"{case} computes other numbers than version {want['version']} did; if that is meant, raise its `version`, then {refresh}"
     assert got["losses"] == pytest.approx(want["losses"], rel=LOSS.get(case, LOSS["default"])), differs
     assert got["mean_change"] == pytest.approx(want["mean_change"], rel=CHANGE.get(case, CHANGE["default"])), differs
-    within = PROBE.get(group, PROBE["default"])
+    within = PROBE.get(case, PROBE.get(group, PROBE["default"]))
     near = [abs(a - b) <= within for a, b in zip(got["probes"], want["probes"], strict=True)]
     assert sum(near) >= AGREE * len(near), differs
 
