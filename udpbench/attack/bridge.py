@@ -85,21 +85,21 @@ class Bridge(FitSettings, Attack):
         return list(zip(clean, read_paired(folder, [file.name for file in files], clean), strict=True))
 
     def purify(self, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> list[Tensor]:
-        told = self.learnt(run)
+        predict = self.learnt(run)
 
         def pure(index: list[int]) -> Tensor:
             x = torch.stack([images[i] for i in index]).to(run.device) * 2 - 1
-            made = self.walk(x, told, [run.rng("bridge", names[i]) for i in index])
+            made = self.walk(x, predict, [run.rng("bridge", names[i]) for i in index])
             return (made / 2 + 0.5).clamp(0, 1).cpu()
 
         with torch.no_grad():
             return in_batches(images, run, self.label, pure)
 
-    def walk(self, end: Tensor, told: Callable[..., Tensor], rngs: Sequence[torch.Generator]) -> Tensor:
+    def walk(self, end: Tensor, predict: Callable[..., Tensor], rngs: Sequence[torch.Generator]) -> Tensor:
         """From ``end`` (NCHW [-1,1]) at T to time 0, in equal steps."""
         x, n = end, self.sample_steps
         for k in range(n, 0, -1):
-            x0 = told(x, torch.full((len(x),), k / n, device=x.device), end)
+            x0 = predict(x, torch.full((len(x),), k / n, device=x.device), end)
             x = between(x0, x, ((k - 1) / k) ** 2, self.noise * k / n, normal(rngs, 1, x))
         return x
 
@@ -108,7 +108,7 @@ class Bridge(FitSettings, Attack):
         with initialised_by(run.rng("bridge", "weights")):
             net = network(self.widths).to(run.device)
 
-        def told(x: Tensor, time: Tensor, end: Tensor) -> Tensor:
+        def predict(x: Tensor, time: Tensor, end: Tensor) -> Tensor:
             height, width = x.shape[-2:]
             both = padded(torch.cat([x, end], 1), 2 ** (len(self.widths) - 1))
             return end + net(both, 1000 * time).sample.float()[..., :height, :width]
@@ -121,12 +121,12 @@ class Bridge(FitSettings, Attack):
             time, noise = torch.rand(len(x0), generator=rng), torch.randn(x0.shape, generator=rng)
             ratio = time.to(run.device).view(-1, 1, 1, 1) ** 2
             x = between(x0, end, ratio, self.noise, noise.to(run.device))
-            return F.mse_loss(told(x, time.to(run.device), end), x0)
+            return F.mse_loss(predict(x, time.to(run.device), end), x0)
 
         checkpoint = None if run.scratch is None else run.scratch / STATE
         fit(list(net.train().parameters()), loss, self, run, title="bridge", checkpoint=checkpoint)
         net.eval()
-        return told
+        return predict
 
     def crops(self, pairs: Sequence[tuple[Tensor, Tensor]], rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """The same crops of ``batch`` pairs, drawn from ``rng``; no larger than the smallest picture."""

@@ -32,7 +32,7 @@ def lacks_class_prompt(cell: Cell) -> Iterator[str]:
     facts = _facts(cell)
     if facts is None or facts.class_prompt is not None:
         return
-    owners = [part for part in (cell.protect, cell.like) if part and _is_told(part, cell.surrogate)]
+    owners = [part for part in (cell.protect, cell.like) if part and _reads_prompts(part, cell.surrogate)]
     needed = {
         "what the owner writes (owner_prompt)": cell.owner_prompt == "class"
         and any(part.thing.asks(["class"]) == ["class"] for part in owners),
@@ -78,11 +78,11 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
         ("victim", cell.victim, cell.task, of_task),
     ]
     for role, model, part, check in readers:
-        if _is_told(part, model) and (words := model.thing.words):
+        if _reads_prompts(part, model) and (words := model.thing.words):
             yield f"{role} {model.name}", part, check, words
 
 
-def _is_told(part: Part, model: Part) -> bool:
+def _reads_prompts(part: Part, model: Part) -> bool:
     """Whether a method gives its model prompts."""
     return bool(part.thing.needs & {"text", "denoise"}) and "text" in model.thing.capabilities
 

@@ -102,9 +102,9 @@ class Folder(Dataset):
     def identity(self) -> dict[str, str]:
         """Digests of everything that is read; folders of other names with the same files are the same."""
         found = {part: files_digest(self._pictures(f)) for part, f in self.folders.items() if part != "train"}
-        pictures, told = self.files(), self._told
+        pictures, prompts = self.files(), self._prompt_files
         found["pictures"] = files_digest([*pictures, *caption_files(self.folders["train"], pictures)])
-        return found | ({"prompts": files_digest(told)} if told else {})
+        return found | ({"prompts": files_digest(prompts)} if prompts else {})
 
     def check(self) -> None:
         """ValueError saying which picture cannot be taken or has no caption; no picture is decoded."""
@@ -124,7 +124,7 @@ class Folder(Dataset):
         return self.size if self.geometry == "square" else min(side, self.size)
 
     def own_captions(self) -> list[str]:
-        return [*self._own_captions("train").values(), *(self.asked() if self._told else [])]
+        return [*self._own_captions("train").values(), *(self.asked() if self._prompt_files else [])]
 
     def known_captions(self) -> list[str]:
         return list(self._captions().values())
@@ -136,7 +136,7 @@ class Folder(Dataset):
 
     def asked(self) -> list[str]:
         """The prompts to generate with, ``{instance}`` not yet filled in."""
-        if not self._told:
+        if not self._prompt_files:
             return [self._named(prompt) for prompt in self.prompts or PROMPTS]
         captions = self._own_captions("reference")
         if len(captions) < len(self._pictures(self.folders["reference"])):
@@ -145,7 +145,7 @@ class Folder(Dataset):
         return list(dict.fromkeys(captions.values()))
 
     @property
-    def _told(self) -> list[Path]:
+    def _prompt_files(self) -> list[Path]:
         """The files of captions that are the prompts to generate with."""
         if self.prompts is not None or "reference" not in self.folders:
             return []

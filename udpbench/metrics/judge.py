@@ -42,8 +42,8 @@ class JudgeMetric(TruthMetric):
         """Score the pictures in ``got`` against the truth in ``ref/data.json``."""
         truth, right = read_facts(ref)["truth"], ("shape", "color", "second", "texture")
         found = list(judged(self.judge, got, run))
-        subject = [all(told[k] == truth[k] for k in right) for _, told in found]
-        scene = [told["scene"] == asked for text, told in found if (asked := _scene(text)) >= 0]
+        subject = [all(answer[k] == truth[k] for k in right) for _, answer in found]
+        scene = [answer["scene"] == asked for text, answer in found if (asked := _scene(text)) >= 0]
         scores = {"subject_acc": float(torch.tensor(subject).float().mean())}
         return scores | ({"scene_acc": float(torch.tensor(scene).float().mean())} if scene else {})
 

@@ -30,8 +30,8 @@ class StyleJudge(TruthMetric):
         """Score the pictures in ``got`` against the truth in ``ref/data.json``."""
         truth = read_facts(ref)["truth"]
         found = list(judged(self.judge, got, run))
-        style = [told["style"] == truth["style"] for _, told in found]
-        asked = [(told, wanted) for text, told in found if (wanted := truth["content"].get(text))]
-        content = [all(told[k] == wanted[k] for k in wanted) for told, wanted in asked]
+        style = [answer["style"] == truth["style"] for _, answer in found]
+        pairs = [(answer, asked) for text, answer in found if (asked := truth["content"].get(text))]
+        content = [all(answer[k] == asked[k] for k in asked) for answer, asked in pairs]
         scores = {"style_acc": float(torch.tensor(style).float().mean())}
         return scores | ({"content_acc": sum(content) / len(content)} if content else {})

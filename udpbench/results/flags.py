@@ -75,8 +75,8 @@ def unequal_sets(record: Record) -> str | None:
     """Arms have different numbers of pictures: scores that depend on how many there are do not compare."""
     arms = {arm: part["metrics"].values() for arm, part in record["arms"].items() if part["metrics"]}
     sizes = {arm: max(score["n"] for score in scores) for arm, scores in arms.items()}
-    told = ", ".join(f"{arm} {n}" for arm, n in sizes.items())
-    return f"sets of different sizes: {told}; only kernel distances compare" if len({*sizes.values()}) > 1 else None
+    listed = ", ".join(f"{arm} {n}" for arm, n in sizes.items())
+    return f"sets of different sizes: {listed}; only kernel distances compare" if len({*sizes.values()}) > 1 else None
 
 
 def nothing_primary(record: Record) -> str | None:
@@ -94,8 +94,8 @@ def captions_cut(record: Record) -> str | None:
 def trained_on_references(record: Record) -> str | None:
     """Pictures that scores compare with are training pictures: what was copied counts as learned."""
     shared = record["facts"].get("shared", {})
-    told = ", ".join(f"{n} of {part}" for part, n in shared.items())
-    return f"references are training pictures: {told}" if shared else None
+    listed = ", ".join(f"{n} of {part}" for part, n in shared.items())
+    return f"references are training pictures: {listed}" if shared else None
 
 
 def dirty_tree(record: Record) -> str | None:

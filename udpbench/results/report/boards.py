@@ -176,13 +176,13 @@ def leaderboard(board: Board) -> Section:
 
 def _reading(board: Board) -> list[str]:
     floors = {metric: board.floors[metric] for metric in board.ranked_by}
-    told = ", ".join(f"{m}: none" if floor is None else f"{m} {significant(floor)}" for m, floor in floors.items())
+    listed = ", ".join(f"{m}: none" if floor is None else f"{m} {significant(floor)}" for m, floor in floors.items())
     what = "Seed SD (pooled standard deviation of clean victims over seeds)"
     if of_edits(*board.records):
         what = "Noise floor (mean effect of noise; the arm reseeded shows how much edits differ for no reason at all)"
     base = derived(board.records[0])["residual"][1]
     lines = [
-        f"{what}: {told}.",
+        f"{what}: {listed}.",
         f"Effect = s(protected) - s(clean), residual = s(purified) - s({base}), + is better protected; "
         "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: direction of better protection.",
     ]

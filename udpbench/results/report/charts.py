@@ -96,7 +96,7 @@ def scatter(
     names = Names((left, top, right, bottom), [*dots, (left, y(0) - 1, right, y(0) + 1), *_covered(drawn)], whiskers)
     for mark, point, whisker in zip(marks, at, whiskers, strict=True):
         interval = segment(*whisker, f"{mark.kind} k")
-        parts.append(_told(mark, interval + _dot(*point, mark.kind)) + names.beside(point, mark.name))
+        parts.append(_with_tooltip(mark, interval + _dot(*point, mark.kind)) + names.beside(point, mark.name))
     return drawing(parts, WIDTH, height, f"{labels[1]} against {labels[0]}")
 
 
@@ -115,8 +115,8 @@ def _dot(x: float, y: float, kind: str) -> str:
     return element("circle", cx=x, cy=y, r=4.0, cls=kind)
 
 
-def _told(mark: Mark, inside: str) -> str:
-    """With a tooltip."""
+def _with_tooltip(mark: Mark, inside: str) -> str:
+    """``inside`` with the name and the numbers of ``mark`` as its tooltip."""
     between = "" if mark.low is None or mark.high is None else f" [{significant(mark.low)}, {significant(mark.high)}]"
     return element("g", element("title", escape(f"{mark.name}: {significant(mark.y, signed=True)}{between}")) + inside)
 
@@ -191,7 +191,9 @@ def forest(rows: Mapping[str, Sequence[Mark]], label: str, floor: float | None) 
         parts.append(element("g", element("title", escape(name)) + text(left - 8, middle + 4, shown, "end", "n")))
         for mark, shift in zip(marks, (0.0,) if len(marks) == 1 else (-3.5, 3.5)):
             y, ends = middle + shift, (max(x(mark.ends[0]), left), min(x(mark.ends[1]), right))
-            parts.append(_told(mark, segment(ends[0], y, ends[1], y, f"{mark.kind} k") + _dot(x(mark.y), y, mark.kind)))
+            parts.append(
+                _with_tooltip(mark, segment(ends[0], y, ends[1], y, f"{mark.kind} k") + _dot(x(mark.y), y, mark.kind))
+            )
     return drawing(parts, WIDTH, bottom + 40, label)
 
 

@@ -60,8 +60,8 @@ def choose(files: Mapping[Path, Record]) -> Chosen:
 def _with_facts(record: Record) -> Record:
     """The record with the facts that its cell goes by in tables."""
     facts, cell = record["facts"], record["cell"]
-    told = {"budget": budget_text(facts["budget"], cell["budget"]), "protected_fraction": facts["protected_fraction"]}
-    return cast(Record, {**record, "cell": {**cell, **told}})
+    shown = {"budget": budget_text(facts["budget"], cell["budget"]), "protected_fraction": facts["protected_fraction"]}
+    return cast(Record, {**record, "cell": {**cell, **shown}})
 
 
 def _name_variants(files: Mapping[Path, Record]) -> dict[Path, Record]:
@@ -115,8 +115,8 @@ def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
         differing = [key for key in keys if len(values[key]) > 1]
         telling = fewest(differing, list(settings.values()))
         for path, mine in settings.items():
-            told = [f"{'.'.join(key)}={mine[key]}" for key in telling if mine.get(key) is not None]
-            said |= {path: ", ".join(told)} if told else {}
+            named = [f"{'.'.join(key)}={mine[key]}" for key in telling if mine.get(key) is not None]
+            said |= {path: ", ".join(named)} if named else {}
     return said
 
 
@@ -124,11 +124,11 @@ def fewest(keys: Iterable[Key], rows: Sequence[Mapping[Key, Any]]) -> list[Key]:
     """As few of the keys, in their order, as tell apart the rows that all of them tell apart."""
     found: list[Key] = []
 
-    def told(*by: Key) -> int:
+    def distinct(*by: Key) -> int:
         return len({json.dumps([row.get(key) for key in by]) for row in rows})
 
     for key in keys:
-        if told(*found, key) > told(*found):
+        if distinct(*found, key) > distinct(*found):
             found.append(key)
     return found
 

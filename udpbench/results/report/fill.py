@@ -85,7 +85,7 @@ def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read)
     kind, *rest = words.split()
     check_choice("unknown kind", kind, KINDS)
     names = dict(word.partition("=")[::2] for word in rest)
-    source, scores, told = names.pop("records", "records"), names.pop("scores", ""), names.pop("text", "yes")
+    source, scores, with_text = names.pop("records", "records"), names.pop("scores", ""), names.pop("text", "yes")
     if unknown := names.keys() - set(_NAMES):
         raise ValueError(f"unknown name {min(unknown)!r}; allowed are records, scores, text, {', '.join(_NAMES)}")
     every = read(folder / source)
@@ -103,7 +103,7 @@ def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read)
     if len(budgets) == 1 < len({record["cell"]["budget"] for record in every}):
         sentences = {f"Budget: {budgets.pop()}.": None} | sentences
     joined = _joined([(names, table) for names, section in parts for table in section.tables])
-    return "\n\n".join([*(sentences if told == "yes" else ()), markdown_table(joined)])
+    return "\n\n".join([*(sentences if with_text == "yes" else ()), markdown_table(joined)])
 
 
 def _fits(record: Record, name: str, patterns: str) -> bool:

@@ -130,8 +130,11 @@ def leaderboard(found: Standings, metric: str) -> Grid:
 
 def _attack_column(attack: str) -> Column:
     if attack in (NONE, WORST):
-        told = {NONE: ("no attack", "s(protected) - s(clean)"), WORST: (WORST, "after the attack that leaves least")}
-        return Column(*told[attack])
+        headings = {
+            NONE: ("no attack", "s(protected) - s(clean)"),
+            WORST: (WORST, "after the attack that leaves least"),
+        }
+        return Column(*headings[attack])
     return Column(attack, f"s(purified) - s(clean) after {attack}", of=attack)
 
 

@@ -100,10 +100,10 @@ def _strip(name: str, arm: str, record: Record, store: Path) -> Strip | None:
     return Strip(name, _uris(given[:GIVEN]), _uris(chosen)) if made else None
 
 
-def _listed(store: Path, told: str) -> list[Path]:
+def _listed(store: Path, text: str) -> list[Path]:
     """The pictures in a folder that a record names. Only the kind and the key of the stage are taken from it, so that
     no record makes a page show what is not in the store."""
-    found = _STAGE.search(told)
+    found = _STAGE.search(text)
     with suppress(ValueError):  # there is none, or none any more
         return list_images(pictures_in(store / found[1] / found[2])) if found else []
     return []

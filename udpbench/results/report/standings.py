@@ -160,6 +160,6 @@ def frame(found: Sequence[Standings]) -> DataFrame:
         head |= {name: row.changes.get(name) for name in MEASURES} | {name: row.costs.get(name) for name in COSTS}
         for metric, left in row.left.items():
             for attack, x in left.items():
-                told = {"metric": metric, "attack": attack, "difference": x.mean, "low": x.low, "high": x.high}
-                rows.append(head | told | {"victims": x.victims})
+                number = {"metric": metric, "attack": attack, "difference": x.mean, "low": x.low, "high": x.high}
+                rows.append(head | number | {"victims": x.victims})
     return DataFrame(rows, columns=COLUMNS, dtype=object)

@@ -64,8 +64,8 @@ class Scale:
 def element(name: str, inside: str = "", **attributes: object) -> str:
     """An element with its attributes escaped; ``inside`` is markup. cls stands for class, _ for -."""
     shown = {k.replace("cls", "class").replace("_", "-"): v for k, v in attributes.items()}
-    told = "".join(f' {k}="{escape(f"{v:.1f}" if isinstance(v, float) else str(v))}"' for k, v in shown.items())
-    return f"<{name}{told}>{inside}</{name}>"
+    written = "".join(f' {k}="{escape(f"{v:.1f}" if isinstance(v, float) else str(v))}"' for k, v in shown.items())
+    return f"<{name}{written}>{inside}</{name}>"
 
 
 def text(x: float, y: float, said: str, anchor: str = "start", cls: str = "") -> str:

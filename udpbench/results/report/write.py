@@ -94,12 +94,12 @@ def _acceptable(files: Mapping[Path, Record], refused: list[str] | None) -> dict
     """The records without objections; ValueError if there is none, with a line for each, or without ``refused`` for the
     first other one."""
     lines = {path: objections(record) for path, record in files.items()}
-    told = [f"{path}: {line}" for path, found in lines.items() for line in found]
+    errors = [f"{path}: {line}" for path, found in lines.items() for line in found]
     kept = {path: record for path, record in files.items() if not lines[path]}
-    if told and (refused is None or not kept):
-        raise ValueError("\n".join(told) if refused is not None else told[0])
+    if errors and (refused is None or not kept):
+        raise ValueError("\n".join(errors) if refused is not None else errors[0])
     if refused is not None:
-        refused += told
+        refused += errors
     return kept
 
 
@@ -201,8 +201,8 @@ def _missing(boards: Sequence[Board]) -> Section:
         pairs = grouped(protected, lambda record: (record["cell"]["protect"], record["cell"]["attack"]))
         for (protect, attack), part in sorted(pairs.items()):
             if lacking := sorted(every - {victim(record) for record in part}):
-                told = ", ".join(f"{subject}/{seed}" for subject, seed in lacking)
-                rows.append((f"{board.label}: {board.title}", f"{protect} / {attack}", told))
+                listed = ", ".join(f"{subject}/{seed}" for subject, seed in lacking)
+                rows.append((f"{board.label}: {board.title}", f"{protect} / {attack}", listed))
     return _list("Missing cells", ("where", "protection / attack", "victims without a record (subject/seed)"), rows)
 
 
