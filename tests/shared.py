@@ -24,7 +24,7 @@ from tiny import save_tiny_pixel, save_tiny_upscaler
 
 from udpbench.benchmark.build import build
 from udpbench.benchmark.cell import Cell
-from udpbench.benchmark.check import checked
+from udpbench.benchmark.check import checked_graph
 from udpbench.benchmark.graph import Graph
 from udpbench.commands.composing import read_files_once
 from udpbench.core.budget import Linf
@@ -263,7 +263,7 @@ def graph(tiny) -> Callable[..., Graph]:
 
     def make(*overrides: str) -> Graph:
         cfg = composed(tiny, *overrides)
-        return checked(build(cfg, cfg.hydra.runtime.choices), asked_for=tuple(cfg.metrics.get("extra") or {}))
+        return checked_graph(build(cfg, cfg.hydra.runtime.choices), asked_for=tuple(cfg.metrics.get("extra") or {}))
 
     return make
 

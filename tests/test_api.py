@@ -15,7 +15,7 @@ from shared import composed, on, small
 
 import udpbench
 from udpbench.benchmark.build import build
-from udpbench.benchmark.check import checked
+from udpbench.benchmark.check import checked_graph
 from udpbench.core.budget import measure
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import as_saved, read_folder, write_png
@@ -64,7 +64,7 @@ def test_a_cell_has_the_key_and_the_record_of_the_command_line(tiny, tmp_path, m
     assert list(found["arms"]) == ["clean", "protected"]
     assert found["cell"]["seed"] == 1
     cfg = composed(tiny, *CELL, "seed=1")
-    graph = checked(build(cfg, cfg.hydra.runtime.choices))
+    graph = checked_graph(build(cfg, cfg.hydra.runtime.choices))
     (path,) = (tmp_path / "outputs/records").glob("*.json")
     assert path.stem.endswith(graph.key)
     assert udpbench.load_records("outputs/records") == read_records(tmp_path / "outputs/records") == [found]

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from shared import composed, on, small
 from tiny import TINY
 
-from udpbench.benchmark.build import READ, build, find_device
+from udpbench.benchmark.build import READ, build, prepare_device
 from udpbench.benchmark.cell import Cell
-from udpbench.benchmark.check import checked
+from udpbench.benchmark.check import checked_graph
 from udpbench.commands import run as command
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import write_masks, write_png
@@ -42,7 +42,7 @@ def changed(base):
         OmegaConf.set_readonly(cfg, False)
         for key, value in values.items():
             OmegaConf.update(cfg, key, value)
-        return checked(build(cfg, base.hydra.runtime.choices)).cell
+        return checked_graph(build(cfg, base.hydra.runtime.choices)).cell
 
     return make
 
@@ -192,7 +192,7 @@ def test_noise_can_be_as_strong_as_a_protection_that_is_made_of_another(cell, wr
         (["data=photos", "data.size=16", "+metric@metrics.extra.kd=kd_efflite0"], "error: metric kd: data photos has references that overlap"),
         (["task=inpaint", "~task.pictures", "data=photos", "data.size=16"], "error: inpaint: the data has no masks; give task.mask=centre"),
         (["protect=promptflare", "data=photos", "data.size=16"], "error: promptflare: the data has no masks; give protect.mask=centre"),
-        (["task=img2img", "~task.pictures", "protected_fraction=0.5"], "error: protected_fraction: task img2img trains on nothing that could be mixed"),
+        (["task=img2img", "~task.pictures", "protected_fraction=0.5"], "error: protected_fraction: task img2img edits pictures and trains on none, so clean ones cannot be mixed in"),
         (["attack=impress", "model@purifier=ddpm32"], "error: impress: needs an autoencoder, which purifier ddpm32 lacks; choose model@purifier="),
         (["task=textual_inversion", "data.token=xyz"], "error: textual_inversion: learns the word 'sks' for the subject, but the data calls its subject 'xyz'; give task.word=xyz"),
         (["task=textual_inversion", "data=toyworld_many"], "error: textual_inversion: learns the word 'sks' for the subject, but the data has none"),
@@ -401,7 +401,7 @@ def test_a_finished_record_survives_a_failure_to_show_it(tiny, tmp_path, monkeyp
     (record,) = read_records(tmp_path / "records")
     assert record["status"] == "ok"
     assert "the reader has gone" in (said := capsys.readouterr().err)
-    assert "the record is whole" in said
+    assert "the record is complete" in said
 
     # What fails later, the work having been removed, is told beside it, whatever else lies there; and so it is though the
     # tracker fails, too.
@@ -420,5 +420,5 @@ def test_a_finished_record_survives_a_failure_to_show_it(tiny, tmp_path, monkeyp
 
 
 def test_devices_that_are_there():
-    assert find_device("cpu").type == "cpu"
-    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert prepare_device("cpu").type == "cpu"
+    assert prepare_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -193,7 +193,7 @@ def test_task_trains_and_generates(node, elsewhere, model, pixels, tmp_path, opt
     for name in rows:
         assert (tmp_path / "made" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert any((tmp_path / "made" / n).read_bytes() != (tmp_path / "pretrained" / n).read_bytes() for n in rows)
-    assert task.made(7) == len(rows)
+    assert task.generated_count(7) == len(rows)
     json.dumps([task.training_key(), task.sampling_key()])
 
 
@@ -246,7 +246,7 @@ def test_task_edits(node, elsewhere, model, tmp_path, option):
         task.edit(elsewhere, tmp_path / out, model, Run(), thief, draw)
     rows = images.read_metadata(tmp_path / "made")
     assert [p.name for p in images.list_images(tmp_path / "made")] == sorted(rows)
-    assert len(rows) == task.made(len(names)) == len(names) * len(task.prompts) * task.samples
+    assert len(rows) == task.generated_count(len(names)) == len(names) * len(task.prompts) * task.samples
     assert {row["text"] for row in rows.values()} == {p.replace("{class}", "a photo of a ring") for p in task.prompts}
     made, again, other = (images.read_folder(tmp_path / out) for out in ("made", "again", "other"))
     assert all(torch.equal(made[k], again[k]) for k in rows)

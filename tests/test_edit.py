@@ -13,7 +13,7 @@ from PIL import Image
 from shared import composed
 
 from udpbench.benchmark.build import build
-from udpbench.benchmark.check import checked
+from udpbench.benchmark.check import checked_graph
 from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
 from udpbench.core import images
@@ -73,7 +73,7 @@ def test_draws_belong_to_the_edit_not_to_the_batch(model, folder, tmp_path):
     other = edit(task, folder, tmp_path / "other", model, draw="second")
     seeded = edit(task, folder, tmp_path / "seeded", model, Run(seed=1))
     assert list(whole) == list(alone)
-    assert len(whole) == task.made(4) == 16
+    assert len(whole) == task.generated_count(4) == 16
     assert all((whole[k] - alone[k]).abs().max() < 1.5 / 255 for k in whole)
     for others in (other, seeded):
         assert all(not torch.equal(whole[k], others[k]) for k in whole)
@@ -272,7 +272,7 @@ def test_a_cell_of_edits(tiny, tmp_path):
         tiny, "task=img2img", "task.sample_steps=2", "task.samples=1", "task.prompts=['{class} at night']", "protect=noise",
         "data.train=2", "attack=jpeg", "~metrics.bundle.edit_vif", "~metrics.bundle.edit_lpips", "~task.pictures",
     )  # fmt: skip
-    graph = checked(build(cfg, cfg.hydra.runtime.choices))
+    graph = checked_graph(build(cfg, cfg.hydra.runtime.choices))
     store = Store(tmp_path, torch.device("cpu"), Log(), 8)
     record = record_of(graph, store, {}, run(graph, store))
     assert list(record["arms"]) == ["clean", "reseeded", "noise", "protected", "purified", "clean_attacked"]
@@ -291,10 +291,10 @@ def test_a_cell_of_edits(tiny, tmp_path):
 def test_metrics_of_edits_and_of_sets_do_not_mix(tiny):
     cfg = composed(tiny, "task=img2img", "metrics=micro", "~task.pictures")
     with pytest.raises(ConfigError, match="none can be computed .*kernel_distance: task img2img only makes edits"):
-        checked(build(cfg, cfg.hydra.runtime.choices))
+        checked_graph(build(cfg, cfg.hydra.runtime.choices))
     cfg = composed(tiny, "+metric@metrics.extra.edits=edit_ssim")
     with pytest.raises(ConfigError, match="makes no edits"):
-        checked(build(cfg, cfg.hydra.runtime.choices), asked_for=("edits",))
+        checked_graph(build(cfg, cfg.hydra.runtime.choices), asked_for=("edits",))
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from shared import CONF, composed, family_options, options
 
 from udpbench.benchmark.build import build
 from udpbench.benchmark.cell import Cell
-from udpbench.benchmark.check import check_alone, checked
+from udpbench.benchmark.check import check_alone, checked_graph
 from udpbench.commands.common import check_members
 from udpbench.core.errors import ConfigError
 
@@ -207,15 +207,15 @@ def test_words_of_the_command_line_win():
 def test_renderings_are_not_for_stable_diffusion_unless_said(tiny):
     cfg = composed(tiny, "family=sd")
     with pytest.raises(ConfigError, match="data toyworld: shows the embedded world, local is of family sd; give data="):
-        checked(build(cfg, cfg.hydra.runtime.choices))
+        checked_graph(build(cfg, cfg.hydra.runtime.choices))
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["attack=diffpure"], "attack diffpure_ddpm_100: purifier micro_pixel knows the embedded world alone; give model@purifier=pixel"),
-        (["attack=super_resolution", "model@purifier=micro_x4"], "attack super_resolution: purifier micro_x4 knows the embedded world alone; "),
-        (["protect=ensemble"], "ensemble_eudp: other of further, model micro_b, knows the embedded world alone; give another, "),
+        (["attack=diffpure"], "attack diffpure_ddpm_100: purifier micro_pixel was trained on the embedded world only; give model@purifier=pixel"),
+        (["attack=super_resolution", "model@purifier=micro_x4"], "attack super_resolution: purifier micro_x4 was trained on the embedded world only; "),
+        (["protect=ensemble"], "ensemble_eudp: other of further, model micro_b, was trained on the embedded world only; give another, "),
     ],
 )  # fmt: skip
 def test_embedded_models_are_not_for_pictures_of_stable_diffusion_unless_said(tiny, tmp_path, words, told):
@@ -225,7 +225,7 @@ def test_embedded_models_are_not_for_pictures_of_stable_diffusion_unless_said(ti
     folder = ["data=folder", f"data.path={tmp_path}", "data.prompt='a photo of a {token} ring'", *words]
     method = "attack" if words[0].startswith("attack") else "protect"
     cell = built(tiny, *folder, "family=sd")
-    for check in (checked, partial(check_alone, method=method)):
+    for check in (checked_graph, partial(check_alone, method=method)):
         with pytest.raises(ConfigError, match=re.escape(told)):
             check(cell)
     check_alone(built(tiny, *folder), method)

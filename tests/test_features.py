@@ -217,7 +217,7 @@ def test_rows_follow_the_names_whatever_the_sizes_and_the_batch(tmp_path):
     }
     folder = write(tmp_path / "a", pictures)
     for batch in (1, 2, 32):
-        found = Mean(batch).of(folder, Run(batch=batch))
+        found = Mean(batch).extract(folder, Run(batch=batch))
         assert torch.allclose(found, colours, atol=0.5 / 255 + 1e-6)
         assert found.dtype == torch.float32
 
@@ -226,7 +226,10 @@ def test_pictures_of_many_sizes_are_seen_in_batches_once_they_are_resized(tmp_pa
     folder = write(tmp_path / "a", {f"{i}.png": noise(3, 40 + i, 48, seed=i) for i in range(5)})
     extractor, seen = EfficientNetLite0(size=32), []
     alone = torch.cat(
-        [extractor.of(write(tmp_path / f"{i}", {"a.png": images.read(folder / f"{i}.png")}), Run()) for i in range(5)]
+        [
+            extractor.extract(write(tmp_path / f"{i}", {"a.png": images.read(folder / f"{i}.png")}), Run())
+            for i in range(5)
+        ]
     )
 
     def counted(network):
@@ -234,14 +237,14 @@ def test_pictures_of_many_sizes_are_seen_in_batches_once_they_are_resized(tmp_pa
 
     real = features._loaded
     monkeypatch.setattr(features, "_loaded", lambda *key: counted(real(*key)))
-    torch.testing.assert_close(extractor.of(folder, Run(batch=2)), alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(extractor.extract(folder, Run(batch=2)), alone, rtol=1e-4, atol=1e-5)
     assert seen == [2, 2, 1]
 
 
 def test_small_pictures_that_a_network_sees_enlarged_are_seen_few_at_a_time(tmp_path, monkeypatch):
     folder, seen = write(tmp_path / "a", {f"{i}.png": noise(3, 16, 16, seed=i) for i in range(7)}), []
     monkeypatch.setattr(EfficientNetLite0, "network", lambda *_: lambda x: (seen.append(len(x)), x.mean((2, 3)))[1])
-    found = EfficientNetLite0(size=256).of(folder, Run(batch=12))  # 3 of 256 px have the pixels of 12 of 128 px
+    found = EfficientNetLite0(size=256).extract(folder, Run(batch=12))  # 3 of 256 px have the pixels of 12 of 128 px
     assert seen == [3, 3, 1]
     expected = torch.stack(
         [pixels.resize(images.read(path)[None], 256)[0].mean((1, 2)) for path in images.list_images(folder)]
@@ -253,36 +256,36 @@ def test_what_cannot_be_read_is_told_from_the_other_thread(tmp_path):
     folder = write(tmp_path / "a", {"0.png": noise(3, 8, 8)})
     (folder / "1.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"1\.png"):
-        Mean(7).of(folder, Run())
+        Mean(7).extract(folder, Run())
 
 
 def test_a_folder_is_read_once_per_setting_and_again_when_it_changed_by_a_network_loaded_once(tmp_path):
     folder = write(tmp_path / "a", {"0.png": noise(3, 8, 8)})
     features._loaded.cache_clear()
     Mean.built.clear()
-    first = Mean().of(folder, Run())
-    assert Mean().of(tmp_path / "." / "a", Run()) is first
-    other = Mean(1).of(folder, Run())
+    first = Mean().extract(folder, Run())
+    assert Mean().extract(tmp_path / "." / "a", Run()) is first
+    other = Mean(1).extract(folder, Run())
     assert other is not first
     assert len(Mean.built) == 2
     write(folder, {"1.png": noise(3, 8, 8, seed=1)})
-    assert len(Mean().of(folder, Run())) == 2
+    assert len(Mean().extract(folder, Run())) == 2
     assert len(Mean.built) == 2
 
 
 def test_only_the_last_folders_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "KEPT", 2)
     folder = write(tmp_path / "a", {"0.png": noise(3, 8, 8)})
-    first = Mean(0).of(folder, Run())
-    Mean(1).of(folder, Run())
-    assert Mean(0).of(folder, Run()) is first  # used again: now the newest
-    Mean(2).of(folder, Run())
+    first = Mean(0).extract(folder, Run())
+    Mean(1).extract(folder, Run())
+    assert Mean(0).extract(folder, Run()) is first  # used again: now the newest
+    Mean(2).extract(folder, Run())
     assert len(features._memo) == 2
-    assert Mean(0).of(folder, Run()) is first
+    assert Mean(0).extract(folder, Run()) is first
 
 
 def test_features_take_part_in_autograd(tmp_path):
-    found = Mean().of(write(tmp_path / "a", {"0.png": noise(3, 8, 8)}), Run())
+    found = Mean().extract(write(tmp_path / "a", {"0.png": noise(3, 8, 8)}), Run())
     weight = torch.ones(3, requires_grad=True)
     (found * weight).sum().backward()
     assert torch.allclose(weight.grad, found[0])
@@ -292,9 +295,9 @@ def test_efflite0_smooths_then_resizes_then_sees(tmp_path, lite0):
     folder = write(tmp_path / "a", {"0.png": noise(3, 40, 56)})
     x = images.read(folder / "0.png")[None]
     expected = lite0(pixels.resize(pixels.smooth(x, 1.5), 64))
-    got = EfficientNetLite0(size=64, blur_sigma=1.5).of(folder, Run())
+    got = EfficientNetLite0(size=64, blur_sigma=1.5).extract(folder, Run())
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)  # layers in another layout
-    assert not torch.allclose(got, EfficientNetLite0(size=64).of(folder, Run()), atol=1e-2)
+    assert not torch.allclose(got, EfficientNetLite0(size=64).extract(folder, Run()), atol=1e-2)
 
 
 def test_smoothing_is_scipys_gaussian():
@@ -385,7 +388,7 @@ def test_clean_features_are_clean_fids_own(tmp_path):
     network = InceptionV3W(str(tmp_path), download=False)
     device = torch.device("cpu")
     expected = get_folder_features(str(folder), network, num_workers=0, device=device, mode="clean", verbose=False)
-    got = InceptionClean(weights=str(path)).of(folder, Run(batch=2))
+    got = InceptionClean(weights=str(path)).extract(folder, Run(batch=2))
     assert np.allclose(got.numpy(), expected, atol=1e-5)
 
 
@@ -431,6 +434,6 @@ def test_inception_runs_from_a_local_file(tmp_path, monkeypatch):
     monkeypatch.setattr(Inception, "file", f"weights-{prefix(path)}.pth")
     folder = write(tmp_path / "a", {"0.png": noise(3, 24, 40), "1.png": noise(3, 24, 40, seed=1)})
     pictures = images.to_uint8(torch.stack(list(images.read_folder(folder).values())))
-    got = replace(Inception(), weights=str(path)).of(folder, Run())
+    got = replace(Inception(), weights=str(path)).extract(folder, Run())
     assert got.shape == (2, 2048)
     assert torch.allclose(got, random(pictures)[0], rtol=1e-4, atol=1e-6)

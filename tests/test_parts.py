@@ -23,7 +23,7 @@ def test_pictures_made_at_one_place_and_scored_at_another_make_the_record_of_one
         return composed(tiny, *CELL, f"runtime.out={tmp_path / out}", f"runtime.stages={stages}")
 
     whole = once(cell("one"))
-    with pytest.raises(ConfigError, match="runtime.stages=scores: data clean is not done yet, nor are 5 other stages; "
+    with pytest.raises(ConfigError, match="runtime.stages=scores: 6 stages are not done yet, first data clean; "
                        "the same command with runtime.stages=pictures does them"):  # fmt: skip
         once(cell("two", "scores"))
     assert once(cell("two", "pictures")) is None

@@ -11,7 +11,7 @@ from shared import as_saved, make_owner
 from tiny import save_tiny_pixel
 
 from udpbench.attack.impress import Impress
-from udpbench.benchmark.check import checked
+from udpbench.benchmark.check import checked_graph
 from udpbench.core.budget import Linf
 from udpbench.core.errors import ConfigError
 from udpbench.interfaces import Run
@@ -118,7 +118,7 @@ def test_the_command_takes_a_pixel_surrogate_and_refuses_a_pixel_victim(cell, fo
         ConfigError,
         match="dreambooth: needs an autoencoder and prompts, which victim pixel lacks; choose model@victim=",
     ):
-        checked(cell("model@victim=pixel", f"victim.path={folder}"))
+        checked_graph(cell("model@victim=pixel", f"victim.path={folder}"))
 
 
 def test_what_two_pixel_models_have_in_common_is_all_or_nothing(cell, folder, tmp_path):

@@ -23,7 +23,7 @@ from omegaconf import Container, DictConfig, Node, OmegaConf
 from rich.console import Console
 from shared import small
 
-from udpbench.benchmark.check import checked
+from udpbench.benchmark.check import checked_graph
 from udpbench.benchmark.estimate import Estimate, History
 from udpbench.benchmark.store import FACTS, Stage, Store
 from udpbench.commands import plan
@@ -80,7 +80,7 @@ def test_the_counts_of_a_grid(planned, cell, tiny, tmp_path):
     assert [c["cell"] for c in numbers["cells"]] == ["attack=none", "attack=jpeg"]
     assert kinds(numbers, "wanted") == {"data": 2, "protect": 2, "attack": 1, "train": 5, "generate": 7}
     assert kinds(numbers, "unique") == {"data": 1, "protect": 1, "attack": 1, "train": 3, "generate": 4}
-    made = checked(cell()).cell
+    made = checked_graph(cell()).cell
     m, c = len(made.metrics), len(made.perturbation_metrics)
     assert numbers["kinds"]["score"]["unique"] == 4 * m + 2 * c
     assert numbers["kinds"]["score"]["wanted"] == 7 * m + 3 * c

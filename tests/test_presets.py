@@ -12,7 +12,7 @@ from PIL import Image
 from shared import CONF, options
 
 from udpbench.benchmark.build import build
-from udpbench.benchmark.check import checked
+from udpbench.benchmark.check import checked_graph
 from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
 from udpbench.interfaces import Log
@@ -41,7 +41,7 @@ def shortened(task: str) -> DictConfig:
 @pytest.mark.parametrize("task", RUNS_HERE)
 def test_a_task_runs_with_its_own_model_data_and_metrics(task, tmp_path):
     cfg = shortened(task)
-    graph = checked(build(cfg, cfg.hydra.runtime.choices))
+    graph = checked_graph(build(cfg, cfg.hydra.runtime.choices))
     store = Store(tmp_path, torch.device("cpu"), Log(), 8)
     record = record_of(graph, store, {}, run(graph, store))
     assert list(record["arms"]) == ["purified"]

@@ -200,7 +200,7 @@ def test_regeneration_without_noise_is_the_round_trip_and_its_prompt_counts(mode
     common |= {"strength": 0.5, "schedule_steps": 4, "guidance": 5}
     one, two = (purified(SdEdit(prompt=text, **common), pictures[:1], model)[0] for text in ("", "a photo of a ring"))
     assert not torch.equal(one, two)
-    asked = SdEdit(prompt="ring " * 200, **common).asks()
+    asked = SdEdit(prompt="ring " * 200, **common).model_prompts()
     assert "ring " * 200 in asked, "the harness refuses what is too long before any work"
 
 

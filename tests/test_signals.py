@@ -73,7 +73,7 @@ def test_a_signal_ends_the_process_with_its_number_once_the_work_may_stop(tmp_pa
         at_work.touch()
         while True:
             time.sleep(0.01)
-            run.may_stop()
+            run.stop_if_asked()
 
     def process():
         with heeded(store := Store(tmp_path / "store")):

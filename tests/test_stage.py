@@ -285,7 +285,7 @@ def test_what_older_code_finished_is_verified_by_its_digest(tmp_path):
     (folder / FACTS).write_text(json.dumps(facts))
     assert not store.damage(a)
     (folder / "text").write_text("y")
-    assert store.damage(a) == "it holds other files than were written"
+    assert store.damage(a) == "its files are not the ones that were written"
 
 
 def test_a_damaged_shared_folder_is_not_shared(tmp_path):

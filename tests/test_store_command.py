@@ -182,7 +182,7 @@ def test_a_dropped_training_is_redone_only_if_something_needs_it_and_what_it_too
     assert again.missing([MADE]) == []
     again.do(MADE)
     assert again.computed == []
-    assert again.known(TRAINED)
+    assert again.has_facts(TRAINED)
     assert not again.finished(TRAINED)
     assert again.facts(TRAINED) == facts
     after = History(store.root, "cpu").estimate(TRAINED)
@@ -306,7 +306,7 @@ def test_rm_drops_weights_of_finished_cells_only_and_takes_names(run, store, tmp
     status, shown, _ = run("rm", "--weights", "--yes")
     assert (status, "removed: 1 train, 700 B" in shown) == (0, True)
     assert not store.finished(TRAINED)
-    assert store.known(TRAINED)
+    assert store.has_facts(TRAINED)
     assert store.finished(others)
     assert store.finished(MADE)
     status, shown, _ = run("rm", MADE.key, "--yes")

@@ -74,7 +74,7 @@ def test_workers_share_stages_and_none_is_done_twice(swept):
 @pytest.mark.slow
 def test_a_cell_that_another_process_is_at_comes_back_after_the_others(tiny, graph, tmp_path):
     said = sweep_beside_another_process(tiny, graph, tmp_path)
-    assert said.count("other processes are at what is left of it") == 1, said
+    assert said.count("other processes are computing its remaining stages") == 1, said
 
 
 def sweep_beside_another_process(tiny: Path, graph: Callable[..., Graph], tmp_path: Path, *launcher: str) -> str:

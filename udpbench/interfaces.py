@@ -118,8 +118,8 @@ class Run:
         text = "/".join([str(self.seed), *map(str, key)]).encode(errors="surrogatepass")  # names need not be text
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1)
 
-    def may_stop(self) -> None:
-        """Say that the work can be gone on from here; raises Stopped if the process has been asked to end."""
+    def stop_if_asked(self) -> None:
+        """Call where the work can be resumed: raises Stopped if the process has been asked to end."""
         if self.stop.is_set():
             raise Stopped
 
@@ -182,7 +182,7 @@ class Protection(Method):
         """Whether it cannot do without ``owner.extra_clean``; data without any is an error then, before any work."""
         return False
 
-    def asks(self, prompts: Sequence[str]) -> list[str]:
+    def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts that its model is given, if that reads text; ``prompts``: the owner's."""
         return list(prompts)
 
@@ -215,7 +215,7 @@ class Attack(Method):
         """
         return list(images)
 
-    def asks(self) -> list[str]:
+    def model_prompts(self) -> list[str]:
         """The prompts that ``purify`` gives its model beside the captions."""
         return []
 
@@ -280,7 +280,7 @@ class Task(Method):
     prior_weight: float = 0.0  # of class pictures in the training; 0: there are none
     prior_images: int = 0  # how many class pictures the pretrained victim generates
 
-    def made(self, train: int) -> int:
+    def generated_count(self, train: int) -> int:
         """How many pictures are generated, or edits made, from ``train`` pictures."""
         raise NotImplementedError
 
@@ -301,7 +301,7 @@ class Task(Method):
         """Whether it needs the data's class prompt: for class pictures, or in prompts of its own."""
         return self.prior_weight > 0
 
-    def asks(self, facts: Facts) -> list[str]:
+    def model_prompts(self, facts: Facts) -> list[str]:
         """What the model is asked for, beside the captions it is trained on; ``facts``: of the data."""
         return []
 
@@ -458,7 +458,7 @@ def _pairs(got: Path, ref: Path, batch: int) -> Iterator[tuple[list[str], Tensor
 class Features(Component):
     """A feature network and the treatment of the pictures before it."""
 
-    def of(self, folder: Path, run: Run, side: int | None = None) -> Tensor:
+    def extract(self, folder: Path, run: Run, side: int | None = None) -> Tensor:
         """Features (N, d) float32 on the CPU of the pictures of ``folder``, sorted by name.
 
         ``side``: of the centre square of each, resized to it before anything else; None: of the pictures as they are.
@@ -509,7 +509,7 @@ class SetMetric(Metric):
         if min(n, m) < self.minimum:
             given = f"{n} generated and {m} reference pictures given"
             raise ValueError(f"{', '.join(self.scores)}: {given}; at least {self.minimum} a side are needed")
-        ours, theirs = self.features.of(got, run), self.features.of(ref, run, images.one_side(got))
+        ours, theirs = self.features.extract(got, run), self.features.extract(ref, run, images.one_side(got))
         if self.equal_sizes:
             ours, theirs = ours[: min(n, m)], theirs[: min(n, m)]
         return dict(zip(self.scores, self.compute(ours, theirs), strict=True))

@@ -61,7 +61,7 @@ class Insight(Impress):
         super().check()
         self.photo.check()
 
-    def asks(self) -> list[str]:
+    def model_prompts(self) -> list[str]:
         return [self.prompt]
 
     def identity(self) -> dict[str, Any]:

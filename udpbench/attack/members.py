@@ -57,8 +57,8 @@ class Members(Attack):
         for member in self.ordered:
             member.check_victim(victim)
 
-    def asks(self) -> list[str]:
-        return [prompt for member in self.ordered for prompt in member.asks()]
+    def model_prompts(self) -> list[str]:
+        return [prompt for member in self.ordered for prompt in member.model_prompts()]
 
     def identity(self) -> dict[str, Any]:
         """Versions of the members and digests of what they read; their settings are its own."""

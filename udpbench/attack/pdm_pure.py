@@ -56,7 +56,7 @@ class PdmPure(Upscaling, DiffPure):
         if self.upscaler and "upscale" not in self.upscaler.capabilities:
             raise ValueError(f"attack pdm_pure: upscaler {self.upscaler.name} is no model that enlarges pictures")
         if isinstance(self.upscaler, Upscaler):
-            self.upscaler.check_request(self.noise_level, self.asks())
+            self.upscaler.check_request(self.noise_level, self.model_prompts())
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"upscaler": self.upscaler and self.upscaler.identity()}

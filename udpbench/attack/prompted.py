@@ -27,7 +27,7 @@ class Prompted(Attack):
         check_stands("attack: prompt", self.prompt, "caption")
         check_stands("attack: negative_prompt", self.negative_prompt)
 
-    def asks(self) -> list[str]:
+    def model_prompts(self) -> list[str]:
         return [self.negative_prompt, *([] if "{caption}" in self.prompt else [self.prompt])]
 
     def asked(self, captions: Sequence[str]) -> list[str]:

@@ -72,7 +72,7 @@ class SuperResolution(Upscaling):
     called = "super_resolution"
 
     def check_model(self, model: Upscaler) -> None:
-        model.check_request(self.noise_level, self.asks())
+        model.check_request(self.noise_level, self.model_prompts())
 
     def small(self, x: Tensor, name: str, model: Upscaler, run: Run) -> Tensor:
         """What the model is given of CHW."""

@@ -323,7 +323,7 @@ def _check_choice(errors: Errors, name: str, given: Any, allowed: tuple[str, ...
         errors.append(f"{name}: unknown {', '.join(map(str, wrong))}; allowed are {', '.join(allowed)}")
 
 
-def find_device(wanted: str) -> torch.device:
+def prepare_device(wanted: str) -> torch.device:
     """``auto`` is the first GPU, or the CPU.
 
     Raises ConfigError for a device that is not there.

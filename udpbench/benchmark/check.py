@@ -16,7 +16,7 @@ from udpbench.interfaces import NEEDS, Metric
 from udpbench.optim.several import Several
 
 
-def checked(cell: Cell, asked_for: tuple[str, ...] = ()) -> Graph:
+def checked_graph(cell: Cell, asked_for: tuple[str, ...] = ()) -> Graph:
     """The graph of a cell whose parts go together; metrics that cannot be computed are left out with the reason.
 
     Raises ConfigError; a metric in ``asked_for`` that cannot be computed is an error, too.
@@ -43,14 +43,18 @@ def check_alone(cell: Cell, method: str) -> None:
     What else the cell is made of does not matter: no victim is trained.
     """
     part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
-    lines = [*refused(cell.data.thing.check), *_size_of_pictures(cell)]
+    lines = [*errors_of(cell.data.thing.check), *_size_of_pictures(cell)]
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
-        lines += [*_lacking(used, model, role), *refused(used.thing.check), *_of_another_world(cell, used, model, role)]
-        lines += refused(partial(used.thing.check_data, cell.data.thing))
-        lines += refused(partial(used.thing.check_model, model.thing))
+        lines += [
+            *_lacking(used, model, role),
+            *errors_of(used.thing.check),
+            *_of_another_world(cell, used, model, role),
+        ]
+        lines += errors_of(partial(used.thing.check_data, cell.data.thing))
+        lines += errors_of(partial(used.thing.check_model, model.thing))
     lines += long_prompts(cell, part)
     if method == "protect":
-        lines += [*refused(cell.budget.thing.check), *_strength_to_match(cell)]
+        lines += [*errors_of(cell.budget.thing.check), *_strength_to_match(cell)]
         lines += [*_class_pictures(cell), *_extra_clean(cell)]
     if lines:
         raise ConfigError("\n".join(dict.fromkeys(lines)))
@@ -75,9 +79,9 @@ def _models_that_do_not_fit(cell: Cell) -> Iterator[str]:
     """Settings that a model is too small for, once it has what is needed."""
     if not any(_models_that_lack(cell)):
         for part, model, _ in (*_methods(cell), *([(cell.like, cell.surrogate, "")] if cell.like else [])):
-            yield from refused(partial(part.thing.check_model, model.thing))
+            yield from errors_of(partial(part.thing.check_model, model.thing))
     if {"adapt"} & cell.attack.thing.hooks:
-        yield from refused(partial(cell.attack.thing.check_victim, cell.victim.thing))
+        yield from errors_of(partial(cell.attack.thing.check_victim, cell.victim.thing))
 
 
 def _untrained_models(cell: Cell) -> Iterator[str]:
@@ -120,9 +124,9 @@ def _extra_clean(cell: Cell) -> Iterator[str]:
 def _missing_here(cell: Cell) -> Iterator[str]:
     """What components say is missing on this machine."""
     for part in (cell.data, cell.budget, cell.protect, cell.attack):
-        yield from refused(part.thing.check)
+        yield from errors_of(part.thing.check)
     for method in (cell.protect, cell.like, cell.task):
-        yield from refused(partial(method.thing.check_data, cell.data.thing)) if method else ()
+        yield from errors_of(partial(method.thing.check_data, cell.data.thing)) if method else ()
 
 
 def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
@@ -155,19 +159,20 @@ def _of_another_world(cell: Cell, part: Part, model: Part, role: str) -> Iterato
             yield f"{part.name}: {name} of further, model {other.name}, {_ALONE}; {todo}"
 
 
-_ALONE = "knows the embedded world alone"
+_ALONE = "was trained on the embedded world only"
 
 
 def _hooks(cell: Cell) -> Iterator[str]:
     """What of the attack the task would not take."""
     if lost := sorted(cell.attack.thing.hooks - cell.task.thing.takes):
         name, takes = cell.task.name, ", ".join(sorted(cell.task.thing.takes))
-        yield f"attack {cell.attack.name}: its {', '.join(lost)} means nothing for task {name}, which takes {takes}"
+        yield f"attack {cell.attack.name}: task {name} would ignore its {', '.join(lost)}; it takes {takes} only"
 
 
 def _fraction(cell: Cell) -> Iterator[str]:
     if cell.protected_fraction < 1 and not cell.task.thing.trains:
-        yield f"protected_fraction: task {cell.task.name} trains on nothing that could be mixed; give 1"
+        why = f"task {cell.task.name} edits pictures and trains on none, so clean ones cannot be mixed in"
+        yield f"protected_fraction: {why}; give 1"
     train = cell.data.thing.sizes["train"]
     if cell.protect.thing.protects and not cell.protected_of(train):
         yield f"protected_fraction: {cell.protected_fraction:g} of {train} training pictures is none"
@@ -178,7 +183,7 @@ def _perturbation_metrics(cell: Cell) -> Iterator[str]:
         if metric.thing.against != "input":
             what = "does not compare a changed picture with its original"
             yield f"metric {name}: {what}; it belongs to metrics, not to metrics@perturbation"
-        for reason in refused(metric.thing.check):
+        for reason in errors_of(metric.thing.check):
             yield f"metric {name}: {reason}"
         least, side = metric.thing.least_side, cell.data.thing.shortest_side()
         if side is not None and side < least:
@@ -237,7 +242,7 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
         return f"data {cell.data.name} has references that overlap the training pictures"
     if thing.against == "reference" and (n := _smallest_set(cell, thing)) < thing.minimum:
         return f"needs {thing.minimum} pictures a side, there are {n}"
-    return next(iter(refused(thing.check)), None)
+    return next(iter(errors_of(thing.check)), None)
 
 
 def _smallest_set(cell: Cell, metric: Metric) -> int:
@@ -246,10 +251,10 @@ def _smallest_set(cell: Cell, metric: Metric) -> int:
     sizes, task = cell.data.thing.sizes, cell.task.thing
     chooses = len(task.curve) > 1 and bool(set(metric.scores) & set(cell.primary))
     parts = ["reference", *(["heldout"] if "upper_bound" in cell.arms else []), *(["validation"] if chooses else [])]
-    return min(task.made(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
+    return min(task.generated_count(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
 
 
-def refused(do: Callable[[], Any]) -> list[str]:
+def errors_of(do: Callable[[], Any]) -> list[str]:
     """The line of the ValueError that ``do`` raises, if it does."""
     errors = Errors()
     errors.attempt(do)

@@ -189,8 +189,8 @@ class Graph:
         return [stage for arm in self.arms.values() for stage in arm.wanted]
 
     @cached_property
-    def scored(self) -> list[Stage]:
-        """What scores are made of: all stages but themselves."""
+    def stages_before_scores(self) -> list[Stage]:
+        """Every stage of the cell except its scores."""
         return without_scores(self.stages)
 
     @cached_property

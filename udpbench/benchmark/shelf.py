@@ -180,7 +180,7 @@ def unneeded(there: Iterable[Kept], needed: Collection[str], before: float = mat
 
 
 def free(there: Iterable[Kept]) -> list[Kept]:
-    """What nobody is at work on or makes something of."""
+    """The folders that no running process computes or reads."""
     there = list(there)
     read = {key for kept in there if kept.busy for key in kept.parents.values()}
     return [kept for kept in there if kept.aside or not (kept.busy or kept.keys & read)]
@@ -201,7 +201,7 @@ def _held(store: Store, kept: Kept) -> Iterator[bool]:
 
 
 def remove(store: Store, kept: Kept, keep_facts: bool = False) -> bool:
-    """Remove a folder and its other names; False if it was used since it was looked at, or somebody is at work on it.
+    """Remove a folder and its other names; False if it was used since it was looked at, or a process computes it.
 
     ``keep_facts``: what a finished stage says of itself is kept, so that a record can still say what it took.
     """
@@ -223,7 +223,7 @@ def remove(store: Store, kept: Kept, keep_facts: bool = False) -> bool:
 
 
 def put_aside(store: Store, kept: Kept) -> Path | None:
-    """Move a damaged stage to ``damaged/``; where it is now, or None if somebody is at work on it."""
+    """Move a damaged stage to ``damaged/``; where it is now, or None if a process computes it."""
     with _held(store, kept) as held:
         return store.move_aside(kept.folder) if held else None
 

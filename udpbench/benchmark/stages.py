@@ -189,7 +189,7 @@ def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
     """A perfect victim: held-out pictures of the subject, of a victim's size, after one round trip through its
     autoencoder; no more of them than a victim makes, for some scores depend on how many there are."""
     sizes = cell.data.thing.sizes
-    most = min(sizes["heldout"], cell.task.thing.made(sizes["train"]))
+    most = min(sizes["heldout"], cell.task.thing.generated_count(sizes["train"]))
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         model, held = cell.victim.thing.on(run), parents["data"] / "heldout"

@@ -141,12 +141,12 @@ class Store:
         """Whether the stage is published; it may be damaged since."""
         return (self.path(stage) / FACTS).exists()
 
-    def known(self, stage: Stage) -> bool:
-        """Whether there are facts of the stage: it is finished, or was, and only they were kept."""
+    def has_facts(self, stage: Stage) -> bool:
+        """Whether the facts of the stage are there: it is finished, or was removed and its facts were kept."""
         return (self._facts_in(stage) / FACTS).exists()
 
     def facts(self, stage: Stage) -> dict[str, Any]:
-        """Seconds, peak memory, counts, content digest, device and settings of a ``known`` stage."""
+        """Seconds, peak memory, counts, content digest, device and settings of a stage that ``has_facts``."""
         return read_facts(self._facts_in(stage))
 
     def _facts_in(self, stage: Stage) -> Path:
@@ -169,7 +169,7 @@ class Store:
             return ""
         if "files" in facts:
             return difference(folder, facts["files"], FACTS, self.digests)
-        return "" if facts["content"] == listed(folder, FACTS)[0] else "it holds other files than were written"
+        return "" if facts["content"] == listed(folder, FACTS)[0] else "its files are not the ones that were written"
 
     def sound(self, stage: Stage) -> bool:
         """Whether the stage is finished and undamaged."""

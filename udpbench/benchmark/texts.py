@@ -35,7 +35,7 @@ def lacks_class_prompt(cell: Cell) -> Iterator[str]:
     owners = [part for part in (cell.protect, cell.like) if part and _reads_prompts(part, cell.surrogate)]
     needed = {
         "what the owner writes (owner_prompt)": cell.owner_prompt == "class"
-        and any(part.thing.asks(["class"]) == ["class"] for part in owners),
+        and any(part.thing.model_prompts(["class"]) == ["class"] for part in owners),
         f"class pictures of protect={cell.protect.name}": "class_images" in cell.protect.thing.needs,
         f"task={cell.task.name}": cell.task.thing.uses_class_prompt,
     }
@@ -54,8 +54,8 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
     owned, said = written[cell.owner_prompt]
     told = (cell.data.thing.known_captions() if cell.owner_prompt == "data" else []) or said or [""]
     owner = Owner([], [], told, token=cell.data.thing.token or "", class_prompt=facts.class_prompt or "")
-    task, asked = cell.task.thing, cell.task.thing.asks(facts)
-    purified = [facts.instance_prompt, *cell.attack.thing.asks()]
+    task, asked = cell.task.thing, cell.task.thing.model_prompts(facts)
+    purified = [facts.instance_prompt, *cell.attack.thing.model_prompts()]
     sampling = cell.attack.thing.sampling()
     steered = [sampling["negative_prompt"]] if "negative_prompt" in sampling else []
 
@@ -68,7 +68,7 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
 
         def check(words: Words) -> int:
             part.thing.check_texts(words, owner)
-            return words.check(owned, [*part.thing.asks(said), *more])
+            return words.check(owned, [*part.thing.model_prompts(said), *more])
 
         return check
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from udpbench.commands.disk import refused
+from udpbench.commands.disk import disk_error
 from udpbench.commands.machine import cores, gpus, places, share_of_gpu
 from udpbench.commands.quoting import advice, quoted
 
@@ -54,7 +54,7 @@ RESUME = "interrupted; the same command goes on where this one stopped"
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedCell:
     """A cell, built and checked; the store it would be run in; the tracker, which has opened nothing."""
 
     graph: Graph
@@ -65,7 +65,7 @@ class Ready:
     @property
     def wanted(self) -> list[Stage]:
         """What is to be finished."""
-        return self.graph.wanted if self.scores else self.graph.scored
+        return self.graph.wanted if self.scores else self.graph.stages_before_scores
 
     @property
     def cell(self) -> Cell:
@@ -115,14 +115,14 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         return compose("config", list(overrides), return_hydra_config=True)
 
 
-def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] | None = None) -> Ready:
+def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] | None = None) -> PreparedCell:
     """What a composed configuration asks for, before anything is done.
 
     ``choices``: the options chosen by group, if the configuration has no node ``hydra`` that says so. Raises
     ConfigError with one line for everything that is wrong.
     """
     from udpbench.benchmark.build import build
-    from udpbench.benchmark.check import checked
+    from udpbench.benchmark.check import checked_graph
     from udpbench.core.errors import ConfigError, Errors
 
     errors = Errors()
@@ -132,11 +132,11 @@ def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] 
     errors.attempt(check_members, cfg, chosen)
     if store is None or cell is None or errors:
         raise ConfigError("\n".join(errors))
-    graph = checked(cell, asked_for=tuple(cfg.metrics.get("extra") or {}))
-    if cfg.runtime.stages == "scores" and (left := store.missing(graph.scored)):
-        raise ConfigError(f"runtime.stages=scores: {left[0]} is not done yet, nor are {len(left) - 1} other stages; "
-                          "the same command with runtime.stages=pictures does them")  # fmt: skip
-    return Ready(graph, store, _tracker(cfg), cfg.runtime.stages != "pictures")
+    graph = checked_graph(cell, asked_for=tuple(cfg.metrics.get("extra") or {}))
+    if cfg.runtime.stages == "scores" and (left := store.missing(graph.stages_before_scores)):
+        count = f"{len(left)} stage{'s are' if left[1:] else ' is'} not done yet, first {left[0]}"
+        raise ConfigError(f"runtime.stages=scores: {count}; the same command with runtime.stages=pictures does them")
+    return PreparedCell(graph, store, _tracker(cfg), cfg.runtime.stages != "pictures")
 
 
 def check_members(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
@@ -164,7 +164,7 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
 
     Raises ConfigError for settings of ``runtime`` that are wrong.
     """
-    from udpbench.benchmark.build import find_device, group_of
+    from udpbench.benchmark.build import group_of, prepare_device
     from udpbench.benchmark.store import Store
     from udpbench.core.component import check_choice
     from udpbench.core.errors import ConfigError, check_whole
@@ -188,7 +188,7 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
         check_whole("runtime.workers", runtime.workers, 1, MOST_WORKERS)
     if not isinstance(low_memory := runtime.low_memory, bool):
         raise ConfigError(f"runtime.low_memory: must be true or false, given {low_memory!r}")
-    device = find_device(runtime.device)
+    device = prepare_device(runtime.device)
     return Store(Path(runtime.store), device, log, runtime.batch, runtime.grad_batch, runtime.verify, low_memory)
 
 
@@ -268,7 +268,7 @@ def _of_a_file(error: Exception) -> str | None:
         frames = (frame for frame, _ in walk_tb(error.__traceback__))
         file = next((found for frame in frames if (found := frame.f_locals.get("full_path"))), "a file of the input")
         return f"{file}: is not UTF-8; save it as UTF-8"
-    if line := refused(error):
+    if line := disk_error(error):
         return line
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -364,13 +364,13 @@ def write_json(path: Path, found: Any) -> None:
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def words(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
     """The cell in a line: protect=eudp attack=none ..."""
-    return words_of(cell.names)
+    return names_text(cell.names)
 
 
-def words_of(names: Mapping[str, Any]) -> str:
-    """The same of the names that a record has of its cell."""
+def names_text(names: Mapping[str, Any]) -> str:
+    """The same line, from the names in a record."""
     shown = ("data", "subject", "protect", "attack", "task", "budget", "victim", "seed")
     return " ".join(f"{k}={names[k]}" for k in shown if names[k] != "")
 

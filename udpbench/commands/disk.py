@@ -12,7 +12,7 @@ NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # nothing more
 FULL = 1_000_000  # bytes that are left on a disk where nothing can be written any more
 
 
-def refused(error: Exception, runtime: Mapping[str, Any] | None = None) -> str | None:
+def disk_error(error: Exception, runtime: Mapping[str, Any] | None = None) -> str | None:
     """One line with the place and the setting that moves it, if ``error`` is that of a disk; None if not.
 
     ``runtime``: the settings of what was written, if they are known: then a place that denies it counts, too. Without

@@ -127,13 +127,13 @@ def _place(model: Any) -> str:
 def _others(cfg: Any) -> Lines:
     """What components say that they lack here; those of the same words together."""
     from udpbench.benchmark.build import KINDS
-    from udpbench.benchmark.check import refused
+    from udpbench.benchmark.check import errors_of
 
     lacking: dict[str, list[str]] = {}
     checked = 0
     for group in ("protect", "attack", "task", "metric"):
         for name, thing in _built(group, KINDS[group]):
-            reason = thing if isinstance(thing, str) else next(iter(refused(thing.check)), "")
+            reason = thing if isinstance(thing, str) else next(iter(errors_of(thing.check)), "")
             checked += 1
             if reason and not reason.startswith(YOURS):
                 lacking.setdefault(reason, []).append(f"{group}={name}")
@@ -171,7 +171,7 @@ def _tracking(cfg: Any) -> Lines:
 
 
 def _cell(cfg: Any) -> Lines:
-    from udpbench.commands.common import prepare, words
+    from udpbench.commands.common import cell_text, prepare
 
     try:
         ready = prepare(cfg)
@@ -181,7 +181,7 @@ def _cell(cfg: Any) -> Lines:
             yield "configuration", f"no: {line}"
         return
     cell = ready.cell
-    yield "configuration", words(cell)
+    yield "configuration", cell_text(cell)
     of_methods = ((cell.protect, cell.surrogate), (cell.attack, cell.purifier))
     used = [cell.victim, *(model for method, model in of_methods if method.thing.needs)]
     for name, place in {model.name: _place(model.thing) for model in used}.items():

@@ -183,7 +183,7 @@ def features(model: LatentDiffusion, run: Run, n: int, steps: int) -> tuple[Loop
     def ours() -> Tensor:
         # A new name each time: features of a finished folder are remembered.
         source.append(source[-1].rename(Path(keep.name) / f"pictures-{len(source)}"))
-        return extractor.of(source[-1], run)
+        return extractor.extract(source[-1], run)
 
     def plain() -> Tensor:
         found, paths = [], list_images(source[-1])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import Parser, configuration, one_line_errors, prepare, say, show, words, write_json
+from udpbench.commands.common import Parser, cell_text, configuration, one_line_errors, prepare, say, show, write_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -109,7 +109,7 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     history = histories.setdefault(store.root, History(store.root, device_name(store.device)))
     stages = {store.path(stage): stage for stage in with_ancestors(ready.wanted)}
     todo = {store.path(stage): history.estimate(stage) for stage in store.missing(ready.wanted)}
-    return Planned(name or words(graph.cell), history.device, stages, todo, family=graph.cell.family)
+    return Planned(name or cell_text(graph.cell), history.device, stages, todo, family=graph.cell.family)
 
 
 def _show(cells: Sequence[Planned], path: Path | None, only_shared: bool) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.benchmark.cell import ROLES
-from udpbench.commands.common import RESUME, Parser, configuration, one_line_errors, prepare, show, table, words_of
+from udpbench.commands.common import RESUME, Parser, configuration, names_text, one_line_errors, prepare, show, table
 from udpbench.results.schema import HERE, Record
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _rerun(path: Path, words: Sequence[str], trust: bool) -> int:
     console = Console()
     ready = prepare(cfg, console, choices)
     ready.tracker.check()
-    console.say(f"record: {path}: {words_of(old['cell'])}")
+    console.say(f"record: {path}: {names_text(old['cell'])}")
     try:
         new = execute(ready, cfg, "rerun", "rerun", shown=False, choices=choices)
     except Exception as error:  # noqa: BLE001 - it was told

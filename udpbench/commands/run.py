@@ -1,6 +1,7 @@
 """``python -m udpbench GROUP=OPTION KEY=VALUE ...``: one cell and its arms; with ``-m``, a grid of cells.
 
-Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130 interrupted, 143 asked to end by SIGTERM. A
+Exit status: 0 fine, 1 a cell failed, 2 the configuration was wrong, 130 interrupted, 128 + the signal if asked to
+end by SIGTERM (143), SIGUSR1 or SIGUSR2, 141 if nobody reads the output. A
 sweep goes on when a cell fails and ends with status 1.
 """
 
@@ -23,16 +24,16 @@ from omegaconf import DictConfig, OmegaConf
 from udpbench.commands.common import (
     CONF,
     RESUME,
-    Ready,
+    PreparedCell,
+    cell_text,
     one_line_errors,
     prepare,
     replace_unencodable,
     say,
     show,
     slug,
-    words,
 )
-from udpbench.commands.disk import refused
+from udpbench.commands.disk import disk_error
 from udpbench.core.errors import Busy
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ _verified: dict[tuple[str, Path], set[str]] = {}  # by sweep and store, keys of 
 
 
 def execute(
-    ready: Ready,
+    ready: PreparedCell,
     cfg: DictConfig,
     group: str = "",
     called: str = "udpbench",
@@ -87,12 +88,13 @@ def execute(
     try:
         with shared(ready, cfg, choices) as n:
             by = f" by {n} processes" if n > 1 else ""
-            console.say(f"{called}: {words(graph.cell)} on {store.device}; {todo} stages to do{by}")
+            console.say(f"{called}: {cell_text(graph.cell)} on {store.device}; {todo} stages to do{by}")
             if todo and (why := graph.cell.unranked):
                 console.say(f"no primary score can be measured: {why}")
             run(graph, store, n > 1, ready.scores)
         if not ready.scores:
-            console.say("all but scores is done; the same command with runtime.stages=scores makes the record")
+            todo_next = "run the same command with runtime.stages=scores to compute them and write the record"
+            console.say(f"everything but the scores is done; {todo_next}")
             tracker.finish("ok")
             return None
         computed = frozenset(store.computed)  # by all processes
@@ -112,17 +114,17 @@ def execute(
     return found
 
 
-def _as_recorded(ready: Ready, cfg: DictConfig) -> dict[str, Any]:
+def _as_recorded(ready: PreparedCell, cfg: DictConfig) -> dict[str, Any]:
     """The resolved configuration, with the arms that null stands for."""
     found: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     return {k: v for k, v in found.items() if k != "hydra"} | {"arms": list(ready.cell.arms)}
 
 
-def _record_path(ready: Ready, cfg: DictConfig) -> Path:
+def _record_path(ready: PreparedCell, cfg: DictConfig) -> Path:
     return Path(cfg.runtime.records) / f"{slug(ready.cell)}-{ready.graph.key}.json"
 
 
-def _show(ready: Ready, found: Record, path: Path, folder: Path, table: bool, mirrored: bool) -> None:
+def _show(ready: PreparedCell, found: Record, path: Path, folder: Path, table: bool, mirrored: bool) -> None:
     """The contact sheet, the table and, if anything was computed, the tracker's mirror of both."""
     from udpbench.results.gather import draw_sheet
     from udpbench.results.table import cell_table
@@ -139,25 +141,25 @@ def _show(ready: Ready, found: Record, path: Path, folder: Path, table: bool, mi
         ready.tracker.finish("ok")
 
 
-def _tell_failure(error: Exception, ready: Ready, config: dict[str, Any], path: Path, written: bool) -> None:
+def _tell_failure(error: Exception, ready: PreparedCell, config: dict[str, Any], path: Path, written: bool) -> None:
     """One line for a person, and a failed record unless the cell's own is whole or cannot be written."""
     from udpbench.results import record
     from udpbench.results.gather import failed_record
 
-    disk = refused(error, config["runtime"])
+    disk = disk_error(error, config["runtime"])
     ready.store.log.say(f"error: {disk or _reason(error)}")
     if written:
-        ready.store.log.say(f"the record is whole: {path}")
+        ready.store.log.say(f"the record is complete; only showing it failed: {path}")
     elif not disk:  # it would refuse the record, too
-        beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _failed(path) else path
+        beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _may_overwrite(path) else path
         try:
             record.write(beside, failed_record(ready.graph, ready.store, config, error))
             ready.store.log.say(f"the traceback is in {beside}")
         except OSError as further:
-            ready.store.log.say(f"error: {refused(further, config['runtime']) or _reason(further)}")
+            ready.store.log.say(f"error: {disk_error(further, config['runtime']) or _reason(further)}")
 
 
-def _failed(path: Path) -> bool:
+def _may_overwrite(path: Path) -> bool:
     """Whether a record may be overwritten by a failure: what once was finished is kept."""
     from udpbench.results.record import read
 
@@ -220,13 +222,14 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -
                 raise Busy
             execute(ready, cfg, group, called, choices=None if worker else HydraConfig.get().runtime.choices)
     except Busy:
-        console.say(f"{called}: other processes are at what is left of it; it comes back")
+        later = "it is tried again after the other cells"
+        console.say(f"{called}: other processes are computing its remaining stages; {later}")
         return ready.store.computed
     except KeyboardInterrupt:
         console.say(RESUME)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
-        _fail(2 if isinstance(error, ValueError) else 1, refused(error, cfg.runtime) or _reason(error))
+        _fail(2 if isinstance(error, ValueError) else 1, disk_error(error, cfg.runtime) or _reason(error))
     return None
 
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from udpbench.commands.common import (
     Parser,
     composed,
+    names_text,
     one_line_errors,
     open_store,
     say,
     show,
     table,
-    words_of,
     write_json,
 )
 
@@ -240,7 +240,7 @@ def _about(kept: Kept, shelf: Shelf) -> str:
 
 
 def _cell(record: Record) -> str:
-    return f"{words_of(record['cell'])}{', failed' if record['status'] == 'failed' else ''}"
+    return f"{names_text(record['cell'])}{', failed' if record['status'] == 'failed' else ''}"
 
 
 def verify(parser: Parser, words: Sequence[str]) -> int:
@@ -301,7 +301,7 @@ def rm(parser: Parser, words: Sequence[str]) -> int:
     at_hand = {kept.folder for kept in free(shelf.there)}
     gone = [kept for kept in chosen if kept.folder in at_hand]
     if held := [kept for kept in chosen if kept.folder not in at_hand]:
-        show(f"left: {_count(held)}, which somebody is at work on or makes something of")
+        show(f"left: {_count(held)}, in use: a running process computes or reads them")
     if needed := [kept for kept in gone if not args.weights and kept.state == "finished" and shelf.named(kept)]:
         records = {path for kept in needed for path in shelf.named(kept)}
         show(f"{len(needed)} of them are named by {len(records)} records, whose cells compute again what they lack")

@@ -23,14 +23,14 @@ from torch import Tensor
 
 from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
-from udpbench.commands.common import Ready, prepare
+from udpbench.commands.common import PreparedCell, prepare
 from udpbench.commands.machine import idle_cores, room
 from udpbench.commands.signals import heeded, leave_to_parent
 from udpbench.interfaces import Log
 from udpbench.tracking.track import Buffered, Start
 
 
-def workers_for(wanted: int | str, ready: Ready) -> int:
+def workers_for(wanted: int | str, ready: PreparedCell) -> int:
     """How many processes share the work: ``wanted``, or for ``auto`` with the embedded models one for each core, as far
     as there are arms and free memory for them; on a GPU, and with models that fill all cores by themselves, one."""
     if wanted != "auto":
@@ -41,7 +41,7 @@ def workers_for(wanted: int | str, ready: Ready) -> int:
     return max(1, min(arms, room()))
 
 
-def threads_for(wanted: int | str, ready: Ready, n: int) -> int:
+def threads_for(wanted: int | str, ready: PreparedCell, n: int) -> int:
     """CPU threads of each of ``n`` processes: ``wanted``, or for ``auto`` one with the embedded models, which are too
     small for more, so that a cell has the same digits on every number of cores; with others, the idle cores shared."""
     if wanted != "auto":
@@ -50,7 +50,7 @@ def threads_for(wanted: int | str, ready: Ready, n: int) -> int:
 
 
 @contextmanager
-def shared(ready: Ready, cfg: DictConfig, choices: Mapping[str, Any] | None) -> Iterator[int]:
+def shared(ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | None) -> Iterator[int]:
     """While the block runs, further processes do stages of the cell, too, by ``runtime.workers``; yields how many
     processes there are in all.
 

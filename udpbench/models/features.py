@@ -54,7 +54,7 @@ class Extractor(Features):
         name = f"{kind}_{self.suffix}"
         return PUBLIC.get(name, name)
 
-    def of(self, folder: Path, run: Run, side: int | None = None) -> Tensor:
+    def extract(self, folder: Path, run: Run, side: int | None = None) -> Tensor:
         """As the interface says; not to be changed in place.
 
         Kept for the last few folders: a finished folder does not change (one that was written again is recognised by

@@ -274,7 +274,7 @@ def save_state(path: Path, state: dict[str, Any], run: Run) -> None:
     """
     with atomic_write(path) as beside:
         torch.save(state | {"count": run.count}, beside)
-    run.may_stop()
+    run.stop_if_asked()
 
 
 def resumed(run: Run, name: str) -> tuple[Path | None, dict[str, Any] | None]:

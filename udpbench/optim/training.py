@@ -90,7 +90,7 @@ class TrainingTask(FitSettings, Task):
         )
         checkpoint.unlink(missing_ok=True)
 
-    def made(self, train: int) -> int:
+    def generated_count(self, train: int) -> int:
         return self.pictures
 
     def training_key(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Tuning(TrainingTask):
         """What is trained, starting from ``victim``."""
         raise NotImplementedError
 
-    def asks(self, facts: Facts) -> list[str]:
+    def model_prompts(self, facts: Facts) -> list[str]:
         return [facts.instance_prompt, *facts.filled(), *([facts.class_prompt or ""] if self.prior_weight else [])]
 
     def caption(self, text: str) -> str:

@@ -77,7 +77,7 @@ class AntiDiffusion(Ascent):
         if self.attention_weight:
             check_attention("anti_diffusion", model)
 
-    def asks(self, prompts: Any) -> list[str]:
+    def model_prompts(self, prompts: Any) -> list[str]:
         return [""]
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:

@@ -56,7 +56,7 @@ class DIA(Ascent):
     def check_model(self, model: LatentDiffusion) -> None:
         model.check_steps("dia", sample_steps=self.sample_steps)
 
-    def asks(self, prompts: Sequence[str]) -> list[str]:
+    def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return [""]
 
     def lengths(self, budget: Budget, n: int) -> list[float]:

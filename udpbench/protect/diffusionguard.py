@@ -52,7 +52,7 @@ class DiffusionGuard(MaskedAscent):
         lengths = {"contour_strength": self.contour_strength, "contour_smoothness": self.contour_smoothness}
         check_numbers(self.name, least=0, contour_iterations=self.contour_iterations, **lengths)
 
-    def asks(self, prompts: Sequence[str]) -> list[str]:
+    def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return [""]
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:

@@ -78,7 +78,7 @@ class DiffVax(MaskedProtection):
     def check_model(self, model: LatentDiffusion) -> None:
         model.check_steps(self.name, sample_steps=self.sample_steps)
 
-    def asks(self, prompts: Sequence[str]) -> list[str]:
+    def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return [*prompts, ""]
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:

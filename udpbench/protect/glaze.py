@@ -62,7 +62,7 @@ class Glaze(SoftBound, Protection):
             allowed = f"above 0, at most 1, and leave a step of the {self.img2img_steps}"
             raise ValueError(f"glaze: strength must be {allowed}, given {self.strength}")
 
-    def asks(self, prompts: Sequence[str]) -> list[str]:
+    def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return [self.style_prompt]
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:

@@ -72,7 +72,7 @@ class PhotoGuardDiffusion(Targeted, Ascent):
         whole = round(self.sample_steps / self.strength)
         model.check_steps(self.name, **{"sample_steps / strength": whole})
 
-    def asks(self, prompts: Sequence[str]) -> list[str]:
+    def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return list(prompts) if self.prompt == "owner" else []
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:

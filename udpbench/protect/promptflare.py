@@ -43,7 +43,7 @@ class PromptFlare(MaskedAscent):
         super().check_model(model)
         check_attention(self.name, model)
 
-    def asks(self, prompts: Sequence[str]) -> list[str]:
+    def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return [self.prompt]
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:

@@ -50,8 +50,8 @@ class Wrapper(Protection):
     def wants_extra_clean(self) -> bool:
         return self.inner.wants_extra_clean
 
-    def asks(self, prompts: Sequence[str]) -> list[str]:
-        return self.inner.asks(prompts)
+    def model_prompts(self, prompts: Sequence[str]) -> list[str]:
+        return self.inner.model_prompts(prompts)
 
     def check(self) -> None:
         self.inner.check()

@@ -32,7 +32,7 @@ def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: C
         found["arms"][name] = _arm(graph.cell, store, arm)
         if measured := [_read_scores(store, stage) for stage in arm.perturbation]:
             found["perturbation"][name] = {k: v for scores in measured for k, v in scores.items()}
-    found["stages"] = [_cost(store, stage, computed) for stage in graph.stages if store.known(stage)]
+    found["stages"] = [_cost(store, stage, computed) for stage in graph.stages if store.has_facts(stage)]
     found["counts"] = _counts(graph, store)
     found["facts"]["captions_cut"] = cut_captions(graph.cell)
     found["facts"]["shared"] = read_facts(store.path(graph.data)).get("shared", {})
@@ -44,7 +44,7 @@ def failed_record(graph: Graph, store: Store, config: Mapping[str, Any], error: 
     """The record of a cell that did not finish: its traceback in place of scores, and what of its stages is there,
     which the same cell will need again."""
     failed: Any = {"status": "failed", "error": "".join(traceback.format_exception(error)), "stages": []}
-    for stage in filter(store.known, graph.stages):
+    for stage in filter(store.has_facts, graph.stages):
         with suppress(OSError, ValueError):  # it is damaged, which may be the error
             failed["stages"].append(_cost(store, stage, store.computed))
     return _empty(graph.cell, store, config) | failed
@@ -182,7 +182,7 @@ def draw_sheet(graph: Graph, store: Store, path: Path) -> None:
     training: dict[str, list] = {"clean": _some(store, graph.data)}  # whether or not clean is among the arms
     training |= {name: _some(store, arms[name].pictures) for name in ("protected", "purified") if name in arms}
     edits = not task.trains
-    each = task.made(1) if edits else 1
+    each = task.generated_count(1) if edits else 1
     generated = {name: _some(store, arm.final, each) for name, arm in arms.items()}
     anew = _repainted(graph, store.path(graph.data), training["clean"]) if edits else []
     sheet.write_sheet(path, sheet.cell_rows(training, generated, edits=edits, repainted=anew), shows=shows)

@@ -74,10 +74,10 @@ class Img2Img(Task):
     def uses_class_prompt(self) -> bool:
         return any("{class}" in prompt for prompt in self.prompts)
 
-    def asks(self, facts: Facts) -> list[str]:
+    def model_prompts(self, facts: Facts) -> list[str]:
         return [prompt.replace("{class}", facts.class_prompt or "") for prompt in self.prompts]
 
-    def made(self, train: int) -> int:
+    def generated_count(self, train: int) -> int:
         """How many edits there are of ``train`` pictures."""
         return train * len(self.prompts) * self.samples
 
@@ -91,7 +91,7 @@ class Img2Img(Task):
         pictures = read_folder(images, model.size)
         anew = self.repainted(pictures, thief.masks)
         over = self.overlay(thief.clean, model.size) if thief.clean else {}
-        asked = self.asks(Facts("", class_prompt=thief.class_prompt))
+        asked = self.model_prompts(Facts("", class_prompt=thief.class_prompt))
         jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.samples)]
         rows = [
             (file_name(Path(name).stem, f"-{k:02d}-{d:02d}.png"), {"text": asked[k], "of": name, "seed": d})

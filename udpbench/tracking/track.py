@@ -1,4 +1,5 @@
-"""Trackers: a mirror of a run's curves, pictures and tables; ``track_wandb`` and ``track_jsonl`` have one each.
+"""Trackers: a mirror of a run's curves, pictures and tables; ``track_wandb``, ``track_tensorboard`` and
+``track_jsonl`` have one each.
 
 They are written to, never read: what counts is in the records. A tracker opens nothing before there is something
 to log, so a caller that logs nothing for a fully cached cell leaves no trace of it.
