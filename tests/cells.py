@@ -74,7 +74,7 @@ class Cells:
 
 def once(cfg: DictConfig, log: Log | None = None) -> Record:
     ready = prepare(cfg, log)
-    return execute(ready, OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), shown=False)
+    return execute(ready, OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), show_table=False)
 
 
 def quietly(cfg: DictConfig) -> None:

@@ -176,9 +176,9 @@ def test_a_wrong_value_gives_its_line(changed, key, value, told):
 @pytest.mark.parametrize("wrapper", ["consistent", "eot", "ensemble"])
 def test_noise_can_be_as_strong_as_a_protection_that_is_made_of_another(cell, wrapper):
     made = cell("protect=noise_rms", f"protect@like={wrapper}")
-    assert type(made.like.thing.inner).__name__ == "EUDP"
+    assert type(made.like.component.inner).__name__ == "EUDP"
     made = cell("protect=noise_rms", f"protect@like={wrapper}", "protect@inner=aspl")
-    assert type(made.like.thing.inner).__name__ == "ASPL"
+    assert type(made.like.component.inner).__name__ == "ASPL"
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_unet_that_takes_masks_inpaints_and_is_asked_for_nothing_else(wrong, c
     folder = tmp_path / "nine"
     random_pipeline(TINY | {"unet": TINY["unet"] | {"in_channels": 9}}).save_pretrained(folder)
     words = ["~task.pictures", "model@victim=local", f"victim.path={folder}"]
-    assert cell("task=inpaint", *words).victim.thing.capabilities == {"inpaint", "latent", "text"}
+    assert cell("task=inpaint", *words).victim.component.capabilities == {"inpaint", "latent", "text"}
     (line,) = wrong("task=img2img", *words)
     assert line.startswith(
         "error: img2img: needs a UNet that takes nothing beside its noisy input, which victim local lacks"
@@ -309,11 +309,11 @@ def test_the_real_command_says_the_same(tiny, tmp_path):
 def test_one_model_for_all_roles_is_one_object(cell, tiny):
     made = cell()
     assert made.surrogate is made.victim is made.purifier
-    assert "pipe" not in vars(made.victim.thing), "building loads nothing"
+    assert "pipe" not in vars(made.victim.component), "building loads nothing"
     other = cell("model@victim=local", f"victim.path={tiny}", "victim.name=another")
     assert other.surrogate is other.purifier
     assert other.victim is not other.surrogate
-    assert other.victim.thing.name == "another"
+    assert other.victim.component.name == "another"
 
 
 def test_names_say_what_was_chosen(cell):
@@ -375,7 +375,7 @@ def test_pictures_of_one_s_own(cell, tmp_path, pictures):
     for i, x in enumerate(pictures):
         images.write_png(tmp_path / f"{i}.png", x)
     made = cell("data=folder", f"data.path={tmp_path}", "data.prompt='a {token} dog'", "~data.size")
-    assert made.data.thing.sizes == {"train": 4, "reference": 0}
+    assert made.data.component.sizes == {"train": 4, "reference": 0}
     assert made.absent["kernel_distance"] == "data folder has no reference pictures (data.reference)"
     assert made.unranked.startswith("data folder has no reference pictures (data.reference); ")
     assert cell().unranked is None

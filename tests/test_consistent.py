@@ -196,10 +196,10 @@ def key(*overrides: str) -> dict[str, Any]:
 
 def test_the_inner_protection_is_chosen_and_set_on_the_command_line(cell):
     made = cell("protect=consistent", "protect@inner=udp", "inner.rounds=3", "protect.beta=2.5")
-    thing = made.protect.thing
+    thing = made.protect.component
     assert type(thing.inner) is UDP
     assert (thing.inner.rounds, thing.beta, made.names["protect"]) == (3, 2.5, "consistent_udp_2.5")
-    assert type(cell("protect=consistent").protect.thing.inner) is EUDP
+    assert type(cell("protect=consistent").protect.component.inner) is EUDP
     with pytest.raises(ConfigError, match=r"consistent: Noise optimises nothing that could heed"):
         cell("protect=consistent", "protect@inner=noise")
     with pytest.raises(ConfigError, match="^consistent: Interpolation to parent node detected"):

@@ -137,7 +137,7 @@ def test_pictures_do_not_share_draws(node, elsewhere, model, pictures, option):
 @pytest.mark.parametrize("option", ["disdiff", "anti_diffusion", "advpaint", "promptflare"])
 def test_a_unet_without_attention_is_told_before_it_is_loaded(option, node, tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "plain")
-    method = make_part(node("protect", option, "micro"), option, Protection).thing
+    method = make_part(node("protect", option, "micro"), option, Protection).component
     method.check_model(LatentDiffusion(str(folder), "plain"))
     unet = json.loads((folder / "unet" / "config.json").read_text())
     plain = {"down_block_types": ["DownBlock2D"] * 2, "mid_block_type": None, "up_block_types": ["UpBlock2D"] * 2}

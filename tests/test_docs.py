@@ -83,7 +83,7 @@ def test_a_template_runs(mine, tiny, tmp_path, page, group, option):
 def test_a_model_s_template_names_a_hub_repository(mine, tiny, tmp_path):
     folder = mine("models")
     cfg = composed(tiny, f"hydra.searchpath=[file://{folder / 'conf'}]", "model@surrogate=mine")
-    assert prepare(cfg).cell.surrogate.thing.identity()["hub"] == "owner/name"
+    assert prepare(cfg).cell.surrogate.component.identity()["hub"] == "owner/name"
 
 
 def test_every_arm_is_explained():

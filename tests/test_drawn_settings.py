@@ -75,7 +75,7 @@ def test_any_setting_of_any_option_is_refused_in_one_line_or_taken_as_given(node
     except WRONG_WORDS as error:
         one_line(error)
         return
-    if place[-1] not in (*part.thing.unbounded, "preset"):
+    if place[-1] not in (*part.component.unbounded, "preset"):
         assert like(value, at(plain, place)), (group, option, place, value)
 
 

@@ -301,4 +301,4 @@ def test_metrics_of_edits_and_of_sets_do_not_mix(tiny):
 def test_edits_too_small_for_a_metric_are_told_before_any_work(cell):
     made = cell("task=img2img", "~task.pictures")
     assert made.absent["edit_vif"] == "needs pictures of at least 41 x 41 px, edits are of 16"
-    assert "pipe" not in vars(made.victim.thing)
+    assert "pipe" not in vars(made.victim.component)

@@ -104,9 +104,9 @@ class Mine(DreamBooth):
 
 def test_a_task_of_one_s_own_is_not_the_one_it_is_made_of(cell):
     theirs = cell()
-    thing = copy(theirs.task.thing)
+    thing = copy(theirs.task.component)
     thing.__class__ = Mine
-    mine = replace(theirs, task=replace(theirs.task, thing=thing))
+    mine = replace(theirs, task=replace(theirs.task, component=thing))
     assert arms(mine)["clean"].final.key != arms(theirs)["clean"].final.key
     assert arms(mine)["clean"].pictures.key == arms(theirs)["clean"].pictures.key
 

@@ -113,7 +113,7 @@ def test_identity_is_the_weights_and_a_folder_that_is_none_is_told(folder, tmp_p
 
 def test_the_command_takes_a_pixel_surrogate_and_refuses_a_pixel_victim(cell, folder):
     made = cell("model@surrogate=pixel", f"surrogate.path={folder}")
-    assert made.surrogate.thing.capabilities == {"denoise", "pixel"}
+    assert made.surrogate.component.capabilities == {"denoise", "pixel"}
     with pytest.raises(
         ConfigError,
         match="dreambooth: needs an autoencoder and prompts, which victim pixel lacks; choose model@victim=",

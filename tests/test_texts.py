@@ -105,8 +105,8 @@ def test_what_no_model_could_be_told_is_told_before_any_work(made, overrides, to
 @pytest.mark.slow
 def test_nobody_is_asked_for_a_class_prompt_that_nobody_reads(made):
     for overrides in (["protect=noise"], ["protect=udp", "owner_prompt=data"], ["protect=photoguard"], ["protect=glaze", "protect.perceptual=lite1"]):  # fmt: skip
-        assert made(NO_NOUN, *overrides).data.thing.facts().class_prompt is None
-    assert made(NO_NOUN, "data.class_prompt=dog", "protect=udp").data.thing.facts().class_prompt == "dog"
+        assert made(NO_NOUN, *overrides).data.component.facts().class_prompt is None
+    assert made(NO_NOUN, "data.class_prompt=dog", "protect=udp").data.component.facts().class_prompt == "dog"
 
 
 @pytest.mark.slow

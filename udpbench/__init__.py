@@ -56,7 +56,7 @@ def run(*overrides: str, **choices: Any) -> Record | None:
     ready.tracker.check()
     with open_dict(cfg):
         del cfg["hydra"]
-    return execute(ready, cfg, group="python", shown=False)
+    return execute(ready, cfg, group="python", show_table=False)
 
 
 @_config_errors()

@@ -1,8 +1,8 @@
 """The interfaces of the benchmark: read this file before adding a method.
 
-A method is one Python file with one class and one YAML in ``conf/`` that names it. Every attribute has a default that
-is written here; nothing is looked for that is not. Pictures are float32 RGB in [0,1] everywhere, CHW one by one and
-NCHW in batches; a perturbation is measured in 1/255 of that range, on the saved 8-bit PNG.
+A method is one Python file with one class and one YAML in ``conf/`` that names it. Every attribute has a default,
+given here; no other attribute is ever looked up. Pictures are float32 RGB in [0,1] everywhere, CHW one by one and NCHW
+in batches; a perturbation is measured in 1/255 of that range, on the saved 8-bit PNG.
 
 Random numbers come from ``run.rng(...)`` and belong to the picture they are for, never to the batch.
 """
@@ -55,7 +55,7 @@ class Log:
     plot and send.
     """
 
-    title: str = ""  # whose work it tells of
+    title: str = ""  # whose work it reports
 
     def bar(self, title: str, total: int, unit: str = "it") -> Bar:
         """A progress bar over ``total`` units."""
@@ -100,8 +100,8 @@ class Run:
     grad_batch: int = 32  # the same for gradients with respect to pictures: they keep every layer in memory
     low_memory: bool = False  # layers of large models are computed twice in these, and not kept: less memory, more time
     count: dict[str, int] = field(default_factory=dict)  # work done, e.g. UNet evaluations: written to the record
-    scratch: Path | None = None  # a folder that an interrupted attempt at the same work left its state in
-    # Set once the process has been asked to end (see commands/signals.py): work ends where it can be gone on from.
+    scratch: Path | None = None  # a folder for intermediate state; that of an interrupted attempt is still in it
+    # Set once the process has been asked to end (see commands/signals.py): work ends where it can be resumed.
     stop: Event = field(default_factory=Event)
     # N losses of NCHW pictures that a protection keeps low beside its own aim (see protect/consistent.py)
     penalty: Callable[[Tensor], Tensor] | None = None
@@ -235,7 +235,8 @@ class Attack(Method):
         return victim
 
     def augment(self, batch: Tensor, rng: torch.Generator) -> Tensor:
-        """The pictures of one training step, NCHW [0,1], drawn from ``rng``. Overridden, latents are not cached."""
+        """The pictures of one training step, NCHW [0,1], drawn from ``rng``. If it is overridden, latents are not
+        cached."""
         return batch
 
     @property
@@ -248,7 +249,7 @@ class Attack(Method):
             "augment": kind.augment is not Attack.augment,
             "sampling": kind.sampling is not Attack.sampling,
         }
-        return frozenset(name for name, it_does in changed.items() if it_does)
+        return frozenset(name for name, overridden in changed.items() if overridden)
 
     def sampling(self) -> dict[str, Any]:
         """Further arguments of the generation, as diffusers' pipelines take them: ``{"negative_prompt": ...}``."""
@@ -385,7 +386,8 @@ class Dataset(Component):
 
 
 class Metric(Component):
-    """Scores of a folder of pictures against what it is compared with. Got first, reference second, always."""
+    """Scores of a folder of pictures against what it is compared with. The folder that is scored is always the first
+    argument, the reference the second."""
 
     # What it compares with: reference | train_clean | clean_arm | input | truth. ``input``: a changed picture with its
     # original, so it belongs to ``metrics@perturbation``; ``clean_arm``: edits with the clean arm's edits.
@@ -445,8 +447,9 @@ class PairMetric(Metric):
 
 def _pairs(got: Path, ref: Path, batch: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
     ours, theirs = ({path.name for path in images.list_images(folder)} for folder in (got, ref))
-    if odd := sorted(ours ^ theirs):
-        raise ValueError(f"pairs: {got} and {ref} must hold the same names; {len(odd)} are in one only, e.g. {odd[0]}")
+    if unmatched := sorted(ours ^ theirs):
+        few = f"{len(unmatched)} are in one only, e.g. {unmatched[0]}"
+        raise ValueError(f"pairs: {got} and {ref} must hold the same names; {few}")
     batches = zip(images.iterate(got, batch), images.iterate(ref, batch), strict=False)
     for (names, changed), (others, original) in batches:
         # Both are sorted by size, then by name: where they part, some picture has two sizes.

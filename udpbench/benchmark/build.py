@@ -78,11 +78,10 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None], alone: str = "") -
         _check_choice(errors, "metrics.primary", cfg.metrics.primary, _scores(metrics))
         if (primary := bundles["perturbation"].get("primary")) is not None:
             _check_choice(errors, "perturbation.primary", primary, _scores(of_perturbation))
-    used = [thing for name, thing in parts.items() if thing and name not in _unused(parts, alone)]
-    for thing in (*used, *metrics.values(), *of_perturbation.values()):
-        errors.attempt(lambda thing=thing: thing.key)  # which reads what it depends on: folders, weights
-    if errors:
-        raise ConfigError("\n".join(dict.fromkeys(errors)))
+    used = [made for name, made in parts.items() if made and name not in _unused(parts, alone)]
+    for made in (*used, *metrics.values(), *of_perturbation.values()):
+        errors.attempt(lambda made=made: made.key)  # which reads what it depends on: folders, weights
+    errors.raise_any()
     cell = Cell(
         **parts,
         seed=cfg.seed,
@@ -103,7 +102,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str | None], alone: str = "") -
 def _unused(parts: Mapping[str, Part | None], alone: str) -> list[str]:
     """The roles whose models the method ``alone`` (or what it matches) does not need; of a whole cell none."""
     methods = (parts[alone], parts["like"]) if alone else ()
-    needed = ROLE_OF.get(alone) if any(method and method.thing.needs for method in methods) else None
+    needed = ROLE_OF.get(alone) if any(method and method.component.needs for method in methods) else None
     return [role for role in ROLES if alone and role != needed]
 
 
@@ -161,7 +160,7 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
         if missing := sorted(OmegaConf.missing_keys(node)):
             raise ValueError(f"{name}: give {', '.join(f'{key}=...' for key in missing)}")
         settings: dict[str, Any] = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    except InterpolationKeyError as error:  # a value that refers to what there is not
+    except InterpolationKeyError as error:  # it refers to a setting that does not exist
         raise ValueError(unresolved(error)) from error
     except OmegaConfBaseException as error:  # or to itself
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
@@ -169,25 +168,25 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     check_choice(f"{name}: unknown preset", preset, PRESETS)
     try:
         wrong = wrong_settings(settings)
-    except ValueError as error:  # the path of no object
+    except ValueError as error:  # no object has that path
         raise ValueError(f"{name}: {error}") from error
     if wrong:
         raise ValueError(f"{name}: {'; '.join(wrong)}")
     try:
-        thing = instantiate(settings, _convert_="all")
+        component = instantiate(settings, _convert_="all")
     except SystemExit as error:
         raise ValueError(f"{name}: its constructor tried to end the process (SystemExit {error.code})") from error
-    _check_kind(thing, name, kind)
-    if odd := next(_cannot_be_meant(settings, thing), ""):
-        raise ValueError(f"{name}: {odd}")
-    return Part(thing.label or name, settings, thing, preset)
+    _check_kind(component, name, kind)
+    if implausible := next(_implausible_numbers(settings, component), ""):
+        raise ValueError(f"{name}: {implausible}")
+    return Part(component.label or name, settings, component, preset)
 
 
-def _check_kind(thing: Any, name: str, kind: type[Component]) -> None:
-    own = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    if not isinstance(thing, kind):
+def _check_kind(component: Any, name: str, kind: type[Component]) -> None:
+    own = f"{type(component).__module__}.{type(component).__qualname__}"
+    if not isinstance(component, kind):
         raise ValueError(f"{name}: {own} is no {kind.__name__}; derive it from {kind.__module__}.{kind.__name__}")
-    if isinstance(thing, Method) and (unknown := sorted(set(thing.needs) - NEEDS.keys())):
+    if isinstance(component, Method) and (unknown := sorted(set(component.needs) - NEEDS.keys())):
         raise ValueError(f"{name}: {own} needs unknown {', '.join(unknown)}; allowed are {', '.join(NEEDS)}")
 
 
@@ -202,16 +201,16 @@ _NO_OPTION = "must be an option of its group (python -m udpbench --help lists th
 MOST = 1e7  # no count, size or rate that could be meant is larger
 
 
-def _cannot_be_meant(settings: Any, thing: Component, *at: str) -> Iterator[str]:
+def _implausible_numbers(settings: Any, component: Component, *at: str) -> Iterator[str]:
     """Numbers, at any depth of a part's settings, that are negative, not finite or larger than anything there is, or
     0 where that means nothing."""
-    if settings == 0 and at[-1] in thing.nonzero:
+    if settings == 0 and at[-1] in component.nonzero:
         yield f"{'.'.join(at)} must be > 0, given {settings!r}"
     if isinstance(settings, int | float) and not 0 <= settings <= MOST:
         yield f"{'.'.join(at)} must be a number from 0 to {MOST:g}, given {settings!r}"
     for name, value in inside(settings):
-        if name not in thing.unbounded:
-            yield from _cannot_be_meant(value, thing, *at, str(name))
+        if name not in component.unbounded:
+            yield from _implausible_numbers(value, component, *at, str(name))
 
 
 _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
@@ -227,10 +226,10 @@ _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
 _PARTS: dict[str, type[Component]] = {kind.__name__: kind for kind in (*KINDS.values(), Features)}  # that others have
 
 
-def takes(target: Any) -> Mapping[str, inspect.Parameter]:
-    """What the class that ``target`` names takes, by name; of one that does not tell nothing.
+def parameters_of(target: Any) -> Mapping[str, inspect.Parameter]:
+    """Parameters of the class that ``target`` names, by name; empty if it has no readable signature.
 
-    Raises ValueError, in one line, for the name of no object.
+    Raises ValueError, in one line, if there is no such object.
     """
     if not isinstance(target, str):
         raise ValueError(f"_target_ must name a class, given {target!r}")
@@ -253,19 +252,23 @@ def wrong_settings(settings: Mapping[str, Any]) -> list[str]:
     """What of a part's settings its ``_target_`` does not take, or takes as another type, if its annotations say a
     simple one; parts of parts included."""
     wrong = [f"{at}.{line}" for at, part in _parts(settings) for line in wrong_settings(part)]
-    parameters = takes(settings.get("_target_"))
+    parameters = parameters_of(settings.get("_target_"))
     any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     for key in () if any_name else settings:
         if not key.startswith("_") and key not in parameters:  # Hydra's own begin with _
             wrong.append(f"{key} is no setting{instead(key, list(parameters))}")
     for key, parameter in parameters.items():
         annotated = parameter.annotation  # a text where annotations are postponed, else a type
-        said = annotated if isinstance(annotated, str) else inspect.formatannotation(annotated)
-        allowed = re.split(r" \| (?![^[]*\])", said)
+        annotation = annotated if isinstance(annotated, str) else inspect.formatannotation(annotated)
+        allowed = re.split(r" \| (?![^[]*\])", annotation)
         if key in settings and not (settings[key] is None and "None" in allowed):
-            found = [_unlike(kind, settings[key]) for kind in allowed if kind != "None"]
+            type_errors = [_type_error(kind, settings[key]) for kind in allowed if kind != "None"]
             quote = f"; as a text: '{key}=\"{settings[key]}\"'" if allowed[0] == "str" else ""
-            wrong += [f"{key} must be {found[0]}, given {settings[key]!r}{quote}"] if found and all(found) else []
+            wrong += (
+                [f"{key} must be {type_errors[0]}, given {settings[key]!r}{quote}"]
+                if type_errors and all(type_errors)
+                else []
+            )
     return wrong
 
 
@@ -278,9 +281,9 @@ def _parts(settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
             yield from ((f"{key}.{at}", part) for at, part in _parts(value))
 
 
-def _unlike(said: str, value: Any) -> str:
+def _type_error(annotation: str, value: Any) -> str:
     """What a value must be by a simple annotation (``float``, ``Sequence[str]``), if it is something else."""
-    kind, _, of = said.partition("[")
+    kind, _, of = annotation.partition("[")
     if part := _PARTS.get(kind.rpartition(".")[2]):
         return "" if _names_class(value, part) else f"a part of its own, with the _target_ of a {part.__name__}"
     words, allowed = _TYPES.get(kind.rpartition(".")[2], ("", (object,)))
@@ -288,8 +291,8 @@ def _unlike(said: str, value: Any) -> str:
         return words
     first, _, last = of.removesuffix("]").partition(", ")
     each = first if isinstance(value, list) else last  # of what it holds; keys are texts
-    odd = (_unlike(each, item) for _, item in inside(value)) if each else ()
-    return next((f"{words or kind}, each of it {wrong}" for wrong in odd if wrong), "")
+    errors = (_type_error(each, item) for _, item in inside(value)) if each else ()
+    return next((f"{words or kind}, each of it {wrong}" for wrong in errors if wrong), "")
 
 
 def _names_class(value: Any, kind: type) -> bool:
@@ -311,7 +314,7 @@ def _metrics(bundles: Mapping[str, Any], name: str, errors: Errors) -> dict[str,
 
 
 def _scores(metrics: Mapping[str, Part]) -> tuple[str, ...]:
-    return tuple(score for metric in metrics.values() for score in metric.thing.scores)
+    return tuple(score for metric in metrics.values() for score in metric.component.scores)
 
 
 def _check_choice(errors: Errors, name: str, given: Any, allowed: tuple[str, ...]) -> None:

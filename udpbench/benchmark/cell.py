@@ -19,7 +19,7 @@ class Part:
 
     name: str
     settings: Mapping[str, Any]
-    thing: Any
+    component: Any
     preset: str = "matched"  # or "released": settings as the authors published them
 
     @cached_property
@@ -30,14 +30,14 @@ class Part:
         Settings that say where a thing lies and not what it is (``places``) are no part of it: digests are. Nor are
         those that came later (``later``) where they are as if they had not.
         """
-        apart, before = self.thing.places, self.thing.later.items()
+        apart, before = self.component.places, self.component.later.items()
         settings = {k: v for k, v in self.settings.items() if k not in apart and (k, v) not in before}
-        found = {"settings": settings, "version": self.thing.version, "identity": self.thing.identity()}
+        found = {"settings": settings, "version": self.component.version, "identity": self.component.identity()}
         return found | self.source
 
     def check_unchanged(self) -> None:
         """ValueError if what it reads from disk is no longer what ``key`` says: it was exchanged since."""
-        if self.thing.identity() != self.key["identity"]:
+        if self.component.identity() != self.key["identity"]:
             raise ValueError(f"{self.name}: the files that it reads changed meanwhile; run the same command again")
 
     @cached_property
@@ -79,8 +79,8 @@ class Cell:
         partly = {"protected_fraction": self.protected_fraction} if self.protected_fraction < 1 else {}
         return {
             "data": self.data.name,
-            "subject": str(self.data.thing.subject),
-            "budget": self.budget.thing.name,
+            "subject": str(self.data.component.subject),
+            "budget": self.budget.component.name,
             **{name: vars(self)[name].name for name in parts},
             "owner_prompt": self.owner_prompt,
             **partly,
@@ -90,7 +90,7 @@ class Cell:
     @property
     def unranked(self) -> str | None:
         """Why none of its primary scores can be measured, if none can; known once it is checked."""
-        measured = {score for metric in self.metrics.values() for score in metric.thing.scores}
+        measured = {score for metric in self.metrics.values() for score in metric.component.scores}
         if not self.primary or measured & set(self.primary):
             return None
         return "; ".join(dict.fromkeys(self.absent.values()))

@@ -21,11 +21,10 @@ def checked_graph(cell: Cell, asked_for: tuple[str, ...] = ()) -> Graph:
 
     Raises ConfigError; a metric in ``asked_for`` that cannot be computed is an error, too.
     """
-    errors = [line for find in CHECKS for line in find(cell)]
+    errors = Errors(line for find in CHECKS for line in find(cell))
     absent = {name: reason for name, metric in cell.metrics.items() if (reason := _obstacle(cell, metric))}
     errors += [f"metric {name}: {reason}" for name, reason in absent.items() if name in asked_for]
-    if errors:
-        raise ConfigError("\n".join(dict.fromkeys(errors)))
+    errors.raise_any()
     kept = {name: metric for name, metric in cell.metrics.items() if name not in absent}
     if not kept:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
@@ -43,21 +42,20 @@ def check_alone(cell: Cell, method: str) -> None:
     What else the cell is made of does not matter: no victim is trained.
     """
     part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
-    lines = [*errors_of(cell.data.thing.check), *_size_of_pictures(cell)]
+    lines = Errors([*errors_of(cell.data.component.check), *_size_of_pictures(cell)])
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
         lines += [
             *_lacking(used, model, role),
-            *errors_of(used.thing.check),
+            *errors_of(used.component.check),
             *_of_another_world(cell, used, model, role),
         ]
-        lines += errors_of(partial(used.thing.check_data, cell.data.thing))
-        lines += errors_of(partial(used.thing.check_model, model.thing))
+        lines += errors_of(partial(used.component.check_data, cell.data.component))
+        lines += errors_of(partial(used.component.check_model, model.component))
     lines += long_prompts(cell, part)
     if method == "protect":
-        lines += [*errors_of(cell.budget.thing.check), *_strength_to_match(cell)]
+        lines += [*errors_of(cell.budget.component.check), *_strength_to_match(cell)]
         lines += [*_class_pictures(cell), *_extra_clean(cell)]
-    if lines:
-        raise ConfigError("\n".join(dict.fromkeys(lines)))
+    lines.raise_any()
 
 
 # -- checks: cell -> a line for everything that is wrong ---------------------------------------------------------------
@@ -69,8 +67,8 @@ def _models_that_lack(cell: Cell) -> Iterator[str]:
 
 
 def _lacking(part: Part, model: Part, role: str) -> Iterator[str]:
-    needs = {"text" if need == "class_images" else need for need in part.thing.needs}
-    if needs and (lacking := needs - model.thing.capabilities):
+    needs = {"text" if need == "class_images" else need for need in part.component.needs}
+    if needs and (lacking := needs - model.component.capabilities):
         wanted = " and ".join(NEEDS[need] for need in sorted(lacking))
         yield f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=..."
 
@@ -79,15 +77,15 @@ def _models_that_do_not_fit(cell: Cell) -> Iterator[str]:
     """Settings that a model is too small for, once it has what is needed."""
     if not any(_models_that_lack(cell)):
         for part, model, _ in (*_methods(cell), *([(cell.like, cell.surrogate, "")] if cell.like else [])):
-            yield from errors_of(partial(part.thing.check_model, model.thing))
-    if {"adapt"} & cell.attack.thing.hooks:
-        yield from errors_of(partial(cell.attack.thing.check_victim, cell.victim.thing))
+            yield from errors_of(partial(part.component.check_model, model.component))
+    if {"adapt"} & cell.attack.component.hooks:
+        yield from errors_of(partial(cell.attack.component.check_victim, cell.victim.component))
 
 
 def _untrained_models(cell: Cell) -> Iterator[str]:
     """What starts from weights that have learned nothing."""
     for part, model, role in _methods(cell):
-        if part.thing.starts_from_weights and not model.thing.trained:
+        if part.component.starts_from_weights and not model.component.trained:
             yield (
                 f"{part.name}: starts from the weights of {role} {model.name}, which has learned nothing; "
                 f"let it start from random ones, or choose model@{role}=pixel {role}.path=DIR"
@@ -103,36 +101,41 @@ def _methods(cell: Cell) -> tuple[tuple[Part, Part, str], ...]:
 
 
 def _strength_to_match(cell: Cell) -> Iterator[str]:
-    if cell.protect.thing.matches_strength and cell.like is None:
+    if cell.protect.component.matches_strength and cell.like is None:
         yield f"protect={cell.protect.name}: say whose strength it shall match, e.g. protect@like=eudp"
-    if cell.like and cell.like.thing.matches_strength:
+    if cell.like and cell.like.component.matches_strength:
         yield f"protect@like={cell.like.name}: has no strength of its own; give a protection, e.g. eudp"
 
 
 def _class_pictures(cell: Cell) -> Iterator[str]:
-    thing = cell.protect.thing
-    if ("class_images" in thing.needs) != (thing.class_images > 0):
-        given = thing.class_images
+    protection = cell.protect.component
+    if ("class_images" in protection.needs) != (protection.class_images > 0):
+        given = protection.class_images
         yield f"{cell.protect.name}: class_images must be > 0 if it needs class_images, else 0; it is {given}"
 
 
 def _extra_clean(cell: Cell) -> Iterator[str]:
-    if cell.protect.thing.wants_extra_clean and not cell.data.thing.sizes.get("extra_clean"):
+    if cell.protect.component.wants_extra_clean and not cell.data.component.sizes.get("extra_clean"):
         yield f"{cell.protect.name}: needs further clean pictures of the subject; give data.extra_clean"
 
 
 def _missing_here(cell: Cell) -> Iterator[str]:
     """What components say is missing on this machine."""
     for part in (cell.data, cell.budget, cell.protect, cell.attack):
-        yield from errors_of(part.thing.check)
+        yield from errors_of(part.component.check)
     for method in (cell.protect, cell.like, cell.task):
-        yield from errors_of(partial(method.thing.check_data, cell.data.thing)) if method else ()
+        yield from errors_of(partial(method.component.check_data, cell.data.component)) if method else ()
 
 
 def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
     """Renderings of the embedded world for a model of another family: nobody means that without saying so."""
-    victim = cell.victim.thing
-    if cell.data.thing.rendered and "text" in victim.capabilities and not victim.embedded and cell.family != "micro":
+    victim = cell.victim.component
+    if (
+        cell.data.component.rendered
+        and "text" in victim.capabilities
+        and not victim.embedded
+        and cell.family != "micro"
+    ):
         said = f"shows the embedded world, {cell.victim.name} is of family {cell.family}"
         yield f"data {cell.data.name}: {said}; give data=folder data.path=DIR, or family=micro for its settings"
 
@@ -150,10 +153,10 @@ def _of_another_world(cell: Cell, part: Part, model: Part, role: str) -> Iterato
     if cell.family != "sd":
         return
     instead = {"pixel": "model@purifier=pixel purifier.path=DIR", "upscale": "model@purifier=sd_x4"}
-    if role == "purifier" and model.thing.embedded:
-        for todo in (instead[need] for need in sorted(part.thing.needs & instead.keys())):
+    if role == "purifier" and model.component.embedded:
+        for todo in (instead[need] for need in sorted(part.component.needs & instead.keys())):
             yield f"attack {part.name}: purifier {model.name} {_ALONE}; give {todo}, or family=micro"
-    for name, other in part.thing.further.items() if isinstance(part.thing, Several) else ():
+    for name, other in part.component.further.items() if isinstance(part.component, Several) else ():
         if other.embedded:
             todo = f"give another, e.g. model@protect.further.{name}=sd21, or family=micro"
             yield f"{part.name}: {name} of further, model {other.name}, {_ALONE}; {todo}"
@@ -164,39 +167,42 @@ _ALONE = "was trained on the embedded world only"
 
 def _hooks(cell: Cell) -> Iterator[str]:
     """What of the attack the task would not take."""
-    if lost := sorted(cell.attack.thing.hooks - cell.task.thing.takes):
-        name, takes = cell.task.name, ", ".join(sorted(cell.task.thing.takes))
+    if lost := sorted(cell.attack.component.hooks - cell.task.component.takes):
+        name, takes = cell.task.name, ", ".join(sorted(cell.task.component.takes))
         yield f"attack {cell.attack.name}: task {name} would ignore its {', '.join(lost)}; it takes {takes} only"
 
 
 def _fraction(cell: Cell) -> Iterator[str]:
-    if cell.protected_fraction < 1 and not cell.task.thing.trains:
+    if cell.protected_fraction < 1 and not cell.task.component.trains:
         why = f"task {cell.task.name} edits pictures and trains on none, so clean ones cannot be mixed in"
         yield f"protected_fraction: {why}; give 1"
-    train = cell.data.thing.sizes["train"]
-    if cell.protect.thing.protects and not cell.protected_of(train):
+    train = cell.data.component.sizes["train"]
+    if cell.protect.component.protects and not cell.protected_of(train):
         yield f"protected_fraction: {cell.protected_fraction:g} of {train} training pictures is none"
 
 
 def _perturbation_metrics(cell: Cell) -> Iterator[str]:
     for name, metric in cell.perturbation_metrics.items():
-        if metric.thing.against != "input":
+        if metric.component.against != "input":
             what = "does not compare a changed picture with its original"
             yield f"metric {name}: {what}; it belongs to metrics, not to metrics@perturbation"
-        for reason in errors_of(metric.thing.check):
+        for reason in errors_of(metric.component.check):
             yield f"metric {name}: {reason}"
-        least, side = metric.thing.least_side, cell.data.thing.shortest_side()
+        least, side = metric.component.least_side, cell.data.component.shortest_side()
         if side is not None and side < least:
             what = f"needs pictures of at least {least} x {least} px, the smallest one of the data has a side of {side}"
             yield f"metric {name}: {what}; leave it out (~perturbation.bundle.NAME)"
-    score, measured = cell.budget.thing.score, [metric.thing.scores for metric in cell.perturbation_metrics.values()]
+    score, measured = (
+        cell.budget.component.score,
+        [metric.component.scores for metric in cell.perturbation_metrics.values()],
+    )
     if score and not any(score in scores for scores in measured):
         todo = f"add metric@perturbation.bundle.distance={score}"
         yield f"budget {cell.budget.name}: nothing measures {score} of the saved pictures; {todo}"
 
 
 def _size_of_pictures(cell: Cell) -> Iterator[str]:
-    side = cell.data.thing.shortest_side()
+    side = cell.data.component.shortest_side()
     if side is not None and side**2 > most_pixels():
         said = f"pictures of {side} x {side} px have more pixels than runtime.max_pixels, {most_pixels():,}"
         yield f"data {cell.data.name}: {said}; give a smaller data.size"
@@ -207,7 +213,7 @@ def _same_scores(cell: Cell) -> Iterator[str]:
     for group, metrics in (("metrics", cell.metrics), ("metrics@perturbation", cell.perturbation_metrics)):
         first: dict[str, str] = {}
         for name, metric in metrics.items():
-            for score in metric.thing.scores:
+            for score in metric.component.scores:
                 other = first.setdefault(score, name)
                 if metrics[other].settings != metric.settings:
                     yield f"{group}: {other} and {name} both give the score {score}; leave one out"
@@ -225,30 +231,33 @@ CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
 
 def _obstacle(cell: Cell, metric: Part) -> str | None:
     """Why a metric cannot be computed for a cell, or None."""
-    thing, data, trains = metric.thing, cell.data.thing, cell.task.thing.trains
-    if thing.against == "truth" and not data.truth:
+    component, data, trains = metric.component, cell.data.component, cell.task.component.trains
+    if component.against == "truth" and not data.truth:
         return f"data {cell.data.name} has no truth that a judge could know"
-    if thing.against == "truth" and data.truth != thing.truth:
-        return f"judges a {thing.truth}, data {cell.data.name} shows a {data.truth}"
-    if thing.against == "input":
+    if component.against == "truth" and data.truth != component.truth:
+        return f"judges a {component.truth}, data {cell.data.name} shows a {data.truth}"
+    if component.against == "input":
         return "compares a changed picture with its original; it belongs to metrics@perturbation"
-    if (thing.against == "clean_arm") == trains:
+    if (component.against == "clean_arm") == trains:
         return f"task {cell.task.name} {'makes no edits' if trains else 'only makes edits'}"
-    if thing.against == "clean_arm" and (side := cell.victim.thing.known_size or thing.least_side) < thing.least_side:
-        return f"needs pictures of at least {thing.least_side} x {thing.least_side} px, edits are of {side}"
-    if thing.against == "reference" and not data.sizes.get("reference"):
+    if (
+        component.against == "clean_arm"
+        and (side := cell.victim.component.known_size or component.least_side) < component.least_side
+    ):
+        return f"needs pictures of at least {component.least_side} x {component.least_side} px, edits are of {side}"
+    if component.against == "reference" and not data.sizes.get("reference"):
         return f"data {cell.data.name} has no reference pictures (data.reference)"
-    if thing.against == "reference" and not data.compares_sets:
+    if component.against == "reference" and not data.compares_sets:
         return f"data {cell.data.name} has references that overlap the training pictures"
-    if thing.against == "reference" and (n := _smallest_set(cell, thing)) < thing.minimum:
-        return f"needs {thing.minimum} pictures a side, there are {n}"
-    return next(iter(errors_of(thing.check)), None)
+    if component.against == "reference" and (n := _smallest_set(cell, component)) < component.minimum:
+        return f"needs {component.minimum} pictures a side, there are {n}"
+    return next(iter(errors_of(component.check)), None)
 
 
 def _smallest_set(cell: Cell, metric: Metric) -> int:
     """How many pictures the smallest set would have that ``metric`` compares with another (the upper bound's counts,
     too; validation pictures, if the thief chooses by it)."""
-    sizes, task = cell.data.thing.sizes, cell.task.thing
+    sizes, task = cell.data.component.sizes, cell.task.component
     chooses = len(task.curve) > 1 and bool(set(metric.scores) & set(cell.primary))
     parts = ["reference", *(["heldout"] if "upper_bound" in cell.arms else []), *(["validation"] if chooses else [])]
     return min(task.generated_count(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))

@@ -65,42 +65,43 @@ class Graph:
 
     @cached_property
     def protected(self) -> Stage:
-        """The protection on the clean pictures; the clean ones themselves without one.
+        """The protected pictures; the clean ones if the cell has no protection.
 
-        Of a control on its own (``protect=noise_rms protect@like=eudp``): as strong as the pictures it shall match.
+        A control used as the protection (``protect=noise_rms protect@like=eudp``) is made as strong as the pictures it
+        matches.
         """
         cell = self.cell
-        if not cell.protect.thing.protects:
+        if not cell.protect.component.protects:
             return self.data
-        matched = cell.like if cell.protect.thing.matches_strength else None
+        matched = cell.like if cell.protect.component.matches_strength else None
         like = stages.protect_stage(cell, matched, self.data) if matched else None
         return stages.protect_stage(cell, cell.protect, self.data, like)
 
     @cached_property
     def attacked(self) -> bool:
         """Whether the thief does anything about a protection."""
-        return bool(self.cell.attack.thing.hooks)
+        return bool(self.cell.attack.component.hooks)
 
     @cached_property
     def attack_on_clean(self) -> Part | None:
         """The attack as it is on clean pictures; None if what it would make of them is not known."""
-        same = self.cell.attack.thing.on_clean()
-        return replace(self.cell.attack, thing=same) if self.attacked and same else None
+        same = self.cell.attack.component.on_clean()
+        return replace(self.cell.attack, component=same) if self.attacked and same else None
 
     @cached_property
     def class_pictures(self) -> Stage | None:
         """Class pictures for a task with prior preservation, by the pretrained victim."""
-        return stages.class_stage(self.cell, self.data) if self.cell.task.thing.prior_weight else None
+        return stages.class_stage(self.cell, self.data) if self.cell.task.component.prior_weight else None
 
     def _arm(self, name: str) -> Arm | None:
         """An arm without its scores; None if it means nothing for this cell."""
-        kind = "training" if self.cell.task.thing.trains else "editing"
+        kind = "training" if self.cell.task.component.trains else "editing"
         make = self._makers.get(name) if kind in ARMS[name].of else None
         return make() if make else None
 
     @cached_property
     def _makers(self) -> dict[str, Callable[[], Arm]]:
-        """Arm -> what makes it, of those that this cell has what they are made of for."""
+        """Arm -> the function that makes it, for the arms whose inputs this cell has."""
         cell, data = self.cell, self.data
         makers: dict[str, Callable[[], Arm]] = {
             "clean": lambda: self._victim(data),
@@ -114,28 +115,28 @@ class Graph:
                 "protected": lambda: self._victim(self.protected),
             }
         if protects and self.attacked:
-            makers["purified"] = lambda: self._victim(self._reaching(self.protected), cell.attack)
+            makers["purified"] = lambda: self._victim(self._received_by_thief(self.protected), cell.attack)
         if self.attack_on_clean:
             makers["clean_attacked"] = lambda: self._victim(data, self.attack_on_clean)
-        if cell.data.thing.sizes.get("heldout"):
+        if cell.data.component.sizes.get("heldout"):
             makers["upper_bound"] = lambda: Arm(None, {1.0: stages.upper_bound_stage(cell, data)})
         return makers
 
     def _victim(self, pictures: Stage, attack: Part | None = None) -> Arm:
         """What the thief makes of pictures: purified, if he attacks, then edited, or trained on and generated from."""
         cell = self.cell
-        if attack and "purify" in attack.thing.hooks:
+        if attack and "purify" in attack.component.hooks:
             # An attack is made on all that reaches the thief, who cannot tell protected pictures from clean ones.
-            reaching = pictures = stages.attack_stage(cell, pictures, attack)
+            received = pictures = stages.attack_stage(cell, pictures, attack)
         else:
-            reaching = self._reaching(pictures)
-        if not cell.task.thing.trains:
-            return Arm(pictures, {1.0: self._edits(reaching)})
-        model = stages.train_stage(cell, reaching, self.class_pictures, attack)
-        curve = cell.task.thing.curve
+            received = self._received_by_thief(pictures)
+        if not cell.task.component.trains:
+            return Arm(pictures, {1.0: self._edits(received)})
+        model = stages.train_stage(cell, received, self.class_pictures, attack)
+        curve = cell.task.component.curve
         return Arm(pictures, {m: stages.generate_stage(cell, self.data, model, m, attack) for m in curve})
 
-    def _reaching(self, pictures: Stage) -> Stage:
+    def _received_by_thief(self, pictures: Stage) -> Stage:
         """Changed pictures as they reach the thief: all of them, or a fraction among clean ones."""
         if self.cell.protected_fraction == 1 or pictures is self.data or pictures.name == stages.MIXED:
             return pictures
@@ -154,30 +155,32 @@ class Graph:
     def _scored(self, arm: Arm) -> Arm:
         cell = self.cell
         scores = self._scores(arm, cell.metrics)
-        compares = {name: metric for name, metric in cell.metrics.items() if metric.thing.against == "reference"}
-        primary = {name: metric for name, metric in compares.items() if set(metric.thing.scores) & set(cell.primary)}
-        chooses = len(arm.generated) > 1 and cell.data.thing.sizes.get("validation")
+        compares = {name: metric for name, metric in cell.metrics.items() if metric.component.against == "reference"}
+        primary = {
+            name: metric for name, metric in compares.items() if set(metric.component.scores) & set(cell.primary)
+        }
+        chooses = len(arm.generated) > 1 and cell.data.component.sizes.get("validation")
         validation = self._scores(arm, primary, "validation") if chooses else {}
         return replace(arm, scores=scores, validation=validation, perturbation=self._perturbation(arm))
 
     def _scores(self, arm: Arm, metrics: Mapping[str, Part], against: str = "") -> Scores:
-        each = product(arm.generated.items(), metrics.items())
-        return {(name, at): self._score(metric, made, against) for (at, made), (name, metric) in each}
+        combinations = product(arm.generated.items(), metrics.items())
+        return {(name, at): self._score(metric, made, against) for (at, made), (name, metric) in combinations}
 
     def _perturbation(self, arm: Arm) -> tuple[Stage, ...]:
-        """Scores of an arm's pictures against the clean ones and, by metrics that have a word on it, against noise of
-        the same budget."""
+        """Scores of an arm's pictures against the clean ones and, by metrics that can (``compares_with_noise``),
+        against noise of the same budget."""
         if arm.pictures is None or arm.pictures is self.data:
             return ()
         metrics = self.cell.perturbation_metrics.values()
-        found = [self._score(metric, arm.pictures) for metric in metrics]
+        scores = [self._score(metric, arm.pictures) for metric in metrics]
         if self.protected is not self.data and "noise" in self.cell.arms and arm.pictures.key != self.noise.key:
-            of_noise = [metric for metric in metrics if metric.thing.compares_with_noise]
-            found += [self._score(metric, arm.pictures, "noise") for metric in of_noise]
-        return tuple(found)
+            of_noise = [metric for metric in metrics if metric.component.compares_with_noise]
+            scores += [self._score(metric, arm.pictures, "noise") for metric in of_noise]
+        return tuple(scores)
 
     def _score(self, metric: Part, pictures: Stage, against: str = "") -> Stage:
-        against = against or metric.thing.against
+        against = against or metric.component.against
         other = {"clean_arm": lambda: self.clean_edits, "noise": lambda: self.noise}.get(against)
         return stages.score_stage(metric, pictures, self.data, against, other() if other else None)
 

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from udpbench.benchmark.cell import ROLES, Cell
 from udpbench.benchmark.graph import Graph, without_scores
 from udpbench.benchmark.store import Stage, Store, with_ancestors
-from udpbench.core.errors import ConfigError, Errors
+from udpbench.core.errors import Errors
 
 
 def run(graph: Graph, store: Store, together: bool = False, scores: bool = True) -> frozenset[str]:
     """Finish every stage that the cell's record and contact sheet are made of, or all but ``scores``; returns the keys
     of those done now, by this process.
 
-    ``together``: other processes do the same; the arms with the longest way are begun first, for the last of them
-    would be done by one process alone.
+    ``together``: other processes do the same; the arms that take longest are begun first, so that no process is
+    left alone with one at the end.
     """
     before = len(store.computed)
-    # What of the other stages the record and the contact sheet read is verified, too, if it is still there.
+    # The record and the contact sheet also read stages that are not in ``wanted``: those still there are verified, too.
     there = [stage for stage in graph.stages if store.path(stage).exists()]
     damaged = [stage for stage in there if store.damage(stage, contents=False)]
     wanted = [stage for arm in reversed(graph.arms.values()) for stage in arm.wanted] if together else graph.wanted
@@ -37,6 +37,5 @@ def fetch_models(cell: Cell, todo: Sequence[Stage]) -> None:
     errors = Errors()
     for role in ROLES:
         if any(role in stage.settings for stage in todo):
-            errors.attempt(getattr(cell, role).thing.fetch)
-    if errors:
-        raise ConfigError("\n".join(dict.fromkeys(errors)))
+            errors.attempt(getattr(cell, role).component.fetch)
+    errors.raise_any()

@@ -41,9 +41,9 @@ def data_stage(cell: Cell) -> Stage:
     """The pictures: ``train``, ``reference``, ``validation``, ``heldout`` folders and ``data.json``."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        cell.data.thing.write(out, run)
+        cell.data.component.write(out, run)
 
-    return Stage("data", cell.data.key, _reading(work, cell.data), title="clean")
+    return Stage("data", cell.data.key, _with_inputs_checked(work, cell.data), title="clean")
 
 
 def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = None) -> Stage:
@@ -51,29 +51,29 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
 
     A control that matches another's strength reads that one's pictures, ``like``.
     """
-    loads = protect.thing.needs - {"class_images"}
+    loads = protect.component.needs - {"class_images"}
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        surrogate = cell.surrogate.thing.on(run) if loads else None
+        surrogate = cell.surrogate.component.on(run) if loads else None
         folder, scratch = parents["data"] / "train", out / "scratch"
         scratch.mkdir(exist_ok=True)
-        parts = _at_a_time(folder, run, protect.thing.couples_images)
+        parts = _batches_of_names(folder, run, protect.component.couples_images)
         further = parents.get("like"), parents.get("class")
         for owner in _owners(cell, parents["data"], parts, *further):
-            made = protect.thing.protect(owner, cell.budget.thing, surrogate, replace(run, scratch=scratch))
+            made = protect.component.protect(owner, cell.budget.component, surrogate, replace(run, scratch=scratch))
             checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
-            _write(out, owner.names, cell.budget.thing.finished(protect.name, made, owner.images, owner.names, run))
+            _write(out, owner.names, cell.budget.component.finished(protect.name, made, owner.images, owner.names, run))
         _write_captions(out, folder)
         shutil.rmtree(scratch)
 
     parents = {"data": data} | ({"like": like} if like else {})
-    if protect.thing.class_images:
-        parents["class"] = surrogate_class_stage(cell, protect.thing.class_images, data)
+    if protect.component.class_images:
+        parents["class"] = surrogate_class_stage(cell, protect.component.class_images, data)
     key: dict[str, Any] = {"protect": protect.key, "budget": cell.budget.key}
-    if protect.thing.needs:
+    if protect.component.needs:
         key |= {"surrogate": cell.surrogate.key, "owner_prompt": cell.owner_prompt}
-    reads = _reading(work, protect, *([cell.surrogate] if loads else []))
-    return Stage("protect", key, reads, parents, cell.seed, protect.name, resumable=True)
+    checked_work = _with_inputs_checked(work, protect, *([cell.surrogate] if loads else []))
+    return Stage("protect", key, checked_work, parents, cell.seed, protect.name, resumable=True)
 
 
 def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
@@ -81,17 +81,17 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         folder = pictures_in(parents["images"])
-        captions, model = read_metadata(folder), cell.purifier.thing.on(run) if attack.thing.needs else None
-        for names in _at_a_time(folder, run, attack.thing.couples_images):
+        captions, model = read_metadata(folder), cell.purifier.component.on(run) if attack.component.needs else None
+        for names in _batches_of_names(folder, run, attack.component.couples_images):
             pictures, prompts = _read(folder, names), [captions[name]["text"] for name in names]
-            made = attack.thing.purify(pictures, names, prompts, model, run)
+            made = attack.component.purify(pictures, names, prompts, model, run)
             checked_pictures(f"attack {attack.name}", made, dict(zip(names, pictures, strict=True)))
             _write(out, names, made)
         _write_captions(out, folder)
 
-    key = {"attack": attack.key} | ({"purifier": cell.purifier.key} if attack.thing.needs else {})
-    reads = _reading(work, attack, *([cell.purifier] if attack.thing.needs else []))
-    return Stage("attack", key, reads, {"images": images}, cell.seed, f"{attack.name} on {images.title}")
+    key = {"attack": attack.key} | ({"purifier": cell.purifier.key} if attack.component.needs else {})
+    checked_work = _with_inputs_checked(work, attack, *([cell.purifier] if attack.component.needs else []))
+    return Stage("attack", key, checked_work, {"images": images}, cell.seed, f"{attack.name} on {images.title}")
 
 
 def mixed_stage(cell: Cell, images: Stage, data: Stage) -> Stage:
@@ -100,7 +100,7 @@ def mixed_stage(cell: Cell, images: Stage, data: Stage) -> Stage:
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         changed, clean = parents["images"], parents["data"] / "train"
         names = [path.name for path in list_images(clean)]
-        # The name is part of the numbers.
+        # This name seeds the drawing: another one would draw other pictures and change published numbers.
         order = torch.randperm(len(names), generator=run.rng("protected_share")).tolist()
         kept = {names[i] for i in order[: cell.protected_of(len(names))]}
         for name in names:
@@ -114,85 +114,87 @@ def mixed_stage(cell: Cell, images: Stage, data: Stage) -> Stage:
 
 def train_stage(cell: Cell, images: Stage, class_pictures: Stage | None, attack: Part | None) -> Stage:
     """The thief's training on a folder of pictures, with what his attack does to the training."""
-    task, changes = cell.task.thing, _of_attack(attack, "adapt", "augment")
+    task, changes = cell.task.component, _attack_changing(attack, "adapt", "augment")
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        holds = Thief(class_images=parents.get("class"), **_used(changes))
-        task.train(pictures_in(parents["images"]), out, cell.victim.thing, run, holds)
+        thief = Thief(class_images=parents.get("class"), **_attack_argument(changes))
+        task.train(pictures_in(parents["images"]), out, cell.victim.component, run, thief)
 
     parents = {"images": images} | ({"class": class_pictures} if class_pictures else {})
-    key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key} | _key_of(changes)
-    reads = _reading(work, cell.task, cell.victim, changes)
-    return Stage("train", key, reads, parents, cell.seed, _under(changes, images.title), resumable=True)
+    key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key} | _attack_key(changes)
+    checked_work = _with_inputs_checked(work, cell.task, cell.victim, changes)
+    return Stage("train", key, checked_work, parents, cell.seed, _attacked_title(changes, images.title), resumable=True)
 
 
 def class_stage(cell: Cell, data: Stage) -> Stage:
     """Class pictures for a task's prior preservation, by the pretrained victim."""
-    task = cell.task.thing
+    task = cell.task.component
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        holds = Thief(class_prompt=read_facts(parents["data"])["class_prompt"])
-        task.class_pictures(out, cell.victim.thing, run, holds)
+        thief = Thief(class_prompt=read_facts(parents["data"])["class_prompt"])
+        task.class_pictures(out, cell.victim.component, run, thief)
 
     sampling = {k: v for k, v in task.sampling_key().items() if k != "pictures"}
     key = _task_key(cell) | {"sampling": sampling, "noise": "class", "n": task.prior_images, "victim": cell.victim.key}
-    reads = _reading(work, cell.task, cell.victim)
-    return Stage("class", key, reads, {"data": data}, cell.seed, "class pictures", resumable=True)
+    checked_work = _with_inputs_checked(work, cell.task, cell.victim)
+    return Stage("class", key, checked_work, {"data": data}, cell.seed, "class pictures", resumable=True)
 
 
 def surrogate_class_stage(cell: Cell, n: int, data: Stage) -> Stage:
     """``n`` class pictures for a protection, by the pretrained surrogate."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        model, prompt = cell.surrogate.thing.on(run), read_facts(parents["data"])["class_prompt"]
+        model, prompt = cell.surrogate.component.on(run), read_facts(parents["data"])["class_prompt"]
         write_class_pictures(model, prompt, n, out, run, **CLASS_SAMPLING)
 
     key = {"sampling": CLASS_SAMPLING, "n": n, "surrogate": cell.surrogate.key}
-    reads = _reading(work, cell.surrogate)
-    return Stage("class", key, reads, {"data": data}, cell.seed, "class pictures of the surrogate", resumable=True)
+    checked_work = _with_inputs_checked(work, cell.surrogate)
+    return Stage(
+        "class", key, checked_work, {"data": data}, cell.seed, "class pictures of the surrogate", resumable=True
+    )
 
 
 def generate_stage(
     cell: Cell, data: Stage, model: Stage | None, multiplier: float = 1.0, attack: Part | None = None
 ) -> Stage:
     """The thief's pictures, by the model after ``multiplier`` times its steps; by the pretrained victim without one."""
-    task, changes = cell.task.thing, _of_attack(attack, "sampling")
+    task, changes = cell.task.component, _attack_changing(attack, "sampling")
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         tuned = parents["model"] / f"step_{task.steps_at(multiplier)}" if model else None
-        holds = Thief(prompts=read_facts(parents["data"])["prompts"], **_used(changes))
-        task.generate(tuned, out, cell.victim.thing, run, holds)
+        thief = Thief(prompts=read_facts(parents["data"])["prompts"], **_attack_argument(changes))
+        task.generate(tuned, out, cell.victim.component, run, thief)
 
     parents = {"data": data} | ({"model": model} if model else {})
     title = (model.title if multiplier == 1 else f"{model.title} x{multiplier:g}") if model else "pretrained"
-    key = _made_key(cell) | {"multiplier": multiplier if model else 0} | _key_of(changes)
-    reads = _reading(work, cell.task, cell.victim, changes)
-    return Stage("generate", key, reads, parents, cell.seed, title, resumable=True)
+    key = _made_key(cell) | {"multiplier": multiplier if model else 0} | _attack_key(changes)
+    checked_work = _with_inputs_checked(work, cell.task, cell.victim, changes)
+    return Stage("generate", key, checked_work, parents, cell.seed, title, resumable=True)
 
 
 def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> Stage:
     """The thief's edits of a folder of pictures; ``noise`` names the random numbers, the same for all arms but one."""
-    task = cell.task.thing
+    task = cell.task.component
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         prompt, masks = read_facts(parents["data"])["class_prompt"], parents["data"] / "masks"
         clean, masks_or_none = parents["data"] / "train", masks if masks.is_dir() else None
-        holds = Thief(class_prompt=prompt, masks=masks_or_none, clean=clean)
-        task.edit(pictures_in(parents["images"]), out, cell.victim.thing, run, holds, noise)
+        thief = Thief(class_prompt=prompt, masks=masks_or_none, clean=clean)
+        task.edit(pictures_in(parents["images"]), out, cell.victim.component, run, thief, noise)
 
     parents, key = {"images": images, "data": data}, _made_key(cell) | {"noise": noise}
-    reads = _reading(work, cell.task, cell.victim)
-    return Stage("edit", key, reads, parents, cell.seed, f"{images.title} edited", resumable=True)
+    checked_work = _with_inputs_checked(work, cell.task, cell.victim)
+    return Stage("edit", key, checked_work, parents, cell.seed, f"{images.title} edited", resumable=True)
 
 
 def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
     """A perfect victim: held-out pictures of the subject, of a victim's size, after one round trip through its
     autoencoder; no more of them than a victim makes, for some scores depend on how many there are."""
-    sizes = cell.data.thing.sizes
-    most = min(sizes["heldout"], cell.task.thing.generated_count(sizes["train"]))
+    sizes = cell.data.component.sizes
+    most = min(sizes["heldout"], cell.task.component.generated_count(sizes["train"]))
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        model, held = cell.victim.thing.on(run), parents["data"] / "heldout"
+        model, held = cell.victim.component.on(run), parents["data"] / "heldout"
         kept = {path.name for path in list_images(held)[:most]}
         for names, x in iterate(held, run.batch, model.size):
             chosen = [i for i, name in enumerate(names) if name in kept]
@@ -205,7 +207,7 @@ def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
         write_metadata(out, {name: row for name, row in read_metadata(held).items() if name in kept})
 
     key = {"version": 2, "victim": cell.victim.key} | ({"most": most} if most < sizes["heldout"] else {})
-    return Stage("upper_bound", key, _reading(work, cell.victim), {"data": data}, title="upper bound")
+    return Stage("upper_bound", key, _with_inputs_checked(work, cell.victim), {"data": data}, title="upper bound")
 
 
 def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other: Stage | None = None) -> Stage:
@@ -214,7 +216,7 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
     ``against``: what it is compared with, as ``Metric.against``, or ``validation``, or ``noise``; ``other``: the stage
     that made that, if it is no folder of the data.
     """
-    measure = metric.thing.against_noise if against == "noise" else metric.thing
+    measure = metric.component.against_noise if against == "noise" else metric.component
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         scores = measure(pictures_in(parents["pictures"]), compared_with(against, parents), run)
@@ -223,7 +225,7 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": data} | ({"other": other} if other else {})
     key = metric.key | {"against": against}
-    return Stage(SCORE, key, _reading(work, metric), parents, title=pictures.title)
+    return Stage(SCORE, key, _with_inputs_checked(work, metric), parents, title=pictures.title)
 
 
 def compared_with(against: str, parents: Mapping[str, Path]) -> Path:
@@ -232,7 +234,7 @@ def compared_with(against: str, parents: Mapping[str, Path]) -> Path:
     return parents["other"] if "other" in parents else parents["data"] / folders.get(against, against)
 
 
-def _reading(work: Work, *parts: Part | None) -> Work:
+def _with_inputs_checked(work: Work, *parts: Part | None) -> Work:
     """``work`` that fails if what one of the parts reads from disk was exchanged before the work was done."""
 
     def checked(out: Path, parents: dict[str, Path], run: Run) -> None:
@@ -248,7 +250,7 @@ def _reading(work: Work, *parts: Part | None) -> Work:
 
 def _task_key(cell: Cell) -> dict[str, Any]:
     """What names a task in a key; somebody's own class, which inherits a version, by its name and source, too."""
-    key, own = {"task": cell.task.name, "version": cell.task.thing.version}, type(cell.task.thing)
+    key, own = {"task": cell.task.name, "version": cell.task.component.version}, type(cell.task.component)
     if own.__module__.startswith("udpbench."):
         return key
     return key | {"class": f"{own.__module__}.{own.__qualname__}"} | cell.task.source
@@ -256,24 +258,24 @@ def _task_key(cell: Cell) -> dict[str, Any]:
 
 def _made_key(cell: Cell) -> dict[str, Any]:
     """What generated pictures and edits depend on beside their inputs."""
-    return _task_key(cell) | {"sampling": cell.task.thing.sampling_key(), "victim": cell.victim.key}
+    return _task_key(cell) | {"sampling": cell.task.component.sampling_key(), "victim": cell.victim.key}
 
 
-def _of_attack(attack: Part | None, *hooks: str) -> Part | None:
+def _attack_changing(attack: Part | None, *hooks: str) -> Part | None:
     """The attack, if it changes what ``hooks`` name."""
-    return attack if attack and attack.thing.hooks & set(hooks) else None
+    return attack if attack and attack.component.hooks & set(hooks) else None
 
 
-def _under(attack: Part | None, title: str) -> str:
+def _attacked_title(attack: Part | None, title: str) -> str:
     """The title of what an attack changes beside the pictures; pictures that it purified name it already."""
-    return f"{attack.name} on {title}" if attack and "purify" not in attack.thing.hooks else title
+    return f"{attack.name} on {title}" if attack and "purify" not in attack.component.hooks else title
 
 
-def _used(attack: Part | None) -> dict[str, Any]:
-    return {"attack": attack.thing} if attack else {}
+def _attack_argument(attack: Part | None) -> dict[str, Any]:
+    return {"attack": attack.component} if attack else {}
 
 
-def _key_of(attack: Part | None) -> dict[str, Any]:
+def _attack_key(attack: Part | None) -> dict[str, Any]:
     return {"attack": attack.key} if attack else {}
 
 
@@ -287,7 +289,7 @@ def _owners(
     need not be the thief's (see ``Cell.owner_prompt``)."""
     facts, captions = read_facts(data), read_metadata(data / "train")
     extra_clean, classes, masks = _all(data / "extra_clean"), _all(class_pictures), data / "masks"
-    said = {
+    prompt_of = {
         "class": lambda name: facts["class_prompt"],
         "data": lambda name: captions[name]["text"],
         "empty": lambda name: "",
@@ -296,10 +298,10 @@ def _owners(
         yield Owner(
             images=_read(data / "train", names),
             names=names,
-            prompts=[said[cell.owner_prompt](name) for name in names],
+            prompts=[prompt_of[cell.owner_prompt](name) for name in names],
             masks=[_mask(masks, name) for name in names] if masks.is_dir() else None,
             extra_clean=extra_clean,
-            token=cell.data.thing.token or "",
+            token=cell.data.component.token or "",
             class_prompt=facts["class_prompt"],
             class_images=classes,
             like=_read(like, names) if like else None,
@@ -318,7 +320,7 @@ def _read(folder: Path, names: Sequence[str]) -> list[torch.Tensor]:
     return [read(folder / name) for name in names]
 
 
-def _at_a_time(folder: Path, run: Run, coupled: bool) -> Iterator[list[str]]:
+def _batches_of_names(folder: Path, run: Run, coupled: bool) -> Iterator[list[str]]:
     """Names of the pictures of ``folder`` that are in memory at once: all if they are ``coupled``, else a batch with
     gradients; with a bar if that takes several."""
     parts = [list_images(folder)] if coupled else list(batches(folder, run.grad_batch))

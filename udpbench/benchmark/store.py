@@ -122,7 +122,7 @@ class Store:
         self.device, self.log, self.batch = device or torch.device("cpu"), log or Log(), batch
         self.grad_batch, self.digests, self.low_memory = grad_batch, verify == "digest", low_memory
         self.computed: list[str] = []  # keys of the stages done by this process, in order
-        self.stop = Event()  # set: what is at work ends where it can be gone on from, and nothing more is begun
+        self.stop = Event()  # set: work ends where it can be resumed, and nothing more is begun
         self.partners: set[int] = set()  # processes that share the work: waiting for them is nothing to tell
         self.patient = True  # False: rather than wait for processes that are no partners, ``do`` raises Busy
         self._sound: set[str] = set()  # keys of the stages known to be whole
@@ -160,7 +160,7 @@ class Store:
         return self.damage_of(self.path(stage), contents)
 
     def damage_of(self, folder: Path, contents: bool = True) -> str:
-        """The same of a folder."""
+        """What is wrong with a stage's folder, naming one file; "" if nothing is."""
         try:
             facts = read_facts(folder)
         except (OSError, ValueError):
@@ -300,6 +300,7 @@ class Store:
         return target
 
     def _run(self, stage: Stage, lease: SoftFileLease) -> None:
+        """Compute the stage in a ``.part`` folder and publish it; finished equal work is linked to instead."""
         final = self.path(stage)
         contents = {k: self.facts(p)["content"] for k, p in stage.parents.items()}
         pointer = self.root / "content" / stage.key_on(contents)
@@ -310,7 +311,21 @@ class Store:
         if part.exists() and not stage.resumable:
             shutil.rmtree(part)
         part.mkdir(parents=True, exist_ok=True)
-        _remove_halves(part)
+        _remove_partial(part)
+        _write_facts(part, self._compute(stage, part))
+        if not lease.is_lock_held_by_us:
+            raise RuntimeError(
+                f"{stage}: another process took it over, for this one had shown no sign of life for {LEASE:g} s; "
+                "the same command again goes on from what that one has done"
+            )
+        os.rename(part, final)
+        sync(final.parent)
+        atomic_text(pointer, str(final.relative_to(self.root)))
+        self.computed.append(stage.key)
+        self._sound.add(stage.key)
+
+    def _compute(self, stage: Stage, part: Path) -> dict[str, Any]:
+        """Do the stage's work in the folder ``part``; returns its facts."""
         log = Titled(self.log, stage.title or stage.name)
         run = Run(stage.seed, self.device, log, self.batch, self.grad_batch, self.low_memory, stop=self.stop)
         begun = {
@@ -330,18 +345,7 @@ class Store:
         spent.unlink(missing_ok=True)
         (part / BEGUN).unlink(missing_ok=True)
         content, files = listed(part)
-        facts = {**begun, "content": content, "files": files, "counts": run.count, "commit": commit(), **measured}
-        _write_facts(part, facts)
-        if not lease.is_lock_held_by_us:
-            raise RuntimeError(
-                f"{stage}: another process took it over, for this one had shown no sign of life for {LEASE:g} s; "
-                "the same command again goes on from what that one has done"
-            )
-        os.rename(part, final)
-        sync(final.parent)
-        atomic_text(pointer, str(final.relative_to(self.root)))
-        self.computed.append(stage.key)
-        self._sound.add(stage.key)
+        return {**begun, "content": content, "files": files, "counts": run.count, "commit": commit(), **measured}
 
     def _twin(self, stage: Stage, pointer: Path) -> Path | None:
         """The finished folder of equal work on equal inputs, which ``pointer`` names."""
@@ -395,7 +399,7 @@ def _work(stage: Stage, out: Path, parents: dict[str, Path], run: Run) -> None:
         raise RuntimeError(f"{stage}: the method tried to end the process (SystemExit {error.code})") from error
 
 
-def _remove_halves(folder: Path) -> None:
+def _remove_partial(folder: Path) -> None:
     """Remove what was being written when an earlier attempt ended: a name that ends in ``.part`` is never whole."""
     for half in list(folder.rglob("*.part")):
         if half.is_dir():

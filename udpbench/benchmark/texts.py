@@ -35,9 +35,9 @@ def lacks_class_prompt(cell: Cell) -> Iterator[str]:
     owners = [part for part in (cell.protect, cell.like) if part and _reads_prompts(part, cell.surrogate)]
     needed = {
         "what the owner writes (owner_prompt)": cell.owner_prompt == "class"
-        and any(part.thing.model_prompts(["class"]) == ["class"] for part in owners),
-        f"class pictures of protect={cell.protect.name}": "class_images" in cell.protect.thing.needs,
-        f"task={cell.task.name}": cell.task.thing.uses_class_prompt,
+        and any(part.component.model_prompts(["class"]) == ["class"] for part in owners),
+        f"class pictures of protect={cell.protect.name}": "class_images" in cell.protect.component.needs,
+        f"task={cell.task.name}": cell.task.component.uses_class_prompt,
     }
     if reasons := [reason for reason, is_so in needed.items() if is_so]:
         said = f"{facts.instance_prompt!r} without the subject's word names no class"
@@ -48,15 +48,21 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
     """(role, method, check, tokenizer) of everything that reads texts of the cell's data, if both are known already."""
     if (facts := _facts(cell)) is None:
         return
-    captions = cell.data.thing.own_captions()
+    captions = cell.data.component.own_captions()
     general = [facts.class_prompt or ""]
-    written = {"class": ([], general), "data": (captions, [facts.instance_prompt]), "empty": ([], [])}
-    owned, said = written[cell.owner_prompt]
-    told = (cell.data.thing.known_captions() if cell.owner_prompt == "data" else []) or said or [""]
-    owner = Owner([], [], told, token=cell.data.thing.token or "", class_prompt=facts.class_prompt or "")
-    task, asked = cell.task.thing, cell.task.thing.model_prompts(facts)
-    purified = [facts.instance_prompt, *cell.attack.thing.model_prompts()]
-    sampling = cell.attack.thing.sampling()
+    owner_texts = {"class": ([], general), "data": (captions, [facts.instance_prompt]), "empty": ([], [])}
+    owner_captions, owner_prompts = owner_texts[cell.owner_prompt]
+    known = cell.data.component.known_captions() if cell.owner_prompt == "data" else []
+    owner = Owner(
+        [],
+        [],
+        known or owner_prompts or [""],
+        token=cell.data.component.token or "",
+        class_prompt=facts.class_prompt or "",
+    )
+    task, asked = cell.task.component, cell.task.component.model_prompts(facts)
+    purified = [facts.instance_prompt, *cell.attack.component.model_prompts()]
+    sampling = cell.attack.component.sampling()
     steered = [sampling["negative_prompt"]] if "negative_prompt" in sampling else []
 
     def of_task(words: Words) -> int:
@@ -64,11 +70,11 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
         return task.check_texts(words, captions, asked)
 
     def of_owner(part: Part) -> Check:
-        more = general if "class_images" in part.thing.needs else []
+        more = general if "class_images" in part.component.needs else []
 
         def check(words: Words) -> int:
-            part.thing.check_texts(words, owner)
-            return words.check(owned, [*part.thing.model_prompts(said), *more])
+            part.component.check_texts(words, owner)
+            return words.check(owner_captions, [*part.component.model_prompts(owner_prompts), *more])
 
         return check
 
@@ -78,19 +84,19 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
         ("victim", cell.victim, cell.task, of_task),
     ]
     for role, model, part, check in readers:
-        if _reads_prompts(part, model) and (words := model.thing.words):
+        if _reads_prompts(part, model) and (words := model.component.words):
             yield f"{role} {model.name}", part, check, words
 
 
 def _reads_prompts(part: Part, model: Part) -> bool:
     """Whether a method gives its model prompts."""
-    return bool(part.thing.needs & {"text", "denoise"}) and "text" in model.thing.capabilities
+    return bool(part.component.needs & {"text", "denoise"}) and "text" in model.component.capabilities
 
 
 def _facts(cell: Cell) -> Facts | None:
     """What the data says, unless something is wrong with it: that is told by the data and the task themselves."""
-    data, errors = cell.data.thing, Errors()
+    data, errors = cell.data.component, Errors()
     errors.attempt(data.check)
-    errors.attempt(cell.task.thing.check_data, data)
+    errors.attempt(cell.task.component.check_data, data)
     facts = errors.attempt(data.facts)
     return None if errors else facts

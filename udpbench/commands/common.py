@@ -144,17 +144,16 @@ def check_members(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
 
     A defaults list brings those of a part (see conf/config.yaml); of members, whose places it cannot name, words do.
     """
-    from udpbench.core.errors import ConfigError
+    from udpbench.core.errors import Errors
 
-    lines = []
+    lines = Errors()
     for place, option in choices.items():
         group, _, node = str(place).partition("@")
         settings = f"{cfg.family}/{group}/{option}"
         if "." in node and f"family@{node}" not in choices and (CONF / "family" / f"{settings}.yaml").exists():
             todo = f"+family@{node}={settings} brings them, family=micro takes the embedded model's for all"
             lines.append(f"{node}: {option} has settings of its own for family {cfg.family}; {todo}")
-    if lines:
-        raise ConfigError("\n".join(lines))
+    lines.raise_any()
 
 
 def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
@@ -209,7 +208,7 @@ def _tracker(cfg: DictConfig) -> Tracker:
     node = group_of(cfg, "track")
     try:
         wrong = wrong_settings(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
-    except ValueError as error:  # the path of no object
+    except ValueError as error:  # no object has that path
         raise ConfigError(f"track: {error}") from error
     if wrong:
         raise ConfigError(f"track: {'; '.join(wrong)}")
@@ -253,10 +252,10 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
 
 def lines_of(error: Exception) -> list[str]:
     """What a person is told of an error: a line for each thing that is wrong, of Hydra's own errors one."""
-    said = str(error).partition("Config search path:")[0]
-    if line := _of_a_file(error) or _of_a_word(error, said):
+    message = str(error).partition("Config search path:")[0]
+    if line := _of_a_file(error) or _of_a_word(error, message):
         return [line]
-    return [_of_hydra(error, said)] if isinstance(error, HydraException) else said.splitlines()
+    return [_of_hydra(error, message)] if isinstance(error, HydraException) else message.splitlines()
 
 
 def _of_a_file(error: Exception) -> str | None:
@@ -275,32 +274,32 @@ def _of_a_file(error: Exception) -> str | None:
     return None
 
 
-def _of_a_word(error: Exception, said: str) -> str | None:
-    """What is wrong with a word of the command line that means nothing by itself; ``said``: by Hydra."""
+def _of_a_word(error: Exception, message: str) -> str | None:
+    """What is wrong with a word of the command line that means nothing by itself; ``message``: by Hydra."""
     if isinstance(error, OverrideParseException):
         return advice(error.override)
-    if several := re.match(r"Ambiguous value for argument '(.*)'\n1\. ", said, re.DOTALL):
+    if several := re.match(r"Ambiguous value for argument '(.*)'\n1\. ", message, re.DOTALL):
         key, _, value = several[1].partition("=")
         as_list, as_text = shlex.quote(f"{key}=[{value}]"), quoted(key, value)
         return f"{key}: {value!r} is several values; say {as_list} for a list, {as_text} for one text, -m for a grid"
-    if said.startswith("Config group override must be a string or a list. Got "):  # which one, Hydra does not say
+    if message.startswith("Config group override must be a string or a list. Got "):  # which one, Hydra does not say
         return "a group must be set to one of its options, not to null; python -m udpbench --help lists them"
     return None
 
 
-def _of_hydra(error: HydraException, said: str) -> str:
+def _of_hydra(error: HydraException, message: str) -> str:
     """What is wrong with what the words ask for together."""
     if isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
         return no_setting(error.__cause__)
-    line = " ".join(said.split()).partition(" To append to your default list use ")[0]
+    line = " ".join(message.split()).partition(" To append to your default list use ")[0]
     if option := re.search(r"Could not find '(\S+)/(\S*)' Available options in '\1': (.*)", line):
         return no_option(option[1], option[2], option[3].split())
     return line
 
 
 def no_setting(error: ConfigKeyError | ConfigAttributeError) -> str:
-    """What is wrong with a word that sets what there is not: the nearest, and what there is in that place."""
-    from udpbench.benchmark.build import takes
+    """The line for an unknown setting: the nearest ones, and all that are allowed there."""
+    from udpbench.benchmark.build import parameters_of
     from udpbench.core.errors import instead
 
     path, node = str(error.full_key), error.parent_node
@@ -309,7 +308,7 @@ def no_setting(error: ConfigKeyError | ConfigAttributeError) -> str:
     if not where:
         return f"no setting or group {path!r}{instead(name, named, 'python -m udpbench --help shows all')}"
     with suppress(ValueError):  # no part, or of a class that is not there
-        if isinstance(node, DictConfig) and name in takes(node.get("_target_")):  # which has a default
+        if isinstance(node, DictConfig) and name in parameters_of(node.get("_target_")):  # which has a default
             return f"{path}: its YAML does not name it; +{path}=VALUE does"
     return f"no setting {path!r}{instead(name, named)}"
 

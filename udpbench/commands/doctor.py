@@ -112,8 +112,8 @@ def _models(cfg: Any) -> Lines:
     """Where the weights of every model are that an option names."""
     from udpbench.models.diffusion import Diffusion
 
-    for name, thing in _built("model", Diffusion):
-        yield name, thing if isinstance(thing, str) else _place(thing)
+    for name, component in _built("model", Diffusion):
+        yield name, component if isinstance(component, str) else _place(component)
 
 
 def _place(model: Any) -> str:
@@ -132,8 +132,8 @@ def _others(cfg: Any) -> Lines:
     lacking: dict[str, list[str]] = {}
     checked = 0
     for group in ("protect", "attack", "task", "metric"):
-        for name, thing in _built(group, KINDS[group]):
-            reason = thing if isinstance(thing, str) else next(iter(errors_of(thing.check)), "")
+        for name, component in _built(group, KINDS[group]):
+            reason = component if isinstance(component, str) else next(iter(errors_of(component.check)), "")
             checked += 1
             if reason and not reason.startswith(YOURS):
                 lacking.setdefault(reason, []).append(f"{group}={name}")
@@ -155,7 +155,7 @@ def _built(group: str, kind: Any) -> Iterator[tuple[str, Any]]:
             yield name, f"{YOURS} {', '.join(missing)}"
             continue
         try:
-            yield name, make_part(every[name], name, kind).thing
+            yield name, make_part(every[name], name, kind).component
         except ValueError as error:
             yield name, lines_of(error)[0].removeprefix(f"{name}: ")
 
@@ -183,8 +183,8 @@ def _cell(cfg: Any) -> Lines:
     cell = ready.cell
     yield "configuration", cell_text(cell)
     of_methods = ((cell.protect, cell.surrogate), (cell.attack, cell.purifier))
-    used = [cell.victim, *(model for method, model in of_methods if method.thing.needs)]
-    for name, place in {model.name: _place(model.thing) for model in used}.items():
+    used = [cell.victim, *(model for method, model in of_methods if method.component.needs)]
+    for name, place in {model.name: _place(model.component) for model in used}.items():
         if place.startswith("missing"):
             yield f"model {name}", f"no: {place}"
     for name, reason in cell.absent.items():

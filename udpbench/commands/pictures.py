@@ -77,7 +77,7 @@ def change(
     part: Part = getattr(cell, method)
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
-        files = cell.data.thing.files()
+        files = cell.data.component.files()
         coupled, said = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
         captions = read_captions(source, files)
@@ -97,8 +97,8 @@ def change(
                 _copy(folder, target)
                 advance(stage.key in todo)
     model = cell.surrogate if method == "protect" else cell.purifier
-    budget = f", {cell.budget.thing.name}" if method == "protect" else ""
-    return rows, f"{part.name}{budget}{f', model {model.name}' if part.thing.needs else ''}"
+    budget = f", {cell.budget.component.name}" if method == "protect" else ""
+    return rows, f"{part.name}{budget}{f', model {model.name}' if part.component.needs else ''}"
 
 
 def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
@@ -108,9 +108,9 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
     cell = build(cfg, cfg.hydra.runtime.choices, alone=method)
     check_members(cfg, cfg.hydra.runtime.choices)
     part: Part = getattr(cell, method)
-    if method == "protect" and not part.thing.protects:
+    if method == "protect" and not part.component.protects:
         raise ConfigError(f"protect={part.name} changes nothing; give another protection")
-    if method == "attack" and "purify" not in part.thing.hooks:
+    if method == "attack" and "purify" not in part.component.hooks:
         raise ConfigError(f"attack={part.name} changes no pictures; give an attack that does, e.g. attack=impress")
     check_alone(cell, method)
     return replace(cell, arms=())
@@ -118,8 +118,8 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
 
 def _coupled(cell: Cell, part: Part) -> bool:
     """Whether what the method makes of a picture depends on the others; a control does as what it matches does."""
-    matches = part is cell.protect and part.thing.matches_strength and cell.like
-    return bool(part.thing.couples_images or (matches and cell.like.thing.couples_images))  # type: ignore[union-attr]
+    matches = part is cell.protect and part.component.matches_strength and cell.like
+    return bool(part.component.couples_images or (matches and cell.like.component.couples_images))  # type: ignore[union-attr]
 
 
 def _say_plan(log: Log, name: str, pictures: int, coupled: bool, todo: int) -> None:
@@ -140,7 +140,7 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
         made = graph.protected
     else:
         made = replace(stages.attack_stage(cell, graph.data, cell.attack), title=cell.attack.name)
-    codecs, shaped = CODECS[method], cell.data.thing.shaped
+    codecs, shaped = CODECS[method], cell.data.component.shaped
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         rows = {}

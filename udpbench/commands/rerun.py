@@ -54,7 +54,7 @@ def _rerun(path: Path, words: Sequence[str], trust: bool) -> int:
     ready.tracker.check()
     console.say(f"record: {path}: {names_text(old['cell'])}")
     try:
-        new = execute(ready, cfg, "rerun", "rerun", shown=False, choices=choices)
+        new = execute(ready, cfg, "rerun", "rerun", show_table=False, choices=choices)
     except Exception as error:  # noqa: BLE001 - it was told
         return 2 if isinstance(error, ValueError) else 1
     return _tell(old, new, others) if new else 0

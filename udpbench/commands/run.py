@@ -58,20 +58,18 @@ def execute(
     ready: PreparedCell,
     cfg: DictConfig,
     group: str = "",
-    called: str = "udpbench",
-    shown: bool = True,
+    prefix: str = "udpbench",
+    show_table: bool = True,
     choices: Mapping[str, Any] | None = None,
 ) -> Record | None:
-    """Run a prepared cell: stages, record, contact sheet, tracker and, if it is ``shown``, a table; returns the record,
-    None if scores are left to another time.
+    """Run a prepared cell: stages, record, contact sheet, tracker and, with ``show_table``, a table; returns the
+    record, None if scores are left to another time.
 
-    ``group``: the sweep it belongs to; ``called``: how its messages begin; ``choices``: the options chosen by group,
+    ``group``: the sweep it belongs to; ``prefix``: how its messages begin; ``choices``: the options chosen by group,
     from which further processes build the same cell (None: this process works alone). If it fails, a failed record is
-    written, or beside a finished one, and the error is raised again after one line for a person. Raises Busy as
+    written (beside the finished one, if there is one), one line says why, and the error is raised again. Raises Busy as
     ``Store.do``.
     """
-    from udpbench.benchmark.run import run
-    from udpbench.commands.workers import shared
     from udpbench.results import record
     from udpbench.results.gather import record_of
     from udpbench.tracking.track import Tracked
@@ -86,22 +84,17 @@ def execute(
     names = graph.cell.names
     tracker.start(graph.key, group, config, folder, [str(names[part]) for part in TAGS])
     try:
-        with shared(ready, cfg, choices) as n:
-            by = f" by {n} processes" if n > 1 else ""
-            console.say(f"{called}: {cell_text(graph.cell)} on {store.device}; {todo} stages to do{by}")
-            if todo and (why := graph.cell.unranked):
-                console.say(f"no primary score can be measured: {why}")
-            run(graph, store, n > 1, ready.scores)
+        _finish_stages(ready, cfg, choices, prefix, todo)
         if not ready.scores:
             todo_next = "run the same command with runtime.stages=scores to compute them and write the record"
             console.say(f"everything but the scores is done; {todo_next}")
             tracker.finish("ok")
             return None
         computed = frozenset(store.computed)  # by all processes
-        found = record_of(graph, store, config, computed)
-        record.write(path, found)
+        new = record_of(graph, store, config, computed)
+        record.write(path, new)
         written = True  # what fails from here on is the showing
-        _show(ready, found, path, folder, shown, mirrored=todo > 0 or bool(computed))
+        _show(ready, new, path, folder, show_table, mirrored=todo > 0 or bool(computed))
     except Busy:
         tracker.finish("ok")
         raise
@@ -111,7 +104,7 @@ def execute(
         with suppress(Exception):  # what keeps it from writing (a full disk, a lost GPU) is known by then
             tracker.finish("failed")
         raise
-    return found
+    return new
 
 
 def _as_recorded(ready: PreparedCell, cfg: DictConfig) -> dict[str, Any]:
@@ -120,11 +113,27 @@ def _as_recorded(ready: PreparedCell, cfg: DictConfig) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k != "hydra"} | {"arms": list(ready.cell.arms)}
 
 
+def _finish_stages(
+    ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | None, prefix: str, todo: int
+) -> None:
+    """Compute the ``todo`` missing stages, with as many processes as ``runtime.workers`` asks for."""
+    from udpbench.benchmark.run import run
+    from udpbench.commands.workers import shared
+
+    cell, log = ready.cell, ready.store.log
+    with shared(ready, cfg, choices) as n:
+        by = f" by {n} processes" if n > 1 else ""
+        log.say(f"{prefix}: {cell_text(cell)} on {ready.store.device}; {todo} stages to do{by}")
+        if todo and (why := cell.unranked):
+            log.say(f"no primary score can be measured: {why}")
+        run(ready.graph, ready.store, n > 1, ready.scores)
+
+
 def _record_path(ready: PreparedCell, cfg: DictConfig) -> Path:
     return Path(cfg.runtime.records) / f"{slug(ready.cell)}-{ready.graph.key}.json"
 
 
-def _show(ready: PreparedCell, found: Record, path: Path, folder: Path, table: bool, mirrored: bool) -> None:
+def _show(ready: PreparedCell, record: Record, path: Path, folder: Path, table: bool, mirrored: bool) -> None:
     """The contact sheet, the table and, if anything was computed, the tracker's mirror of both."""
     from udpbench.results.gather import draw_sheet
     from udpbench.results.table import cell_table
@@ -133,11 +142,11 @@ def _show(ready: PreparedCell, found: Record, path: Path, folder: Path, table: b
     folder.mkdir(parents=True, exist_ok=True)
     draw_sheet(ready.graph, ready.store, folder / "sheet.png")
     if table:
-        show(cell_table(found))
+        show(cell_table(record))
     ready.store.log.say(f"record: {path}")
     ready.store.log.say(f"pictures: {folder / 'sheet.png'}")
     if mirrored:
-        mirror(found, folder / "sheet.png", ready.tracker)
+        mirror(record, folder / "sheet.png", ready.tracker)
         ready.tracker.finish("ok")
 
 

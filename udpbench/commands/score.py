@@ -77,7 +77,7 @@ def scores(
     with _of_equal_names(got, ref) as folders, run.log.bar("scores", len(names), "metric") as advance:
         for name in names:
             advance(1)
-            _add_scores(found, name, make_part(cfg.chosen[name], name, Metric).thing, *folders, run)
+            _add_scores(found, name, make_part(cfg.chosen[name], name, Metric).component, *folders, run)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a scheduler sends before it takes a job away: the work ends where it can be gone on from, within ``GRACE``."""
+"""What a scheduler sends before it takes a job away: work ends where it can be resumed, within ``GRACE``."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def workers_for(wanted: int | str, ready: PreparedCell) -> int:
     as there are arms and free memory for them; on a GPU, and with models that fill all cores by themselves, one."""
     if wanted != "auto":
         return int(wanted)
-    if ready.store.device.type != "cpu" or not ready.cell.victim.thing.embedded:
+    if ready.store.device.type != "cpu" or not ready.cell.victim.component.embedded:
         return 1
     arms = sum(stage.name in ("train", "edit") for stage in ready.store.missing(ready.wanted))
     return max(1, min(arms, room()))
@@ -46,7 +46,7 @@ def threads_for(wanted: int | str, ready: PreparedCell, n: int) -> int:
     small for more, so that a cell has the same digits on every number of cores; with others, the idle cores shared."""
     if wanted != "auto":
         return int(wanted)
-    return 1 if ready.cell.victim.thing.embedded else max(1, idle_cores() // n)
+    return 1 if ready.cell.victim.component.embedded else max(1, idle_cores() // n)
 
 
 @contextmanager

@@ -18,11 +18,11 @@ class ConfigError(ValueError):
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to end, and what it was at can be gone on from."""
+    """The process was asked to end, and its work can be resumed."""
 
 
 class Busy(Exception):
-    """Other processes are at everything that could be done now."""
+    """Other processes are computing everything that could be done now."""
 
 
 class Errors(list[str]):
@@ -43,6 +43,11 @@ class Errors(list[str]):
         except SystemExit as error:
             self.append(f"a method tried to end the process (SystemExit {error.code}) while it was looked at")
         return None
+
+    def raise_any(self) -> None:
+        """Raise ConfigError with each line once, if there are any."""
+        if self:
+            raise ConfigError("\n".join(dict.fromkeys(self)))
 
 
 def unresolved(error: InterpolationKeyError) -> str:

@@ -55,16 +55,16 @@ def _empty(cell: Cell, store: Store, config: Mapping[str, Any]) -> Record:
 
     ``label``: the embedded model's numbers never share a leaderboard with another model's.
     """
-    embedded = cell.victim.thing.embedded
+    embedded = cell.victim.component.embedded
     return {
         "schema": SCHEMA,
         "status": "ok",
         "cell": cell.names,  # type: ignore[typeddict-item]
         "label": EMBEDDED if embedded else cell.victim.name,
         "facts": {
-            "budget": cell.budget.thing.facts,
+            "budget": cell.budget.component.facts,
             "preset": cell.protect.preset,
-            "edits": not cell.task.thing.trains,
+            "edits": not cell.task.component.trains,
             "embedded": embedded,
             "protected_fraction": cell.protected_fraction,
         },
@@ -91,7 +91,7 @@ def _parts(cell: Cell) -> dict[str, Any]:
 
 def knowledge(cell: Cell) -> dict[str, bool]:
     """What the owner's model has in common with the thief's; of models without an autoencoder, all or nothing."""
-    models = cell.surrogate.thing, cell.victim.thing
+    models = cell.surrogate.component, cell.victim.component
     known = [part.key["identity"] for part in (cell.surrogate, cell.victim)]
 
     def same(part: str) -> bool:
@@ -106,7 +106,7 @@ def knowledge(cell: Cell) -> dict[str, bool]:
 
 def _arm(cell: Cell, store: Store, arm: Arm) -> ArmScores:
     curve, validation = _curve(store, arm.scores), _curve(store, arm.validation)
-    ways = {name: way for metric in cell.metrics.values() for name, way in metric.thing.scores.items()}
+    ways = {name: way for metric in cell.metrics.values() for name, way in metric.component.scores.items()}
     used = _used(cell, store, arm)
     scores: dict[str, Score] = {
         name: {"value": value, "n": used[name], "better_protected": ways[name], "primary": name in cell.primary}
@@ -133,10 +133,10 @@ def _used(cell: Cell, store: Store, arm: Arm) -> dict[str, int]:
     used: dict[str, int] = {}
     for name, metric in cell.metrics.items():
         n, parents = made, arm.scores[name, 1.0].parents
-        if metric.thing.equal_sizes:
+        if metric.component.equal_sizes:
             folders = {role: store.path(parent) for role, parent in parents.items()}
-            n = min(made, len(list_images(compared_with(metric.thing.against, folders))))
-        used |= dict.fromkeys(metric.thing.scores, n)
+            n = min(made, len(list_images(compared_with(metric.component.against, folders))))
+        used |= dict.fromkeys(metric.component.scores, n)
     return used
 
 
@@ -174,7 +174,7 @@ def _counts(graph: Graph, store: Store) -> dict[str, int]:
 def draw_sheet(graph: Graph, store: Store, path: Path) -> None:
     """The contact sheet: training pictures clean, protected, purified, what was added, and what each arm generated;
     edits stand under the picture they were made of, prompt after prompt. One that shows the same is left as it is."""
-    task, arms = graph.cell.task.thing, graph.arms
+    task, arms = graph.cell.task.component, graph.arms
     shown = [*graph.shown, *(arm.final for arm in arms.values())]
     shows = hash_of([sheet.LAYOUT, SHOWN, graph.key, [store.facts(stage)["content"] for stage in shown]])
     if sheet.already(path, shows):
@@ -200,4 +200,4 @@ def _repainted(graph: Graph, data: Path, shown: list) -> list:
     """What the task paints anew in the pictures to show, the first ones; nothing if it edits whole pictures."""
     names = (path.name for path in list_images(data / "train"))
     squares = {name: fit_square(x, min(x.shape[-2:])) for name, x in zip(names, shown, strict=False)}
-    return list(graph.cell.task.thing.repainted(squares, data / "masks").values())
+    return list(graph.cell.task.component.repainted(squares, data / "masks").values())
