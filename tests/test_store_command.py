@@ -12,9 +12,8 @@ import pytest
 from factory import make_record
 from shared import small
 
-from udpbench.benchmark import shelf
 from udpbench.benchmark.estimate import History
-from udpbench.benchmark.shelf import called, contents, free, put_aside, remove, tidy, unneeded
+from udpbench.benchmark.stage_folders import StageFolder, called, contents, free, put_aside, remove, tidy, unneeded
 from udpbench.benchmark.store import BEGUN, FACTS, Stage, Store
 from udpbench.commands import run as cell_command
 from udpbench.commands import store as command
@@ -123,7 +122,7 @@ def test_what_is_no_stage_is_one_error_line(store, tmp_path):
         with pytest.raises(ValueError, match="is no stage of .*; give a key") as error:
             called(store, contents(store), name)
         assert "\n" not in str(error.value)
-    kept = [shelf.Kept(tmp_path / f"{i}", "data", f"abcd{i}", "finished", 0, 0.0) for i in range(2)]
+    kept = [StageFolder(tmp_path / f"{i}", "data", f"abcd{i}", "finished", 0, 0.0) for i in range(2)]
     with pytest.raises(ValueError, match=r"'abcd' begins 2 keys \(abcd0, abcd1\); give more of it"):
         called(store, kept, "abcd")
 

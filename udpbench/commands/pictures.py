@@ -78,20 +78,20 @@ def change(
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
         files = cell.data.component.files()
-        coupled, said = _coupled(cell, part), store.log
+        coupled, console = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
         captions = read_captions(source, files)
         work = []
         for i, unit in enumerate(units):
-            mine = cell if unit == files else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
-            work.append(_finished_stage(mine, unit, method, form))
+            unit_cell = cell if unit == files else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
+            work.append(_finished_stage(unit_cell, unit, method, form))
         fetch_models(cell, store.missing(work))
         try_folder(target)
         todo = {stage.key for stage in work if not store.finished(stage)}
-        _say_plan(said, part.name, len(files), coupled, len(todo))
-        with (said if todo and not coupled else Log()).bar(part.name, len(todo), "img") as advance:
+        _say_plan(console, part.name, len(files), coupled, len(todo))
+        with (console if todo and not coupled else Log()).bar(part.name, len(todo), "img") as advance:
             for unit, stage in zip(units, work, strict=True):
-                store.log = said if coupled else Titled(said, shown_name(unit[0].name))
+                store.log = console if coupled else Titled(console, shown_name(unit[0].name))
                 (folder,) = store.do(stage)
                 rows |= json.loads((folder / FACTS).read_text(encoding="utf-8"))
                 _copy(folder, target)

@@ -28,7 +28,7 @@ from udpbench.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from udpbench.benchmark.shelf import Kept
+    from udpbench.benchmark.stage_folders import StageFolder
     from udpbench.benchmark.store import Store
     from udpbench.results.schema import Record
 
@@ -55,15 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class StoreAndRecords:
     """A store and the records of ``runtime.records``; both are read when they are first asked for."""
 
     store: Store
     folder: Path
 
     @cached_property
-    def there(self) -> list[Kept]:
-        from udpbench.benchmark.shelf import contents
+    def there(self) -> list[StageFolder]:
+        from udpbench.benchmark.stage_folders import contents
 
         if not self.store.root.is_dir():
             raise ValueError(f"store: {self.store.root} is not a folder; say where it is with runtime.store=DIR")
@@ -105,32 +105,32 @@ class Shelf:
                 found.setdefault(stage["key"], []).append((path, stage["name"]))
         return found
 
-    def named(self, kept: Kept) -> dict[Path, str]:
+    def named(self, kept: StageFolder) -> dict[Path, str]:
         """The records that name a stage, under any of its keys, and as what."""
         return dict(use for key in sorted(kept.keys) for use in self.uses.get(key, ()))
 
-    def chosen(self, names: Sequence[str]) -> list[Kept]:
+    def chosen(self, names: Sequence[str]) -> list[StageFolder]:
         """What is called by ``NAMES``, each once; a kind means its finished stages.
 
         Raises ValueError for a name of nothing.
         """
-        from udpbench.benchmark.shelf import STATES, called
+        from udpbench.benchmark.stage_folders import STATES, called
 
-        found: dict[Path, Kept] = {}
+        found: dict[Path, StageFolder] = {}
         kinds = {kept.kind for kept in self.there}
         for name in names:
             if name in STATES:
-                mine = [kept for kept in self.there if kept.state == name]
+                stages = [kept for kept in self.there if kept.state == name]
             elif name in kinds:
-                mine = [kept for kept in self.there if kept.kind == name and kept.state == "finished"]
+                stages = [kept for kept in self.there if kept.kind == name and kept.state == "finished"]
             else:
-                mine = called(self.store, self.there, name)
-            found |= {kept.folder: kept for kept in mine}
+                stages = called(self.store, self.there, name)
+            found |= {kept.folder: kept for kept in stages}
         return list(found.values())
 
 
-def _opened(parser: Parser, words: Sequence[str], takes: str, least: int = 0) -> tuple[Any, list[str], Shelf]:
-    """The parsed words: flags, names (``takes`` says which), and the shelf that the settings among them name."""
+def _opened(parser: Parser, words: Sequence[str], takes: str, least: int = 0) -> tuple[Any, list[str], StoreAndRecords]:
+    """The parsed words: flags, names (``takes`` says which), and the store and records that the settings name."""
     about = f"{takes}; settings: runtime.store=DIR ..."
     parser.add_argument("words", nargs="*", default=[], metavar="NAME", help=about)
     args = parser.parse_intermixed_args(words)
@@ -139,7 +139,7 @@ def _opened(parser: Parser, words: Sequence[str], takes: str, least: int = 0) ->
     if len(names) < least:
         parser.error(f"give {takes}")
     cfg = composed(settings)
-    return args, names, Shelf(open_store(cfg), Path(cfg.runtime.records))
+    return args, names, StoreAndRecords(open_store(cfg), Path(cfg.runtime.records))
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
@@ -148,33 +148,33 @@ def _opened(parser: Parser, words: Sequence[str], takes: str, least: int = 0) ->
 def ls(parser: Parser, words: Sequence[str]) -> int:
     """Finished stages by kind; with names, one by one."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there, a stage an entry")
-    args, names, shelf = _opened(parser, words, f"to list them one by one: {NAMES}")
-    chosen = shelf.chosen(names) if names else shelf.there
+    args, names, opened = _opened(parser, words, f"to list them one by one: {NAMES}")
+    chosen = opened.chosen(names) if names else opened.there
     if args.json:
-        write_json(args.json, [_as_json(kept, shelf) for kept in chosen])
+        write_json(args.json, [_as_json(kept, opened) for kept in chosen])
     if names:
         rows = []
         for kept in chosen:
-            records = shelf.named(kept)
+            records = opened.named(kept)
             needed = [str(len(records)), next(iter(records.values()), "-")]
             rows.append([str(kept), kept.state, _size([kept]), _when(kept.used), *needed])
-        show(table(str(shelf.store.root), ["stage", "state", "size", "last use", "records", "as"], rows))
+        show(table(str(opened.store.root), ["stage", "state", "size", "last use", "records", "as"], rows))
         return 0
     finished = [kept for kept in chosen if kept.state == "finished"]
-    rows = [[kind, *_row(mine, shelf)] for kind, mine in _by_kind(finished).items()]
+    rows = [[kind, *_row(stages, opened)] for kind, stages in _by_kind(finished).items()]
     columns = ["finished", "stages", "size", "last use", "records", "in no record"]
-    show(table(str(shelf.store.root), columns, [*rows, ["total", *_row(finished, shelf)]]), *_others(chosen))
+    show(table(str(opened.store.root), columns, [*rows, ["total", *_row(finished, opened)]]), *_others(chosen))
     return 0
 
 
-def _row(mine: Sequence[Kept], shelf: Shelf) -> list[str]:
-    named = [shelf.named(kept) for kept in mine]
+def _row(stages: Sequence[StageFolder], opened: StoreAndRecords) -> list[str]:
+    named = [opened.named(kept) for kept in stages]
     cells = {path for records in named for path in records}
-    last = max((kept.used for kept in mine), default=0)
-    return [str(len(mine)), _size(mine), _when(last), str(len(cells)), str(sum(not records for records in named))]
+    last = max((kept.used for kept in stages), default=0)
+    return [str(len(stages)), _size(stages), _when(last), str(len(cells)), str(sum(not records for records in named))]
 
 
-def _others(there: Iterable[Kept]) -> list[str]:
+def _others(there: Iterable[StageFolder]) -> list[str]:
     """A line for each state but finished."""
     about = {
         "unfinished": "begun; the same cell goes on with those that can",
@@ -183,14 +183,14 @@ def _others(there: Iterable[Kept]) -> list[str]:
     }
     found = {state: [kept for kept in there if kept.state == state] for state in about}
     lines = []
-    for state, mine in found.items():
-        busy = sum(kept.busy for kept in mine)
+    for state, stages in found.items():
+        busy = sum(kept.busy for kept in stages)
         at_work = f", {busy} of them at work" if busy else ""
-        lines += [f"{state}: {len(mine)}, {_size(mine)}{at_work} ({about[state]})"] if mine else []
+        lines += [f"{state}: {len(stages)}, {_size(stages)}{at_work} ({about[state]})"] if stages else []
     return lines
 
 
-def _as_json(kept: Kept, shelf: Shelf) -> dict[str, Any]:
+def _as_json(kept: StageFolder, opened: StoreAndRecords) -> dict[str, Any]:
     return {
         "kind": kept.kind,
         "key": kept.key,
@@ -200,25 +200,25 @@ def _as_json(kept: Kept, shelf: Shelf) -> dict[str, Any]:
         "folder": str(kept.folder),
         "bytes": kept.bytes,
         "last_use": _when(kept.used, "%Y-%m-%dT%H:%M:%S%z"),
-        "records": [str(path) for path in shelf.named(kept)],
+        "records": [str(path) for path in opened.named(kept)],
     }
 
 
 def why(parser: Parser, words: Sequence[str]) -> int:
     """What a stage is, what it was made of and with which settings, and which records need it."""
-    _, names, shelf = _opened(parser, words, "a key or its first digits, a folder of the store, or a picture", 1)
-    blocks = [_about(kept, shelf) for name in names for kept in shelf.chosen([name])]
+    _, names, opened = _opened(parser, words, "a key or its first digits, a folder of the store, or a picture", 1)
+    blocks = [_about(kept, opened) for name in names for kept in opened.chosen([name])]
     show("\n\n".join(blocks))
     return 0
 
 
-def _about(kept: Kept, shelf: Shelf) -> str:
+def _about(kept: StageFolder, opened: StoreAndRecords) -> str:
     from omegaconf import OmegaConf
 
-    facts, named = kept.facts, shelf.named(kept)
-    by_key = {key: other for other in shelf.there if not other.aside for key in other.keys}
+    facts, named = kept.facts, opened.named(kept)
+    by_key = {key: other for other in opened.there if not other.aside for key in other.keys}
     parents = {name: by_key.get(key) for name, key in kept.parents.items()}
-    children = [other for other in shelf.there if kept.keys & set(other.parents.values())]
+    children = [other for other in opened.there if kept.keys & set(other.parents.values())]
     lines = [
         f"{kept}: {next(iter(named.values()), kept.kind)}, {kept.state}{', at work' if kept.busy else ''}",
         f"  folder: {kept.folder}",
@@ -233,9 +233,9 @@ def _about(kept: Kept, shelf: Shelf) -> str:
     lines += [f"  seed: {facts['seed']}"] if "seed" in facts else []
     if settings := facts.get("settings"):
         lines += ["  settings:", *(f"    {line}" for line in OmegaConf.to_yaml(settings).splitlines())]
-    lines += [f"  needed by {len(named)} record{'s' if len(named) != 1 else ''} under {shelf.folder}"]
+    lines += [f"  needed by {len(named)} record{'s' if len(named) != 1 else ''} under {opened.folder}"]
     for path in list(named)[:SHOWN]:
-        lines += [f"    {path.name}: {_cell(shelf.readable[path])}"]
+        lines += [f"    {path.name}: {_cell(opened.readable[path])}"]
     return "\n".join([*lines, *([f"    ... and {len(named) - SHOWN} more"] if len(named) > SHOWN else [])])
 
 
@@ -245,14 +245,14 @@ def _cell(record: Record) -> str:
 
 def verify(parser: Parser, words: Sequence[str]) -> int:
     """Compare the contents of every file with what was written; status 1 if something is damaged."""
-    from udpbench.benchmark.shelf import put_aside
+    from udpbench.benchmark.stage_folders import put_aside
     from udpbench.tracking.console import Console
 
     parser.add_argument("--aside", action="store_true", help="move damaged stages to damaged/: they are computed anew")
-    args, names, shelf = _opened(parser, words, f"what to verify instead of everything: {NAMES}")
-    there = shelf.chosen(names) if names else shelf.there
+    args, names, opened = _opened(parser, words, f"what to verify instead of everything: {NAMES}")
+    there = opened.chosen(names) if names else opened.there
     chosen = [kept for kept in there if kept.state == "finished" or (kept.state == "damaged" and not kept.aside)]
-    store, damaged = shelf.store, 0
+    store, damaged = opened.store, 0
     store.digests = True
     with Console().bar("verify", len(chosen), "stage") as advance:
         for kept in chosen:
@@ -271,49 +271,49 @@ def verify(parser: Parser, words: Sequence[str]) -> int:
 
 def gc(parser: Parser, words: Sequence[str]) -> int:
     """What no record names; nothing is removed without --yes."""
-    from udpbench.benchmark.shelf import unneeded
+    from udpbench.benchmark.stage_folders import unneeded
 
     parser.add_argument("--days", type=float, default=1.0, metavar="N", help="leave what was used in the last N days "
                         "(default 1): a cell that runs has no record yet")  # fmt: skip
-    args, names, shelf = _opened(_deletes(parser), words, f"of what only: {NAMES}")
+    args, names, opened = _opened(_deletes(parser), words, f"of what only: {NAMES}")
     if not 0 <= args.days < math.inf:
         parser.error(f"--days must be a number of days, 0 or more, given {args.days}")
-    needed = {stage["key"] for record in shelf.records.values() for stage in record["stages"]}
-    there = shelf.chosen(names) if names else shelf.there
-    all_free = {kept.folder for kept in unneeded(shelf.there, needed)}
-    old = {kept.folder for kept in unneeded(shelf.there, needed, time.time() - args.days * DAY)}
+    needed = {stage["key"] for record in opened.records.values() for stage in record["stages"]}
+    there = opened.chosen(names) if names else opened.there
+    all_free = {kept.folder for kept in unneeded(opened.there, needed)}
+    old = {kept.folder for kept in unneeded(opened.there, needed, time.time() - args.days * DAY)}
     gone = [kept for kept in there if kept.folder in old]
     if recent := [kept for kept in there if kept.folder in all_free - old]:
         show(f"left: {_count(recent)}, {_size(recent)}, used in the last {args.days:g} days (--days 0 takes them, too)")
-    return _remove(shelf, gone, f"named by no record under {shelf.folder}", args.yes)
+    return _remove(opened, gone, f"named by no record under {opened.folder}", args.yes)
 
 
 def rm(parser: Parser, words: Sequence[str]) -> int:
     """Stages by their names, or the trained weights of finished cells; nothing is removed without --yes."""
-    from udpbench.benchmark.shelf import free
+    from udpbench.benchmark.stage_folders import free
 
     parser.add_argument("--weights", action="store_true", help="trained weights of finished cells; their pictures, "
                         "scores and costs are kept, and a training is redone if something needs it")  # fmt: skip
-    args, names, shelf = _opened(_deletes(parser), words, NAMES)
+    args, names, opened = _opened(_deletes(parser), words, NAMES)
     if bool(names) == args.weights:
         parser.error(f"give either --weights or {NAMES}")
-    chosen = _weights(shelf) if args.weights else shelf.chosen(names)
-    at_hand = {kept.folder for kept in free(shelf.there)}
+    chosen = _weights(opened) if args.weights else opened.chosen(names)
+    at_hand = {kept.folder for kept in free(opened.there)}
     gone = [kept for kept in chosen if kept.folder in at_hand]
     if held := [kept for kept in chosen if kept.folder not in at_hand]:
         show(f"left: {_count(held)}, in use: a running process computes or reads them")
-    if needed := [kept for kept in gone if not args.weights and kept.state == "finished" and shelf.named(kept)]:
-        records = {path for kept in needed for path in shelf.named(kept)}
+    if needed := [kept for kept in gone if not args.weights and kept.state == "finished" and opened.named(kept)]:
+        records = {path for kept in needed for path in opened.named(kept)}
         show(f"{len(needed)} of them are named by {len(records)} records, whose cells compute again what they lack")
-    return _remove(shelf, gone, "trained weights of finished cells" if args.weights else "chosen", args.yes)
+    return _remove(opened, gone, "trained weights of finished cells" if args.weights else "chosen", args.yes)
 
 
-def _weights(shelf: Shelf) -> list[Kept]:
+def _weights(opened: StoreAndRecords) -> list[StageFolder]:
     """Finished trainings that finished cells are made of, and no failed one, which would train again."""
     keys: dict[str, set[str]] = {"ok": set(), "failed": set()}
-    for record in shelf.records.values():
+    for record in opened.records.values():
         keys[record["status"]] |= {stage["key"] for stage in record["stages"]}
-    trained = [kept for kept in shelf.there if kept.kind == WEIGHTS and kept.state == "finished"]
+    trained = [kept for kept in opened.there if kept.kind == WEIGHTS and kept.state == "finished"]
     return [kept for kept in trained if kept.keys & keys["ok"] and not kept.keys & keys["failed"]]
 
 
@@ -322,11 +322,11 @@ def _deletes(parser: Parser) -> Parser:
     return parser
 
 
-def _remove(shelf: Shelf, gone: Sequence[Kept], which: str, yes: bool) -> int:
+def _remove(opened: StoreAndRecords, gone: Sequence[StageFolder], which: str, yes: bool) -> int:
     """Say what is to be removed and, with ``yes``, remove it; status 1 if some of it could not be."""
-    from udpbench.benchmark.shelf import remove, tidy
+    from udpbench.benchmark.stage_folders import remove, tidy
 
-    rows = [[kind, str(len(mine)), _size(mine)] for kind, mine in _by_kind(gone).items()]
+    rows = [[kind, str(len(stages)), _size(stages)] for kind, stages in _by_kind(gone).items()]
     if not rows:
         show(f"{which}: nothing to remove")
         return 0
@@ -334,8 +334,8 @@ def _remove(shelf: Shelf, gone: Sequence[Kept], which: str, yes: bool) -> int:
     if not yes:
         show("nothing was removed; --yes removes them")
         return 0
-    left = [kept for kept in gone if not remove(shelf.store, kept, keep_facts=bool(shelf.named(kept)))]
-    tidy(shelf.store)
+    left = [kept for kept in gone if not remove(opened.store, kept, keep_facts=bool(opened.named(kept)))]
+    tidy(opened.store)
     removed = [kept for kept in gone if kept not in left]
     show(f"removed: {_count(removed)}, {_size(removed)}")
     for kept in left:
@@ -346,7 +346,7 @@ def _remove(shelf: Shelf, gone: Sequence[Kept], which: str, yes: bool) -> int:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def _by_kind(there: Iterable[Kept]) -> dict[str, list[Kept]]:
+def _by_kind(there: Iterable[StageFolder]) -> dict[str, list[StageFolder]]:
     """In the order of the pipeline; what is not finished by its state, behind."""
     from udpbench.results.record import grouped
     from udpbench.results.tally import place
@@ -355,12 +355,12 @@ def _by_kind(there: Iterable[Kept]) -> dict[str, list[Kept]]:
     return dict(sorted(found.items(), key=lambda item: place(item[0])))
 
 
-def _count(there: Sequence[Kept]) -> str:
+def _count(there: Sequence[StageFolder]) -> str:
     """2 train, 1 generate."""
-    return ", ".join(f"{len(mine)} {kind}" for kind, mine in _by_kind(there).items()) or "nothing"
+    return ", ".join(f"{len(stages)} {kind}" for kind, stages in _by_kind(there).items()) or "nothing"
 
 
-def _size(there: Iterable[Kept]) -> str:
+def _size(there: Iterable[StageFolder]) -> str:
     from udpbench.results.tally import size
 
     return size(sum(kept.bytes for kept in there))

@@ -32,7 +32,7 @@ SHORTEST = 4  # hex digits by which a stage may be called
 
 
 @dataclass(frozen=True)
-class Kept:
+class StageFolder:
     """One folder of a store.
 
     ``state``: finished; unfinished (begun, in a ``.part`` folder); damaged (put aside, or it says nothing of itself);
@@ -70,8 +70,8 @@ class Kept:
         return f"{self.kind}/{self.folder.name}" if not self.aside else f"{DAMAGED}/{self.folder.name}"
 
 
-def contents(store: Store) -> list[Kept]:
-    """Everything in the store, by kind, then by key; of other names of a folder, see ``Kept.also``.
+def contents(store: Store) -> list[StageFolder]:
+    """Everything in the store, by kind, then by key; of other names of a folder, see ``StageFolder.also``.
 
     Folders that no stage is called like are somebody's, and left alone.
     """
@@ -81,15 +81,15 @@ def contents(store: Store) -> list[Kept]:
     for folder in sorted(folder for kind in _folders(store.root / DROPPED) for folder in _folders(kind)):
         kind = folder.parent.name
         if (kind, folder.name) not in there:
-            found.append(Kept(folder, kind, folder.name, DROPPED, *_seen(folder), _facts(folder)))
+            found.append(StageFolder(folder, kind, folder.name, DROPPED, *_seen(folder), _facts(folder)))
     for folder in sorted(_folders(store.root / DAMAGED)):
         kind, key, *_ = [*folder.name.split("-"), ""]
         size, _ = _seen(folder)
-        found.append(Kept(folder, kind, key, DAMAGED, size, folder.stat().st_ctime))  # when it was put aside
+        found.append(StageFolder(folder, kind, key, DAMAGED, size, folder.stat().st_ctime))  # when it was put aside
     return found
 
 
-def _of_kind(store: Store, place: Path) -> Iterator[Kept]:
+def _of_kind(store: Store, place: Path) -> Iterator[StageFolder]:
     also: dict[str, list[str]] = {}
     for link in (path for path in sorted(place.iterdir()) if path.is_symlink()):
         also.setdefault(link.resolve().name, []).append(link.name)
@@ -98,12 +98,12 @@ def _of_kind(store: Store, place: Path) -> Iterator[Kept]:
             continue
         busy, others = _busy(store, place.name, key), tuple(also.get(folder.name, ()))
         if folder.name != key:
-            yield Kept(folder, place.name, key, "unfinished", *_seen(folder), _begun(folder), (), busy)
+            yield StageFolder(folder, place.name, key, "unfinished", *_seen(folder), _begun(folder), (), busy)
         elif facts := _facts(folder):
             used = _modified(folder / FACTS)
-            yield Kept(folder, place.name, key, "finished", bytes_of(folder, facts), used, facts, others, busy)
+            yield StageFolder(folder, place.name, key, "finished", bytes_of(folder, facts), used, facts, others, busy)
         else:
-            yield Kept(folder, place.name, key, DAMAGED, *_seen(folder), {}, others, busy)
+            yield StageFolder(folder, place.name, key, DAMAGED, *_seen(folder), {}, others, busy)
 
 
 def _folders(place: Path) -> list[Path]:
@@ -147,7 +147,7 @@ def _busy(store: Store, kind: str, key: str) -> bool:
 # -- choosing ----------------------------------------------------------------------------------------------------------
 
 
-def called(store: Store, there: Sequence[Kept], text: str) -> list[Kept]:
+def called(store: Store, there: Sequence[StageFolder], text: str) -> list[StageFolder]:
     """What a person calls ``text``: a key or how it begins, KIND/KEY, a folder of the store, or a file in one or, as
     far as it is equal to one there, elsewhere.
 
@@ -172,14 +172,14 @@ def called(store: Store, there: Sequence[Kept], text: str) -> list[Kept]:
     return found
 
 
-def unneeded(there: Iterable[Kept], needed: Collection[str], before: float = math.inf) -> list[Kept]:
+def unneeded(there: Iterable[StageFolder], needed: Collection[str], before: float = math.inf) -> list[StageFolder]:
     """What is ``free``, what no key in ``needed`` asks for and what was last used ``before`` that time, in seconds
     since 1970; what was put aside as damaged is needed by nobody."""
     keys = frozenset(needed)
     return [kept for kept in free(there) if kept.aside or (not kept.keys & keys and kept.used < before)]
 
 
-def free(there: Iterable[Kept]) -> list[Kept]:
+def free(there: Iterable[StageFolder]) -> list[StageFolder]:
     """The folders that no running process computes or reads."""
     there = list(there)
     read = {key for kept in there if kept.busy for key in kept.parents.values()}
@@ -190,7 +190,7 @@ def free(there: Iterable[Kept]) -> list[Kept]:
 
 
 @contextmanager
-def _held(store: Store, kept: Kept) -> Iterator[bool]:
+def _held(store: Store, kept: StageFolder) -> Iterator[bool]:
     """Hold its lock while the block runs; yields whether it is held and the folder is as it was seen."""
     try:
         with store.lease(kept.kind, kept.key):
@@ -200,7 +200,7 @@ def _held(store: Store, kept: Kept) -> Iterator[bool]:
         yield False
 
 
-def remove(store: Store, kept: Kept, keep_facts: bool = False) -> bool:
+def remove(store: Store, kept: StageFolder, keep_facts: bool = False) -> bool:
     """Remove a folder and its other names; False if it was used since it was looked at, or a process computes it.
 
     ``keep_facts``: what a finished stage says of itself is kept, so that a record can still say what it took.
@@ -222,7 +222,7 @@ def remove(store: Store, kept: Kept, keep_facts: bool = False) -> bool:
     return True
 
 
-def put_aside(store: Store, kept: Kept) -> Path | None:
+def put_aside(store: Store, kept: StageFolder) -> Path | None:
     """Move a damaged stage to ``damaged/``; where it is now, or None if a process computes it."""
     with _held(store, kept) as held:
         return store.move_aside(kept.folder) if held else None
