@@ -254,7 +254,7 @@ def test_the_loss_falls_and_the_work_is_counted(model, pictures):
     assert log.values[-1] < 0.7 * log.values[0]
     assert len(log.values) == 40
     assert log.names == {"impress/loss"}
-    assert run.count == {"vae_image": 40 * 4}
+    assert run.count == {"vae_purify": 40 * 4}
 
 
 def test_with_the_real_distance(model, pictures):

@@ -62,6 +62,7 @@ class Bridge(FitSettings, Attack):
     sample_steps: int
 
     places: ClassVar[tuple[str, ...]] = ("clean", "protected", "save_every")
+    couples_images = True  # by its training, which is one for all: they are handed over together
     version = 2  # 2: the network begins at the protected picture
     called = "bridge"
 

@@ -62,7 +62,7 @@ class Cat(FitSettings, Attack):
 
         def loss(step: int) -> Tensor:
             index = torch.randint(len(pictures), (self.batch,), generator=run.rng("cat", step))
-            run.tally("vae_image", self.batch)
+            run.tally("vae_train", self.batch)
             return inconsistency(pictures[index].to(run.device), model).mean()
 
         fit([p for p in additions.parameters() if p.requires_grad], loss, self, run, title="adapt")

@@ -5,6 +5,7 @@ After Carlini et al. (ICLR 2023); as used against protections by MetaCloak's and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,10 @@ class DdsPure(DiffPure):
         check_numbers(f"attack {self.name}", least=1, rounds=self.rounds)
         if self.t != 1:
             raise ValueError(f"attack ddspure: t follows from the radius; leave it out, given {self.t}")
+
+    @property
+    def most_steps(self) -> float:
+        return math.inf  # t is not known before the model is; as many as there are, then
 
     def level(self, model: PixelDiffusion) -> int:
         """The first time step, counted from 1, that is noisy enough; the last one, if none is."""

@@ -43,10 +43,15 @@ class PixelPurifier(Attack):
         check_numbers(f"attack {self.name}", least=1, t=self.t)
         check_choice(f"attack {self.name}: unknown sampler", self.sampler, SAMPLERS)
         if self.steps is not None:
-            check_numbers(f"attack {self.name}", least=1, steps=self.steps)
+            check_numbers(f"attack {self.name}", least=1, most=self.most_steps, steps=self.steps)
 
     def check_model(self, model: PixelDiffusion) -> None:
         model.check_steps(f"attack {self.label}", t=self.t)
+
+    @property
+    def most_steps(self) -> float:
+        """How many steps back there can be: as many as time steps of noise."""
+        return self.t
 
     def level(self, model: PixelDiffusion) -> int:
         """How many time steps of noise are added."""

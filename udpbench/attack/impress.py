@@ -104,7 +104,7 @@ class Impress(SoftBound, Attack):
                 y.clamp_(-1, 1)
             run.log.scalar("impress/loss", loss.sum(), step)
             advance(1)
-        run.tally("vae_image", self.iterations * len(y))
+        run.tally("vae_purify", self.iterations * len(y))
         return (y.detach().float() + 1) / 2
 
     def aims(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,12 +54,20 @@ class Insight(Impress):
         check_numbers("attack insight", least=0, **weights)
         if not isinstance(self.photo, Attack) or self.photo.needs:
             raise ValueError("attack insight: photo must be an attack without a model, e.g. screen_camera or folder")
+        if self.photo.hooks != {"purify"}:
+            does = ", ".join(sorted(self.photo.hooks)) or "nothing"
+            raise ValueError(f"attack insight: photo must change pictures only; {self.photo.known_as} changes {does}")
         if self.precision != "fp32":
             raise ValueError(f"attack insight: precision must be fp32, given {self.precision!r}")
 
     def check(self) -> None:
         super().check()
         self.photo.check()
+
+    def on_clean(self) -> Insight | None:
+        """With photographs of the clean pictures; None if there are none."""
+        photo = self.photo.on_clean()
+        return replace(self, photo=photo) if photo else None
 
     def model_prompts(self) -> list[str]:
         return [self.prompt]

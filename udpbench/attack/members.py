@@ -73,7 +73,10 @@ class Members(Attack):
 def own_run(run: Run, k: int) -> Run:
     """The run of the ``k``-th member: the first one's random numbers are those it would have alone, and no other
     member's."""
-    return replace(run, seed=run.rng("member", k).initial_seed()) if k else run
+    scratch = None if run.scratch is None else run.scratch / f"member_{k}"
+    if scratch is not None:
+        scratch.mkdir(exist_ok=True)
+    return replace(run, scratch=scratch, seed=run.rng("member", k).initial_seed() if k else run.seed)
 
 
 def purified(attack: Attack, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> Iterator[Tensor]:

@@ -33,7 +33,7 @@ class VaeRoundtrip(Attack):
             x = torch.stack([images[i] for i in index]).to(run.device)
             for _ in range(self.times):
                 x = model.round_trip(x).clamp(0, 1)
-            run.tally("vae_image", self.times * len(x))
+            run.tally("vae_purify", self.times * len(x))
             return x.cpu()
 
         with torch.no_grad():

@@ -80,18 +80,22 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
     """A purification attack on a folder of pictures."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        folder = pictures_in(parents["images"])
+        folder, scratch = pictures_in(parents["images"]), out / "scratch"
+        scratch.mkdir(exist_ok=True)
         captions, model = read_metadata(folder), cell.purifier.component.on(run) if attack.component.needs else None
         for names in _batches_of_names(folder, run, attack.component.couples_images):
             pictures, prompts = _read(folder, names), [captions[name]["text"] for name in names]
-            made = attack.component.purify(pictures, names, prompts, model, run)
+            made = attack.component.purify(pictures, names, prompts, model, replace(run, scratch=scratch))
             checked_pictures(f"attack {attack.name}", made, dict(zip(names, pictures, strict=True)))
             _write(out, names, made)
         _write_captions(out, folder)
+        shutil.rmtree(scratch)
 
     key = {"attack": attack.key} | ({"purifier": cell.purifier.key} if attack.component.needs else {})
     checked_work = _with_inputs_checked(work, attack, *([cell.purifier] if attack.component.needs else []))
-    return Stage("attack", key, checked_work, {"images": images}, cell.seed, f"{attack.name} on {images.title}")
+    return Stage(
+        "attack", key, checked_work, {"images": images}, cell.seed, f"{attack.name} on {images.title}", resumable=True
+    )
 
 
 def mixed_stage(cell: Cell, images: Stage, data: Stage) -> Stage:

@@ -35,7 +35,7 @@ class Inconsistency(PairMetric):
     def identity(self) -> dict[str, str]:
         """Of the model's autoencoder."""
         found = self.model.identity()
-        return {k: found[k] for k in ("vae", "hub", "revision", "dtype") if k in found}
+        return {k: found[k] for k in ("vae", "file", "hub", "revision", "dtype") if k in found}
 
     def prepare(self, device: torch.device) -> Measure:
         """Inconsistency of the changed pictures and of the original ones."""

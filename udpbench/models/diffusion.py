@@ -262,6 +262,8 @@ class Diffusion(Component, ABC):
             yield f"has no loss for the prediction {kind!r}; allowed are {', '.join(PREDICTIONS)}"
         if (unet.class_embed_type or unet.num_class_embeds) and not cls.wants_classes:
             yield "its UNet wants classes, which is not supported"
+        if not isinstance(unet.sample_size, int):
+            yield f"its UNet's sample_size must be a whole number, the side of its input, it is {unet.sample_size!r}"
 
     def fetch(self) -> None:
         """Download what is not on this machine, and look at it; ValueError with a line of what to do if it cannot be

@@ -66,6 +66,8 @@ class LatentDiffusion(Diffusion):
             yield f"its UNet has an addition_embed_type {kind}, which is not supported"
         if unet.encoder_hid_dim_type not in (None, "text_proj"):
             yield f"its UNet has an encoder_hid_dim_type {unet.encoder_hid_dim_type!r}, which is not supported"
+        if unet.time_cond_proj_dim is not None:  # its pipelines would ignore guidance and negative prompts
+            yield "its UNet has a time_cond_proj_dim (guidance was distilled into it), which is not supported"
         if unet.out_channels != vae.latent_channels:
             gives = f"{unet.out_channels} channels for {vae.latent_channels} of the latents"
             yield f"its UNet predicts {gives}; a learned variance is not supported"

@@ -95,7 +95,8 @@ def knowledge(cell: Cell) -> dict[str, bool]:
     known = [part.key["identity"] for part in (cell.surrogate, cell.victim)]
 
     def same(part: str) -> bool:
-        mine, theirs = ([identity.get(k) for k in (part, "hub", "revision")] for identity in known)
+        # A checkpoint in one file has its weights there, a fresh network in its seed.
+        mine, theirs = ([identity.get(k) for k in (part, "file", "seed", "hub", "revision")] for identity in known)
         return mine == theirs
 
     latent = any("latent" in model.capabilities for model in models)

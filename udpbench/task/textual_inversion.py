@@ -99,7 +99,7 @@ class TextualInversion(Tuning):
 
         unet: Any = victim.pipe.unet
         if self.gradient_checkpointing:
-            unet = copy.deepcopy(unet).train()  # diffusers checkpoints in training mode only
+            unet = copy.deepcopy(unet)  # the victim's own stays as it is
             unet.enable_gradient_checkpointing()
         parts = {"text_encoder": encoder, "tokenizer": words.tokenizer, "unet": unet}
         return Trainable(victim.having(**parts), [learned.rows], save, text=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -14,6 +15,7 @@ from udpbench.results.report.boards import ARROW, NO_CLAIM, Board
 from udpbench.results.report.choose import is_control, under
 from udpbench.results.report.render import Section, table
 from udpbench.results.report.standings import NO_PROTECTION, Standings
+from udpbench.results.report.worst import choices
 from udpbench.results.schema import Record, StageCost
 from udpbench.results.stats import differences
 from udpbench.results.words import interval_text, mean_text
@@ -22,10 +24,10 @@ CHEAPER = 0.5  # an attack is cheaper than another if its purification takes les
 _TEXT = (
     "Left is what the thief is worse off than with clean pictures after the attack, s(purified) - s(clean), over the "
     "protections that met it; damage to clean pictures is s(clean_attacked) - s(clean): + is worse for the thief. "
-    "Beaten by: of the attacks that take less than half as long the one that leaves least on the same victims, and how "
-    "much less; † the interval does not lie above zero: no claim. Costs are those of purifying a victim's pictures and "
-    "of training on them, with what the attack does there: seconds, and the peak memory of the process; means over the "
-    "stages that are known."
+    "Beaten by: of the attacks that take less than half as long the one that leaves least on the same victims, chosen "
+    "for each subject on the other subjects, and how much less; † the interval does not lie above zero: no claim. "
+    "Costs are those of purifying a victim's pictures and of training on them, with what the attack does there: "
+    "seconds, and the peak memory of the process; means over the stages that are known."
 )
 _Left = Mapping[tuple[str, Key], float]  # (protection, victim) -> what an attack leaves
 
@@ -68,21 +70,38 @@ def _left(records: Sequence[Record], metric: str) -> _Left:
 
 def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator) -> str:
     """The name of that one of ``others`` that leaves least where both were run and how much less than ``mine``; "-" if
-    none leaves less."""
-    less = {name: {key: mine[key] - found[key] for key in mine.keys() & found.keys()} for name, found in others.items()}
-    known = {name: x for name, pairs in less.items() if (x := _interval(pairs, rng)) and x.mean > 0}
-    best = max(known, key=lambda name: known[name].mean, default=None)
-    if best is None:
+    none leaves less.
+
+    Of those that met most victims; which, is chosen as in the worst case: the best of many on the same victims would
+    seem better than ``mine`` by chance. A single victim leaves nothing to choose on.
+    """
+    less = {
+        name: _by_victim({key: mine[key] - found[key] for key in mine.keys() & found.keys()})
+        for name, found in others.items()
+    }
+    most = max(map(len, less.values()), default=0)
+    if not most:
         return "-"
-    mark = "" if known[best].exceeds(0.0) else f" {NO_CLAIM}"
-    return f"{best}: {interval_text(known[best])}{mark}"
+    less = {name: found for name, found in less.items() if len(found) == most}
+    chosen = choices({name: {victim: -x for victim, x in found.items()} for name, found in less.items()})
+    alone = max(less, key=lambda name: fmean(less[name].values()))
+    x = paired_interval({v: less[name][v] for v, name in chosen.items()} if chosen else less[alone], rng)
+    if x.mean <= 0:
+        return "-"
+    counts = Counter(chosen.values()).most_common() or [(alone, most)]
+    names = counts[0][0] if len(counts) == 1 else ", ".join(f"{name} ({n})" for name, n in counts)
+    return f"{names}: {interval_text(x)}{'' if chosen and x.exceeds(0.0) else f' {NO_CLAIM}'}"
+
+
+def _by_victim(found: _Left) -> dict[Key, float]:
+    """A victim counts once, with the mean over the protections that it met."""
+    by_victim = grouped(found, lambda key: key[1])
+    return {victim: fmean(found[key] for key in keys) for victim, keys in by_victim.items()}
 
 
 def _interval(found: _Left, rng: np.random.Generator) -> Interval | None:
-    """The mean with its interval; a victim counts once, with the mean over the protections that it met."""
-    by_victim = grouped(found, lambda key: key[1])
-    pairs = {victim: fmean(found[key] for key in keys) for victim, keys in by_victim.items()}
-    return paired_interval(pairs, rng) if pairs else None
+    """The mean over victims with its interval."""
+    return paired_interval(_by_victim(found), rng) if found else None
 
 
 def _stages(records: Sequence[Record], kind: str) -> list[StageCost]:
