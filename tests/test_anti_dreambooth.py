@@ -241,3 +241,19 @@ def test_the_feature_term_is_of_the_clean_picture_and_has_a_gradient(pictures, m
         slope = (term(z + 1e-2 * towards) - term(z - 1e-2 * towards)) / 2e-2
     assert float((gradient * towards).sum()) == pytest.approx(float(slope), rel=0.05)
     assert not any(block.conv2._forward_hooks for block in model.pipe.unet.up_blocks[-1].resnets)
+
+
+@pytest.mark.parametrize("sample_latents", [True, False])
+def test_what_the_search_leaves_does_not_depend_on_how_many_gradients_fit_into_memory(pictures, model, sample_latents):
+    method = SimAC(**SHORT, **ROUNDS, **SEARCH, sample_latents=sample_latents)
+    owner = make_owner(pictures[:1])
+    left = [method._search(0, model, owner, Linf(8), Run(grad_batch=n)) for n in (32, 2, 1)]
+    assert all(torch.equal(left[0], other) for other in left[1:])
+
+
+def test_the_search_never_drops_the_last_time_steps():
+    """Time steps in one window, of which more than ``keep`` are left: they stay."""
+    method = SimAC(**SHORT, **ROUNDS, search_rounds=9, window=60, keep=100)
+    rng = torch.Generator().manual_seed(0)
+    left = method.search(110, rng, lambda t: (t - 55).abs().float(), lambda t: None)
+    assert len(left) > 0

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from udpbench.attack import bridge as bridge_module
 from udpbench.attack.bridge import Bridge, between
+from udpbench.benchmark.store import Store
 from udpbench.core.images import as_saved, write_png
 from udpbench.interfaces import Run
 from udpbench.world import renderer
@@ -89,3 +91,24 @@ def test_pairs_without_a_twin_are_told(leak, tmp_path):
     write_png(tmp_path / "0.png", torch.rand(3, 32, 32))
     with pytest.raises(ValueError, match=r"1\.png"):
         Bridge(clean=leak[0], protected=tmp_path, **SETTINGS).pairs()
+
+
+@pytest.mark.slow
+def test_one_network_is_trained_for_all_pictures_and_an_interrupted_stage_goes_on(leak, graph, tmp_path, monkeypatch):
+    """Whatever the number of pictures that fit into memory."""
+    trained, real = [], bridge_module.fit
+
+    def counted(*args, **kwargs):
+        trained.append(kwargs["checkpoint"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(bridge_module, "fit", counted)
+    few = [f"attack.{k}={str(v).replace(' ', '')}" for k, v in SETTINGS.items()]
+    words = ["attack=bridge", f"attack.clean={leak[0]}", f"attack.protected={leak[1]}", *few, "attack.steps=2"]
+    made = graph("protect=noise", *words, "data.train=3", "arms=[clean,purified]")
+    store = Store(tmp_path / "store", Run().device, grad_batch=1)
+    (stage,) = [stage for stage in made.stages if stage.name == "attack"]
+    store.do(stage)
+    assert len(trained) == 1
+    assert trained[0] is not None, "its checkpoint lies in the stage"
+    assert stage.resumable

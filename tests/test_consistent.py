@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from udpbench.interfaces import Protection, Run
 from udpbench.models.latent import inconsistency
 from udpbench.optim.pgd import pgd
 from udpbench.protect.advdm import AdvDM
+from udpbench.protect.anti_diffusion import AntiDiffusion
 from udpbench.protect.consistent import Consistent
 from udpbench.protect.glaze import Glaze
 from udpbench.protect.noise import Noise
@@ -154,7 +156,8 @@ def _uniform(glaze: Glaze, owner) -> torch.Tensor:
 
 
 # These optimise no perturbation of the pictures by themselves, or wrap what does.
-DEAF = {"none", "noise", "noise_rms", "folder", "diffvax", "diffvax_released", "consistent", "eot", "ensemble"}
+MASKED = {"diffusionguard", "diffusionguard_released", "promptflare", "promptflare_released"}
+DEAF = {"none", "noise", "noise_rms", "folder", "diffvax", "diffvax_released", "consistent", "eot", "ensemble", *MASKED}
 
 
 @pytest.mark.parametrize("option", options("protect"))
@@ -168,7 +171,7 @@ def test_only_what_heeds_the_consistency_may_be_inside(node, option):
         assert made.needs == inner.needs | {"latent"}
         assert made.starts_from_weights == inner.starts_from_weights
     else:
-        with pytest.raises(ValueError, match=f"consistent: {type(inner).__name__} optimises nothing .*; allowed are"):
+        with pytest.raises(ValueError, match=f"consistent: {type(inner).__name__} does not heed .*; allowed are"):
             Consistent(inner=inner, beta=1.0)
 
 
@@ -200,7 +203,7 @@ def test_the_inner_protection_is_chosen_and_set_on_the_command_line(cell):
     assert type(thing.inner) is UDP
     assert (thing.inner.rounds, thing.beta, made.names["protect"]) == (3, 2.5, "consistent_udp_2.5")
     assert type(cell("protect=consistent").protect.component.inner) is EUDP
-    with pytest.raises(ConfigError, match=r"consistent: Noise optimises nothing that could heed"):
+    with pytest.raises(ConfigError, match=r"consistent: Noise does not heed"):
         cell("protect=consistent", "protect@inner=noise")
     with pytest.raises(ConfigError, match="^consistent: Interpolation to parent node detected"):
         cell("protect=consistent", "protect@inner=consistent")
@@ -241,6 +244,18 @@ def test_a_target_that_moved_is_the_same_target_and_another_is_another(pictures,
 
 
 def test_noise_is_refused_without_any_work():
-    with pytest.raises(ValueError, match="consistent: Noise optimises nothing .* e.g. udp, eudp") as error:
+    with pytest.raises(ValueError, match="consistent: Noise does not heed .* e.g. udp, eudp") as error:
         Consistent(inner=Noise(), beta=1.0)
     assert "\n" not in str(error.value)
+
+
+def test_what_names_a_protection_inside_is_plain_whatever_it_is_made_of():
+    inner = AntiDiffusion(rounds=1, text_steps=1, image_steps=1, model_steps=1, lr=1e-3, text_lr=1e-2, round_eps=2.0)
+    named = Consistent(inner=inner, beta=1.0).identity()
+    assert json.loads(json.dumps(named))["settings"]["round_eps"] == 2.0
+
+
+def test_a_released_preset_inside_makes_the_whole_a_released_one(cell):
+    made = cell("protect=consistent", "protect@inner=advdm_released", "budget.eps=16")
+    assert made.protect.preset == "released"
+    assert cell("protect=consistent", "protect@inner=advdm").protect.preset == "matched"

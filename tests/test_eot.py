@@ -123,7 +123,7 @@ def test_every_transformation_changes_the_pictures(pictures, model, transform):
 
 
 def test_what_cannot_be_changed_is_refused_in_one_line(pictures, model):
-    with pytest.raises(ValueError, match="^eot: Noise optimises nothing that could heed transformations; "):
+    with pytest.raises(ValueError, match="^eot: Noise does not heed transformations; "):
         eot("flip", inner=Noise(kind="sign"))
     with pytest.raises(ValueError, match="^eot: unknown transform 'twirl'; allowed are none, jpeg, "):
         eot("twirl")

@@ -448,3 +448,16 @@ def test_class_pictures_train_diffvax_if_there_shall_be_any(model, pictures):
         method.protect(owner, Linf(8), model, run)
         curves.append(losses)
     assert curves[0] == curves[1]
+
+
+def test_more_steps_than_a_schedule_has_after_its_offset_are_refused_before_any_work(model):
+    DIA(aim="trajectory", iterations=1, sample_steps=999).check_model(model)
+    with pytest.raises(ValueError, match="dia, model tiny: sample_steps must be <= 999, given 1000"):
+        DIA(aim="trajectory", iterations=1, sample_steps=1000).check_model(model)
+
+
+def test_advpaint_refuses_a_start_at_which_nothing_differs():
+    with pytest.raises(
+        ValueError, match="advpaint: under the same noise the gradient at the clean picture is 0; give "
+    ):
+        AdvPaint(mask="centre", iterations=1, sample_steps=4, random_start=False)

@@ -455,3 +455,10 @@ def test_a_model_whose_numbers_are_not_finite_protects_nothing(model, pictures, 
         ValueError, match="the gradient of the pictures is not finite at step 1; the likely cause are weights"
     ):
         protection.protect(make_owner(pictures), Linf(8), model.having(unet=unet), Run())
+
+
+def test_dct_shield_keeps_pictures_apart_whose_sizes_differ_within_a_block(model, pictures):
+    smaller = pictures[1][:, :, :27]
+    alone = [made(DCTShield(iterations=2), [x], model)[0] for x in (pictures[0], smaller)]
+    together = made(DCTShield(iterations=2), [pictures[0], smaller], model)
+    assert all(map(torch.equal, alone, together))

@@ -130,3 +130,16 @@ def test_what_two_pixel_models_have_in_common_is_all_or_nothing(cell, folder, tm
         return made["same_vae"], made["same_unet"]
 
     assert (common(folder), common(other)) == ((True, True), (False, False))
+
+
+def test_weights_are_the_same_only_if_the_checkpoint_and_the_seed_are(cell):
+    words = [
+        "protect=noise",
+        "data=toyworld_many",
+        "metrics=pixels",
+        "task=ddpm",
+        "model@surrogate=ddpm32",
+        "model@victim=ddpm32",
+    ]
+    for other, same in (("0", True), ("1", False)):
+        assert knowledge(cell(*words, "surrogate.seed=0", f"victim.seed={other}"))["same_unet"] is same

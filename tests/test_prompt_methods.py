@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -171,3 +172,22 @@ def test_wrong_settings_are_refused_in_one_line(kind, settings):
     with pytest.raises(ValueError, match="given|allowed are") as error:
         kind(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_caats_keys_and_values_learn_the_same_whatever_fits_into_memory(model, owner):
+    whole = CAAT(**STEPS, lr=0.01, sample_latents=True).protect(owner, Linf(8), model, Run())
+    parts = CAAT(**STEPS, lr=0.01, sample_latents=True).protect(owner, Linf(8), model, Run(grad_batch=1))
+    changed = torch.stack([(x - y).abs().max() for x, y in zip(whole, parts, strict=True)])
+    near = torch.cat([(x - y).abs().flatten() < 1e-5 for x, y in zip(whole, parts, strict=True)]).float().mean()
+    assert float(near) > 0.98, f"pictures differ by up to {changed.max():.3f}: signs of a few gradients near 0 may"
+
+
+def test_pap_fits_its_prompts_in_float32_whatever_the_model_is(model, owner):
+    half = model.having(text_encoder=copy.deepcopy(model.pipe.text_encoder).bfloat16())
+    z, t = model.encode(torch.stack(owner.images)).detach(), torch.full((len(owner.images),), 100)
+    noise = torch.randn(z.shape, generator=Run().rng("noise"))
+    method = PAP(rounds=1, image_steps=1, text_steps=3, text_rate=1e-3, per_value=True)
+    c, deviation = method.approximation(model, z, half.embed(owner.prompts), t, noise)
+    assert c.dtype == deviation.dtype == torch.float32
+    moved = (c - half.embed(owner.prompts).hidden.float()).abs().max()
+    assert 0 < float(moved) < 2**-9 * float(c.abs().max()), "less than bfloat16 could show of the largest values"

@@ -16,6 +16,7 @@ from udpbench.attack.cat import Cat
 from udpbench.attack.chain import Chain
 from udpbench.attack.ddspure import DdsPure
 from udpbench.attack.diffpure import DiffPure
+from udpbench.attack.folder import Folder
 from udpbench.attack.gaussian_noise import GaussianNoise
 from udpbench.attack.gridpure import GridPure, places
 from udpbench.attack.impress import Impress
@@ -338,3 +339,18 @@ def test_what_cat_adapts_generates(model, pictures, cat, tmp_path, kind):
         assert torch.equal(ours, theirs)
     task.train(tmp_path / "in", tmp_path / "plain", model, Run(), Thief())
     assert not (tmp_path / "plain" / "step_1" / "vae").exists()
+
+
+def test_insight_takes_photographs_of_the_pictures_it_is_given(tmp_path):
+    of = Insight(**IMPRESS, **NONE | {"photo": Folder(path=tmp_path / "photos")})
+    assert of.on_clean() is None, "photographs of the clean pictures are not known"
+    both = Insight(**IMPRESS, **NONE | {"photo": Folder(path=tmp_path / "photos", clean=tmp_path / "clean")})
+    assert both.on_clean().photo.path == tmp_path / "clean"
+    assert Insight(**IMPRESS, **NONE).on_clean() == Insight(**IMPRESS, **NONE)
+    with pytest.raises(ValueError, match="photo must change pictures only; nothing changes nothing"):
+        Insight(**IMPRESS, **NONE | {"photo": Nothing()})
+
+
+def test_more_steps_back_than_there_are_of_noise_are_refused():
+    with pytest.raises(ValueError, match="attack diffpure: steps must be >= 1 and <= 100, given 500"):
+        DiffPure(sampler="ddpm", t=100, steps=500)

@@ -511,3 +511,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(model, owner, tmp_path, se
     rounds = {"surrogate/loss": 2 * SMALL["model_steps"], "perturb/loss": 2 * SMALL["image_steps"]}
     assert again.log.first == rounds, "finished rounds are not computed again"
     assert again.count == whole.count
+
+
+@pytest.mark.parametrize("checkpointing", [{"gradient_checkpointing": True}, {}], ids=["surrogate", "runtime"])
+def test_the_outer_loss_of_clean_pictures_is_the_same_where_layers_are_computed_twice(model, owner, checkpointing):
+    settings = {"rounds": 1, "model_steps": 0, "image_steps": 1, "outer": "clean"}
+    whole = udp(**settings).protect(owner, Linf(8), model, Run())
+    lean = udp(**settings, **checkpointing).protect(owner, Linf(8), model, Run(low_memory=not checkpointing))
+    assert all(map(torch.equal, whole, lean))

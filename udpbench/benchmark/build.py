@@ -164,8 +164,7 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
         raise ValueError(unresolved(error)) from error
     except OmegaConfBaseException as error:  # or to itself
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
-    preset = settings.pop("preset", PRESETS[0])
-    check_choice(f"{name}: unknown preset", preset, PRESETS)
+    preset = _preset(settings, name)
     try:
         wrong = wrong_settings(settings)
     except ValueError as error:  # no object has that path
@@ -180,6 +179,17 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     if implausible := next(_implausible_numbers(settings, component), ""):
         raise ValueError(f"{name}: {implausible}")
     return Part(component.label or name, settings, component, preset)
+
+
+def _preset(settings: dict[str, Any], name: str) -> str:
+    """The preset that a part's settings say they are, taken out of them: ``released`` if any of its parts is.
+
+    Raises ValueError for an unknown one.
+    """
+    preset = settings.pop("preset", PRESETS[0])
+    check_choice(f"{name}: unknown preset", preset, PRESETS)
+    inner = {_preset(part, f"{name}.{at}") for at, part in _parts(settings)}
+    return max({preset, *inner}, key=PRESETS.index)
 
 
 def _check_kind(component: Any, name: str, kind: type[Component]) -> None:
@@ -272,7 +282,7 @@ def wrong_settings(settings: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def _parts(settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parts(settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place and settings of the parts that a part is made of, also of those in a mapping by name."""
     for key, value in settings.items():
         if isinstance(value, dict) and "_target_" in value:

@@ -15,9 +15,18 @@ from udpbench.models.headers import read_json
 KINDS = {"self": "attn1", "cross": "attn2"}  # diffusers' names in a transformer block
 
 
+def refuse_compiled(who: str, model: Any) -> None:
+    """ValueError if ``model`` (a ``Diffusion``, which is not loaded) is to be compiled: a compiled network does not run
+    the hooks by which ``who`` reads its layers."""
+    if model.compile != "none":
+        todo = f"give model {model.name} compile=none"
+        raise ValueError(f"{who}: reads layers of the UNet, which a compiled one hides; {todo}")
+
+
 def check_attention(who: str, model: Any) -> None:
     """ValueError if the UNet of ``model`` (a latent ``Diffusion``, which is not loaded) has no transformer blocks for
     ``who`` to read; of a model that is not on this machine nothing is known."""
+    refuse_compiled(who, model)
     if not (folder := model.folder):
         return
     unet = read_json(folder / "unet" / "config.json")

@@ -182,10 +182,11 @@ class Diffusion(Component, ABC):
             return None
         return int(read_json(folder / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000))
 
-    def check_steps(self, who: str, **settings: int) -> None:
-        """ValueError if a setting (name=value) of ``who`` is more than the number of time steps, if that is known."""
+    def check_steps(self, who: str, less: int = 0, **settings: int) -> None:
+        """ValueError if a setting (name=value) of ``who`` is more than the number of time steps, if that is known, or
+        than ``less`` below it."""
         if (most := self.time_steps) is not None:
-            check_numbers(f"{who}, model {self.name}", most=most, **settings)
+            check_numbers(f"{who}, model {self.name}", most=most - less, **settings)
 
     @property
     def pipeline(self) -> Any:

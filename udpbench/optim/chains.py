@@ -12,15 +12,19 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
 from udpbench.models.sample import make_solver
 
+OFFSET = 1
+
 
 def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[Tensor, Tensor]:
     """Time steps (``steps``,) of img2img with DDIM from ``strength``, and alpha_bar at each and at the end
     (``steps`` + 1,).
 
-    As diffusers' img2img counts: the last ``steps`` of ``steps / strength`` that are evenly spaced over the schedule.
+    As diffusers' img2img counts: the last ``steps`` of ``steps / strength`` that are evenly spaced over the schedule,
+    all ``OFFSET`` later, as in diffusers' pipelines of Stable Diffusion, whatever a folder says: so there are fewer of
+    them than time steps.
     """
     solver = make_solver("ddim", model.pipe.scheduler.config)
-    solver.register_to_config(steps_offset=1)  # as diffusers' pipelines of Stable Diffusion, whatever a folder says
+    solver.register_to_config(steps_offset=OFFSET)
     solver.set_timesteps(round(steps / strength))
     t = solver.timesteps[-steps:].cpu()
     end = t[-1] - solver.config.num_train_timesteps // solver.num_inference_steps

@@ -16,6 +16,7 @@ from udpbench.core.digest import files_digest
 from udpbench.core.images import header, read
 from udpbench.core.pixels import fit_square, reduced
 from udpbench.interfaces import Dataset, Owner, Protection, Run
+from udpbench.optim.chains import OFFSET
 from udpbench.optim.pgd import Ascent, Loss, first_images, pgd
 
 MASK_MODES = ("1", "L", "I", "I;16")  # Pillow's for one channel
@@ -127,7 +128,7 @@ class MaskedAscent(MaskedProtection, Ascent):
         check_numbers(self.name, least=1, iterations=self.iterations, sample_steps=self.sample_steps)
 
     def check_model(self, model: Any) -> None:
-        model.check_steps(self.name, sample_steps=self.sample_steps)
+        model.check_steps(self.name, OFFSET, sample_steps=self.sample_steps)
 
     def ascend(self, owner: Owner, anew: list[Tensor], loss: Loss, budget: Budget, run: Run) -> list[Tensor]:
         """The pictures after the ascent of ``loss``, from random points of what is kept of them (see ``anew``)."""

@@ -158,14 +158,15 @@ def pgd_through(
         return [make(v[None], [i])[0] for i, v in enumerate(found)]
 
 
-def hook_of_one(hook: Callable[[Loss, int], Loss], i: int) -> Callable[[Loss, int], Loss]:
-    """``hook`` for an ascent of the owner's picture ``i`` alone, whose loss knows it as its first."""
+def hook_of(hook: Callable[[Loss, int], Loss], mine: Sequence[int]) -> Callable[[Loss, int], Loss]:
+    """``hook`` for an ascent of the owner's pictures ``mine`` alone, whose loss counts these from 0."""
+    number = {i: k for k, i in enumerate(mine)}
 
-    def alone(loss: Loss, before: int) -> Loss:
-        hooked = hook(lambda x, _: loss(x, [0]), before)
-        return lambda x, _: hooked(x, [i])
+    def of_these(loss: Loss, before: int) -> Loss:
+        hooked = hook(lambda x, index: loss(x, [number[i] for i in index]), before)
+        return lambda x, index: hooked(x, [mine[k] for k in index])
 
-    return alone
+    return of_these
 
 
 def handed_over(images: list[Tensor]) -> Iterator[Tensor]:

@@ -43,12 +43,16 @@ class AdvPaint(MaskedAscent):
 
     enlarged: float = 1.2
     same_noise: bool = True
+    random_start: bool = True
 
     name = "advpaint"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self.name, least=1, enlarged=self.enlarged)
+        if self.same_noise and not self.random_start:
+            todo = "give random_start=true or same_noise=false"
+            raise ValueError(f"{self.name}: under the same noise the gradient at the clean picture is 0; {todo}")
 
     def check_model(self, model: LatentDiffusion) -> None:
         super().check_model(model)

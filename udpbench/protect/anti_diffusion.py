@@ -16,7 +16,7 @@ from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import denoising_loss
 from udpbench.optim.fit import FitSettings, fit
-from udpbench.optim.pgd import Ascent, hook_of_one, pgd
+from udpbench.optim.pgd import Ascent, hook_of, pgd
 
 GAIN = 100  # of the attention before it is cut at 1, in the released code
 
@@ -69,9 +69,10 @@ class AntiDiffusion(Ascent):
         check_numbers("anti_diffusion", least=1, **counts)
         check_numbers("anti_diffusion", least=0, text_steps=self.text_steps, model_steps=self.model_steps)
         check_numbers("anti_diffusion", least=0, attention_weight=self.attention_weight)
+        if self.round_eps is not None:
+            Linf(self.round_eps)  # which says what it may be
         self.tuning = FitSettings(steps=self.text_steps, lr=self.text_lr, clip_norm=0.0)
         self.training = FitSettings(steps=self.model_steps, lr=self.lr, dtype=self.dtype)
-        self.anchor = None if self.round_eps is None else Linf(self.round_eps)
 
     def check_model(self, model: LatentDiffusion) -> None:
         if self.attention_weight:
@@ -85,7 +86,7 @@ class AntiDiffusion(Ascent):
         with run.log.bar("perturb", total, "step") as advance:
             made = []
             for i, (x, name) in enumerate(zip(owner.images, owner.names, strict=True)):
-                mine = replace(run, loss_hook=hook_of_one(run.loss_hook, i)) if run.loss_hook else run
+                mine = replace(run, loss_hook=hook_of(run.loss_hook, [i])) if run.loss_hook else run
                 made.append(self._one(x, name, budget, surrogate, mine, advance))
             return made
 
@@ -119,7 +120,7 @@ class AntiDiffusion(Ascent):
                 lower(trainable.parameters, self.training, "tune", k)
                 trainable.train(False)
             raised = loss("image", k, run, samples=self.samples, dtype=self.dtype, objective=self._objective(model))
-            origin, bound = ([x], self.anchor) if self.anchor else ([clean], budget)
+            origin, bound = ([clean], budget) if self.round_eps is None else ([x], Linf(self.round_eps))
             settings: dict[str, Any] = {"steps": steps, "most": None, "advance": advance, "before": k * len(steps)}
             (x,) = pgd([x], origin, raised, bound, run, **settings)
             x = budget.project(x[None], clean.to(run.device)[None])[0]

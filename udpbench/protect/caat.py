@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
@@ -78,7 +79,7 @@ class CAAT(Protection):
                 moved = ascend(images, loss=loss(run), before=k)
                 if self.lr:
                     trainable.train(True)
-                    lowered = partial(_mean, loss(replace(run, count={})), images, run)
+                    lowered = partial(_mean, loss(replace(run, count={})), images, trainable.parameters, run)
                     fit(trainable.parameters, lowered, self.training, run, title="tune", optimizer=optimizer, before=k)
                 images = moved
         return images
@@ -91,10 +92,19 @@ class CAAT(Protection):
         return replace(whole, parameters=chosen)
 
 
-def _mean(loss: Any, images: list[Tensor], run: Run, _: int) -> Tensor:
-    """Mean of ``loss`` over all pictures, in one graph."""
-    found = []
-    for index in chunks(images, None):
-        found.append(loss(torch.stack([images[i].to(run.device) for i in index]), index))
+def _mean(loss: Any, images: list[Tensor], parameters: Sequence[nn.Parameter], run: Run, _: int) -> Tensor:
+    """The mean of ``loss`` over all pictures, to be differentiated by ``parameters``.
+
+    Of more pictures than ``run.grad_batch`` the gradient is summed up chunk by chunk, so that one graph is there at a
+    time; what is returned then is linear in the parameters and has that gradient.
+    """
+    parts, means = list(chunks(images, run.grad_batch)), []
     run.tally("unet_train", len(images))
-    return torch.cat(found).mean()
+    for index in parts:
+        mean = loss(torch.stack([images[i].to(run.device) for i in index]), index).sum() / len(images)
+        if len(parts) == 1:
+            return mean
+        gradients = torch.autograd.grad(mean, parameters)
+        linear = sum(((p - p.detach()) * g).sum() for p, g in zip(parameters, gradients, strict=True))
+        means.append(mean.detach() + linear)
+    return torch.stack(means).sum()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from udpbench.core.jpeg import coefficients, decoded, quantisation
 from udpbench.core.pixels import is_grey
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import Ascent, Box, first_length, pgd_through
+from udpbench.optim.pgd import Ascent, Box, by_size, first_length, hook_of, pgd_through
 
 CHANNELS = {"all": (1.0, 1.0, 1.0), "luma": (1.0, 0.0, 0.0)}
 
@@ -52,8 +53,16 @@ class DCTShield(Ascent):
         check_numbers("dct_shield", above=0, coefficient_eps=self.coefficient_eps)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
+        made: list[Tensor] = list(owner.images)
+        for index in by_size(owner.images):  # coefficients are as many for several sizes
+            mine = replace(run, loss_hook=hook_of(run.loss_hook, index)) if run.loss_hook else run
+            for i, x in zip(index, self._of_one_size([owner.images[i] for i in index], surrogate, mine), strict=True):
+                made[i] = x
+        return made
+
+    def _of_one_size(self, images: Sequence[Tensor], surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         steps = quantisation(self.quality).to(run.device)
-        clean = [x[None].to(run.device) for x in owner.images]
+        clean = [x[None].to(run.device) for x in images]
         alpha = [coefficients(x, steps)[0] for x in clean]
         kept = torch.tensor(CHANNELS[self.channels], device=run.device).view(1, 3, 1, 1)
         luma = torch.tensor(CHANNELS["luma"], device=run.device).view(1, 3, 1, 1)
@@ -61,7 +70,7 @@ class DCTShield(Ascent):
 
         def make(c: Tensor, index: list[int]) -> Tensor:
             start, free = torch.stack([alpha[i] for i in index]), torch.cat([moves[i] for i in index])
-            height, width = owner.images[index[0]].shape[-2:]
+            height, width = images[0].shape[-2:]
             return decoded(start + (c - start) * free, steps, height, width)
 
         def loss(x: Tensor, index: list[int]) -> Tensor:

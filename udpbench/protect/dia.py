@@ -14,7 +14,7 @@ from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
-from udpbench.optim.chains import img2img_steps, recomputed
+from udpbench.optim.chains import OFFSET, img2img_steps, recomputed
 from udpbench.optim.pgd import Ascent, first_length
 
 AIMS = ("trajectory", "reconstruction")
@@ -54,7 +54,7 @@ class DIA(Ascent):
         check_numbers("dia", least=1, iterations=self.iterations, sample_steps=self.sample_steps)
 
     def check_model(self, model: LatentDiffusion) -> None:
-        model.check_steps("dia", sample_steps=self.sample_steps)
+        model.check_steps("dia", OFFSET, sample_steps=self.sample_steps)
 
     def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return [""]

@@ -46,6 +46,7 @@ class DiffusionGuard(MaskedAscent):
 
     version = 2  # 2: radii as in the released code
     name = "diffusionguard"
+    wrappable = False  # other terms would move what is painted anew, too
 
     def __post_init__(self) -> None:
         super().__post_init__()

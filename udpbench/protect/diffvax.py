@@ -15,7 +15,7 @@ from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import initialised_by
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.unetpp import UNetPlusPlus
-from udpbench.optim.chains import Inpainting
+from udpbench.optim.chains import OFFSET, Inpainting
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.optim.masked import MaskedProtection
 from udpbench.optim.pgd import by_size, chunks
@@ -76,7 +76,7 @@ class DiffVax(MaskedProtection):
         )
 
     def check_model(self, model: LatentDiffusion) -> None:
-        model.check_steps(self.name, sample_steps=self.sample_steps)
+        model.check_steps(self.name, OFFSET, sample_steps=self.sample_steps)
 
     def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return [*prompts, ""]

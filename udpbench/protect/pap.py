@@ -55,6 +55,7 @@ class PAP(Ascent):
     samples: int = 1
     sample_latents: bool = True
 
+    version = 2  # 2: prompts are fitted in float32
     needs = frozenset({"denoise", "latent", "text"})
 
     def __post_init__(self) -> None:
@@ -95,7 +96,8 @@ class PAP(Ascent):
         self, model: LatentDiffusion, z: Tensor, cond: Cond, t: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """c_N (M, tokens, width) and the standard deviation (M, 1, 1) around it, of M latents at their t and noise."""
-        c, losses = cond.hidden.detach(), []
+        first = cond.hidden.detach().float()  # steps are too small for bfloat16
+        c, losses = first, []
         for _ in range(self.text_steps):
             c = c.requires_grad_(True)
             losses.append(model.loss(z, Cond(c), t, noise))
@@ -104,6 +106,6 @@ class PAP(Ascent):
         with torch.no_grad():
             losses.append(model.loss(z, Cond(c), t, noise))
             gap = (losses[0] - losses[-1]).abs().clamp(min=1e-12)
-            variance = (c - cond.hidden).square().flatten(1).sum(1) / (2 * gap)
+            variance = (c - first).square().flatten(1).sum(1) / (2 * gap)
             variance = variance / c[0].numel() if self.per_value else variance
             return c, DEVIATIONS[self.deviation](variance).view(-1, 1, 1)

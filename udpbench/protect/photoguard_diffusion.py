@@ -15,7 +15,7 @@ from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.reverse import ddim
-from udpbench.optim.chains import img2img_steps, recomputed
+from udpbench.optim.chains import OFFSET, img2img_steps, recomputed
 from udpbench.optim.pgd import Ascent
 from udpbench.optim.samples import normal
 from udpbench.optim.target import Targeted
@@ -70,7 +70,7 @@ class PhotoGuardDiffusion(Targeted, Ascent):
 
     def check_model(self, model: LatentDiffusion) -> None:
         whole = round(self.sample_steps / self.strength)
-        model.check_steps(self.name, **{"sample_steps / strength": whole})
+        model.check_steps(self.name, OFFSET, **{"sample_steps / strength": whole})
 
     def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return list(prompts) if self.prompt == "owner" else []

@@ -38,6 +38,7 @@ class PromptFlare(MaskedAscent):
     prompt: str
 
     name = "promptflare"
+    wrappable = False  # other terms would move what is painted anew, too
 
     def check_model(self, model: LatentDiffusion) -> None:
         super().check_model(model)

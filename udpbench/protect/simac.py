@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Log, Owner, Run
+from udpbench.models.attention import refuse_compiled
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective, Times, denoising_loss
@@ -48,6 +49,7 @@ class SimAC(ASPL):
     keep: int = 100
     feature_weight: float = 0.0
 
+    version = 2  # 2: what is drawn in the search does not depend on how many gradients are computed at once
     name: ClassVar[str] = "simac"
 
     def __post_init__(self) -> None:
@@ -56,6 +58,11 @@ class SimAC(ASPL):
         check_numbers(self.name, least=1, candidates=self.candidates, window=self.window, keep=self.keep)
         if self.feature_weight and self.target is not None:
             raise ValueError(f"{self.name}: the feature term has no target; give target=null or feature_weight=0")
+
+    def check_model(self, model: LatentDiffusion) -> None:
+        super().check_model(model)
+        if self.feature_weight:
+            refuse_compiled(self.name, model)
 
     def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times:
         left = [self._search(i, model, owner, budget, run) for i in range(len(owner.images))]
@@ -77,7 +84,11 @@ class SimAC(ASPL):
 
         def at(t: Tensor) -> Loss:
             """The loss of the picture at each of the steps ``t``; its rows go by their numbers in ``t``."""
-            rngs, conds = [rng] * len(t), cond.repeat(len(t))
+            # Rows are computed in chunks that fit into memory, and each has two draws if latents are drawn: from a
+            # generator of its own, then, so that they do not depend on the chunks.
+            seeds = torch.randint(2**62, (len(t),), generator=rng).tolist() if self.sample_latents else []
+            rngs = [torch.Generator().manual_seed(seed) for seed in seeds] or [rng] * len(t)
+            conds = cond.repeat(len(t))
             return denoising_loss(model, conds, rngs, run, **settings, times=lambda index, *_: t[index])
 
         def climb(t: Tensor) -> None:
@@ -106,7 +117,11 @@ class SimAC(ASPL):
             tried = among[torch.randint(len(among), (self.candidates,), generator=rng)]
             strength = strengths(tried)
             middle = int(tried[strength.argmin()].clamp(self.window, max(self.window, steps - self.window)))
-            left[middle - self.window : middle + self.window] = False
+            fewer = left.clone()
+            fewer[middle - self.window : middle + self.window] = False
+            if not fewer.any():
+                break
+            left = fewer
             climb(tried[strength.argmax()])
         return left.nonzero()[:, 0]
 

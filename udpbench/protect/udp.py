@@ -14,8 +14,10 @@ sees mirrored pictures, and the distribution P(t) of ``udpbench.optim.samples.ti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,6 +134,7 @@ class UDP(Protection):
             start = [w.clone() for w in trainable.weights()] if self.restart_every else []
         else:  # what an interrupted attempt had finished
             trainable.load(state["weights"])
+            cond = _embedded(trainable, owner)
             optimizer.load_state_dict(state["optimizer"])
             first, images, start = state["rounds"], state["images"], state["start"]
         most = run.grad_batch // self.samples if self.outer == "perturbed" else None
@@ -146,11 +149,18 @@ class UDP(Protection):
                 cond = self._train(trainable, optimizer, images, owner, cond, run, k)
                 trainable.train(False, needs_grad=self.outer == "clean")
                 loss = self._image_loss(trainable, cond, owner, run, k)
-                images = ascend(handed_over(images), loss=loss, before=k * self.image_steps)
+                with self._kernel():
+                    images = ascend(handed_over(images), loss=loss, before=k * self.image_steps)
                 if file is not None and k + 1 < self.rounds:
                     parts = {"weights": trainable.weights(), "optimizer": optimizer.state_dict(), "start": start}
                     save_state(file, parts | {"images": images, "rounds": k + 1}, run)
         return images
+
+    def _kernel(self) -> AbstractContextManager[Any]:
+        """With ``outer`` clean the one attention kernel that has second derivatives, for passes that are recomputed,
+        too."""
+        kernel = torch.nn.attention.SDPBackend.MATH
+        return torch.nn.attention.sdpa_kernel(kernel) if self.outer == "clean" else nullcontext()
 
     def _trainable(self, surrogate: Diffusion, run: Run) -> Trainable:
         text = {"text_encoder": True} if self.train_text_encoder else {}  # a model of pixels has none
@@ -221,8 +231,7 @@ class UDP(Protection):
                 each = model.loss(latents.repeat_interleave(n, 0), many, t, noise)
                 return torch.autograd.grad(each.mean(), trainable.parameters, create_graph=graph)
 
-            # The one attention kernel with second derivatives.
-            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), autocast:
+            with self._kernel(), autocast:
                 on_clean = gradients(z_clean, False)
                 on_perturbed = gradients(z, True)
             product = torch.stack([(a * b).sum() for a, b in zip(on_clean, on_perturbed, strict=True)]).sum()

@@ -24,7 +24,7 @@ class Wrapper(Protection):
 
     def __post_init__(self) -> None:
         if not self.inner.wrappable:
-            why = f"{type(self.inner).__name__} optimises nothing that could heed {self.what}"
+            why = f"{type(self.inner).__name__} does not heed {self.what}"
             allowed = "whose class says wrappable = True, e.g. udp, eudp, advdm, photoguard, aspl"
             raise ValueError(f"{self.name}: {why}; allowed are protections {allowed}")
         self.needs = self.inner.needs  # type: ignore[misc]  # here it is the instance's
