@@ -19,6 +19,7 @@ from udpbench.attack.each import in_batches
 from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest
 from udpbench.core.images import list_images, read, read_paired
+from udpbench.core.memory import queued
 from udpbench.core.pixels import padded
 from udpbench.interfaces import Attack, Images, Run, Texts
 from udpbench.models.diffusion import initialised_by
@@ -118,11 +119,11 @@ class Bridge(FitSettings, Attack):
 
         def loss(step: int) -> Tensor:
             rng = run.rng("bridge", step)
-            x0, end = (2 * part.to(run.device) - 1 for part in self.crops(pairs, rng))
-            time, noise = torch.rand(len(x0), generator=rng), torch.randn(x0.shape, generator=rng)
-            ratio = time.to(run.device).view(-1, 1, 1, 1) ** 2
-            x = between(x0, end, ratio, self.noise, noise.to(run.device))
-            return F.mse_loss(predict(x, time.to(run.device), end), x0)
+            x0, end = (2 * queued(part, run.device) - 1 for part in self.crops(pairs, rng))
+            drawn = torch.rand(len(x0), generator=rng), torch.randn(x0.shape, generator=rng)
+            time, noise = (queued(part, run.device) for part in drawn)
+            x = between(x0, end, time.view(-1, 1, 1, 1) ** 2, self.noise, noise)
+            return F.mse_loss(predict(x, time, end), x0)
 
         checkpoint = None if run.scratch is None else run.scratch / STATE
         fit(list(net.train().parameters()), loss, self, run, title="bridge", checkpoint=checkpoint)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from udpbench.attack.impress import Impress
 from udpbench.core.component import check_numbers
+from udpbench.core.memory import queued
 from udpbench.interfaces import Attack, Run
 from udpbench.models.latent import LatentDiffusion, inconsistency
 from udpbench.optim.samples import normal, uniform_times
@@ -89,7 +90,7 @@ class Insight(Impress):
             total = self.consistency * inconsistency(x, model)
             total = total + self.encoder * (mse(z, seen) - self.away * mse(z, avoided))
             if self.unet:
-                t, noise = uniform_times(rngs, 1, len(model.alpha_bar)).to(z.device), normal(rngs, 1, z)
+                t, noise = queued(uniform_times(rngs, 1, len(model.alpha_bar)), z.device), normal(rngs, 1, z)
                 outputs = [model.predict(model.pipe.unet, model.noised(v, t, noise), t, cond) for v in (z, seen)]
                 total = total + self.unet * mse(*outputs)
                 run.tally("unet_purify", 2 * len(z))

@@ -1,9 +1,13 @@
-"""How a process treats the memory of large tensors on the CPU, and how much of it large models take."""
+"""How a process treats the memory of large tensors on the CPU, how small ones get to a GPU, and how much large models
+take."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+
+import torch
+from torch import Tensor
 
 # Gigabytes as measured on a CPU in float32 on models of the shape of Stable Diffusion 1.5: the weights, and the peak of
 # one gradient of one picture of 512 x 512 px beside them, as it is and with runtime.low_memory (docs/cluster.md).
@@ -31,6 +35,12 @@ def give_freed_memory_back() -> None:
     fit into one another's gaps; with another C library nothing is done."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def queued(x: Tensor, device: torch.device) -> Tensor:
+    """``x``, which lies on the CPU, on ``device``: in inner loops, for what is drawn there. The copy to a GPU is queued
+    from pinned memory; a plain ``to`` waits until the GPU has done all that was queued before."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def pictures_that_fit(card: float, each: float) -> int:

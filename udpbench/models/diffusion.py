@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from udpbench.core.compiled import check_compiler, compile_networks
 from udpbench.core.component import Component, check_choice, check_numbers
 from udpbench.core.digest import files_digest, folder_digest
+from udpbench.core.memory import queued
 from udpbench.core.pixels import padded
 from udpbench.interfaces import Run
 from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look
@@ -37,8 +38,8 @@ class Cond:
     hidden: Tensor
 
     def take(self, index: Tensor | slice) -> Cond:
-        """The embeddings at ``index`` only."""
-        return Cond(self.hidden[index])
+        """The embeddings at ``index`` only; a tensor lies on the CPU."""
+        return Cond(self.hidden[index if isinstance(index, slice) else queued(index, self.hidden.device)])
 
     def repeat(self, times: int) -> Cond:
         """Each embedding ``times`` times in a row."""
@@ -420,7 +421,7 @@ class Diffusion(Component, ABC):
     def times_and_noise(self, z: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Time steps (N,), uniform, and standard normal noise like ``z`` (N, ...), from ``rng``."""
         t = torch.randint(len(self.alpha_bar), (len(z),), generator=rng)
-        return t.to(z.device), torch.randn(z.shape, generator=rng).to(z.device)
+        return queued(t, z.device), queued(torch.randn(z.shape, generator=rng), z.device)
 
     def loss(self, z: Tensor, cond: Cond, t: Tensor, noise: Tensor, unet: nn.Module | None = None) -> Tensor:
         """Denoising loss of each of N inputs, (N,): mean squared error of the prediction (Ho et al. 2020, eq. 14).

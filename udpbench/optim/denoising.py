@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from udpbench.core.memory import queued
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import Cond
 from udpbench.optim.pgd import Loss
@@ -58,7 +59,7 @@ def denoising_loss(
         z = mean.repeat_interleave(n, 0)
         if sample_latents:
             z = z + std.repeat_interleave(n, 0) * normal(mine, n, mean)
-        t = (times or uniform)(index, mine, n).to(z.device)
+        t = queued((times or uniform)(index, mine, n), z.device)
         noise, many = normal(mine, n, mean), cond.take(torch.tensor(index)).repeat(n)
         run.tally("unet_image", len(z))
         with torch.autocast(z.device.type, torch.bfloat16, enabled=dtype == "bf16"):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.component import check_choice
+from udpbench.core.memory import queued
 
 # Kind of P(t) -> weights of the time steps by their alpha_bar (T,), both float64.
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -26,7 +27,7 @@ TIMES = tuple(WEIGHTS)
 def normal(rngs: Sequence[torch.Generator], n: int, like: Tensor) -> Tensor:
     """``n`` standard normal samples for each of N generators, (N * n, ...), shaped like a row of ``like``, on its
     device."""
-    return torch.cat([torch.randn((n, *like.shape[1:]), generator=rng) for rng in rngs]).to(like.device)
+    return queued(torch.cat([torch.randn((n, *like.shape[1:]), generator=rng) for rng in rngs]), like.device)
 
 
 def uniform_times(rngs: Sequence[torch.Generator], n: int, steps: int) -> Tensor:

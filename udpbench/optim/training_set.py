@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from udpbench.core.images import at_once, room
+from udpbench.core.memory import queued
 from udpbench.interfaces import Run
 from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.optim.pgd import by_size
@@ -128,8 +129,9 @@ class TrainingSet:
                 mean, std = self._encode(self.augment(drawn, rng))
         else:
             mean, std = self.latents[group]
+            index = queued(index, mean.device)
             mean, std = mean[index], None if std is None else std[index]
-        return mean if std is None else mean + std * torch.randn(mean.shape, generator=rng).to(mean.device)
+        return mean if std is None else mean + std * queued(torch.randn(mean.shape, generator=rng), mean.device)
 
     def _encode(self, pictures: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor | None]:
         """Latents of pictures of one size (CHW [0,1]), or mean and standard deviation of their posterior."""

@@ -20,6 +20,7 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.perceptual import Perceptual, ToOriginal, load_distance
 from udpbench.models.sample import editing_pipeline
 from udpbench.optim.pgd import chunks
+from udpbench.optim.samples import normal
 from udpbench.optim.soft_bound import SoftBound, gradient
 from udpbench.optim.target import mse
 
@@ -148,4 +149,4 @@ class Glaze(SoftBound, Protection):
         mean, std = model.moments(x)
         if not self.sample_latents:
             return mean
-        return mean + std * torch.stack([torch.randn(mean.shape[1:], generator=rng) for rng in rngs]).to(mean.device)
+        return mean + std * normal(rngs, 1, mean)

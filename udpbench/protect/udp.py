@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.images import room
+from udpbench.core.memory import queued
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.optim.fit import FitSettings, fit, resumed, save_state
@@ -204,7 +205,7 @@ class UDP(Protection):
 
         def drawn(z: Tensor, index: list[int]) -> tuple[Cond, Tensor, Tensor]:
             mine = [rngs[i] for i in index]
-            t = times_from(p, mine, n).to(z.device)
+            t = queued(times_from(p, mine, n), z.device)
             return cond.take(torch.tensor(index)).repeat(n), t, normal(mine, n, z)
 
         def perturbed(x: Tensor, index: list[int]) -> Tensor:
