@@ -123,7 +123,7 @@ def test_a_whole_cell(whole):
     assert {a for a, c in record["perturbation"].items() if "inconsistency_auc_vs_noise" in c} == set(
         record["perturbation"]
     ) - {"noise"}
-    assert record["counts"] == {"unet_image": 4 * 6, "unet_train": 2 * 4, "vae_image": 3 * 6}
+    assert record["counts"] == {"unet_image": 4 * 6, "unet_train": 2 * 4, "vae_purify": 3 * 6}
     assert all(not stage["cached"] and stage["device"] == "cpu" for stage in record["stages"])
     assert len({stage["key"] for stage in record["stages"]}) == len(record["stages"])
     assert sum(stage["name"].startswith("train") for stage in record["stages"]) == 5
