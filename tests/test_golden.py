@@ -59,7 +59,8 @@ OTHER: dict[str, dict[str, Any]] = {
     "protect/pid_released": {"steps": 50},
     "protect/uemask_released": {"steps": 25},
     "protect/metacloak_released": {"snapshots": 2, "trials": 2},
-    **dict.fromkeys(("attack/pdm_pure", "sd/attack/pdm_pure"), {"steps": 4}),
+    "attack/pdm_pure": {"steps": 4},
+    "sd/attack/pdm_pure": {"steps": 4},
 }
 METHODS = [
     f"{group}/{option}" for group in ("protect", "attack") for option in options(group) if option not in ELSEWHERE
