@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # Gigabytes as measured on a CPU in float32 on models of the shape of Stable Diffusion 1.5: the weights, and the peak of
 # one gradient of one picture of 512 x 512 px beside them, as it is and with runtime.low_memory (docs/cluster.md).
