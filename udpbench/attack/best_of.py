@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from udpbench.attack.members import Members, own_run, purified
+from udpbench.attack.members import Members, check_purifies, own_run, purified
 from udpbench.core.component import check_choice
 from udpbench.interfaces import Images, Run, Texts
 from udpbench.models.diffusion import Diffusion
@@ -57,9 +57,7 @@ class BestOf(Members):
         check_choice(f"attack {self.name}: unknown score", self.score, SCORES)
         self.needs = self.needs | SCORES[self.score][1]  # type: ignore[misc]
         for name, member in self.members.items():
-            if member.hooks != {"purify"}:
-                does = ", ".join(sorted(member.hooks)) or "nothing"
-                raise ValueError(f"attack best_of: members must change pictures only; {name} changes {does}")
+            check_purifies("attack best_of: members", name, member)
 
     @property
     def label(self) -> str:

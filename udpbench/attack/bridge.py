@@ -43,8 +43,8 @@ class Bridge(FitSettings, Attack):
 
     The thief has pairs: pictures of his own that he had protected by the owner's tool (``udpbench protect``); none of
     those that are to be purified. The training is a part of this stage. The paper's: the bridge, the pairs. Our
-    choices: the variance-exploding bridge, an equal weight of all times, the difference as what is told, exact steps
-    of the bridge in place of the hybrid sampler, a small network, crops.
+    choices: the variance-exploding bridge, an equal weight of all times, the difference as what is predicted, exact
+    steps of the bridge in place of the hybrid sampler, a small network, crops.
 
     Args: those of ``FitSettings``, and
         clean, protected: folders of the pairs, by name.
@@ -145,7 +145,7 @@ class Bridge(FitSettings, Attack):
 def network(widths: Sequence[int]) -> nn.Module:
     """A UNet without attention, six channels in and three out, for any size that its levels can halve.
 
-    Its last layer begins at zero, so that the protected picture itself is told at first: from a random layer a
+    Its last layer begins at zero, so that the protected picture itself is predicted at first: from a random layer a
     training of 600 steps comes no further than that.
     """
     from diffusers import UNet2DModel

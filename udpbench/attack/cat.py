@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.component import check_choice, check_numbers
+from udpbench.core.memory import queued
 from udpbench.interfaces import Attack, Run
 from udpbench.models.diffusion import Diffusion, initialised_by
 from udpbench.models.latent import LatentDiffusion, inconsistency
@@ -63,7 +64,7 @@ class Cat(FitSettings, Attack):
         def loss(step: int) -> Tensor:
             index = torch.randint(len(pictures), (self.batch,), generator=run.rng("cat", step))
             run.tally("vae_train", self.batch)
-            return inconsistency(pictures[index].to(run.device), model).mean()
+            return inconsistency(queued(pictures[index], run.device), model).mean()
 
         fit([p for p in additions.parameters() if p.requires_grad], loss, self, run, title="adapt")
         merged = additions.merge_and_unload().requires_grad_(False).eval()

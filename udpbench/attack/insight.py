@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from udpbench.attack.impress import Impress
+from udpbench.attack.members import check_purifies
 from udpbench.core.component import check_numbers
 from udpbench.core.memory import queued
 from udpbench.interfaces import Attack, Run
@@ -55,9 +56,7 @@ class Insight(Impress):
         check_numbers("attack insight", least=0, **weights)
         if not isinstance(self.photo, Attack) or self.photo.needs:
             raise ValueError("attack insight: photo must be an attack without a model, e.g. screen_camera or folder")
-        if self.photo.hooks != {"purify"}:
-            does = ", ".join(sorted(self.photo.hooks)) or "nothing"
-            raise ValueError(f"attack insight: photo must change pictures only; {self.photo.known_as} changes {does}")
+        check_purifies("attack insight: photo", self.photo.known_as, self.photo)
         if self.precision != "fp32":
             raise ValueError(f"attack insight: precision must be fp32, given {self.precision!r}")
 

@@ -70,6 +70,13 @@ class Members(Attack):
         return replace(self, members=known) if len(known) == len(clean) else None
 
 
+def check_purifies(what: str, name: str, attack: Attack) -> None:
+    """ValueError if ``attack``, called ``name``, changes anything but pictures, or nothing; ``what``: who it is of."""
+    if attack.hooks != {"purify"}:
+        does = ", ".join(sorted(attack.hooks)) or "nothing"
+        raise ValueError(f"{what} must change pictures only; {name} changes {does}")
+
+
 def own_run(run: Run, k: int) -> Run:
     """The run of the ``k``-th member: the first one's random numbers are those it would have alone, and no other
     member's."""

@@ -29,7 +29,7 @@ class PdmPure(Upscaling, DiffPure):
     The released code's: ten steps within the lowest tenth of the schedule; the noise is that of the time step ``less``
     of them lower, while the model begins at the highest, and so takes away more than was added; the prompt "a picture".
     With ``less`` 0 it is SDEdit in pixels, as the paper describes. There the pixel model is the second stage of
-    DeepFloyd IF, told the prompt and the picture itself as the one to be enlarged; our choice is a model that is told
+    DeepFloyd IF, given the prompt and the picture itself as the one to be enlarged; our choice is a model that is given
     nothing (DDPM-shaped), so IF itself is not offered.
 
     Args: those of ``DiffPure`` and ``Upscaling``, and

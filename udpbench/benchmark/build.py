@@ -274,11 +274,8 @@ def wrong_settings(settings: Mapping[str, Any]) -> list[str]:
         if key in settings and not (settings[key] is None and "None" in allowed):
             type_errors = [_type_error(kind, settings[key]) for kind in allowed if kind != "None"]
             quote = f"; as a text: '{key}=\"{settings[key]}\"'" if allowed[0] == "str" else ""
-            wrong += (
-                [f"{key} must be {type_errors[0]}, given {settings[key]!r}{quote}"]
-                if type_errors and all(type_errors)
-                else []
-            )
+            if type_errors and all(type_errors):
+                wrong.append(f"{key} must be {type_errors[0]}, given {settings[key]!r}{quote}")
     return wrong
 
 

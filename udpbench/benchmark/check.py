@@ -232,24 +232,22 @@ CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
 def _obstacle(cell: Cell, metric: Part) -> str | None:
     """Why a metric cannot be computed for a cell, or None."""
     component, data, trains = metric.component, cell.data.component, cell.task.component.trains
-    if component.against == "truth" and not data.truth:
+    against, least = component.against, component.least_side
+    if against == "truth" and not data.truth:
         return f"data {cell.data.name} has no truth that a judge could know"
-    if component.against == "truth" and data.truth != component.truth:
+    if against == "truth" and data.truth != component.truth:
         return f"judges a {component.truth}, data {cell.data.name} shows a {data.truth}"
-    if component.against == "input":
+    if against == "input":
         return "compares a changed picture with its original; it belongs to metrics@perturbation"
-    if (component.against == "clean_arm") == trains:
+    if (against == "clean_arm") == trains:
         return f"task {cell.task.name} {'makes no edits' if trains else 'only makes edits'}"
-    if (
-        component.against == "clean_arm"
-        and (side := cell.victim.component.known_size or component.least_side) < component.least_side
-    ):
-        return f"needs pictures of at least {component.least_side} x {component.least_side} px, edits are of {side}"
-    if component.against == "reference" and not data.sizes.get("reference"):
+    if against == "clean_arm" and (side := cell.victim.component.known_size or least) < least:
+        return f"needs pictures of at least {least} x {least} px, edits are of {side}"
+    if against == "reference" and not data.sizes.get("reference"):
         return f"data {cell.data.name} has no reference pictures (data.reference)"
-    if component.against == "reference" and not data.compares_sets:
+    if against == "reference" and not data.compares_sets:
         return f"data {cell.data.name} has references that overlap the training pictures"
-    if component.against == "reference" and (n := _smallest_set(cell, component)) < component.minimum:
+    if against == "reference" and (n := _smallest_set(cell, component)) < component.minimum:
         return f"needs {component.minimum} pictures a side, there are {n}"
     return next(iter(errors_of(component.check)), None)
 

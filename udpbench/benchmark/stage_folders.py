@@ -1,6 +1,6 @@
 """What a store holds, for who looks after it: finding, verifying and removing stages by their folders.
 
-Nothing here knows a cell. Which stages are needed is told by their keys, from records.
+Nothing here knows a cell. Records say, by keys, which stages are needed.
 """
 
 from __future__ import annotations

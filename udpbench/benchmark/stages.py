@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,16 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         surrogate = cell.surrogate.component.on(run) if loads else None
-        folder, scratch = parents["data"] / "train", out / "scratch"
-        scratch.mkdir(exist_ok=True)
+        folder = parents["data"] / "train"
         parts = _batches_of_names(folder, run, protect.component.couples_images)
         further = parents.get("like"), parents.get("class")
-        for owner in _owners(cell, parents["data"], parts, *further):
-            made = protect.component.protect(owner, cell.budget.component, surrogate, replace(run, scratch=scratch))
-            checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
-            _write(out, owner.names, cell.budget.component.finished(protect.name, made, owner.images, owner.names, run))
+        with _scratch(out) as scratch:
+            for owner in _owners(cell, parents["data"], parts, *further):
+                made = protect.component.protect(owner, cell.budget.component, surrogate, replace(run, scratch=scratch))
+                checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
+                finished = cell.budget.component.finished(protect.name, made, owner.images, owner.names, run)
+                _write(out, owner.names, finished)
         _write_captions(out, folder)
-        shutil.rmtree(scratch)
 
     parents = {"data": data} | ({"like": like} if like else {})
     if protect.component.class_images:
@@ -80,16 +81,15 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
     """A purification attack on a folder of pictures."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        folder, scratch = pictures_in(parents["images"]), out / "scratch"
-        scratch.mkdir(exist_ok=True)
+        folder = pictures_in(parents["images"])
         captions, model = read_metadata(folder), cell.purifier.component.on(run) if attack.component.needs else None
-        for names in _batches_of_names(folder, run, attack.component.couples_images):
-            pictures, prompts = _read(folder, names), [captions[name]["text"] for name in names]
-            made = attack.component.purify(pictures, names, prompts, model, replace(run, scratch=scratch))
-            checked_pictures(f"attack {attack.name}", made, dict(zip(names, pictures, strict=True)))
-            _write(out, names, made)
+        with _scratch(out) as scratch:
+            for names in _batches_of_names(folder, run, attack.component.couples_images):
+                pictures, prompts = _read(folder, names), [captions[name]["text"] for name in names]
+                made = attack.component.purify(pictures, names, prompts, model, replace(run, scratch=scratch))
+                checked_pictures(f"attack {attack.name}", made, dict(zip(names, pictures, strict=True)))
+                _write(out, names, made)
         _write_captions(out, folder)
-        shutil.rmtree(scratch)
 
     key = {"attack": attack.key} | ({"purifier": cell.purifier.key} if attack.component.needs else {})
     checked_work = _with_inputs_checked(work, attack, *([cell.purifier] if attack.component.needs else []))
@@ -322,6 +322,15 @@ def _all(folder: Path | None) -> list[torch.Tensor]:
 
 def _read(folder: Path, names: Sequence[str]) -> list[torch.Tensor]:
     return [read(folder / name) for name in names]
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A folder in ``out`` for intermediate state, gone once the block is done; an interrupted one leaves it there."""
+    scratch = out / "scratch"
+    scratch.mkdir(exist_ok=True)
+    yield scratch
+    shutil.rmtree(scratch)
 
 
 def _batches_of_names(folder: Path, run: Run, coupled: bool) -> Iterator[list[str]]:

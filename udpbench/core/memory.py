@@ -40,9 +40,10 @@ def give_freed_memory_back() -> None:
 
 
 def queued(x: Tensor, device: torch.device) -> Tensor:
-    """``x``, which lies on the CPU, on ``device``: in inner loops, for what is drawn there. The copy to a GPU is queued
-    from pinned memory; a plain ``to`` waits until the GPU has done all that was queued before."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    """``x`` on ``device``: in inner loops, for what is drawn on the CPU. The copy to a GPU is queued from pinned
+    memory; a plain ``to`` waits until the GPU has done all that was queued before."""
+    from_cpu = x.device.type == "cpu" and device.type == "cuda"
+    return x.pin_memory().to(device, non_blocking=True) if from_cpu else x.to(device)
 
 
 def pictures_that_fit(card: float, each: float) -> int:

@@ -38,7 +38,7 @@ class Cond:
     hidden: Tensor
 
     def take(self, index: Tensor | slice) -> Cond:
-        """The embeddings at ``index`` only; a tensor lies on the CPU."""
+        """The embeddings at ``index`` only."""
         return Cond(self.hidden[index if isinstance(index, slice) else queued(index, self.hidden.device)])
 
     def repeat(self, times: int) -> Cond:

@@ -25,7 +25,7 @@ EMBEDDING = "learned_embeds.safetensors"  # diffusers' name
 
 
 class LatentDiffusion(Diffusion):
-    """A model that denoises the latents of an autoencoder, told what to draw by a text."""
+    """A model that denoises the latents of an autoencoder, conditioned on a text."""
 
     shape = "Stable-Diffusion-shaped"
     option = "local"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from udpbench.core.images import recompress
+from udpbench.core.memory import queued
 from udpbench.core.pixels import resize, smooth
 
 
@@ -52,4 +53,4 @@ def flip(x: Tensor, rng: torch.Generator) -> Tensor:
 
 def noisy(x: Tensor, rng: torch.Generator, std: float) -> Tensor:
     """Normal noise of standard deviation ``std`` (of 255) added; clipped to [0,1]."""
-    return (x + std / 255 * torch.randn(x.shape, generator=rng).to(x.device)).clamp(0, 1)
+    return (x + std / 255 * queued(torch.randn(x.shape, generator=rng), x.device)).clamp(0, 1)

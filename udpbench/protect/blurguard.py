@@ -13,6 +13,7 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget, rms_direction
 from udpbench.core.component import check_numbers
+from udpbench.core.memory import queued
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.pgd import Ascent, first_length, pgd_through, shrinking
@@ -93,7 +94,7 @@ class BlurGuard(Ascent):
         logs = torch.zeros(len(regions), device=x.device, requires_grad=True)
         adam, wanted = torch.optim.Adam([logs], lr=self.blur_lr), spectrum(x)
         for _ in range(self.blur_steps):
-            noise = torch.randn(x.shape, generator=rng).to(x.device) / 2  # of variance 1 in [-1,1]
+            noise = queued(torch.randn(x.shape, generator=rng), x.device) / 2  # of variance 1 in [-1,1]
             moved = blur_by_region(noise.clamp(-limit, limit), logs.exp(), regions).clamp(-limit, limit)
             gap = (wanted - spectrum((x + moved).clamp(0, 1))).abs().max()
             (logs.grad,) = torch.autograd.grad((gap - self.tolerance).relu(), logs)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
+from udpbench.core.memory import queued
 from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import initialised_by
 from udpbench.models.latent import LatentDiffusion
@@ -115,7 +116,7 @@ class DiffVax(MaskedProtection):
             raw = perturbed(net, x, m)
             moved = raw + (budget.project(raw, x) - raw).detach()
             seen = Inpainting(model, moved, m)
-            noise = torch.randn(seen.latents.shape, generator=rng).to(x.device)
+            noise = queued(torch.randn(seen.latents.shape, generator=rng), x.device)
             run.tally("unet_image", n * self.sample_steps * (1 if self.guidance == 1 else 2))
             made = seen.edited(cond.take(whose), empty.repeat(n), noise, self.sample_steps, self.guidance)
             made = made[..., : x.shape[-2], : x.shape[-1]]

@@ -84,11 +84,12 @@ def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator) ->
         return "-"
     less = {name: found for name, found in less.items() if len(found) == most}
     chosen = choices({name: {victim: -x for victim, x in found.items()} for name, found in less.items()})
-    alone = max(less, key=lambda name: fmean(less[name].values()))
-    x = paired_interval({v: less[name][v] for v, name in chosen.items()} if chosen else less[alone], rng)
+    best = max(less, key=lambda name: fmean(less[name].values()))
+    taken = chosen or dict.fromkeys(less[best], best)
+    x = paired_interval({victim: less[name][victim] for victim, name in taken.items()}, rng)
     if x.mean <= 0:
         return "-"
-    counts = Counter(chosen.values()).most_common() or [(alone, most)]
+    counts = Counter(taken.values()).most_common()
     names = counts[0][0] if len(counts) == 1 else ", ".join(f"{name} ({n})" for name, n in counts)
     return f"{names}: {interval_text(x)}{'' if chosen and x.exceeds(0.0) else f' {NO_CLAIM}'}"
 
