@@ -20,7 +20,6 @@ from udpbench.interfaces import Protection, Run
 from udpbench.models.latent import inconsistency
 from udpbench.optim.pgd import pgd
 from udpbench.protect.advdm import AdvDM
-from udpbench.protect.anti_diffusion import AntiDiffusion
 from udpbench.protect.consistent import Consistent
 from udpbench.protect.glaze import Glaze
 from udpbench.protect.noise import Noise
@@ -250,9 +249,8 @@ def test_noise_is_refused_without_any_work():
 
 
 def test_what_names_a_protection_inside_is_plain_whatever_it_is_made_of():
-    inner = AntiDiffusion(rounds=1, text_steps=1, image_steps=1, model_steps=1, lr=1e-3, text_lr=1e-2, round_eps=2.0)
-    named = Consistent(inner=inner, beta=1.0).identity()
-    assert json.loads(json.dumps(named))["settings"]["round_eps"] == 2.0
+    named = key("protect@inner=anti_diffusion", "inner.round_eps=2.0")
+    assert json.loads(json.dumps(named))["settings"]["inner"]["round_eps"] == 2.0
 
 
 def test_a_released_preset_inside_makes_the_whole_a_released_one(cell):

@@ -122,6 +122,6 @@ def test_models_of_e_fsmg_are_trained_once(pictures, model, other):
 def test_further_models_are_named_by_their_weights(model, other):
     ours = Ensemble(inner=AdvDM(steps=1), further={"other": other}).identity()
     assert ours["further"] == {"other": other.identity()}
-    assert ours["inner"] == "udpbench.protect.advdm.AdvDM"
+    assert ours["inner"]["version"] == AdvDM.version
     assert ours != Ensemble(inner=AdvDM(steps=1), further={"other": model}).identity()
     assert EnsembleASPL(**ROUNDS, further={"other": other}).identity()["target"] == "none"

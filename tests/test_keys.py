@@ -98,6 +98,27 @@ def test_pictures_purified_elsewhere_are_not_what_the_attack_makes_of_clean_ones
     )
 
 
+def test_where_a_member_of_an_attack_lies_is_no_part_of_its_key_and_what_lies_there_is(cell, tmp_path, pictures):
+    def key(folder, picture, *words):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        write_png(tmp_path / folder / "0000.png", picture)
+        member = ("attack=chain", "attack@attack.members.a=folder", f"attack.members.a.path={tmp_path / folder}")
+        return cell(*member, *words).attack.key
+
+    before = key("here", pictures[0])
+    assert key("elsewhere", pictures[0]) == before
+    assert key("elsewhere", pictures[1]) != before
+    more = "attack@attack.members.b=jpeg", "attack.members.b.quality=50"
+    assert key("here", pictures[0], *more) != before
+
+
+def test_settings_of_a_wrapped_protection_are_in_the_key_but_where_they_only_say_how(cell):
+    wrapped = ("protect=eot", "protect@inner=aspl")
+    before = cell(*wrapped).protect.key
+    assert cell(*wrapped, "inner.gradient_checkpointing=true").protect.key == before
+    assert cell(*wrapped, "inner.rounds=3").protect.key != before
+
+
 class Mine(DreamBooth):
     """A thief of somebody's own."""
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from udpbench.benchmark.arms import DEFAULT
+from udpbench.core.component import Component
 from udpbench.core.source import source_digests
 
 ROLES = ("surrogate", "victim", "purifier")  # models: the owner's, the thief's, and the one the thief purifies with
@@ -28,10 +29,9 @@ class Part:
         and, of a class from outside the package, of its source.
 
         Settings that say where a thing lies and not what it is (``places``) are no part of it: digests are. Nor are
-        those that came later (``later``) where they are as if they had not.
+        those that came later (``later``) where they are as if they had not. Both holds of components inside it, too.
         """
-        apart, before = self.component.places, self.component.later.items()
-        settings = {k: v for k, v in self.settings.items() if k not in apart and (k, v) not in before}
+        settings = _settings_in_key(self.settings, self.component)
         found = {"settings": settings, "version": self.component.version, "identity": self.component.identity()}
         return found | self.source
 
@@ -45,6 +45,17 @@ class Part:
         """Digests of the user's own modules that it is made of, if there are any."""
         digests = source_digests(self.settings)
         return {"source": digests} if digests else {}
+
+
+def _settings_in_key(settings: Any, held: Any) -> Any:
+    """Of ``settings``, from which ``held`` (a component or a mapping of some) was built, what goes into a key."""
+    if not (isinstance(settings, Mapping) and isinstance(held, Component | Mapping)):
+        return settings
+    if isinstance(held, Mapping):
+        return {k: _settings_in_key(v, held.get(k)) for k, v in settings.items()}
+    apart, before = held.places, held.later.items()
+    kept = {k: v for k, v in settings.items() if k not in apart and (k, v) not in before}
+    return {k: _settings_in_key(v, getattr(held, k, None)) for k, v in kept.items()}
 
 
 @dataclass(frozen=True)

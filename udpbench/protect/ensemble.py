@@ -25,7 +25,6 @@ class Ensemble(Several, Wrapper):
     cell's surrogate, and that an interrupted attempt begins anew.
     """
 
-    places: ClassVar[tuple[str, ...]] = ("inner", "further")
     what: ClassVar[str] = "the other models"
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:

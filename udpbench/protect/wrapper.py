@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from udpbench.interfaces import Dataset, Owner, Protection
 
@@ -19,7 +19,6 @@ class Wrapper(Protection):
 
     inner: Protection
 
-    places: ClassVar[tuple[str, ...]] = ("inner",)  # ``identity`` says what it is, without *its* places
     what: ClassVar[str]  # that the inner protection must heed
 
     def __post_init__(self) -> None:
@@ -66,16 +65,8 @@ class Wrapper(Protection):
         self.inner.check_texts(words, owner)
 
     def identity(self) -> dict[str, Any]:
-        """Class, version and settings of ``inner``, and the digests of what it reads."""
-        inner = self.inner
-        # Constructors keep what they were given, so what an object holds are its settings; needs follow from these.
-        held = {k: v for k, v in vars(inner).items() if k not in (*inner.places, "needs")}
-        return {
-            "inner": f"{type(inner).__module__}.{type(inner).__qualname__}",
-            "version": inner.version,
-            "settings": {k: asdict(cast(Any, v)) if is_dataclass(v) else v for k, v in held.items()},
-            "identity": inner.identity(),
-        }
+        """Version of ``inner`` and digests of what it reads; its settings are the wrapper's own."""
+        return {"inner": {"version": self.inner.version, "identity": self.inner.identity()}}
 
     def refuse_unless(self, heeded: bool) -> None:
         """ValueError if the inner protection has not heeded what it says it does."""
