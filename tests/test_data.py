@@ -334,6 +334,8 @@ def test_cifar10_counts_by_class_if_told_and_the_rest_of_the_test_split_is_the_r
     whole = Cifar10(root="x", train=100, reference=None)
     assert whole.sizes == {"train": 100, "reference": 9000, "validation": 0, "heldout": 1000}
     assert whole.subject == ""
+    with pytest.raises(ValueError, match="the test split has 1000 pictures of cat, heldout takes 2000"):
+        Cifar10(root="x", classes=["cat"], train=100, heldout=2000, reference=None)
     some = Cifar10(root="x", classes=["cat", "dog", "ship"], train=100, heldout=5, validation=1, per_class=True)
     assert some.sizes == {"train": 300, "reference": 3000, "validation": 3, "heldout": 15}
     assert some.subject == "cat+dog+ship"

@@ -3,7 +3,9 @@
 import contextlib
 import io
 import os
+import struct
 import sys
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -177,6 +179,49 @@ def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
     assert (got - upright)[:, 2:6, 2:14].abs().max() < 0.15
     assert (got - upright)[:, 10:14, 18:30].abs().max() < 0.15
     assert (got - upright)[:, 10:14, 2:14].abs().max() < 0.15
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def turned(where: str) -> dict[str, bytes]:
+    """Chunks that say "rotated by 90 degrees" in the words of several programs, before or behind the pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = exif.tobytes()
+    profile = f"\nexif\n{len(raw):8d}\n{raw.hex()}\n".encode()
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    return {
+        "eXIf": chunk(b"eXIf", raw.removeprefix(b"Exif\0\0")),
+        "ImageMagick": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+        "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        "none": chunk(b"tEXt", b"date:create\0today"),
+    }
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("how", ["eXIf", "ImageMagick", "XMP", "none"])
+def test_a_png_s_size_is_known_as_it_is_read_wherever_its_orientation_stands(tmp_path, how, behind):
+    file = tmp_path / "a.png"
+    images.to_pil(torch.zeros(3, 20, 40)).save(file)
+    plain = file.read_bytes()
+    at = len(plain) - 12 if behind else 33  # before the end, or behind the header
+    file.write_bytes(plain[:at] + turned(how)[how] + plain[at:])
+    read = images.read(file).shape[-2:]
+    assert images.header(file)[1:] == tuple(read) == ((20, 40) if how == "none" else (40, 20))
+
+
+def test_only_a_profile_that_is_not_srgb_has_other_colours():
+    plain = Image.new("RGB", (4, 4))
+    assert not images.has_other_colours(plain)
+    plain.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert not images.has_other_colours(plain)
+    plain.info["icc_profile"] = b"broken"
+    assert not images.has_other_colours(plain)
+    plain.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    grey = Image.new("P", (4, 4))
+    assert not images.has_other_colours(grey)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about the damage

@@ -365,3 +365,46 @@ def test_purify_attacks_the_pictures_as_they_are(here, tmp_path):
     assert said == "2 of 2 pictures were done before with these settings and are kept\n"
     here("attack=jpeg", "attack.quality=50", main=purify.main)
     assert done(tmp_path, "attack") == 4
+
+
+def test_a_picture_too_long_for_webp_is_protected_and_refused_as_webp_before_any_work(here, tmp_path, capsys):
+    Image.new("RGB", (16384, 2)).save(tmp_path / "in" / "long.png")
+    shown, _ = here("protect=noise")
+    assert (tmp_path / "out" / "long.png").is_file()
+    (row,) = [line for line in shown.splitlines() if line.startswith(("│ long.png", " long.png", "long.png"))][:1]
+    assert row.rstrip(" │").endswith("-")
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise", "--format", "webp")
+    assert end.value.code == 2
+    assert "long.png: WebP holds sides of up to 16383 px; say --format png" in capsys.readouterr().err
+
+
+def test_a_photograph_with_a_broken_second_one_in_its_file_is_protected(here, tmp_path):
+    file = tmp_path / "in" / "phone.jpg"
+    smooth(0).save(file, format="MPO", save_all=True, append_images=[smooth(1)])
+    shown, _ = here("protect=noise")
+    assert "phone.jpg: further pictures in the file: the first is kept" in shown.splitlines()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.index(b"\xff\xd9") + 2])
+    shown, _ = here("protect=noise")
+    assert "1 protected pictures in out" in shown
+
+
+def test_names_with_brackets_are_shown(here, tmp_path):
+    smooth(0).save(tmp_path / "in" / "a[red].png")
+    shown, _ = here("protect=noise")
+    assert "a[red].png" in shown
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_is_a_line_that_says_what_to_do(here, tmp_path, monkeypatch, capsys, error):
+    def fail(*_):
+        raise error
+
+    smooth(0).save(tmp_path / "in" / "a.png")
+    monkeypatch.setattr("udpbench.protect.noise.Noise.protect", fail)
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise")
+    assert end.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert line.startswith("error: the machine has too little memory; give runtime.grad_batch=N")

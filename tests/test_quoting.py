@@ -84,6 +84,18 @@ def test_interpolations_say_how_to_write_the_text():
     assert errors == [line, line], "the same words, so that they are told once"
 
 
+def test_any_error_of_the_input_is_one_line_among_the_others():
+    from udpbench.core.errors import Errors
+
+    def failing(error):
+        raise error
+
+    errors = Errors()
+    for error in (ValueError(), ValueError("a\nb"), OSError(36, "File name too long", "/x"), OSError("tape")):
+        errors.attempt(failing, error)
+    assert errors == ["ValueError", "a", "/x: File name too long", "tape"]
+
+
 def test_what_the_terminal_cannot_show_is_replaced(monkeypatch):
     import io
 

@@ -142,10 +142,11 @@ def test_scores_are_compared_with_the_seed_sd_of_clean_victims():
     """SD of 40, 42, 44 is 2."""
     old, others = make_record(), [make_record(shifted(2.0 * seed), seed=seed) for seed in (1, 2)]
     further = make_record(shifted(100.0), seed=3, label="another model")
+    fewer = make_record(shifted(50.0), seed=4, settings={"data": {"train": 6}})
     new = make_record(shifted(0.0, protected=1.9, purified=-2.1, noise=1e-9))
     del new["arms"]["noise"]["metrics"]["similarity"]
     new["arms"]["clean"]["metrics"]["further"] = new["arms"]["clean"]["metrics"]["distance"]
-    found = {(row.arm, row.metric): row for row in compared(old, new, [*others, further])}
+    found = {(row.arm, row.metric): row for row in compared(old, new, [*others, further, fewer])}
     assert {round(row.seed_sd or 0, 9) for row in found.values() if row.metric == "distance"} == {2.0}
     verdicts = {key: row.verdict for key, row in found.items()}
     assert verdicts["clean", "distance"] == verdicts["noise", "distance"] == "equal"

@@ -305,6 +305,7 @@ def test_a_damaged_shared_folder_is_not_shared(tmp_path):
 
 def test_a_digest_that_is_remembered_wrongly_or_not_at_all_is_computed(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(digest, "SETTLED", 0)
     (tmp_path / "weights").write_bytes(bytes(1 << 24))
     cache = tmp_path / ".cache" / "udpbench" / "digests.json"
     right = digest.files_digest([tmp_path / "weights"])
@@ -313,6 +314,17 @@ def test_a_digest_that_is_remembered_wrongly_or_not_at_all_is_computed(tmp_path,
         assert digest.files_digest([tmp_path / "weights"]) == right
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert digest.files_digest([tmp_path / "weights"]) == right
+
+
+def test_large_weights_unpacked_over_others_with_the_same_time_are_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(digest, "SETTLED", 0)
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(1 << 24))
+    before, first = file.stat(), digest.files_digest([file])
+    file.write_bytes(b"1" * (1 << 24))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert digest.files_digest([file]) != first
 
 
 def test_small_files_are_read_once_unless_they_changed_or_may_have(tmp_path, monkeypatch):
@@ -510,6 +522,8 @@ def test_a_holder_at_work_keeps_its_lock_and_one_that_lost_it_publishes_nothing(
 
     with pytest.raises(RuntimeError, match="another process took it over"):
         Store(tmp_path / "store").do(make("b", work=robbed))
+    left = Store(tmp_path / "store").path(make("b")).with_suffix(".part")
+    assert not (left / FACTS).exists(), "the folder is another's, who lists what is in it"
     assert not Store(tmp_path / "store").finished(make("b"))
 
 

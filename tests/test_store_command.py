@@ -365,6 +365,12 @@ def test_a_finished_cell_shows_its_record_without_its_weights(tiny, tmp_path, ca
         return said, {"arms": found["arms"], "costs": costs}
 
     _, before = run_cell()
+    shutil.rmtree(tmp_path / "out" / "store" / "data")
+    next((tmp_path / "out").glob("cells/*/sheet.png")).unlink()
+    said, after = run_cell()
+    assert "; 1 stages to do" in said, "the pictures that the sheet shows"
+    assert after["arms"] == before["arms"]
+    before = after
     assert command.main(["rm", "--weights", "--yes", f"runtime.out={tmp_path / 'out'}"]) == 0
     assert "removed: 1 train, " in capsys.readouterr().out
     assert not list((tmp_path / "out" / "store" / "train").iterdir())

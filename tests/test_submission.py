@@ -63,7 +63,7 @@ SPOILED = {
     "label 'sd15' does not go with facts.embedded True": at("label", value="sd15"),
     "it has no arm noise": at("arms", "noise", value=KeyError),
     "arm clean rests on a stage that the record does not list": at("arms", "clean", "key", value="other"),
-    "facts say budget 4, the configuration 8": at("facts", "budget", "eps", value=4.0),
+    "facts say budget eps 4, the configuration 8": at("facts", "budget", "eps", value=4.0),
     "budget exceeded: protected measures linf 9/255": at("perturbation", "protected", "linf", value=9.0),
 }  # fmt: skip
 
@@ -107,3 +107,13 @@ def test_the_record_of_a_cell_says_versions_and_digests(tmp_path: Path):
     """What the factory makes up is what cells write; see test_rerun for one."""
     made = json.loads(json.dumps(submitted()))
     assert record.check(made, "r.json") == submitted()
+
+
+def test_a_perceptual_budget_is_compared_with_the_bound_inside_and_its_distance():
+    made = submitted()
+    facts = {"kind": "perceptual", "eps": 16.0, "inner": "linf", "distance": 0.4, "network": "lite1", "score": "dist_lite1"}
+    made["facts"]["budget"] = facts
+    made["config"]["budget"] = {"distance": 0.4, "inner": {"eps": 16.0}}
+    assert not [line for line in objections(made) if line.startswith("facts")]
+    made["config"]["budget"]["distance"] = 0.2
+    assert "facts say budget distance 0.4, the configuration 0.2" in objections(made)

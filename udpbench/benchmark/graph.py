@@ -188,8 +188,9 @@ class Graph:
 
     @cached_property
     def wanted(self) -> list[Stage]:
-        """Every stage that the cell's record is made of, in the order in which their work is best done: arm by arm."""
-        return [stage for arm in self.arms.values() for stage in arm.wanted]
+        """Every stage that the cell's record and contact sheet are made of, in the order in which their work is best
+        done: arm by arm."""
+        return [*self._recorded, *self.shown]
 
     @cached_property
     def stages_before_scores(self) -> list[Stage]:
@@ -198,7 +199,7 @@ class Graph:
 
     @cached_property
     def shown(self) -> list[Stage]:
-        """The stages whose pictures the contact sheet has beside those that are wanted."""
+        """The stages whose pictures the contact sheet has beside those of the arms."""
         return [self.data, *(arm.pictures for arm in self.arms.values() if arm.pictures)]
 
     @cached_property
@@ -209,4 +210,8 @@ class Graph:
     @cached_property
     def key(self) -> str:
         """The cell's own cache key: of all it is made of."""
-        return hash_of([stage.key for stage in self.wanted])
+        return hash_of([stage.key for stage in self._recorded])
+
+    @property
+    def _recorded(self) -> list[Stage]:
+        return [stage for arm in self.arms.values() for stage in arm.wanted]

@@ -18,14 +18,16 @@ def run(graph: Graph, store: Store, together: bool = False, scores: bool = True)
     left alone with one at the end.
     """
     before = len(store.computed)
-    # The record and the contact sheet also read stages that are not in ``wanted``: those still there are verified, too.
+    # The record says what every stage took: those of which nothing is wanted any more are verified as far as that.
     there = [stage for stage in graph.stages if store.path(stage).exists()]
     damaged = [stage for stage in there if store.damage(stage, contents=False)]
-    wanted = [stage for arm in reversed(graph.arms.values()) for stage in arm.wanted] if together else graph.wanted
+    wanted = graph.wanted
+    if together:
+        wanted = [*(stage for arm in reversed(graph.arms.values()) for stage in arm.wanted), *graph.shown]
     if not scores:
         wanted = without_scores(with_ancestors(wanted))
     fetch_models(graph.cell, store.missing(wanted))
-    store.do(*wanted, *(stage for stage in there if stage in graph.shown), *damaged)
+    store.do(*wanted, *damaged)
     return frozenset(store.computed[before:])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -169,7 +170,8 @@ class Store:
             return ""
         if "files" in facts:
             return difference(folder, facts["files"], FACTS, self.digests)
-        return "" if facts["content"] == listed(folder, FACTS)[0] else "its files are not the ones that were written"
+        same = facts.get("content") == listed(folder, FACTS)[0]
+        return "" if same else "its files are not the ones that were written"
 
     def sound(self, stage: Stage) -> bool:
         """Whether the stage is finished and undamaged."""
@@ -312,12 +314,13 @@ class Store:
             shutil.rmtree(part)
         part.mkdir(parents=True, exist_ok=True)
         _remove_partial(part)
-        _write_facts(part, self._compute(stage, part))
-        if not lease.is_lock_held_by_us:
+        facts = self._compute(stage, part)
+        if not lease.is_lock_held_by_us:  # the folder is another's now: nothing more is written there
             raise RuntimeError(
                 f"{stage}: another process took it over, for this one had shown no sign of life for {LEASE:g} s; "
                 "the same command again goes on from what that one has done"
             )
+        _write_facts(part, facts)
         os.rename(part, final)
         sync(final.parent)
         atomic_text(pointer, str(final.relative_to(self.root)))
@@ -344,7 +347,7 @@ class Store:
             self.log.say(f"{stage}: {compiling:.1f} s of it went into compiling networks")
         spent.unlink(missing_ok=True)
         (part / BEGUN).unlink(missing_ok=True)
-        content, files = listed(part)
+        content, files = listed(part, FACTS)
         return {**begun, "content": content, "files": files, "counts": run.count, "commit": commit(), **measured}
 
     def _twin(self, stage: Stage, pointer: Path) -> Path | None:
@@ -411,7 +414,7 @@ def _remove_partial(folder: Path) -> None:
 def _link(target: Path, link: Path) -> None:
     """Make ``link`` another name of the finished folder ``target``."""
     link.parent.mkdir(parents=True, exist_ok=True)
-    beside = link.with_name(f"{link.name}.{os.getpid()}")
+    beside = link.with_name(f"{link.name}.{secrets.token_hex(4)}")
     beside.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
     os.replace(beside, link)
 
@@ -445,8 +448,9 @@ def _measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # Linux: forget the peak resident size
+    else:
+        with suppress(OSError):  # Linux: forget the peak resident size
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak_mb(device: torch.device) -> float | None:
@@ -454,8 +458,8 @@ def _peak_mb(device: torch.device) -> float | None:
     measured."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    line = next(row for row in status.read_text(encoding="utf-8").splitlines() if row.startswith("VmHWM"))
-    return round(int(line.split()[1]) / 1e3, 1)
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        if peak := next((line for line in lines if line.startswith("VmHWM")), ""):
+            return round(int(peak.split()[1]) / 1e3, 1)
+    return None

@@ -24,7 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import MarkedYAMLError, YAMLError
 
 from udpbench.commands.disk import disk_error
-from udpbench.commands.machine import cores, gpus, places, share_of_gpu
+from udpbench.commands.machine import cores, gpus, memory_error, places, share_of_gpu
 from udpbench.commands.quoting import advice, quoted
 
 if TYPE_CHECKING:
@@ -221,8 +221,9 @@ def _tracker(cfg: DictConfig) -> Tracker:
 
 @contextmanager
 def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """Ends the process with status 2 and a line for each error in the command line or its input, with status 130 and
-    the line ``interrupted`` for Ctrl-C, with status 141 and no word when nobody reads its output any more.
+    """Ends the process with status 2 and a line for each error in the command line or its input, with status 1 and a
+    line if memory is short, with status 130 and the line ``interrupted`` for Ctrl-C, with status 141 and no word when
+    nobody reads its output any more.
 
     With HYDRA_FULL_ERROR=1 in the environment the traceback of an error comes through.
     """
@@ -246,6 +247,12 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
     except KeyboardInterrupt:
         say(interrupted)
         sys.exit(130)
+    except Exception as error:
+        short = memory_error(error)
+        if wants_traceback or not short:
+            raise
+        say(f"error: {short}")
+        sys.exit(1)
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before
 
@@ -337,10 +344,10 @@ def show(*parts: RenderableType) -> None:
     """Tables and lines to standard output."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 110, markup=False)  # names may hold brackets
     for part in parts:
         if isinstance(part, str):
-            console.print(part, markup=False, highlight=False, soft_wrap=True)
+            console.print(part, highlight=False, soft_wrap=True)
         else:
             console.print(part)
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 MEMORY = 2e9  # bytes that a process with the embedded models takes, with room to spare
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+_SMALLER = "give runtime.grad_batch=N (with gradients) or runtime.batch=N, smaller, or runtime.low_memory=true"
 _claims: list[FileLock] = []  # held until the process ends
 
 
@@ -39,6 +40,15 @@ def free_memory() -> float:
         found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
         return 1024 * int(found[1]) if found else 0
     return 0
+
+
+def memory_error(error: BaseException) -> str | None:
+    """One line saying what to do, if ``error`` is that of a memory that is full; None if not."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return f"the GPU has too little memory; {_SMALLER}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter torch's, on a CPU
+        return f"the machine has too little memory; {_SMALLER}"
+    return None
 
 
 def room() -> int:

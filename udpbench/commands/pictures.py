@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,7 +37,18 @@ from udpbench.core.atomic import atomic_write, try_folder
 from udpbench.core.captions import read_captions
 from udpbench.core.digest import files_digest
 from udpbench.core.errors import ConfigError
-from udpbench.core.images import as_saved, file_name, from_pil, open_image, read, to_pil, write_metadata
+from udpbench.core.images import (
+    LONGEST,
+    as_saved,
+    file_name,
+    from_pil,
+    has_other_colours,
+    header,
+    open_image,
+    read,
+    to_pil,
+    write_metadata,
+)
 from udpbench.core.text import shown_name
 from udpbench.core.visibility import survival, visibility
 from udpbench.interfaces import Dataset, Log, Run, Titled
@@ -74,6 +86,7 @@ def change(
     cfg = composed(["data=folder", "data.geometry=native", *default, *overrides])
     store = open_store(cfg, log)  # first: it says how many pixels a picture may have
     cell = _cell(cfg, source, prompt, method)
+    _check_format(form, cell.data.component)
     part: Part = getattr(cell, method)
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
@@ -114,6 +127,14 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
         raise ConfigError(f"attack={part.name} changes no pictures; give an attack that does, e.g. attack=impress")
     check_alone(cell, method)
     return replace(cell, arms=())
+
+
+def _check_format(form: str, data: Dataset) -> None:
+    """ValueError for a picture that is larger than the format of the finished ones can hold."""
+    most = LONGEST.get(form, inf)
+    for file in data.files() if data.size is None else ():  # type: ignore[attr-defined]  # it is a folder
+        if max(header(file)[1:]) > most:
+            raise ValueError(f"{file}: WebP holds sides of up to {most} px; say --format png, or data.size=N")
 
 
 def _coupled(cell: Cell, part: Part) -> bool:
@@ -181,7 +202,10 @@ def _finish(
         kept |= {"exif": exif} if exif else {}
     made.save(path, **FORMATS[form], **kept)
     shown = read(path)
-    survives = {f"{codec} {quality}": survival(clean, shown, codec, quality) for codec, quality in codecs}
+    survives = {
+        f"{codec} {quality}": survival(clean, shown, codec, quality) if max(clean.shape) <= LONGEST[codec] else None
+        for codec, quality in codecs
+    }
     return {"file": file.name, **visibility(clean, shown), "survives": survives, "lost": lost}
 
 
@@ -215,29 +239,21 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
-def _moves(image: ImageFile) -> bool:
-    """Whether there is a second frame."""
-    try:
-        image.seek(1)
-    except EOFError:
-        return False
-    image.seek(0)
-    return True
-
-
 def _lost(image: ImageFile, form: str, shown: Tensor) -> list[str]:
     """What of a picture file a finished picture, of the size of ``shown``, does not have."""
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(image.tile)
     height, width = shown.shape[-2:]
+    several = getattr(image, "n_frames", 1) > 1
     found = {
         f"{image.width} x {image.height} px: now {width} x {height} (data.size, data.geometry)": {height, width}
         != {image.height, image.width},
-        "an animation: its first frame is kept": _moves(image),
+        "an animation: its first frame is kept": several and image.format not in ("MPO", "TIFF"),
+        "further pictures in the file: the first is kept": several and image.format in ("MPO", "TIFF"),
         "16 bits a channel: 8 are kept": deep,
         "black and white in 1 bit: now 8-bit grey": image.mode == "1",
         f"colours for print or of another space ({image.mode}): now RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV"),
         f"one channel of grey: {form} has three equal ones": form == "webp" and _is_grey(image),
-        "colour profile: applied, colours are now sRGB": bool(image.info.get("icc_profile")),
+        "colour profile: applied, colours are now sRGB": has_other_colours(image),
         f"resolution (dpi): {form} has none": "dpi" in image.info and form != "png",
     }
     return [text for text, is_so in found.items() if is_so]

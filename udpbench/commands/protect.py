@@ -12,7 +12,7 @@ from udpbench.commands.common import RESUME, Parser, one_line_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit status: 0 fine, 2 wrong input, 130 interrupted."""
+    """Exit status: 0 fine, 1 too little memory, 2 wrong input, 130 interrupted."""
     about = "Protect a folder of pictures; says how visible the change is and what of it JPEG and WebP leave."
     command("protect", "protected", Parser("protect", about), arguments)
 

@@ -12,6 +12,6 @@ from udpbench.commands.protect import command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit status: 0 fine, 2 wrong input, 130 interrupted."""
+    """Exit status: 0 fine, 1 too little memory, 2 wrong input, 130 interrupted."""
     about = "Purify a folder of pictures, protected or not; says how far they were changed."
     command("attack", "purified", Parser("purify", about), arguments)

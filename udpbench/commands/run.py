@@ -26,6 +26,7 @@ from udpbench.commands.common import (
     RESUME,
     PreparedCell,
     cell_text,
+    lines_of,
     one_line_errors,
     prepare,
     replace_unencodable,
@@ -34,6 +35,7 @@ from udpbench.commands.common import (
     slug,
 )
 from udpbench.commands.disk import disk_error
+from udpbench.commands.machine import memory_error
 from udpbench.core.errors import Busy
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def execute(
         new = record_of(graph, store, config, computed)
         record.write(path, new)
         written = True  # what fails from here on is the showing
+        _failed_path(path).unlink(missing_ok=True)  # of an attempt before this one
         _show(ready, new, path, folder, show_table, mirrored=todo > 0 or bool(computed))
     except Busy:
         tracker.finish("ok")
@@ -133,6 +136,11 @@ def _record_path(ready: PreparedCell, cfg: DictConfig) -> Path:
     return Path(cfg.runtime.records) / f"{slug(ready.cell)}-{ready.graph.key}.json"
 
 
+def _failed_path(path: Path) -> Path:
+    """Of the record of a failure, where a whole one is at ``path``."""
+    return path.with_name(f"{path.stem}-failed.json")
+
+
 def _show(ready: PreparedCell, record: Record, path: Path, folder: Path, table: bool, mirrored: bool) -> None:
     """The contact sheet, the table and, if anything was computed, the tracker's mirror of both."""
     from udpbench.results.gather import draw_sheet
@@ -160,7 +168,7 @@ def _tell_failure(error: Exception, ready: PreparedCell, config: dict[str, Any],
     if written:
         ready.store.log.say(f"the record is complete; only showing it failed: {path}")
     elif not disk:  # it would refuse the record, too
-        beside = path.with_name(f"{path.stem}-failed.json") if path.exists() and not _may_overwrite(path) else path
+        beside = _failed_path(path) if path.exists() and not _may_overwrite(path) else path
         try:
             record.write(beside, failed_record(ready.graph, ready.store, config, error))
             ready.store.log.say(f"the traceback is in {beside}")
@@ -177,16 +185,9 @@ def _may_overwrite(path: Path) -> bool:
     return True
 
 
-_SMALLER = "give runtime.grad_batch=N (with gradients) or runtime.batch=N, smaller, or runtime.low_memory=true"
-
-
 def _reason(error: Exception) -> str:
     """One line for a person."""
-    if type(error).__name__ == "OutOfMemoryError":  # torch's
-        return f"the GPU has too little memory; {_SMALLER}"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter torch's, on a CPU
-        return f"the machine has too little memory; {_SMALLER}"
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return memory_error(error) or f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}"
 
 
 # -- under Hydra -------------------------------------------------------------------------------------------------------
@@ -218,15 +219,16 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -
         if _in_sweep():  # what its cells share is verified once
             ready.store.trust(_verified.setdefault((group, ready.store.root.absolute()), set()))
         ready.tracker.check()
-    except ValueError as error:
-        for line in str(error).splitlines():
+    except (ValueError, OSError) as error:
+        lines = lines_of(error) or [type(error).__name__]
+        for line in lines:
             console.say(f"error: {line}")
-        _fail(2, str(error).splitlines()[0])
+        _fail(2, lines[0])
         return None
     ready.store.patient = patient
     ready.store.computed.extend(before)
     try:
-        with heeded(ready.store):
+        with heeded(ready.store) as heard:
             if not patient and ready.store.held_by_others(ready.wanted):  # known before further processes are started
                 raise Busy
             execute(ready, cfg, group, called, choices=None if worker else HydraConfig.get().runtime.choices)
@@ -239,6 +241,9 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
         _fail(2 if isinstance(error, ValueError) else 1, disk_error(error, cfg.runtime) or _reason(error))
+    if heard and _in_sweep() and not worker:  # this cell was finished all the same; the others of this process are not
+        console.say(f"{heard[0].name}: {RESUME}")
+        sys.exit(128 + heard[0])
     return None
 
 

@@ -25,12 +25,12 @@ GRACE = 20.0  # seconds in which a checkpoint may be written; then the work ends
 
 
 @contextmanager
-def heeded(store: Store) -> Iterator[None]:
+def heeded(store: Store) -> Iterator[list[signal.Signals]]:
     """Within the block, of the main thread, one of ``HEEDED`` has the store's work end with a checkpoint, and that of
-    its partners.
+    its partners; yields the list of those heard.
 
     Then whoever handled the signal before does (submitit requeues the job), and the process ends with status 128 and
-    the number of the signal.
+    the number of the signal; but if all was finished before it could end, nothing is left to go on with, and it goes on.
     """
     heard: list[signal.Signals] = []
 
@@ -49,7 +49,7 @@ def heeded(store: Store) -> Iterator[None]:
     handlers = dict.fromkeys(HEEDED, hear) | ({signal.SIGALRM: end} if HEEDED[1:] else {})
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        yield heard
     except Stopped:
         signal.setitimer(signal.ITIMER_REAL, 0)
         store.log.say(f"{heard[0].name}: {RESUME}")

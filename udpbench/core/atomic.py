@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ def atomic_write(path: Path, synced: bool = True) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     short = f"{zlib.crc32(os.fsencode(path.name)):08x}"  # a name may be as long as names can be
-    beside = path.with_name(f".{short}.{os.getpid()}.part")
+    beside = path.with_name(f".{short}.{secrets.token_hex(4)}.part")  # ids of processes are the same in two containers
     try:
         yield beside
         if synced:

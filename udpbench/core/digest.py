@@ -82,15 +82,16 @@ def _sha256(file: Path) -> str:
 def _file_digest(file: Path) -> str:
     """SHA-256 of a file.
 
-    Those over 16 MiB are remembered in the user's cache folder by path, size and modification time; smaller ones, the
-    same for cell after cell, within the process, once they have not been written to for some seconds.
+    Once it has not been written to for some seconds it is remembered by path, size, times of change and inode: of files
+    over 16 MiB in the user's cache folder, of smaller ones, the same for cell after cell, within the process.
     """
     stat = file.stat()
-    if stat.st_size >= 1 << 24:
-        return remembered(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}", lambda: _sha256(file))
     if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < SETTLED:
         return _sha256(file)
-    return _settled_digest(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    seen = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino  # unpacking may keep the time of modification
+    if stat.st_size >= 1 << 24:
+        return remembered(f"{file.resolve()} {seen}", lambda: _sha256(file))
+    return _settled_digest(file, *seen)
 
 
 @lru_cache(maxsize=4096)

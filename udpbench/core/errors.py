@@ -38,8 +38,8 @@ class Errors(list[str]):
             self.extend(str(error).splitlines())
         except InterpolationKeyError as error:
             self.append(unresolved(error))
-        except (ValueError, OmegaConfBaseException) as error:
-            self.append(str(error).splitlines()[0])
+        except (ValueError, OSError, OmegaConfBaseException) as error:
+            self.append(first_line(error))
         except SystemExit as error:
             self.append(f"a method tried to end the process (SystemExit {error.code}) while it was looked at")
         return None
@@ -48,6 +48,13 @@ class Errors(list[str]):
         """Raise ConfigError with each line once, if there are any."""
         if self:
             raise ConfigError("\n".join(dict.fromkeys(self)))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line: of one of the system with the file; of one that says nothing its name."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def unresolved(error: InterpolationKeyError) -> str:
@@ -77,4 +84,4 @@ def _root(error: BaseException) -> str:
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    return str(cause).splitlines()[0] if isinstance(cause, ValueError) else " ".join(str(error).split())
+    return first_line(cause) if isinstance(cause, ValueError | OSError) else " ".join(str(error).split())

@@ -47,6 +47,10 @@ _BROKEN = (
 )  # fmt: skip
 
 
+# Texts in a PNG, beside its chunk eXIf, in which Pillow finds an orientation.
+_TURNING = ("Raw profile type exif", "XML:com.adobe.xmp")
+
+
 class OutOfRange(ValueError):
     """A picture whose values nobody can tell the meaning of."""
 
@@ -161,6 +165,12 @@ def from_pil(image: Image.Image) -> Tensor:
         alpha = _tensor(rgba)[3:]
         return _tensor(_in_srgb(rgba.convert("RGB"))) * alpha + (1 - alpha)
     return _tensor(_in_srgb(image).convert("RGB"))
+
+
+def has_other_colours(image: Image.Image) -> bool:
+    """Whether a colour profile other than sRGB is applied when the picture is read."""
+    plain = image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
+    return _in_srgb(plain) is not plain
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
@@ -309,12 +319,28 @@ def header(path: Path) -> tuple[str, int, int]:
     wrong."""
     try:
         with open_image(path) as image:
-            # Of a PNG without it in the beginning, Pillow would decode all to look for it at the end.
-            exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+            # Of a PNG without it in the beginning, Pillow decodes all to look for it at the end.
+            exif = image.getexif() if image.format != "PNG" or _may_turn(path, image) else {}
             turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return image.mode, *((image.width, image.height) if turned else (image.height, image.width))
     except _BROKEN:
         return "", 0, 0
+
+
+def _may_turn(path: Path, image: ImageFile) -> bool:
+    """Whether a PNG says something of its orientation, before its pixels or behind them."""
+    if {"exif", *_TURNING} & image.info.keys():
+        return True
+    names = [name.encode() for name in _TURNING]
+    with path.open("rb") as file:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            text = (kind in (b"tEXt", b"zTXt", b"iTXt") and file.read(min(length, max(map(len, names))))) or b""
+            if kind == b"eXIf" or any(map(text.startswith, names)):
+                return True
+            file.seek(length - len(text) + 4, os.SEEK_CUR)  # and the checksum
+    return False
 
 
 def read_metadata(folder: Path) -> dict[str, dict]:
@@ -364,6 +390,7 @@ def pillow_resize(x: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
 
 
 FORMATS = ("jpeg", "webp")
+LONGEST = {"jpeg": 65500, "webp": 16383}  # sides that they can hold, in pixels
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
 

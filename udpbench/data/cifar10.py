@@ -72,7 +72,11 @@ class Cifar10(Dataset):
         factor = len(self.names) if self.per_class else 1
         self.sizes = {part: n * factor for part, n in {"train": self.train, **others}.items()}
         if self.reference is None:
-            self.sizes["reference"] = IN_SPLIT["test"] * len(self.names) - self.sizes["heldout"]
+            left = IN_SPLIT["test"] * len(self.names) - self.sizes["heldout"]
+            if left < 0:
+                has = f"the test split has {IN_SPLIT['test'] * len(self.names)} pictures of {', '.join(self.names)}"
+                raise ValueError(f"data cifar10: {has}, heldout takes {self.sizes['heldout']}; give a smaller heldout")
+            self.sizes["reference"] = left
 
     def identity(self) -> dict[str, str]:
         """Digest of the files that are read; ValueError saying what to download if there are none."""

@@ -37,6 +37,7 @@ class Perceptual(Budget):
 
     version = 1
     kind: ClassVar[str] = "perceptual"
+    places = ("weights",)  # which are those that the checksum in the file's name says
 
     def __init__(self, inner: Budget, distance: float, network: str = "lite1", weights: str | None = None) -> None:
         check_numbers("budget perceptual", above=0, distance=distance)

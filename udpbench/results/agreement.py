@@ -47,7 +47,9 @@ def compared(old: Record, new: Record, others: Iterable[Record] = ()) -> list[Co
 
 
 def _alike(one: Record, other: Record) -> bool:
-    same = one["label"] == other["label"] and one["config"].get("task") == other["config"].get("task")
+    settings = [record["config"].get("task") for record in (one, other)]
+    data = [{**(record["config"].get("data") or {}), "subject": None} for record in (one, other)]  # ``cell`` has it
+    same = one["label"] == other["label"] and settings[0] == settings[1] and data[0] == data[1]
     return same and all(one["cell"][name] == other["cell"][name] for name in ALIKE)  # type: ignore[literal-required]
 
 

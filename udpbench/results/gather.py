@@ -162,7 +162,7 @@ def _cost(store: Store, stage: Stage, computed: Collection[str]) -> StageCost:
 def _counts(graph: Graph, store: Store) -> dict[str, int]:
     """Work the protection and the attack took, as the harness counted it."""
     arms = [graph.arms[name] for name in ("protected", "purified") if name in graph.arms]
-    made = {arm.pictures.key: arm.pictures for arm in arms if arm.pictures and store.finished(arm.pictures)}
+    made = {arm.pictures.key: arm.pictures for arm in arms if arm.pictures and store.has_facts(arm.pictures)}
     total: Counter[str] = Counter()
     for stage in made.values():
         total.update(store.facts(stage)["counts"])

@@ -75,8 +75,11 @@ def _arms(record: Record) -> Iterator[str]:
 
 def _budget(record: Record) -> Iterator[str]:
     budget, settings = record["facts"]["budget"], record["config"].get("budget") or {}
-    if budget and settings.get("eps") != budget["eps"]:
-        yield f"facts say budget {budget['eps']:g}, the configuration {settings.get('eps')}"
+    settings = {**settings, **(settings.get("inner") or {})}  # of a perceptual one, the bound inside
+    facts: dict[str, Any] = {k: v for k, v in (budget or {}).items() if k in ("eps", "distance")}
+    for name, value in facts.items():
+        if settings.get(name) != value:
+            yield f"facts say budget {name} {value:g}, the configuration {settings.get(name)}"
     if exceeded := flags.budget_exceeded(record):
         yield exceeded
 
