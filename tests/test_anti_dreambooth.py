@@ -125,7 +125,8 @@ def test_it_says_in_one_line_what_it_lacks(pictures, model):
 
 
 @pytest.mark.slow
-def test_an_interrupted_attempt_goes_on_to_the_same_pictures(pictures, model, plain, tmp_path):
+def test_an_interrupted_attempt_goes_on_to_the_same_pictures(pictures, model, plain, tmp_path, monkeypatch):
+    monkeypatch.setattr("udpbench.optim.rounds.SAVE_EVERY", 0)
     with pytest.raises(KeyboardInterrupt):
         made(ASPL, pictures, model, run=Run(scratch=tmp_path, log=Stops()))
     run = Run(scratch=tmp_path)

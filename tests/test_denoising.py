@@ -36,6 +36,12 @@ def test_it_is_the_mean_of_the_model_s_losses(model, pictures, tmp_path):
     assert found == pytest.approx(total[got] / total[ref], rel=1e-5)
 
 
+def test_a_model_that_takes_more_than_noisy_pictures_is_refused_before_any_work(monkeypatch, model):
+    monkeypatch.setattr(type(model), "capabilities", property(lambda self: frozenset({"inpaint", "latent", "text"})))
+    with pytest.raises(ValueError, match=f"^denoising: model {model.name} takes more than noisy pictures"):
+        Denoising(model=model, samples=4)
+
+
 @pytest.mark.slow
 def test_equal_folders_give_one_and_batches_do_not_matter(model, pictures, tmp_path):
     ref, got = folder(tmp_path / "ref", pictures), folder(tmp_path / "got", [x.flip(-1) for x in pictures])

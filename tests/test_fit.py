@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from udpbench.core import images
+from udpbench.core.errors import Stopped
 from udpbench.interfaces import Log, Run, Thief
 from udpbench.optim.fit import FitSettings, fit, weighted_loss
+from udpbench.optim.rounds import Rounds
 from udpbench.optim.training import write_made
 from udpbench.optim.training_set import TrainingSet
 from udpbench.task.dreambooth import DreamBooth
@@ -648,3 +650,30 @@ def test_pictures_that_an_interrupted_attempt_left_are_completed_in_the_same_bat
         (tmp_path / f"{i}.png").write_bytes(b"")
     write_made(rows, tmp_path, run, make, 8)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
+
+
+# -- rounds ------------------------------------------------------------------------------------------------------------
+
+
+def test_rounds_are_saved_when_it_is_time_or_the_process_is_to_end(tmp_path, monkeypatch):
+    def attempt(stop_at: int = -1) -> tuple[list[int], int]:
+        run = Run(scratch=tmp_path)
+        rounds, done = Rounds(run, "r.ckpt", 5), []
+        for k in rounds.left:
+            run.tally("work", 1)
+            done.append(k)
+            if k == stop_at:
+                run.stop.set()
+            try:
+                rounds.done(k, {"value": k})
+            except Stopped:
+                break
+        return done, run.count["work"]
+
+    assert attempt() == ([0, 1, 2, 3, 4], 5)
+    assert not list(tmp_path.iterdir()), "they took less than it would take to save them"
+    assert attempt(stop_at=1) == ([0, 1], 2)
+    assert torch.load(tmp_path / "r.ckpt", weights_only=True)["value"] == 1
+    monkeypatch.setattr("udpbench.optim.rounds.SAVE_EVERY", 0)
+    assert attempt(stop_at=3) == ([2, 3], 4)
+    assert attempt() == ([4], 5), "of the last nothing is to be saved"

@@ -62,7 +62,8 @@ def test_its_loss_is_that_of_blurred_and_mirrored_pictures(pictures, model):
 
 
 @pytest.mark.slow
-def test_an_interrupted_attempt_goes_on_to_the_same_pictures(pictures, model, plain, tmp_path):
+def test_an_interrupted_attempt_goes_on_to_the_same_pictures(pictures, model, plain, tmp_path, monkeypatch):
+    monkeypatch.setattr("udpbench.optim.rounds.SAVE_EVERY", 0)
     with pytest.raises(KeyboardInterrupt):
         made(pictures, model, Run(scratch=tmp_path, log=Stops()))
     run = Run(scratch=tmp_path)

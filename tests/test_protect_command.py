@@ -396,7 +396,9 @@ def test_names_with_brackets_are_shown(here, tmp_path):
     assert "a[red].png" in shown
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
 def test_too_little_memory_is_a_line_that_says_what_to_do(here, tmp_path, monkeypatch, capsys, error):
     def fail(*_):
         raise error

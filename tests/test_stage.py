@@ -288,6 +288,20 @@ def test_what_older_code_finished_is_verified_by_its_digest(tmp_path):
     assert store.damage(a) == "its files are not the ones that were written"
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_equal_work_is_done_again_where_a_disk_has_no_links(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    calls: list[str] = []
+    pairs = [make(text="same", settings={"way": i}) for i in range(2)]
+    first, second = (make("b", "work", {"p": p}, settings={"text": "work"}, calls=calls) for p in pairs)
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    folders = Store(tmp_path).do(first, second)
+    assert [folder.is_symlink() for folder in folders] == [False, False]
+    assert len(calls) == 2
+
+
 def test_a_damaged_shared_folder_is_not_shared(tmp_path):
     calls: list[str] = []
     pairs = [make(text="same", settings={"way": i}) for i in range(2)]

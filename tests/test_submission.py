@@ -111,7 +111,14 @@ def test_the_record_of_a_cell_says_versions_and_digests(tmp_path: Path):
 
 def test_a_perceptual_budget_is_compared_with_the_bound_inside_and_its_distance():
     made = submitted()
-    facts = {"kind": "perceptual", "eps": 16.0, "inner": "linf", "distance": 0.4, "network": "lite1", "score": "dist_lite1"}
+    facts = {
+        "kind": "perceptual",
+        "eps": 16.0,
+        "inner": "linf",
+        "distance": 0.4,
+        "network": "lite1",
+        "score": "dist_lite1",
+    }
     made["facts"]["budget"] = facts
     made["config"]["budget"] = {"distance": 0.4, "inner": {"eps": 16.0}}
     assert not [line for line in objections(made) if line.startswith("facts")]

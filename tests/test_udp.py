@@ -486,8 +486,9 @@ def test_the_first_step_is_as_long_as_is_said_and_none_is_a_part_of_the_bound():
 @pytest.mark.parametrize(
     "settings", [{}, {"outer": "clean"}, {"random_start": True}, {"start_steps": 2, "restart_every": 2}]
 )
-def test_interrupted_and_resumed_equals_uninterrupted(model, owner, tmp_path, settings):
+def test_interrupted_and_resumed_equals_uninterrupted(model, owner, tmp_path, monkeypatch, settings):
     """The first attempt dies in its third round; the second takes the finished two from there."""
+    monkeypatch.setattr("udpbench.optim.rounds.SAVE_EVERY", 0)
 
     class Steps(Log):
         """Keeps the first step of each curve; dies at one of the surrogate's."""

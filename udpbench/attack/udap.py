@@ -13,7 +13,8 @@ from udpbench.core.pixels import smooth
 from udpbench.interfaces import Attack, Images, Run, Texts
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.reverse import ddim, predicted
+from udpbench.models.reverse import ddim
+from udpbench.optim.chains import recomputed
 
 
 @dataclass(kw_only=True)
@@ -22,7 +23,8 @@ class Udap(Attack):
 
     R_d inverts DDIM over d steps of a schedule of ``ddim_steps`` and samples back (2 d evaluations of the UNet), d from
     1 to ``depth`` drawn anew in each iteration; the prompt is empty. It stops once the mean square is below ``enough``.
-    Our choices: the gradient goes through all of R_d, squares are of pixels in [-1,1].
+    Our choices: the gradient goes through all of R_d, whose evaluations are recomputed for it, squares are of pixels in
+    [-1,1].
 
     Args:
         iterations, lr: of AdamW.
@@ -87,5 +89,6 @@ class Udap(Attack):
         times = [k * len(model.alpha_bar) // self.ddim_steps for k in range(depth + 1)]
         levels = [float(model.alpha_bar[t]) for t in times]
         for k, to in [*pairwise(range(depth + 1)), *pairwise(range(depth, -1, -1))]:
-            z = ddim(predicted(model, z, times[k], cond), z, levels[k], levels[to], model.prediction)
+            t = torch.full((len(z),), times[k], device=z.device)
+            z = ddim(recomputed(model, z, t, cond), z, levels[k], levels[to], model.prediction)
         return z

@@ -8,6 +8,7 @@ A stage says of itself (``_stage.json``) what it wrote, so that damage is found 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -306,8 +307,7 @@ class Store:
         final = self.path(stage)
         contents = {k: self.facts(p)["content"] for k, p in stage.parents.items()}
         pointer = self.root / "content" / stage.key_on(contents)
-        if (twin := self._twin(stage, pointer)) is not None:
-            _link(twin, final)
+        if (twin := self._twin(stage, pointer)) is not None and _link(twin, final):
             return
         part = final.with_name(final.name + ".part")
         if part.exists() and not stage.resumable:
@@ -411,12 +411,20 @@ def _remove_partial(folder: Path) -> None:
             half.unlink(missing_ok=True)
 
 
-def _link(target: Path, link: Path) -> None:
-    """Make ``link`` another name of the finished folder ``target``."""
+def _link(target: Path, link: Path) -> bool:
+    """Make ``link`` another name of the finished folder ``target``; False on a disk that has no links (exFAT)."""
     link.parent.mkdir(parents=True, exist_ok=True)
     beside = link.with_name(f"{link.name}.{secrets.token_hex(4)}")
-    beside.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+    try:
+        beside.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+    except (PermissionError, NotImplementedError):
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return False
     os.replace(beside, link)
+    return True
 
 
 def device_name(device: torch.device) -> str:

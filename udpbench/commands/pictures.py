@@ -80,7 +80,7 @@ def change(
     what is wrong, before any work.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
-    if target.resolve() == source.resolve():
+    if target.resolve() == source.resolve() or (target.exists() and source.exists() and target.samefile(source)):
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
     default = [] if method == "protect" or any(word.startswith("attack=") for word in overrides) else ["attack=impress"]
     cfg = composed(["data=folder", "data.geometry=native", *default, *overrides])

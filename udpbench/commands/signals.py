@@ -30,7 +30,7 @@ def heeded(store: Store) -> Iterator[list[signal.Signals]]:
     its partners; yields the list of those heard.
 
     Then whoever handled the signal before does (submitit requeues the job), and the process ends with status 128 and
-    the number of the signal; but if all was finished before it could end, nothing is left to go on with, and it goes on.
+    the number of the signal; if all was finished before it could end, nothing is left to do, and it goes on.
     """
     heard: list[signal.Signals] = []
 

@@ -33,6 +33,8 @@ class Denoising(PairMetric):
 
     def __post_init__(self) -> None:
         check_numbers("denoising", least=1, samples=self.samples)
+        if "denoise" not in self.model.capabilities:
+            raise ValueError(f"denoising: model {self.model.name} takes more than noisy pictures; give another")
 
     def identity(self) -> dict[str, str]:
         return self.model.identity()

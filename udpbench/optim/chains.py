@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +26,12 @@ def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[
     all ``OFFSET`` later, as in diffusers' pipelines of Stable Diffusion, whatever a folder says: so there are fewer of
     them than time steps.
     """
-    solver = make_solver("ddim", model.pipe.scheduler.config)
+    return _img2img_steps(model.pipe.scheduler.to_json_string(), strength, steps)
+
+
+@lru_cache(maxsize=32)  # a scheduler takes 2 ms to make, which a loss of the embedded model is called for in each step
+def _img2img_steps(scheduler: str, strength: float, steps: int) -> tuple[Tensor, Tensor]:
+    solver = make_solver("ddim", json.loads(scheduler))
     solver.register_to_config(steps_offset=OFFSET)
     solver.set_timesteps(round(steps / strength))
     t = solver.timesteps[-steps:].cpu()

@@ -277,15 +277,6 @@ def save_state(path: Path, state: dict[str, Any], run: Run) -> None:
     run.stop_if_asked()
 
 
-def resumed(run: Run, name: str) -> tuple[Path | None, dict[str, Any] | None]:
-    """The file ``name`` for the state of work that is done in rounds, None without ``run.scratch``; and what an
-    interrupted attempt at the same work saved there, whose "count" is counted."""
-    file = None if run.scratch is None else run.scratch / name
-    if (state := load_state(file, run.log)) is not None:
-        run.count.update(state["count"])
-    return file, state
-
-
 def load_state(path: Path | None, log: Log) -> dict[str, Any] | None:
     """What ``save_state`` wrote there, if anything; on the CPU: optimizers put it where they want it.
 

@@ -15,7 +15,7 @@ from udpbench.core.component import check_numbers
 from udpbench.interfaces import Advance, Owner, Run
 from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.fit import resumed, save_state
+from udpbench.optim.rounds import Rounds
 from udpbench.protect.fsmg import FSMG
 
 STATE = "aspl.ckpt"
@@ -51,17 +51,15 @@ class ASPL(FSMG):
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         trainable = self.trainable(surrogate, run)
         turn = self.turns(trainable, surrogate, owner, budget, run)
-        first, images = 0, list(owner.images)
-        file, state = resumed(run, STATE)
-        if state is not None:  # what an interrupted attempt had finished
-            trainable.load(state["weights"])
-            first, images = state["rounds"], state["images"]
+        rounds, images = Rounds(run, STATE, self.rounds), list(owner.images)
+        if saved := rounds.saved:
+            trainable.load(saved["weights"])
+            images = saved["images"]
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
-            advance(first * self.image_steps)
-            for k in range(first, self.rounds):
+            advance(rounds.first * self.image_steps)
+            for k in rounds.left:
                 images = turn(images, k, advance)
-                if file is not None and k + 1 < self.rounds:
-                    save_state(file, {"weights": trainable.weights(), "images": images, "rounds": k + 1}, run)
+                rounds.done(k, {"weights": trainable.weights(), "images": images})
         return images
 
     def turns(self, trainable: Trainable, surrogate: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Turn:

@@ -15,8 +15,8 @@ from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Times
-from udpbench.optim.fit import resumed, save_state
 from udpbench.optim.pgd import Loss
+from udpbench.optim.rounds import Rounds
 from udpbench.optim.transforms import blur, flip
 from udpbench.protect.fsmg import FSMG
 
@@ -62,20 +62,18 @@ class MetaCloak(FSMG):
         train = self.trainer(trainable, owner, run)
         at = [round(i * self.clean_steps / max(1, self.snapshots - 1)) for i in range(self.snapshots)]
         kept = train(self.clean_set(trainable, owner, run), self.clean_steps, "clean", 0, at)
-        stages, images, first = [kept[step] for step in at] * self.trials, list(owner.images), 0
-        file, state = resumed(run, STATE)
-        if state is not None:  # what an interrupted attempt had finished
-            first, images = state["stages"], state["images"]
+        stages = [kept[step] for step in at] * self.trials
+        pool = Rounds(run, STATE, len(stages))
+        images = pool.saved["images"] if pool.saved else list(owner.images)
         with run.log.bar("perturb", len(stages) * self.rounds * self.image_steps, "step") as advance:
-            advance(first * self.rounds * self.image_steps)
-            for s in range(first, len(stages)):
+            advance(pool.first * self.rounds * self.image_steps)
+            for s in pool.left:
                 trainable.load(stages[s])
                 for k in range(s * self.rounds, (s + 1) * self.rounds):
                     images = self.ascend(images, trainable, owner, budget, run, k, advance)
                     perturbed = self.pictures(trainable, images, owner.prompts, run)
                     train(perturbed, self.model_steps, "perturbed", k)
-                if file is not None and s + 1 < len(stages):
-                    save_state(file, {"images": images, "stages": s + 1}, run)
+                pool.done(s, {"images": images})
         return images
 
     def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run, k: int, times: Times | None = None) -> Loss:

@@ -29,8 +29,9 @@ from udpbench.core.images import room
 from udpbench.core.memory import queued
 from udpbench.interfaces import Owner, Protection, Run
 from udpbench.models.diffusion import Cond, Diffusion, Trainable
-from udpbench.optim.fit import FitSettings, fit, resumed, save_state
+from udpbench.optim.fit import FitSettings, fit
 from udpbench.optim.pgd import Loss, first_images, first_length, handed_over, pgd
+from udpbench.optim.rounds import Rounds
 from udpbench.optim.samples import TIMES, normal, time_distribution, times_from
 from udpbench.optim.training_set import TrainingSet, loss_in_parts
 from udpbench.optim.transforms import flip
@@ -128,22 +129,21 @@ class UDP(Protection):
         trainable = self._trainable(surrogate, run)
         cond = _embedded(trainable, owner)
         optimizer = self.training.optimizer(trainable.parameters)
-        first, images = 0, first_images(owner, budget, run, self.random_start)
-        file, state = resumed(run, STATE)
-        if state is None:
+        rounds, images = Rounds(run, STATE, self.rounds), first_images(owner, budget, run, self.random_start)
+        if saved := rounds.saved:
+            trainable.load(saved["weights"])
+            cond = _embedded(trainable, owner)
+            optimizer.load_state_dict(saved["optimizer"])
+            images, start = saved["images"], saved["start"]
+        else:
             cond = self._train(trainable, optimizer, owner.images, owner, cond, run)
             start = [w.clone() for w in trainable.weights()] if self.restart_every else []
-        else:  # what an interrupted attempt had finished
-            trainable.load(state["weights"])
-            cond = _embedded(trainable, owner)
-            optimizer.load_state_dict(state["optimizer"])
-            first, images, start = state["rounds"], state["images"], state["start"]
         most = run.grad_batch // self.samples if self.outer == "perturbed" else None
         steps = [first_length(self.step_size, budget.eps)] * self.image_steps
         with run.log.bar("perturb", self.rounds * self.image_steps, "step") as advance:
-            advance(first * self.image_steps)
+            advance(rounds.first * self.image_steps)
             ascend = partial(pgd, clean=owner.images, budget=budget, run=run, steps=steps, most=most, advance=advance)
-            for k in range(first, self.rounds):
+            for k in rounds.left:
                 if k and self.restart_every and k % self.restart_every == 0:
                     trainable.load(start)
                     optimizer = self.training.optimizer(trainable.parameters)
@@ -152,9 +152,8 @@ class UDP(Protection):
                 loss = self._image_loss(trainable, cond, owner, run, k)
                 with self._kernel():
                     images = ascend(handed_over(images), loss=loss, before=k * self.image_steps)
-                if file is not None and k + 1 < self.rounds:
-                    parts = {"weights": trainable.weights(), "optimizer": optimizer.state_dict(), "start": start}
-                    save_state(file, parts | {"images": images, "rounds": k + 1}, run)
+                parts = {"weights": trainable.weights(), "optimizer": optimizer.state_dict(), "start": start}
+                rounds.done(k, parts | {"images": images})
         return images
 
     def _kernel(self) -> AbstractContextManager[Any]:
