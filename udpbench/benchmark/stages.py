@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.store import Stage, Work
+from udpbench.core.atomic import atomic_text
 from udpbench.core.folders import pictures_in, read_facts
 from udpbench.core.images import (
     batches,
@@ -26,6 +27,7 @@ from udpbench.core.images import (
     read,
     read_folder,
     read_metadata,
+    readable,
     write_metadata,
     write_png,
 )
@@ -57,11 +59,12 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         surrogate = cell.surrogate.component.on(run) if loads else None
         folder = parents["data"] / "train"
-        parts = _batches_of_names(folder, run, protect.component.couples_images)
         further = parents.get("like"), parents.get("class")
         with _scratch(out) as scratch:
+            inside = replace(run, scratch=scratch)
+            parts = _batches_of_names(folder, out, inside, protect.component.couples_images)
             for owner in _owners(cell, parents["data"], parts, *further):
-                made = protect.component.protect(owner, cell.budget.component, surrogate, replace(run, scratch=scratch))
+                made = protect.component.protect(owner, cell.budget.component, surrogate, inside)
                 checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
                 finished = cell.budget.component.finished(protect.name, made, owner.images, owner.names, run)
                 _write(out, owner.names, finished)
@@ -84,9 +87,10 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
         folder = pictures_in(parents["images"])
         captions, model = read_metadata(folder), cell.purifier.component.on(run) if attack.component.needs else None
         with _scratch(out) as scratch:
-            for names in _batches_of_names(folder, run, attack.component.couples_images):
+            inside = replace(run, scratch=scratch)
+            for names in _batches_of_names(folder, out, inside, attack.component.couples_images):
                 pictures, prompts = _read(folder, names), [captions[name]["text"] for name in names]
-                made = attack.component.purify(pictures, names, prompts, model, replace(run, scratch=scratch))
+                made = attack.component.purify(pictures, names, prompts, model, inside)
                 checked_pictures(f"attack {attack.name}", made, dict(zip(names, pictures, strict=True)))
                 _write(out, names, made)
         _write_captions(out, folder)
@@ -333,20 +337,55 @@ def _scratch(out: Path) -> Iterator[Path]:
     shutil.rmtree(scratch)
 
 
-def _batches_of_names(folder: Path, run: Run, coupled: bool) -> Iterator[list[str]]:
+def _batches_of_names(folder: Path, out: Path, run: Run, coupled: bool) -> Iterator[list[str]]:
     """Names of the pictures of ``folder`` that are in memory at once: all if they are ``coupled``, else a batch with
-    gradients; with a bar if that takes several."""
+    gradients; with a bar if that takes several.
+
+    What is made of them is in ``out`` when the next names are asked for. Those that an interrupted attempt had finished
+    are left out, and what was counted in them counts. Raises Stopped between two batches if asked to.
+    """
     parts = [list_images(folder)] if coupled else list(batches(folder, run.grad_batch))
     log = run.log if len(parts) > 1 else Log()
+    assert run.scratch is not None
+    finished = _Finished(run.scratch / "finished.json", out)
+    run.count.update(finished.count)
     with log.bar("pictures", sum(map(len, parts)), "img") as advance:
         for paths in parts:
-            yield [path.name for path in paths]
+            names = [path.name for path in paths]
+            if not finished.all_of(names):
+                run.stop_if_asked()
+                yield names
+                finished.add(names, run.count)
             advance(len(paths))
+
+
+class _Finished:
+    """The pictures in ``out`` that a stage has finished, by their sources' names, and its counts; kept in ``file``."""
+
+    def __init__(self, file: Path, out: Path) -> None:
+        self.file, self.out = file, out
+        found: dict[str, Any] = {"names": [], "count": {}}
+        with suppress(OSError, ValueError):  # there is none, or it is broken
+            found = json.loads(file.read_text(encoding="utf-8"))
+        self.names, self.count = set(found["names"]), found["count"]
+
+    def all_of(self, names: Sequence[str]) -> bool:
+        """Whether all are; a power loss may have left a picture empty."""
+        return self.names.issuperset(names) and all(readable(_png(self.out, name)) for name in names)
+
+    def add(self, names: Sequence[str], count: Mapping[str, int]) -> None:
+        """``names`` are finished; ``count``: what was counted in all so far."""
+        self.names.update(names)
+        atomic_text(self.file, json.dumps({"names": sorted(self.names), "count": count}), synced=False)
 
 
 def _write(out: Path, names: Sequence[str], pictures: Sequence[torch.Tensor]) -> None:
     for name, picture in zip(names, pictures, strict=True):
-        write_png((out / name).with_suffix(".png"), picture.cpu())
+        write_png(_png(out, name), picture.cpu())
+
+
+def _png(out: Path, name: str) -> Path:
+    return (out / name).with_suffix(".png")
 
 
 def _write_captions(out: Path, source: Path) -> None:

@@ -1,0 +1,64 @@
+"""The work of stages over folders: what an interrupted attempt had finished."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from udpbench.benchmark.cell import Part
+from udpbench.benchmark.graph import Graph
+from udpbench.benchmark.stages import attack_stage
+from udpbench.benchmark.store import Store
+from udpbench.core.images import as_saved, list_images, read_folder
+from udpbench.interfaces import Attack
+
+pytestmark = pytest.mark.slow  # every test composes a configuration
+
+
+class Inverting(Attack):
+    """Inverts pictures; in the ``at``-th batch it interrupts the work, or (``stops``) has it asked to end."""
+
+    def __init__(self, at: int = 0, stops: bool = False) -> None:
+        self.at, self.stops, self.seen = at, stops, []
+
+    def purify(self, images, names, prompts, model, run):
+        self.seen.append(list(names))
+        if len(self.seen) == self.at and not self.stops:
+            raise KeyboardInterrupt
+        if len(self.seen) == self.at:
+            run.stop.set()
+        run.tally("inverted", len(images))
+        return [1 - x for x in images]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_batches_that_an_interrupted_attempt_finished_are_not_computed_again(cell, tmp_path, stops):
+    made = cell("data.train=6")
+    data = Graph(made).data
+
+    def stage(attack):
+        return attack_stage(made, data, Part("inverting", {}, attack))
+
+    first, again, store = Inverting(at=2, stops=stops), Inverting(), Store(tmp_path, grad_batch=2)
+    with pytest.raises(KeyboardInterrupt):  # which Stopped is, too
+        Store(tmp_path, grad_batch=2).do(stage(first))
+    (folder,) = store.do(stage(again))
+    assert len(first.seen) == 2
+    assert len(again.seen) == (1 if stops else 2)
+    clean = read_folder(store.path(data) / "train")
+    assert sorted(name for names in first.seen[: 1 + stops] + again.seen for name in names) == list(clean)
+    assert store.facts(stage(again))["counts"] == {"inverted": 6}
+    assert [path.name for path in list_images(folder)] == list(clean)
+    assert all(torch.equal(x, as_saved(1 - clean[name])) for name, x in read_folder(folder).items())
+
+
+def test_a_picture_that_a_power_loss_cut_is_computed_again(cell, tmp_path):
+    made = cell("data.train=6")
+    first, again, store = Inverting(at=3), Inverting(), Store(tmp_path, grad_batch=2)
+    stage = attack_stage(made, Graph(made).data, Part("inverting", {}, first))
+    with pytest.raises(KeyboardInterrupt):
+        store.do(stage)
+    part = store.path(stage).with_suffix(".part")
+    (part / first.seen[0][0]).write_bytes(b"")
+    store.do(attack_stage(made, Graph(made).data, Part("inverting", {}, again)))
+    assert again.seen == [first.seen[0], first.seen[2]]
