@@ -652,6 +652,24 @@ def test_pictures_that_an_interrupted_attempt_left_are_completed_in_the_same_bat
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
 
 
+@pytest.mark.parametrize("sample_latents", [False, True])
+def test_augmented_pictures_are_encoded_in_full_precision_as_cached_ones_are(model, pictures, sample_latents):
+    seen = []
+
+    def augment(batch, rng):
+        seen.append(torch.nn.functional.avg_pool2d(torch.nn.functional.conv2d(batch, torch.ones(3, 3, 1, 1)), 1).dtype)
+        return batch
+
+    trainable = model.trainable(Run().rng("t"))
+    settings = {"sample_latents": sample_latents, "augment": augment}
+    changed = TrainingSet(trainable, pictures, ["a"] * len(pictures), Run(), **settings)
+    plain = changed.draw(2, Run().rng("draw"))
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = changed.draw(2, Run().rng("draw"))
+    assert torch.equal(drawn.z, plain.z)
+    assert set(seen) == {torch.float32}
+
+
 # -- rounds ------------------------------------------------------------------------------------------------------------
 
 

@@ -106,6 +106,20 @@ def test_the_start_is_that_of_the_seed(model):
     assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+def test_the_base_is_not_copied_and_stays_as_it_was(model, tmp_path):
+    unet = model.pipe.unet
+    trainable = lora(gradient_checkpointing=True).trainable(model, Run())
+    mine = {weight.data_ptr() for weight in trainable.model.pipe.unet.parameters() if not weight.requires_grad}
+    assert mine == {weight.data_ptr() for weight in unet.parameters()}
+    assert trainable.model.pipe.unet.is_gradient_checkpointing
+    assert not unet.is_gradient_checkpointing
+    assert not unet.training
+    trainable.save(tmp_path)
+    tuned = model.with_tuned(tmp_path).pipe.unet
+    assert {weight.data_ptr() for weight in unet.parameters()} < {weight.data_ptr() for weight in tuned.parameters()}
+    assert not any("lora" in name for name, _ in unet.named_parameters())
+
+
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0.0}, {"alpha": -1.0}, {"layers": "none"}])
 def test_wrong_settings_are_told_in_one_line(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

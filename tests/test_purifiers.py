@@ -31,7 +31,7 @@ from udpbench.attack.udap import Udap
 from udpbench.attack.vae_roundtrip import VaeRoundtrip
 from udpbench.core.images import as_saved, recompress, write_metadata, write_png
 from udpbench.core.pixels import resize
-from udpbench.interfaces import Run, Thief
+from udpbench.interfaces import Log, Run, Thief
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import inconsistency
 from udpbench.models.pixel import PixelDiffusion
@@ -322,6 +322,43 @@ def test_cat_makes_the_pictures_consistent_and_leaves_the_victim_as_it_was(model
         assert torch.equal(frozen.encode(x), model.encode(x)), "a decoder adapted alone leaves latents as they are"
     with pytest.raises(ValueError, match="attack cat: unknown side 'all'"):
         Cat(steps=1, lr=1, rank=1, side="all", batch=1)
+
+
+class Adapting(Log):
+    """Keeps the steps of the adaptation; interrupts the one of number ``dies_at``."""
+
+    def __init__(self, dies_at: int = -1) -> None:
+        self.dies_at, self.steps = dies_at, []
+
+    def scalar(self, name, value, step):
+        if name == "adapt/loss":
+            if step == self.dies_at:
+                raise KeyboardInterrupt
+            self.steps.append(step)
+
+
+@pytest.mark.slow
+def test_an_interrupted_adaptation_goes_on_where_its_training_does(model, pictures, tmp_path):
+    cat = Cat(steps=12, lr=1e-2, rank=4, side="both", batch=2, save_every=5)
+    task = DreamBooth(steps=1, lr=1e-4, batch=1, pictures=1, sample_steps=2, guidance=1.0)
+    for i, x in enumerate(pictures):
+        write_png(tmp_path / "in" / f"{i}.png", x)
+    write_metadata(tmp_path / "in", {f"{i}.png": {"text": "a photo of a sks ring"} for i in range(len(pictures))})
+    (tmp_path / "out").mkdir()
+
+    def train(log: Adapting) -> Run:
+        task.train(tmp_path / "in", tmp_path / "out", model, run := Run(log=log), Thief(attack=cat))
+        return run
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Adapting(dies_at=8))
+    run = train(again := Adapting())
+    assert again.steps == list(range(5, 12))
+    assert run.count["vae_train"] == 12 * 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["step_1"]
+    tuned, whole = model.with_tuned(tmp_path / "out" / "step_1"), cat.adapt(model, pictures, Run())
+    for ours, theirs in zip(tuned.pipe.vae.parameters(), whole.pipe.vae.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.slow

@@ -230,7 +230,8 @@ class Attack(Method):
         """The thief's model before it is trained on ``images`` (CHW): ``victim``, or one made from it.
 
         It is what is trained and what generates: parts with other weights than the victim's are saved with it. Called
-        again, with the same ``images``, where a training goes on that was interrupted.
+        again, with the same ``images`` and what it left in ``run.scratch``, where a training goes on that was
+        interrupted.
         """
         return victim
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from udpbench.models.latent import LatentDiffusion, inconsistency
 from udpbench.optim.fit import FitSettings, fit
 
 SIDES = {"encoder": "encoder", "decoder": "decoder", "both": "(encoder|decoder)"}
+STATE = "cat.ckpt"
 LAYERS = r"\..*\.(conv|conv1|conv2|to_q|to_k|to_v|to_out\.0)"
 
 
@@ -39,6 +41,7 @@ class Cat(FitSettings, Attack):
     side: str
     batch: int
 
+    places: ClassVar[tuple[str, ...]] = ("save_every",)
     needs = frozenset[str]()  # what it adapts is the victim's, not the purifier's
 
     def __post_init__(self) -> None:
@@ -66,6 +69,7 @@ class Cat(FitSettings, Attack):
             run.tally("vae_train", self.batch)
             return inconsistency(queued(pictures[index], run.device), model).mean()
 
-        fit([p for p in additions.parameters() if p.requires_grad], loss, self, run, title="adapt")
+        trained = [p for p in additions.parameters() if p.requires_grad]
+        fit(trained, loss, self, run, title="adapt", checkpoint=run.scratch and run.scratch / STATE)
         merged = additions.merge_and_unload().requires_grad_(False).eval()
         return victim.having(vae=merged)

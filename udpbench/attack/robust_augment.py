@@ -34,6 +34,8 @@ class RobustAugment(Attack):
     blur: float
     noise: float
 
+    version = 2  # 2: pictures are changed and encoded in full precision in bfloat16 trainings, too
+
     def __post_init__(self) -> None:
         check_numbers("attack robust_augment", least=1, most=100, quality=self.quality)
         check_numbers("attack robust_augment", least=LEAST_BLUR, blur=self.blur)

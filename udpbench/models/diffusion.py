@@ -66,6 +66,12 @@ def velocity(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return a.sqrt() * noise - (1 - a).sqrt() * z
 
 
+def sharing_copy(module: Any) -> Any:
+    """A copy of a network whose layers can be changed or replaced; the weights, of which a large one has gigabytes, are
+    the same tensors. It must stay on its device and keep their type: ``to`` would change the original's, too."""
+    return copy.deepcopy(module, {id(weight): weight for weight in (*module.parameters(), *module.buffers())})
+
+
 def trainable_copy(module: nn.Module) -> Any:
     """A float32 copy in training mode."""
     return copy.deepcopy(module).float().requires_grad_(True).train()

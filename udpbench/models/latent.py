@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, dtype_of, trainable_copy
+from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, dtype_of, sharing_copy, trainable_copy
 from udpbench.models.folder import UNUSED
 from udpbench.models.headers import read_json
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
@@ -113,8 +113,10 @@ class LatentDiffusion(Diffusion):
         dtype = torch.float32 if found else DTYPES[self.dtype]
         if dtype != DTYPES[self.dtype]:
             found |= {k: copy.deepcopy(getattr(self.pipe, k)) for k in kinds if k not in found}
-        if (folder / "lora").is_dir() or (folder / "embedding").is_dir():  # they are written into copies
-            written = [k for k in ("unet", "text_encoder", "tokenizer") if k not in found]
+        if (folder / "lora").is_dir() and "unet" not in found:  # additions are put into a copy
+            found["unet"] = sharing_copy(self.pipe.unet)
+        if (folder / "embedding").is_dir():
+            written = [k for k in ("text_encoder", "tokenizer") if k not in found]
             found |= {k: copy.deepcopy(getattr(self.pipe, k)) for k in written}
         tuned = self.having(**found)
         if (folder / "lora").is_dir():

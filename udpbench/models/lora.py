@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from udpbench.core.component import check_choice
-from udpbench.models.diffusion import initialised_by
+from udpbench.models.diffusion import initialised_by, sharing_copy
 
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
 KOHYA = "kohya.safetensors"  # the same under the names that AUTOMATIC1111 and ComfyUI load
@@ -43,11 +42,12 @@ class Lora:
 
 
 def add_lora(unet: nn.Module, lora: Lora, rng: torch.Generator) -> Any:
-    """A copy of ``unet`` with trainable float32 additions: A drawn from ``rng``, B starting at 0."""
+    """``unet`` with trainable float32 additions in a copy that shares its weights: A drawn from ``rng``, B starting at
+    0."""
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
-    copied: Any = copy.deepcopy(unet).train()
+    copied: Any = sharing_copy(unet).train()
     settings: Any = {"r": lora.rank, "lora_alpha": lora.alpha or lora.rank, "target_modules": list(LAYERS[lora.layers])}
     with initialised_by(rng):
         copied.add_adapter(LoraConfig(init_lora_weights="gaussian", **settings))

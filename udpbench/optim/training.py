@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,12 +15,13 @@ from udpbench.core.atomic import sync
 from udpbench.core.component import check_choice
 from udpbench.core.digest import difference
 from udpbench.core.images import at_once, readable, write_metadata, write_png
-from udpbench.interfaces import Run, Task
+from udpbench.interfaces import Attack, Run, Task
 from udpbench.models.diffusion import Trainable
 from udpbench.models.sample import SOLVERS
 from udpbench.optim.fit import FitSettings, fit
 
 PARTS = "parts.json"  # of a model folder: the names and sizes of its files
+ADAPTING = "adapt"  # folder of a training for the state of an attack's adaptation, gone once the training is done
 
 
 @dataclass(kw_only=True)
@@ -89,6 +90,14 @@ class TrainingTask(FitSettings, Task):
             at_curve_step=lambda step: publish(out / f"step_{step}", trainable.save),
         )
         checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(out / ADAPTING, ignore_errors=True)
+
+    def adapted(self, attack: Attack, victim: Any, images: Sequence[Tensor], out: Path, run: Run) -> Any:
+        """The victim as ``attack`` adapts it to ``images`` (CHW); goes on with what is in ``out/adapt``."""
+        if "adapt" not in attack.hooks:
+            return victim
+        (out / ADAPTING).mkdir(parents=True, exist_ok=True)
+        return attack.adapt(victim, images, replace(run, scratch=out / ADAPTING))
 
     def generated_count(self, train: int) -> int:
         return self.pictures

@@ -124,7 +124,7 @@ class TrainingSet:
 
     def _latents(self, group: int, index: Tensor, rng: torch.Generator) -> Tensor:
         if self.augment:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(self.run.device.type, enabled=False):  # as latents that are cached
                 drawn = torch.stack([self.pictures[group][i] for i in index])
                 mean, std = self._encode(self.augment(drawn, rng))
         else:

@@ -64,7 +64,7 @@ class Tuning(TrainingTask):
     def train(self, images: Path, out: Path, victim: LatentDiffusion, run: Run, thief: Thief = BARE) -> None:
         attack, size = thief.attack, victim.on(run).size
         squares = read_folder(images, size)
-        adapted = attack.adapt(victim, list(squares.values()), run)
+        adapted = self.adapted(attack, victim, list(squares.values()), out, run)
         trainable = with_further(self.trainable(adapted, run), adapted.parts_unlike(victim))
         augment = attack.augment if "augment" in attack.hooks else None
         sets = {"subject": (1.0, self._training_set(trainable, squares, images, run, augment))}

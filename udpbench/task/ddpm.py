@@ -51,8 +51,8 @@ class Ddpm(TrainingTask):
     def train(self, images: Path, out: Path, victim: PixelDiffusion, run: Run, thief: Thief = BARE) -> None:
         attack, model = thief.attack, victim.on(run)
         data = load_pictures(images, model.size, run)
-        if "adapt" in attack.hooks:
-            model = attack.adapt(model, list(data.cpu().float() / 255), run)
+        if "adapt" in attack.hooks:  # which needs the pictures as floats, four times their size
+            model = self.adapted(attack, model, list(data.cpu().float() / 255), out, run)
         trainable = model.trainable(run.rng("init"), self.init)
 
         def loss(step: int) -> Tensor:
@@ -61,7 +61,8 @@ class Ddpm(TrainingTask):
             mirrored = torch.rand(self.batch, generator=rng) < (0.5 if self.flip else 0.0)
             x = data[index.to(data.device)].float() / 255
             x = torch.where(mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
-            x = attack.augment(x, rng)
+            with torch.autocast(x.device.type, enabled=False):
+                x = attack.augment(x, rng)
             run.tally("unet_victim", self.batch)
             return trainable.model.training_loss(model.encode(x), model.embed([""] * self.batch), rng).mean()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Dataset, Run
-from udpbench.models.diffusion import Trainable
+from udpbench.models.diffusion import Trainable, sharing_copy
 from udpbench.models.latent import EMBEDDING, LatentDiffusion
 from udpbench.models.words import Words
 from udpbench.optim.tuning import Tuning
@@ -99,7 +99,7 @@ class TextualInversion(Tuning):
 
         unet: Any = victim.pipe.unet
         if self.gradient_checkpointing:
-            unet = copy.deepcopy(unet)  # the victim's own stays as it is
+            unet = sharing_copy(unet)  # the victim's own keeps its layers
             unet.enable_gradient_checkpointing()
         parts = {"text_encoder": encoder, "tokenizer": words.tokenizer, "unet": unet}
         return Trainable(victim.having(**parts), [learned.rows], save, text=True)
