@@ -109,6 +109,13 @@ def test_ancestral_sampling_is_diffusers_own(pixels):
     torch.testing.assert_close(made, x, atol=1e-4, rtol=0)
 
 
+def test_a_time_step_that_leaves_nothing_of_the_picture_is_refused(pixels):
+    model = pixels.having(scheduler=DDPMScheduler(rescale_betas_zero_snr=True))
+    last = len(model.alpha_bar) - 1
+    with pytest.raises(ValueError, match="its last time step is noise alone; start from an earlier one"):
+        reverse(model, torch.zeros(1, 3, 16, 16), model.embed([""]), range(last, 0, -1), "sde", lambda: torch.zeros(1))
+
+
 def test_a_velocity_says_the_same_noise(pixels):
     model = pixels.having(scheduler=DDPMScheduler(prediction_type="v_prediction"))
     z, noise, t = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), 300

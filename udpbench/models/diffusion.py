@@ -344,6 +344,9 @@ class Diffusion(Component, ABC):
         """This model with other parts (such as ``unet``) in place of its own."""
         other = copy.copy(self)
         other.__dict__["pipe"] = self.assembled(type(self.pipe), **parts)
+        if "scheduler" in parts:  # which these were read from
+            other.__dict__.pop("alpha_bar", None)
+            other._alpha_bar_there = None
         compile_networks(self.compile, other.networks)
         return other
 

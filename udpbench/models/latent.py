@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from udpbench.core.memory import queued
 from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, dtype_of, sharing_copy, trainable_copy
 from udpbench.models.folder import UNUSED
 from udpbench.models.headers import read_json
@@ -211,7 +212,7 @@ class LatentDiffusion(Diffusion):
         encoder, words = encoder or self.pipe.text_encoder, self.pipe.tokenizer
         said, most = self.pipe.maybe_convert_prompt(prompts, words), words.model_max_length
         tokens = words(said, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
-        return Cond(encoder(tokens.input_ids.to(self.device))[0])
+        return Cond(encoder(queued(tokens.input_ids, self.device))[0])
 
     def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What ``unet`` makes of N noisy latents at time steps ``t``, float32."""

@@ -78,7 +78,12 @@ def reverse(
     model: Diffusion, x: Tensor, cond: Cond, indices: Sequence[int], sampler: str, noise: Callable[[], Tensor]
 ) -> Tensor:
     """N inputs without the noise of the time step ``indices[0]``: a step of ``sampler`` from each of ``indices``, which
-    fall, to the next and at last to no noise; ``noise()``: what a step draws, of the shape of ``x``."""
+    fall, to the next and at last to no noise; ``noise()``: what a step draws, of the shape of ``x``.
+
+    Raises ValueError if the first time step of a schedule of zero terminal SNR leaves nothing of the inputs.
+    """
+    if not float(model.alpha_bar[indices[0]]):
+        raise ValueError(f"model {model.name}: its last time step is noise alone; start from an earlier one")
     for index, to in zip(indices, [*indices[1:], None], strict=True):
         before = 1.0 if to is None else float(model.alpha_bar[to])
         eps = epsilon(model, x, index, cond)

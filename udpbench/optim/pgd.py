@@ -11,7 +11,7 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.images import PIXELS, at_once
-from udpbench.core.memory import give_freed_memory_back
+from udpbench.core.memory import give_freed_memory_back, queued
 from udpbench.interfaces import Advance, ImageLoss, Log, Owner, Protection, Run
 
 Loss = ImageLoss
@@ -102,7 +102,7 @@ def pgd(
                 total, gradient = _sum_and_gradient(x, index, loss, run)
                 lost = torch.where(gradient.isfinite().all(), lost, lost.clamp(max=step))
                 raised += total / len(out)
-                scaled = length if scale is None else length * scale(index).to(x.device).view(-1, 1, 1, 1)
+                scaled = length if scale is None else length * queued(scale(index), x.device).view(-1, 1, 1, 1)
                 moved = x + budget.direction(gradient) * scaled
                 moved = budget.project(moved, torch.stack([clean[i] for i in index]))
                 for i, new in zip(index, moved, strict=True):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from udpbench.core.component import check_choice
 from udpbench.core.images import iterate, to_uint8
+from udpbench.core.memory import queued
 from udpbench.interfaces import BARE, Run, Thief
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.sample import PIXEL_SOLVERS, sample_pixels
@@ -59,8 +60,8 @@ class Ddpm(TrainingTask):
             rng = run.rng("train", step)
             index = torch.randint(len(data), (self.batch,), generator=rng)
             mirrored = torch.rand(self.batch, generator=rng) < (0.5 if self.flip else 0.0)
-            x = data[index.to(data.device)].float() / 255
-            x = torch.where(mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+            x = data[queued(index, data.device)].float() / 255
+            x = torch.where(queued(mirrored, x.device).view(-1, 1, 1, 1), x.flip(-1), x)
             with torch.autocast(x.device.type, enabled=False):
                 x = attack.augment(x, rng)
             run.tally("unet_victim", self.batch)
