@@ -21,7 +21,7 @@ from shared import CONF, make_owner, options, quick
 
 from udpbench.core import images
 from udpbench.core.budget import Linf, measure
-from udpbench.core.folders import read_facts
+from udpbench.core.folders import read_data_facts
 from udpbench.interfaces import NEEDS, Log, Run, Thief
 from udpbench.models.latent import LatentDiffusion
 from udpbench.world import renderer
@@ -280,7 +280,7 @@ def test_metrics_do_not_share_score_names(node, elsewhere):
 def test_data_writes_the_folder_that_every_stage_reads(node, elsewhere, tmp_path, option):
     data = build(node("data", option), elsewhere)
     data.write(tmp_path, Run())
-    facts = read_facts(tmp_path)
+    facts = read_data_facts(tmp_path)
     assert set(facts) >= {"instance_prompt", "class_prompt", "prompts", "truth", "name"}
     assert facts["prompts"]
     told = facts["instance_prompt"] != ""  # a data set may do without words, but then altogether

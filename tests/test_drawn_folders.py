@@ -25,7 +25,7 @@ from test_drawn_settings import ODD, leaves
 from udpbench.commands import report
 from udpbench.commands.common import WRONG_WORDS
 from udpbench.core import images
-from udpbench.core.folders import read_facts
+from udpbench.core.folders import read_data_facts
 from udpbench.data.folder import Folder
 from udpbench.interfaces import Run
 
@@ -96,7 +96,7 @@ def test_any_folder_is_written_as_a_whole_data_folder_or_refused_in_one_line(fil
         assert len(made) == data.sizes["train"]
         assert set(made) == set(images.read_metadata(out / "train"))
         assert all(0 <= x.min() <= x.max() <= 1 for x in made.values())
-        assert read_facts(out)["prompts"]
+        assert read_data_facts(out)["prompts"]
 
 
 # -- records -----------------------------------------------------------------------------------------------------------

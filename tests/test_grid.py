@@ -12,7 +12,6 @@ import pytest
 import torch
 from test_stage import make, start, wait_for
 
-from udpbench.benchmark import store as store_module
 from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
 from udpbench.interfaces import Log
@@ -60,7 +59,7 @@ def test_eight_workers_do_every_stage_once(grid, tmp_path):
 def test_a_worker_waits_for_another_only_when_nothing_else_of_its_cell_can_be_done(grid, tmp_path):
     cell = grid[-1]
     (protect,) = [stage for stage in cell.stages if stage.name == "protect"]
-    busy = Store(tmp_path).lease(protect.name, protect.key)
+    busy = Store(tmp_path).leases.of(protect.name, protect.key)
 
     def depends(stage):
         return stage.key == protect.key or any(map(depends, stage.parents.values()))
@@ -79,7 +78,7 @@ def test_of_many_hosts_one_takes_over_what_a_lost_host_was_at(tmp_path, monkeypa
         raise OSError(errno.ENOSYS, "flock")
 
     clock = time.time
-    monkeypatch.setattr(store_module, "LEASE", 1.5)
+    monkeypatch.setattr("udpbench.benchmark.leases.LEASE", 1.5)
     attempts = tmp_path / "attempts"
 
     def work(out, parents, run):

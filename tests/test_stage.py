@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from filelock._identity import host_name
 
-from udpbench.benchmark import store as store_module
 from udpbench.benchmark.store import FACTS, Stage, Store, hash_of
 from udpbench.core import digest
 from udpbench.core.atomic import atomic_write
@@ -490,7 +489,7 @@ def test_the_lock_of_a_holder_that_is_gone_is_taken_over(tmp_path, monkeypatch, 
         raise OSError(errno.ENOSYS, "flock")
 
     monkeypatch.setattr("fcntl.flock", no_flock)
-    monkeypatch.setattr(store_module, "LEASE", 0.6)
+    monkeypatch.setattr("udpbench.benchmark.leases.LEASE", 0.6)
     a, lock = make(), tmp_path / "locks"
     gone = start(lambda: None)
     gone.join()
@@ -512,7 +511,7 @@ def test_the_lock_of_a_holder_that_is_gone_is_taken_over(tmp_path, monkeypatch, 
 
 
 def test_a_holder_at_work_keeps_its_lock_and_one_that_lost_it_publishes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "LEASE", 0.6)
+    monkeypatch.setattr("udpbench.benchmark.leases.LEASE", 0.6)
     began, attempts = tmp_path / "began", tmp_path / "attempts"
 
     def work(out, parents, run):
@@ -585,13 +584,13 @@ def test_who_is_not_patient_waits_for_partners_only(tmp_path):
     store, stage = Store(tmp_path), make()
     other = make("other")
     store.patient = False
-    with Store(tmp_path).lease(stage.name, stage.key):
+    with Store(tmp_path).leases.of(stage.name, stage.key):
         assert not store.held_by_others([stage, other])
         with pytest.raises(Busy):
             store.do(stage, other)
         assert store.computed == [other.key], "what can be done is done first"
         assert store.held_by_others([stage, other])
-        store.partners.add(os.getpid())
+        store.leases.partners.add(os.getpid())
         threading.Timer(0.2, store.stop.set).start()
         with pytest.raises(Stopped):
             store.do(stage)

@@ -86,7 +86,7 @@ def sweep_beside_another_process(tiny: Path, graph: Callable[..., Graph], tmp_pa
         stage for stage in stages if stage.name == "train" and any(p.name == "protect" for p in stage.parents.values())
     ]
     records = tmp_path / "records"
-    with Store(tmp_path / "store").lease(held.name, held.key):
+    with Store(tmp_path / "store").leases.of(held.name, held.key):
         command = Command("-m", *on(tiny), "data.size=16", *words, "seed=0,1,2", "runtime.workers=1", "runtime.threads=1",
                           "runtime.device=cpu", f"runtime.out={tmp_path}", *launcher)  # fmt: skip
         end = time.monotonic() + 200
@@ -207,5 +207,5 @@ def test_a_holder_that_is_done_before_it_is_named_is_no_error(tmp_path, monkeypa
     said: set[str] = set()
     stage = Stage("data", {}, lambda *_: None)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    Store(tmp_path)._wait(stage, said)
+    (store := Store(tmp_path)).leases.wait(str(stage), stage.name, stage.key, said, store.log)
     assert said == set()

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from udpbench.benchmark import store as stored
+from udpbench.benchmark import leases
 from udpbench.benchmark.store import BEGUN, DAMAGED, DROPPED, FACTS, Store, bytes_of, read_facts
 from udpbench.core.atomic import atomic_write
 from udpbench.core.digest import file_digest
@@ -141,7 +141,7 @@ def _modified(path: Path) -> float:
 
 def _busy(store: Store, kind: str, key: str) -> bool:
     """Whether somebody holds its lock, or did so not long ago."""
-    return time.time() - _modified(store.lease_file(kind, key)) < stored.LEASE
+    return time.time() - _modified(store.leases.file(kind, key)) < leases.LEASE
 
 
 # -- choosing ----------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def free(there: Iterable[StageFolder]) -> list[StageFolder]:
 def _held(store: Store, kept: StageFolder) -> Iterator[bool]:
     """Hold its lock while the block runs; yields whether it is held and the folder is as it was seen."""
     try:
-        with store.lease(kept.kind, kept.key):
+        with store.leases.of(kept.kind, kept.key):
             fresh = kept.state == "finished" and _modified(kept.folder / FACTS) != kept.used
             yield kept.folder.exists() and not fresh
     except Timeout:

@@ -18,7 +18,7 @@ import torch
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.store import Stage, Work
 from udpbench.core.atomic import atomic_text
-from udpbench.core.folders import pictures_in, read_facts
+from udpbench.core.folders import pictures_in, read_data_facts
 from udpbench.core.images import (
     batches,
     checked_pictures,
@@ -139,7 +139,7 @@ def class_stage(cell: Cell, data: Stage) -> Stage:
     task = cell.task.component
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        thief = Thief(class_prompt=read_facts(parents["data"])["class_prompt"])
+        thief = Thief(class_prompt=read_data_facts(parents["data"])["class_prompt"])
         task.class_pictures(out, cell.victim.component, run, thief)
 
     sampling = {k: v for k, v in task.sampling_key().items() if k != "pictures"}
@@ -152,7 +152,7 @@ def surrogate_class_stage(cell: Cell, n: int, data: Stage) -> Stage:
     """``n`` class pictures for a protection, by the pretrained surrogate."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        model, prompt = cell.surrogate.component.on(run), read_facts(parents["data"])["class_prompt"]
+        model, prompt = cell.surrogate.component.on(run), read_data_facts(parents["data"])["class_prompt"]
         write_class_pictures(model, prompt, n, out, run, **CLASS_SAMPLING)
 
     key = {"sampling": CLASS_SAMPLING, "n": n, "surrogate": cell.surrogate.key}
@@ -170,7 +170,7 @@ def generate_stage(
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         tuned = parents["model"] / f"step_{task.steps_at(multiplier)}" if model else None
-        thief = Thief(prompts=read_facts(parents["data"])["prompts"], **_attack_argument(changes))
+        thief = Thief(prompts=read_data_facts(parents["data"])["prompts"], **_attack_argument(changes))
         task.generate(tuned, out, cell.victim.component, run, thief)
 
     parents = {"data": data} | ({"model": model} if model else {})
@@ -185,7 +185,7 @@ def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> 
     task = cell.task.component
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        prompt, masks = read_facts(parents["data"])["class_prompt"], parents["data"] / "masks"
+        prompt, masks = read_data_facts(parents["data"])["class_prompt"], parents["data"] / "masks"
         clean, masks_or_none = parents["data"] / "train", masks if masks.is_dir() else None
         thief = Thief(class_prompt=prompt, masks=masks_or_none, clean=clean)
         task.edit(pictures_in(parents["images"]), out, cell.victim.component, run, thief, noise)
@@ -295,7 +295,7 @@ def _owners(
 ) -> Iterator[Owner]:
     """What the protector holds, from a data folder, with the pictures of each of ``parts`` (names) in turn; prompts
     need not be the thief's (see ``Cell.owner_prompt``)."""
-    facts, captions = read_facts(data), read_metadata(data / "train")
+    facts, captions = read_data_facts(data), read_metadata(data / "train")
     extra_clean, classes, masks = _all(data / "extra_clean"), _all(class_pictures), data / "masks"
     prompt_of = {
         "class": lambda name: facts["class_prompt"],

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from filelock import SoftFileLease, Timeout
 
+from udpbench.benchmark.leases import LEASE, Leases
 from udpbench.core.atomic import atomic_text, name_file, sync
 from udpbench.core.compiled import seconds_compiling
 from udpbench.core.component import check_choice
@@ -40,9 +41,6 @@ BEGUN = "_begun.json"  # what of that is known when a stage begins; until it is 
 CHECKSUM = "checksum"  # of everything else in the facts
 VERIFY = ("size", "digest")
 DAMAGED, DROPPED = "damaged", "dropped"  # folders of a store: what was put aside; facts of stages that were removed
-# Seconds without a sign of life after which a holder's work is another's. Holders give one every third of it; over NFS
-# it may take a minute to be seen.
-LEASE = 120.0
 
 Work = Callable[[Path, dict[str, Path], Run], None]
 
@@ -125,10 +123,9 @@ class Store:
         self.grad_batch, self.digests, self.low_memory = grad_batch, verify == "digest", low_memory
         self.computed: list[str] = []  # keys of the stages done by this process, in order
         self.stop = Event()  # set: work ends where it can be resumed, and nothing more is begun
-        self.partners: set[int] = set()  # processes that share the work: waiting for them is nothing to tell
+        self.leases = Leases(self.root / "locks")
         self.patient = True  # False: rather than wait for processes that are no partners, ``do`` raises Busy
         self._sound: set[str] = set()  # keys of the stages known to be whole
-        self._leases: dict[str, SoftFileLease] = {}  # by key; kept, for they remember when a holder's last moved
 
     def trust(self, verified: set[str]) -> None:
         """Take stages as verified that this process has verified before, by their keys; those that it verifies from
@@ -201,65 +198,22 @@ class Store:
         while todo:
             ready = self._ready(todo)
             if not any(map(self._attempt, ready)):
-                if not self.patient and all(map(self._is_others, ready)):
+                if not self.patient and all(self.leases.is_others(stage.name, stage.key) for stage in ready):
                     raise Busy
-                self._wait(todo[0], said)
+                self.leases.wait(str(todo[0]), todo[0].name, todo[0].key, said, self.log)
             todo = with_ancestors(wanted, self.sound)
         return [self.path(stage) for stage in wanted]
 
     def held_by_others(self, wanted: Iterable[Stage]) -> bool:
         """Whether other processes hold all that could be done of ``wanted`` now."""
         ready = self._ready(with_ancestors(wanted, self.sound))
-        return bool(ready) and not any(map(self._is_free, ready))
+        return bool(ready) and not any(self.leases.is_free(stage.name, stage.key) for stage in ready)
 
     def _ready(self, todo: Iterable[Stage]) -> list[Stage]:
         """Those whose parents are done."""
         return [stage for stage in todo if all(map(self.sound, stage.parents.values()))]
 
-    # -- locks ---------------------------------------------------------------------------------------------------------
-
-    def lease(self, kind: str, key: str) -> SoftFileLease:
-        """The lock of a stage: a file that its holder touches again and again, so any file system and host will do."""
-        if key not in self._leases:
-            file = self.lease_file(kind, key)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._leases[key] = SoftFileLease(file, lease_duration=LEASE, timeout=0)
-        return self._leases[key]
-
-    def lease_file(self, kind: str, key: str) -> Path:
-        """Where a stage's lock is while a process holds it."""
-        return self.root / "locks" / f"{kind}-{key}.lease"
-
-    def _is_free(self, stage: Stage) -> bool:
-        """Whether nobody holds the stage, or nobody that is still there."""
-        try:
-            with self.lease(stage.name, stage.key):
-                return True
-        except Timeout:
-            return False
-        except OSError:  # which ``do`` meets, too
-            return True
-
-    def _is_others(self, stage: Stage) -> bool:
-        """Whether a process that is no partner holds the stage."""
-        holder = self.lease(stage.name, stage.key).owner
-        return holder is not None and holder.pid not in self.partners
-
-    def _wait(self, stage: Stage, said: set[str]) -> None:
-        lease = self.lease(stage.name, stage.key)
-        holder = lease.owner  # nobody: it is done with
-        if holder and stage.key not in said and holder.pid not in self.partners:
-            host = holder.hostname.partition("?")[0]  # without the mark of a container
-            self.log.say(
-                f"waiting for {stage}: process {holder.pid} on {host} does it; if that one is gone, it is taken over "
-                f"{LEASE:g} s after its last sign of life, or once {lease.lock_file} is deleted"
-            )
-            said.add(stage.key)
-        with suppress(FileNotFoundError):  # an empty lock says nothing: the power went when it was written
-            found = Path(lease.lock_file).stat()
-            if not found.st_size and time.time() - found.st_mtime > LEASE:
-                lease.break_lock()
-        time.sleep(0.5)
+    # -- doing ---------------------------------------------------------------------------------------------------------
 
     def _attempt(self, stage: Stage) -> bool:
         """Do the stage unless another process holds it; True if it is finished now.
@@ -268,7 +222,7 @@ class Store:
         """
         if self.stop.is_set():
             raise Stopped
-        lease = self.lease(stage.name, stage.key)
+        lease = self.leases.of(stage.name, stage.key)
         try:
             with lease:
                 if not self.sound(stage):
@@ -277,8 +231,6 @@ class Store:
         except Timeout:
             return False
         return True
-
-    # -- doing ---------------------------------------------------------------------------------------------------------
 
     def _put_aside(self, stage: Stage) -> None:
         """Make room for a stage that is not sound.

@@ -38,6 +38,7 @@ from udpbench.core.captions import read_captions
 from udpbench.core.digest import files_digest
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import (
+    BROKEN,
     LONGEST,
     as_saved,
     file_name,
@@ -55,7 +56,7 @@ from udpbench.interfaces import Dataset, Log, Run, Titled
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "quality": 100}}
 CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  # what websites do to pictures
-FACTS = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
+TABLE = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
 SHOWN = 40  # rows of the table
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
 SURVIVES = [
@@ -106,7 +107,7 @@ def change(
             for unit, stage in zip(units, work, strict=True):
                 store.log = console if coupled else Titled(console, shown_name(unit[0].name))
                 (folder,) = store.do(stage)
-                rows |= json.loads((folder / FACTS).read_text(encoding="utf-8"))
+                rows |= json.loads((folder / TABLE).read_text(encoding="utf-8"))
                 _copy(folder, target)
                 advance(stage.key in todo)
     model = cell.surrogate if method == "protect" else cell.purifier
@@ -133,7 +134,7 @@ def _check_format(form: str, data: Dataset) -> None:
     """ValueError for a picture that is larger than the format of the finished ones can hold."""
     most = LONGEST.get(form, inf)
     for file in data.files() if data.size is None else ():  # type: ignore[attr-defined]  # it is a folder
-        if max(header(file)[1:]) > most:
+        if max(header(file).size) > most:
             raise ValueError(f"{file}: WebP holds sides of up to {most} px; say --format png, or data.size=N")
 
 
@@ -169,7 +170,7 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
             clean, changed = parents["data"] / "train" / f"{file.stem}.png", parents["pictures"] / f"{file.stem}.png"
             path = out / file_name(file.stem, f".{form}")
             rows[path.name] = _finish(file, shaped, read(clean), read(changed), path, codecs)
-        (out / FACTS).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        (out / TABLE).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     # Of the files themselves, too: those that differ in transparency or resolution only may show the same.
     key = {"version": 2, "files": files_digest(files), "format": form, "codecs": codecs}
@@ -194,9 +195,9 @@ def _finish(
 ) -> dict[str, Any]:
     """Write the finished picture of ``file``: with the change from ``clean``, which is what ``shaped`` makes of its
     pixels, to ``changed`` (CHW both); returns how visible that is, what of it survives, and what was lost."""
-    form = path.suffix.removeprefix(".")
+    form, several = path.suffix.removeprefix("."), _holds_several(file)
     with open_image(file) as image:
-        lost = _lost(image, form, clean)
+        lost = _lost(image, several, form, clean)
         kept: dict[str, Any] = {"dpi": image.info["dpi"]} if "dpi" in image.info and form == "png" else {}
         made, exif = _restored(image, shaped, clean, changed)
         kept |= {"exif": exif} if exif else {}
@@ -221,7 +222,7 @@ def _restored(
     """
     upright = ImageOps.exif_transpose(image)
     exif = b""
-    with suppress(ValueError, TypeError, KeyError, OSError, SyntaxError):  # broken: as good as none
+    with suppress(*BROKEN):  # as good as none
         exif = found.tobytes() if len(found := upright.getexif()) else b""
     grey = _is_grey(upright)
     if grey:
@@ -239,11 +240,21 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
-def _lost(image: ImageFile, form: str, shown: Tensor) -> list[str]:
-    """What of a picture file a finished picture, of the size of ``shown``, does not have."""
+def _holds_several(file: Path) -> bool:
+    """Whether there is a second picture in a file, which can be found."""
+    with open_image(file) as image:
+        try:
+            image.seek(1)
+        except BROKEN:
+            return False
+    return True
+
+
+def _lost(image: ImageFile, several: bool, form: str, shown: Tensor) -> list[str]:
+    """What of a picture file a finished picture, of the size of ``shown``, does not have; ``several``: the file holds
+    more than one."""
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(image.tile)
     height, width = shown.shape[-2:]
-    several = getattr(image, "n_frames", 1) > 1
     found = {
         f"{image.width} x {image.height} px: now {width} x {height} (data.size, data.geometry)": {height, width}
         != {image.height, image.width},

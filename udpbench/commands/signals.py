@@ -39,7 +39,7 @@ def heeded(store: Store) -> Iterator[list[signal.Signals]]:
         if not store.stop.is_set():
             store.stop.set()
             signal.setitimer(signal.ITIMER_REAL, GRACE)
-            for partner in store.partners:
+            for partner in store.leases.partners:
                 with suppress(ProcessLookupError):
                     os.kill(partner, number)
 

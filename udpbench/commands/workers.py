@@ -75,7 +75,7 @@ def shared(ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | No
         process.start()
         theirs.close()  # the worker has its own: without one, the pipe ends
         workers[ours] = process
-        ready.store.partners.add(process.pid or 0)
+        ready.store.leases.partners.add(process.pid or 0)
     listener = threading.Thread(target=_listen, args=(workers, ready.store), daemon=True)
     listener.start()
     ended = False

@@ -15,7 +15,7 @@ from udpbench.core import images
 from udpbench.core.atomic import atomic_text
 from udpbench.core.text import json_text
 
-FACTS = "data.json"
+DATA_FACTS = "data.json"
 COMPARED = ("reference", "validation", "heldout")  # folders that scores compare with
 Named = tuple[str, Tensor]  # stem and picture, CHW in [0,1]
 Advance = Callable[[int], None]  # of a progress bar
@@ -71,7 +71,7 @@ class Facts:
         """Write data.json into ``folder``, whose pictures are there already."""
         facts = {**vars(self), "prompts": self.filled(), "class_prompt": self.class_prompt or ""}
         facts["shared"] = _shared(folder)
-        atomic_text(folder / FACTS, f"{json_text(facts, indent=1, sort_keys=True)}\n")
+        atomic_text(folder / DATA_FACTS, f"{json_text(facts, indent=1, sort_keys=True)}\n")
 
 
 def _shared(folder: Path) -> dict[str, int]:
@@ -90,9 +90,9 @@ def _shared(folder: Path) -> dict[str, int]:
 
 def pictures_in(folder: Path) -> Path:
     """Where a stage's pictures are: in ``train`` for a data folder, else in the folder itself."""
-    return folder / "train" if (folder / FACTS).exists() else folder
+    return folder / "train" if (folder / DATA_FACTS).exists() else folder
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_data_facts(folder: Path) -> dict[str, Any]:
     """What data.json of a data folder says."""
-    return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return json.loads((folder / DATA_FACTS).read_text(encoding="utf-8"))

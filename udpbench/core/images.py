@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ NAME_BYTES = 255  # of a file name, on all usual file systems
 PIXELS = 128 * 128  # what counts as one picture in a batch
 METADATA = "metadata.jsonl"
 # What Pillow raises on broken files, over all its decoders.
-_BROKEN = (
+BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )  # fmt: skip
@@ -109,7 +109,7 @@ def read(path: Path) -> Tensor:
         raise ValueError(f"images: {named}: {many}; if it is meant, raise runtime.max_pixels") from error
     except OutOfRange as error:
         raise ValueError(f"images: {named}: {error}") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ValueError(f"images: {named} is truncated or broken: {' '.join(str(error).split())}") from error
 
 
@@ -285,7 +285,7 @@ def iterate(folder: Path, batch: int, side: int | None = None) -> Iterator[tuple
 
 def batches(folder: Path, batch: int, side: int | None = None) -> Iterator[list[Path]]:
     """The pictures of ``folder`` in the batches of ``iterate``; none is decoded."""
-    sized = sorted(((side, side) if side else header(path)[1:], path) for path in list_images(folder))
+    sized = sorted(((side, side) if side else header(path).size, path) for path in list_images(folder))
     for size, group in groupby(sized, key=lambda item: item[0]):
         paths, most = [path for _, path in group], at_once(batch, *size)
         for first in range(0, len(paths), most):
@@ -309,22 +309,35 @@ def _read(path: Path, side: int | None) -> Tensor:
 
 def one_side(folder: Path) -> int | None:
     """The side of the pictures of ``folder`` if they are squares of one size; no picture is decoded."""
-    sizes = {header(path)[1:] for path in list_images(folder)}
+    sizes = {header(path).size for path in list_images(folder)}
     height, width = sizes.pop()
     return height if height == width and not sizes else None
 
 
-def header(path: Path) -> tuple[str, int, int]:
-    """(Pillow's mode, height, width as it is shown), without decoding; ("", 0, 0) where ``read`` will say what is
-    wrong."""
+class Header(NamedTuple):
+    """What a picture file says of itself: Pillow's mode, and height and width as it is shown."""
+
+    mode: str
+    height: int
+    width: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+
+def header(path: Path) -> Header:
+    """What a file says of itself, without decoding; ("", 0, 0) where ``read`` will say what is wrong."""
     try:
         with open_image(path) as image:
             # Of a PNG without it in the beginning, Pillow decodes all to look for it at the end.
             exif = image.getexif() if image.format != "PNG" or _may_turn(path, image) else {}
             turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return image.mode, *((image.width, image.height) if turned else (image.height, image.width))
-    except _BROKEN:
-        return "", 0, 0
+            size = (image.width, image.height) if turned else (image.height, image.width)
+            return Header(image.mode, *size)
+    except BROKEN:
+        return Header("", 0, 0)
 
 
 def _may_turn(path: Path, image: ImageFile) -> bool:

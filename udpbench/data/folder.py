@@ -111,14 +111,14 @@ class Folder(Dataset):
         self._captions()
         self.facts()
         for path in (path for folder in self.folders.values() for path in self._pictures(folder)):
-            if not images.header(path)[0]:
+            if not images.header(path).mode:
                 images.read(path)  # says what is wrong with it
 
     def files(self) -> list[Path]:
         return self._pictures(self.folders["train"])
 
     def shortest_side(self) -> int:
-        side = min(min(images.header(path)[1:]) for path in self.files())
+        side = min(min(images.header(path).size) for path in self.files())
         if self.size is None:
             return side
         return self.size if self.geometry == "square" else min(side, self.size)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from udpbench.core.digest import folder_digest
-from udpbench.core.folders import read_facts
+from udpbench.core.folders import read_data_facts
 from udpbench.interfaces import Metric, Run
 from udpbench.models.micro.judge import WEIGHTS, check_judge, judged
 from udpbench.world.renderer import SCENES
@@ -40,7 +40,7 @@ class JudgeMetric(TruthMetric):
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Score the pictures in ``got`` against the truth in ``ref/data.json``."""
-        truth, right = read_facts(ref)["truth"], ("shape", "color", "second", "texture")
+        truth, right = read_data_facts(ref)["truth"], ("shape", "color", "second", "texture")
         found = list(judged(self.judge, got, run))
         subject = [all(answer[k] == truth[k] for k in right) for _, answer in found]
         scene = [answer["scene"] == asked for text, answer in found if (asked := _scene(text)) >= 0]

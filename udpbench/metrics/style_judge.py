@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from udpbench.core.folders import read_facts
+from udpbench.core.folders import read_data_facts
 from udpbench.interfaces import Run
 from udpbench.metrics.judge import TruthMetric
 from udpbench.models.micro.judge import judged
@@ -28,7 +28,7 @@ class StyleJudge(TruthMetric):
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
         """Score the pictures in ``got`` against the truth in ``ref/data.json``."""
-        truth = read_facts(ref)["truth"]
+        truth = read_data_facts(ref)["truth"]
         found = list(judged(self.judge, got, run))
         style = [answer["style"] == truth["style"] for _, answer in found]
         pairs = [(answer, asked) for text, answer in found if (asked := truth["content"].get(text))]

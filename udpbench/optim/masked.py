@@ -62,10 +62,10 @@ class Masked:
             mask = self.folder / f"{path.stem}.png"  # type: ignore[operator]
             if not mask.is_file():
                 raise ValueError(f"{self.name}: {path.name} has no mask; put {mask.name} into {self.mask}")
-            (mode, height, width), (_, *side) = header(mask), header(path)
-            if mode not in MASK_MODES or [height, width] != side:
-                wanted = f"a mask has one channel and the size of its picture, {side[1]} x {side[0]}"
-                raise ValueError(f"{self.name}: {mask} is {width} x {height}, mode {mode}; {wanted}")
+            found, picture = header(mask), header(path)
+            if found.mode not in MASK_MODES or found.size != picture.size:
+                wanted = f"a mask has one channel and the size of its picture, {picture.width} x {picture.height}"
+                raise ValueError(f"{self.name}: {mask} is {found.width} x {found.height}, mode {found.mode}; {wanted}")
 
     @property
     def _no_masks(self) -> str:

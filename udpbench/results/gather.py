@@ -15,7 +15,7 @@ from udpbench.benchmark.graph import Arm, Graph, Scores
 from udpbench.benchmark.stages import compared_with
 from udpbench.benchmark.store import Stage, Store, hash_of
 from udpbench.benchmark.texts import cut_captions
-from udpbench.core.folders import pictures_in, read_facts
+from udpbench.core.folders import pictures_in, read_data_facts
 from udpbench.core.images import list_images, read
 from udpbench.core.pixels import fit_square
 from udpbench.core.provenance import provenance
@@ -35,7 +35,7 @@ def record_of(graph: Graph, store: Store, config: Mapping[str, Any], computed: C
     found["stages"] = [_cost(store, stage, computed) for stage in graph.stages if store.has_facts(stage)]
     found["counts"] = _counts(graph, store)
     found["facts"]["captions_cut"] = cut_captions(graph.cell)
-    found["facts"]["shared"] = read_facts(store.path(graph.data)).get("shared", {})
+    found["facts"]["shared"] = read_data_facts(store.path(graph.data)).get("shared", {})
     found["flags"] = flags.of_record(found)
     return found
 
