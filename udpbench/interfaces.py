@@ -150,7 +150,7 @@ class Owner:
 class Method(Component):
     """What protections, attacks and tasks have in common."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()  # of NEEDS; with none of the model's, no model is loaded
+    needs: frozenset[str] = frozenset()  # of NEEDS; with none of the model's, no model is loaded
 
     @property
     def starts_from_weights(self) -> bool:
@@ -169,7 +169,7 @@ class Protection(Method):
 
     nonzero: ClassVar[tuple[str, ...]] = ("step_size",)
     protects: ClassVar[bool] = True  # False: it leaves the pictures as they are, so a cell has no protected arm
-    keeps_budget: ClassVar[bool] = True  # False: it has no bound of its own; what it changed is measured all the same
+    keeps_budget: bool = True  # False: it has no bound of its own; what it changed is measured all the same
     # Whether ``consistent``, ``eot`` and ``ensemble`` may wrap it: it subtracts ``run.penalty`` from what it raises and
     # applies ``run.loss_hook`` and ``run.gradient_hook``, as ``pgd`` does
     wrappable: ClassVar[bool] = False
@@ -396,7 +396,7 @@ class Metric(Component):
     scores: Mapping[str, str]  # score -> "up" | "down": the way it goes when pictures are better protected
     minimum: int = 1  # pictures a side below which it is absent, and the record says so
     equal_sizes: ClassVar[bool] = False  # of the larger folder only the first pictures by name are used
-    least_side: ClassVar[int] = 1  # of a picture in pixels: pairs of smaller ones cannot be measured
+    least_side: int = 1  # of a picture in pixels: pairs of smaller ones cannot be measured
     truth: ClassVar[str] = ""  # the kind of truth it needs the data to have
     compares_with_noise: ClassVar[bool] = False  # whether ``against_noise`` has something to say
 

@@ -55,7 +55,7 @@ class BestOf(Members):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(f"attack {self.name}: unknown score", self.score, SCORES)
-        self.needs = self.needs | SCORES[self.score][1]  # type: ignore[misc]
+        self.needs = self.needs | SCORES[self.score][1]
         for name, member in self.members.items():
             check_purifies("attack best_of: members", name, member)
 

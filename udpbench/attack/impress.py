@@ -83,17 +83,14 @@ class Impress(SoftBound, Attack):
     def _purified(
         self, x: Tensor, names: Sequence[str], distance: Perceptual, model: LatentDiffusion, run: Run, advance: Advance
     ) -> Tensor:
-        """N pictures of one size, purified, NCHW [0,1]; they do not influence one another."""
-        dtype, large = PRECISIONS[self.precision], are_large(x, run)
-        noise = normal([run.rng("impress", name) for name in names], 1, x)
-        start = (x * 2 - 1).to(dtype)  # the variable lives in [-1,1], as in the paper
-        x = x if dtype == torch.float32 else (start.float() + 1) / 2
-        to_original = distance.to_original(x)
-        y = start + (self.start_noise * noise).to(dtype)
-        y = (y.clamp(-1, 1) if self.clamp_start else y).requires_grad_(True)
+        """N pictures ``x`` of one size, purified, NCHW [0,1]; they do not influence one another."""
+        large, protected = are_large(x, run), (x * 2 - 1).to(PRECISIONS[self.precision])  # [-1,1], as in the paper
+        as_given = x if protected.dtype == x.dtype else (protected.float() + 1) / 2
+        to_original = distance.to_original(as_given)
+        y = self._start(protected, names, run).requires_grad_(True)
         adam = torch.optim.Adam([y], lr=self.lr, eps=1e-5)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.iterations, eta_min=1e-5)
-        aims = self.aims(x, names, model, run)
+        aims = self.aims(as_given, names, model, run)
         for step in range(self.iterations):
             if large:
                 give_freed_memory_back()
@@ -106,6 +103,12 @@ class Impress(SoftBound, Attack):
             advance(1)
         run.tally("vae_purify", self.iterations * len(y))
         return (y.detach().float() + 1) / 2
+
+    def _start(self, protected: Tensor, names: Sequence[str], run: Run) -> Tensor:
+        """Where the descent starts, from pictures in [-1,1]."""
+        noise = normal([run.rng("impress", name) for name in names], 1, protected)
+        y = protected + (self.start_noise * noise).to(protected.dtype)
+        return y.clamp(-1, 1) if self.clamp_start else y
 
     def aims(
         self, protected: Tensor, names: Sequence[str], model: LatentDiffusion, run: Run

@@ -33,7 +33,7 @@ class Members(Attack):
         for name, member in self.members.items():
             if not isinstance(member, Attack):
                 raise ValueError(f"{who}: member {name} must be an attack, given {member!r}")
-        self.needs = frozenset[str]().union(*(member.needs for member in self.ordered))  # type: ignore[misc]
+        self.needs = frozenset[str]().union(*(member.needs for member in self.ordered))
         self.couples_images = any(member.couples_images for member in self.ordered)
 
     @property

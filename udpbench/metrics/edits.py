@@ -26,7 +26,7 @@ class Edits(Metric):
 
     def __post_init__(self) -> None:
         self.scores = {f"edit_{name}": FLIPPED[way] for name, way in self.of.scores.items()}
-        self.least_side = self.of.least_side  # type: ignore[misc]  # here it is the instance's
+        self.least_side = self.of.least_side
 
     def identity(self) -> dict[str, Any]:
         """The version of the metric."""

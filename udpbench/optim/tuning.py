@@ -40,7 +40,7 @@ class Tuning(TrainingTask):
     prior_images: int = 0
     solver: str = "dpmpp"
 
-    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
+    needs = frozenset({"denoise", "latent", "text"})
     of_sampling: ClassVar[tuple[str, ...]] = (*TrainingTask.of_sampling, "guidance")
     of_speed: ClassVar[tuple[str, ...]] = (*TrainingTask.of_speed, "gradient_checkpointing")
 

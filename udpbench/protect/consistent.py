@@ -35,7 +35,7 @@ class Consistent(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers("consistent", least=0, beta=self.beta)
-        self.needs = self.inner.needs | {"latent"}  # type: ignore[misc]  # here it is the instance's
+        self.needs = self.inner.needs | {"latent"}
 
     @property
     def label(self) -> str:

@@ -71,7 +71,7 @@ class DiffVax(MaskedProtection):
         if not self.widths or any(width < 8 or width % 8 for width in self.widths):
             raise ValueError(f"diffvax: widths must be multiples of 8, given {list(self.widths)}")
         if self.class_images:
-            self.needs = self.needs | {"class_images"}  # type: ignore[misc]  # here it is the instance's
+            self.needs = self.needs | {"class_images"}
         self.training = FitSettings(
             steps=self.iterations, lr=self.lr, weight_decay=0.0, clip_norm=0.0, save_every=self.save_every
         )

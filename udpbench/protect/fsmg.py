@@ -81,7 +81,7 @@ class FSMG(Targeted):
         check_numbers(who, least=0, class_images=self.class_images, lora_rank=self.lora_rank)
         self.training = FitSettings(steps=self.clean_steps, lr=self.lr, dtype=self.dtype)
         if self.class_images:
-            self.needs = self.needs | {"class_images"}  # type: ignore[misc]  # here it is the instance's
+            self.needs = self.needs | {"class_images"}
 
     @property
     def wants_extra_clean(self) -> bool:

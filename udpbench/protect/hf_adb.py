@@ -48,7 +48,7 @@ class HFADB(ASPL):
         check_numbers(self.name, above=0, most=1, fraction=self.fraction)
         check_numbers(self.name, least=0, most=1, outside=self.outside)
         check_choice(f"{self.name}: unknown bound", self.bound, BOUNDS)
-        self.keeps_budget = self.bound == "linf"  # type: ignore[misc]  # here it is the instance's
+        self.keeps_budget = self.bound == "linf"
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         within = HighFrequency(budget, self.fraction, self.outside, self.bound)

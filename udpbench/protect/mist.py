@@ -49,7 +49,7 @@ class Mist(Patterned, AdvDM):
         check_choice(f"{self.name}: unknown mode", self.mode, MODES)
         check_numbers(self.name, least=0, semantic_weight=self.semantic_weight)
         if self.mode == "textural":
-            self.needs = frozenset({"latent"})  # type: ignore[misc]  # here it is the instance's
+            self.needs = frozenset({"latent"})
 
     @property
     def label(self) -> str:

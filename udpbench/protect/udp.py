@@ -106,7 +106,7 @@ class UDP(Protection):
         if self.train_text_encoder:
             if self.outer == "clean":
                 raise ValueError(f"{who}: outer=clean unrolls a step of the UNet alone; give train_text_encoder=false")
-            self.needs = self.needs | {"text"}  # type: ignore[misc]  # here it is the instance's
+            self.needs = self.needs | {"text"}
         self.training = FitSettings(
             steps=self.model_steps, lr=self.lr, weight_decay=self.weight_decay, dtype=self.dtype
         )

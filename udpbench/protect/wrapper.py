@@ -26,8 +26,8 @@ class Wrapper(Protection):
             why = f"{type(self.inner).__name__} does not heed {self.what}"
             allowed = "whose class says wrappable = True, e.g. udp, eudp, advdm, photoguard, aspl"
             raise ValueError(f"{self.name}: {why}; allowed are protections {allowed}")
-        self.needs = self.inner.needs  # type: ignore[misc]  # here it is the instance's
-        self.keeps_budget = self.inner.keeps_budget  # type: ignore[misc]
+        self.needs = self.inner.needs
+        self.keeps_budget = self.inner.keeps_budget
         self.class_images = self.inner.class_images
         self.couples_images = self.inner.couples_images
 

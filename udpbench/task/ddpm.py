@@ -33,7 +33,7 @@ class Ddpm(TrainingTask):
     solver: str = "ddpm"
 
     name: ClassVar[str] = "ddpm"
-    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "pixel"})
+    needs = frozenset({"denoise", "pixel"})
     takes: ClassVar[frozenset[str]] = frozenset({"purify", "adapt", "augment"})
     solvers: ClassVar[tuple[str, ...]] = PIXEL_SOLVERS
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,19 @@ from udpbench.models.latent import LatentDiffusion
 from udpbench.models.sample import SOLVERS, editing_pipeline
 from udpbench.optim.masked import Masked
 from udpbench.optim.training import write_made
+
+
+class _Edit(NamedTuple):
+    """One edit to make: of which picture, with which of the prompts, and which draw of these two."""
+
+    picture: str
+    prompt: int
+    draw: int
+
+    @property
+    def file(self) -> str:
+        """The name that it gets."""
+        return file_name(Path(self.picture).stem, f"-{self.prompt:02d}-{self.draw:02d}.png")
 
 
 @dataclass(kw_only=True)
@@ -49,7 +63,7 @@ class Img2Img(Task):
 
     name: ClassVar[str] = "img2img"
     version: ClassVar[int] = 2
-    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "latent", "text"})
+    needs = frozenset({"denoise", "latent", "text"})
     trains: ClassVar[bool] = False
     takes: ClassVar[frozenset[str]] = frozenset({"purify"})
 
@@ -92,22 +106,20 @@ class Img2Img(Task):
         anew = self.repainted(pictures, thief.masks)
         over = self.overlay(thief.clean, model.size) if thief.clean else {}
         asked = self.model_prompts(Facts("", class_prompt=thief.class_prompt))
-        jobs = [(name, k, d) for name in pictures for k in range(len(asked)) for d in range(self.samples)]
-        rows = [
-            (file_name(Path(name).stem, f"-{k:02d}-{d:02d}.png"), {"text": asked[k], "of": name, "seed": d})
-            for name, k, d in jobs
-        ]
+        edits = [_Edit(*which) for which in product(pictures, range(len(asked)), range(self.samples))]
+        rows = [(edit.file, {"text": asked[edit.prompt], "of": edit.picture, "seed": edit.draw}) for edit in edits]
 
         def make(left: list[int]) -> Iterator[Tensor]:
             pipe, n = self.pipeline(model), at_once(run.batch, model.size, model.size)
             for first in range(0, len(left), n):
-                part = [jobs[i] for i in left[first : first + n]]
-                x = torch.stack([pictures[name] for name, _, _ in part])
-                mask = torch.stack([anew[name] for name, _, _ in part]) if anew else None
-                rngs = [run.rng(self.name, noise, *job) for job in part]
-                made = self._batch(pipe, x, mask, [asked[k] for _, k, _ in part], rngs)
+                part = [edits[i] for i in left[first : first + n]]
+                x = torch.stack([pictures[edit.picture] for edit in part])
+                mask = torch.stack([anew[edit.picture] for edit in part]) if anew else None
+                rngs = [run.rng(self.name, noise, *edit) for edit in part]
+                made = self._batch(pipe, x, mask, [asked[edit.prompt] for edit in part], rngs)
                 if over and mask is not None:
-                    made = torch.where(mask > 0, made, torch.stack([over[Path(name).stem] for name, _, _ in part]))
+                    clean = torch.stack([over[Path(edit.picture).stem] for edit in part])
+                    made = torch.where(mask > 0, made, clean)
                 yield made
 
         write_made(rows, out, run, make, model.size, title="edit")
@@ -160,7 +172,7 @@ class Inpaint(Masked, Img2Img):
     name: ClassVar[str] = "inpaint"
     group: ClassVar[str] = "task"
     version: ClassVar[int] = 3  # 3: overlay_clean
-    needs: ClassVar[frozenset[str]] = frozenset({"inpaint", "latent", "text"})
+    needs = frozenset({"inpaint", "latent", "text"})
 
     def __post_init__(self) -> None:
         Img2Img.__post_init__(self)
