@@ -221,19 +221,22 @@ def _restored(
     over the channels is kept.
     """
     upright = ImageOps.exif_transpose(image)
-    exif = b""
-    with suppress(*BROKEN):  # as good as none
-        exif = found.tobytes() if len(found := upright.getexif()) else b""
-    grey = _is_grey(upright)
-    if grey:
+    if grey := _is_grey(upright):
         changed = changed.mean(0, keepdim=True).expand(3, -1, -1)
-    if not upright.has_transparency_data:
-        return to_pil(changed).convert("L" if grey else "RGB"), exif
-    rgba = upright.convert("RGBA")
-    colours, alpha = from_pil(rgba.convert("RGB")), from_pil(rgba.getchannel("A"))
-    made = to_pil(as_saved(shaped(colours)) + changed - clean).convert("L" if grey else "RGB")
-    made.putalpha(to_pil(shaped(alpha)).getchannel(0))
-    return made, exif
+    rgba = upright.convert("RGBA") if upright.has_transparency_data else None
+    if rgba:
+        changed = as_saved(shaped(from_pil(rgba.convert("RGB")))) + changed - clean
+    made = to_pil(changed).convert("L" if grey else "RGB")
+    if rgba:
+        made.putalpha(to_pil(shaped(from_pil(rgba.getchannel("A")))).getchannel(0))
+    return made, _exif_of(upright)
+
+
+def _exif_of(image: Image.Image) -> bytes:
+    """A picture's EXIF data; none if they are broken."""
+    with suppress(*BROKEN):
+        return found.tobytes() if len(found := image.getexif()) else b""
+    return b""
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from udpbench.models.perceptual import PERCEPTUAL, ToOriginal, check_distance, l
 from udpbench.optim.pgd import chunks
 
 HALVINGS = 14
+At = Callable[[Tensor], tuple[Tensor, Tensor]]  # factors (N,) -> pictures with them, and their distances (N,)
 
 
 class Perceptual(Budget):
@@ -79,40 +81,37 @@ class Perceptual(Budget):
         for index in chunks(clean, run.batch):
             x, y = (torch.stack([pictures[i].cpu() for i in index]) for pictures in (clean, made))
             draw = torch.stack([torch.rand((1, *x.shape[-2:]), generator=run.rng("dither", names[i])) for i in index])
-            to_original = distance.to_original(x.to(run.device))
-            found = self._at_distance(who, [names[i] for i in index], x, y, draw, to_original, run)
-            for i, picture in zip(index, found, strict=True):
+            at = partial(self._scaled, x, y, draw, distance.to_original(x.to(run.device)), run.device)
+            most = self._largest(who, [names[i] for i in index], x, y, at)
+            for i, picture in zip(index, self._at_distance(x, most, at), strict=True):
                 out[i] = picture
         return out
 
-    def _at_distance(
-        self,
-        who: str,
-        names: Sequence[str],
-        clean: Tensor,
-        made: Tensor,
-        draw: Tensor,
-        to_original: ToOriginal,
-        run: Run,
-    ) -> Tensor:
-        """Bisection on the factor of each of N pictures (NCHW); ``to_original``: their distances to the clean ones."""
+    def _scaled(
+        self, clean: Tensor, made: Tensor, draw: Tensor, to_original: ToOriginal, device: torch.device, factor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """N pictures (NCHW) whose changes are ``factor`` (N,) times those of ``made``, as far as the inner bound lets
+        them grow, and their distances (N,) to the clean ones."""
+        x = scaled(clean, made, factor, draw)
+        within = as_saved(self.inner.project(x, clean))
+        x = torch.where(factor.view(-1, 1, 1, 1) > 1, within, x)
+        with torch.no_grad():
+            return x, to_original(x.to(device)).cpu()
 
-        def at(factor: Tensor) -> tuple[Tensor, Tensor]:
-            x = scaled(clean, made, factor, draw)
-            within = as_saved(self.inner.project(x, clean))
-            x = torch.where(factor.view(-1, 1, 1, 1) > 1, within, x)
-            with torch.no_grad():
-                return x, to_original(x.to(run.device)).cpu()
-
+    def _largest(self, who: str, names: Sequence[str], clean: Tensor, made: Tensor, at: At) -> Tensor:
+        """The factor (N,) of each picture that the inner bound allows; ValueError if one is nearer then."""
         sizes = [measure(a, b)[self.inner.kind] for a, b in zip(clean, made, strict=True)]
-        high = torch.tensor([max(1.0, self.eps / max(size, 1e-3)) for size in sizes])
-        low, (_, reached) = torch.zeros_like(high), at(high)
-        for name, size, found in zip(names, sizes, reached.tolist(), strict=True):
+        most = torch.tensor([max(1.0, self.eps / max(size, 1e-3)) for size in sizes])
+        for name, size, found in zip(names, sizes, at(most)[1].tolist(), strict=True):
             if found < self.distance:
                 what = f"{self.network} {found:.3g} of {self.distance:g}" if size else "no distance: it is unchanged"
                 todo = "give a larger budget.inner.eps or a smaller budget.distance"
                 raise ValueError(f"{who}: {name} reaches {what} within {self.inner.name}; {todo}")
-        best = clean
+        return most
+
+    def _at_distance(self, clean: Tensor, high: Tensor, at: At) -> Tensor:
+        """Bisection on the factor of each of N pictures (NCHW), from 0 to ``high``."""
+        best, low = clean, torch.zeros_like(high)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             x, reached = at(middle)

@@ -36,6 +36,7 @@ class SoftBound:
     weights: str | None = None
 
     name: ClassVar[str]  # in messages
+    places: ClassVar[tuple[str, ...]] = ("weights",)  # which are those that the checksum in the file's name says
 
     def __post_init__(self) -> None:
         check_choice(f"{self.name}: unknown perceptual", self.perceptual, PERCEPTUAL)
@@ -57,19 +58,25 @@ def gradient(aim: Callable[[], Tensor], excess: Callable[[], Tensor], y: Tensor)
     """The sum of both losses, (N,) each, and its gradient with respect to ``y``: that of ``excess``, most of the work
     where the network of the distance is large, only where it is above 0 for any picture.
 
-    The two have no part of their graphs in common. On a CPU one of them is there at a time, or they would need twice
-    the memory. A GPU is busy with ``aim`` while the processor waits for the answer.
+    The two have no part of their graphs in common.
     """
     above_budget = excess()
     exceeded = Later((above_budget > 0).any())
-    excess_slope = None if y.is_cuda else _slope(above_budget, y, exceeded)
-    aimed = aim()
-    (slope,) = torch.autograd.grad(aimed.sum(), y)
-    excess_slope = _slope(above_budget, y, exceeded) if y.is_cuda else excess_slope
-    return aimed.detach() + above_budget.detach(), slope if excess_slope is None else slope + excess_slope
+    if y.is_cuda:  # it is busy with ``aim`` while the processor waits for the answer
+        aimed, slope = _value_and_slope(aim, y)
+        further = _slope_of_excess(above_budget, y, exceeded)
+    else:  # one graph at a time: both together would need twice the memory
+        further = _slope_of_excess(above_budget, y, exceeded)
+        aimed, slope = _value_and_slope(aim, y)
+    return aimed + above_budget.detach(), slope if further is None else slope + further
 
 
-def _slope(above_budget: Tensor, y: Tensor, exceeded: Later) -> Tensor | None:
+def _value_and_slope(aim: Callable[[], Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+    value = aim()
+    return value.detach(), torch.autograd.grad(value.sum(), y)[0]
+
+
+def _slope_of_excess(above_budget: Tensor, y: Tensor, exceeded: Later) -> Tensor | None:
     """The gradient of ``above_budget`` if it is not 0; its graph is let go in any case."""
     slope = torch.autograd.grad(above_budget.sum(), y)[0] if exceeded.known() else None
     above_budget.detach_()
