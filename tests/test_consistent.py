@@ -248,9 +248,17 @@ def test_noise_is_refused_without_any_work():
     assert "\n" not in str(error.value)
 
 
-def test_what_names_a_protection_inside_is_plain_whatever_it_is_made_of():
-    named = key("protect@inner=anti_diffusion", "inner.round_eps=2.0")
-    assert json.loads(json.dumps(named))["settings"]["inner"]["round_eps"] == 2.0
+def test_version_and_digests_of_the_protection_inside_are_in_the_key(pictures, tmp_path, monkeypatch):
+    images.write_png(tmp_path / "a.png", pictures[0])
+    words = ("protect@inner=photoguard", f"inner.target={tmp_path / 'a.png'}")
+    before = json.loads(json.dumps(key(*words)))
+    assert set(before["inside"]) == {"inner"}
+    monkeypatch.setattr(PhotoGuard, "version", PhotoGuard.version + 1)
+    after = key(*words)
+    assert before["settings"] == after["settings"]
+    assert before["inside"]["inner"]["version"] + 1 == after["inside"]["inner"]["version"]
+    images.write_png(tmp_path / "a.png", pictures[1])
+    assert key(*words)["inside"]["inner"]["identity"] != after["inside"]["inner"]["identity"]
 
 
 def test_a_released_preset_inside_makes_the_whole_a_released_one(cell):

@@ -38,7 +38,7 @@ def test_it_is_the_mean_of_the_model_s_losses(model, pictures, tmp_path):
 
 def test_a_model_that_takes_more_than_noisy_pictures_is_refused_before_any_work(monkeypatch, model):
     monkeypatch.setattr(type(model), "capabilities", property(lambda self: frozenset({"inpaint", "latent", "text"})))
-    with pytest.raises(ValueError, match=f"^denoising: model {model.name} takes more than noisy pictures"):
+    with pytest.raises(ValueError, match=f"^denoising: model {model.name} needs a mask beside the noisy picture"):
         Denoising(model=model, samples=4)
 
 

@@ -7,6 +7,7 @@ import torch
 from shared import Watching, make_owner
 from tiny import save_tiny
 
+from udpbench.benchmark.cell import Part
 from udpbench.core.budget import Linf
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
@@ -120,8 +121,14 @@ def test_models_of_e_fsmg_are_trained_once(pictures, model, other):
 
 
 def test_further_models_are_named_by_their_weights(model, other):
-    ours = Ensemble(inner=AdvDM(steps=1), further={"other": other}).identity()
-    assert ours["further"] == {"other": other.identity()}
-    assert ours["inner"]["version"] == AdvDM.version
-    assert ours != Ensemble(inner=AdvDM(steps=1), further={"other": model}).identity()
-    assert EnsembleASPL(**ROUNDS, further={"other": other}).identity()["target"] == "none"
+    def inside(component, **settings) -> dict:
+        return Part("ensemble", {"further": {"other": {"name": "other", "path": "there"}}, **settings}, component).key
+
+    made = inside(Ensemble(inner=AdvDM(steps=1), further={"other": other}), inner={"steps": 1})
+    assert made["settings"] == {"further": {"other": {"name": "other"}}, "inner": {"steps": 1}}
+    assert made["inside"] == {
+        "further.other": {"version": other.version, "identity": other.identity()},
+        "inner": {"version": AdvDM.version, "identity": {}},
+    }
+    assert made != inside(Ensemble(inner=AdvDM(steps=1), further={"other": model}), inner={"steps": 1})
+    assert inside(EnsembleASPL(**ROUNDS, further={"other": other}))["identity"]["target"] == "none"

@@ -190,11 +190,11 @@ def turned(where: str) -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     raw = exif.tobytes()
-    profile = f"\nexif\n{len(raw):8d}\n{raw.hex()}\n".encode()
+    text = f"\nexif\n{len(raw):8d}\n{raw.hex()}\n".encode()
     xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     return {
         "eXIf": chunk(b"eXIf", raw.removeprefix(b"Exif\0\0")),
-        "ImageMagick": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+        "ImageMagick": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text)),
         "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
         "none": chunk(b"tEXt", b"date:create\0today"),
     }
@@ -219,7 +219,8 @@ def test_only_a_profile_that_is_not_srgb_has_other_colours():
     assert not images.has_other_colours(plain)
     plain.info["icc_profile"] = b"broken"
     assert not images.has_other_colours(plain)
-    plain.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    plain.info["icc_profile"] = profile("Swapped", swap=True)
+    assert images.has_other_colours(plain)
     grey = Image.new("P", (4, 4))
     assert not images.has_other_colours(grey)
 

@@ -10,12 +10,17 @@ from dataclasses import replace
 import pytest
 from shared import small
 
-from udpbench.benchmark.cell import Cell
+from udpbench.attack.folder import Folder
+from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph
 from udpbench.benchmark.stages import class_stage
 from udpbench.benchmark.store import Stage, Store
 from udpbench.commands import run as command
 from udpbench.core.images import list_images, read_metadata, write_png
+from udpbench.interfaces import Attack
+from udpbench.metrics.edits import Edits
+from udpbench.metrics.inconsistency import Inconsistency
+from udpbench.models.latent import LatentDiffusion
 from udpbench.task.dreambooth import DreamBooth
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
@@ -117,6 +122,31 @@ def test_settings_of_a_wrapped_protection_are_in_the_key_but_where_they_only_say
     before = cell(*wrapped).protect.key
     assert cell(*wrapped, "inner.gradient_checkpointing=true").protect.key == before
     assert cell(*wrapped, "inner.rounds=3").protect.key != before
+
+
+def test_a_model_inside_a_metric_inside_another_is_in_the_key_by_its_weights(tiny, tmp_path):
+    def key(place):
+        model = LatentDiffusion(str(place), "mine")
+        settings = {"of": {"model": {"name": "mine", "path": str(place)}}}
+        return Part("edits", settings, Edits(of=Inconsistency(model=model))).key
+
+    same, other = (shutil.copytree(tiny, tmp_path / name) for name in ("same", "other"))
+    weights = next((other / "vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert key(same) == key(tiny) != key(other)
+
+
+def test_components_in_a_list_are_in_the_key_as_others(pictures, tmp_path):
+    class Several(Attack):
+        def __init__(self, members):
+            self.members = members
+
+    def key(name, picture):
+        (tmp_path / name).mkdir(exist_ok=True)
+        write_png(tmp_path / name / "0000.png", picture)
+        return Part("several", {"members": [{"path": name}]}, Several([Folder(path=tmp_path / name)])).key
+
+    assert key("a", pictures[0]) == key("b", pictures[0]) != key("b", pictures[1])
 
 
 class Mine(DreamBooth):

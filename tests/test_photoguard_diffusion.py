@@ -7,6 +7,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverSinglestepScheduler,
+    EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
 )
@@ -107,8 +108,11 @@ def test_the_time_steps_are_those_of_diffusers_img2img(model, strength, steps):
 
 @pytest.mark.parametrize(
     "theirs",
-    [DDIMScheduler(steps_offset=0), DDIMScheduler(steps_offset=1), PNDMScheduler(), DPMSolverSinglestepScheduler()],
-    ids=["0", "1", "PNDM", "no offset"],
+    [
+        *(DDIMScheduler(steps_offset=0), DDIMScheduler(steps_offset=1), PNDMScheduler()),
+        *(DPMSolverSinglestepScheduler(), EulerDiscreteScheduler()),
+    ],
+    ids=["0", "1", "PNDM", "no offset", "Euler"],
 )
 def test_time_steps_begin_where_those_of_diffusers_img2img_do(model, theirs):
     """Whatever a folder's scheduler says of it, its pipelines of Stable Diffusion begin at time step 1."""
@@ -116,8 +120,12 @@ def test_time_steps_begin_where_those_of_diffusers_img2img_do(model, theirs):
     pipe = StableDiffusionImg2ImgPipeline(**{**model.pipe.components, "scheduler": ddim}, requires_safety_checker=False)
     ddim.set_timesteps(10)
     want, _ = pipe.get_timesteps(10, 0.5, "cpu")
-    t, _ = img2img_steps(model.having(scheduler=theirs), 0.5, 5)
+    with torch.inference_mode():
+        t, alpha_bar = img2img_steps(model.having(scheduler=theirs), 0.5, 5)
     assert t.tolist() == want.tolist() == [401, 301, 201, 101, 1]
+    assert torch.equal(alpha_bar[:-1], ddim.alphas_cumprod[t])
+    assert alpha_bar[-1] == ddim.final_alpha_cumprod
+    assert not alpha_bar.is_inference(), "whoever asks next may want gradients"
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

@@ -140,7 +140,10 @@ def test_a_new_metric_scores_the_pictures_that_were_kept_and_trains_nothing(run,
 
 def test_scores_are_compared_with_the_seed_sd_of_clean_victims():
     """SD of 40, 42, 44 is 2."""
-    old, others = make_record(), [make_record(shifted(2.0 * seed), seed=seed) for seed in (1, 2)]
+    here = {"data": {"train": 12, "path": "here"}}
+    old, others = make_record(settings=here), []
+    for seed in (1, 2):
+        others.append(make_record(shifted(2.0 * seed), seed=seed, settings={"data": {"train": 12, "path": f"{seed}"}}))
     further = make_record(shifted(100.0), seed=3, label="another model")
     fewer = make_record(shifted(50.0), seed=4, settings={"data": {"train": 6}})
     new = make_record(shifted(0.0, protected=1.9, purified=-2.1, noise=1e-9))

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from forked import Command
-from shared import on
+from shared import on, small
 from test_stage import make, start, wait_for
 from test_workers import alive
 from tqdm import tqdm
 
 from udpbench.benchmark.store import Store
+from udpbench.commands import run as run_command
 from udpbench.commands import signals
 from udpbench.commands.signals import HEEDED, heeded, leave_to_parent
 from udpbench.core.errors import Stopped
@@ -203,3 +204,21 @@ def test_a_process_that_another_one_started_leaves_no_semaphore_of_bars():
     assert ours.poll(60)
     assert ours.recv()
     process.join()
+
+
+@pytest.mark.slow
+def test_after_a_signal_that_a_cell_outlived_no_other_one_is_begun(tiny, tmp_path, monkeypatch, capsys):
+    begun = []
+
+    def execute(ready, *_, **__):
+        begun.append(ready.cell.seed)
+        signal.raise_signal(signal.SIGUSR1)
+
+    words = [*small(tiny), "protect=noise", "runtime.device=cpu", f"runtime.out={tmp_path}"]
+    monkeypatch.setattr(run_command, "execute", execute)
+    monkeypatch.setattr(sys, "argv", ["udpbench", "-m", *words, "seed=0,1"])
+    with pytest.raises(SystemExit) as end:
+        run_command.run()
+    assert end.value.code == 128 + signal.SIGUSR1
+    assert begun == [0]
+    assert "SIGUSR1: interrupted; the same command goes on where this one stopped" in capsys.readouterr().err

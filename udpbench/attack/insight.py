@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,9 +70,6 @@ class Insight(Impress):
 
     def model_prompts(self) -> list[str]:
         return [self.prompt]
-
-    def identity(self) -> dict[str, Any]:
-        return {"photo": {"version": self.photo.version, "identity": self.photo.identity()}}
 
     def aims(
         self, protected: Tensor, names: Sequence[str], model: LatentDiffusion, run: Run

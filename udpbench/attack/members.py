@@ -60,10 +60,6 @@ class Members(Attack):
     def model_prompts(self) -> list[str]:
         return [prompt for member in self.ordered for prompt in member.model_prompts()]
 
-    def identity(self) -> dict[str, Any]:
-        """Versions of the members and digests of what they read; their settings are its own."""
-        return {name: {"version": part.version, "identity": part.identity()} for name, part in self.members.items()}
-
     def on_clean(self) -> Attack | None:
         clean = {name: member.on_clean() for name, member in self.members.items()}
         known = {name: member for name, member in clean.items() if member}

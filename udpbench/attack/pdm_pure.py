@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +42,6 @@ class PdmPure(Upscaling, DiffPure):
 
     name = "pdm_pure"
     needs = DiffPure.needs
-    places: ClassVar[tuple[str, ...]] = ("upscaler",)  # ``identity`` says what it is
 
     called = "pdm_pure_{t}"
 
@@ -57,9 +56,6 @@ class PdmPure(Upscaling, DiffPure):
             raise ValueError(f"attack pdm_pure: upscaler {self.upscaler.name} is no model that enlarges pictures")
         if isinstance(self.upscaler, Upscaler):
             self.upscaler.check_request(self.noise_level, self.model_prompts())
-
-    def identity(self) -> dict[str, Any]:
-        return super().identity() | {"upscaler": self.upscaler and self.upscaler.identity()}
 
     def noise_at(self, indices: Sequence[int]) -> int:
         return indices[self.less]

@@ -26,18 +26,23 @@ class Part:
     @cached_property
     def key(self) -> dict[str, Any]:
         """What of it goes into a cache key: settings, version, the digests of what it reads from disk (``identity``)
-        and, of a class from outside the package, of its source.
+        and, of a class from outside the package, of its source; version and digests of components inside it.
 
         Settings that say where a thing lies and not what it is (``places``) are no part of it: digests are. Nor are
-        those that came later (``later``) where they are as if they had not. Both holds of components inside it, too.
+        those that came later (``later``) where they are as if they had not. Both also apply to components inside.
         """
-        settings = _settings_in_key(self.settings, self.component)
+        return self._read() | self.source
+
+    def _read(self) -> dict[str, Any]:
+        """``key`` as it is now, without sources."""
+        inside: dict[str, Any] = {}
+        settings = _settings_in_key(self.settings, self.component, inside)
         found = {"settings": settings, "version": self.component.version, "identity": self.component.identity()}
-        return found | self.source
+        return found | ({"inside": inside} if inside else {})
 
     def check_unchanged(self) -> None:
         """ValueError if what it reads from disk is no longer what ``key`` says: it was exchanged since."""
-        if self.component.identity() != self.key["identity"]:
+        if self._read() | self.source != self.key:
             raise ValueError(f"{self.name}: the files that it reads changed meanwhile; run the same command again")
 
     @cached_property
@@ -47,15 +52,23 @@ class Part:
         return {"source": digests} if digests else {}
 
 
-def _settings_in_key(settings: Any, held: Any) -> Any:
-    """Of ``settings``, from which ``held`` (a component or a mapping of some) was built, what goes into a key."""
+def _settings_in_key(settings: Any, held: Any, inside: dict[str, Any], *at: str) -> Any:
+    """Of ``settings``, from which ``held`` (a component, or a mapping or list of some) was built, what goes into a key.
+
+    Version and digests of components ``inside`` it are added to these, by their places, of which ``at`` is the first.
+    """
+    if isinstance(held, list | tuple) and isinstance(settings, list | tuple):
+        pairs = enumerate(zip(settings, held, strict=True))
+        return [_settings_in_key(value, one, inside, *at, str(i)) for i, (value, one) in pairs]
     if not (isinstance(settings, Mapping) and isinstance(held, Component | Mapping)):
         return settings
     if isinstance(held, Mapping):
-        return {k: _settings_in_key(v, held.get(k)) for k, v in settings.items()}
+        return {k: _settings_in_key(v, held.get(k), inside, *at, k) for k, v in settings.items()}
+    if at:
+        inside[".".join(at)] = {"version": held.version, "identity": held.identity()}
     apart, before = held.places, held.later.items()
     kept = {k: v for k, v in settings.items() if k not in apart and (k, v) not in before}
-    return {k: _settings_in_key(v, getattr(held, k, None)) for k, v in kept.items()}
+    return {k: _settings_in_key(v, getattr(held, k, None), inside, *at, k) for k, v in kept.items()}
 
 
 @dataclass(frozen=True)

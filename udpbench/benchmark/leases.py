@@ -16,8 +16,8 @@ LEASE = 120.0
 
 
 class Leases:
-    """The locks in the folder ``root``, one for each stage: a file that its holder touches again and again, so any file
-    system and host will do.
+    """The locks in the folder ``root``, one file for each stage, which its holder touches regularly: they work across
+    hosts and file systems.
 
     ``partners``: ids of processes that share the work: waiting for them is nothing to tell.
     """
@@ -39,7 +39,7 @@ class Leases:
         return self.root / f"{kind}-{key}.lease"
 
     def is_free(self, kind: str, key: str) -> bool:
-        """Whether nobody holds it, or nobody that is still there."""
+        """Whether nobody holds it, or its holder is gone."""
         try:
             with self.of(kind, key):
                 return True

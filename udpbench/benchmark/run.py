@@ -18,7 +18,7 @@ def run(graph: Graph, store: Store, together: bool = False, scores: bool = True)
     left alone with one at the end.
     """
     before = len(store.computed)
-    # The record says what every stage took: those of which nothing is wanted any more are verified as far as that.
+    # The record says what every stage took: of those that are no longer needed at least the facts are checked.
     there = [stage for stage in graph.stages if store.path(stage).exists()]
     damaged = [stage for stage in there if store.damage(stage, contents=False)]
     wanted = graph.wanted

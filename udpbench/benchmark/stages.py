@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,7 +18,6 @@ import torch
 
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.store import Stage, Work
-from udpbench.core.atomic import atomic_text
 from udpbench.core.folders import pictures_in, read_data_facts
 from udpbench.core.images import (
     batches,
@@ -341,42 +341,51 @@ def _batches_of_names(folder: Path, out: Path, run: Run, coupled: bool) -> Itera
     """Names of the pictures of ``folder`` that are in memory at once: all if they are ``coupled``, else a batch with
     gradients; with a bar if that takes several.
 
-    What is made of them is in ``out`` when the next names are asked for. Those that an interrupted attempt had finished
-    are left out, and what was counted in them counts. Raises Stopped between two batches if asked to.
+    What is made of them is in ``out`` when the next names are asked for. Batches that an interrupted attempt finished
+    are skipped, and their counts restored. Raises Stopped between two batches if asked to.
     """
     parts = [list_images(folder)] if coupled else list(batches(folder, run.grad_batch))
     log = run.log if len(parts) > 1 else Log()
     assert run.scratch is not None
-    finished = _Finished(run.scratch / "finished.json", out)
-    run.count.update(finished.count)
+    finished = _Finished(run.scratch / "finished.jsonl", out)
     with log.bar("pictures", sum(map(len, parts)), "img") as advance:
         for paths in parts:
             names = [path.name for path in paths]
-            if not finished.all_of(names):
+            if finished.has(names):
+                for what, n in finished.counts_of(names).items():
+                    run.tally(what, n)
+            else:
                 run.stop_if_asked()
+                before = Counter(run.count)
                 yield names
-                finished.add(names, run.count)
+                finished.add(names, {what: n - before[what] for what, n in run.count.items()})
             advance(len(paths))
 
 
 class _Finished:
-    """The pictures in ``out`` that a stage has finished, by their sources' names, and its counts; kept in ``file``."""
+    """The batches of pictures in ``out`` that a stage has finished, with what was counted in each; a line of ``file``
+    for each of them."""
 
     def __init__(self, file: Path, out: Path) -> None:
         self.file, self.out = file, out
-        found: dict[str, Any] = {"names": [], "count": {}}
-        with suppress(OSError, ValueError):  # there is none, or it is broken
-            found = json.loads(file.read_text(encoding="utf-8"))
-        self.names, self.count = set(found["names"]), found["count"]
+        self.counts: dict[tuple[str, ...], dict[str, int]] = {}
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+            with suppress(ValueError):  # the last one, cut when the power went
+                found = json.loads(line)
+                self.counts[tuple(found["names"])] = found["counts"]
 
-    def all_of(self, names: Sequence[str]) -> bool:
-        """Whether all are; a power loss may have left a picture empty."""
-        return self.names.issuperset(names) and all(readable(_png(self.out, name)) for name in names)
+    def has(self, names: Sequence[str]) -> bool:
+        """Whether this batch is finished; a power loss may have left a picture empty."""
+        return tuple(names) in self.counts and all(readable(_png(self.out, name)) for name in names)
 
-    def add(self, names: Sequence[str], count: Mapping[str, int]) -> None:
-        """``names`` are finished; ``count``: what was counted in all so far."""
-        self.names.update(names)
-        atomic_text(self.file, json.dumps({"names": sorted(self.names), "count": count}), synced=False)
+    def counts_of(self, names: Sequence[str]) -> dict[str, int]:
+        """What was counted in a batch that is finished."""
+        return self.counts[tuple(names)]
+
+    def add(self, names: Sequence[str], counts: Mapping[str, int]) -> None:
+        """A batch is finished."""
+        with self.file.open("a", encoding="utf-8") as file:  # a new line, whatever the one before was cut to
+            file.write("\n" + json.dumps({"names": list(names), "counts": counts}))
 
 
 def _write(out: Path, names: Sequence[str], pictures: Sequence[torch.Tensor]) -> None:

@@ -58,6 +58,7 @@ FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exa
 CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  # what websites do to pictures
 TABLE = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
 SHOWN = 40  # rows of the table
+MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further pictures are an animation
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
 SURVIVES = [
     "survives: the perturbation's energy, along itself, that saving in that format leaves (over 100%: the",
@@ -261,8 +262,8 @@ def _lost(image: ImageFile, several: bool, form: str, shown: Tensor) -> list[str
     found = {
         f"{image.width} x {image.height} px: now {width} x {height} (data.size, data.geometry)": {height, width}
         != {image.height, image.width},
-        "an animation: its first frame is kept": several and image.format not in ("MPO", "TIFF"),
-        "further pictures in the file: the first is kept": several and image.format in ("MPO", "TIFF"),
+        "an animation: its first frame is kept": several and image.format in MOVING,
+        "further pictures in the file: the first is kept": several and image.format not in MOVING,
         "16 bits a channel: 8 are kept": deep,
         "black and white in 1 bit: now 8-bit grey": image.mode == "1",
         f"colours for print or of another space ({image.mode}): now RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV"),

@@ -227,6 +227,7 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -
         return None
     ready.store.patient = patient
     ready.store.computed.extend(before)
+    left: list[str] | None = None
     try:
         with heeded(ready.store) as heard:
             if not patient and ready.store.held_by_others(ready.wanted):  # known before further processes are started
@@ -235,16 +236,16 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -
     except Busy:
         later = "it is tried again after the other cells"
         console.say(f"{called}: other processes are computing its remaining stages; {later}")
-        return ready.store.computed
+        left = ready.store.computed
     except KeyboardInterrupt:
         console.say(RESUME)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
         _fail(2 if isinstance(error, ValueError) else 1, disk_error(error, cfg.runtime) or _reason(error))
-    if heard and _in_sweep() and not worker:  # this cell was finished all the same; the others of this process are not
+    if heard and _in_sweep() and not worker:  # no further cell is begun, though this one could not be interrupted
         console.say(f"{heard[0].name}: {RESUME}")
         sys.exit(128 + heard[0])
-    return None
+    return left
 
 
 def _names() -> tuple[str, str, str]:

@@ -86,7 +86,7 @@ def _file_digest(file: Path) -> str:
     over 16 MiB in the user's cache folder, of smaller ones, the same for cell after cell, within the process.
     """
     stat = file.stat()
-    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < SETTLED:
+    if 0 <= time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < SETTLED:
         return _sha256(file)
     seen = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino  # unpacking may keep the time of modification
     if stat.st_size >= 1 << 24:

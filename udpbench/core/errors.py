@@ -51,7 +51,7 @@ class Errors(list[str]):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line: of one of the system with the file; of one that says nothing its name."""
+    """One line for an error: one of the system names its file, one without a message gives the name of its class."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -331,7 +331,7 @@ def header(path: Path) -> Header:
     """What a file says of itself, without decoding; ("", 0, 0) where ``read`` will say what is wrong."""
     try:
         with open_image(path) as image:
-            # Of a PNG without it in the beginning, Pillow decodes all to look for it at the end.
+            # If a PNG has none before its pixels, Pillow decodes all of it to look behind them.
             exif = image.getexif() if image.format != "PNG" or _may_turn(path, image) else {}
             turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             size = (image.width, image.height) if turned else (image.height, image.width)

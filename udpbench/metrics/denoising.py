@@ -28,13 +28,15 @@ class Denoising(PairMetric):
     model: Diffusion
     samples: int
 
+    places = ("model",)  # ``identity`` says what of it counts
     version = 2  # 2: the loss is of the picture alone, not of what it is padded with
     scores = {"denoising_ratio": "up"}
 
     def __post_init__(self) -> None:
         check_numbers("denoising", least=1, samples=self.samples)
         if "denoise" not in self.model.capabilities:
-            raise ValueError(f"denoising: model {self.model.name} takes more than noisy pictures; give another")
+            why = "needs a mask beside the noisy picture; give one that does not"
+            raise ValueError(f"denoising: model {self.model.name} {why}")
 
     def identity(self) -> dict[str, str]:
         return self.model.identity()

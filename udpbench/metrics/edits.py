@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from udpbench.interfaces import Metric, PairMetric, Run
 
@@ -27,10 +26,6 @@ class Edits(Metric):
     def __post_init__(self) -> None:
         self.scores = {f"edit_{name}": FLIPPED[way] for name, way in self.of.scores.items()}
         self.least_side = self.of.least_side
-
-    def identity(self) -> dict[str, Any]:
-        """The version of the metric."""
-        return {"of": self.of.version}
 
     def check(self) -> None:
         self.of.check()

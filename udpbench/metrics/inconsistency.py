@@ -24,6 +24,7 @@ class Inconsistency(PairMetric):
 
     model: LatentDiffusion
 
+    places = ("model",)  # ``identity`` says what of it counts
     version = 2  # 2: latents of the picture alone, not of what it is padded with
     scores = {"inconsistency": "down", "inconsistency_auc": "down"}
     compares_with_noise = True

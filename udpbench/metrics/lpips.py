@@ -24,8 +24,6 @@ class Lpips(PairMetric):
     net: str = "alex"
     weights: str | None = None
 
-    places = ("weights",)  # which are those that the checksum in the file's name says
-
     def __post_init__(self) -> None:
         check_choice("lpips: unknown net", self.net, TRUNKS)
         self.scores = {f"lpips_{self.net}": "down"}

@@ -83,7 +83,8 @@ def reverse(
     Raises ValueError if the first time step of a schedule of zero terminal SNR leaves nothing of the inputs.
     """
     if not float(model.alpha_bar[indices[0]]):
-        raise ValueError(f"model {model.name}: its last time step is noise alone; start from an earlier one")
+        todo = "start from an earlier one (a smaller attack.t)"
+        raise ValueError(f"model {model.name}: its last time step is noise alone; {todo}")
     for index, to in zip(indices, [*indices[1:], None], strict=True):
         before = 1.0 if to is None else float(model.alpha_bar[to])
         eps = epsilon(model, x, index, cond)

@@ -26,12 +26,15 @@ def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[
     all ``OFFSET`` later, as in diffusers' pipelines of Stable Diffusion, whatever a folder says: so there are fewer of
     them than time steps.
     """
-    return _img2img_steps(model.pipe.scheduler.to_json_string(), strength, steps)
+    scheduler = model.pipe.scheduler
+    unsaid = tuple(scheduler.config.get("_use_default_values", ()))  # which become the new scheduler's own
+    return _img2img_steps(scheduler.to_json_string(), unsaid, strength, steps)
 
 
 @lru_cache(maxsize=32)  # a scheduler takes 2 ms to make, which a loss of the embedded model is called for in each step
-def _img2img_steps(scheduler: str, strength: float, steps: int) -> tuple[Tensor, Tensor]:
-    solver = make_solver("ddim", json.loads(scheduler))
+@torch.inference_mode(False)  # whoever asks next may want gradients
+def _img2img_steps(config: str, unsaid: tuple[str, ...], strength: float, steps: int) -> tuple[Tensor, Tensor]:
+    solver = make_solver("ddim", json.loads(config) | {"_use_default_values": list(unsaid)})
     solver.register_to_config(steps_offset=OFFSET)
     solver.set_timesteps(round(steps / strength))
     t = solver.timesteps[-steps:].cpu()

@@ -39,7 +39,6 @@ class Perceptual(Budget):
 
     version = 1
     kind: ClassVar[str] = "perceptual"
-    places = ("weights",)  # which are those that the checksum in the file's name says
 
     def __init__(self, inner: Budget, distance: float, network: str = "lite1", weights: str | None = None) -> None:
         check_numbers("budget perceptual", above=0, distance=distance)
@@ -59,9 +58,6 @@ class Perceptual(Budget):
     def facts(self) -> dict[str, Any]:
         found = {"kind": self.kind, "eps": self.eps, "inner": self.inner.kind}
         return found | {"distance": self.distance, "network": self.network, "score": self.score}
-
-    def identity(self) -> dict[str, Any]:
-        return {"inner": self.inner.version}
 
     def check(self) -> None:
         check_distance(self.network, self.weights)

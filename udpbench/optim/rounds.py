@@ -8,14 +8,14 @@ from typing import Any
 from udpbench.interfaces import Run
 from udpbench.optim.fit import load_state, save_state
 
-SAVE_EVERY = 120.0  # seconds: a surrogate of Stable Diffusion's size takes many to be written
+SAVE_EVERY = 120.0  # seconds; writing a surrogate of Stable Diffusion's size takes many
 
 
 class Rounds:
-    """The rounds of a piece of work, and the state after the last one that was saved in ``run.scratch``.
+    """The rounds of a piece of work, and the state after the last one that was saved, in the file ``name`` of
+    ``run.scratch``.
 
-    ``saved``: that state, whose counts are counted; None at a first attempt. ``first``: the rounds that it saves.
-    ``name``: of the file.
+    ``saved``: that state, whose counts are in ``run.count``, or None. ``first``: the first round still to do.
     """
 
     def __init__(self, run: Run, name: str, total: int) -> None:
@@ -34,10 +34,8 @@ class Rounds:
         return range(self.first, self.total)
 
     def done(self, k: int, state: dict[str, Any]) -> None:
-        """Round ``k`` is done: save ``state`` if that was not done for ``SAVE_EVERY``, or the process was asked to end.
-
-        Raises Stopped, then, in the latter case.
-        """
+        """After round ``k``: save ``state`` if the last save is ``SAVE_EVERY`` seconds old or the process was asked to
+        end; raises Stopped, then, in the latter case."""
         due = time.monotonic() - self._written >= SAVE_EVERY or self.run.stop.is_set()
         if self.file is not None and due and k + 1 < self.total:
             save_state(self.file, state | {"rounds": k + 1}, self.run)

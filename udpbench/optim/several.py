@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,17 +28,12 @@ class Several(Protection):
 
     further: Mapping[str, Diffusion]
 
-    places: ClassVar[tuple[str, ...]] = ("further",)  # ``identity`` says what they are
-
     def check(self) -> None:
         super().check()
         for name, model in self.further.items():
             if lacking := sorted(self.needs - {"class_images"} - model.capabilities):
                 raise ValueError(f"{name} of further: model {model.name} lacks {', '.join(lacking)}")
             self.check_model(model)
-
-    def identity(self) -> dict[str, Any]:
-        return super().identity() | {"further": {name: model.identity() for name, model in self.further.items()}}
 
     def models(self, surrogate: Any, run: Run) -> list[Any]:
         """The cell's surrogate and the further ones, on ``run.device``."""

@@ -36,7 +36,6 @@ class SoftBound:
     weights: str | None = None
 
     name: ClassVar[str]  # in messages
-    places: ClassVar[tuple[str, ...]] = ("weights",)  # which are those that the checksum in the file's name says
 
     def __post_init__(self) -> None:
         check_choice(f"{self.name}: unknown perceptual", self.perceptual, PERCEPTUAL)

@@ -25,7 +25,7 @@ class EnsembleASPL(Several, ASPL):
     were first), and an interrupted attempt begins anew.
     """
 
-    places: ClassVar[tuple[str, ...]] = (*ASPL.places, *Several.places)
+    places: ClassVar[tuple[str, ...]] = ASPL.places
     name: ClassVar[str] = "ensemble_aspl"
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:

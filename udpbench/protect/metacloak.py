@@ -20,7 +20,7 @@ from udpbench.optim.rounds import Rounds
 from udpbench.optim.transforms import blur, flip
 from udpbench.protect.fsmg import FSMG
 
-STATE = "metacloak.ckpt"
+STATE = "metacloak_rounds.ckpt"
 
 
 @dataclass(kw_only=True)

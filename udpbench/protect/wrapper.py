@@ -64,10 +64,6 @@ class Wrapper(Protection):
     def check_texts(self, words: Any, owner: Owner) -> None:
         self.inner.check_texts(words, owner)
 
-    def identity(self) -> dict[str, Any]:
-        """Version of ``inner`` and digests of what it reads; its settings are the wrapper's own."""
-        return {"inner": {"version": self.inner.version, "identity": self.inner.identity()}}
-
     def refuse_unless(self, heeded: bool) -> None:
         """ValueError if the inner protection has not heeded what it says it does."""
         if not heeded:

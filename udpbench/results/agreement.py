@@ -48,9 +48,16 @@ def compared(old: Record, new: Record, others: Iterable[Record] = ()) -> list[Co
 
 def _alike(one: Record, other: Record) -> bool:
     settings = [record["config"].get("task") for record in (one, other)]
-    data = [{**(record["config"].get("data") or {}), "subject": None} for record in (one, other)]  # ``cell`` has it
-    same = one["label"] == other["label"] and settings[0] == settings[1] and data[0] == data[1]
+    counts = [_counts(record["config"].get("data") or {}) for record in (one, other)]
+    shared = counts[0].keys() & counts[1].keys()  # another version may have further ones
+    same = one["label"] == other["label"] and settings[0] == settings[1]
+    same = same and all(counts[0][name] == counts[1][name] for name in shared)
     return same and all(one["cell"][name] == other["cell"][name] for name in ALIKE)  # type: ignore[literal-required]
+
+
+def _counts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of data that are numbers: how many pictures of what size. Texts say where they lie."""
+    return {name: value for name, value in data.items() if isinstance(value, int | float) and name != "subject"}
 
 
 def _verdict(old: float | None, new: float | None, sd: float | None) -> str:

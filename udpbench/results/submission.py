@@ -75,7 +75,8 @@ def _arms(record: Record) -> Iterator[str]:
 
 def _budget(record: Record) -> Iterator[str]:
     budget, settings = record["facts"]["budget"], record["config"].get("budget") or {}
-    settings = {**settings, **(settings.get("inner") or {})}  # of a perceptual one, the bound inside
+    if isinstance(inner := settings.get("inner"), Mapping):  # of a perceptual one, the bound inside
+        settings = {**settings, **inner}
     facts: dict[str, Any] = {k: v for k, v in (budget or {}).items() if k in ("eps", "distance")}
     for name, value in facts.items():
         if settings.get(name) != value:
