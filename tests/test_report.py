@@ -359,6 +359,16 @@ def test_variants_are_named_by_as_few_settings_as_tell_them_apart() -> None:
     assert names == ["eudp (a=1)", "eudp (a=2)", "eudp (a=2, c=3)"]
 
 
+def test_folders_that_an_attack_was_given_for_each_protection_are_no_variants() -> None:
+    def attacks(*cells: tuple[str, str]) -> list[str]:
+        made = [make_record(protect=p, attack="bridge", settings={"attack": {"protected": f}}) for p, f in cells]
+        return [r["cell"]["attack"] for r in choose(files(*made)).ok]
+
+    assert attacks(("eudp", "leak/eudp"), ("aspl", "leak/aspl")) == ["bridge", "bridge"]
+    both = ("eudp", "leak/eudp"), ("eudp", "leak/more"), ("aspl", "leak/aspl")
+    assert attacks(*both) == [f"bridge (protected={folder})" for _, folder in both]
+
+
 def test_data_models_and_what_is_matched_are_told_apart_but_not_subjects() -> None:
     def named(key: str, *settings: dict) -> list[str]:
         made = [make_record(subject=str(i), settings=s) for i, s in enumerate(settings)]

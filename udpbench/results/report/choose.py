@@ -20,6 +20,8 @@ from udpbench.results.words import budget_text
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
 _PARTS = ("protect", "attack", "task", "data", "budget", *ROLES)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
+# Folders that an attack is given: pictures that were made, or leaked, for a protection or a subject.
+_FOLDERS = ("clean", "path", "protected")
 _OF_SPEED = ("gradient_checkpointing", "save_every")  # settings that change speed and memory only
 Key = TypeVar("Key")
 _Settings = dict[tuple[str, ...], Any]  # path of a setting -> its value
@@ -109,6 +111,9 @@ def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
     for paths in grouped(files, condition).values():
         settings = {path: _settings(files[path], part) for path in paths}
         keys = sorted(set().union(*settings.values()))
+        if part == "attack":
+            keys = [key for key in keys if key[-1] not in _FOLDERS or _tells_cells_apart(key, settings, files)]
+            settings = {path: {key: mine[key] for key in keys if key in mine} for path, mine in settings.items()}
         unset = {key: None for key in keys if key[0] != "metrics"}  # a metric that is not there is no other setting
         settings = {path: unset | mine for path, mine in settings.items()}
         values = {key: {json.dumps(mine[key]) for mine in settings.values() if key in mine} for key in keys}
@@ -118,6 +123,14 @@ def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
             named = [f"{'.'.join(key)}={mine[key]}" for key in telling if mine.get(key) is not None]
             said |= {path: ", ".join(named)} if named else {}
     return said
+
+
+def _tells_cells_apart(key: tuple[str, ...], settings: Mapping[Path, _Settings], files: Mapping[Path, Record]) -> bool:
+    """Whether cells that are otherwise the same have several values of a setting."""
+    values: dict[str, set[str]] = {}
+    for path, mine in settings.items():
+        values.setdefault(_which(files[path]), set()).add(json.dumps(mine.get(key)))
+    return any(len(several) > 1 for several in values.values())
 
 
 def fewest(keys: Iterable[Key], rows: Sequence[Mapping[Key, Any]]) -> list[Key]:
