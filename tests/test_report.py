@@ -62,6 +62,7 @@ def test_a_mean_that_is_zero_but_for_rounding_is_shown_as_zero(mean: float) -> N
 def test_interval_text() -> None:
     assert W.interval_text(Interval(0.123, 0.05, 0.19, 3, 3, "t")) == "+0.123 [+0.0500, +0.190]"
     assert W.interval_text(Interval(-2.0, None, None, 1, 1, "none")) == "-2.00 (1 victim)"
+    assert W.interval_text(Interval(-2.98e-8, None, None, 1, 1, "none")) == "0 (1 victim)"
     assert W.interval_text(None) == "-"
 
 

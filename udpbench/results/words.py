@@ -12,6 +12,7 @@ from udpbench.results.schema import BudgetFacts, Record
 
 ARROW = {"up": "↑", "down": "↓"}
 SIGNS = "arrows: direction of better protection"
+ROUNDING = 1e-7  # what float32 scores leave of a difference that is 0
 
 
 def significant(x: float, digits: int = 3, signed: bool = False) -> str:
@@ -55,11 +56,10 @@ def interval_text(x: Interval | None) -> str:
     """Mean and interval: "+0.12 [+0.05, +0.19]"; without an interval the number of victims, "+0.12 (1 victim)"."""
     if x is None:
         return "-"
-    mean = significant(x.mean, signed=True)
+    width = 0.0 if x.low is None or x.high is None else x.high - x.low
+    mean = "0" if abs(x.mean) < max(ROUNDING, 1e-12 * width) else significant(x.mean, signed=True)
     if x.low is None or x.high is None:
         return f"{mean} ({x.victims} victim{'s' if x.victims > 1 else ''})"
-    if abs(x.mean) < 1e-12 * (x.high - x.low):  # what rounding leaves of a mean that is 0
-        mean = "0"
     return f"{mean} [{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
 
 
