@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pkgutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -85,18 +86,23 @@ class Extractor(Features):
     def _batches(self, folder: Path, run: Run, side: int | None) -> Iterator[tuple[list[str], Tensor]]:
         """Names and what ``prepared`` makes of their pictures, by what size that has: the sizes of the pictures may be
         many."""
-        names: list[str] = []
-        parts: list[Tensor] = []
-        for more, pictures in images.iterate(folder, run.batch, side):
+        held: list[tuple[list[str], Tensor]] = []
+        for names, x, most in self._pieces(folder, run, side):
+            if held and (x.shape[1:] != held[0][1].shape[1:] or sum(len(n) for n, _ in held) + len(names) > most):
+                yield _joined(held)
+                held = []
+            held.append((names, x))
+        if held:
+            yield _joined(held)
+
+    def _pieces(self, folder: Path, run: Run, side: int | None) -> Iterator[tuple[list[str], Tensor, int]]:
+        """Names, what ``prepared`` makes of their pictures, and how many of that size the network takes at once, which
+        is the most in a piece: small pictures may be large as it sees them."""
+        for names, pictures in images.iterate(folder, run.batch, side):
             x = self.prepared(pictures.to(run.device))
-            room = images.at_once(run.batch, *x.shape[-2:])
-            for rows in x.split(room):  # small pictures may be large as the network sees them
-                if parts and (rows.shape[1:] != parts[0].shape[1:] or len(names) + len(rows) > room):
-                    yield names, torch.cat(parts)
-                    names, parts = [], []
-                names, more, parts = names + more[: len(rows)], more[len(rows) :], [*parts, rows]
-        if parts:
-            yield names, torch.cat(parts)
+            most = images.at_once(run.batch, *x.shape[-2:])
+            for first in range(0, len(names), most):
+                yield names[first : first + most], x[first : first + most], most
 
     def prepared(self, x: Tensor) -> Tensor:
         """What ``network`` is given for pictures ``x`` of one size, NCHW [0,1], as stored: the treatment before it."""
@@ -113,6 +119,11 @@ class Extractor(Features):
     def identity(self) -> dict[str, str]:
         """What a key must hold of the weights beside ``name``; nothing where the file's name is its checksum."""
         return {}
+
+
+def _joined(pieces: Sequence[tuple[list[str], Tensor]]) -> tuple[list[str], Tensor]:
+    names, parts = zip(*pieces, strict=True)
+    return list(chain.from_iterable(names)), torch.cat(parts)
 
 
 @dataclass(frozen=True)
