@@ -54,7 +54,8 @@ class UDP(Protection):
         samples: (t, noise) samples per picture and image step, in one forward pass.
         outer: which loss the pictures raise. ``perturbed``: the surrogate's loss on the perturbed pictures
             (error-maximising); ``clean``: the loss that the surrogate would have on the *clean* pictures after one
-            more gradient step on the perturbed ones (one unrolled step; differentiates through the gradient).
+            more gradient step on the perturbed ones (one unrolled step; differentiates through the gradient, which
+            couples the pictures: all of one size are in memory at once, whatever ``runtime.grad_batch`` is).
         surrogate_init: ``victim_task`` starts from the surrogate model's weights, as fine-tuning does; ``random``
             from fresh ones, as training from scratch does.
         start_steps: of training on the clean pictures, before the first round: the surrogate starts from a clean model.
