@@ -12,6 +12,7 @@ from udpbench.attack.diffpure import DiffPure
 from udpbench.attack.noisy_upscale import NoisyUpscale
 from udpbench.attack.pdm_pure import PdmPure
 from udpbench.attack.super_resolution import SuperResolution
+from udpbench.benchmark.cell import Part
 from udpbench.core.images import as_saved
 from udpbench.core.pixels import resize
 from udpbench.interfaces import Run
@@ -151,7 +152,8 @@ def test_the_cascade_ends_with_the_upscaler_at_the_picture_s_own_size(pixels, up
     real = PdmPure(**CASCADE, prompt="a picture", less=5, upscaler=upscaler)
     (drawn,) = purified(real, [large], pixels)
     assert drawn.shape == large.shape
-    assert real.identity()["upscaler"] == upscaler.identity()
+    key = Part("pdm_pure", {"upscaler": {"name": "own"}}, real).key
+    assert key["inside"]["upscaler"]["identity"] == upscaler.identity()
 
 
 def test_an_upscaler_that_is_none_and_a_noise_above_the_steps_are_told(tmp_path: Path, pixels):
