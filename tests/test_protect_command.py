@@ -410,3 +410,12 @@ def test_too_little_memory_is_a_line_that_says_what_to_do(here, tmp_path, monkey
     assert end.value.code == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert line.startswith("error: the machine has too little memory; give runtime.grad_batch=N")
+
+
+def test_a_picture_with_a_caption_is_kept_when_a_second_one_comes(here, tmp_path):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "a.txt").write_text("a photo of a ring")
+    here("protect=noise")
+    smooth(1).save(tmp_path / "in" / "b.png")
+    _, said = here("protect=noise")
+    assert "1 of 2 pictures were done before with these settings and are kept" in said

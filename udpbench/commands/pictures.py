@@ -98,7 +98,7 @@ def change(
         captions = read_captions(source, files)
         work = []
         for i, unit in enumerate(units):
-            unit_cell = cell if unit == files else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
+            unit_cell = cell if coupled else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
             work.append(_finished_stage(unit_cell, unit, method, form))
         fetch_models(cell, store.missing(work))
         try_folder(target)
@@ -184,8 +184,8 @@ def _cell_of(files: Sequence[Path], captions: Mapping[str, str], cell: Cell, cfg
     folder.mkdir(parents=True)
     for file in files:
         (folder / file.name).symlink_to(file.resolve())
-    if captions:
-        write_metadata(folder, {file.name: {"text": captions[file.name]} for file in files if file.name in captions})
+    if own := {file.name: {"text": captions[file.name]} for file in files if file.name in captions}:
+        write_metadata(folder, own)
     data = cfg.data.copy()
     data.path = str(folder)
     return replace(cell, data=make_part(data, "folder", Dataset))
