@@ -323,3 +323,11 @@ def test_what_keeps_a_cell_from_running_is_told(examined, monkeypatch):
     status, shown = examined()
     assert status == 1
     assert "store: OSError: the disk is gone" in shown.split("cannot run:")[1]
+
+
+def test_a_list_that_names_no_metric_is_an_error(tmp_path, capsys):
+    for given in ("", ","):
+        with pytest.raises(SystemExit) as end:
+            score.main([str(tmp_path), str(tmp_path), f"--metrics={given}"])
+        assert end.value.code == 2
+        assert f"--metrics {given!r} names none; give some" in capsys.readouterr().err

@@ -197,7 +197,7 @@ def test_alone_a_picture_is_protected_as_among_others(here, tmp_path):
     here("protect=noise")
     both = (tmp_path / "out" / "1.png").read_bytes()
     (tmp_path / "in" / "0.png").unlink()
-    here("protect=noise", "runtime.out=elsewhere")
+    here("protect=noise", "runtime.out=elsewhere", "--overwrite")
     assert (tmp_path / "out" / "1.png").read_bytes() == both
 
 
@@ -419,3 +419,52 @@ def test_a_picture_with_a_caption_is_kept_when_a_second_one_comes(here, tmp_path
     smooth(1).save(tmp_path / "in" / "b.png")
     _, said = here("protect=noise")
     assert "1 of 2 pictures were done before with these settings and are kept" in said
+
+
+def test_pictures_that_are_somebody_s_own_are_never_replaced(here, tmp_path, capsys):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    smooth(1).save(tmp_path / "out" / "a.png")
+    before = (tmp_path / "out" / "a.png").read_bytes()
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise")
+    assert end.value.code == 2
+    assert "a.png: was not written from this store; give another folder, or --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "out" / "a.png").read_bytes() == before
+    here("protect=noise", "--overwrite")
+    assert (tmp_path / "out" / "a.png").read_bytes() != before
+    here("protect=noise", "budget.eps=4")  # what the command wrote it replaces
+
+
+def test_pictures_behind_links_are_never_replaced(here, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    smooth(0).save(tmp_path / "out" / "a.png")
+    (tmp_path / "in" / "a.png").symlink_to(tmp_path / "out" / "a.png")
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise", "--overwrite")
+    assert end.value.code == 2
+    assert "a.png: links into out, where it would be replaced; give another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["data.prompt=x", "data.path=elsewhere", "+data.class_prompt=x"])
+def test_settings_that_in_and_prompt_stand_for_are_refused(here, tmp_path, capsys, word):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise", word)
+    assert end.value.code == 2
+    assert f"{word}: means nothing here; the pictures are those in IN" in capsys.readouterr().err
+
+
+def test_prompts_and_folders_that_begin_a_reference_are_refused_in_a_line(here, tmp_path, capsys):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise", "--prompt", "a ${photo}")
+    assert end.value.code == 2
+    assert "error: a ${photo}: names and prompts cannot hold ${, which begins a reference" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_no_folder(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        protect.main(["in", "", "protect=noise"])
+    assert end.value.code == 2
+    assert "OUT: is empty; give a folder" in capsys.readouterr().err

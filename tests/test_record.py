@@ -237,3 +237,17 @@ def test_a_score_of_equally_many_pictures_says_how_many_those_are(graph, tmp_pat
         "precision_efflite0": 4,
         "recall_efflite0": 4,
     }
+
+
+def test_what_is_no_record_at_all_is_told_and_left_out(tmp_path):
+    for text in ("[]", "null", "3"):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(ValueError, match=r"x\.json: is no record, which is a JSON object"):
+            R.read(tmp_path / "x.json")
+    (tmp_path / "x.json").unlink()
+    R.write(tmp_path / "good.json", make_record())
+    (tmp_path / "z.json").symlink_to("/gone")
+    (tmp_path / "folder.json").mkdir()
+    refused: list[str] = []
+    assert list(R.read_files(tmp_path, refused=refused)) == [tmp_path / "good.json"]
+    assert [line.partition(":")[0] for line in refused] == [str(tmp_path / "folder.json"), str(tmp_path / "z.json")]

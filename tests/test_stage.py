@@ -636,3 +636,10 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
         fails()
     assert path.read_text() == "one"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_an_error_of_an_atomic_write_names_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(IsADirectoryError) as error, atomic_write(tmp_path / "a.png") as beside:
+        beside.write_text("x")
+    assert (error.value.filename, error.value.filename2) == (str(tmp_path / "a.png"), None)

@@ -175,6 +175,8 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
     for name in ("device", "out", "store", "records"):
         if not isinstance(runtime[name], str) or not runtime[name]:
             raise ConfigError(f"runtime.{name}: must be a text, given {runtime[name]!r}")
+        if runtime[name].startswith("~"):
+            runtime[name] = str(Path(runtime[name]).expanduser())
         if name != "device" and (file := _no_folder(Path(runtime[name]))):
             raise ConfigError(f"runtime.{name}: {file} is no folder; give another")
     for name in ("batch", "grad_batch", "max_pixels"):
@@ -366,8 +368,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 def write_json(path: Path, found: Any) -> None:
     """Write the numbers of a command, into a folder that need not exist yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    from udpbench.core.atomic import atomic_text
+
+    atomic_text(path.expanduser(), json.dumps(found, indent=1) + "\n")
 
 
 def cell_text(cell: Cell) -> str:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import filecmp
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -31,7 +32,7 @@ from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.check import check_alone
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.run import fetch_models
-from udpbench.benchmark.store import Stage
+from udpbench.benchmark.store import Stage, Store
 from udpbench.commands.common import check_members, composed, open_store, show, table
 from udpbench.core.atomic import atomic_write, try_folder
 from udpbench.core.captions import read_captions
@@ -57,6 +58,7 @@ from udpbench.interfaces import Dataset, Log, Run, Titled
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "quality": 100}}
 CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  # what websites do to pictures
 TABLE = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
+FINISHED = "finished"  # the kind of stages that hold finished pictures
 SHOWN = 40  # rows of the table
 MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further pictures are an animation
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
@@ -75,15 +77,21 @@ def change(
     prompt: str = "a photo",
     form: str = "png",
     log: Log | None = None,
+    *,
+    overwrite: bool = False,
+    within: Callable[[Store], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[Rows, str]:
     """Protect or purify (``method``: protect | attack) the pictures in ``source`` into ``target``.
 
-    Returns what is known of each finished picture, and what was done in words. Raises HydraException or ValueError for
+    Returns what is known of each finished picture, and what was done in words. ``overwrite``: files in ``target`` that
+    the store did not write may be replaced. ``within``: a context for the work. Raises HydraException or ValueError for
     what is wrong, before any work.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if target.resolve() == source.resolve() or (target.exists() and source.exists() and target.samefile(source)):
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
+    if said := next((word for word in overrides if re.match(r"\+*data\.(path|prompt|class_prompt)=", word)), ""):
+        raise ValueError(f"{said}: means nothing here; the pictures are those in IN, their prompt is --prompt")
     default = [] if method == "protect" or any(word.startswith("attack=") for word in overrides) else ["attack=impress"]
     cfg = composed(["data=folder", "data.geometry=native", *default, *overrides])
     store = open_store(cfg, log)  # first: it says how many pixels a picture may have
@@ -93,6 +101,10 @@ def change(
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
         files = cell.data.component.files()
+        if linked := next((file for file in files if file.resolve().parent == target.resolve()), None):
+            raise ValueError(f"{linked}: links into {target}, where it would be replaced; give another folder")
+        if not overwrite:
+            _check_overwrites([file_name(file.stem, f".{form}") for file in files], target, store)
         coupled, console = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
         captions = read_captions(source, files)
@@ -104,7 +116,8 @@ def change(
         try_folder(target)
         todo = {stage.key for stage in work if not store.finished(stage)}
         _say_plan(console, part.name, len(files), coupled, len(todo))
-        with (console if todo and not coupled else Log()).bar(part.name, len(todo), "img") as advance:
+        bar = (console if todo and not coupled else Log()).bar(part.name, len(todo), "img")
+        with within(store), bar as advance:
             for unit, stage in zip(units, work, strict=True):
                 store.log = console if coupled else Titled(console, shown_name(unit[0].name))
                 (folder,) = store.do(stage)
@@ -119,7 +132,10 @@ def change(
 def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
     """The cell whose pictures are those in ``source``, checked as far as ``method`` goes."""
     # Not as overrides: names of folders and sentences may hold what Hydra's grammar gives a meaning.
-    cfg.data.path, cfg.data.prompt, cfg.data.class_prompt = str(source.resolve()), prompt, prompt
+    path = str(source.resolve())
+    if odd := next((text for text in (path, prompt) if "${" in text), ""):
+        raise ConfigError(f"{odd}: names and prompts cannot hold ${{, which begins a reference to a setting")
+    cfg.data.path, cfg.data.prompt, cfg.data.class_prompt = path, prompt, prompt
     cell = build(cfg, cfg.hydra.runtime.choices, alone=method)
     check_members(cfg, cfg.hydra.runtime.choices)
     part: Part = getattr(cell, method)
@@ -129,6 +145,17 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
         raise ConfigError(f"attack={part.name} changes no pictures; give an attack that does, e.g. attack=impress")
     check_alone(cell, method)
     return replace(cell, arms=())
+
+
+def _check_overwrites(names: Sequence[str], target: Path, store: Store) -> None:
+    """ValueError for a file in ``target`` that would be replaced and is none that a stage in the store wrote."""
+    there = [target / name for name in names if (target / name).exists() or (target / name).is_symlink()]
+    ours: dict[str, list[Path]] = {}
+    for made in (store.root / FINISHED).glob("*/*") if there else ():
+        ours.setdefault(made.name, []).append(made)
+    for file in there:
+        if not (file.is_file() and any(filecmp.cmp(file, made, shallow=False) for made in ours.get(file.name, ()))):
+            raise ValueError(f"{file}: was not written from this store; give another folder, or --overwrite")
 
 
 def _check_format(form: str, data: Dataset) -> None:
@@ -175,7 +202,7 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
 
     # Of the files themselves, too: those that differ in transparency or resolution only may show the same.
     key = {"version": 2, "files": files_digest(files), "format": form, "codecs": codecs}
-    return Stage("finished", key, work, {"data": graph.data, "pictures": made}, title=made.title)
+    return Stage(FINISHED, key, work, {"data": graph.data, "pictures": made}, title=made.title)
 
 
 def _cell_of(files: Sequence[Path], captions: Mapping[str, str], cell: Cell, cfg: DictConfig, scratch: Path) -> Cell:

@@ -5,6 +5,7 @@ The same protections and settings as in a cell (``protect=eudp budget.eps=8 mode
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,15 +21,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def command(method: str, done: str, parser: Parser, arguments: Sequence[str] | None) -> None:
     """Change a folder of pictures by ``method`` (protect | attack); ``done``: what the pictures are then."""
     parser.epilog = "python -m udpbench list shows the options."
-    parser.add_argument("source", type=Path, metavar="IN", help="folder with pictures of any format and size")
-    parser.add_argument("target", type=Path, metavar="OUT", help="folder for the finished pictures")
+    parser.add_argument("source", type=_folder, metavar="IN", help="folder with pictures of any format and size")
+    parser.add_argument("target", type=_folder, metavar="OUT", help="folder for the finished pictures")
     parser.add_argument("--prompt", default="a photo", help="what the pictures show, for methods that read prompts")
     parser.add_argument("--format", choices=("png", "webp"), default="png", help="of the finished pictures (lossless)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in OUT that are somebody else's, too")
     parser.takes_overrides("as for a cell, e.g. model=sd15 seed=1")
     args = parser.parse_intermixed_args(arguments)
     with one_line_errors(RESUME):
         from udpbench.commands.pictures import change, report
+        from udpbench.commands.signals import heeded
         from udpbench.tracking.console import Console
 
-        rows, title = change(args.source, args.target, method, args.overrides, args.prompt, args.format, Console())
+        words = args.source, args.target, method, args.overrides, args.prompt, args.format
+        rows, title = change(*words, Console(), overwrite=args.overwrite, within=heeded)
         report(rows, title, f"{len(rows)} {done} pictures in {args.target}. Changes are in 1/255.")
+
+
+def _folder(text: str) -> Path:
+    """A folder of the command line; a variable of the shell that is not set is no name for the one it runs in."""
+    if not text:
+        raise ArgumentTypeError("is empty; give a folder, . for this one")
+    return Path(text)

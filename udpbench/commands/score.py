@@ -30,7 +30,8 @@ NEEDS_A_CELL = {"truth": "judges pictures whose truth is known", "clean_arm": "c
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 fine, 1 if a metric that was named could not be computed, 2 wrong input, 130 interrupted."""
+    """Exit status: 0 fine, 1 if a metric that was named could not be computed, or none, 2 wrong input, 130
+    interrupted."""
     parser = Parser("score", "Score a folder of pictures against a reference.")
     parser.add_argument("got", type=Path, metavar="GOT", help="folder with the pictures to score")
     parser.add_argument("ref", type=Path, metavar="REF", help="folder with the pictures to compare with")
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     parser.takes_overrides("of runtime alone, e.g. runtime.max_pixels=400000000")
     args = parser.parse_intermixed_args(arguments)
-    names = [name for name in args.metrics.split(",") if name] if args.metrics else None
+    names = None if args.metrics is None else [name for name in args.metrics.split(",") if name]
+    if names == []:
+        parser.error(f"--metrics {args.metrics!r} names none; give some, or leave it out for all")
     with one_line_errors():
         from udpbench.tracking.console import Console
 
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _show(found)
         if args.json:
             write_json(args.json, found)
-    return 1 if names and found["absent"] else 0
+    return 1 if (names and found["absent"]) or not found["scores"] else 0
 
 
 def scores(

@@ -32,6 +32,8 @@ def atomic_write(path: Path, synced: bool = True) -> Iterator[Path]:
         if synced:
             sync(path.parent)
     except OSError as error:
+        if str(beside) in (error.filename, error.filename2):  # nobody knows that name
+            error.filename, error.filename2 = str(path), None
         name_file(error, path)
         raise
     finally:

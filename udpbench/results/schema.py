@@ -151,6 +151,8 @@ LONG = (
 
 def check(record: Mapping[str, Any], where: str) -> Record:
     """``record`` itself if it follows the schema, else ValueError naming ``where`` and what is wrong first."""
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{where}: is no record, which is a JSON object")
     if record.get("schema") != SCHEMA:
         raise ValueError(f"{where}: record schema {record.get('schema')!r} cannot be read; allowed are 1 and {SCHEMA}")
     _check_type(record, Record, where, "record")
