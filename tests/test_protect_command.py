@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from udpbench.commands import protect, purify
 from udpbench.core.budget import measure
 from udpbench.core.images import from_pil, read, write_png
 from udpbench.core.pixels import reduced
+from udpbench.protect.noise import Noise
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
 
@@ -468,3 +470,32 @@ def test_an_empty_name_is_no_folder(monkeypatch, capsys):
         protect.main(["in", "", "protect=noise"])
     assert end.value.code == 2
     assert "OUT: is empty; give a folder" in capsys.readouterr().err
+
+
+def test_a_signal_ends_it_between_two_pictures_and_the_same_command_goes_on(here, tmp_path, monkeypatch, capsys):
+    for i in range(2):
+        smooth(i).save(tmp_path / "in" / f"{i}.png")
+    whole = Noise.protect
+
+    def signalled(self, owner, budget, surrogate, run):
+        signal.raise_signal(signal.SIGTERM)
+        return whole(self, owner, budget, surrogate, run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Noise, "protect", signalled)
+        with pytest.raises(SystemExit) as end:
+            here("protect=noise")
+    assert end.value.code == 128 + signal.SIGTERM
+    assert "SIGTERM: interrupted; the same command goes on where this one stopped" in capsys.readouterr().err
+    assert done(tmp_path, "protect") == 1, "what it was at is finished, and nothing more is begun"
+    here("protect=noise")
+    assert done(tmp_path, "protect") == 2
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_tilde_is_the_home(here, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    smooth(0).save(tmp_path / "in" / "a.png")
+    here("protect=noise", 'runtime.out="~/x"')
+    assert (tmp_path / "home" / "x" / "store").is_dir()
+    assert not (tmp_path / "~").exists()
