@@ -147,6 +147,7 @@ def test_components_in_a_list_are_in_the_key_as_others(pictures, tmp_path):
         return Part("several", {"members": [{"path": name}]}, Several([Folder(path=tmp_path / name)])).key
 
     assert key("a", pictures[0]) == key("b", pictures[0]) != key("b", pictures[1])
+    assert Part("several", {"members": [1, 1]}, Several([1])).key["settings"] == {"members": [1, 1]}, "kept once"
 
 
 class Mine(DreamBooth):

@@ -31,18 +31,18 @@ class Part:
         Settings that say where a thing lies and not what it is (``places``) are no part of it: digests are. Nor are
         those that came later (``later``) where they are as if they had not. Both also apply to components inside.
         """
-        return self._read() | self.source
+        return self._now()
 
-    def _read(self) -> dict[str, Any]:
-        """``key`` as it is now, without sources."""
+    def _now(self) -> dict[str, Any]:
+        """What ``key`` would be now."""
         inside: dict[str, Any] = {}
         settings = _settings_in_key(self.settings, self.component, inside)
         found = {"settings": settings, "version": self.component.version, "identity": self.component.identity()}
-        return found | ({"inside": inside} if inside else {})
+        return found | ({"inside": inside} if inside else {}) | self.source
 
     def check_unchanged(self) -> None:
         """ValueError if what it reads from disk is no longer what ``key`` says: it was exchanged since."""
-        if self._read() | self.source != self.key:
+        if self._now() != self.key:
             raise ValueError(f"{self.name}: the files that it reads changed meanwhile; run the same command again")
 
     @cached_property
@@ -57,7 +57,7 @@ def _settings_in_key(settings: Any, held: Any, inside: dict[str, Any], *at: str)
 
     Version and digests of components ``inside`` it are added to these, by their places, of which ``at`` is the first.
     """
-    if isinstance(held, list | tuple) and isinstance(settings, list | tuple):
+    if isinstance(held, list | tuple) and isinstance(settings, list | tuple) and len(held) == len(settings):
         pairs = enumerate(zip(settings, held, strict=True))
         return [_settings_in_key(value, one, inside, *at, str(i)) for i, (value, one) in pairs]
     if not (isinstance(settings, Mapping) and isinstance(held, Component | Mapping)):

@@ -7,31 +7,29 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from udpbench.benchmark.batches import batches_of_names, png_path
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.store import Stage, Work
 from udpbench.core.folders import pictures_in, read_data_facts
 from udpbench.core.images import (
-    batches,
     checked_pictures,
     iterate,
     list_images,
     read,
     read_folder,
     read_metadata,
-    readable,
     write_metadata,
     write_png,
 )
-from udpbench.interfaces import Log, Owner, Run, Thief
+from udpbench.interfaces import Owner, Run, Thief
 from udpbench.optim.tuning import write_class_pictures
 
 MIXED = "mixed"
@@ -62,7 +60,7 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
         further = parents.get("like"), parents.get("class")
         with _scratch(out) as scratch:
             inside = replace(run, scratch=scratch)
-            parts = _batches_of_names(folder, out, inside, protect.component.couples_images)
+            parts = batches_of_names(folder, out, inside, protect.component.couples_images)
             for owner in _owners(cell, parents["data"], parts, *further):
                 made = protect.component.protect(owner, cell.budget.component, surrogate, inside)
                 checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
@@ -88,7 +86,7 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
         captions, model = read_metadata(folder), cell.purifier.component.on(run) if attack.component.needs else None
         with _scratch(out) as scratch:
             inside = replace(run, scratch=scratch)
-            for names in _batches_of_names(folder, out, inside, attack.component.couples_images):
+            for names in batches_of_names(folder, out, inside, attack.component.couples_images):
                 pictures, prompts = _read(folder, names), [captions[name]["text"] for name in names]
                 made = attack.component.purify(pictures, names, prompts, model, inside)
                 checked_pictures(f"attack {attack.name}", made, dict(zip(names, pictures, strict=True)))
@@ -337,64 +335,9 @@ def _scratch(out: Path) -> Iterator[Path]:
     shutil.rmtree(scratch)
 
 
-def _batches_of_names(folder: Path, out: Path, run: Run, coupled: bool) -> Iterator[list[str]]:
-    """Names of the pictures of ``folder`` that are in memory at once: all if they are ``coupled``, else a batch with
-    gradients; with a bar if that takes several.
-
-    What is made of them is in ``out`` when the next names are asked for. Batches that an interrupted attempt finished
-    are skipped, and their counts restored. Raises Stopped between two batches if asked to.
-    """
-    parts = [list_images(folder)] if coupled else list(batches(folder, run.grad_batch))
-    log = run.log if len(parts) > 1 else Log()
-    assert run.scratch is not None
-    finished = _Finished(run.scratch / "finished.jsonl", out)
-    with log.bar("pictures", sum(map(len, parts)), "img") as advance:
-        for paths in parts:
-            names = [path.name for path in paths]
-            if finished.has(names):
-                for what, n in finished.counts_of(names).items():
-                    run.tally(what, n)
-            else:
-                run.stop_if_asked()
-                before = Counter(run.count)
-                yield names
-                finished.add(names, {what: n - before[what] for what, n in run.count.items()})
-            advance(len(paths))
-
-
-class _Finished:
-    """The batches of pictures in ``out`` that a stage has finished, with what was counted in each; a line of ``file``
-    for each of them."""
-
-    def __init__(self, file: Path, out: Path) -> None:
-        self.file, self.out = file, out
-        self.counts: dict[tuple[str, ...], dict[str, int]] = {}
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-            with suppress(ValueError):  # the last one, cut when the power went
-                found = json.loads(line)
-                self.counts[tuple(found["names"])] = found["counts"]
-
-    def has(self, names: Sequence[str]) -> bool:
-        """Whether this batch is finished; a power loss may have left a picture empty."""
-        return tuple(names) in self.counts and all(readable(_png(self.out, name)) for name in names)
-
-    def counts_of(self, names: Sequence[str]) -> dict[str, int]:
-        """What was counted in a batch that is finished."""
-        return self.counts[tuple(names)]
-
-    def add(self, names: Sequence[str], counts: Mapping[str, int]) -> None:
-        """A batch is finished."""
-        with self.file.open("a", encoding="utf-8") as file:  # a new line, whatever the one before was cut to
-            file.write("\n" + json.dumps({"names": list(names), "counts": counts}))
-
-
 def _write(out: Path, names: Sequence[str], pictures: Sequence[torch.Tensor]) -> None:
     for name, picture in zip(names, pictures, strict=True):
-        write_png(_png(out, name), picture.cpu())
-
-
-def _png(out: Path, name: str) -> Path:
-    return (out / name).with_suffix(".png")
+        write_png(png_path(out, name), picture.cpu())
 
 
 def _write_captions(out: Path, source: Path) -> None:

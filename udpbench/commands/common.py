@@ -26,6 +26,7 @@ from yaml import MarkedYAMLError, YAMLError
 from udpbench.commands.disk import disk_error
 from udpbench.commands.machine import cores, gpus, memory_error, places, share_of_gpu
 from udpbench.commands.quoting import advice, quoted
+from udpbench.core.errors import first_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -278,9 +279,7 @@ def _of_a_file(error: Exception) -> str | None:
         return f"{file}: is not UTF-8; save it as UTF-8"
     if line := disk_error(error):
         return line
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return None
+    return first_line(error) if isinstance(error, OSError) and error.strerror else None
 
 
 def _of_a_word(error: Exception, message: str) -> str | None:

@@ -88,7 +88,7 @@ def change(
     what is wrong, before any work.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
-    if target.resolve() == source.resolve() or (target.exists() and source.exists() and target.samefile(source)):
+    if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
     if said := next((word for word in overrides if re.match(r"\+*data\.(path|prompt|class_prompt)=", word)), ""):
         raise ValueError(f"{said}: means nothing here; the pictures are those in IN, their prompt is --prompt")
@@ -101,10 +101,7 @@ def change(
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
         files = cell.data.component.files()
-        if linked := next((file for file in files if file.resolve().parent == target.resolve()), None):
-            raise ValueError(f"{linked}: links into {target}, where it would be replaced; give another folder")
-        if not overwrite:
-            _check_overwrites([file_name(file.stem, f".{form}") for file in files], target, store)
+        _check_target(target, files, form, None if overwrite else store)
         coupled, console = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
         captions = read_captions(source, files)
@@ -147,9 +144,15 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
     return replace(cell, arms=())
 
 
-def _check_overwrites(names: Sequence[str], target: Path, store: Store) -> None:
-    """ValueError for a file in ``target`` that would be replaced and is none that a stage in the store wrote."""
-    there = [target / name for name in names if (target / name).exists() or (target / name).is_symlink()]
+def _check_target(target: Path, files: Sequence[Path], form: str, store: Store | None) -> None:
+    """ValueError if one of ``files`` is a link into ``target``, or if a file would be replaced there that no stage in
+    the store wrote (None: any may be)."""
+    if linked := next((file for file in files if file.resolve().parent == target.resolve()), None):
+        raise ValueError(f"{linked}: links into {target}, where it would be replaced; give another folder")
+    if store is None:
+        return
+    finished = [target / file_name(file.stem, f".{form}") for file in files]
+    there = [file for file in finished if file.exists() or file.is_symlink()]
     ours: dict[str, list[Path]] = {}
     for made in (store.root / FINISHED).glob("*/*") if there else ():
         ours.setdefault(made.name, []).append(made)

@@ -36,7 +36,7 @@ from udpbench.commands.common import (
 )
 from udpbench.commands.disk import disk_error
 from udpbench.commands.machine import memory_error
-from udpbench.core.errors import Busy
+from udpbench.core.errors import Busy, class_and_line
 
 if TYPE_CHECKING:
     from udpbench.results.schema import Record
@@ -187,7 +187,7 @@ def _may_overwrite(path: Path) -> bool:
 
 def _reason(error: Exception) -> str:
     """One line for a person."""
-    return memory_error(error) or f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}"
+    return memory_error(error) or class_and_line(error)
 
 
 # -- under Hydra -------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from udpbench.benchmark.store import Store
 from udpbench.commands.common import PreparedCell, prepare
 from udpbench.commands.machine import idle_cores, room
 from udpbench.commands.signals import heeded, leave_to_parent
+from udpbench.core.errors import class_and_line
 from udpbench.interfaces import Log
 from udpbench.tracking.track import Buffered, Start
 
@@ -113,7 +114,7 @@ def _work(whole: dict[str, Any], choices: dict[str, Any], device: str, threads: 
     except SystemExit as stop:  # at once: nobody may be listening any more
         os._exit(int(stop.code or 0))
     except Exception as error:  # noqa: BLE001 - it is told there; what the work itself raises the others meet, too
-        log.send("failed", f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
+        log.send("failed", class_and_line(error))
     log.curves.flush()
     log.send("computed", ready.store.computed)
 

@@ -57,6 +57,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
+def class_and_line(error: BaseException) -> str:
+    """The class of an error and the first line of its message: for one that nobody foresaw."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}"
+
+
 def unresolved(error: InterpolationKeyError) -> str:
     """The line for a setting that refers to one that there is not."""
     word = f"{error.full_key}: {str(error).splitlines()[0]}"

@@ -45,8 +45,6 @@ BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )  # fmt: skip
-
-
 # Texts in a PNG, beside its chunk eXIf, in which Pillow finds an orientation.
 _TURNING = ("Raw profile type exif", "XML:com.adobe.xmp")
 
