@@ -186,6 +186,11 @@ def test_noise_can_be_as_strong_as_a_protection_that_is_made_of_another(cell, wr
     [
         (["attack=impress_glaze"], "lpips_vgg: weights are missing; put https://"),
         (["+metric@metrics.extra.kid=kid", "task.pictures=64"], "error: metric kid: inception: weights are missing; put https://"),
+        (["~task.steps"], "error: dreambooth: give steps=..."),
+        (["attack=[jpeg,nothing]"], "error: no attack 'nothing'; python -m udpbench list attack shows all"),
+        (["attack=[jpeg,webp]"], "error: attack: takes one option, given a list; -m attack=A,B is a grid"),
+        (["attack=chain", "attack.members=[jpeg]"], "attack.members=[jpeg]: Cannot merge DictConfig with ListConfig"),
+        (["protect=folder", f"protect.path={__file__}"], f"error: images: {__file__} is no folder; give the one it is in"),
         (["protect=folder", "protect.path=/no/such/folder"], "error: images: there is no folder /no/such/folder"),
         (["data=folder", "data.path=/no/such/folder", "data.prompt='a {token} dog'", "~data.size"], "there is no folder /no/such/folder"),
         (["data=photos", "data.size=16", "+metric@metrics.extra.judge=judge"], "error: metric judge: data photos has no truth"),

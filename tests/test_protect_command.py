@@ -448,7 +448,7 @@ def test_pictures_behind_links_are_never_replaced(here, tmp_path, capsys):
     assert "a.png: links into out, where it would be replaced; give another folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("word", ["data.prompt=x", "data.path=elsewhere", "+data.class_prompt=x"])
+@pytest.mark.parametrize("word", ["data.prompt=x", "data.path=elsewhere", "+data.class_prompt=x", "data=toyworld"])
 def test_settings_that_in_and_prompt_stand_for_are_refused(here, tmp_path, capsys, word):
     smooth(0).save(tmp_path / "in" / "a.png")
     with pytest.raises(SystemExit) as end:
@@ -462,7 +462,14 @@ def test_prompts_and_folders_that_begin_a_reference_are_refused_in_a_line(here, 
     with pytest.raises(SystemExit) as end:
         here("protect=noise", "--prompt", "a ${photo}")
     assert end.value.code == 2
-    assert "error: a ${photo}: names and prompts cannot hold ${, which begins a reference" in capsys.readouterr().err
+    assert "error: folder: 'a ${photo}': no text can hold ${, which begins a reference" in capsys.readouterr().err
+
+
+def test_settings_before_the_folders_are_refused_in_a_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        protect.main(["protect=noise", "in", "out"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: IN and OUT come before protect=noise; python -m udpbench protect")
 
 
 def test_an_empty_name_is_no_folder(monkeypatch, capsys):

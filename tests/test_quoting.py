@@ -72,13 +72,13 @@ def test_a_yaml_in_another_encoding_is_named(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {file}: is not UTF-8; save it as UTF-8\n"
 
 
-def test_interpolations_say_how_to_write_the_text():
+def test_interpolations_of_no_setting_are_told():
     from udpbench.benchmark.build import make_part
     from udpbench.core.errors import Errors
     from udpbench.interfaces import Dataset
 
     errors, cfg = Errors(), OmegaConf.create({"data": {"prompt": "a ${token} dog"}})
-    line = "data.prompt: Interpolation key 'token' not found; ${NAME} is the setting of that name, the text itself is {NAME} or \\${NAME}"
+    line = "data.prompt: Interpolation key 'token' not found; ${NAME} is the setting of that name, and no text can hold ${"
     errors.attempt(lambda: OmegaConf.to_container(cfg, resolve=True))
     errors.attempt(lambda: make_part(cfg.data, "folder", Dataset))
     assert errors == [line, line], "the same words, so that they are told once"

@@ -36,6 +36,12 @@ def _main(first: str) -> None:
         known = "".join(f"\n  {name:8} {text}" for name, text in COMMANDS.items())
         sys.stderr.write(f"error: unknown command {first!r}; say GROUP=OPTION ..., or one of{known}\n")
         sys.exit(2)
+    if first == "--version":  # Hydra would tell its own
+        version = import_module("udpbench.core.provenance").version
+        sys.stdout.write(
+            "".join(f"{name} {version(name)}\n" for name in ("udpbench", "torch", "diffusers", "hydra-core"))
+        )
+        return
     if first in COMMANDS:
         sys.exit(import_module(f"udpbench.commands.{first}").main(sys.argv[2:]))
     import_module("udpbench.commands.run").run()

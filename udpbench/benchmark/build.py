@@ -15,7 +15,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from udpbench.benchmark.arms import ARMS, DEFAULT
 from udpbench.benchmark.cell import ROLES, Cell, Part
 from udpbench.core.budget import Budget
-from udpbench.core.component import Component, check_choice, check_plain, inside
+from udpbench.core.component import Component, check_choice, check_plain, inside, texts_in
 from udpbench.core.errors import ConfigError, Errors, check_whole, instead, unresolved
 from udpbench.core.text import CONTROL
 from udpbench.interfaces import NEEDS, Attack, Dataset, Features, Method, Metric, Protection, Task
@@ -164,6 +164,8 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
         raise ValueError(unresolved(error)) from error
     except OmegaConfBaseException as error:  # or to itself
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
+    if odd := next((text for text in texts_in(settings) if "${" in text), ""):  # Hydra would look for a setting again
+        raise ValueError(f"{name}: {odd!r}: no text can hold ${{, which begins a reference to a setting")
     preset = _preset(settings, name)
     try:
         wrong = wrong_settings(settings)
@@ -268,12 +270,16 @@ def wrong_settings(settings: Mapping[str, Any]) -> list[str]:
         if not key.startswith("_") and key not in parameters:  # Hydra's own begin with _
             wrong.append(f"{key} is no setting{instead(key, list(parameters))}")
     for key, parameter in parameters.items():
+        named = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        if named and parameter.default is inspect.Parameter.empty and key not in settings:
+            wrong.append(f"give {key}=...")
         annotated = parameter.annotation  # a text where annotations are postponed, else a type
         annotation = annotated if isinstance(annotated, str) else inspect.formatannotation(annotated)
         allowed = re.split(r" \| (?![^[]*\])", annotation)
         if key in settings and not (settings[key] is None and "None" in allowed):
             type_errors = [_type_error(kind, settings[key]) for kind in allowed if kind != "None"]
-            quote = f"; as a text: '{key}=\"{settings[key]}\"'" if allowed[0] == "str" else ""
+            could_quote = allowed[0] == "str" and settings[key] is not None
+            quote = f"; as a text: '{key}=\"{settings[key]}\"'" if could_quote else ""
             if type_errors and all(type_errors):
                 wrong.append(f"{key} must be {type_errors[0]}, given {settings[key]!r}{quote}")
     return wrong

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from udpbench.commands.disk import disk_error
@@ -302,6 +302,12 @@ def _of_hydra(error: HydraException, message: str) -> str:
     line = " ".join(message.split()).partition(" To append to your default list use ")[0]
     if option := re.search(r"Could not find '(\S+)/(\S*)' Available options in '\1': (.*)", line):
         return no_option(option[1], option[2], option[3].split())
+    if option := re.fullmatch(r"In 'config': Could not load '(\S+)/(\S*)'\.", line):  # of a list of several
+        return no_option(option[1], option[2], [file.stem for file in option_files(option[1])])
+    if group := re.match(r"Error resolving interpolation '\S+\$\{([\w@]+)\}', possible interpolation keys", line):
+        return f"{group[1]}: takes one option, given a list; -m {group[1]}=A,B is a grid"
+    if isinstance(error.__cause__, ConfigTypeError):  # a list in place of settings by name, or the reverse
+        return f"{line}: {first_line(error.__cause__)}"
     return line
 
 

@@ -90,7 +90,7 @@ def change(
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
-    if said := next((word for word in overrides if re.match(r"\+*data\.(path|prompt|class_prompt)=", word)), ""):
+    if said := next((word for word in overrides if re.match(r"\+*data(\.(path|prompt|class_prompt))?=", word)), ""):
         raise ValueError(f"{said}: means nothing here; the pictures are those in IN, their prompt is --prompt")
     default = [] if method == "protect" or any(word.startswith("attack=") for word in overrides) else ["attack=impress"]
     cfg = composed(["data=folder", "data.geometry=native", *default, *overrides])
@@ -129,9 +129,7 @@ def change(
 def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
     """The cell whose pictures are those in ``source``, checked as far as ``method`` goes."""
     # Not as overrides: names of folders and sentences may hold what Hydra's grammar gives a meaning.
-    path = str(source.resolve())
-    if odd := next((text for text in (path, prompt) if "${" in text), ""):
-        raise ConfigError(f"{odd}: names and prompts cannot hold ${{, which begins a reference to a setting")
+    path, prompt = (text.replace("${", "\\${") for text in (str(source.resolve()), prompt))
     cfg.data.path, cfg.data.prompt, cfg.data.class_prompt = path, prompt, prompt
     cell = build(cfg, cfg.hydra.runtime.choices, alone=method)
     check_members(cfg, cfg.hydra.runtime.choices)

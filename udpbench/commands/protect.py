@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from udpbench.commands.common import RESUME, Parser, one_line_errors
+from udpbench.commands.quoting import KEY
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,6 +29,8 @@ def command(method: str, done: str, parser: Parser, arguments: Sequence[str] | N
     parser.add_argument("--overwrite", action="store_true", help="replace files in OUT that are somebody else's, too")
     parser.takes_overrides("as for a cell, e.g. model=sd15 seed=1")
     args = parser.parse_intermixed_args(arguments)
+    if said := next((text for text in map(str, (args.source, args.target)) if _is_override(text)), ""):
+        parser.error(f"IN and OUT come before {said}")
     with one_line_errors(RESUME):
         from udpbench.commands.pictures import change, report
         from udpbench.commands.signals import heeded
@@ -36,6 +39,12 @@ def command(method: str, done: str, parser: Parser, arguments: Sequence[str] | N
         words = args.source, args.target, method, args.overrides, args.prompt, args.format
         rows, title = change(*words, Console(), overwrite=args.overwrite, within=heeded)
         report(rows, title, f"{len(rows)} {done} pictures in {args.target}. Changes are in 1/255.")
+
+
+def _is_override(text: str) -> bool:
+    """Whether a word of the command line is a setting of Hydra's and no folder."""
+    key, equal, _ = text.partition("=")
+    return bool(equal and KEY.fullmatch(key)) and key[0] not in "/." and not Path(text).exists()
 
 
 def _folder(text: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf, isfinite
 from typing import Any, ClassVar
 
@@ -30,6 +30,14 @@ def inside(value: object) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, Mapping):
         return value.items()
     return enumerate(value) if isinstance(value, list | tuple) else ()
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """The texts in a value of plain types, at any depth."""
+    if isinstance(value, str):
+        yield value
+    for _, inner in inside(value):
+        yield from texts_in(inner)
 
 
 def check_plain(value: object, where: str, *at: str) -> None:

@@ -65,7 +65,7 @@ def class_and_line(error: BaseException) -> str:
 def unresolved(error: InterpolationKeyError) -> str:
     """The line for a setting that refers to one that there is not."""
     word = f"{error.full_key}: {str(error).splitlines()[0]}"
-    return f"{word}; ${{NAME}} is the setting of that name, the text itself is {{NAME}} or \\${{NAME}}"
+    return f"{word}; ${{NAME}} is the setting of that name, and no text can hold ${{"
 
 
 def instead(given: str, allowed: Sequence[str], rest: str = "") -> str:

@@ -61,7 +61,8 @@ def list_images(folder: Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"images: there is no folder {folder}")
+        told = f"{folder} is no folder; give the one it is in" if folder.exists() else f"there is no folder {folder}"
+        raise ValueError(f"images: {told}")
     visible = (p for p in folder.iterdir() if not p.name.startswith("."))
     found: list[Path] = []
     others: list[Path] = []
