@@ -72,6 +72,12 @@ def test_scores_along_the_training_stand_at_their_steps(shown):
     ]
 
 
+def test_scores_of_a_task_without_steps_stand_at_percents_of_the_training(record):
+    record["arms"] = {"clean": record["arms"]["clean"] | {"curve": {"0.5": {"distance": 3.0}}}}
+    record["config"]["task"] = {}
+    assert list(dashboard.along_training(record)) == [("curve/clean/distance", 3.0, 50)]
+
+
 def test_no_curve_overwrites_a_number_that_runs_are_compared_by(record, tmp_path, monkeypatch):
     """wandb's summary holds the last value of every curve; what was set by hand is lost if a curve of that name follows."""
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "home"))

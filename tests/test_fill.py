@@ -25,7 +25,7 @@ def grid() -> list[Record]:
     found = []
     for s in range(4):
         for attack, left in (("impress", 0.0), ("jpeg", 20.0)):
-            scores = shifted(s, purified=left + 0.1 * s)
+            scores = shifted(s, purified=left + 0.1 * s + (0.001 * (s - 1.5) if left else 0.0))
             found.append(make_record(scores, subject=str(s), attack=attack))
     return [*found, make_record(shifted(1.0), subject="0", seed=1)]  # clean victims of two seeds: a floor
 
@@ -85,7 +85,7 @@ def test_the_report_says_which_attack_gives_back(board):
         "jpeg - none": "increases the effect",
         "impress - jpeg": "impress gives back more",
     }
-    assert "0.15 of these 3 intervals" in section.text[0]
+    assert "0.15 of these 3 intervals" in section.text[1]
     (without,) = boards([make_record(attack="none", subject=str(s)) for s in range(2)])
     for record in without.records:
         del record["arms"]["purified"]
@@ -167,10 +167,19 @@ def test_a_table_of_one_budget_names_it_where_the_folder_has_several(folder):
     assert "| linf 4/255 |" in both
 
 
+def test_a_mark_without_an_end_loses_nothing(folder, capsys):
+    text = folder / "text.md"
+    text.write_text("<!-- table arms -->\nprose\n<!-- table attacks -->\n<!-- end -->\n")
+    before = text.read_text()
+    assert main(["--fill", str(text)]) == 2
+    assert "table arms: has no <!-- end --> before the next table" in capsys.readouterr().err
+    assert text.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [("lists", "unknown kind 'lists'; allowed are effects, "), ("arms colour=red", "unknown name 'colour'; allowed are records, "),
-     ("arms scores=beauty", "unknown score 'beauty'; allowed are distance, linf"), ("arms task=dance*", "no record has what it asks for"), ("arms records=nowhere", "nowhere"), ("arms budget=linf_4/255", "no record has what it asks for")],
+     ("arms scores=beauty", "unknown score 'beauty'; allowed are distance, linf"), ("arms task=dance*", "has task=dance*"), ("arms text=No", "text 'No'; allowed are yes, no"), ("learning subject=9", "has subject=9"), ("arms records=nowhere", "nowhere"), ("arms budget=linf_4/255", "has budget=linf_4/255")],
 )  # fmt: skip
 def test_a_wrong_mark_is_told_in_one_line(folder, capsys, words, told):
     text = folder / "text.md"

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from udpbench.results.intervals import Key, Recovery, _resample, paired_interval, recovery, seed_sd
+from udpbench.results import intervals
+from udpbench.results.intervals import Key, Recovery, _resample, adjusted_means, paired_interval, recovery, seed_sd
 
 
 def rng() -> np.random.Generator:
@@ -44,6 +45,27 @@ def test_seeds_of_one_subject_give_an_interval_over_seeds() -> None:
     got = paired_interval({("0", k): v for k, v in enumerate((1.0, 2.0, 4.0))}, rng())
     want = reference.ttest_1samp([1.0, 2.0, 4.0], 0).confidence_interval(0.95)
     assert (got.low, got.high) == pytest.approx(tuple(want))
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.floats(-50, 50), min_size=4), st.integers(0, 2**31))
+def test_adjusted_means_are_those_of_an_additive_table(effects: dict[str, float], seed: int) -> None:
+    """value = condition + unit, some cells missing: the conditions come out apart by what they are."""
+    draw = np.random.default_rng(seed)
+    units = {unit: float(draw.normal(0, 100)) for unit in range(5)}
+    full = {c: {u: x + y for u, y in units.items()} for c, x in effects.items()}
+    kept = {c: {u: y for u, y in row.items() if u == 0 or draw.random() < 0.5} for c, row in full.items()}
+    found = adjusted_means(kept)
+    plain = adjusted_means(full)
+    assert [found[c] - found["a"] for c in "abcd"] == pytest.approx([effects[c] - effects["a"] for c in "abcd"], abs=1e-6)
+    assert plain == pytest.approx({c: np.mean(list(row.values())) for c, row in full.items()}, abs=1e-6)
+    assert adjusted_means({}) == {}
+
+
+def test_resamples_of_many_subjects_are_drawn_in_parts_and_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = np.random.default_rng(1).normal(size=(9, 2))
+    whole = _resample(units, 100, rng())
+    monkeypatch.setattr(intervals, "DRAWN", 30)
+    assert np.array_equal(_resample(units, 100, rng()), whole)
 
 
 def test_one_victim_has_no_interval_and_none_is_an_error() -> None:

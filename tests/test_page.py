@@ -177,7 +177,7 @@ def test_failed_and_missing_cells_stand_before_everything_else(tmp_path):
     first = text.index('class="leaderboard"')
     assert text.index("Failed cells (1)") < text.index("Missing cells (1)") < first
     assert "RuntimeError: &lt;script&gt;" in text
-    assert '<td class="name">p0 / a0</td><td class="name">0/0</td>' in text
+    assert '<td class="name">p0</td><td class="name">a0</td><td class="name">0/0</td>' in text
     assert "<h2>Before you read on</h2>" not in page_of(save(tmp_path / "whole", two_seeds()))
 
 

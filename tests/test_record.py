@@ -74,6 +74,9 @@ def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
         R.write(tmp_path / "a.json", make_record(settings={"where": tmp_path}))
 
 
+FACTS, STAGE = make_record()["facts"], make_record()["stages"][0]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -95,6 +98,11 @@ def test_what_json_cannot_hold_is_named(tmp_path: Path) -> None:
         ({"provenance": {"packages": True}}, r"record\.provenance\.packages must be dict, given bool"),
         ({"provenance": {"commit": 1}}, r"record\.provenance\.commit must be str, given int"),
         ({"counts": {"unet_image": "many"}}, r"record\.counts\.unet_image must be int, given str"),
+        ({"counts": {"unet_image": 10**400}}, r"record\.counts\.unet_image is larger than any number"),
+        ({"arms": {"clean": make_arm(1.0, 0.5) | {"curve": {"full": {}}}}}, "arm clean has a curve at 'full'"),
+        ({"arms": {"clean": make_arm(1e308, 0.5)}}, r"clean distance: value 1e\+308 is not finite"),
+        ({"facts": FACTS | {"budget": {"kind": "perceptual", "eps": 16, "distance": 0.4}}}, "lacks network, score"),
+        ({"stages": [STAGE | {"name": " "}]}, "a stage has no name"),
     ],
 )
 def test_a_wrong_schema_names_the_file(tmp_path: Path, spoil: dict, message: str) -> None:

@@ -23,14 +23,15 @@ from udpbench.results import flags
 from udpbench.results import table as T
 from udpbench.results import words as W
 from udpbench.results.intervals import Interval, Recovery
-from udpbench.results.record import write
-from udpbench.results.report.arms import curve_points
+from udpbench.results.record import read_files, write
+from udpbench.results.report.arms import arm_means, curve_points, numbers
+from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import board_frame, boards, leaderboard
 from udpbench.results.report.choose import choose
-from udpbench.results.report.compare import transfer, verdict
+from udpbench.results.report.compare import comparisons, transfer, verdict
 from udpbench.results.report.render import Section, headers, latex_text, markdown_table, render, table
 from udpbench.results.report.standings import Standings
-from udpbench.results.report.write import flag_section
+from udpbench.results.report.write import _missing, flag_section
 from udpbench.results.schema import Record
 from udpbench.results.stats import Summary
 
@@ -147,7 +148,7 @@ def test_box(same: tuple[int, int, int], word: str) -> None:
 def test_edits_must_beat_noise(reseeded: bool) -> None:
     """Edits of clean pictures are compared with themselves and do not spread: their floor is what noise does."""
     found = [
-        make_record(shifted(0.0, noise=1.0 * s), subject=str(s), task="img2img", facts={"edits": True})
+        make_record(shifted(0.0, noise=1.0 * s, protected=0.1 * s), subject=str(s), task="img2img", facts={"edits": True})
         for s in range(4)
     ]
     for record in found:
@@ -198,7 +199,7 @@ def world(subjects: int = 4, seeds: int = 2) -> list[Record]:
             jitter = float(draws.normal(0, 0.3))
             for protect, more in (("eudp", 8.0), ("udp", 0.0)):
                 for attack, back in (("impress", 0.0), ("jpeg", 12.0)):
-                    scores = shifted(s + k, protected=more + jitter, purified=back + jitter)
+                    scores = shifted(s + k, protected=more + jitter + 0.001 * (s - 1.5) * more, purified=back + jitter)
                     cell = {"protect": protect, "attack": attack, "subject": str(s), "seed": k}
                     records.append(make_record(scores, **cell))
     return records
@@ -416,6 +417,98 @@ def test_a_cell_that_was_run_with_other_arms_has_them_all() -> None:
         choose(files(part, rest))
 
 
+def test_a_cell_that_was_measured_twice_has_every_score_in_either_order() -> None:
+    full, fewer = make_record(), make_record()
+    for part in fewer["arms"].values():
+        part["absent"]["similarity"] = "not asked for"
+        del part["metrics"]["similarity"]
+        part["metrics"]["fid"], part["absent"] = {**part["metrics"]["distance"]}, {"similarity": "not asked for"}
+    for two in ((full, fewer), (fewer, full)):
+        (found,) = choose(files(*two)).ok
+        for part in found["arms"].values():
+            assert set(part["metrics"]) == {"distance", "similarity", "fid"}
+            assert part["absent"] == {}
+
+
+def test_a_score_that_the_first_record_lacks_is_taken_from_the_next() -> None:
+    first, second = make_record(protect="a"), make_record(protect="b")
+    first["arms"]["clean"]["absent"]["similarity"] = "why"
+    del first["arms"]["clean"]["metrics"]["similarity"]
+    (board,) = boards([first, second])
+    clean = numbers(board).query("arm == 'clean' and metric == 'similarity' and kind == 'score'")
+    assert list(clean["value"]) == [0.8]
+    assert list(numbers(board)["name"].unique()) == list(dict.fromkeys(numbers(board)["name"])), "arms stay together"
+
+
+def test_numbers_say_of_how_many_victims_they_are_where_some_lack_the_score() -> None:
+    records = [make_record(shifted(s, protected=0.5 * s), subject=str(s)) for s in range(4)]
+    for record in records[2:]:
+        part = record["arms"]["protected"]
+        part["absent"]["distance"] = "why"
+        del part["metrics"]["distance"]
+    (board,) = boards(records)
+    row = arm_means(board).tables[0].loc["protected: eudp"]
+    assert (row["victims"], row["distance* ↑"]) == ("4", "70.8 ± 1.1 (2)")
+    row = leaderboard(board).tables[0].iloc[0]
+    assert row["victims"] == "4"
+    assert row["distance ↑ effect"].endswith("] † (2)")
+
+
+def test_protections_and_attacks_are_ordered_as_if_all_had_met_the_same_victims() -> None:
+    """weak met only the victim that everything protects; the attack blur only the one on which nothing is left."""
+
+    def cell(protect: str, attack: str, subject: int, effect: float, left: float) -> Record:
+        scores = SCORES | {"protected": (40 + effect, 0.5), "purified": (40 + left, 0.5)}
+        return make_record(scores, protect=protect, attack=attack, subject=str(subject))
+
+    records = [cell("strong", "jpeg", s, 10 + 20 * s, 1 + 20 * s) for s in range(3)]
+    records += [cell("weak", "jpeg", 2, 45, 42), cell("strong", "blur", 0, 10, 3)]
+    (board,) = boards(records)
+    names = [row.protect for row in board.rows if not row.control]
+    assert names == ["strong", "strong", "weak"], "the mean of strong is 30, that of weak 45"
+    found = Standings(board)
+    assert [row.name for row in found.rows if not row.control] == ["strong", "weak"]
+    assert found.attacks["distance"] == ["jpeg", "blur"], "jpeg leaves 22 on average, blur 3"
+    assert list(attack_costs(board).tables[0].index) == ["jpeg", "blur"]
+
+
+def test_noise_that_was_run_as_a_protection_takes_no_victim_from_the_comparison_with_noise() -> None:
+    settings = {"protect": {"_target_": "udpbench.protect.noise.Noise"}, "noise": {"_target_": "udpbench.protect.noise.Noise"}}
+    own = make_record(protect="noise", settings=settings)
+    (board,) = boards([*(make_record(shifted(s, protected=s), subject=str(s)) for s in range(3)), own])
+    rows = comparisons(board).tables[0]
+    assert rows.loc[("eudp - noise", "protected", "distance"), "victims"] == "3"
+    assert not [index for index in rows.index if index[0] == "noise - noise"]
+
+
+def test_scores_of_one_protection_that_disagree_are_told() -> None:
+    one, other = make_record(attack="none"), make_record(shifted(0, protected=9.0), attack="jpeg")
+    (board,) = boards([one, other])
+    assert any(line.startswith("Records do not agree on the scores of protected: eudp") for line in arm_means(board).text)
+    (board,) = boards([one, make_record(attack="jpeg")])
+    assert not any("do not agree" in line for line in arm_means(board).text)
+
+
+def test_folders_of_pictures_that_were_protected_elsewhere_are_one_protection() -> None:
+    made = [make_record(protect="folder", subject=str(i), settings={"protect": {"path": f"mine/{i}"}}) for i in range(3)]
+    assert [r["cell"]["protect"] for r in choose(files(*made)).ok] == ["folder"] * 3
+
+
+def test_the_same_folder_twice_and_folders_inside_others_are_read_once(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "b" / "one.json", make_record())
+    for folders in (("a", "a"), ("a", "a/b"), ("a/b", "a")):
+        assert len(read_files(*(tmp_path / folder for folder in folders))) == 1
+
+
+def test_missing_cells_are_those_of_a_protection_s_own_victims() -> None:
+    records = [make_record(protect="a", attack=attack, subject=s) for s in "01" for attack in ("none", "jpeg", "blur")]
+    records = [r for r in records if r["cell"]["attack"] == "none" or r["cell"]["subject"] == "0"]
+    (section,) = [_missing(boards([*records, make_record(protect="b", attack="none", subject="7")]))]
+    (row,) = section.tables[0].reset_index().to_dict("records")
+    assert (row["protection"], row["attacks"]) == ("a", "blur, jpeg")
+    assert row["victims without a record (subject/seed)"] == "1/0"
+
+
 def test_victims_of_different_length_are_not_compared_and_give_no_floor() -> None:
     def trained(steps: int, **cell: Any) -> Record:
         return make_record(settings={"task": {"steps": steps}}, **cell)
@@ -487,6 +580,9 @@ def test_an_effect_is_claimed_only_above_the_floor() -> None:
     assert not claimed(shown, None)
     assert not claimed(None, 0.1)
     assert not claimed(Interval(5.0, None, None, 1, 1, "none"), 0.1)
+    alike = Interval(0.03, 0.03, 0.03 + 1e-16, 2, 2, "t")
+    assert not claimed(alike, 0.01), "two victims that agree say nothing of how far others would lie"
+    assert not alike.excludes_zero
 
 
 def test_verdicts() -> None:
@@ -496,6 +592,8 @@ def test_verdicts() -> None:
 
     assert said(4.0, 5.0, 6.0, 0.1) == "eudp protects better"
     assert said(-6.0, -5.0, -4.0, 0.1) == "udp protects better"
+    assert said(4.0, 5.0, 6.0, 7.0) == "eudp protects better, by less than the floor"
+    assert said(5.0, 5.0, 5.0, 0.1) == "no difference shown"
     assert said(4.0, 5.0, 6.0, None) == "no floor: nothing claimed"
     assert said(-1.0, 5.0, 6.0, 0.1) == "no difference shown"
     assert said(None, 5.0, None, 0.1) == "one victim: nothing claimed"

@@ -138,23 +138,23 @@ def test_a_new_metric_scores_the_pictures_that_were_kept_and_trains_nothing(run,
 # -- two records -------------------------------------------------------------------------------------------------------
 
 
-def test_scores_are_compared_with_the_seed_sd_of_clean_victims():
-    """SD of 40, 42, 44 is 2."""
+def test_scores_are_compared_with_how_far_seeds_of_clean_victims_lie_apart():
+    """SD of 40, 42, 44 is 2, with 2 degrees of freedom: two seeds lie up to 4.303 * sqrt(2) * 2 apart."""
     here = {"data": {"train": 12, "path": "here"}}
     old, others = make_record(settings=here), []
     for seed in (1, 2):
         others.append(make_record(shifted(2.0 * seed), seed=seed, settings={"data": {"train": 12, "path": f"{seed}"}}))
     further = make_record(shifted(100.0), seed=3, label="another model")
     fewer = make_record(shifted(50.0), seed=4, settings={"data": {"train": 6}})
-    new = make_record(shifted(0.0, protected=1.9, purified=-2.1, noise=1e-9))
+    new = make_record(shifted(0.0, protected=12.1, purified=-12.2, noise=1e-9))
     del new["arms"]["noise"]["metrics"]["similarity"]
     new["arms"]["clean"]["metrics"]["further"] = new["arms"]["clean"]["metrics"]["distance"]
     found = {(row.arm, row.metric): row for row in compared(old, new, [*others, further, fewer])}
-    assert {round(row.seed_sd or 0, 9) for row in found.values() if row.metric == "distance"} == {2.0}
+    assert {round(row.spread or 0, 3) for row in found.values() if row.metric == "distance"} == {12.17}
     verdicts = {key: row.verdict for key, row in found.items()}
     assert verdicts["clean", "distance"] == verdicts["noise", "distance"] == "equal"
-    assert verdicts["protected", "distance"] == "within the seed SD"
-    assert verdicts["purified", "distance"] == "beyond the seed SD"
+    assert verdicts["protected", "distance"] == "as two seeds"
+    assert verdicts["purified", "distance"] == "further than two seeds"
     assert verdicts["noise", "similarity"] == "missing now"
     assert verdicts["clean", "further"] == "new"
     alone = {(row.arm, row.metric): row.verdict for row in compared(old, new)}

@@ -45,7 +45,7 @@ def eudp_and_udp() -> list[Record]:
         for k in range(2):
             for attack in ("none", "jpeg"):
                 who = {"subject": str(s), "seed": k, "attack": attack}
-                records.append(make_record(shifted(s, protected=5.0 + k), protect="eudp", **who))
+                records.append(make_record(shifted(s, protected=4.9 + k + 0.1 * s), protect="eudp", **who))
                 records.append(make_record(shifted(s), protect="udp", **who))
     return records
 
@@ -106,6 +106,14 @@ def spoilt(**arms: float) -> Record:
     return make_record({arm: (arms.get(arm, d), s) for arm, (d, s) in SCORES.items()})
 
 
+def windowless(clean: float) -> Record:
+    """Without a window on the distance; ``clean``: what the clean victim has of the similarity, another primary score."""
+    record = make_record(SCORES | {"upper_bound": (100.0, 0.95), "clean": (40.0, clean)})
+    for part in record["arms"].values():
+        part["metrics"]["similarity"]["primary"] = True
+    return record
+
+
 def larger(arm: str, n: int) -> Record:
     record = make_record()
     record["arms"][arm] = make_arm(*SCORES[arm], n=n)
@@ -126,6 +134,8 @@ def unranked() -> Record:
         (spoilt(clean=76.32), "victim did not learn: clean covers 29.6% of the pretrained-upper bound window on dist"),
         (spoilt(clean=76.0004), "victim did not learn: clean covers 29.9995% of the pretrained-upper bound window on "),
         (spoilt(clean=100.2), "victim did not learn: clean covers 0% of the pretrained-upper bound window on distance"),
+        (windowless(clean=0.11), "victim did not learn: clean covers 1% of the pretrained-upper bound window on similar"),
+        (windowless(clean=0.50), "no window: upper bound is no better than pretrained on distance"),
         (spoilt(upper_bound=100.0), "no window: upper bound is no better than pretrained on distance"),
         (spoilt(protected=100.1), "saturated: protected is worse for the thief than pretrained on distance"),
         (

@@ -10,6 +10,7 @@ from factory import SCORES, make_record
 from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import boards
 from udpbench.results.report.choose import choose
+from udpbench.results.report.standings import Standings
 from udpbench.results.report.worst import choices, worst_case
 
 
@@ -53,6 +54,15 @@ def test_an_attack_that_ruins_pictures_is_not_the_worst_case():
     assert row["attacks"] == "2"
     (alone,) = boards([record for record in records if record["cell"]["attack"] == "jpeg"])
     assert worst_case(alone) is None
+
+
+def test_attacks_that_fewer_victims_met_hide_no_worst_case():
+    records = [make_record(subject=subject, attack=attack) for subject in "012" for attack in ("jpeg", "blur")]
+    records.append(make_record(subject="0", attack="diffpure"))
+    (board,) = boards(records)
+    (row,) = worst_case(board).tables[0].reset_index().to_dict("records")
+    assert (row["attacks"], row["taken (victims)"]) == ("2", "blur (3)")
+    assert Standings(board).has_worst("distance")
 
 
 def _stage(name: str, key: str, seconds: float) -> dict[str, object]:
@@ -105,7 +115,7 @@ def test_an_attack_is_beaten_by_the_cheaper_one_that_leaves_least_of_the_same_pr
     rows = attack_costs(board).tables[0].reset_index().set_index("attack")
     assert list(rows.index) == ["webp", "jpeg", "blur", "diffpure", "impress"], "the one first that leaves least"
     beaten = rows["distance ↑ beaten by"]
-    assert beaten["diffpure"] == "webp: +15.0 [+15.0, +15.0]"
+    assert beaten["diffpure"] == "webp: +15.0 [+15.0, +15.0] †", "no spread: no claim"
     (alone,) = boards([record for record in records if record["cell"]["subject"] == "0"])
     beaten_once = attack_costs(alone).tables[0]["distance ↑ beaten by"]
     assert beaten_once["diffpure"] == "webp: +15.0 (1 victim) †", "one victim has no interval: no claim"

@@ -146,7 +146,7 @@ def _tell(old: Record, new: Record, others: Sequence[Record]) -> int:
     if all(stage["cached"] for stage in new["stages"]):
         show("nothing was computed: every stage was found finished; --store DIR, an empty folder, computes it anew")
     rows = compared(old, new, others)
-    show(table("", ["arm, score", "record", "now", "seed SD", ""], map(_row, rows)))
+    show(table("", ["arm, score", "record", "now", "two seeds", ""], map(_row, rows)))
     measured = [row for row in rows if row.verdict != "new"]
     if not measured:
         show("the record has no scores to compare with")
@@ -159,5 +159,5 @@ def _tell(old: Record, new: Record, others: Sequence[Record]) -> int:
 
 
 def _row(row: Compared) -> list[str]:
-    numbers = ["-" if x is None else f"{x:.6g}" for x in (row.old, row.new, row.seed_sd)]
+    numbers = ["-" if x is None else f"{x:.6g}" for x in (row.old, row.new, row.spread)]
     return [f"{row.arm}, {row.metric}", *numbers, row.verdict]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from udpbench.core.component import inside
-from udpbench.results.intervals import seed_sd
+from udpbench.results.intervals import seeds_apart
 from udpbench.results.record import score_of
 from udpbench.results.schema import HERE, Record
 from udpbench.results.stats import values
@@ -17,19 +17,23 @@ from udpbench.results.stats import values
 ROUNDING = 1e-6  # relative: what the order of a sum changes
 MACHINE = ("commit", "dirty", "version", "python", "platform", "device")  # of a record's provenance
 ALIKE = ("data", "task", "victim")  # names that cells share whose clean victims differ by their seeds only
-AGREES = ("equal", "within the seed SD")
+AGREES = ("equal", "as two seeds")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One score of an arm in the record (``old``) and now; None where it was not measured. ``verdict``: equal (but for
-    rounding) | within the seed SD | beyond the seed SD | no seed SD to compare with | missing now | new."""
+    """One score of an arm in the record (``old``) and now; None where it was not measured.
+
+    ``spread``: how far apart two clean victims of different seeds are at most, 95 times in 100: t times sqrt(2) times
+    the seed SD, with its degrees of freedom. ``verdict``: equal (but for rounding) | as two seeds | further than two
+    seeds | no seed SD to compare with | missing now | new.
+    """
 
     arm: str
     metric: str
     old: float | None
     new: float | None
-    seed_sd: float | None
+    spread: float | None
     verdict: str
 
 
@@ -41,8 +45,8 @@ def compared(old: Record, new: Record, others: Iterable[Record] = ()) -> list[Co
         was, now = (record["arms"].get(arm, {"metrics": {}})["metrics"] for record in (old, new))
         for metric in dict.fromkeys((*was, *now)):
             a, b = (None if (s := score_of(r, arm, metric)) is None else float(s["value"]) for r in (old, new))
-            sd = seed_sd(values(alike, "clean", metric))
-            found.append(Compared(arm, metric, a, b, sd, _verdict(a, b, sd)))
+            spread = seeds_apart(values(alike, "clean", metric))
+            found.append(Compared(arm, metric, a, b, spread, _verdict(a, b, spread)))
     return found
 
 
@@ -60,14 +64,14 @@ def _counts(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if isinstance(value, int | float) and name != "subject"}
 
 
-def _verdict(old: float | None, new: float | None, sd: float | None) -> str:
+def _verdict(old: float | None, new: float | None, spread: float | None) -> str:
     if old is None or new is None:
         return "new" if old is None else "missing now"
     if math.isclose(old, new, rel_tol=ROUNDING, abs_tol=ROUNDING**2):
         return "equal"
-    if sd is None:
+    if spread is None:
         return "no seed SD to compare with"
-    return "within the seed SD" if abs(old - new) <= sd else "beyond the seed SD"
+    return "as two seeds" if abs(old - new) <= spread else "further than two seeds"
 
 
 def changed(old: Record, new: Record) -> list[str]:

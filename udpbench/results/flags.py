@@ -33,14 +33,15 @@ def has_window(at: _Scores) -> Any:
 
 
 def did_not_learn(record: Record) -> str | None:
-    """The clean victim covers under 30 % of the window on a primary score, or there is no window."""
+    """The clean victim covers under 30 % of the window on a primary score; or else one of them has no window."""
+    without = ""
     for metric, at in _primary(record, *WINDOW):
         if not has_window(at):
-            return f"no window: upper bound is no better than pretrained on {metric}"
-        if covered(at) < LEARNT:
+            without = without or f"no window: upper bound is no better than pretrained on {metric}"
+        elif covered(at) < LEARNT:
             found = f"{percent_below(covered(at), LEARNT)} of the pretrained-upper bound window on {metric}"
             return f"victim did not learn: clean covers {found} ({LEARNT:.0%} needed)"
-    return None
+    return without or None
 
 
 def saturated(record: Record) -> str | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,9 @@ Key = tuple[str, int]  # (subject, seed)
 NOT_ATTACKED = "n/a: not attacked"
 RESAMPLES = 20_000  # of 2,000 the ends of an interval, 5 of them beyond each, would hang on which were drawn
 LEVEL = 0.95
+ALIKE = 1e-6  # relative: differences of scores are no closer to each other than rounding lets them be
+DRAWN = 2**20  # subjects that are drawn at a time
+Condition = TypeVar("Condition", bound=Hashable)
 _Of = Callable[..., Any]  # a function of columns
 FEW = 6  # below this many subjects a t interval, from here on a bootstrap
 
@@ -44,12 +47,20 @@ class Interval:
 
     def exceeds(self, floor: float | None) -> bool:
         """Whether the whole interval lies above zero and above ``floor``, which must be known."""
-        return self.low is not None and floor is not None and self.low > max(floor, 0.0)
+        return self.spread and floor is not None and self.low > max(floor, 0.0)  # type: ignore[operator]
 
     @property
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of zero."""
-        return self.low is not None and self.high is not None and self.low * self.high > 0
+        return self.spread and self.low * self.high > 0  # type: ignore[operator]
+
+    @property
+    def spread(self) -> bool:
+        """Whether victims differ, so that there is an interval: a few that agree by chance, as scores that count
+        pictures often do, say nothing of how far others would lie."""
+        if self.low is None or self.high is None:
+            return False
+        return self.high - self.low > ALIKE * max(abs(self.low), abs(self.high))
 
 
 @dataclass(frozen=True)
@@ -68,12 +79,27 @@ def generator(seed: int, *key: object) -> np.random.Generator:
 
 def seed_sd(clean: Mapping[Key, float]) -> float | None:
     """Pooled standard deviation of clean victims over seeds within subject; None where no subject has two seeds."""
+    return _pooled_sd(clean)[0]
+
+
+def seeds_apart(clean: Mapping[Key, float]) -> float | None:
+    """How far apart two seeds of a subject are at most, 95 times in 100, by the seed SD and its degrees of freedom.
+
+    None where there is no seed SD.
+    """
+    from scipy.special import stdtrit
+
+    sd, freedom = _pooled_sd(clean)
+    return None if sd is None else float(stdtrit(freedom, 0.5 + LEVEL / 2)) * math.sqrt(2) * sd
+
+
+def _pooled_sd(clean: Mapping[Key, float]) -> tuple[float | None, int]:
+    """The seed SD and its degrees of freedom."""
     keys = sorted(clean)
     groups = _by_subject(np.array([clean[key] for key in keys]), keys) if keys else []
-    freedom = len(keys) - len(groups)
-    if not freedom:
-        return None
-    return math.sqrt(sum(float(np.sum(np.square(group - np.mean(group)))) for group in groups) / freedom)
+    if not (freedom := len(keys) - len(groups)):
+        return None, 0
+    return math.sqrt(sum(float(np.sum(np.square(group - np.mean(group)))) for group in groups) / freedom), freedom
 
 
 def subjects_mean(values: Mapping[Key, float]) -> float:
@@ -82,6 +108,24 @@ def subjects_mean(values: Mapping[Key, float]) -> float:
     for (subject, _), value in values.items():
         found.setdefault(subject, []).append(value)
     return fmean(map(fmean, found.values()))
+
+
+def adjusted_means(values: Mapping[Condition, Mapping[Any, float]]) -> dict[Condition, float]:
+    """Condition -> its mean as if each had met the same units: ``values``: condition -> unit -> value.
+
+    Least squares of value = condition + unit. Where conditions met different units (one attack six victims, another
+    the first of them only), plain means would compare the victims. Conditions that share no unit, nor a third one with
+    both, compare by the fit of least norm, which says little.
+    """
+    cells = [(condition, unit, x) for condition, found in values.items() for unit, x in found.items()]
+    conditions, units = list(dict.fromkeys(c for c, *_ in cells)), list(dict.fromkeys(unit for _, unit, _ in cells))
+    if not cells:
+        return {}
+    at = np.zeros((len(cells), len(conditions) + len(units)))
+    for row, (condition, unit, _) in zip(at, cells, strict=True):
+        row[conditions.index(condition)] = row[len(conditions) + units.index(unit)] = 1
+    fit = np.linalg.lstsq(at, np.array([x for *_, x in cells]), rcond=None)[0]
+    return dict(zip(conditions, (fit[: len(conditions)] + fit[len(conditions) :].mean()).tolist()))
 
 
 def paired_interval(pairs: Mapping[Key, float], rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
@@ -173,5 +217,6 @@ def _by_subject(rows: np.ndarray, keys: Sequence[Key]) -> list[np.ndarray]:
 
 def _resample(units: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """(n, C) values of n subjects -> (resamples, C) means over n of them drawn with replacement."""
-    means: np.ndarray = units[rng.integers(len(units), size=(resamples, len(units)))].mean(axis=1)
-    return means
+    most = max(1, DRAWN // len(units))  # so that many subjects fill no memory
+    sizes = [min(most, resamples - first) for first in range(0, resamples, most)]
+    return np.concatenate([units[rng.integers(len(units), size=(n, len(units)))].mean(axis=1) for n in sizes])

@@ -62,17 +62,19 @@ def read_files(*folders: Path, refused: list[str] | None = None) -> dict[Path, R
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"records: {folder} is not a folder; give one that holds record JSONs")
-        before = len(found) + len(lines)
+        there = 0  # records, broken ones too; those of a folder that was read before count again
         for path in sorted(folder.rglob("*.json")):
             try:
                 loaded = _load(path)
                 if isinstance(loaded, dict) and ("schema" in loaded or "cell" in loaded):
+                    there += 1
                     found[path] = check(loaded, str(path))
             except ValueError as error:
+                there += 1
                 lines.append(str(error))
                 if refused is None:
                     raise
-        if len(found) + len(lines) == before:
+        if not there:
             raise ValueError(f"records: no record JSON under {folder}; a finished cell writes one")
     if refused is not None:
         refused += lines

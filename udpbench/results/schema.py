@@ -4,6 +4,7 @@ Without ``from __future__ import annotations``: the check reads the types, and `
 """
 
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from types import UnionType
@@ -20,6 +21,7 @@ HERE = ("runtime", "track")  # groups of a configuration that are a machine's an
 EMBEDDED = "embedded world (64 px)"  # label of the embedded models' results, which never share a board with others
 DIRECTIONS = ("up", "down")
 STATUS = ("ok", "failed")
+LARGEST = 1e100  # of what is measured: means and squares of such numbers are finite
 
 
 class Score(TypedDict):
@@ -170,9 +172,21 @@ def check(record: Mapping[str, Any], where: str) -> Record:
             if CONTROL.search(metric):
                 raise ValueError(f"{where}: metric {metric!r} has control characters")
             _check_score(f"{where}: {name} {metric}", score)
+        for step in {**arm["curve"], **arm.get("curve_validation", {})}:
+            if not re.fullmatch(r"\d+(\.\d+)?", step):
+                raise ValueError(f"{where}: arm {name} has a curve at {step!r}, which is no multiple of the steps")
+    _check_budget(record["facts"]["budget"], where)
+    if any(not stage["name"].strip() for stage in record["stages"]):
+        raise ValueError(f"{where}: a stage has no name")
     _check_config(record["config"], where)
     check_plain(record, where)
     return cast(Record, record)
+
+
+def _check_budget(budget: BudgetFacts | None, where: str) -> None:
+    """A distance is one by a network, which a score measures."""
+    if budget and "distance" in budget and (lacking := sorted({"network", "score"} - budget.keys())):
+        raise ValueError(f"{where}: record.facts.budget has a distance and lacks {', '.join(lacking)}")
 
 
 def _check_config(config: Mapping[str, Any], where: str) -> None:
@@ -194,7 +208,7 @@ def _check_targets(value: Any, where: str, at: str) -> None:
 
 
 def _check_score(where: str, score: Score) -> None:
-    if not math.isfinite(score["value"]):
+    if not math.isfinite(score["value"]) or abs(score["value"]) > LARGEST:
         raise ValueError(f"{where}: value {score['value']} is not finite; a missing metric belongs in 'absent'")
     if score["n"] < 1:
         raise ValueError(f"{where}: n must be a count of pictures >= 1, given {score['n']}")
@@ -210,6 +224,8 @@ def _check_type(value: Any, kind: Any, where: str, at: str) -> None:
         return
     base = dict if is_typeddict(kind) else get_origin(kind) or kind
     fits = isinstance(value, (int, float) if base is float else base)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{where}: {at} is larger than any number that is measured")
     if not fits or (isinstance(value, bool) and base is not bool):
         raise ValueError(f"{where}: {at} must be {base.__name__}, given {type(value).__name__}")
     if is_typeddict(kind):

@@ -52,12 +52,17 @@ def spread_text(found: Iterable[float]) -> str:
     return mean_text(known) + (f" ± {significant(stdev(known), 2)}" if len(known) > 1 else "")
 
 
+def mean_of(x: Interval, digits: int = 3) -> str:
+    """The mean of an interval with its sign; what rounding leaves of a difference that is 0 is 0."""
+    width = 0.0 if x.low is None or x.high is None else x.high - x.low
+    return "0" if abs(x.mean) < max(ROUNDING, 1e-12 * width) else significant(x.mean, digits, signed=True)
+
+
 def interval_text(x: Interval | None) -> str:
     """Mean and interval: "+0.12 [+0.05, +0.19]"; without an interval the number of victims, "+0.12 (1 victim)"."""
     if x is None:
         return "-"
-    width = 0.0 if x.low is None or x.high is None else x.high - x.low
-    mean = "0" if abs(x.mean) < max(ROUNDING, 1e-12 * width) else significant(x.mean, signed=True)
+    mean = mean_of(x)
     if x.low is None or x.high is None:
         return f"{mean} ({x.victims} victim{'s' if x.victims > 1 else ''})"
     return f"{mean} [{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"

@@ -59,11 +59,13 @@ def by_arm(record: Record, metric: str) -> dict[str, float]:
 def along_training(record: Record) -> Iterator[tuple[str, float, int]]:
     """(name, value, training steps) of every score at every point of the curve.
 
-    The names are not those of ``summary``: wandb keeps the last value of a curve as the run's number of that name.
+    The names are not those of ``summary``: wandb keeps the last value of a curve as the run's number of that name. Of a
+    task without a setting ``steps``: percent of the training.
     """
+    steps = record["config"]["task"].get("steps", 100)
     for arm, part in record["arms"].items():
         for multiplier in sorted(part["curve"], key=float):
-            step = round(float(multiplier) * record["config"]["task"]["steps"])
+            step = round(float(multiplier) * steps)
             for metric, value in part["curve"][multiplier].items():
                 yield f"curve/{arm}/{metric}", value, step
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
@@ -17,6 +18,9 @@ from udpbench.results.stats import sign, victim
 from udpbench.results.table import thiefs_best
 from udpbench.results.words import SIGNS, metric_text, percent, significant, spread_text
 
+ROUNDING = 1e-6  # relative: scores that differ by no more agree
+LISTED = 8  # names in a sentence; more are counted
+
 SAME = ["name", "subject", "seed", "kind", "step", "metric"]  # rows that agree in these say the same number
 
 
@@ -28,13 +32,15 @@ def numbers(board: Board) -> DataFrame:
     pictures measure against clean. An absent metric has no value. A number that several records hold counts once: the
     first.
     """
-    return _every(board).drop_duplicates(SAME)
+    found = _every(board)
+    measured_first = found.iloc[found["value"].isna().to_numpy().argsort(kind="stable")]
+    return measured_first.drop_duplicates(SAME).sort_index()
 
 
 def _every(board: Board) -> DataFrame:
     rows = [row for record in board.records for row in _rows(record)]
     found = DataFrame(rows, columns=["place", "arm", "protect", *SAME, "value"])
-    return found.sort_values(["place", "name"], kind="stable")
+    return found.sort_values(["place", "name"], kind="stable", ignore_index=True)
 
 
 def arm_name(arm: str, **cell: Any) -> str:
@@ -62,8 +68,9 @@ def arm_means(board: Board) -> Section:
     shown = [m for m in board.shown or board.metrics if m in board.metrics]
     text = [f"Mean ± standard deviation over victims; * primary; {SIGNS}."]
     if odd := _disagreeing(board):
+        listed = ", ".join(odd[:LISTED]) + (f" and {len(odd) - LISTED} more" if len(odd) > LISTED else "")
         text.append(
-            f"Records do not agree on the scores of {', '.join(odd)} for the same victim (other device or settings); "
+            f"Records do not agree on the scores of {listed} for the same victim (another device, version or setting); "
             "the first is shown."
         )
     absent = {(m, why) for r in board.records for part in r["arms"].values() for m, why in part["absent"].items()}
@@ -72,19 +79,22 @@ def arm_means(board: Board) -> Section:
 
 
 def _spread(found: DataFrame, columns: Mapping[str, str]) -> DataFrame:
-    """Arms by metrics: mean ± standard deviation over victims; ``columns``: metric -> header."""
-    victims = found.drop_duplicates(["name", "subject", "seed"]).groupby("name", sort=False).size().astype(str)
-    cells = found.dropna(subset="value").groupby(["name", "metric"])["value"].agg(spread_text).unstack()
+    """Arms by metrics: mean ± standard deviation over victims, with their number where it is less than the arm's;
+    ``columns``: metric -> header."""
+    victims = found.drop_duplicates(["name", "subject", "seed"]).groupby("name", sort=False).size()
+    measured = found.dropna(subset="value").groupby(["name", "metric"])["value"]
+    fewer = (n := measured.size())[n < n.index.get_level_values("name").map(victims)]
+    cells = measured.agg(spread_text).add(" (" + fewer.astype(str) + ")", fill_value="").unstack()
     cells = cells.reindex(index=victims.index, columns=list(columns)).rename(columns=columns).fillna("-")
-    cells.insert(0, "victims", victims)
+    cells.insert(0, "victims", victims.astype(str))
     return cells.rename_axis(index="arm", columns=None)
 
 
 def _disagreeing(board: Board) -> list[str]:
-    """Arms that are the same whatever protects and attacks, and yet have two scores for one victim."""
-    values = _every(board).query("kind == 'score'").groupby(["arm", *SAME])["value"].nunique()
-    odd = set(values[values > 1].index.get_level_values("arm"))
-    return [arm for arm, kind in ARMS.items() if arm in odd and not kind.depends]
+    """Arms, with what they depend on, that have two scores for one victim, apart by more than rounding."""
+    values = _every(board).query("kind == 'score'").groupby(SAME, sort=False)["value"].agg(["min", "max"]).dropna()
+    odd = values[~np.isclose(values["min"], values["max"], rtol=ROUNDING, atol=ROUNDING**2)]
+    return list(dict.fromkeys(odd.index.get_level_values("name")))
 
 
 def victims(board: Board) -> Section:

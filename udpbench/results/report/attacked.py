@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from udpbench.results.intervals import Interval, Key, generator, paired_interval
+from udpbench.results.intervals import Interval, Key, adjusted_means, generator, paired_interval
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import ARROW, NO_CLAIM, Board
 from udpbench.results.report.choose import is_control, under
@@ -33,22 +33,22 @@ _Left = Mapping[tuple[str, Key], float]  # (protection, victim) -> what an attac
 
 
 def attack_costs(board: Board) -> Section | None:
-    """A row for each attack, the one first that leaves least; None where nothing was attacked."""
+    """A row for each attack, the one first that leaves least as if all had met the same protections of the same
+    victims; None where nothing was attacked."""
     attacked = [r for r in board.records if r["arms"].keys() & {"purified", "clean_attacked"}]
     by_attack = grouped(attacked, lambda record: record["cell"]["attack"])
     damage = next((row.left for row in Standings(board).rows if row.name == NO_PROTECTION), {})
     seconds = {attack: _seconds(part) for attack, part in by_attack.items()}
     left = {metric: {attack: _left(part, metric) for attack, part in by_attack.items()} for metric in board.ranked_by}
-    rows, means = {}, dict[str, float]()  # the latter by the first metric of which something is left
+    means = next(filter(None, map(adjusted_means, left.values())), {})  # by the first metric of which something is left
+    rows = {}
     for attack, part in by_attack.items():
         row = {"attack": attack}
         for metric, found in left.items():
             rng = generator(board.seed, "attacked", board.label, *board.names.items(), metric, attack)
             named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
             cheaper = {name: found[name] for name in found if seconds[name] < CHEAPER * seconds[attack]}
-            if (mean := _interval(found[attack], rng)) is not None:
-                means.setdefault(attack, mean.mean)
-            row[f"{named} left"] = interval_text(mean)
+            row[f"{named} left"] = interval_text(_interval(found[attack], rng))
             row[f"{named} damage"] = interval_text(damage.get(metric, {}).get(attack))
             row[f"{named} beaten by"] = _best(found[attack], cheaper, rng)
         rows[attack] = row | _cost(part, "attack", "purify") | _cost(part, "train", "train")

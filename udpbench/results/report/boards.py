@@ -12,7 +12,7 @@ from typing import Any
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import ARMS, CONTROLS
-from udpbench.results.intervals import Key, generator, seed_sd, subjects_mean
+from udpbench.results.intervals import Interval, Key, adjusted_means, generator, seed_sd, subjects_mean
 from udpbench.results.record import MetricInfo, grouped, metrics_of, of_edits
 from udpbench.results.report.choose import own_purifier
 from udpbench.results.report.render import Section, table
@@ -80,7 +80,7 @@ class Board:
     def subtitle(self) -> str:
         """The title without the models."""
         n = self.names
-        prompt = f", owner prompt {n['owner_prompt']}" if "owner_prompt" in n else ""
+        prompt = f", owner prompt {n.get('owner_prompt', 'unknown')}"
         protected = float(n["protected_fraction"])
         fraction = f", {percent(protected)} protected" if protected < 1 else ""
         preset = "" if n["preset"] == "matched" else f", {n['preset']} settings"
@@ -122,7 +122,8 @@ class Board:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Protections by attacks, largest effect on the first primary metric first; then controls."""
+        """Protections by attacks, the one first that has the largest effect on the first primary metric as if all had
+        met the same victims; then controls."""
         found = []
         for arm in ("protected", *CONTROLS, *(_OF_EDITS if of_edits(*self.records) else ())):
             having = [record for record in self.records if arm in record["arms"]]
@@ -132,9 +133,13 @@ class Board:
                 summaries = {m: summarise(part, m, self.floors[m], rng[m], arm) for m in self.metrics}
                 found.append(Row(protect, attack, part, summaries, arm))
 
+        effects: dict[str, dict[Key, float]] = {}
+        for row in (row for row in found if self.primary and not row.control):
+            effects.setdefault(row.protect, {}).update(differences(row.records, row.arm, "clean", self.primary[0]))
+        means = adjusted_means(effects)
+
         def place(row: Row) -> tuple[bool, float]:
-            effect = row.summaries[self.primary[0]].effect if self.primary and not row.control else None
-            return row.control, -effect.mean if effect else math.inf
+            return row.control, -means.get(row.protect, -math.inf) if not row.control else 0.0
 
         return sorted(found, key=place)
 
@@ -184,7 +189,8 @@ def _reading(board: Board) -> list[str]:
     lines = [
         f"{what}: {listed}.",
         f"Effect = s(protected) - s(clean), residual = s(purified) - s({base}), + is better protected; "
-        "mean over victims [95 % interval]; recovery = 1 - residual/effect. Arrows: direction of better protection.",
+        "mean over victims [95 % interval], their number behind it where some lack the score; "
+        "recovery = 1 - residual/effect. Arrows: direction of better protection.",
     ]
     if base == "clean":
         lines.append("What the attack does to edits by itself (clean_attacked) counts against the recovery.")
@@ -199,6 +205,11 @@ def effect_text(found: Summary) -> str:
     return interval_text(found.effect) + (f" {NO_CLAIM}" if found.effect and not found.claimed else "")
 
 
+def of_fewer(x: Interval | None, victims: int) -> str:
+    """What is added to a number in a row of ``victims`` that comes from fewer of them: their count."""
+    return f" ({x.victims})" if x and 1 < x.victims < victims else ""
+
+
 def _cells(row: Row, board: Board) -> dict[str, str]:
     box = "/".join(sorted({box_of(record) for record in row.records}))
     victims = {victim(record) for record in row.records}
@@ -206,7 +217,8 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
     cells["victims"] = str(len(victims))
     for metric in board.ranked_by:
         s, named = row.summaries[metric], f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
-        cells |= {f"{named} effect": effect_text(s), f"{named} residual": interval_text(s.residual)}
+        cells[f"{named} effect"] = effect_text(s) + of_fewer(s.effect, len(victims))
+        cells[f"{named} residual"] = interval_text(s.residual) + of_fewer(s.residual, len(victims))
         cells[f"{named} recovery"] = "-" if row.control else recovery_text(s.recovery)
     cells["rms (/255)"] = mean_text(record["perturbation"].get(row.arm, {}).get("rms") for record in row.records)
     cells["protect (s)"] = mean_text([protect_costs(row.protect, row.records).get("seconds")])

@@ -210,7 +210,7 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], labels: tuple[str
     parts.append(text(4, 12, labels[1]))
     ends = dict(zip(lines, _apart([y(line[-1][1]) for line in lines.values()], LINE, bottom)))
     for i, (name, line) in enumerate(lines.items()):
-        colour = f"stroke:hsl({i * 137.5 % 360:.0f} 70% 52%)"  # far apart, whatever their number
+        colour = f"stroke:hsl({i * 137.5 % 360:.0f} 70% var(--lines))"  # far apart, whatever their number
         path = [(x(a), y(b)) for a, b in line]
         lead = _line([path[-1], (right + 8, ends[name] - 4)], "l", style=f"{colour};stroke-width:.7")
         shown = text(right + 11, ends[name], _short(name, 22), cls="n")

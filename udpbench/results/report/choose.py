@@ -14,13 +14,13 @@ from typing import Any, TypeVar, cast
 from udpbench.benchmark.arms import CONTROLS
 from udpbench.benchmark.cell import ROLES
 from udpbench.results.record import grouped
-from udpbench.results.schema import Record
+from udpbench.results.schema import ArmScores, Record
 from udpbench.results.words import budget_text
 
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
 _PARTS = ("protect", "attack", "task", "data", "budget", *ROLES)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
-# Folders that an attack is given: pictures that were made, or leaked, for a protection or a subject.
+# Folders that a method is given: pictures that were made, or leaked, for a protection or a subject.
 _FOLDERS = ("clean", "path", "protected")
 _OF_SPEED = ("gradient_checkpointing", "save_every")  # settings that change speed and memory only
 Key = TypeVar("Key")
@@ -30,7 +30,7 @@ _Settings = dict[tuple[str, ...], Any]  # path of a setting -> its value
 @dataclass(frozen=True)
 class Chosen:
     """``repeated``: records that are not counted because the same cell, with the same keys, is there a second time;
-    arms that only one of them has are kept."""
+    arms and scores that only one of them has are kept."""
 
     ok: list[Record]
     failed: dict[Path, Record]
@@ -111,7 +111,7 @@ def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
     for paths in grouped(files, condition).values():
         settings = {path: _settings(files[path], part) for path in paths}
         keys = sorted(set().union(*settings.values()))
-        if part == "attack":
+        if part in ("protect", "attack"):
             keys = [key for key in keys if key[-1] not in _FOLDERS or _tells_cells_apart(key, settings, files)]
             settings = {path: {key: mine[key] for key in keys if key in mine} for path, mine in settings.items()}
         unset = {key: None for key in keys if key[0] != "metrics"}  # a metric that is not there is no other setting
@@ -181,10 +181,26 @@ def _flat(value: Any, *at: str) -> _Settings:
 
 
 def _merged(one: Record, other: Record) -> Record:
-    """``other`` with the arms that only ``one`` has."""
-    both = {k: {**one[k], **other[k]} for k in ("arms", "perturbation")}  # type: ignore[literal-required]
+    """``other`` with the arms, and of arms that both have the scores, that only ``one`` has."""
+    arms = {**one["arms"], **other["arms"]}
+    for name in one["arms"].keys() & other["arms"].keys():
+        arms[name] = _both_scores(one["arms"][name], other["arms"][name])
+    changes = {arm: {**one["perturbation"].get(arm, {}), **other["perturbation"].get(arm, {})} for arm in arms}
+    both = {"arms": arms, "perturbation": {arm: found for arm, found in changes.items() if found}}
     stages = {stage["key"]: stage for stage in (*one["stages"], *other["stages"])}
     return cast(Record, {**other, **both, "stages": list(stages.values())})
+
+
+def _both_scores(one: ArmScores, other: ArmScores) -> ArmScores:
+    """``other`` with what only ``one`` has: a measured score is never replaced by one that is absent."""
+    metrics = {**one["metrics"], **other["metrics"]}
+    absent = {name: why for name, why in {**one["absent"], **other["absent"]}.items() if name not in metrics}
+    found: Any = {**one, **other, "metrics": metrics, "absent": absent}
+    for name in ("curve", "curve_validation"):
+        at: Any = one.get(name, {}), other.get(name, {})
+        if joined := {step: {**at[0].get(step, {}), **at[1].get(step, {})} for step in {**at[0], **at[1]}}:
+            found[name] = joined
+    return cast(ArmScores, found)
 
 
 def _renamed(record: Record, part: str, said: str) -> Record:

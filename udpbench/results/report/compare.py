@@ -62,6 +62,7 @@ def comparisons(board: Board) -> Section | None:
     None with nothing to compare.
     """
     names = sorted({row.protect for row in board.rows if not row.control})
+    controls = [arm for arm in CONTROLS if any(arm in record["arms"] for record in board.records)]
     attacks = sorted({record["cell"]["attack"] for record in board.records})
     arms = {"protected": ("protected", ""), **{f"purified: {attack}": ("purified", attack) for attack in attacks}}
     text, couples = "Paired on the same subject and seed; + means a protects better.", list(combinations(names, 2))
@@ -72,11 +73,12 @@ def comparisons(board: Board) -> Section | None:
     pairs = [
         (a, b, of, arm_name(arm, protect=a, attack=attack), arm_name(arm, protect=b, attack=attack))
         for (a, b), (of, (arm, attack)) in product(couples, arms.items())
+        if arm != "protected" or not {a, b} & {*controls}  # whose own arms more cells have
     ]
     pairs += [
         (a, control, "protected", arm_name("protected", protect=a), arm_name(control, protect=a))
-        for a, control in product(names, CONTROLS)
-        if control not in names
+        for a, control in product(names, controls)
+        if a not in controls
     ]
     return _section("Paired comparisons", text, compare(numbers(board), pairs, board, "arm", verdict))
 
@@ -105,14 +107,15 @@ def attacks(board: Board) -> Section | None:
 
 
 def _section(title: str, text: str, rows: Sequence[dict[str, str]]) -> Section | None:
-    return Section(title, 4, [f"{text} {_by_chance(rows)}"], _tables(rows), in_latex=True) if rows else None
+    return Section(title, 4, [text, *_by_chance(rows)], _tables(rows), in_latex=True) if rows else None
 
 
-def _by_chance(rows: Sequence[dict[str, str]]) -> str:
-    """How many of the intervals would mislead."""
-    intervals = sum(row[HALF_WIDTH] != "-" for row in rows)
+def _by_chance(rows: Sequence[dict[str, str]]) -> list[str]:
+    """How many of the intervals would mislead; nothing where there is none."""
+    if not (intervals := sum(row[HALF_WIDTH] != "-" for row in rows)):
+        return []
     expected = significant(0.05 * intervals, 2)
-    return f"Without any true difference {expected} of these {intervals} intervals would exclude zero by chance."
+    return [f"Without any true difference {expected} of these {intervals} intervals would exclude zero by chance."]
 
 
 def _tables(rows: Sequence[dict[str, str]], caption: str = "") -> list[DataFrame]:
@@ -120,14 +123,15 @@ def _tables(rows: Sequence[dict[str, str]], caption: str = "") -> list[DataFrame
 
 
 def verdict(a: str, b: str, difference: Interval, floor: float | None) -> str:
-    """What may be said of protections ``a`` and ``b``; ``floor``: what effects must exceed to be claimed."""
+    """What may be said of protections ``a`` and ``b``; ``floor``: what effects must exceed to be claimed. A difference
+    below it is told as such."""
     if floor is None:
         return "no floor: nothing claimed"
     if difference.low is None:
         return "one victim: nothing claimed"
     if not difference.excludes_zero:
         return "no difference shown"
-    return f"{a if difference.mean > 0 else b} protects better"
+    return f"{a if difference.mean > 0 else b} protects better{_below(difference, floor)}"
 
 
 def attack_verdict(a: str, b: str, difference: Interval, floor: float | None) -> str:
@@ -135,9 +139,14 @@ def attack_verdict(a: str, b: str, difference: Interval, floor: float | None) ->
     if floor is None or not difference.excludes_zero:
         return verdict(a, b, difference, floor)
     gains = difference.mean < 0
+    little = _below(difference, floor)
     if b == "none":
-        return "gives back" if gains else "increases the effect"
-    return f"{a if gains else b} gives back more"
+        return f"{'gives back' if gains else 'increases the effect'}{little}"
+    return f"{a if gains else b} gives back more{little}"
+
+
+def _below(difference: Interval, floor: float) -> str:
+    return ", by less than the floor" if abs(difference.mean) < floor else ""
 
 
 def transfer(boards: Sequence[Board]) -> list[Section]:
@@ -157,7 +166,8 @@ def _transfer(group: Sequence[Board]) -> Section:
     text = [
         "Effect of the protection made on one model (rows) against the thief's victim of another (columns); "
         f"{NO_CLAIM} the interval does not lie above the floor: no claim.",
-        f"Paired differences: + means that the first surrogate protects better. {_by_chance(compared)}",
+        "Paired differences: + means that the first surrogate protects better.",
+        *_by_chance(compared),
     ]
     caption = f"{group[0].label}: transfer, {group[0].subtitle}"
     tables = [*(_effects(group, victims, metric, caption) for metric in metrics), *_tables(compared, caption)]

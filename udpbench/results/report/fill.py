@@ -45,7 +45,7 @@ KINDS: dict[str, Callable[[Board], Section | None]] = {
     "curves": arms.curves,
 }
 _NAMES = (*CELL, *EXTRA)
-_MARK = re.compile(r"<!-- table (.*?) -->\n.*?<!-- end -->", re.DOTALL)
+_MARK = re.compile(r"<!-- table (.*?) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def fill(path: Path) -> None:
@@ -64,6 +64,8 @@ def filled(path: Path) -> str:
     once = cache(_read)  # the marks of a text mostly ask for the same records
 
     def renewed(found: re.Match[str]) -> str:
+        if "<!-- table " in found[2]:  # what stands between the two marks would be lost
+            raise ValueError(f"{path}: table {found[1]}: has no <!-- end --> before the next table")
         try:
             body = made(found[1], path.parent, once)
         except ValueError as error:
@@ -89,7 +91,10 @@ def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read)
     if unknown := names.keys() - set(_NAMES):
         raise ValueError(f"unknown name {min(unknown)!r}; allowed are records, scores, text, {', '.join(_NAMES)}")
     every = read(folder / source)
+    check_choice("text", with_text, ("yes", "no"))
     kept = [r for r in every if all(_fits(r, name, patterns) for name, patterns in names.items())]
+    if not kept:
+        raise ValueError(f"no record of {folder / source} has {' '.join(f'{k}={v}' for k, v in names.items())}")
     shown = tuple(filter(None, scores.split(",")))
     measured = {*metrics_of(kept), *(k for r in kept for part in r["perturbation"].values() for k in part)}
     if missing := [score for score in shown if score not in measured]:

@@ -14,7 +14,7 @@ from udpbench.results.report.render import Figure, Section, table
 from udpbench.results.report.standings import COSTS, WORST, Standings
 from udpbench.results.report.worst import NONE
 from udpbench.results.stats import victim
-from udpbench.results.words import ARROW, interval_text, significant
+from udpbench.results.words import ARROW, interval_text, mean_of, significant
 
 FEW = 4  # rows that are no map
 MANY = 6  # attacks: beyond, a leaderboard shows the one that is chosen
@@ -25,7 +25,10 @@ HINTS = {
     "memory": "peak memory of the process",
 }
 
-_HEAT = "s - s(clean) after each attack, mean over victims, + is better protected; no protection: the attack's damage."
+_HEAT = (
+    "s - s(clean) after each attack, mean over victims, their number behind it where it is less than the row's; + is "
+    "better protected; no protection: the attack's damage. In order as if all had met the same victims."
+)
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,9 @@ def leaderboard(found: Standings, metric: str) -> Grid:
     rows = []
     for row in found.rows:
         left = row.left[metric]
-        cells = [_interval(left.get(attack), most, row.taken.get(metric, {}), attack, floor) for attack in shown]
-        numbers = [*(row.changes.get(name) for name in measured), *(row.costs.get(name) for name in costs)]
         n = len({victim(record) for record in row.records})
+        cells = [_interval(left.get(attack), most, row.taken.get(metric, {}), attack, floor, n) for attack in shown]
+        numbers = [*(row.changes.get(name) for name in measured), *(row.costs.get(name) for name in costs)]
         cells += [*map(_number, numbers), Cell(str(n), value=n)]
         rows.append(Row(row.name, cells, row.control, NONE in left and left[NONE].exceeds(floor)))
     return Grid(f"{metric}: s - s(clean) with 95 % intervals; + is better protected", columns, rows)
@@ -144,16 +147,19 @@ def _most(found: Standings, metric: str) -> float:
     return max((abs(x.mean) for row in rows for x in row.left[metric].values()), default=0.0) or 1.0
 
 
-def _interval(x: Interval | None, most: float, taken: Mapping[str, int], attack: str, floor: float | None) -> Cell:
+def _interval(
+    x: Interval | None, most: float, taken: Mapping[str, int], attack: str, floor: float | None, victims: int
+) -> Cell:
     if x is None:
         return Cell()
     ends = "1 victim" if x.victims == 1 else ""
     if x.low is not None and x.high is not None:
         ends = f"[{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
+        ends += f" ({x.victims})" if x.victims < victims else ""
     mark = f" {NO_CLAIM}" if attack == NONE and not x.exceeds(floor) else ""
     by = ", ".join(f"{name} ({n})" for name, n in taken.items())
     hint = f"attacks taken (victims): {by}" if by and attack == WORST else ""
-    return Cell(significant(x.mean, signed=True) + mark, ends, x.mean, _shade(x, most), hint)
+    return Cell(mean_of(x) + mark, ends, x.mean, _shade(x, most), hint)
 
 
 def _shade(x: Interval, most: float) -> float:
@@ -172,16 +178,19 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
     shown = [NONE, *attacks, *([WORST] if found.has_worst(metric) else [])]
     rows = []
     for row in found.rows:
-        cells = [_shaded(row.left[metric].get(attack), most, f"{row.name}, {attack}") for attack in shown]
+        of = {attack: x for attack, x in row.left[metric].items() if attack in shown}
+        victims = max((x.victims for x in of.values()), default=0)
+        cells = [_shaded(of.get(attack), most, victims, f"{row.name}, {attack}") for attack in shown]
         if any(attack in row.left[metric] for attack in attacks):
             rows.append(Row(row.name, cells, row.control))
     return Grid(f"{metric}: s - s(clean), mean over victims", [_attack_column(attack) for attack in shown], rows)
 
 
-def _shaded(x: Interval | None, most: float, of: str) -> Cell:
+def _shaded(x: Interval | None, most: float, victims: int, of: str) -> Cell:
     if x is None:
         return Cell("")
-    return Cell(significant(x.mean, 2, signed=True), "", x.mean, _shade(x, most), f"{of}: {interval_text(x)}")
+    fewer = f" ({x.victims})" if x.victims < victims else ""
+    return Cell(f"{mean_of(x, 2)}{fewer}", "", x.mean, _shade(x, most), f"{of}: {interval_text(x)}")
 
 
 def heat_table(board: Board) -> Section | None:

@@ -8,17 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from statistics import fmean
 
 import numpy as np
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import CONTROLS
-from udpbench.results.intervals import Interval, Key, generator, paired_interval, subjects_mean
+from udpbench.results.intervals import Interval, Key, adjusted_means, generator, paired_interval, subjects_mean
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import SHARED, Board, protect_costs
 from udpbench.results.report.choose import is_control
-from udpbench.results.report.worst import NONE, left_by_attack, worst
+from udpbench.results.report.worst import NONE, left_by_attack, most_met, worst
 from udpbench.results.schema import Record
 from udpbench.results.stats import differences, victim
 
@@ -35,14 +34,16 @@ class Standing:
     """One protection, or what protections are compared with.
 
     ``left``: metric -> attack (``NONE``, those that were run, ``WORST``) -> s - s(clean), signed so that + is better
-    protected. ``taken``: metric -> the attacks of the worst case and their victims. ``changes``: what its pictures
-    measure against the clean ones, mean of the subjects' means; ``costs`` as of ``protect_costs``.
+    protected; ``values``: the same victim by victim, but for the worst case. ``taken``: metric -> the attacks of the
+    worst case and their victims. ``changes``: what its pictures measure against the clean ones, mean of the subjects'
+    means; ``costs`` as of ``protect_costs``.
     """
 
     name: str
     control: bool
     records: Sequence[Record]
     left: Mapping[str, Mapping[str, Interval]]
+    values: Mapping[str, Mapping[str, Mapping[Key, float]]] = field(default_factory=dict)
     taken: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     changes: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
@@ -56,28 +57,33 @@ class Standings:
 
     @cached_property
     def rows(self) -> list[Standing]:
-        """Protections by their effect on the first metric that ranks, the largest first; noise controls;
-        ``NO_PROTECTION``."""
+        """Protections by their effect on the first metric that ranks, the largest first, as if all had met the same
+        victims; noise controls; ``NO_PROTECTION``."""
         records = [record for record in self.board.records if "protected" in record["arms"]]
         by_name = grouped(records, lambda record: record["cell"]["protect"])
         found = [*(self._protection(name, part) for name, part in sorted(by_name.items())), *self._controls()]
 
+        own = [row for row in found if not row.control]
+        effects = ({row.name: row.values[metric].get(NONE, {}) for row in own} for metric in self.board.ranked_by)
+        means = next(filter(None, map(adjusted_means, effects)), {})
+
         def place(row: Standing) -> tuple[bool, float]:
-            effects = [left[NONE].mean for left in row.left.values() if NONE in left]
-            return row.control, -effects[0] if effects else math.inf
+            return row.control, -means.get(row.name, -math.inf)
 
         return [*sorted(found, key=place), *self._unprotected()]
 
     @cached_property
     def attacks(self) -> dict[str, list[str]]:
-        """Metric -> the attacks that were run, the one first that leaves protections least on average."""
+        """Metric -> the attacks that were run, the one first that leaves least, as if all had met the same protections
+        of the same victims."""
         found = {}
         for metric in self.board.ranked_by:
-            means: dict[str, list[float]] = {}
+            left: dict[str, dict[tuple[str, Key], float]] = {}
             for row in (row for row in self.rows if row.name != NO_PROTECTION):
-                for attack, x in row.left[metric].items():
-                    means.setdefault(attack, []).append(x.mean)
-            found[metric] = sorted(means.keys() - {NONE, WORST}, key=lambda attack: (fmean(means[attack]), attack))
+                for attack, values in row.values[metric].items():
+                    left.setdefault(attack, {}).update({(row.name, victim): x for victim, x in values.items()})
+            means = adjusted_means(left)
+            found[metric] = sorted(means.keys() - {NONE}, key=lambda attack: (means[attack], attack))
         return found
 
     def has_worst(self, metric: str) -> bool:
@@ -111,15 +117,15 @@ class Standings:
 
     def _protection(self, name: str, part: Sequence[Record]) -> Standing:
         left: dict[str, dict[str, Interval]] = {}
-        taken = {}
+        values, taken = {}, {}
         for metric in self.board.ranked_by:
-            by_attack = left_by_attack(part, metric)
+            values[metric] = by_attack = left_by_attack(part, metric)
             left[metric] = {a: paired_interval(x, self._rng(name, metric)) for a, x in by_attack.items() if x}
-            if (found := worst(by_attack, self._rng("worst", name, metric))) is not None:
+            if (found := worst(most_met(by_attack), self._rng("worst", name, metric))) is not None:
                 left[metric][WORST], taken[metric] = found
         control = is_control(part[0])
         costs = {} if control else protect_costs(name, part)
-        return Standing(name, control, part, left, taken, _changes("protected", part), costs)
+        return Standing(name, control, part, left, values, taken, _changes("protected", part), costs)
 
     def _controls(self) -> Iterator[Standing]:
         """The controls that are not rows of their own, too."""
@@ -130,7 +136,8 @@ class Standings:
                 continue
             effects = {m: row.summaries[m].effect for m in self.board.ranked_by}
             left = {m: {NONE: x} if x else {} for m, x in effects.items()}
-            yield Standing(row.protect, True, row.records, left, changes=_changes(row.arm, row.records))
+            values = {m: {NONE: differences(row.records, row.arm, "clean", m)} for m in self.board.ranked_by}
+            yield Standing(row.protect, True, row.records, left, values, changes=_changes(row.arm, row.records))
 
     def _unprotected(self) -> Iterator[Standing]:
         """What the attacks do to clean pictures."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 STYLE = """
-:root{--ink:#1d2430;--soft:#5d6675;--rule:#d9dee6;--band:#e8ebf0;--blue:#0b62b8;--orange:#b84a00}
+:root{--lines:33%;--ink:#1d2430;--soft:#5d6675;--rule:#d9dee6;--band:#e8ebf0;--blue:#0b62b8;--orange:#b84a00}
 @media(prefers-color-scheme:dark){
-:root{--ink:#e6e9ef;--soft:#a2abba;--rule:#39414e;--band:#272d38;--blue:#6cb2ff;--orange:#ff9c57}}
+:root{--lines:65%;--ink:#e6e9ef;--soft:#a2abba;--rule:#39414e;--band:#272d38;--blue:#6cb2ff;--orange:#ff9c57}}
 svg{font:12px system-ui,sans-serif}svg text{fill:var(--soft)}svg .n{fill:var(--ink)}svg .b{fill:var(--band)}
 svg .r{stroke:var(--rule)}svg .z{stroke:var(--soft)}svg .p{fill:var(--blue);stroke:var(--blue)}
 svg .c{fill:var(--orange);stroke:var(--orange)}svg .w{fill:none;stroke:var(--orange);stroke-width:2}

@@ -23,7 +23,8 @@ _TEXT = (
     "What the thief is still worse off than with clean pictures, s(purified) - s(clean), if he takes the attack that "
     "leaves least. An attack's own damage counts against it. Which attack, is chosen for each subject on the other "
     "subjects (of one subject: for each seed on the other seeds), so that chance in a victim's own score does not "
-    "choose for it. none: the protected pictures as they are. His price are all attacks, with a victim for each."
+    "choose for it. none: the protected pictures as they are. His price are all attacks, with a victim for each. "
+    "Attacks that met fewer victims than others did are left out."
 )
 
 
@@ -33,7 +34,7 @@ def worst_case(board: Board) -> Section | None:
     records = [record for record in board.records if "protected" in record["arms"]]
     for protect, part in sorted(grouped(records, lambda record: record["cell"]["protect"]).items()):
         for metric in board.ranked_by:
-            left = left_by_attack(part, metric)
+            left = most_met(left_by_attack(part, metric))
             found = worst(left, generator(board.seed, "worst", board.label, *board.names.items(), protect, metric))
             if found is None or len(left) < 3:
                 continue
@@ -52,6 +53,13 @@ def left_by_attack(records: Sequence[Record], metric: str) -> dict[str, dict[Key
     for attack, mine in sorted(grouped(records, lambda record: record["cell"]["attack"]).items()):
         left |= {attack: found} if (found := differences(mine, "purified", "clean", metric)) else {}
     return left
+
+
+def most_met(left: Mapping[str, Mapping[Key, float]]) -> dict[str, Mapping[Key, float]]:
+    """``left`` without the attacks that fewer victims met than met another: of those the worst case would be one of few
+    victims, or of none."""
+    most = max((len(found) for attack, found in left.items() if attack != NONE), default=0)
+    return {attack: found for attack, found in left.items() if attack == NONE or len(found) == most}
 
 
 def worst(left: Mapping[str, Mapping[Key, float]], rng: np.random.Generator) -> tuple[Interval, Counter[str]] | None:

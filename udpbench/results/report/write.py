@@ -194,16 +194,18 @@ def _failed(chosen: Chosen) -> Section:
 
 def _missing(boards: Sequence[Board]) -> Section:
     """Cells that would complete a board: victims that a protection met, but not under every attack that it met."""
-    rows = []
+    lacking: dict[tuple[str, str, str], list[str]] = {}  # where, protection, victims -> attacks
     for board in boards:
         protected = [record for record in board.records if "protected" in record["arms"]]
-        every = {victim(record) for record in protected}
-        pairs = grouped(protected, lambda record: (record["cell"]["protect"], record["cell"]["attack"]))
-        for (protect, attack), part in sorted(pairs.items()):
-            if lacking := sorted(every - {victim(record) for record in part}):
-                listed = ", ".join(f"{subject}/{seed}" for subject, seed in lacking)
-                rows.append((f"{board.label}: {board.title}", f"{protect} / {attack}", listed))
-    return _list("Missing cells", ("where", "protection / attack", "victims without a record (subject/seed)"), rows)
+        for protect, mine in sorted(grouped(protected, lambda record: record["cell"]["protect"]).items()):
+            every = set(map(victim, mine))
+            for attack, part in sorted(grouped(mine, lambda record: record["cell"]["attack"]).items()):
+                if left := sorted(every - set(map(victim, part))):
+                    victims = ", ".join(f"{subject}/{seed}" for subject, seed in left)
+                    lacking.setdefault((f"{board.label}: {board.title}", protect, victims), []).append(attack)
+    rows = [(where, protect, _some(attacks), victims) for (where, protect, victims), attacks in lacking.items()]
+    names = ("where", "protection", "attacks", "victims without a record (subject/seed)")
+    return _list("Missing cells", names, rows)
 
 
 def _environment(records: Sequence[Record]) -> Section:
