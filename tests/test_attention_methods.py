@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,9 +53,17 @@ def test_disdiff_without_its_terms_is_aspl(model, owner):
         assert not torch.equal(torch.stack(other), torch.stack(plain))
 
 
+def test_features_are_not_read_behind_a_compiled_network_either():
+    method = DisDiff(**{**DISDIFF, "attention_weight": 0.0, "search_rounds": 1, "feature_weight": 1.0})
+    compiled = SimpleNamespace(compile="unet", name="mine")
+    with pytest.raises(ValueError, match="compile"):
+        method.check_model(compiled)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(DisDiff, DISDIFF), (ASPL, PARENT)])
 @pytest.mark.parametrize("forgets", [True, False])
-def test_the_surrogate_of_disdiff_keeps_what_clean_pictures_taught_as_released(model, owner, forgets):
-    method = DisDiff(**{**DISDIFF, "rounds": 1, "model_steps": 0}, forgets=forgets)
+def test_the_surrogate_keeps_what_clean_pictures_taught_as_released(model, owner, kind, settings, forgets):
+    method = kind(**{**settings, "rounds": 1, "model_steps": 0}, forgets=forgets)
     trainable = method.trainable(model, Run())
     before = [p.clone() for p in trainable.weights()]
     turn = method.turns(trainable, model, owner, Linf(8), Run())

@@ -212,6 +212,15 @@ def test_what_is_drawn_belongs_to_the_picture_and_the_seed(node, option):
     assert not torch.equal(two, of(attack, x, "b", seed=1))
 
 
+def test_tvm_drops_the_values_of_each_channel_by_themselves(monkeypatch):
+    seen = []
+    monkeypatch.setattr("udpbench.attack.tvm.minimised", lambda x, kept, *settings: seen.append(kept) or x)
+    of(Tvm(weight=1, dropout=0.25, iterations=1), photo())
+    (kept,) = seen
+    assert 0.2 < 1 - kept.mean() < 0.3
+    assert not torch.equal(kept[0], kept[1])
+
+
 WRONG = {
     "tvm: dropout must be >= 0 and < 1": lambda: Tvm(weight=1, dropout=1, iterations=1),
     "adverse_cleaner: diameter must be odd": lambda: AdverseCleaner(

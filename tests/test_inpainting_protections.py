@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from udpbench.models.unetpp import UNetPlusPlus
 from udpbench.optim.chains import Inpainting
 from udpbench.protect.advpaint import AdvPaint
 from udpbench.protect.dia import DIA, walked
-from udpbench.protect.diffusionguard import DiffusionGuard
+from udpbench.protect.diffusionguard import DiffusionGuard, _corners, _filled
 from udpbench.protect.diffvax import DiffVax, perturbed
 from udpbench.protect.promptflare import PromptFlare
 
@@ -278,6 +279,33 @@ def test_a_shrunk_mask_lies_in_the_mask_and_is_drawn_anew():
     assert min(areas) < 0.5
     assert max(areas) > 0.7
     assert torch.equal(METHODS["diffusionguard"](contour_iterations=15, contour_strength=0.0).shrunk(kept, rng), kept)
+
+
+def test_the_contour_of_a_mask_has_a_point_where_it_turns():
+    """As OpenCV's CHAIN_APPROX_SIMPLE: of the largest piece, without points within straight runs."""
+    inside = np.zeros((20, 30), bool)
+    inside[4:9, 6:17] = inside[15, 2] = True
+    assert {tuple(p) for p in _corners(inside)} == {(4, 6), (4, 16), (8, 6), (8, 16)}
+    assert (_filled(_corners(inside), inside.shape) == (inside & (np.arange(20) < 15)[:, None])).all()
+
+
+def test_contours_are_moved_less_often_than_said_and_by_whole_pixels(monkeypatch):
+    kept, calls = torch.zeros(1, 32, 32), []
+    kept[:, 4:24, 6:26] = 1
+
+    def filtered(offsets, sigma, **settings):
+        calls.append(offsets)
+        return 0.9 * np.sign(offsets)  # which is no whole pixel
+
+    monkeypatch.setattr("udpbench.protect.diffusionguard.gaussian_filter1d", filtered)
+    method = METHODS["diffusionguard"](contour_iterations=3)
+    times = []
+    for seed in range(20):
+        before = len(calls)
+        assert torch.equal(method.shrunk(kept, torch.Generator().manual_seed(seed)), kept)
+        times.append(len(calls) - before)
+    assert set(times) == {1, 2}
+    assert all((offsets == offsets.round()).all() for offsets in calls)
 
 
 def test_contours_are_moved_in_the_radii_of_the_released_code(monkeypatch):

@@ -88,8 +88,9 @@ def test_all_layers_are_those_of_attention_and_every_convolution_within_blocks(m
         unet = lora(layers=layers).trainable(model, Run()).model.pipe.unet
         return {name.partition(".lora_A")[0] for name, _ in unet.named_parameters() if ".lora_A" in name}
 
-    few, many = tuned("attention"), tuned("all")
-    assert few < many
+    few, more, many = tuned("attention"), tuned("ace"), tuned("all")
+    assert few < more < many
+    assert {name.partition(".ff.")[2] for name in more - few} == {"net.0.proj"}
     inside = {
         name
         for name, layer in model.pipe.unet.named_modules()

@@ -87,6 +87,8 @@ def test_paps_embeddings_fit_the_pictures_and_its_variance_is_laplaces(model, ow
     torch.testing.assert_close(whole.flatten(), deviation.flatten() * c[0].numel() ** 0.5)
     _, square = replace(method, deviation="square").approximation(model, z, cond, t, noise)
     torch.testing.assert_close(square.flatten(), deviation.flatten() ** 4)
+    _, of_four = replace(method, pictures=4).approximation(model, z, cond, t, noise)
+    torch.testing.assert_close(of_four.flatten(), 2 * deviation.flatten())
 
 
 def test_paps_approximation_of_a_bowl_is_the_bowl():

@@ -13,7 +13,7 @@ from udpbench.attack.members import check_purifies
 from udpbench.core.component import check_numbers
 from udpbench.core.memory import queued
 from udpbench.interfaces import Attack, Run
-from udpbench.models.latent import LatentDiffusion, inconsistency
+from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.samples import normal, uniform_times
 from udpbench.optim.target import mse
 
@@ -82,7 +82,8 @@ class Insight(Impress):
         def aim(y: Tensor, step: int) -> Tensor:
             x = (y + 1) / 2
             z = model.encode(x)
-            total = self.consistency * inconsistency(x, model)
+            back = model.decode(z)[..., : x.shape[-2], : x.shape[-1]]  # without what it was padded with
+            total = self.consistency * (2 * (back - x)).square().flatten(1).mean(1)
             total = total + self.encoder * (mse(z, seen) - self.away * mse(z, avoided))
             if self.unet:
                 t, noise = queued(uniform_times(rngs, 1, len(model.alpha_bar)), z.device), normal(rngs, 1, z)

@@ -1,4 +1,4 @@
-"""Total variation minimisation of a picture of which some pixels were dropped (Guo et al., ICLR 2018, section 4.2), one
+"""Total variation minimisation of a picture of which some values were dropped (Guo et al., ICLR 2018, section 4.2), one
 of the purifications of MetaCloak's and CopyrightMeter's tests."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from udpbench.interfaces import Run
 
 @dataclass(kw_only=True)
 class Tvm(EachPicture):
-    """Minimise ``|(1 - M) (z - x)|^2 / 2 + weight * TV(z)``, pixels in [0,1], where M drops pixels at random.
+    """Minimise ``|(1 - M) (z - x)|^2 / 2 + weight * TV(z)``, pixels in [0,1], where M drops values at random.
 
     Guo et al. have the norm where we have half its square: then ``weight`` is that of scikit-image's
     ``denoise_tv_chambolle``, whose result this is without ``dropout``. Also our choice: pictures keep their size
@@ -26,7 +26,7 @@ class Tvm(EachPicture):
 
     Args:
         weight: of the total variation.
-        dropout: fraction of pixels (all channels of them) that are dropped, drawn for each picture.
+        dropout: fraction of the values that are dropped, each channel's by themselves, drawn for each picture.
         iterations: of the solver.
     """
 
@@ -34,6 +34,7 @@ class Tvm(EachPicture):
     dropout: float
     iterations: int
 
+    version = 2  # 2: values are dropped, not pixels
     called = "tvm_{weight:g}"
 
     def __post_init__(self) -> None:
@@ -42,12 +43,12 @@ class Tvm(EachPicture):
         check_numbers("attack tvm", least=1, iterations=self.iterations)
 
     def pure(self, x: Tensor, name: str, run: Run) -> Tensor:
-        kept = (torch.rand(1, *x.shape[1:], generator=run.rng("tvm", name)) >= self.dropout).to(x)
+        kept = (torch.rand(x.shape, generator=run.rng("tvm", name)) >= self.dropout).to(x)
         return minimised(x, kept, self.weight, self.iterations).clamp(0, 1)
 
 
 def minimised(x: Tensor, kept: Tensor, weight: float, iterations: int) -> Tensor:
-    """``argmin_z |kept (z - x)|^2 / 2 + weight * TV(z)``; CHW, ``kept`` 1HW of 0 and 1."""
+    """``argmin_z |kept (z - x)|^2 / 2 + weight * TV(z)``; CHW both, ``kept`` of 0 and 1."""
     step = 8**-0.5  # of both variables: the gradient's norm is at most the square root of 8
     z, leading, dual = x, x, x.new_zeros(2, *x.shape)
     for _ in range(iterations):

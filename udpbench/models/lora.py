@@ -18,6 +18,7 @@ KOHYA = "kohya.safetensors"  # the same under the names that AUTOMATIC1111 and C
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 LAYERS = {
     "attention": ATTENTION,
+    "ace": (*ATTENTION, "ff.net.0.proj"),  # what ACE's and Mist v2's released code adds to
     # and what LyCORIS (Yeh et al., ICLR 2024) calls LoCon: convolutions and the rest of the transformer blocks
     "all": (
         *ATTENTION,

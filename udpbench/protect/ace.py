@@ -12,10 +12,11 @@ from torch import Tensor
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
-from udpbench.models.diffusion import Cond
+from udpbench.models.diffusion import Cond, Trainable
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import Objective, Times
 from udpbench.optim.target import Patterned, mse
+from udpbench.optim.training_set import TrainingSet
 from udpbench.protect.aspl import ASPL
 
 
@@ -27,11 +28,12 @@ class ACE(Patterned, ASPL):
 
     The released code has two paths that are not the same attack. Its main one draws time steps from 600 to 999 and
     latents from the posterior (``first_time`` 600, ``sample_latents`` true); its path for little memory draws from all
-    time steps and takes the posterior's mean (``first_time`` 0, ``sample_latents`` false). It trains LoRA on the text
-    encoder, too, unless told not to (a flag that is stored the wrong way round); here the text encoder stays as it is.
-    Our choices are: one LoRA that goes on from round to round (there: a new one in each, on top), the mean of the
-    target's posterior, and the default target. The prediction is taken as it comes, the velocity for v-prediction
-    models, as there.
+    time steps and takes the posterior's mean (``first_time`` 0, ``sample_latents`` false); the surrogate learns from
+    drawn latents on both. It trains LoRA on the text encoder, too, unless told not to (a flag that is stored the wrong
+    way round); here the text encoder stays as it is. Its additions reach the first layer of the feed-forward blocks,
+    too (``lora_layers`` ace). Our choices are: one LoRA that goes on from round to round (there: a new one in each, on
+    top), the mean of the target's posterior, and the default target. The prediction is taken as it comes, the velocity
+    for v-prediction models, as there.
 
     Args: those of ``ASPL``, and
         first_time, last_time: range of the time steps of the pictures' loss, both included.
@@ -53,6 +55,10 @@ class ACE(Patterned, ASPL):
     def check_model(self, model: LatentDiffusion) -> None:
         if (n := model.time_steps) is not None:
             check_numbers(f"{self.name}, model {model.name}", below=n, last_time=self.last_time)
+
+    def pictures(self, trainable: Trainable, images: Sequence[Tensor], prompts: Sequence[str], run: Run) -> TrainingSet:
+        """The surrogate learns from drawn latents on either path, as in the released code."""
+        return TrainingSet(trainable, images, prompts, run, sample_latents=True, mixed_sizes=True)
 
     def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times:
         """Uniformly over the range."""

@@ -19,6 +19,8 @@ from udpbench.optim.pgd import Ascent, Loss
 class AdvDM(Ascent):
     """Projected ascent of the denoising loss; every step samples new time steps (uniform), noise and latents.
 
+    Our choice: the owner's prompts (in the releases with Mist and Diff-Protect: "a painting" or "a photo").
+
     Args:
         steps: of ascent.
         samples: (t, noise, latent) samples per picture and step, in one forward pass; 1 in the released code.

@@ -112,7 +112,7 @@ class AntiDiffusion(Ascent):
             fit(parameters, lambda step: lowered(picture, [0]).mean(), settings, run, title=part, before=k)
 
         for k in range(self.rounds):
-            if k != 1:
+            if k != 1:  # the released order: prompt, ascent; then over and over weights, ascent, prompt
                 lower([prompt], self.tuning, "prompt", k)
             prompt.requires_grad_(False)
             if k:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -36,10 +36,15 @@ class ASPL(FSMG):
         clean_steps: of the copy's training on clean pictures, in each round.
         image_steps: of ascent, in each round.
         model_steps: of the surrogate's training on the perturbed pictures, in each round.
+        forgets: the clean pictures teach a copy, which is thrown away after each ascent; False: the surrogate itself,
+            as in the released script for LoRA, which means to copy and does not.
     """
 
     rounds: int
     model_steps: int
+    forgets: bool = True
+
+    later: ClassVar[Mapping[str, Any]] = {**FSMG.later, "forgets": True}
 
     name: ClassVar[str] = "aspl"
 
@@ -77,5 +82,5 @@ class ASPL(FSMG):
         return turn
 
     def aside(self, trainable: Trainable) -> AbstractContextManager[None]:
-        """Within the block it is the copy that is trained."""
-        return trainable.restored()
+        """Within the block it is the copy that is trained, if there is one."""
+        return trainable.restored() if self.forgets else nullcontext()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import cKDTree
-from skimage.draw import polygon
-from skimage.measure import find_contours
+from skimage.measure import approximate_polygon, find_contours
 from torch import Tensor
 
 from udpbench.core.budget import Budget
@@ -37,14 +37,14 @@ class DiffusionGuard(MaskedAscent):
         contour_strength: largest reach of a contour's offsets, in radii of the kept part: sqrt(pi area / 2), as in the
             released code, which means those of a disc of its area, sqrt(area / pi).
         contour_smoothness: standard deviation of the filter over the offsets, in radii.
-        contour_iterations: most moves of the contour; 0: the mask stays as it is.
+        contour_iterations: the contour is moved less often than that; 0: the mask stays as it is.
     """
 
     contour_strength: float = 1.1
     contour_smoothness: float = 0.1
     contour_iterations: int = 15
 
-    version = 2  # 2: radii as in the released code
+    version = 3  # 2: radii as in the released code; 3: so are contours and their offsets
     name = "diffusionguard"
     wrappable = False  # other terms would move what is painted anew, too
 
@@ -71,27 +71,44 @@ class DiffusionGuard(MaskedAscent):
         return self.ascend(owner, anew, loss, budget, run)
 
     def shrunk(self, kept: Tensor, rng: torch.Generator) -> Tensor:
-        """A smaller kept part, (1, H, W) of 0 and 1, in ``kept``: 1 to ``contour_iterations`` times, the points of the
-        contour of its largest piece are moved by smoothed uniform offsets; those that leave it, back onto it.
+        """A smaller kept part, (1, H, W) of 0 and 1, in ``kept``: from once to ``contour_iterations`` - 1 times, the
+        corners of the contour of its largest piece are moved by smoothed whole offsets; those that leave it, back onto
+        it.
 
         It is drawn from ``rng`` how often, and how far they may be moved at most.
         """
-        inside = kept[0].cpu().numpy() > 0
+        inside = whole = kept[0].cpu().numpy() > 0
         if not self.contour_iterations:
             return kept
         radius = float(np.sqrt(inside.sum() * np.pi / 2))
-        moves, reach = torch.rand(2, generator=rng).tolist()
-        for _ in range(1 + int(moves * self.contour_iterations)):
-            contour = max(find_contours(np.pad(inside, 1).astype(float), 0.5), key=len) - 1
-            offsets = 2 * torch.rand(contour.shape, generator=rng).numpy() - 1
-            smooth = gaussian_filter1d(offsets, max(self.contour_smoothness * radius, 1e-3), axis=0, mode="wrap")
-            moved = contour + reach * self.contour_strength * radius * smooth
-            nearest = np.clip(moved.round().astype(int), 0, np.array(inside.shape) - 1)
-            left = ~inside[nearest[:, 0], nearest[:, 1]]
+        moves, far = torch.rand(2, generator=rng).tolist()
+        reach, sigma = int(far * self.contour_strength * radius), max(self.contour_smoothness * radius, 1e-3)
+        for _ in range(1 + int(moves * (self.contour_iterations - 1))):
+            contour = _corners(inside)
+            offsets = torch.randint(-reach, reach + 1, contour.shape, generator=rng).double().numpy()
+            moved = (contour + np.trunc(gaussian_filter1d(offsets, sigma, axis=0))).astype(int)
+            moved = np.clip(moved, 0, np.array(inside.shape) - 1)
+            left = ~inside[moved[:, 0], moved[:, 1]]
             moved[left] = contour[cKDTree(contour).query(moved[left])[1]]
-            smaller = np.zeros_like(inside)
-            smaller[polygon(moved[:, 0], moved[:, 1], inside.shape)] = True
-            if not (smaller & inside).any():
+            smaller = _filled(moved, inside.shape)
+            if not (smaller & whole).any():
                 break
-            inside &= smaller
-        return torch.from_numpy(inside[None]).to(kept)
+            inside = smaller
+        return torch.from_numpy((inside & whole)[None]).to(kept)
+
+
+def _filled(corners: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """The polygon of these pixels, its outline included, as (height, width) of bool."""
+    height, width = size
+    drawn = Image.new("1", (width, height))
+    points = [(int(x), int(y)) for y, x in corners]
+    ImageDraw.Draw(drawn).polygon(points if points[1:] else 2 * points, fill=1, outline=1)
+    return np.array(drawn)
+
+
+def _corners(inside: np.ndarray) -> np.ndarray:
+    """Pixels (N, 2) of the contour of the largest piece, without those within straight runs (OpenCV's
+    CHAIN_APPROX_SIMPLE)."""
+    pixels = max(find_contours(np.pad(inside, 1).astype(float), 0.999), key=len).round() - 1
+    corners: np.ndarray = approximate_polygon(pixels, 1e-9).astype(int)
+    return corners[:-1] if len(corners) > 1 else corners  # the last is the first again

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Owner, Run
 from udpbench.models.attention import check_attention, mean_map, read_attention
-from udpbench.models.diffusion import Cond, Trainable
+from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.words import Words
 from udpbench.optim.denoising import Objective, Times
@@ -42,15 +41,11 @@ class DisDiff(SimAC):
         by_time: steps scaled by t as above; False: of one length.
         word: whose attention is erased; None: the data's rare word if the owner's prompt holds it, else the class noun
             (the last word of the class prompt).
-        forgets: the surrogate forgets the clean pictures after each ascent, as in ASPL, which trains a copy on them.
     """
 
     attention_weight: float
     by_time: bool = True
     word: str | None = None
-    forgets: bool = True
-
-    later: ClassVar[Mapping[str, Any]] = {"forgets": True}
     name: ClassVar[str] = "disdiff"
 
     def __post_init__(self) -> None:
@@ -58,6 +53,7 @@ class DisDiff(SimAC):
         check_numbers(self.name, least=0, attention_weight=self.attention_weight)
 
     def check_model(self, model: LatentDiffusion) -> None:
+        super().check_model(model)
         if self.attention_weight:
             check_attention(self.name, model)
 
@@ -66,7 +62,7 @@ class DisDiff(SimAC):
         if not self.attention_weight:
             return plain
         words = Words(model.pipe.tokenizer)
-        said = [len(words.ids(prompt)[: words.most]) - 1 for prompt in owner.prompts]  # without the end
+        lengths = [len(words.ids(prompt)[: words.most]) - 1 for prompt in owner.prompts]  # without the end
         places = [self.word_places(words, owner, prompt) for prompt in owner.prompts]
 
         def loss(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
@@ -74,14 +70,12 @@ class DisDiff(SimAC):
                 raised = plain(z, cond, t, noise, which) if plain else model.loss(z, cond, t, noise)
             maps = mean_map(read, z.shape[-2] * z.shape[-1] // 16)
             fractions = [
-                energy_fraction(x[:, 1 : said[i]], [p - 1 for p in places[i]]) for x, i in zip(maps, which, strict=True)
+                energy_fraction(x[:, 1 : lengths[i]], [p - 1 for p in places[i]])
+                for x, i in zip(maps, which, strict=True)
             ]
             return raised + self.attention_weight * (1 - torch.stack(fractions)).square()
 
         return loss
-
-    def aside(self, trainable: Trainable) -> AbstractContextManager[None]:
-        return super().aside(trainable) if self.forgets else nullcontext()
 
     def check_texts(self, words: Words, owner: Owner) -> None:
         for prompt in owner.prompts if self.attention_weight else ():

@@ -3,7 +3,7 @@ arXiv 2303.15433)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from udpbench.core.component import check_choice, check_numbers
 from udpbench.interfaces import Advance, Owner, Run
 from udpbench.models.diffusion import Cond, Trainable, clean_and_noise, noised
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.lora import Lora
+from udpbench.models.lora import LAYERS, Lora
 from udpbench.models.reverse import posterior_mean
 from udpbench.optim.denoising import Objective, Times, denoising_loss
 from udpbench.optim.fit import FitSettings, fit, weighted_loss
@@ -31,6 +31,9 @@ class FSMG(Targeted):
     """Train a surrogate on clean pictures of the subject as DreamBooth trains (fully), freeze it, and raise its
     denoising loss by projected ascent (the paper's equation 6).
 
+    The prompts of the subject's pictures are the owner's: with ``owner_prompt=class`` those of prior preservation, too.
+    In the released codes of this family the owner names the subject (``owner_prompt=data``).
+
     With a ``target`` it is the paper's targeted variant: the distance of the surrogate's next latents, x_(t-1), to the
     target's, noised to t-1, is subtracted. Our choices are: the mean of x_(t-1) given x_t (the released code adds the
     noise of a DDPM step, which changes no expected gradient), and at t = 0 the target as it is (there: noised to the
@@ -43,7 +46,7 @@ class FSMG(Targeted):
             further ones of the subject (``data.extra_clean``), the paper's set A.
         lr, batch, dtype: of the surrogate's training (AdamW, weight decay .01, gradients clipped to norm 1).
         prior_weight, class_images: of prior preservation: weight and number of pictures of the class; 0: none.
-        lora_rank: of additions to the attention layers, trained in place of the UNet; 0: the UNet.
+        lora_rank: of additions to the layers ``lora_layers`` (see ``Lora``), trained in place of the UNet; 0: the UNet.
         train_text_encoder: in the surrogate's training, too.
         step_size: length of one image step, of 255; None: an eighth of the budget.
         samples: (t, noise) samples per picture and image step, in one forward pass; 1 in the released code.
@@ -60,6 +63,7 @@ class FSMG(Targeted):
     prior_weight: float = 1.0
     class_images: int = 0
     lora_rank: int = 0
+    lora_layers: str = "attention"
     train_text_encoder: bool = False
     step_size: float | None = None
     samples: int = 1
@@ -70,6 +74,7 @@ class FSMG(Targeted):
     needs = frozenset({"denoise", "latent", "text"})
     wrappable = True
     places: ClassVar[tuple[str, ...]] = (*Targeted.places, "gradient_checkpointing")
+    later: ClassVar[Mapping[str, Any]] = {"lora_layers": "attention"}
     name: ClassVar[str] = "fsmg"  # a part of the keys of random numbers, too
     default: ClassVar[str] = "none"
 
@@ -79,6 +84,7 @@ class FSMG(Targeted):
         check_numbers(who, least=1, image_steps=self.image_steps, batch=self.batch, samples=self.samples)
         check_numbers(who, least=0, clean_steps=self.clean_steps, prior_weight=self.prior_weight)
         check_numbers(who, least=0, class_images=self.class_images, lora_rank=self.lora_rank)
+        check_choice(f"{who}: unknown lora_layers", self.lora_layers, LAYERS)
         self.training = FitSettings(steps=self.clean_steps, lr=self.lr, dtype=self.dtype)
         if self.class_images:
             self.needs = self.needs | {"class_images"}
@@ -98,7 +104,7 @@ class FSMG(Targeted):
 
     def trainable(self, surrogate: LatentDiffusion, run: Run) -> Trainable:
         """What is trained: all of a copy of the UNet or additions to it, and the text encoder if that is set."""
-        lora = Lora(self.lora_rank) if self.lora_rank else None
+        lora = Lora(self.lora_rank, layers=self.lora_layers) if self.lora_rank else None
         parts: dict[str, Any] = {"text_encoder": self.train_text_encoder, "lora": lora}
         checkpointing = self.gradient_checkpointing
         return surrogate.trainable(run.rng("surrogate"), gradient_checkpointing=checkpointing, **parts)
@@ -119,8 +125,8 @@ class FSMG(Targeted):
         """``train(pictures, steps, part, k, keep=())``: DreamBooth's training of round ``k``, with prior preservation
         where there are class pictures; its AdamW begins anew each time, as in the released code. It returns the
         weights after each number of steps in ``keep``, on the CPU."""
-        said = [owner.class_prompt] * len(owner.class_images)
-        classes = self.pictures(trainable, owner.class_images, said, run) if said else None
+        prompts = [owner.class_prompt] * len(owner.class_images)
+        classes = self.pictures(trainable, owner.class_images, prompts, run) if prompts else None
         prior = {"prior": (self.prior_weight, classes)} if classes else {}
 
         def train(

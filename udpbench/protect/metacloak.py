@@ -32,7 +32,9 @@ class MetaCloak(FSMG):
     As in the released code, the transformation is a Gaussian blur, then a mirroring with probability 1/2. Its blur has
     a kernel of seven pixels and a standard deviation from 0.1 to 2, ours is not cut. Our choices are: one is drawn for
     each picture and step (there: one for all pictures), snapshots at equal distances from the first step to the last
-    (there: step 0, then one before every 200th), and pictures as large as they are (there: cut to squares of 512 px).
+    (there: step 0, then one before every 200th), pictures as large as they are (there: resized to squares of 512 px),
+    and their values: the released code encodes the subject's pictures with values from 0 to 255 in all of its trainings
+    (in the ascent, and for class pictures, from -1 to 1), so that its snapshots never saw them as they are.
 
     Args:
         clean_steps, snapshots: length of the surrogate's training, and how many of its stages are the pool.

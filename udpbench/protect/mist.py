@@ -30,7 +30,8 @@ class Mist(Patterned, AdvDM):
     first alone, which is AdvDM. The released code sums over the 4 x 64 x 64 values of a latent where the mean stands
     here, and weighs ``L``, a mean, by 10^(rate + 3), by default 10^4: beside a mean that is 10^4 / 16384, whatever
     the size of the latents. Our choices are: the mean of the target's posterior (there: a sample, which changes no
-    expected gradient), one encoding of the picture for both terms (there: one each), and the default target.
+    expected gradient), one encoding of the picture for both terms (there: one each), the owner's prompts (there: "a
+    painting" or "a photo"), and the default target.
 
     Args: those of ``AdvDM``, and
         mode: fused | textural | semantic.

@@ -22,8 +22,9 @@ class MistV2(ACE):
     ACE+: it raises ``-sum(output * truth)``, which sets the prediction against what it should be, and, by a sign that
     is the other way round in ACE, ``+ latent_weight |z - z_T|^2``: as released the latents are pushed *away* from the
     target. ``fused_to_target`` false is that; true pulls them to it, as ACE+ does and as was likely meant. Time steps
-    are drawn from all, latents are the posterior's mean (ACE's path for little memory). The text encoder stays as it
-    is, as there by default; its quality tags before the training prompt are left out.
+    are drawn from all, the latents of the ascent are the posterior's mean (ACE's path for little memory). The text
+    encoder stays as it is, as there by default. Our choice: the owner's prompts (there: "a picture" for all pictures,
+    with quality tags before it in training).
 
     Args: those of ``ACE``, and
         mode: lunet | fused | anti-db.
@@ -36,6 +37,7 @@ class MistV2(ACE):
     latent_weight: float = 100.0
     fused_to_target: bool = False
 
+    version = 2  # 2: the surrogate learns from drawn latents
     name: ClassVar[str] = "mist_v2"
 
     def __post_init__(self) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,14 +32,15 @@ class PAP(Ascent):
     The paper's: the Gaussian, and both of its moments. The released code has two versions: the first (rounds of ten
     image steps) uses that H^-1, the second (one step a round) divides it by the number of values of c; both hand
     (H^-1)^2, not its root, to the sampler as the standard deviation. Our choices are: each picture has a distribution
-    of its own (there: one H^-1 for all of them, of their mean loss, which of n pictures is about n times as large), and
-    in a round of several steps the later ones draw from that of the first (there: the descent is left out in them,
-    which divides 0 by 0).
+    of its own (there: one H^-1 for all of them, ||c_N - c_0||^2 summed over the pictures and divided by the gap of
+    their mean loss, which of n pictures is n times as large: ``pictures``), and in a round of several steps the later
+    ones draw from that of the first (there: the descent is left out in them, which divides 0 by 0).
 
     Args:
         rounds, image_steps: approximations, and image steps under each.
         text_steps, text_rate: of the descent, on the sum over a picture's samples of their mean squared errors.
         per_value: divide H^-1 by the number of values of c.
+        pictures: n of the released code, by which H^-1 is multiplied; 1: each picture's own.
         deviation: of the samples: ``root`` of H^-1, as its variance says, or its ``square``, as released.
         step_size: length of one image step, of 255; None: an eighth of the budget.
         samples: (t, noise, embedding) samples per picture and image step, in one forward pass; 1 in the released code.
@@ -51,16 +52,18 @@ class PAP(Ascent):
     text_steps: int
     text_rate: float
     per_value: bool
+    pictures: int = 1
     deviation: str = "root"
     samples: int = 1
     sample_latents: bool = True
 
     version = 2  # 2: prompts are fitted in float32
+    later: ClassVar[Mapping[str, Any]] = {"pictures": 1}
     needs = frozenset({"denoise", "latent", "text"})
 
     def __post_init__(self) -> None:
         counts = {"rounds": self.rounds, "image_steps": self.image_steps, "text_steps": self.text_steps}
-        check_numbers("pap", least=1, samples=self.samples, **counts)
+        check_numbers("pap", least=1, samples=self.samples, pictures=self.pictures, **counts)
         check_numbers("pap", above=0, text_rate=self.text_rate)
         check_choice("pap: unknown deviation", self.deviation, DEVIATIONS)
 
@@ -106,6 +109,6 @@ class PAP(Ascent):
         with torch.no_grad():
             losses.append(model.loss(z, Cond(c), t, noise))
             gap = (losses[0] - losses[-1]).abs().clamp(min=1e-12)
-            variance = (c - first).square().flatten(1).sum(1) / (2 * gap)
+            variance = self.pictures * (c - first).square().flatten(1).sum(1) / (2 * gap)
             variance = variance / c[0].numel() if self.per_value else variance
             return c, DEVIATIONS[self.deviation](variance).view(-1, 1, 1)

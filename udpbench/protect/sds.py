@@ -30,7 +30,8 @@ class SDS(Patterned, AdvDM):
     gradient of the summed squared distance of the latents to the target's. Time steps are uniform over all. The loss
     that is logged is the product of latents and the gradient given to them: it says nothing of progress. Our choices
     are: one encoding and the mean of the target's posterior for ``g_T`` (there: an encoding each and a sample), noise
-    from the velocity for v-prediction models, and the default target.
+    from the velocity for v-prediction models, the owner's prompts (there: "a photo", or one by the folder's name), and
+    the default target.
 
     Args: those of ``AdvDM``, and
         direction: descend | ascend.
