@@ -17,6 +17,7 @@ from udpbench import __main__ as entry
 from udpbench.benchmark.arms import ARMS
 from udpbench.commands import doctor, score
 from udpbench.commands import list as listing
+from udpbench.commands.common import CONF
 from udpbench.core.images import write_png
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
@@ -253,6 +254,7 @@ def test_the_table_the_file_and_the_status(folders, tmp_path, capsys):
         (["--metrics", "psnrr"], "error: metrics: unknown psnrr; allowed are "),
         ([], "error: images: there is no folder"),
         (["protect=noise"], "error: score: protect=noise means nothing here; allowed are settings of runtime"),
+        (["hydra.searchpath=[file:///no/such]"], "error: hydra.searchpath: there is no folder /no/such"),
     ],
 )
 def test_wrong_folders_and_names_are_told(words, told, folders, capsys):
@@ -264,6 +266,15 @@ def test_wrong_folders_and_names_are_told(words, told, folders, capsys):
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(told)
+
+
+def test_a_metric_of_one_s_own_scores_folders_too(folders, tmp_path, capsys):
+    own = tmp_path / "conf" / "metric" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# As ssim.\n" + (CONF / "metric" / "ssim.yaml").read_text())
+    words = ["--metrics", "mine", f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
+    assert score.main([*map(str, folders), *words]) == 0
+    assert "ssim" in capsys.readouterr().out
 
 
 def test_pictures_with_more_pixels_than_allowed_are_scored_once_they_are(folders, monkeypatch):

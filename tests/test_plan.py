@@ -20,6 +20,7 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import Container, DictConfig, Node, OmegaConf
+from PIL import Image
 from rich.console import Console
 from shared import small
 
@@ -129,6 +130,19 @@ def test_a_single_cell_is_shown_in_words(planned):
 
 
 @pytest.mark.slow
+def test_what_a_cell_will_lack_is_told_before_it_starts(planned, tmp_path):
+    for i in range(4):
+        Image.new("RGB", (64, 48), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    words = ["data=folder", f"data.path={tmp_path}", "data.prompt='a {token} dog'", "data.size=null"]
+    _, _, shown, _ = planned(*words, "protect=none", "arms=[clean]")
+    text = " ".join(shown.split())
+    assert "absent: kernel_distance: data folder has no reference pictures (data.reference)" in text
+    assert "no primary score can be measured: data folder has no reference pictures (data.reference); " in text
+    assert "data folder: pictures have 48 px or more; they are protected and attacked at that size and reduced to the victim's 16 px" in text
+    _, _, shown, _ = planned("protect=none", "arms=[clean]")
+    assert "training;" not in shown
+
+
 def test_glob_range_and_params_of_a_preset_are_hydras(planned):
     _, numbers, _, _ = planned("-m", "budget=glob(*)", "data.subject=range(0,2)", "protect=noise", "arms=[pretrained]")
     assert [c["cell"] for c in numbers["cells"]] == [

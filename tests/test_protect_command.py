@@ -465,6 +465,35 @@ def test_prompts_and_folders_that_begin_a_reference_are_refused_in_a_line(here, 
     assert "error: folder: 'a ${photo}': no text can hold ${, which begins a reference" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("main", "word"),
+    [(protect.main, "attack=jpeg"), (protect.main, "task.steps=3"), (purify.main, "protect=eudp"), (purify.main, "budget.eps=4")],
+)  # fmt: skip
+def test_settings_of_what_is_not_done_are_refused(here, tmp_path, capsys, main, word):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    with pytest.raises(SystemExit) as end:
+        here(word, main=main)
+    assert end.value.code == 2
+    assert f"error: {word}: means nothing here, where pictures are changed" in capsys.readouterr().err
+
+
+def test_what_an_embedded_model_protects_is_said_to_be_nothing_real(here, tmp_path, capsys):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    few = ["protect=photoguard", "protect.steps=1"]
+    assert "toy" not in here(*few).err, "a model from elsewhere"
+    protect.main(["in", "toy", *few, "runtime.device=cpu"])
+    said = capsys.readouterr().err
+    assert "! the embedded model is a toy, this protects from nothing real; model=local model.path=DIR takes" in said
+    protect.main(["in", "noisy", "protect=noise", "runtime.device=cpu"])
+    assert "toy" not in capsys.readouterr().err, "noise has no model"
+
+
+def test_a_method_that_exceeds_its_budget_is_told(here, tmp_path, monkeypatch):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(Noise, "protect", lambda self, owner, budget, surrogate, run: [(x + 0.1).clamp(0, 1) for x in owner.images])
+    assert "! budget exceeded: a.png measures linf 26/255, allowed 8/255" in here("protect=noise").err
+
+
 def test_settings_before_the_folders_are_refused_in_a_line(capsys):
     with pytest.raises(SystemExit) as end:
         protect.main(["protect=noise", "in", "out"])

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
+from hydra._internal.utils import _locate  # get_object, which logs what it raises, too
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
@@ -255,8 +256,10 @@ def parameters_of(target: Any) -> Mapping[str, inspect.Parameter]:
 def _object(path: str) -> Any:
     """What there is at a dotted path; ValueError in one line if there is nothing."""
     try:
-        return get_object(path)
+        return _locate(path)
     except (ImportError, ValueError) as error:
+        if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == (root := path.split(".")[0]):
+            raise ValueError(f"no module {root!r} for {path}; put its folder on PYTHONPATH") from error
         raise ValueError(" ".join(str(error).split())) from error
 
 

@@ -261,6 +261,19 @@ def _smallest_set(cell: Cell, metric: Metric) -> int:
     return min(task.generated_count(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
 
 
+def remarks(cell: Cell) -> Iterator[str]:
+    """What somebody should know of a checked cell before it starts: metrics that it will lack, and why; that nothing
+    will rank it; pictures that are larger than what the victim learns from."""
+    for name, reason in cell.absent.items():
+        yield f"absent: {name}: {reason}"
+    if cell.unranked:
+        yield f"no primary score can be measured: {cell.unranked}"
+    side, known = cell.data.component.shortest_side(), cell.victim.component.known_size
+    if side and known and side > known and cell.task.component.trains:
+        how = f"they are protected and attacked at that size and reduced to the victim's {known} px for training"
+        yield f"data {cell.data.name}: pictures have {side} px or more; {how}; data.size={known} keeps them one size"
+
+
 def errors_of(do: Callable[[], Any]) -> list[str]:
     """The line of the ValueError that ``do`` raises, if it does."""
     errors = Errors()

@@ -48,7 +48,8 @@ for name, resolver in (("gpus", lambda: len(gpus())), ("places", places), ("shar
 # Presets of launchers have the names of their plugins, of which Hydra says that another name may be asked for one day.
 # Set where this file is read: whoever composes a cell, a launcher's processes too, has read it.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated", category=UserWarning)
-WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)  # what is raised for wrong input
+# What is raised for wrong input.
+WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, UserWarning)
 MOST_WORKERS = 256  # far more processes than any cell has arms
 FEW = 12  # options of a group that an error lists; of groups with more, udpbench list does
 RESUME = "interrupted; the same command goes on where this one stopped"
@@ -114,6 +115,13 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 
     with configuration():
         return compose("config", list(overrides), return_hydra_config=True)
+
+
+def searched(overrides: Sequence[str]) -> list[Path]:
+    """The folders that ``hydra.searchpath`` among the words names."""
+    words = [word for word in overrides if word.startswith("hydra.searchpath=")]
+    places = composed(words).hydra.searchpath if words else []
+    return [Path(place.removeprefix("file://")) for place in places if place.startswith("file://")]
 
 
 def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] | None = None) -> PreparedCell:
@@ -235,7 +243,10 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
     wants_traceback = before == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra as they are, not printed and turned into status 1
     try:
-        yield
+        with warnings.catch_warnings():
+            # A folder of one's own methods that is not there is an error, not a remark on the way to another one.
+            warnings.filterwarnings("error", message="provider=hydra.searchpath", category=UserWarning)
+            yield
         if sys.stdout is not None:  # a descriptor that was closed
             sys.stdout.flush()
     except BrokenPipeError:  # who reads the output, such as head, has seen enough
@@ -290,8 +301,14 @@ def _of_a_word(error: Exception, message: str) -> str | None:
         key, _, value = several[1].partition("=")
         as_list, as_text = shlex.quote(f"{key}=[{value}]"), quoted(key, value)
         return f"{key}: {value!r} is several values; say {as_list} for a list, {as_text} for one text, -m for a grid"
-    if message.startswith("Config group override must be a string or a list. Got "):  # which one, Hydra does not say
-        return "a group must be set to one of its options, not to null; python -m udpbench --help lists them"
+    if message.startswith(said := "Config group override must be a string or a list. Got "):  # which, it does not say
+        kind = {"NoneType": "null", "int": "a number", "float": "a number"}.get(
+            given := message.removeprefix(said), given
+        )
+        of = "; a number is a setting of an option, such as budget.eps=4" if kind == "a number" else ""
+        return f"a group must be set to one of its options, not to {kind}; python -m udpbench --help lists them{of}"
+    if missing := re.match(r"provider=hydra.searchpath in .*, path=(.*) is not available", message):
+        return f"hydra.searchpath: there is no folder {missing[1]}"
     return None
 
 
@@ -319,7 +336,11 @@ def no_setting(error: ConfigKeyError | ConfigAttributeError) -> str:
     path, node = str(error.full_key), error.parent_node
     where, _, name = path.rpartition(".")
     named = [str(key) for key in node if not str(key).startswith("_")] if isinstance(node, DictConfig) else []
-    if not where:
+    if not where and isinstance(node, DictConfig):
+        groups = [str(key) for key in node if not OmegaConf.is_missing(node, key) and key != "hydra"]
+        inside = [f"{group}.{name}" for group in groups if isinstance(node[group], DictConfig) and name in node[group]]
+        if inside:
+            return f"no setting or group {path!r}; did you mean {' or '.join(inside)}?"
         return f"no setting or group {path!r}{instead(name, named, 'python -m udpbench --help shows all')}"
     with suppress(ValueError):  # no part, or of a class that is not there
         if isinstance(node, DictConfig) and name in parameters_of(node.get("_target_")):  # which has a default

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.commands.common import CONF, Parser, no_option, one_line_errors, option_files
+from udpbench.commands.common import CONF, Parser, no_option, one_line_errors, option_files, searched
 
 GROUPS = {
     "protect": "Protections",
@@ -57,7 +57,7 @@ def shown(group: str | None = None, name: str | None = None, overrides: Sequence
 
     Raises ValueError for what there is not.
     """
-    further = _searched(overrides)
+    further = searched(overrides)
     if group is None:
         names = {known: list(options(known, *further)) for known in ALL}
         lines = [f"{known:10} {len(found):3}  {', '.join(found)}" for known, found in names.items()]
@@ -76,14 +76,6 @@ def shown(group: str | None = None, name: str | None = None, overrides: Sequence
     return _in_full(group, name, files, overrides)
 
 
-def _searched(overrides: Sequence[str]) -> list[Path]:
-    """The folders that ``hydra.searchpath`` names."""
-    from udpbench.commands.common import composed
-
-    places = composed(overrides).hydra.searchpath if overrides else []
-    return [Path(place.removeprefix("file://")) for place in places if place.startswith("file://")]
-
-
 def options(group: str, *further: Path) -> dict[str, tuple[str, dict[str, str]]]:
     """Option of a group -> its description and labelled facts (``LABELS``); ``further``: folders like ``conf/``.
 
@@ -92,7 +84,9 @@ def options(group: str, *further: Path) -> dict[str, tuple[str, dict[str, str]]]
     if group == "arm":
         return {name: (arm.description, {}) for name, arm in ARMS.items()}
     if group not in ALL:
-        raise ValueError(f"list: no group {group!r}; allowed are {', '.join(ALL)}")
+        of = [known for known in ALL if group in options(known, *further)]
+        meant = f" did you mean {' or '.join(f'list {known} {group}' for known in of)}?" if of else ""
+        raise ValueError(f"list: no group {group!r};{meant} allowed are {', '.join(ALL)}")
     return {path.stem: describe(path) for path in option_files(group, *further)}
 
 

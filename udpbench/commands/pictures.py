@@ -13,7 +13,7 @@ import filecmp
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from math import inf
@@ -35,6 +35,7 @@ from udpbench.benchmark.run import fetch_models
 from udpbench.benchmark.store import Stage, Store
 from udpbench.commands.common import check_members, composed, open_store, show, table
 from udpbench.core.atomic import atomic_write, try_folder
+from udpbench.core.budget import Linf
 from udpbench.core.captions import read_captions
 from udpbench.core.digest import files_digest
 from udpbench.core.errors import ConfigError
@@ -54,12 +55,17 @@ from udpbench.core.images import (
 from udpbench.core.text import shown_name
 from udpbench.core.visibility import survival, visibility
 from udpbench.interfaces import Dataset, Log, Run, Titled
+from udpbench.results.flags import beyond
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "quality": 100}}
 CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  # what websites do to pictures
 TABLE = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
 FINISHED = "finished"  # the kind of stages that hold finished pictures
 SHOWN = 40  # rows of the table
+UNUSED = {  # groups that the other half of a cell takes
+    "protect": "attack|purifier|task|victim|arms|metrics",
+    "attack": "protect|budget|surrogate|owner_prompt|task|victim|arms|metrics",
+}
 MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further pictures are an animation
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
 SURVIVES = [
@@ -92,6 +98,8 @@ def change(
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
     if said := next((word for word in overrides if re.match(r"\+*data(\.(path|prompt|class_prompt))?=", word)), ""):
         raise ValueError(f"{said}: means nothing here; the pictures are those in IN, their prompt is --prompt")
+    if said := next((word for word in overrides if re.match(rf"\+*({UNUSED[method]})[.=]", word)), ""):
+        raise ValueError(f"{said}: means nothing here, where pictures are changed and nothing else is done")
     default = [] if method == "protect" or any(word.startswith("attack=") for word in overrides) else ["attack=impress"]
     cfg = composed(["data=folder", "data.geometry=native", *default, *overrides])
     store = open_store(cfg, log)  # first: it says how many pixels a picture may have
@@ -122,6 +130,8 @@ def change(
                 _copy(folder, target)
                 advance(stage.key in todo)
     model = cell.surrogate if method == "protect" else cell.purifier
+    for line in _objections(cell, part, model, method, rows):
+        console.say(f"! {line}")
     budget = f", {cell.budget.component.name}" if method == "protect" else ""
     return rows, f"{part.name}{budget}{f', model {model.name}' if part.component.needs else ''}"
 
@@ -165,6 +175,16 @@ def _check_format(form: str, data: Dataset) -> None:
     for file in data.files() if data.size is None else ():  # type: ignore[attr-defined]  # it is a folder
         if max(header(file).size) > most:
             raise ValueError(f"{file}: WebP holds sides of up to {most} px; say --format png, or data.size=N")
+
+
+def _objections(cell: Cell, part: Part, model: Part, method: str, rows: Rows) -> Iterator[str]:
+    """Why finished pictures are not what they may be taken for."""
+    if part.component.needs and model.component.embedded:
+        does = {"protect": "protects from nothing", "attack": "undoes nothing"}[method]
+        yield f"the embedded model is a toy, this {does} real; model=local model.path=DIR takes Stable Diffusion"
+    if method == "protect" and type(budget := cell.budget.component) is Linf:
+        found = (beyond(f"{shown_name(name)} measures linf", row["linf"], budget.eps) for name, row in rows.items())
+        yield from filter(None, found)
 
 
 def _coupled(cell: Cell, part: Part) -> bool:

@@ -95,6 +95,7 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     """``name`` is how a grid calls the cell; ``histories`` are the stores read so far, by their folders."""
     from hydra.core.hydra_config import HydraConfig
 
+    from udpbench.benchmark.check import remarks
     from udpbench.benchmark.estimate import History
     from udpbench.benchmark.store import device_name, with_ancestors
     from udpbench.core.errors import ConfigError
@@ -109,7 +110,8 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     history = histories.setdefault(store.root, History(store.root, device_name(store.device)))
     stages = {store.path(stage): stage for stage in with_ancestors(ready.wanted)}
     todo = {store.path(stage): history.estimate(stage) for stage in store.missing(ready.wanted)}
-    return Planned(name or cell_text(graph.cell), history.device, stages, todo, family=graph.cell.family)
+    family, notes = graph.cell.family, tuple(remarks(graph.cell))
+    return Planned(name or cell_text(graph.cell), history.device, stages, todo, family=family, notes=notes)
 
 
 def _show(cells: Sequence[Planned], path: Path | None, only_shared: bool) -> None:

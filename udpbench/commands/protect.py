@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def command(method: str, done: str, parser: Parser, arguments: Sequence[str] | None) -> None:
     """Change a folder of pictures by ``method`` (protect | attack); ``done``: what the pictures are then."""
-    parser.epilog = "python -m udpbench list shows the options."
+    default = {"protect": "protect=eudp budget.eps=8", "attack": "attack=impress"}[method]
+    parser.epilog = f"Default: {default} model=micro (embedded, a toy); python -m udpbench list shows the options."
     parser.add_argument("source", type=_folder, metavar="IN", help="folder with pictures of any format and size")
     parser.add_argument("target", type=_folder, metavar="OUT", help="folder for the finished pictures")
     parser.add_argument("--prompt", default="a photo", help="what the pictures show, for methods that read prompts")

@@ -332,4 +332,15 @@ class Sweep(Callback):
 def run() -> None:
     """The command: ``main``, with every error in the command line told in one line."""
     with one_line_errors(RESUME):
+        _check_options(sys.argv[1:])
         main()
+
+
+def _check_options(words: Sequence[str]) -> None:
+    """ValueError for an option that is none of Hydra's, which would tell so with all that there are."""
+    from hydra._internal.utils import get_args_parser
+
+    known = {option for action in get_args_parser()._actions for option in action.option_strings}
+    for word in (word for word in words if word.startswith("-")):
+        if not any(word == option or word.startswith(f"{option}=") for option in known):
+            raise ValueError(f"unknown option {word}; settings are written GROUP=OPTION, such as protect=eudp")

@@ -17,6 +17,7 @@ from udpbench.commands.common import (
     one_line_errors,
     open_store,
     option_files,
+    searched,
     show,
     table,
     write_json,
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("ref", type=Path, metavar="REF", help="folder with the pictures to compare with")
     parser.add_argument("--metrics", metavar="NAME,...", help="python -m udpbench list metric shows them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
-    parser.takes_overrides("of runtime alone, e.g. runtime.max_pixels=400000000")
+    parser.takes_overrides("of runtime, e.g. runtime.max_pixels=400000000; hydra.searchpath=[file://DIR] adds metrics")
     args = parser.parse_intermixed_args(arguments)
     names = None if args.metrics is None else [name for name in args.metrics.split(",") if name]
     if names == []:
@@ -64,12 +65,13 @@ def scores(
     from udpbench.core.images import list_images
     from udpbench.interfaces import Log, Metric, Run
 
-    if odd := [word for word in overrides if not word.startswith("runtime.")]:
-        raise ValueError(f"score: {odd[0]} means nothing here; allowed are settings of runtime, e.g. runtime.batch=16")
+    if odd := [word for word in overrides if not word.startswith(("runtime.", "hydra.searchpath="))]:
+        allowed = "settings of runtime, e.g. runtime.batch=16, and hydra.searchpath"
+        raise ValueError(f"score: {odd[0]} means nothing here; allowed are {allowed}")
     got, ref = Path(got).expanduser(), Path(ref).expanduser()
     paired = {path.stem for path in list_images(got)} == {path.stem for path in list_images(ref)}
     chosen = list(metrics) if metrics is not None else [n for b in (*BUNDLES, *["pairs"] * paired) for n in _bundle(b)]
-    known = [path.stem for path in option_files("metric")]
+    known = [path.stem for path in option_files("metric", *searched(overrides))]
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(f"metrics: unknown {', '.join(unknown)}; allowed are {', '.join(known)}")
     names = list(dict.fromkeys(chosen))

@@ -70,7 +70,8 @@ def unresolved(error: InterpolationKeyError) -> str:
 
 def instead(given: str, allowed: Sequence[str], rest: str = "") -> str:
     """The end of a line on a name that there is not: the nearest ones, then all of them, or ``rest`` in their place."""
-    near = get_close_matches(given, allowed, 3)
+    as_written = {name.lower(): name for name in reversed(allowed)}
+    near = [as_written[name] for name in get_close_matches(given.lower(), list(as_written), 3)]
     meant = f" did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}?" if near else ""
     if not rest:
         rest = f"allowed are {', '.join(allowed)}" if allowed else "there are none here"

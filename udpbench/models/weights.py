@@ -19,7 +19,10 @@ def weights_file(what: str, file: str, source: str, given: str | Path | None = N
     if not path.is_file():
         url, home = f"{source}/{file}", Path.home()  # the line goes into records: it names no home of one machine
         place = Path("~", path.relative_to(home)) if path.is_relative_to(home) else path
-        raise ValueError(f"{what}: weights are missing; put {url} at {place}, or give its path as `weights`")
+        if given:
+            raise ValueError(f"{what}: there is no file {place}; the weights are {url}")
+        todo = "give its path as the setting `weights` of what needs it, such as attack.weights=FILE"
+        raise ValueError(f"{what}: weights are missing; put {url} at {place}, or {todo}")
     wanted = re.search(r"-([0-9a-f]{8})\.", file)
     if wanted:
         with path.open("rb") as stream:

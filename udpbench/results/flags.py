@@ -67,9 +67,15 @@ def budget_exceeded(record: Record) -> str | None:
         norm, most, unit = budget["score"], budget["distance"], ""
     for arm in ("protected", "noise"):
         found = record["perturbation"].get(arm, {}).get(norm, 0.0)
-        if found > most * (1 + 1e-6):
-            return f"budget exceeded: {arm} measures {norm} {found:.4g}{unit}, allowed {most:g}{unit}"
+        if said := beyond(f"{arm} measures {norm}", found, most, unit):
+            return said
     return None
+
+
+def beyond(what: str, found: float, most: float, unit: str = "/255") -> str | None:
+    """The sentence on a perturbation that measures more than a budget allows."""
+    exceeded = found > most * (1 + 1e-6)
+    return f"budget exceeded: {what} {found:.4g}{unit}, allowed {most:g}{unit}" if exceeded else None
 
 
 def unequal_sets(record: Record) -> str | None:

@@ -40,6 +40,7 @@ class Planned:
     todo: dict[Path, Estimate | None] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     family: str = ""  # of its models
+    notes: tuple[str, ...] = ()  # what it will lack or should be told of before it starts
 
 
 @dataclass
@@ -166,6 +167,7 @@ def summary(plan: Plan) -> list[str]:
         lines.append(f"~ by other settings or methods of the kind, not scaled ({total.rough}): {_some(plan.rough)}")
     if plan.unknown:
         lines.append(f"? no measurement on {devices} ({total.unknown}): {_some(plan.unknown)}")
+    lines += list(dict.fromkeys(note for cell in plan.cells for note in cell.notes))[:SHOWN]
     if any(cell.family == LARGE for cell in plan.cells):
         lines.append(f"memory: {ESTIMATE}")
         lines += [f"  {card}: {text}" for card, text in of_cards().items()]
