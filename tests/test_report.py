@@ -371,6 +371,20 @@ def test_folders_that_an_attack_was_given_for_each_protection_are_no_variants() 
     assert attacks(*both) == [f"bridge (protected={folder})" for _, folder in both]
 
 
+def test_settings_that_came_later_and_places_of_equal_weights_are_no_variants() -> None:
+    pap = {"_target_": "udpbench.protect.pap.PAP", "rounds": 10}
+    made = [make_record(protect="pap", subject=str(i), settings={"protect": pap | more}) for i, more in
+            enumerate(({}, {"pictures": 1}, {"pictures": 4}))]  # fmt: skip
+    assert [r["cell"]["protect"] for r in choose(files(*made)).ok] == ["pap (pictures=1)", "pap (pictures=1)", "pap (pictures=4)"]
+    foreign = [make_record(settings={"protect": {"_target_": "os.path.join"} | more}) for more in ({}, {"p": 1})]
+    assert len({r["cell"]["protect"] for r in choose(files(*foreign)).ok}) == 2, "of no component nothing is known"
+    machines = [make_record(victim="mine", subject=str(i), settings={"victim": {"path": f"/home/{i}/sd"}}) for i in range(3)]
+    for record, digest in zip(machines, "aab"):
+        record["provenance"]["parts"] = {"victim": {"version": 1, "identity": {"unet": digest}}}
+    names = [r["cell"]["victim"] for r in choose(files(*machines)).ok]
+    assert names == ["mine (path=/home/0/sd)", "mine (path=/home/0/sd)", "mine (path=/home/2/sd)"]
+
+
 def test_data_models_and_what_is_matched_are_told_apart_but_not_subjects() -> None:
     def named(key: str, *settings: dict) -> list[str]:
         made = [make_record(subject=str(i), settings=s) for i, s in enumerate(settings)]

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from udpbench.benchmark.arms import CONTROLS
 from udpbench.benchmark.cell import ROLES
+from udpbench.core.component import Component
 from udpbench.results.record import grouped
 from udpbench.results.schema import ArmScores, Record
 from udpbench.results.words import budget_text
@@ -111,6 +114,10 @@ def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
     for paths in grouped(files, condition).values():
         settings = {path: _settings(files[path], part) for path in paths}
         keys = sorted(set().union(*settings.values()))
+        for path, mine in settings.items():
+            mine |= {key: x for key in keys if key not in mine and (x := _before(files[path], part, key)) is not None}
+        if part in ROLES:
+            _same_places(settings, files, part)
         if part in ("protect", "attack"):
             keys = [key for key in keys if key[-1] not in _FOLDERS or _tells_cells_apart(key, settings, files)]
             settings = {path: {key: mine[key] for key in keys if key in mine} for path, mine in settings.items()}
@@ -131,6 +138,35 @@ def _tells_cells_apart(key: tuple[str, ...], settings: Mapping[Path, _Settings],
     for path, mine in settings.items():
         values.setdefault(_which(files[path]), set()).add(json.dumps(mine.get(key)))
     return any(len(several) > 1 for several in values.values())
+
+
+def _before(record: Record, part: str, key: tuple[str, ...]) -> Any:
+    """What a setting that came later than the record stood at before, by its class; None if that is not known."""
+    node: Any = record["config"].get(part)
+    for name in key[:-1]:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    return _later(target).get(key[-1]) if target else None
+
+
+@cache
+def _later(target: str) -> Mapping[str, Any]:
+    """``Component.later`` of a class of this package; nothing is imported from elsewhere: records come from anywhere."""
+    module, _, name = target.rpartition(".")
+    try:
+        kind: Any = vars(import_module(module))[name] if target.split(".")[0] == "udpbench" else Component
+    except (ImportError, KeyError):  # of another version
+        return {}
+    return kind.later if isinstance(kind, type) and issubclass(kind, Component) else {}
+
+
+def _same_places(settings: Mapping[Path, _Settings], files: Mapping[Path, Record], part: str) -> None:
+    """One path for models of equal weights, wherever each machine keeps them."""
+    first: dict[str, Any] = {}
+    for path, mine in settings.items():
+        known = (files[path]["provenance"].get("parts") or {}).get(part, {}).get("identity")
+        if known and ("path",) in mine:
+            mine["path",] = first.setdefault(json.dumps(known, sort_keys=True), mine["path",])
 
 
 def fewest(keys: Iterable[Key], rows: Sequence[Mapping[Key, Any]]) -> list[Key]:
