@@ -151,7 +151,7 @@ def _before(record: Record, part: str, key: tuple[str, ...]) -> Any:
 
 @cache
 def _later(target: str) -> Mapping[str, Any]:
-    """``Component.later`` of a class of this package; nothing is imported from elsewhere: records come from anywhere."""
+    """``Component.later`` of a class of this package; no other is imported, for records come from anywhere."""
     module, _, name = target.rpartition(".")
     try:
         kind: Any = vars(import_module(module))[name] if target.split(".")[0] == "udpbench" else Component
