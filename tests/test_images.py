@@ -535,3 +535,11 @@ def test_pictures_of_another_number_size_or_range_are_told_in_one_line(made, tol
 def test_good_pictures_are_given_back():
     made = tuple(x / 2 for x in GIVEN.values())
     assert all(a is b for a, b in zip(images.checked_pictures("x", made, GIVEN), made, strict=True))
+
+
+def test_a_palette_with_transparency_is_looked_at_without_a_warning(tmp_path, recwarn):
+    picture = Image.new("RGBA", (8, 8), (255, 0, 0, 100)).convert("P")
+    picture.save(tmp_path / "a.png", transparency=bytes(range(256)))
+    with images.open_image(tmp_path / "a.png") as image:
+        assert not images.has_other_colours(image)
+    assert not recwarn.list

@@ -465,6 +465,11 @@ def test_prompts_and_folders_that_begin_a_reference_are_refused_in_a_line(here, 
     assert "error: folder: 'a ${photo}': no text can hold ${, which begins a reference" in capsys.readouterr().err
 
 
+def test_floating_point_pictures_are_called_so(here, tmp_path):
+    Image.fromarray(np.random.default_rng(0).random((24, 24)).astype("float32")).save(tmp_path / "in" / "a.tiff")
+    assert "a.tiff: floating-point values: 8 bits are kept" in here("protect=noise").out
+
+
 @pytest.mark.parametrize(
     ("main", "word"),
     [(protect.main, "attack=jpeg"), (protect.main, "task.steps=3"), (purify.main, "protect=eudp"), (purify.main, "budget.eps=4")],

@@ -305,7 +305,7 @@ def _holds_several(file: Path) -> bool:
 def _lost(image: ImageFile, several: bool, form: str, shown: Tensor) -> list[str]:
     """What of a picture file a finished picture, of the size of ``shown``, does not have; ``several``: the file holds
     more than one."""
-    deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or ";16" in str(image.tile)
+    deep = image.mode == "I" or image.mode.startswith("I;16") or ";16" in str(image.tile)
     height, width = shown.shape[-2:]
     found = {
         f"{image.width} x {image.height} px: now {width} x {height} (data.size, data.geometry)": {height, width}
@@ -313,6 +313,7 @@ def _lost(image: ImageFile, several: bool, form: str, shown: Tensor) -> list[str
         "an animation: its first frame is kept": several and image.format in MOVING,
         "further pictures in the file: the first is kept": several and image.format not in MOVING,
         "16 bits a channel: 8 are kept": deep,
+        "floating-point values: 8 bits are kept": image.mode == "F",
         "black and white in 1 bit: now 8-bit grey": image.mode == "1",
         f"colours for print or of another space ({image.mode}): now RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV"),
         f"one channel of grey: {form} has three equal ones": form == "webp" and _is_grey(image),

@@ -168,7 +168,8 @@ def from_pil(image: Image.Image) -> Tensor:
 
 def has_other_colours(image: Image.Image) -> bool:
     """Whether a colour profile other than sRGB is applied when the picture is read."""
-    plain = image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
+    plain = image.convert("RGBA") if image.has_transparency_data else image  # Pillow warns of a palette's otherwise
+    plain = plain if plain.mode in ("RGB", "L", "CMYK") else plain.convert("RGB")
     return _in_srgb(plain) is not plain
 
 
