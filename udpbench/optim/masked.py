@@ -16,8 +16,10 @@ from udpbench.core.digest import files_digest
 from udpbench.core.images import header, read
 from udpbench.core.pixels import fit_square, reduced
 from udpbench.interfaces import Dataset, Owner, Protection, Run
-from udpbench.optim.chains import OFFSET
-from udpbench.optim.pgd import Ascent, Loss, first_images, pgd
+from udpbench.models.diffusion import Cond
+from udpbench.optim.chains import OFFSET, Inpainting
+from udpbench.optim.pgd import Ascent, first_images, pgd
+from udpbench.optim.samples import normal
 
 MASK_MODES = ("1", "L", "I", "I;16")  # Pillow's for one channel
 
@@ -130,13 +132,31 @@ class MaskedAscent(MaskedProtection, Ascent):
     def check_model(self, model: Any) -> None:
         model.check_steps(self.name, OFFSET, sample_steps=self.sample_steps)
 
-    def ascend(self, owner: Owner, anew: list[Tensor], loss: Loss, budget: Budget, run: Run) -> list[Tensor]:
-        """The pictures after the ascent of ``loss``, from random points of what is kept of them (see ``anew``)."""
+    def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
+        """The pictures after the ascent of ``raised``, from random points of what is kept of them."""
+        anew, rngs = self.anew_of(owner), [run.rng(self.name, name) for name in owner.names]
+        cond = surrogate.embed(self.model_prompts(owner.prompts))
+
+        def loss(x: Tensor, index: list[int]) -> Tensor:
+            masks = torch.stack([self.repainted(anew[i], rngs[i]) for i in index]).to(x.device)
+            seen = Inpainting(surrogate, x, masks)
+            noise = normal([rngs[i] for i in index], 1, seen.latents)
+            run.tally("unet_image", len(x))
+            return self.raised(seen, cond, noise, run)
+
         moved = first_images(owner, budget, run, self.random_start)
         images = [torch.where(m > 0, x, y) for m, x, y in zip(anew, owner.images, moved, strict=True)]
         steps, most = self.lengths(budget, self.iterations), run.grad_batch
         with run.log.bar("perturb", self.iterations, "step") as advance:
             return pgd(images, owner.images, loss, budget, run, steps=steps, most=most, advance=advance)
+
+    def repainted(self, anew: Tensor, rng: torch.Generator) -> Tensor:
+        """Where a picture is painted anew in one iteration, (1, H, W), of where it may be."""
+        return anew
+
+    def raised(self, seen: Inpainting, cond: Cond, noise: Tensor, run: Run) -> Tensor:
+        """What is ascended, (N,): of pictures as the model sees them, its one prompt, and noise like their latents."""
+        raise NotImplementedError
 
 
 def _centre(x: Tensor) -> Tensor:

@@ -13,13 +13,11 @@ from scipy.spatial import cKDTree
 from skimage.measure import approximate_polygon, find_contours
 from torch import Tensor
 
-from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
-from udpbench.interfaces import Owner, Run
-from udpbench.models.latent import LatentDiffusion
+from udpbench.interfaces import Run
+from udpbench.models.diffusion import Cond
 from udpbench.optim.chains import Inpainting
 from udpbench.optim.masked import MaskedAscent
-from udpbench.optim.samples import normal
 
 
 @dataclass(kw_only=True)
@@ -56,19 +54,12 @@ class DiffusionGuard(MaskedAscent):
     def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return [""]
 
-    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        anew, rngs = self.anew_of(owner), [run.rng(self.name, name) for name in owner.names]
-        cond = surrogate.embed([""])
+    def repainted(self, anew: Tensor, rng: torch.Generator) -> Tensor:
+        return 1 - self.shrunk(1 - anew, rng)
 
-        def loss(x: Tensor, index: list[int]) -> Tensor:
-            masks = torch.stack([1 - self.shrunk(1 - anew[i], rngs[i]) for i in index])
-            seen = Inpainting(surrogate, x, masks.to(x.device))
-            noise = normal([rngs[i] for i in index], 1, seen.latents)
-            run.tally("unet_image", len(x))
-            output = seen.first_prediction(cond.repeat(len(x)), noise, self.sample_steps)
-            return output.flatten(1).norm(dim=1)
-
-        return self.ascend(owner, anew, loss, budget, run)
+    def raised(self, seen: Inpainting, cond: Cond, noise: Tensor, run: Run) -> Tensor:
+        output = seen.first_prediction(cond.repeat(len(noise)), noise, self.sample_steps)
+        return output.flatten(1).norm(dim=1)
 
     def shrunk(self, kept: Tensor, rng: torch.Generator) -> Tensor:
         """A smaller kept part, (1, H, W) of 0 and 1, in ``kept``: from once to ``contour_iterations`` - 1 times, the

@@ -9,14 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udpbench.core.budget import Budget
-from udpbench.interfaces import Owner, Run
+from udpbench.interfaces import Run
 from udpbench.models.attention import check_attention, read_attention
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.chains import Inpainting
 from udpbench.optim.masked import MaskedAscent
-from udpbench.optim.samples import normal
 
 
 @dataclass(kw_only=True)
@@ -47,23 +45,13 @@ class PromptFlare(MaskedAscent):
     def model_prompts(self, prompts: Sequence[str]) -> list[str]:
         return [self.prompt]
 
-    def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
-        anew, rngs = self.anew_of(owner), [run.rng(self.name, name) for name in owner.names]
-        cond = surrogate.embed([self.prompt])
-        first = Cond(cond.hidden[:, :1])
-
-        def loss(x: Tensor, index: list[int]) -> Tensor:
-            masks = torch.stack([anew[i] for i in index]).to(x.device)
-            seen = Inpainting(surrogate, x, masks)
-            noise = normal([rngs[i] for i in index], 1, seen.latents)
-            with torch.no_grad():
-                wanted = self.heard(seen, first.repeat(len(x)), noise)
-            run.tally("unet_forward", len(x))
-            run.tally("unet_image", len(x))
-            gaps = zip(self.heard(seen, cond.repeat(len(x)), noise), wanted, strict=True)
-            return -torch.stack([(a - b).flatten(1).norm(dim=1) for a, b in gaps]).sum(0)
-
-        return self.ascend(owner, anew, loss, budget, run)
+    def raised(self, seen: Inpainting, cond: Cond, noise: Tensor, run: Run) -> Tensor:
+        n, first = len(noise), Cond(cond.hidden[:, :1])
+        with torch.no_grad():
+            wanted = self.heard(seen, first.repeat(n), noise)
+        run.tally("unet_forward", n)
+        gaps = zip(self.heard(seen, cond.repeat(n), noise), wanted, strict=True)
+        return -torch.stack([(a - b).flatten(1).norm(dim=1) for a, b in gaps]).sum(0)
 
     def heard(self, seen: Inpainting, cond: Cond, noise: Tensor) -> list[Tensor]:
         """Outputs of the layers of cross-attention below the full resolution, zero where the picture is kept,
