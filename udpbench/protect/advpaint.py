@@ -82,14 +82,14 @@ class AdvPaint(MaskedAscent):
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
             clean, masks = (torch.stack([of[i] for i in index]).to(x.device) for of in (owner.images, anew))
-            said, seen = cond.take(torch.tensor(index)), Inpainting(model, x, masks)
+            conds, seen = cond.take(torch.tensor(index)), Inpainting(model, x, masks)
             noise = normal([rngs[i] for i in index], 1, seen.latents)
             other = noise if self.same_noise else normal([others[i] for i in index], 1, noise)
             with torch.no_grad():
-                wanted = self.attended(Inpainting(model, clean, masks), said, other)
+                wanted = self.attended(Inpainting(model, clean, masks), conds, other)
             run.tally("unet_forward", len(x))
             run.tally("unet_image", len(x))
-            changes = zip(self.attended(seen, said, noise), wanted, strict=True)
+            changes = zip(self.attended(seen, conds, noise), wanted, strict=True)
             return torch.stack([(a - b).flatten(1).norm(dim=1) for a, b in changes]).sum(0) * 4 / len(wanted)
 
         return loss

@@ -86,8 +86,8 @@ class AntiDiffusion(Ascent):
         with run.log.bar("perturb", total, "step") as advance:
             made = []
             for i, (x, name) in enumerate(zip(owner.images, owner.names, strict=True)):
-                mine = replace(run, loss_hook=hook_of(run.loss_hook, [i])) if run.loss_hook else run
-                made.append(self._one(x, name, budget, surrogate, mine, advance))
+                own_run = replace(run, loss_hook=hook_of(run.loss_hook, [i])) if run.loss_hook else run
+                made.append(self._one(x, name, budget, surrogate, own_run, advance))
             return made
 
     def _one(

@@ -55,8 +55,10 @@ class DCTShield(Ascent):
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         made: list[Tensor] = list(owner.images)
         for index in by_size(owner.images):  # coefficients are as many for several sizes
-            mine = replace(run, loss_hook=hook_of(run.loss_hook, index)) if run.loss_hook else run
-            for i, x in zip(index, self._of_one_size([owner.images[i] for i in index], surrogate, mine), strict=True):
+            group_run = replace(run, loss_hook=hook_of(run.loss_hook, index)) if run.loss_hook else run
+            for i, x in zip(
+                index, self._of_one_size([owner.images[i] for i in index], surrogate, group_run), strict=True
+            ):
                 made[i] = x
         return made
 

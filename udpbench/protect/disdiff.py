@@ -96,8 +96,8 @@ class DisDiff(SimAC):
             return super().paced(times, steps, n)
         factors = torch.ones(n)
 
-        def drawn(index: list[int], mine: Sequence[torch.Generator], samples: int) -> Tensor:
-            t = times(index, mine, samples) if times else uniform_times(mine, samples, steps)
+        def drawn(index: list[int], rngs: Sequence[torch.Generator], samples: int) -> Tensor:
+            t = times(index, rngs, samples) if times else uniform_times(rngs, samples, steps)
             factors[index] = merit(t, steps).view(len(index), samples).mean(1)
             return t
 

@@ -141,9 +141,9 @@ class Glaze(SoftBound, Protection):
 
     def _apart(self, x: Tensor, index: list[int], goal: Tensor, fixed: Tensor | None, rngs: Any, model: Any) -> Tensor:
         """Mean squared distance of the latents of N pictures to those of their targets, ``fixed`` or drawn anew."""
-        mine = self._latents(x, rngs, model)
+        latents = self._latents(x, rngs, model)
         wanted = self._latents(goal, rngs, model) if fixed is None else fixed
-        return mse(mine, wanted)
+        return mse(latents, wanted)
 
     def _latents(self, x: Tensor, rngs: Sequence[torch.Generator], model: LatentDiffusion) -> Tensor:
         mean, std = model.moments(x)

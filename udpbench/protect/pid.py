@@ -74,8 +74,8 @@ class PID(Ascent):
             moved = self.posterior(surrogate, x)
             if self.distance != "sample":
                 return DISTANCES[self.distance](ours, moved)
-            mine = [rngs[i] for i in index]
-            return mse(drawn(ours, mine), drawn(moved, mine))
+            drawn_by = [rngs[i] for i in index]
+            return mse(drawn(ours, drawn_by), drawn(moved, drawn_by))
 
         return self.ascended(owner, loss, budget, run, self.steps, at_random=True)
 

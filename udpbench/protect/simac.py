@@ -67,8 +67,8 @@ class SimAC(ASPL):
     def times(self, model: LatentDiffusion, owner: Owner, budget: Budget, run: Run) -> Times:
         left = [self._search(i, model, owner, budget, run) for i in range(len(owner.images))]
 
-        def drawn(index: list[int], mine: Sequence[torch.Generator], n: int) -> Tensor:
-            each = zip(index, mine, strict=True)
+        def drawn(index: list[int], rngs: Sequence[torch.Generator], n: int) -> Tensor:
+            each = zip(index, rngs, strict=True)
             return torch.cat([left[i][torch.randint(len(left[i]), (n,), generator=rng)] for i, rng in each])
 
         return drawn
@@ -131,13 +131,13 @@ class SimAC(ASPL):
         clean = [model.encode(x[None].to(run.device))[0] for x in owner.images]
 
         def loss(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
-            with features(model.pipe.unet) as mine:
+            with features(model.pipe.unet) as of_perturbed:
                 raised = model.loss(z, cond, t, noise)
-            with torch.no_grad(), features(model.pipe.unet) as theirs:
+            with torch.no_grad(), features(model.pipe.unet) as of_clean:
                 noisy = model.noised(torch.stack([clean[i] for i in which]), t, noise)
                 model.predict(model.pipe.unet, noisy, t, cond)
             run.tally("unet_clean", len(z))
-            apart = [(a - b).float().square().flatten(1).mean(1) for a, b in zip(mine, theirs, strict=True)]
+            apart = [(a - b).float().square().flatten(1).mean(1) for a, b in zip(of_perturbed, of_clean, strict=True)]
             return raised + self.feature_weight * torch.stack(apart).mean(0)
 
         return loss
