@@ -51,9 +51,9 @@ def test_seeds_of_one_subject_give_an_interval_over_seeds() -> None:
 def test_adjusted_means_are_those_of_an_additive_table(effects: dict[str, float], seed: int) -> None:
     """value = condition + unit, some cells missing: the conditions come out apart by what they are."""
     draw = np.random.default_rng(seed)
-    units = {unit: float(draw.normal(0, 100)) for unit in range(5)}
+    units = {(str(unit), 0): float(draw.normal(0, 100)) for unit in range(5)}
     full = {c: {u: x + y for u, y in units.items()} for c, x in effects.items()}
-    kept = {c: {u: y for u, y in row.items() if u == 0 or draw.random() < 0.5} for c, row in full.items()}
+    kept = {c: {u: y for u, y in row.items() if u == ("0", 0) or draw.random() < 0.5} for c, row in full.items()}
     found = adjusted_means(kept)
     plain = adjusted_means(full)
     assert [found[c] - found["a"] for c in "abcd"] == pytest.approx([effects[c] - effects["a"] for c in "abcd"], abs=1e-6)

@@ -143,6 +143,7 @@ def test_what_a_cell_will_lack_is_told_before_it_starts(planned, tmp_path):
     assert "training;" not in shown
 
 
+@pytest.mark.slow
 def test_glob_range_and_params_of_a_preset_are_hydras(planned):
     _, numbers, _, _ = planned("-m", "budget=glob(*)", "data.subject=range(0,2)", "protect=noise", "arms=[pretrained]")
     assert [c["cell"] for c in numbers["cells"]] == [

@@ -472,7 +472,8 @@ def test_floating_point_pictures_are_called_so(here, tmp_path):
 
 @pytest.mark.parametrize(
     ("main", "word"),
-    [(protect.main, "attack=jpeg"), (protect.main, "task.steps=3"), (purify.main, "protect=eudp"), (purify.main, "budget.eps=4")],
+    [(protect.main, "attack=jpeg"), (protect.main, "task.steps=3"), (purify.main, "protect=eudp"), (purify.main, "budget.eps=4"),
+     (protect.main, "protected_fraction=0.5"), (protect.main, "model@victim=micro_b"), (purify.main, "model@surrogate=micro_b")],
 )  # fmt: skip
 def test_settings_of_what_is_not_done_are_refused(here, tmp_path, capsys, main, word):
     smooth(0).save(tmp_path / "in" / "a.png")
@@ -503,7 +504,7 @@ def test_settings_before_the_folders_are_refused_in_a_line(capsys):
     with pytest.raises(SystemExit) as end:
         protect.main(["protect=noise", "in", "out"])
     assert end.value.code == 2
-    assert capsys.readouterr().err.startswith("error: IN and OUT come before protect=noise; python -m udpbench protect")
+    assert capsys.readouterr().err.startswith("error: IN and OUT come before protect=noise (a folder of that name is")
 
 
 def test_an_empty_name_is_no_folder(monkeypatch, capsys):

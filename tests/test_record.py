@@ -100,6 +100,7 @@ FACTS, STAGE = make_record()["facts"], make_record()["stages"][0]
         ({"counts": {"unet_image": "many"}}, r"record\.counts\.unet_image must be int, given str"),
         ({"counts": {"unet_image": 10**400}}, r"record\.counts\.unet_image is larger than any number"),
         ({"arms": {"clean": make_arm(1.0, 0.5) | {"curve": {"full": {}}}}}, "arm clean has a curve at 'full'"),
+        ({"arms": {"clean": make_arm(1.0, 0.5) | {"curve": {"nan": {}}}}}, "arm clean has a curve at 'nan'"),
         ({"arms": {"clean": make_arm(1e308, 0.5)}}, r"clean distance: value 1e\+308 is not finite"),
         ({"facts": FACTS | {"budget": {"kind": "perceptual", "eps": 16, "distance": 0.4}}}, "lacks network, score"),
         ({"stages": [STAGE | {"name": " "}]}, "a stage has no name"),

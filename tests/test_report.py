@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -451,7 +452,8 @@ def test_a_score_that_the_first_record_lacks_is_taken_from_the_next() -> None:
     (board,) = boards([first, second])
     clean = numbers(board).query("arm == 'clean' and metric == 'similarity' and kind == 'score'")
     assert list(clean["value"]) == [0.8]
-    assert list(numbers(board)["name"].unique()) == list(dict.fromkeys(numbers(board)["name"])), "arms stay together"
+    together = [name for name, _ in groupby(numbers(board)["name"])]
+    assert len(together) == len(set(together)), "arms stay together"
 
 
 def test_numbers_say_of_how_many_victims_they_are_where_some_lack_the_score() -> None:
@@ -504,8 +506,32 @@ def test_scores_of_one_protection_that_disagree_are_told() -> None:
 
 
 def test_folders_of_pictures_that_were_protected_elsewhere_are_one_protection() -> None:
-    made = [make_record(protect="folder", subject=str(i), settings={"protect": {"path": f"mine/{i}"}}) for i in range(3)]
-    assert [r["cell"]["protect"] for r in choose(files(*made)).ok] == ["folder"] * 3
+    def named(protect: str, *settings: dict) -> list[str]:
+        made = [make_record(protect=protect, subject=str(i), settings={"protect": s}) for i, s in enumerate(settings)]
+        return [r["cell"]["protect"] for r in choose(files(*made)).ok]
+
+    takes = {"_target_": "udpbench.protect.folder.Folder"}
+    assert named("folder", *(takes | {"path": f"mine/{i}"} for i in range(3))) == ["folder"] * 3
+    assert named("aspl", {"clean": "own"}, {"clean": "extra"}) == ["aspl (clean=own)", "aspl (clean=extra)"]
+    assert len({*named("e", {"further": {"a": {"path": "x"}}}, {"further": {"a": {"path": "y"}}})}) == 2
+
+
+def test_a_board_without_any_score_is_a_report_all_the_same(tmp_path: Path) -> None:
+    record = make_record({"clean": SCORES["clean"]}, protect="none", attack="none")
+    record["arms"]["clean"] |= {"metrics": {}, "absent": {"distance": "why"}}
+    record["perturbation"] = {}
+    write(tmp_path / "records" / "one.json", record)
+    assert main([str(tmp_path / "records")]) == 0
+
+
+def test_a_subject_with_more_seeds_weighs_no_more_in_the_order() -> None:
+    a = [make_record(shifted(0, protected=x), protect="a", subject=s, seed=k) for s, k, x in
+         (("0", 0, 40), ("0", 1, 40), ("0", 2, 40), ("1", 0, 30))]  # fmt: skip
+    b = [make_record(shifted(0, protected=x), protect="b", subject=s, seed=k) for s, k, x in
+         (("0", 0, 33), ("0", 1, 33), ("0", 2, 33), ("1", 0, 40))]  # fmt: skip
+    (board,) = boards([*a, *b])
+    assert [row.protect for row in board.rows if not row.control] == ["b", "a"], "36.5 and 35 more; by victims 34.75 and 37.5"
+    assert [row.name for row in Standings(board).rows if not row.control] == ["b", "a"]
 
 
 def test_the_same_folder_twice_and_folders_inside_others_are_read_once(tmp_path: Path) -> None:
@@ -607,7 +633,7 @@ def test_verdicts() -> None:
     assert said(4.0, 5.0, 6.0, 0.1) == "eudp protects better"
     assert said(-6.0, -5.0, -4.0, 0.1) == "udp protects better"
     assert said(4.0, 5.0, 6.0, 7.0) == "eudp protects better, by less than the floor"
-    assert said(5.0, 5.0, 5.0, 0.1) == "no difference shown"
+    assert said(5.0, 5.0, 5.0, 0.1) == "victims do not differ: nothing claimed"
     assert said(4.0, 5.0, 6.0, None) == "no floor: nothing claimed"
     assert said(-1.0, 5.0, 6.0, 0.1) == "no difference shown"
     assert said(None, 5.0, None, 0.1) == "one victim: nothing claimed"
@@ -728,7 +754,7 @@ def test_transfer_puts_surrogates_and_victims_side_by_side() -> None:
     assert mean == {("eudp", "micro"): ("-", "+38.0"), ("eudp", "other"): ("+35.0", "+30.0"),
                     ("udp", "micro"): ("-", "+32.0")}  # fmt: skip
     (row,) = rows_of(paired)
-    assert row[:6] == ("eudp of micro - eudp of other", "protected", "distance", "+8.00 [+8.00, +8.00]", "0", "6")
+    assert row[:6] == ("eudp of micro - eudp of other", "protected", "distance", "+8.00 [+8.00, +8.00]", "-", "6")
 
 
 def test_transfer_takes_the_victims_of_every_attack() -> None:
@@ -740,7 +766,7 @@ def test_transfer_takes_the_victims_of_every_attack() -> None:
     ]
     effects, paired = transfer(boards(records))[0].tables
     assert [row[2].split(" ")[0] for row in rows_of(effects)] == ["+45.0", "+40.0"]  # 30 and 10 times 0..3, 0..2
-    assert rows_of(paired)[0][3:6] == ("0 [0, 0]", "0", "3 (1 unpaired)")
+    assert rows_of(paired)[0][3:6] == ("0 [0, 0]", "-", "3 (1 unpaired)")
 
 
 def test_one_pair_of_models_is_no_transfer() -> None:

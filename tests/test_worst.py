@@ -63,6 +63,9 @@ def test_attacks_that_fewer_victims_met_hide_no_worst_case():
     (row,) = worst_case(board).tables[0].reset_index().to_dict("records")
     assert (row["attacks"], row["taken (victims)"]) == ("2", "blur (3)")
     assert Standings(board).has_worst("distance")
+    (board,) = boards([*records, make_record(subject="1", attack="diffpure")])
+    (row,) = worst_case(board).tables[0].reset_index().to_dict("records")
+    assert (row["attacks"], row["taken (victims)"]) == ("3", "blur (2)"), "one missing cell hides no attack"
 
 
 def _stage(name: str, key: str, seconds: float) -> dict[str, object]:

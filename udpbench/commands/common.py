@@ -51,6 +51,7 @@ warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated", 
 # What is raised for wrong input.
 WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, UserWarning)
 MOST_WORKERS = 256  # far more processes than any cell has arms
+KINDS = {"NoneType": "null", "int": "a number", "float": "a number"}  # of values, in a person's words
 FEW = 12  # options of a group that an error lists; of groups with more, udpbench list does
 RESUME = "interrupted; the same command goes on where this one stopped"
 
@@ -302,9 +303,8 @@ def _of_a_word(error: Exception, message: str) -> str | None:
         as_list, as_text = shlex.quote(f"{key}=[{value}]"), quoted(key, value)
         return f"{key}: {value!r} is several values; say {as_list} for a list, {as_text} for one text, -m for a grid"
     if message.startswith(said := "Config group override must be a string or a list. Got "):  # which, it does not say
-        kind = {"NoneType": "null", "int": "a number", "float": "a number"}.get(
-            given := message.removeprefix(said), given
-        )
+        given = message.removeprefix(said)
+        kind = KINDS.get(given, given)
         of = "; a number is a setting of an option, such as budget.eps=4" if kind == "a number" else ""
         return f"a group must be set to one of its options, not to {kind}; python -m udpbench --help lists them{of}"
     if missing := re.match(r"provider=hydra.searchpath in .*, path=(.*) is not available", message):
@@ -322,7 +322,7 @@ def _of_hydra(error: HydraException, message: str) -> str:
     if option := re.fullmatch(r"In 'config': Could not load '(\S+)/(\S*)'\.", line):  # of a list of several
         return no_option(option[1], option[2], [file.stem for file in option_files(option[1])])
     if group := re.match(r"Error resolving interpolation '\S+\$\{([\w@]+)\}', possible interpolation keys", line):
-        return f"{group[1]}: takes one option, given a list; -m {group[1]}=A,B is a grid"
+        return f"{group[1]}: must have one option, no list of them and not none at all; -m {group[1]}=A,B is a grid"
     if isinstance(error.__cause__, ConfigTypeError):  # a list in place of settings by name, or the reverse
         return f"{line}: {first_line(error.__cause__)}"
     return line
@@ -337,10 +337,10 @@ def no_setting(error: ConfigKeyError | ConfigAttributeError) -> str:
     where, _, name = path.rpartition(".")
     named = [str(key) for key in node if not str(key).startswith("_")] if isinstance(node, DictConfig) else []
     if not where and isinstance(node, DictConfig):
-        groups = [str(key) for key in node if not OmegaConf.is_missing(node, key) and key != "hydra"]
-        inside = [f"{group}.{name}" for group in groups if isinstance(node[group], DictConfig) and name in node[group]]
+        parts = {str(key): node._get_node(key) for key in node if key != "hydra"}  # no reference is followed
+        inside = [group for group, part in parts.items() if isinstance(part, DictConfig) and name in part]
         if inside:
-            return f"no setting or group {path!r}; did you mean {' or '.join(inside)}?"
+            return f"no setting or group {path!r}; did you mean {' or '.join(f'{group}.{name}' for group in inside)}?"
         return f"no setting or group {path!r}{instead(name, named, 'python -m udpbench --help shows all')}"
     with suppress(ValueError):  # no part, or of a class that is not there
         if isinstance(node, DictConfig) and name in parameters_of(node.get("_target_")):  # which has a default

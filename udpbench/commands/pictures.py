@@ -62,9 +62,11 @@ CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  
 TABLE = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
 FINISHED = "finished"  # the kind of stages that hold finished pictures
 SHOWN = 40  # rows of the table
-UNUSED = {  # groups that the other half of a cell takes
-    "protect": "attack|purifier|task|victim|arms|metrics",
-    "attack": "protect|budget|surrogate|owner_prompt|task|victim|arms|metrics",
+UNUSED = {  # what the other half of a cell takes: groups, and models mounted for it
+    "protect": r"(attack|purifier|task|victim|metrics|perturbation)\b|"
+    r"model@(purifier|victim)|(arms|protected_fraction)=",
+    "attack": r"(protect|budget|surrogate|task|victim|metrics|perturbation|like|inner|noise|noise_rms)\b|"
+    r"model@(surrogate|victim)|(owner_prompt|arms|protected_fraction)=",
 }
 MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further pictures are an animation
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
@@ -96,10 +98,7 @@ def change(
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
-    if said := next((word for word in overrides if re.match(r"\+*data(\.(path|prompt|class_prompt))?=", word)), ""):
-        raise ValueError(f"{said}: means nothing here; the pictures are those in IN, their prompt is --prompt")
-    if said := next((word for word in overrides if re.match(rf"\+*({UNUSED[method]})[.=]", word)), ""):
-        raise ValueError(f"{said}: means nothing here, where pictures are changed and nothing else is done")
+    _check_words(overrides, method)
     default = [] if method == "protect" or any(word.startswith("attack=") for word in overrides) else ["attack=impress"]
     cfg = composed(["data=folder", "data.geometry=native", *default, *overrides])
     store = open_store(cfg, log)  # first: it says how many pixels a picture may have
@@ -134,6 +133,14 @@ def change(
         console.say(f"! {line}")
     budget = f", {cell.budget.component.name}" if method == "protect" else ""
     return rows, f"{part.name}{budget}{f', model {model.name}' if part.component.needs else ''}"
+
+
+def _check_words(overrides: Sequence[str], method: str) -> None:
+    """ValueError for a setting that the command would ignore."""
+    if said := next((word for word in overrides if re.match(r"[+~]*data(\.(path|prompt|class_prompt))?=", word)), ""):
+        raise ValueError(f"{said}: means nothing here; the pictures are those in IN, their prompt is --prompt")
+    if said := next((word for word in overrides if re.match(rf"[+~]*({UNUSED[method]})", word)), ""):
+        raise ValueError(f"{said}: means nothing here, where pictures are changed and nothing else is done")
 
 
 def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:

@@ -31,7 +31,7 @@ def command(method: str, done: str, parser: Parser, arguments: Sequence[str] | N
     parser.takes_overrides("as for a cell, e.g. model=sd15 seed=1")
     args = parser.parse_intermixed_args(arguments)
     if said := next((text for text in map(str, (args.source, args.target)) if _is_override(text)), ""):
-        parser.error(f"IN and OUT come before {said}")
+        parser.error(f"IN and OUT come before {said} (a folder of that name is written ./{said})")
     with one_line_errors(RESUME):
         from udpbench.commands.pictures import change, report
         from udpbench.commands.signals import heeded

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -340,7 +340,11 @@ def _check_options(words: Sequence[str]) -> None:
     """ValueError for an option that is none of Hydra's, which would tell so with all that there are."""
     from hydra._internal.utils import get_args_parser
 
-    known = {option for action in get_args_parser()._actions for option in action.option_strings}
-    for word in (word for word in words if word.startswith("-")):
-        if not any(word == option or word.startswith(f"{option}=") for option in known):
-            raise ValueError(f"unknown option {word}; settings are written GROUP=OPTION, such as protect=eudp")
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(f"{message}; settings are written GROUP=OPTION, such as protect=eudp")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    _, further = parser.parse_known_args([word for word in words if word != "--version"])
+    if unknown := [word for word in further if word.startswith("-")]:
+        refuse(f"unknown option {unknown[0]}")

@@ -45,6 +45,7 @@ class ACE(Patterned, ASPL):
     first_time: int = 600
     last_time: int = 999
 
+    version = 2  # 2: the surrogate learns from drawn latents whatever the ascent takes
     name: ClassVar[str] = "ace"
 
     def __post_init__(self) -> None:

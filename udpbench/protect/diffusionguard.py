@@ -35,7 +35,7 @@ class DiffusionGuard(MaskedAscent):
         contour_strength: largest reach of a contour's offsets, in radii of the kept part: sqrt(pi area / 2), as in the
             released code, which means those of a disc of its area, sqrt(area / pi).
         contour_smoothness: standard deviation of the filter over the offsets, in radii.
-        contour_iterations: the contour is moved less often than that; 0: the mask stays as it is.
+        contour_iterations: the contour is moved from once to one time less than that (1 is as 2); 0: not at all.
     """
 
     contour_strength: float = 1.1

@@ -37,7 +37,6 @@ class MistV2(ACE):
     latent_weight: float = 100.0
     fused_to_target: bool = False
 
-    version = 2  # 2: the surrogate learns from drawn latents
     name: ClassVar[str] = "mist_v2"
 
     def __post_init__(self) -> None:

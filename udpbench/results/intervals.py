@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -22,6 +23,7 @@ LEVEL = 0.95
 ALIKE = 1e-6  # relative: differences of scores are no closer to each other than rounding lets them be
 DRAWN = 2**20  # subjects that are drawn at a time
 Condition = TypeVar("Condition", bound=Hashable)
+Unit = TypeVar("Unit", bound=tuple[Any, ...])
 _Of = Callable[..., Any]  # a function of columns
 FEW = 6  # below this many subjects a t interval, from here on a bootstrap
 
@@ -45,22 +47,24 @@ class Interval:
         """Half of the interval: a smaller mean difference would not have excluded zero."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """``low`` and ``high`` if victims differ. A few that agree by chance, as scores that count pictures often do,
+        say nothing of how far others would lie: then None, as for one victim."""
+        if self.low is None or self.high is None:
+            return None
+        apart = self.high - self.low > ALIKE * max(abs(self.low), abs(self.high))
+        return (self.low, self.high) if apart else None
+
     def exceeds(self, floor: float | None) -> bool:
-        """Whether the whole interval lies above zero and above ``floor``, which must be known."""
-        return self.spread and floor is not None and self.low > max(floor, 0.0)  # type: ignore[operator]
+        """Whether the whole interval, of victims that differ, lies above zero and above ``floor``, which must be
+        known."""
+        return self.ends is not None and floor is not None and self.ends[0] > max(floor, 0.0)
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.spread and self.low * self.high > 0  # type: ignore[operator]
-
-    @property
-    def spread(self) -> bool:
-        """Whether victims differ, so that there is an interval: a few that agree by chance, as scores that count
-        pictures often do, say nothing of how far others would lie."""
-        if self.low is None or self.high is None:
-            return False
-        return self.high - self.low > ALIKE * max(abs(self.low), abs(self.high))
+        """Whether the whole interval, of victims that differ, lies on one side of zero."""
+        return self.ends is not None and self.ends[0] * self.ends[1] > 0
 
 
 @dataclass(frozen=True)
@@ -110,22 +114,37 @@ def subjects_mean(values: Mapping[Key, float]) -> float:
     return fmean(map(fmean, found.values()))
 
 
-def adjusted_means(values: Mapping[Condition, Mapping[Any, float]]) -> dict[Condition, float]:
+def adjusted_means(values: Mapping[Condition, Mapping[Unit, float]]) -> dict[Condition, float]:
     """Condition -> its mean as if each had met the same units: ``values``: condition -> unit -> value.
 
-    Least squares of value = condition + unit. Where conditions met different units (one attack six victims, another
-    the first of them only), plain means would compare the victims. Conditions that share no unit, nor a third one with
-    both, compare by the fit of least norm, which says little.
+    A unit is what a victim is, (subject, seed), or more beside it, the seed last. Least squares of value = condition +
+    unit, in which a subject weighs no more for having been run with more seeds. Where conditions met different units
+    (one attack six victims, another the first of them only), plain means would compare the victims. Conditions that
+    share no unit, nor a third one with both, compare by the means of what they met.
     """
-    cells = [(condition, unit, x) for condition, found in values.items() for unit, x in found.items()]
-    conditions, units = list(dict.fromkeys(c for c, *_ in cells)), list(dict.fromkeys(unit for _, unit, _ in cells))
-    if not cells:
+    from scipy.sparse.csgraph import connected_components
+
+    units = {unit: j for j, unit in enumerate(dict.fromkeys(unit for found in values.values() for unit in found))}
+    if not units:
         return {}
-    at = np.zeros((len(cells), len(conditions) + len(units)))
-    for row, (condition, unit, _) in zip(at, cells, strict=True):
-        row[conditions.index(condition)] = row[len(conditions) + units.index(unit)] = 1
-    fit = np.linalg.lstsq(at, np.array([x for *_, x in cells]), rcond=None)[0]
-    return dict(zip(conditions, (fit[: len(conditions)] + fit[len(conditions) :].mean()).tolist()))
+    x, weight = np.zeros((len(values), len(units))), np.zeros((len(values), len(units)))
+    for i, found in enumerate(values.values()):
+        seeds = Counter(unit[:-1] for unit in found)
+        for unit, value in found.items():
+            x[i, units[unit]], weight[i, units[unit]] = value, 1 / seeds[unit[:-1]]
+    total = weight.sum(0)
+    # The normal equations, from which the units are eliminated: there may be thousands of them.
+    left = np.diag(weight.sum(1)) - (weight / total) @ weight.T
+    of_unit = (weight * x).sum(0) / total
+    fit = np.linalg.pinv(left) @ (weight * (x - of_unit)).sum(1)
+    of_unit -= (fit @ weight) / total
+    _, together = connected_components(weight @ weight.T)
+    means = {}
+    for condition, a, component in zip(values, fit, together, strict=True):
+        here = weight[together == component].sum(0)
+        if here.any():
+            means[condition] = float(a + here @ of_unit / here.sum())
+    return means
 
 
 def paired_interval(pairs: Mapping[Key, float], rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
@@ -165,6 +184,8 @@ def recovery(
     effect = paired_interval({key: effects[key] for key in keys}, rng)
     if effect.low is None:
         return Recovery(None, "n/a: one victim has no interval")
+    if effect.ends is None:
+        return Recovery(None, "n/a: victims do not differ")
     if not effect.exceeds(floor):
         return Recovery(None, "n/a: no effect to recover")
 

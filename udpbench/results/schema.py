@@ -173,7 +173,7 @@ def check(record: Mapping[str, Any], where: str) -> Record:
                 raise ValueError(f"{where}: metric {metric!r} has control characters")
             _check_score(f"{where}: {name} {metric}", score)
         for step in {**arm["curve"], **arm.get("curve_validation", {})}:
-            if not re.fullmatch(r"\d+(\.\d+)?", step):
+            if not re.fullmatch(r"\d+(\.\d+)?(e[+-]\d+)?", step):  # as :g writes a number
                 raise ValueError(f"{where}: arm {name} has a curve at {step!r}, which is no multiple of the steps")
     _check_budget(record["facts"]["budget"], where)
     if any(not stage["name"].strip() for stage in record["stages"]):

@@ -39,7 +39,7 @@ def numbers(board: Board) -> DataFrame:
 
 def _every(board: Board) -> DataFrame:
     rows = [row for record in board.records for row in _rows(record)]
-    found = DataFrame(rows, columns=["place", "arm", "protect", *SAME, "value"])
+    found = DataFrame(rows, columns=["place", "arm", "protect", *SAME, "value"]).astype({"value": float})
     return found.sort_values(["place", "name"], kind="stable", ignore_index=True)
 
 

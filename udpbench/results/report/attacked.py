@@ -40,7 +40,8 @@ def attack_costs(board: Board) -> Section | None:
     damage = next((row.left for row in Standings(board).rows if row.name == NO_PROTECTION), {})
     seconds = {attack: _seconds(part) for attack, part in by_attack.items()}
     left = {metric: {attack: _left(part, metric) for attack, part in by_attack.items()} for metric in board.ranked_by}
-    means = next(filter(None, map(adjusted_means, left.values())), {})  # by the first metric of which something is left
+    units = [{a: {(p, *v): x for (p, v), x in of.items()} for a, of in found.items()} for found in left.values()]
+    means = next(filter(None, map(adjusted_means, units)), {})  # by the first metric of which something is left
     rows = {}
     for attack, part in by_attack.items():
         row = {"attack": attack}

@@ -14,7 +14,7 @@ from pandas import DataFrame
 from udpbench.benchmark.arms import ARMS, CONTROLS
 from udpbench.results.intervals import Interval, Key, adjusted_means, generator, seed_sd, subjects_mean
 from udpbench.results.record import MetricInfo, grouped, metrics_of, of_edits
-from udpbench.results.report.choose import own_purifier
+from udpbench.results.report.choose import is_control, own_purifier
 from udpbench.results.report.render import Section, table
 from udpbench.results.schema import CELL, EXTRA, Record
 from udpbench.results.stats import Summary, derived, differences, summarise, values, victim
@@ -122,8 +122,7 @@ class Board:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Protections by attacks, the one first that has the largest effect on the first primary metric as if all had
-        met the same victims; then controls."""
+        """Protections by attacks, in their ``order``, the one with the largest effect first; then controls."""
         found = []
         for arm in ("protected", *CONTROLS, *(_OF_EDITS if of_edits(*self.records) else ())):
             having = [record for record in self.records if arm in record["arms"]]
@@ -133,15 +132,19 @@ class Board:
                 summaries = {m: summarise(part, m, self.floors[m], rng[m], arm) for m in self.metrics}
                 found.append(Row(protect, attack, part, summaries, arm))
 
-        effects: dict[str, dict[Key, float]] = {}
-        for row in (row for row in found if self.primary and not row.control):
-            effects.setdefault(row.protect, {}).update(differences(row.records, row.arm, "clean", self.primary[0]))
-        means = adjusted_means(effects)
-
         def place(row: Row) -> tuple[bool, float]:
-            return row.control, -means.get(row.protect, -math.inf) if not row.control else 0.0
+            return (True, 0.0) if row.control else (False, -self.order.get(row.protect, -math.inf))
 
         return sorted(found, key=place)
+
+    @cached_property
+    def order(self) -> dict[str, float]:
+        """Protection -> its effect, on the first metric that ranks and was measured, as if all had met the same
+        victims; without the noise controls, whose effects do not go with the victims'."""
+        records = [record for record in self.records if "protected" in record["arms"] and not is_control(record)]
+        by_name = grouped(records, lambda record: record["cell"]["protect"])
+        of = ({p: differences(mine, "protected", "clean", m) for p, mine in by_name.items()} for m in self.ranked_by)
+        return next(filter(None, map(adjusted_means, of)), {})
 
 
 def boards(records: Sequence[Record], seed: int = 0, every: Sequence[Record] | None = None) -> list[Board]:

@@ -23,7 +23,7 @@ from udpbench.results.words import budget_text
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
 _PARTS = ("protect", "attack", "task", "data", "budget", *ROLES)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
-# Folders that a method is given: pictures that were made, or leaked, for a protection or a subject.
+# Folders that an attack is given: pictures that were made, or leaked, for a protection or a subject.
 _FOLDERS = ("clean", "path", "protected")
 _OF_SPEED = ("gradient_checkpointing", "save_every")  # settings that change speed and memory only
 Key = TypeVar("Key")
@@ -119,7 +119,8 @@ def _variants(files: Mapping[Path, Record], part: str) -> dict[Path, str]:
         if part in ROLES:
             _same_places(settings, files, part)
         if part in ("protect", "attack"):
-            keys = [key for key in keys if key[-1] not in _FOLDERS or _tells_cells_apart(key, settings, files)]
+            given = {key for mine in settings.values() for key in mine if _is_folder(key, part, mine)}
+            keys = [key for key in keys if key not in given or _tells_cells_apart(key, settings, files)]
             settings = {path: {key: mine[key] for key in keys if key in mine} for path, mine in settings.items()}
         unset = {key: None for key in keys if key[0] != "metrics"}  # a metric that is not there is no other setting
         settings = {path: unset | mine for path, mine in settings.items()}
@@ -140,9 +141,17 @@ def _tells_cells_apart(key: tuple[str, ...], settings: Mapping[Path, _Settings],
     return any(len(several) > 1 for several in values.values())
 
 
+def _is_folder(key: tuple[str, ...], part: str, mine: _Settings) -> bool:
+    """Whether a setting of a method is a folder of pictures: of an attack one it was given, of protections that of the
+    one which takes pictures that are there (others' paths are of models)."""
+    if part == "protect":
+        return key == ("path",) and mine.get(("_target_",)) == "Folder"
+    return key[-1] in _FOLDERS
+
+
 def _before(record: Record, part: str, key: tuple[str, ...]) -> Any:
     """What a setting that came later than the record stood at before, by its class; None if that is not known."""
-    node: Any = record["config"].get(part)
+    node: Any = _part(record, part)
     for name in key[:-1]:
         node = node.get(name) if isinstance(node, Mapping) else None
     target = node.get("_target_") if isinstance(node, Mapping) else None
@@ -153,8 +162,10 @@ def _before(record: Record, part: str, key: tuple[str, ...]) -> Any:
 def _later(target: str) -> Mapping[str, Any]:
     """``Component.later`` of a class of this package; no other is imported, for records come from anywhere."""
     module, _, name = target.rpartition(".")
+    if module.split(".")[0] != "udpbench":
+        return {}
     try:
-        kind: Any = vars(import_module(module))[name] if target.split(".")[0] == "udpbench" else Component
+        kind: Any = vars(import_module(module))[name]
     except (ImportError, KeyError):  # of another version
         return {}
     return kind.later if isinstance(kind, type) and issubclass(kind, Component) else {}
@@ -186,7 +197,7 @@ def _settings(record: Record, part: str) -> _Settings:
     """Path of a setting -> its value, of those of a part that make its condition another one; the task's with those of
     what it is measured by and compared with."""
     config = record["config"]
-    found = config.get(part) or (config.get("model") if part in ROLES else None) or {}
+    found = _part(record, part)
     if part == "data":  # not what differs between subjects; a reference may be a folder
         own = {*_OF_SUBJECT, *(["reference"] if isinstance(found.get("reference"), str) else [])}
         found = {name: value for name, value in found.items() if name not in own}
@@ -198,6 +209,12 @@ def _settings(record: Record, part: str) -> _Settings:
         controls = {arm: config.get(arm) or {} for arm in CONTROLS}
         found = {**found, "metrics": measured, **controls}
     return _flat(found)
+
+
+def _part(record: Record, part: str) -> Mapping[str, Any]:
+    """The configuration of a part; a role without a model of its own has the cell's."""
+    config = record["config"]
+    return config.get(part) or (config.get("model") if part in ROLES else None) or {}
 
 
 def is_control(record: Record) -> bool:

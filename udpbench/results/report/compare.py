@@ -51,7 +51,10 @@ def compare(
         alone = len(sides[0].keys() ^ sides[1].keys())
         unpaired = f" ({alone} unpaired)" if alone else ""
         row = {"a - b": f"{a} - {b}", column: of, "metric": metric, "difference": interval_text(difference)}
-        row |= {HALF_WIDTH: mean_text([difference.half_width]), "victims": f"{difference.victims}{unpaired}"}
+        row |= {
+            HALF_WIDTH: mean_text([difference.half_width if difference.ends else None]),
+            "victims": f"{difference.victims}{unpaired}",
+        }
         rows.append(row | {"verdict": judged(a, b, difference, board.floors[metric])})
     return rows
 
@@ -129,6 +132,8 @@ def verdict(a: str, b: str, difference: Interval, floor: float | None) -> str:
         return "no floor: nothing claimed"
     if difference.low is None:
         return "one victim: nothing claimed"
+    if difference.ends is None:
+        return "victims do not differ: nothing claimed"
     if not difference.excludes_zero:
         return "no difference shown"
     return f"{a if difference.mean > 0 else b} protects better{_below(difference, floor)}"

@@ -57,18 +57,16 @@ class Standings:
 
     @cached_property
     def rows(self) -> list[Standing]:
-        """Protections by their effect on the first metric that ranks, the largest first, as if all had met the same
-        victims; noise controls; ``NO_PROTECTION``."""
+        """Protections in the board's order, the one with the largest effect first; noise controls;
+        ``NO_PROTECTION``."""
         records = [record for record in self.board.records if "protected" in record["arms"]]
         by_name = grouped(records, lambda record: record["cell"]["protect"])
         found = [*(self._protection(name, part) for name, part in sorted(by_name.items())), *self._controls()]
 
-        own = [row for row in found if not row.control]
-        effects = ({row.name: row.values[metric].get(NONE, {}) for row in own} for metric in self.board.ranked_by)
-        means = next(filter(None, map(adjusted_means, effects)), {})
-
         def place(row: Standing) -> tuple[bool, float]:
-            return row.control, -means.get(row.name, -math.inf)
+            effects = (left[NONE].mean for left in row.left.values() if NONE in left)
+            mean = next(effects, -math.inf) if row.control else self.board.order.get(row.name, -math.inf)
+            return row.control, -mean
 
         return [*sorted(found, key=place), *self._unprotected()]
 
@@ -78,10 +76,10 @@ class Standings:
         of the same victims."""
         found = {}
         for metric in self.board.ranked_by:
-            left: dict[str, dict[tuple[str, Key], float]] = {}
+            left: dict[str, dict[tuple[str, str, int], float]] = {}
             for row in (row for row in self.rows if row.name != NO_PROTECTION):
                 for attack, values in row.values[metric].items():
-                    left.setdefault(attack, {}).update({(row.name, victim): x for victim, x in values.items()})
+                    left.setdefault(attack, {}).update({(row.name, *victim): x for victim, x in values.items()})
             means = adjusted_means(left)
             found[metric] = sorted(means.keys() - {NONE}, key=lambda attack: (means[attack], attack))
         return found

@@ -24,7 +24,7 @@ _TEXT = (
     "leaves least. An attack's own damage counts against it. Which attack, is chosen for each subject on the other "
     "subjects (of one subject: for each seed on the other seeds), so that chance in a victim's own score does not "
     "choose for it. none: the protected pictures as they are. His price are all attacks, with a victim for each. "
-    "Attacks that met fewer victims than others did are left out."
+    "Attacks that met less than half as many victims as another did are left out."
 )
 
 
@@ -56,10 +56,10 @@ def left_by_attack(records: Sequence[Record], metric: str) -> dict[str, dict[Key
 
 
 def most_met(left: Mapping[str, Mapping[Key, float]]) -> dict[str, Mapping[Key, float]]:
-    """``left`` without the attacks that fewer victims met than met another: of those the worst case would be one of few
-    victims, or of none."""
+    """``left`` without the attacks that less than half as many victims met as met another: with them the worst case
+    would be one of few victims, or of none. Victims count that met all of the others."""
     most = max((len(found) for attack, found in left.items() if attack != NONE), default=0)
-    return {attack: found for attack, found in left.items() if attack == NONE or len(found) == most}
+    return {attack: found for attack, found in left.items() if attack == NONE or 2 * len(found) >= most}
 
 
 def worst(left: Mapping[str, Mapping[Key, float]], rng: np.random.Generator) -> tuple[Interval, Counter[str]] | None:
