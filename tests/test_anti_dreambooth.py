@@ -258,3 +258,19 @@ def test_the_search_never_drops_the_last_time_steps():
     rng = torch.Generator().manual_seed(0)
     left = method.search(110, rng, lambda t: (t - 55).abs().float(), lambda t: None)
     assert len(left) > 0
+
+
+def test_the_target_of_fsmg_is_noised_to_the_step_before(model, pictures, tmp_path):
+    write_png(tmp_path / "a.png", pictures[3])
+    method = FSMG(clean_steps=0, image_steps=1, lr=1e-2, batch=2, class_images=0, target=str(tmp_path / "a.png"))
+    owner, t = make_owner(pictures[:2]), torch.tensor([400, 900])
+    z, target = model.encode(torch.stack(owner.images)), model.encode(pictures[3][None])
+    noise, cond = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)), model.embed(owner.prompts)
+    a, b = (model.alpha_bar[k].view(-1, 1, 1, 1) for k in (t, t - 1))
+    with torch.no_grad():
+        noisy = a.sqrt() * z + (1 - a).sqrt() * noise
+        told = model.predict(model.pipe.unet, noisy, t, cond)
+        aimed = b.sqrt() * target + (1 - b).sqrt() * noise
+        want = (previous_mean(told, noisy, a.flatten(), b.flatten(), "epsilon") - aimed).square().mean((1, 2, 3))
+        got = model.loss(z, cond, t, noise) - method.objective(model, owner, Run())(z, cond, t, noise, [0, 1])
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

@@ -152,3 +152,9 @@ def test_measure_closed_forms():
     assert measure(clean, clean + 0.4 / 255)["linf"] == 0  # what is measured is the 8-bit picture
     with pytest.raises(ValueError, match="same size"):
         measure(clean, torch.zeros(3, 2, 3))
+
+
+def test_a_grey_picture_is_moved_by_the_mean_of_its_channels():
+    clean = torch.full((1, 3, 2, 2), 100 / 255)
+    change = torch.tensor([6.0, 0.0, -3.0]).view(1, 3, 1, 1) / 255
+    torch.testing.assert_close(Linf(8).project(clean + change, clean), clean + 1 / 255)

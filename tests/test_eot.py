@@ -11,6 +11,7 @@ from shared import Watching, make_owner
 from udpbench.core.budget import Linf
 from udpbench.core.images import recompress
 from udpbench.interfaces import Run
+from udpbench.optim import transforms
 from udpbench.optim.transforms import blur, crop, flip, jpeg, noisy, resized
 from udpbench.protect.advdm import AdvDM
 from udpbench.protect.anti_diffusion import AntiDiffusion
@@ -145,3 +146,19 @@ def test_a_picture_perturbed_by_itself_has_transformations_of_its_own(model, pic
     both = method.protect(owner, Linf(8), model, Run())
     alone = method.protect(make_owner(pictures[1:2], owner.names[1:]), Linf(8), model, Run())
     torch.testing.assert_close(both[1], alone[0], atol=1e-5, rtol=0)
+
+
+def test_strengths_of_transformations_are_drawn_from_their_whole_range(pictures, monkeypatch):
+    qualities, sigmas = [], []
+    monkeypatch.setattr(transforms, "recompress", lambda x, format, quality: qualities.append(quality) or x)
+    monkeypatch.setattr(transforms, "smooth", lambda x, sigma: sigmas.append(sigma) or x)
+    eot = EOT(inner=AdvDM(steps=1), transforms=["jpeg", "blur"], views=1, quality=(50, 55), sigma=2.0, scale=0.5, part=0.8, std=8.0)
+    for seed in range(60):
+        for change in eot._kinds():
+            change(pictures[0], torch.Generator().manual_seed(seed))
+    assert set(qualities) == set(range(50, 56))
+    assert 0 <= min(sigmas) < 0.3
+    assert 1.7 < max(sigmas) < 2
+    ramp = torch.linspace(0.2, 0.8, 33).expand(3, 33, 33)
+    slopes = [float(transforms.crop(ramp, torch.Generator().manual_seed(k), 0.5)[0, 16, 6:-6].diff().mean()) for k in range(20)]
+    assert max(slopes) > 1.5 * min(slopes)

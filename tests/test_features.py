@@ -437,3 +437,15 @@ def test_inception_runs_from_a_local_file(tmp_path, monkeypatch):
     got = replace(Inception(), weights=str(path)).extract(folder, Run())
     assert got.shape == (2, 2048)
     assert torch.allclose(got, random(pictures)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_lite1_is_of_the_last_map_of_each_resolution():
+    distance, rng = PerceptualLite1(), torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, 1, 3, 64, 64, generator=rng)
+    with torch.no_grad():
+        ours, theirs = distance.network.maps(x), distance.network.maps(y)
+        last = {m.shape[-1]: i for i, m in enumerate(ours)}
+        assert [*last] == [32, 16, 8, 4, 2]
+        unit = torch.nn.functional.normalize
+        parts = [(unit(ours[i].float()) - unit(theirs[i].float())).square().sum(1).mean() for i in last.values()]
+        torch.testing.assert_close(distance(x, y)[0], torch.stack(parts).mean(), rtol=1e-4, atol=0)

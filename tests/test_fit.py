@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from udpbench.core import images
 from udpbench.core.errors import Stopped
+from udpbench.core.images import read_folder
 from udpbench.interfaces import Log, Run, Thief
 from udpbench.optim.fit import FitSettings, fit, weighted_loss
 from udpbench.optim.rounds import Rounds
@@ -695,3 +696,51 @@ def test_rounds_are_saved_when_it_is_time_or_the_process_is_to_end(tmp_path, mon
     monkeypatch.setattr("udpbench.optim.rounds.SAVE_EVERY", 0)
     assert attempt(stop_at=3) == ([2, 3], 4)
     assert attempt() == ([4], 5), "of the last nothing is to be saved"
+
+
+def test_latents_are_drawn_from_the_posterior_or_are_its_mean(model, pictures):
+    trainable = model.trainable(Run().rng("t"))
+    mean, std = model.moments(pictures[0][None])
+    for sampled in (False, True):
+        drawn = TrainingSet(trainable, pictures[:1], ["a ring"], Run(), sample_latents=sampled).draw(4000, Run().rng("z"))
+        torch.testing.assert_close(drawn.z.mean(0), mean[0], atol=0.1 * float(std.max()), rtol=0)
+        torch.testing.assert_close(drawn.z.std(0), std[0] * sampled, rtol=0.1, atol=1e-5)
+
+
+def test_pictures_of_two_sizes_go_by_prompts_of_their_own(model, pictures):
+    given = dict(zip(("a ring", "on sand", "at night"), (pictures[0], pictures[1][:, :8], pictures[2][:, :8])))
+    trained = TrainingSet(model.trainable(Run().rng("t")), list(given.values()), list(given), Run(), mixed_sizes=True)
+    for step in range(12):
+        drawn = trained.draw(2, Run().rng(step))
+        for z, prompt in zip(drawn.z, drawn.prompts, strict=True):
+            torch.testing.assert_close(z, model.encode(given[prompt][None])[0])
+
+
+def test_dropout_of_a_later_training_is_not_that_of_the_first():
+    seen = []
+    for before in (0, 3):
+        net = nn.Linear(1, 1)
+
+        def loss(step, net=net):
+            seen.append(nn.functional.dropout(torch.ones(64), 0.5))
+            return net(torch.ones(1)).sum()
+
+        fit(list(net.parameters()), loss, FitSettings(steps=2, lr=0.1), Run(), before=before)
+    assert len({tuple(x.tolist()) for x in seen}) == 4
+
+
+def test_a_part_of_the_steps_is_rounded():
+    task = DreamBooth(steps=5, lr=1e-3, batch=2, pictures=3, sample_steps=2, guidance=2.0)
+    assert [task.steps_at(m) for m in (0.01, 0.7, 0.75, 1.0)] == [1, 4, 4, 5]
+
+
+def test_class_pictures_are_of_other_noise_than_scored_ones(model, tmp_path):
+    from udpbench.interfaces import Thief
+
+    task, prompt = DreamBooth(steps=1, lr=1e-3, batch=1, pictures=2, sample_steps=2, guidance=2.0, prior_weight=1.0, prior_images=2), "a photo of a ring"
+    for name in ("class", "scored"):
+        (tmp_path / name).mkdir()
+    task.class_pictures(tmp_path / "class", model, Run(), Thief(class_prompt=prompt))
+    task.generate(None, tmp_path / "scored", model, Run(), Thief(prompts=[prompt]))
+    one, two = (read_folder(tmp_path / name) for name in ("class", "scored"))
+    assert all(not torch.equal(one[name], x) for name, x in two.items())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -489,3 +491,14 @@ def test_advpaint_refuses_a_start_at_which_nothing_differs():
         ValueError, match="advpaint: under the same noise the gradient at the clean picture is 0; give "
     ):
         AdvPaint(mask="centre", iterations=1, sample_steps=4, random_start=False)
+
+
+def test_promptflare_listens_below_the_full_resolution_only(monkeypatch):
+    layers = [SimpleNamespace(output=torch.zeros(1, places, 6)) for places in (64, 16)]
+    monkeypatch.setattr("udpbench.protect.promptflare.read_attention", lambda unet, kind: nullcontext(layers))
+    seen = SimpleNamespace(
+        latents=torch.zeros(1, 4, 8, 8), anew=torch.ones(1, 1, 16, 16), first_prediction=lambda *given: None,
+        model=SimpleNamespace(pipe=SimpleNamespace(unet=None)),
+    )
+    found = PromptFlare(mask="centre", iterations=1, sample_steps=4, prompt="a").heard(seen, None, None)
+    assert [tuple(x.shape) for x in found] == [(1, 6, 4, 4)]

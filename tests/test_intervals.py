@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats as reference
 
 from udpbench.results import intervals
-from udpbench.results.intervals import Key, Recovery, _resample, adjusted_means, paired_interval, recovery, seed_sd
+from udpbench.results.intervals import (
+    Interval,
+    Key,
+    Recovery,
+    _resample,
+    adjusted_means,
+    paired_interval,
+    recovery,
+    seed_sd,
+)
 
 
 def rng() -> np.random.Generator:
@@ -211,3 +220,7 @@ def test_a_recovery_has_an_interval_where_some_resamples_have_no_effect() -> Non
 )
 def test_recovery_says_why_there_is_none(effects: list, residuals: list, floor: float | None, reason: str) -> None:
     assert recovery(pairs(effects), pairs(residuals), floor, rng()) == Recovery(None, reason)
+
+
+def test_a_negative_floor_claims_no_effect_below_zero():
+    assert not Interval(0.1, -0.5, 0.7, 6, 6, "t").exceeds(-1.0)

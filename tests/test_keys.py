@@ -196,3 +196,56 @@ def test_a_cached_cell_builds_every_stage_once(tiny, tmp_path, monkeypatch):
     assert len(built[Graph]) == 1
     keys = [stage.key for stage in built[Stage]]
     assert len(keys) == len(set(keys)) == len(built[Graph][0].stages) > 10
+
+
+EVERY_KIND = (
+    "protect=udp", "attack=vae_roundtrip", "protected_fraction=0.5", "task.curve=[0.5,1.0]", "++task.prior_weight=1.0",
+    "++task.prior_images=2", "data.reference=4", "data.validation=4", "data.heldout=4", "metrics.bundle.kernel_distance.minimum=4",
+)
+THIEF = {"class", "train", "generate", "upper_bound"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "kinds"),
+    [
+        (["budget.eps=4"], {"protect"}),
+        (["owner_prompt=data"], {"protect"}),
+        (["model@surrogate=local", "surrogate.path={other}"], {"protect"}),
+        (["model@purifier=local", "purifier.path={other}"], {"attack"}),
+        (["model@victim=local", "victim.path={other}"], THIEF),
+        (["protected_fraction=0.75"], {"mixed"}),
+        (["task.steps=7"], {"train"}),
+        (["seed=1"], {"protect", "attack", "mixed", "class", "train", "generate"}),
+    ],
+)
+def test_a_stage_s_own_key_holds_what_its_work_depends_on_and_nothing_else(graph, tiny, tmp_path, words, kinds):
+    """Own: without the keys of its parents, which change with all that comes before them."""
+    other = shutil.copytree(tiny, tmp_path / "other")
+    for part in ("vae", "unet"):
+        weights = next((other / part).glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+
+    def own(*more: str) -> dict[tuple[str, str], set[str]]:
+        found: dict[tuple[str, str], set[str]] = {}
+        for stage in graph(*EVERY_KIND, *more).stages:
+            found.setdefault((stage.name, stage.title), set()).add(stage.key_on({}))
+        return found
+
+    before, after = own(), own(*(word.format(other=other) for word in words))
+    assert before.keys() == after.keys()
+    assert {name for name, title in before if before[name, title] != after[name, title]} == kinds
+
+
+@pytest.mark.slow
+def test_points_of_a_curve_and_what_they_are_compared_with_have_keys_of_their_own(graph):
+    arm = graph(*EVERY_KIND).arms["clean"]
+    made = [*arm.generated.values(), *arm.scores.values(), *arm.validation.values()]
+    assert len({stage.key for stage in made}) == len(made) == 2 * (1 + len(arm.scores) // 2 + len(arm.validation) // 2)
+
+
+@pytest.mark.slow
+def test_runtime_is_no_part_of_any_key(graph, tmp_path):
+    words = ["runtime.batch=3", "runtime.grad_batch=2", "runtime.low_memory=true", "runtime.threads=1", "runtime.verify=size", f"runtime.out={tmp_path}", "runtime.workers=2"]
+    one, two = ([stage.key for stage in graph("protect=udp", "attack=impress", *more).stages] for more in ([], words))
+    assert one == two

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from udpbench.attack.blur import Blur
 from udpbench.core import images, neighbours, pixels, visibility
+from udpbench.core.images import as_saved, write_png
 from udpbench.core.neighbours import distances
 from udpbench.interfaces import PairMetric, Run
 from udpbench.metrics.density_coverage import DensityCoverage, density_coverage
@@ -631,3 +633,15 @@ def test_the_embedded_world_needs_no_weights_but_the_packages(hydra, tmp_path, m
             metric = instantiate(part)
             if hasattr(metric, "check"):
                 metric.check()
+
+
+def test_vif_is_of_the_changed_picture_given_the_original(tmp_path):
+    from torchmetrics.functional.image import visual_information_fidelity
+
+    x = as_saved(torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    y = as_saved(Blur(sigma=1).pure(x, "", Run()))
+    write_png(tmp_path / "clean" / "0.png", x)
+    write_png(tmp_path / "changed" / "0.png", y)
+    want, other = (float(visual_information_fidelity(255 * a[None], 255 * b[None])) for a, b in ((y, x), (x, y)))
+    assert abs(want - other) > 0.05
+    assert Vif()(tmp_path / "changed", tmp_path / "clean", Run())["vif"] == pytest.approx(want, rel=1e-4)

@@ -12,8 +12,11 @@ from experiments.embedded_models import build, measure
 from udpbench.attack.diffpure import DiffPure
 from udpbench.attack.impress import Impress
 from udpbench.attack.impress_pp import ImpressPP
+from udpbench.core import images
+from udpbench.core.images import write_png
 from udpbench.core.visibility import psnr
 from udpbench.interfaces import Run
+from udpbench.metrics.judge import JudgeMetric
 from udpbench.metrics.precision_recall import precision_recall
 from udpbench.models.features import EfficientNetLite0
 from udpbench.models.latent import LatentDiffusion
@@ -21,6 +24,7 @@ from udpbench.models.micro.judge import load_judge
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.sample import sample
 from udpbench.world import renderer
+from udpbench.world.renderer import SCENES
 
 ROOT = Path(__file__).parent.parent
 
@@ -132,3 +136,20 @@ def test_the_rate_of_a_preset_is_one_at_which_the_loss_of_clean_pictures_falls(m
     kind(**settings | {"iterations": 10}).purify(list(x), ["a", "b"], ["", ""], model, Run(log=log))
     assert max(log.values) < 1.5 * log.values[0]
     assert log.values[-1] < 0.9 * log.values[0]
+
+
+def test_subject_and_scene_are_counted_as_the_prompts_say(tmp_path, monkeypatch):
+    told = {"shape": [0, 0, 0, -1], "color": [1, 1, 1, -1], "second": [2, 2, 2, -1], "texture": [3, 3, 0, -1], "scene": [0, 1, 0, -1]}
+
+    class Fake:
+        def classify(self, x):
+            return {k: torch.tensor(v)[(x[:, 0, 0, 0] * 255).round().long()] for k, v in told.items()}
+
+    monkeypatch.setattr("udpbench.models.micro.judge.load_judge", lambda name, device: Fake())
+    for i in range(4):
+        write_png(tmp_path / "got" / f"{i}.png", torch.full((3, 64, 64), i / 255))
+    texts = [f"a photo of a ring {SCENES[0]}", f"a photo of a ring {SCENES[0]}", "a photo of a ring", f"a photo of a ring {SCENES[1]}"]
+    images.write_metadata(tmp_path / "got", {f"{i}.png": {"text": text} for i, text in enumerate(texts)})
+    (tmp_path / "data.json").write_text(json.dumps({"truth": {"shape": 0, "color": 1, "second": 2, "texture": 3}}))
+    found = JudgeMetric()(tmp_path / "got", tmp_path, Run(batch=2))
+    assert found == {"subject_acc": 0.5, "scene_acc": pytest.approx(1 / 3)}

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
+from scipy.stats import chisquare
 from tiny import save_tiny
 
 from experiments.embedded_models import build
@@ -418,3 +419,18 @@ def test_sampling_leaves_the_model_s_own_scheduler_alone(model):
 def test_the_option_that_messages_send_a_folder_to_is_there():
     kinds = (LatentDiffusion, PixelDiffusion, Upscaler)
     assert {kind.option for kind in kinds} <= {path.stem for path in option_files("model")}
+
+
+def test_a_training_draws_every_time_step_alike(model):
+    t, noise = model.times_and_noise(torch.zeros(20_000, 1, 1, 1), Run().rng("t"))
+    assert chisquare(torch.bincount(t, minlength=1000).view(20, -1).sum(1)).pvalue > 1e-3
+    assert float(noise.std()) == pytest.approx(1, abs=0.03)
+
+
+def test_dpmpp_is_of_second_order_and_ends_at_no_noise():
+    from diffusers import DDIMScheduler
+
+    config = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).config
+    made = make_solver("dpmpp", config).config
+    assert (made.algorithm_type, made.solver_order, made.final_sigmas_type) == ("dpmsolver++", 2, "zero")
+    assert (made.use_karras_sigmas, make_solver("dpmpp", config, karras=False).config.use_karras_sigmas) == (True, False)

@@ -36,6 +36,7 @@ from udpbench.models.diffusion import Cond
 from udpbench.models.latent import inconsistency
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.reverse import ddim, epsilon, reverse
+from udpbench.optim.samples import normal, uniform_times
 from udpbench.task.dreambooth import DreamBooth
 from udpbench.task.lora import Lora
 
@@ -397,3 +398,52 @@ def test_insight_takes_photographs_of_the_pictures_it_is_given(tmp_path):
 def test_more_steps_back_than_there_are_of_noise_are_refused():
     with pytest.raises(ValueError, match="attack diffpure: steps must be >= 1 and <= 100, given 500"):
         DiffPure(sampler="ddpm", t=100, steps=500)
+
+
+def test_best_of_by_the_denoising_loss_takes_the_lowest(model, pictures):
+    members = {"a": Jpeg(quality=10), "b": Blur(sigma=2), "c": Jpeg(quality=3)}
+    made = BestOf(members=members, score="denoising").purify(pictures, list("wxyz"), [""] * 4, model, Run())
+    for x, name, got in zip(pictures, "wxyz", made, strict=True):
+        rng, losses, results = Run().rng("best_of", name), [], []
+        t, noise = uniform_times([rng], 16, 1000), normal([rng], 16, model.encode(x[None]))
+        for member in members.values():
+            results.append(as_saved(member.pure(x, name, Run())))
+            with torch.no_grad():
+                z = model.encode(results[-1][None]).expand_as(noise)
+                losses.append(float(model.loss(z, model.embed([""] * 16), t, noise).mean()))
+        assert torch.equal(got, results[losses.index(min(losses))])
+
+
+def test_each_of_jpeg_blur_and_noise_augments(pictures):
+    rough = lambda x: float(x.diff(dim=-1).abs().mean())  # noqa: E731
+    made = RobustAugment(quality=30, blur=2, noise=20).augment(torch.stack(pictures[:1] * 60), Run().rng("train", 0))
+    jpeg = recompress(pictures[0], "jpeg", 30)
+    kinds = ["jpeg" if torch.equal(x, jpeg) else "blur" if rough(x) < rough(pictures[0]) - 1e-6 else "noise" for x in made]
+    assert all(8 <= kinds.count(kind) <= 32 for kind in ("jpeg", "blur", "noise"))
+
+
+def test_insight_s_terms_have_their_weights_and_signs(model, pictures):
+    camera = ScreenCamera(tilt=0.01, blur=0.8, vignette=0.1, colour=0.05, noise=2.5, quality=85)
+    attack = Insight(
+        iterations=1, lr=0.1, alpha=0.0, distance_budget=1.0, start_noise=0.0, perceptual="lite1", size_correct=False,
+        photo=camera, encoder=2.0, unet=0.0, consistency=3.0, away=0.5, prompt="a painting",
+    )
+    x, y = pictures[0][None], 2 * pictures[1][None] - 1
+    with torch.no_grad():
+        got = attack.aims(x, ["a"], model, Run())(y, 0)
+        z, photo, given = (model.encode(v) for v in (pictures[1][None], camera.pure(pictures[0], "a", Run())[None], x))
+        mse = lambda a, b: (a - b).square().mean()  # noqa: E731
+        want = 3 * inconsistency(pictures[1][None], model) + 2 * mse(z, photo) - 0.5 * 2 * mse(z, given)
+    torch.testing.assert_close(got, want)
+
+
+def test_ddspure_goes_there_and_back_as_often_as_it_says(pixels, pictures, monkeypatch):
+    monkeypatch.setattr(DdsPure, "there_and_back", lambda self, x, rngs, model, run: x / 2)
+    (made,) = DdsPure(sampler="ddpm", radius=11, rounds=3).purify(pictures[:1], ["a"], [""], pixels, Run())
+    torch.testing.assert_close(made, pictures[0] / 8)
+
+
+def test_gridpure_keeps_gamma_of_the_picture(pixels, pictures, monkeypatch):
+    monkeypatch.setattr(GridPure, "there_and_back", lambda self, x, rngs, model, run: x * 0)
+    (made,) = GridPure(sampler="ddpm", t=5, rounds=1, gamma=0.2).purify(pictures[:1], ["a"], [""], pixels, Run())
+    assert torch.equal(made, as_saved(0.2 * pictures[0]))

@@ -771,3 +771,15 @@ def test_transfer_takes_the_victims_of_every_attack() -> None:
 
 def test_one_pair_of_models_is_no_transfer() -> None:
     assert transfer(boards([make_record(), make_record(attack="jpeg"), make_record(label="SD 1.5", victim="sd")])) == []
+
+
+@pytest.mark.parametrize("other", [{"data": "faces"}, {"task": "lora"}, {"victim": "micro_b"}])
+def test_the_seed_sd_never_mixes_data_tasks_or_victims(other):
+    records = [make_record(shifted(0)), make_record(shifted(2), seed=1, **other)]
+    assert [b.floors["distance"] for b in boards(records)] == [None, None]
+
+
+def test_noise_of_another_fraction_is_not_on_the_line():
+    records = [make_record(), make_record(shifted(0, noise=50.0), subject="1", protected_fraction=0.5)]
+    whole = next(b for b in boards(records) if b.names["protected_fraction"] == "1.0")
+    assert Standings(whole).noise_line("distance") == [(0.0, 0.0), (8.0, 2.0)]

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from shared import make_owner
 
 from udpbench.attack.folder import Folder as PurifiedFolder
 from udpbench.attack.gaussian_noise import GaussianNoise
@@ -286,3 +287,9 @@ def test_survival_is_the_energy_along_the_perturbation(monkeypatch):
     assert math.isclose(survival(protected, clean, "jpeg", 50), (900 / 2500) ** 2, rel_tol=1e-6)
     monkeypatch.setattr("udpbench.core.visibility.recompress", lambda x, codec, quality: -x)
     assert math.isclose(survival(clean, protected, "jpeg", 50), -1, rel_tol=1e-6)
+
+
+def test_noise_on_a_grey_picture_is_as_strong_as_on_another():
+    grey = torch.full((3, 16, 16), 100 / 255)
+    (made,) = Noise().protect(make_owner([grey]), Linf(8), None, Run())
+    assert measure(grey, made) == {"linf": 8, "rms": 8}

@@ -643,3 +643,11 @@ def test_an_error_of_an_atomic_write_names_the_file_that_was_asked_for(tmp_path)
     with pytest.raises(IsADirectoryError) as error, atomic_write(tmp_path / "a.png") as beside:
         beside.write_text("x")
     assert (error.value.filename, error.value.filename2) == (str(tmp_path / "a.png"), None)
+
+
+def test_the_seed_of_a_stage_is_that_of_its_run(tmp_path):
+    def work(out, parents, run):
+        (out / "seed").write_text(str(run.seed))
+
+    (folder,) = Store(tmp_path).do(Stage("a", {}, work, seed=5))
+    assert (folder / "seed").read_text() == "5"

@@ -7,10 +7,11 @@ import torch
 
 from udpbench.benchmark.cell import Part
 from udpbench.benchmark.graph import Graph
-from udpbench.benchmark.stages import attack_stage
+from udpbench.benchmark.stages import attack_stage, protect_stage
 from udpbench.benchmark.store import Store
+from udpbench.core import images
 from udpbench.core.images import as_saved, list_images, read_folder
-from udpbench.interfaces import Attack
+from udpbench.interfaces import Attack, Protection
 
 pytestmark = pytest.mark.slow  # every test composes a configuration
 
@@ -62,3 +63,40 @@ def test_a_picture_that_a_power_loss_cut_is_computed_again(cell, tmp_path):
     (part / first.seen[0][0]).write_bytes(b"")
     store.do(attack_stage(made, Graph(made).data, Part("inverting", {}, again)))
     assert again.seen == [first.seen[0], first.seen[2]]
+
+class Keeps(Protection):
+    """Keeps what the owner holds."""
+
+    def __init__(self) -> None:
+        self.owners = []
+
+    def protect(self, owner, budget, surrogate, run):
+        self.owners.append(owner)
+        return list(owner.images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["class", "data", "empty"])
+def test_a_protection_is_given_the_prompts_that_are_asked_for_and_the_data_s_masks(cell, tmp_path, kind):
+    made, keeps, store = cell("data=toyworld_style", f"owner_prompt={kind}"), Keeps(), Store(tmp_path)
+    data = Graph(made).data
+    store.do(protect_stage(made, Part("keeps", {}, keeps), data))
+    (owner,), folder = keeps.owners, store.path(data)
+    captions = [row["text"] for row in images.read_metadata(folder / "train").values()]
+    assert len(set(captions)) > 1
+    assert owner.prompts == {"class": ["a photo"] * len(captions), "data": captions, "empty": [""] * len(captions)}[kind]
+    for name, mask in zip(owner.names, owner.masks, strict=True):
+        assert torch.equal(mask, images.read(folder / "masks" / name)[:1].round())
+
+
+@pytest.mark.slow
+def test_the_upper_bound_is_the_round_trip_of_held_out_pictures(cell, tmp_path):
+    made, store = cell("data.heldout=2", "data.reference=4", "arms=[upper_bound]"), Store(tmp_path)
+    graph = Graph(made)
+    (folder,) = store.do(graph.arms["upper_bound"].final)
+    held, model = images.read_folder(store.path(graph.data) / "heldout"), made.victim.component
+    for name, x in images.read_folder(folder).items():
+        with torch.no_grad():
+            want = images.as_saved(model.round_trip(held[name][None])[0])
+        assert (x - want).abs().max() < 1.5 / 255
+        assert (x - held[name]).abs().max() > 4 / 255
