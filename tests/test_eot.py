@@ -152,7 +152,16 @@ def test_strengths_of_transformations_are_drawn_from_their_whole_range(pictures,
     qualities, sigmas = [], []
     monkeypatch.setattr(transforms, "recompress", lambda x, format, quality: qualities.append(quality) or x)
     monkeypatch.setattr(transforms, "smooth", lambda x, sigma: sigmas.append(sigma) or x)
-    eot = EOT(inner=AdvDM(steps=1), transforms=["jpeg", "blur"], views=1, quality=(50, 55), sigma=2.0, scale=0.5, part=0.8, std=8.0)
+    eot = EOT(
+        inner=AdvDM(steps=1),
+        transforms=["jpeg", "blur"],
+        views=1,
+        quality=(50, 55),
+        sigma=2.0,
+        scale=0.5,
+        part=0.8,
+        std=8.0,
+    )
     for seed in range(60):
         for change in eot._kinds():
             change(pictures[0], torch.Generator().manual_seed(seed))
@@ -160,5 +169,8 @@ def test_strengths_of_transformations_are_drawn_from_their_whole_range(pictures,
     assert 0 <= min(sigmas) < 0.3
     assert 1.7 < max(sigmas) < 2
     ramp = torch.linspace(0.2, 0.8, 33).expand(3, 33, 33)
-    slopes = [float(transforms.crop(ramp, torch.Generator().manual_seed(k), 0.5)[0, 16, 6:-6].diff().mean()) for k in range(20)]
+    slopes = [
+        float(transforms.crop(ramp, torch.Generator().manual_seed(k), 0.5)[0, 16, 6:-6].diff().mean())
+        for k in range(20)
+    ]
     assert max(slopes) > 1.5 * min(slopes)

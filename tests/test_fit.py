@@ -702,7 +702,9 @@ def test_latents_are_drawn_from_the_posterior_or_are_its_mean(model, pictures):
     trainable = model.trainable(Run().rng("t"))
     mean, std = model.moments(pictures[0][None])
     for sampled in (False, True):
-        drawn = TrainingSet(trainable, pictures[:1], ["a ring"], Run(), sample_latents=sampled).draw(4000, Run().rng("z"))
+        drawn = TrainingSet(trainable, pictures[:1], ["a ring"], Run(), sample_latents=sampled).draw(
+            4000, Run().rng("z")
+        )
         torch.testing.assert_close(drawn.z.mean(0), mean[0], atol=0.1 * float(std.max()), rtol=0)
         torch.testing.assert_close(drawn.z.std(0), std[0] * sampled, rtol=0.1, atol=1e-5)
 
@@ -737,7 +739,12 @@ def test_a_part_of_the_steps_is_rounded():
 def test_class_pictures_are_of_other_noise_than_scored_ones(model, tmp_path):
     from udpbench.interfaces import Thief
 
-    task, prompt = DreamBooth(steps=1, lr=1e-3, batch=1, pictures=2, sample_steps=2, guidance=2.0, prior_weight=1.0, prior_images=2), "a photo of a ring"
+    task, prompt = (
+        DreamBooth(
+            steps=1, lr=1e-3, batch=1, pictures=2, sample_steps=2, guidance=2.0, prior_weight=1.0, prior_images=2
+        ),
+        "a photo of a ring",
+    )
     for name in ("class", "scored"):
         (tmp_path / name).mkdir()
     task.class_pictures(tmp_path / "class", model, Run(), Thief(class_prompt=prompt))

@@ -497,7 +497,9 @@ def test_promptflare_listens_below_the_full_resolution_only(monkeypatch):
     layers = [SimpleNamespace(output=torch.zeros(1, places, 6)) for places in (64, 16)]
     monkeypatch.setattr("udpbench.protect.promptflare.read_attention", lambda unet, kind: nullcontext(layers))
     seen = SimpleNamespace(
-        latents=torch.zeros(1, 4, 8, 8), anew=torch.ones(1, 1, 16, 16), first_prediction=lambda *given: None,
+        latents=torch.zeros(1, 4, 8, 8),
+        anew=torch.ones(1, 1, 16, 16),
+        first_prediction=lambda *given: None,
         model=SimpleNamespace(pipe=SimpleNamespace(unet=None)),
     )
     found = PromptFlare(mask="centre", iterations=1, sample_steps=4, prompt="a").heard(seen, None, None)

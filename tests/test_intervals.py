@@ -65,7 +65,9 @@ def test_adjusted_means_are_those_of_an_additive_table(effects: dict[str, float]
     kept = {c: {u: y for u, y in row.items() if u == ("0", 0) or draw.random() < 0.5} for c, row in full.items()}
     found = adjusted_means(kept)
     plain = adjusted_means(full)
-    assert [found[c] - found["a"] for c in "abcd"] == pytest.approx([effects[c] - effects["a"] for c in "abcd"], abs=1e-6)
+    assert [found[c] - found["a"] for c in "abcd"] == pytest.approx(
+        [effects[c] - effects["a"] for c in "abcd"], abs=1e-6
+    )
     assert plain == pytest.approx({c: np.mean(list(row.values())) for c, row in full.items()}, abs=1e-6)
     assert adjusted_means({}) == {}
 

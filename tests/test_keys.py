@@ -199,8 +199,16 @@ def test_a_cached_cell_builds_every_stage_once(tiny, tmp_path, monkeypatch):
 
 
 EVERY_KIND = (
-    "protect=udp", "attack=vae_roundtrip", "protected_fraction=0.5", "task.curve=[0.5,1.0]", "++task.prior_weight=1.0",
-    "++task.prior_images=2", "data.reference=4", "data.validation=4", "data.heldout=4", "metrics.bundle.kernel_distance.minimum=4",
+    "protect=udp",
+    "attack=vae_roundtrip",
+    "protected_fraction=0.5",
+    "task.curve=[0.5,1.0]",
+    "++task.prior_weight=1.0",
+    "++task.prior_images=2",
+    "data.reference=4",
+    "data.validation=4",
+    "data.heldout=4",
+    "metrics.bundle.kernel_distance.minimum=4",
 )
 THIEF = {"class", "train", "generate", "upper_bound"}
 
@@ -246,6 +254,14 @@ def test_points_of_a_curve_and_what_they_are_compared_with_have_keys_of_their_ow
 
 @pytest.mark.slow
 def test_runtime_is_no_part_of_any_key(graph, tmp_path):
-    words = ["runtime.batch=3", "runtime.grad_batch=2", "runtime.low_memory=true", "runtime.threads=1", "runtime.verify=size", f"runtime.out={tmp_path}", "runtime.workers=2"]
+    words = [
+        "runtime.batch=3",
+        "runtime.grad_batch=2",
+        "runtime.low_memory=true",
+        "runtime.threads=1",
+        "runtime.verify=size",
+        f"runtime.out={tmp_path}",
+        "runtime.workers=2",
+    ]
     one, two = ([stage.key for stage in graph("protect=udp", "attack=impress", *more).stages] for more in ([], words))
     assert one == two

@@ -77,7 +77,16 @@ def test_sigma_is_two_numbers_in_order():
 
 
 def test_metacloak_s_blur_reaches_the_larger_sigma(model, pictures):
-    settings = {"clean_steps": 1, "snapshots": 1, "trials": 1, "rounds": 1, "image_steps": 1, "model_steps": 0, "lr": 1e-2, "batch": 1}
+    settings = {
+        "clean_steps": 1,
+        "snapshots": 1,
+        "trials": 1,
+        "rounds": 1,
+        "image_steps": 1,
+        "model_steps": 0,
+        "lr": 1e-2,
+        "batch": 1,
+    }
     owner, x = make_owner(pictures[:1]), pictures[0][None]
     one, two = (MetaCloak(**settings, sigma=(0.0, s)).image_loss(model, owner, Run(), 0)(x, [0]) for s in (0.0, 3.0))
     assert not torch.allclose(one, two)

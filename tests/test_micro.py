@@ -139,7 +139,13 @@ def test_the_rate_of_a_preset_is_one_at_which_the_loss_of_clean_pictures_falls(m
 
 
 def test_subject_and_scene_are_counted_as_the_prompts_say(tmp_path, monkeypatch):
-    told = {"shape": [0, 0, 0, -1], "color": [1, 1, 1, -1], "second": [2, 2, 2, -1], "texture": [3, 3, 0, -1], "scene": [0, 1, 0, -1]}
+    told = {
+        "shape": [0, 0, 0, -1],
+        "color": [1, 1, 1, -1],
+        "second": [2, 2, 2, -1],
+        "texture": [3, 3, 0, -1],
+        "scene": [0, 1, 0, -1],
+    }
 
     class Fake:
         def classify(self, x):
@@ -148,7 +154,12 @@ def test_subject_and_scene_are_counted_as_the_prompts_say(tmp_path, monkeypatch)
     monkeypatch.setattr("udpbench.models.micro.judge.load_judge", lambda name, device: Fake())
     for i in range(4):
         write_png(tmp_path / "got" / f"{i}.png", torch.full((3, 64, 64), i / 255))
-    texts = [f"a photo of a ring {SCENES[0]}", f"a photo of a ring {SCENES[0]}", "a photo of a ring", f"a photo of a ring {SCENES[1]}"]
+    texts = [
+        f"a photo of a ring {SCENES[0]}",
+        f"a photo of a ring {SCENES[0]}",
+        "a photo of a ring",
+        f"a photo of a ring {SCENES[1]}",
+    ]
     images.write_metadata(tmp_path / "got", {f"{i}.png": {"text": text} for i, text in enumerate(texts)})
     (tmp_path / "data.json").write_text(json.dumps({"truth": {"shape": 0, "color": 1, "second": 2, "texture": 3}}))
     found = JudgeMetric()(tmp_path / "got", tmp_path, Run(batch=2))

@@ -433,4 +433,7 @@ def test_dpmpp_is_of_second_order_and_ends_at_no_noise():
     config = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).config
     made = make_solver("dpmpp", config).config
     assert (made.algorithm_type, made.solver_order, made.final_sigmas_type) == ("dpmsolver++", 2, "zero")
-    assert (made.use_karras_sigmas, make_solver("dpmpp", config, karras=False).config.use_karras_sigmas) == (True, False)
+    assert (made.use_karras_sigmas, make_solver("dpmpp", config, karras=False).config.use_karras_sigmas) == (
+        True,
+        False,
+    )

@@ -138,7 +138,10 @@ def test_what_a_cell_will_lack_is_told_before_it_starts(planned, tmp_path):
     text = " ".join(shown.split())
     assert "absent: kernel_distance: data folder has no reference pictures (data.reference)" in text
     assert "no primary score can be measured: data folder has no reference pictures (data.reference); " in text
-    assert "data folder: pictures have 48 px or more; they are protected and attacked at that size and reduced to the victim's 16 px" in text
+    assert (
+        "data folder: pictures have 48 px or more; they are protected and attacked at that size and reduced to the victim's 16 px"
+        in text
+    )
     _, _, shown, _ = planned("protect=none", "arms=[clean]")
     assert "training;" not in shown
 

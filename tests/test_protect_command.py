@@ -496,7 +496,9 @@ def test_what_an_embedded_model_protects_is_said_to_be_nothing_real(here, tmp_pa
 
 def test_a_method_that_exceeds_its_budget_is_told(here, tmp_path, monkeypatch):
     smooth(0).save(tmp_path / "in" / "a.png")
-    monkeypatch.setattr(Noise, "protect", lambda self, owner, budget, surrogate, run: [(x + 0.1).clamp(0, 1) for x in owner.images])
+    monkeypatch.setattr(
+        Noise, "protect", lambda self, owner, budget, surrogate, run: [(x + 0.1).clamp(0, 1) for x in owner.images]
+    )
     assert "! budget exceeded: a.png measures linf 26/255, allowed 8/255" in here("protect=noise").err
 
 

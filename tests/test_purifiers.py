@@ -418,15 +418,28 @@ def test_each_of_jpeg_blur_and_noise_augments(pictures):
     rough = lambda x: float(x.diff(dim=-1).abs().mean())  # noqa: E731
     made = RobustAugment(quality=30, blur=2, noise=20).augment(torch.stack(pictures[:1] * 60), Run().rng("train", 0))
     jpeg = recompress(pictures[0], "jpeg", 30)
-    kinds = ["jpeg" if torch.equal(x, jpeg) else "blur" if rough(x) < rough(pictures[0]) - 1e-6 else "noise" for x in made]
+    kinds = [
+        "jpeg" if torch.equal(x, jpeg) else "blur" if rough(x) < rough(pictures[0]) - 1e-6 else "noise" for x in made
+    ]
     assert all(8 <= kinds.count(kind) <= 32 for kind in ("jpeg", "blur", "noise"))
 
 
 def test_insight_s_terms_have_their_weights_and_signs(model, pictures):
     camera = ScreenCamera(tilt=0.01, blur=0.8, vignette=0.1, colour=0.05, noise=2.5, quality=85)
     attack = Insight(
-        iterations=1, lr=0.1, alpha=0.0, distance_budget=1.0, start_noise=0.0, perceptual="lite1", size_correct=False,
-        photo=camera, encoder=2.0, unet=0.0, consistency=3.0, away=0.5, prompt="a painting",
+        iterations=1,
+        lr=0.1,
+        alpha=0.0,
+        distance_budget=1.0,
+        start_noise=0.0,
+        perceptual="lite1",
+        size_correct=False,
+        photo=camera,
+        encoder=2.0,
+        unet=0.0,
+        consistency=3.0,
+        away=0.5,
+        prompt="a painting",
     )
     x, y = pictures[0][None], 2 * pictures[1][None] - 1
     with torch.no_grad():

@@ -78,7 +78,9 @@ def test_interpolations_of_no_setting_are_told():
     from udpbench.interfaces import Dataset
 
     errors, cfg = Errors(), OmegaConf.create({"data": {"prompt": "a ${token} dog"}})
-    line = "data.prompt: Interpolation key 'token' not found; ${NAME} is the setting of that name, and no text can hold ${"
+    line = (
+        "data.prompt: Interpolation key 'token' not found; ${NAME} is the setting of that name, and no text can hold ${"
+    )
     errors.attempt(lambda: OmegaConf.to_container(cfg, resolve=True))
     errors.attempt(lambda: make_part(cfg.data, "folder", Dataset))
     assert errors == [line, line], "the same words, so that they are told once"

@@ -149,7 +149,9 @@ def test_box(same: tuple[int, int, int], word: str) -> None:
 def test_edits_must_beat_noise(reseeded: bool) -> None:
     """Edits of clean pictures are compared with themselves and do not spread: their floor is what noise does."""
     found = [
-        make_record(shifted(0.0, noise=1.0 * s, protected=0.1 * s), subject=str(s), task="img2img", facts={"edits": True})
+        make_record(
+            shifted(0.0, noise=1.0 * s, protected=0.1 * s), subject=str(s), task="img2img", facts={"edits": True}
+        )
         for s in range(4)
     ]
     for record in found:
@@ -376,10 +378,16 @@ def test_settings_that_came_later_and_places_of_equal_weights_are_no_variants() 
     pap = {"_target_": "udpbench.protect.pap.PAP", "rounds": 10}
     made = [make_record(protect="pap", subject=str(i), settings={"protect": pap | more}) for i, more in
             enumerate(({}, {"pictures": 1}, {"pictures": 4}))]  # fmt: skip
-    assert [r["cell"]["protect"] for r in choose(files(*made)).ok] == ["pap (pictures=1)", "pap (pictures=1)", "pap (pictures=4)"]
+    assert [r["cell"]["protect"] for r in choose(files(*made)).ok] == [
+        "pap (pictures=1)",
+        "pap (pictures=1)",
+        "pap (pictures=4)",
+    ]
     foreign = [make_record(settings={"protect": {"_target_": "os.path.join"} | more}) for more in ({}, {"p": 1})]
     assert len({r["cell"]["protect"] for r in choose(files(*foreign)).ok}) == 2, "of no component nothing is known"
-    machines = [make_record(victim="mine", subject=str(i), settings={"victim": {"path": f"/home/{i}/sd"}}) for i in range(3)]
+    machines = [
+        make_record(victim="mine", subject=str(i), settings={"victim": {"path": f"/home/{i}/sd"}}) for i in range(3)
+    ]
     for record, digest in zip(machines, "aab"):
         record["provenance"]["parts"] = {"victim": {"version": 1, "identity": {"unet": digest}}}
     names = [r["cell"]["victim"] for r in choose(files(*machines)).ok]
@@ -489,7 +497,10 @@ def test_protections_and_attacks_are_ordered_as_if_all_had_met_the_same_victims(
 
 
 def test_noise_that_was_run_as_a_protection_takes_no_victim_from_the_comparison_with_noise() -> None:
-    settings = {"protect": {"_target_": "udpbench.protect.noise.Noise"}, "noise": {"_target_": "udpbench.protect.noise.Noise"}}
+    settings = {
+        "protect": {"_target_": "udpbench.protect.noise.Noise"},
+        "noise": {"_target_": "udpbench.protect.noise.Noise"},
+    }
     own = make_record(protect="noise", settings=settings)
     (board,) = boards([*(make_record(shifted(s, protected=s), subject=str(s)) for s in range(3)), own])
     rows = comparisons(board).tables[0]
@@ -500,7 +511,9 @@ def test_noise_that_was_run_as_a_protection_takes_no_victim_from_the_comparison_
 def test_scores_of_one_protection_that_disagree_are_told() -> None:
     one, other = make_record(attack="none"), make_record(shifted(0, protected=9.0), attack="jpeg")
     (board,) = boards([one, other])
-    assert any(line.startswith("Records do not agree on the scores of protected: eudp") for line in arm_means(board).text)
+    assert any(
+        line.startswith("Records do not agree on the scores of protected: eudp") for line in arm_means(board).text
+    )
     (board,) = boards([one, make_record(attack="jpeg")])
     assert not any("do not agree" in line for line in arm_means(board).text)
 
@@ -530,7 +543,9 @@ def test_a_subject_with_more_seeds_weighs_no_more_in_the_order() -> None:
     b = [make_record(shifted(0, protected=x), protect="b", subject=s, seed=k) for s, k, x in
          (("0", 0, 33), ("0", 1, 33), ("0", 2, 33), ("1", 0, 40))]  # fmt: skip
     (board,) = boards([*a, *b])
-    assert [row.protect for row in board.rows if not row.control] == ["b", "a"], "36.5 and 35 more; by victims 34.75 and 37.5"
+    assert [row.protect for row in board.rows if not row.control] == ["b", "a"], (
+        "36.5 and 35 more; by victims 34.75 and 37.5"
+    )
     assert [row.name for row in Standings(board).rows if not row.control] == ["b", "a"]
 
 

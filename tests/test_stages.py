@@ -64,6 +64,7 @@ def test_a_picture_that_a_power_loss_cut_is_computed_again(cell, tmp_path):
     store.do(attack_stage(made, Graph(made).data, Part("inverting", {}, again)))
     assert again.seen == [first.seen[0], first.seen[2]]
 
+
 class Keeps(Protection):
     """Keeps what the owner holds."""
 
@@ -84,7 +85,9 @@ def test_a_protection_is_given_the_prompts_that_are_asked_for_and_the_data_s_mas
     (owner,), folder = keeps.owners, store.path(data)
     captions = [row["text"] for row in images.read_metadata(folder / "train").values()]
     assert len(set(captions)) > 1
-    assert owner.prompts == {"class": ["a photo"] * len(captions), "data": captions, "empty": [""] * len(captions)}[kind]
+    assert (
+        owner.prompts == {"class": ["a photo"] * len(captions), "data": captions, "empty": [""] * len(captions)}[kind]
+    )
     for name, mask in zip(owner.names, owner.masks, strict=True):
         assert torch.equal(mask, images.read(folder / "masks" / name)[:1].round())
 

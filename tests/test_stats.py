@@ -134,7 +134,10 @@ def unranked() -> Record:
         (spoilt(clean=76.32), "victim did not learn: clean covers 29.6% of the pretrained-upper bound window on dist"),
         (spoilt(clean=76.0004), "victim did not learn: clean covers 29.9995% of the pretrained-upper bound window on "),
         (spoilt(clean=100.2), "victim did not learn: clean covers 0% of the pretrained-upper bound window on distance"),
-        (windowless(clean=0.11), "victim did not learn: clean covers 1% of the pretrained-upper bound window on similar"),
+        (
+            windowless(clean=0.11),
+            "victim did not learn: clean covers 1% of the pretrained-upper bound window on similar",
+        ),
         (windowless(clean=0.50), "no window: upper bound is no better than pretrained on distance"),
         (spoilt(upper_bound=100.0), "no window: upper bound is no better than pretrained on distance"),
         (spoilt(protected=100.1), "saturated: protected is worse for the thief than pretrained on distance"),
