@@ -7,7 +7,7 @@ study() { "${PYTHON:-python}" -m udpbench -m experiment=learning "$@"; }
 curve='task.curve=[0.5,1.0,2.0]'
 study task=dreambooth,dreambooth_lora,textual_inversion $curve data.subject=105,106,107 "$@"
 study task=style_finetune,style_lora $curve data.style=2,3,4 "$@"
-study task=ddpm 'task.curve=[0.5,1.0]' seed=0,1 "$@"
+study task=ddpm task.dtype=bf16 'task.curve=[0.5,1.0]' seed=0,1 "$@"
 
 # Which DreamBooth preset: development subjects
 choose() { study task=dreambooth 'data.subject=range(10,22)' runtime.records=experiments/learning/development "$@"; }

@@ -8,7 +8,7 @@ curve='task.curve=[0.5,1.0,2.0]'
 objects='task=dreambooth data.subject=105,106,107,108,109'
 styles='task=style_finetune data.style=2,3,4,5,6'
 scratch='task=ddpm task.curve=[0.5,1.0]'
-first='protect.model_steps=200 protect.image_steps=10'  # the first study: a third of the victim's steps, 50 image gradients
+first='task.dtype=bf16 protect.dtype=bf16 protect.model_steps=200 protect.image_steps=10'  # a third of the victim's steps, 50 image gradients
 times='protect.times=sqrt_alpha_bar'  # EUDP's preset when the settings were frozen
 floor='protect=none seed=1,2 arms=[pretrained,upper_bound,clean]'  # how much clean victims differ from seed to seed
 

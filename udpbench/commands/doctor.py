@@ -67,8 +67,11 @@ def _machine(cfg: Any) -> Lines:
     import torch
 
     from udpbench.commands.common import open_store
+    from udpbench.core.precision import NOTABLE, bf16_cost
 
     yield "CPU", f"{cores()} cores, {idle_cores()} idle; workers {cfg.runtime.workers}, threads {cfg.runtime.threads}"
+    slow = "; say dtype=fp32" if bf16_cost() > NOTABLE else ""
+    yield "bf16 on the CPU", f"a small convolution takes {bf16_cost():.1f} times as long as in fp32{slow}"
     with suppress(AttributeError, ValueError):  # a system that does not tell
         yield "memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
     for i in range(torch.cuda.device_count()):

@@ -29,7 +29,7 @@ from torch import Tensor
 from udpbench.benchmark import stages
 from udpbench.benchmark.build import build, make_part
 from udpbench.benchmark.cell import Cell, Part
-from udpbench.benchmark.check import check_alone
+from udpbench.benchmark.check import check_alone, slow_here
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.run import fetch_models
 from udpbench.benchmark.store import Stage, Store
@@ -120,6 +120,8 @@ def change(
         try_folder(target)
         todo = {stage.key for stage in work if not store.finished(stage)}
         _say_plan(console, part.name, len(files), coupled, len(todo))
+        for line in slow_here(cell, store.device, only=method) if todo else ():
+            console.say(f"! {line}")
         bar = (console if todo and not coupled else Log()).bar(part.name, len(todo), "img")
         with within(store), bar as advance:
             for unit, stage in zip(units, work, strict=True):

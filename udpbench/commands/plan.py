@@ -110,7 +110,7 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     history = histories.setdefault(store.root, History(store.root, device_name(store.device)))
     stages = {store.path(stage): stage for stage in with_ancestors(ready.wanted)}
     todo = {store.path(stage): history.estimate(stage) for stage in store.missing(ready.wanted)}
-    family, notes = graph.cell.family, tuple(remarks(graph.cell))
+    family, notes = graph.cell.family, tuple(remarks(graph.cell, store.device))
     return Planned(name or cell_text(graph.cell), history.device, stages, todo, family=family, notes=notes)
 
 

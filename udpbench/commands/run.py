@@ -120,6 +120,7 @@ def _finish_stages(
     ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | None, prefix: str, todo: int
 ) -> None:
     """Compute the ``todo`` missing stages, with as many processes as ``runtime.workers`` asks for."""
+    from udpbench.benchmark.check import slow_here
     from udpbench.benchmark.run import run
     from udpbench.commands.workers import shared
 
@@ -129,6 +130,8 @@ def _finish_stages(
         log.say(f"{prefix}: {cell_text(cell)} on {ready.store.device}; {todo} stages to do{by}")
         if todo and (why := cell.unranked):
             log.say(f"no primary score can be measured: {why}")
+        for line in slow_here(cell, ready.store.device) if todo else ():
+            log.say(line)
         run(ready.graph, ready.store, n > 1, ready.scores)
 
 
