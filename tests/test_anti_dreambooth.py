@@ -269,7 +269,7 @@ def test_the_target_of_fsmg_is_noised_to_the_step_before(model, pictures, tmp_pa
     a, b = (model.alpha_bar[k].view(-1, 1, 1, 1) for k in (t, t - 1))
     with torch.no_grad():
         noisy = a.sqrt() * z + (1 - a).sqrt() * noise
-        told = model.predict(model.pipe.unet, noisy, t, cond)
+        told = model.predict(noisy, t, cond)
         aimed = b.sqrt() * target + (1 - b).sqrt() * noise
         want = (previous_mean(told, noisy, a.flatten(), b.flatten(), "epsilon") - aimed).square().mean((1, 2, 3))
         got = model.loss(z, cond, t, noise) - method.objective(model, owner, Run())(z, cond, t, noise, [0, 1])

@@ -18,10 +18,10 @@ def given(model):
 @pytest.mark.parametrize("kind", ["self", "cross"])
 def test_outputs_follow_from_what_was_read(model, given, kind):
     z, t, cond = given
-    before = model.predict(model.pipe.unet, z, t, cond)
+    before = model.predict(z, t, cond)
     with read_attention(model.pipe.unet, kind) as read:
-        assert torch.equal(model.predict(model.pipe.unet, z, t, cond), before)
-    assert torch.equal(model.predict(model.pipe.unet, z, t, cond), before)
+        assert torch.equal(model.predict(z, t, cond), before)
+    assert torch.equal(model.predict(z, t, cond), before)
     # On the way down, in the middle, and two layers on the way up: all of the tiny UNet's.
     assert [a.layer.split("_")[0] for a in read] == ["down", "mid", "up", "up"]
     for found in read:
@@ -39,7 +39,7 @@ def test_a_mean_map_is_of_one_resolution_and_has_a_gradient(model, given):
     z, t, cond = given
     z = z.clone().requires_grad_(True)
     with read_attention(model.pipe.unet) as read:
-        model.predict(model.pipe.unet, z, t, cond)
+        model.predict(z, t, cond)
     whole = mean_map(read, 8 * 6 // 16)
     assert whole.shape == (2, 4 * 3, cond.hidden.shape[1])  # the tiny UNet attends at half of the latents' resolution
     torch.testing.assert_close(whole, torch.stack([a.probabilities().mean(1) for a in read]).mean(0))

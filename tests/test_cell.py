@@ -17,7 +17,7 @@ import torch
 from forked import Command
 
 from udpbench.benchmark.store import FACTS, Stage
-from udpbench.core.images import write_png
+from udpbench.core.images import write_metadata, write_png
 from udpbench.results.gather import _some
 from udpbench.results.record import read_records
 
@@ -317,13 +317,18 @@ def test_importing_the_package_is_light(shell):
 
 def test_edits_stand_under_the_picture_they_were_made_of_prompt_after_prompt(tmp_path):
     pictures, each = 10, 4
-    for i in range(pictures * each):
-        write_png(tmp_path / f"{i // each:02d}-{i % each:02d}.png", torch.full((3, 8, 8), i / 255))
+    stems = sorted(["cat", "cat-1", *(f"dog-{i}" for i in range(pictures - 2))], key=lambda stem: f"{stem}.png")
+    rows = {}
+    for i in range(pictures * each):  # sorted by their own names, the edits of cat-1 stand behind those of cat
+        name = f"{stems[i // each]}-{i % each:02d}.png"
+        write_png(tmp_path / name, torch.full((3, 8, 8), i / 255))
+        rows[name] = {"text": "", "of": f"{stems[i // each]}.png"}
+    write_metadata(tmp_path, rows)
 
     class OneFolder:
         def path(self, stage):
             return tmp_path
 
     stage = Stage("edit", {}, lambda *_: None)
-    shown = [round(float(x.mean()) * 255) for x in _some(OneFolder(), stage, each)]
+    shown = [round(float(x.mean()) * 255) for x in _some(OneFolder(), stage, edits=True)]
     assert shown == [k * each + k % each for k in range(8)]

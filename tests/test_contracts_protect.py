@@ -102,9 +102,9 @@ def test_draws_belong_to_the_picture(protect, node, elsewhere, monkeypatch, opti
     drawn: list[list[tuple]] = []
     real = LatentDiffusion.loss
 
-    def loss(self, z, cond, t, noise, unet=None):
+    def loss(self, z, cond, t, noise):
         drawn[-1].extend((int(step), *x.flatten()[:8].tolist()) for step, x in zip(t, noise, strict=True))
-        return real(self, z, cond, t, noise, unet)
+        return real(self, z, cond, t, noise)
 
     monkeypatch.setattr(LatentDiffusion, "loss", loss)
     drawn.append([])

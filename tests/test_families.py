@@ -27,7 +27,7 @@ RELEASED = [f"{group}/{option}" for group in ("protect", "attack") for option in
 COUNTED = {
     "protect": ("advdm", "photoguard", "photoguard_diffusion", "mist", "sds", "pid", "dct_shield", "blurguard", "uemask",
                 "advpaint", "dia", "dia_r", "diffusionguard"),
-    "attack": ("sdedit", "sdedit_denoise", "udap", "vae_roundtrip", "best_of"),
+    "attack": ("sdedit", "sdedit_denoise", "vae_roundtrip", "best_of"),
 }  # fmt: skip
 
 # What was published for Stable Diffusion.
@@ -66,7 +66,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "attack/cat": {"rank": 128, "steps": 10000, "lr": 1e-4, "batch": 4},
     "attack/impress_pp": {"iterations": 3000, "lr": 0.01, "distance_budget": 0.1, "perceptual": "lpips_vgg"},
     "attack/insight": {"iterations": 500, "lr": 0.05, "distance_budget": 0.1, "perceptual": "lpips_vgg"},
-    "attack/robust_augment": {"blur": 2.0},
+    "attack/robust_augment": {"blur": 2.0, "radius": 3},
+    "attack/udap": {"iterations": 100, "lr": 0.05, "kernel": 9, "blur": 12.0, "enough": 0.004},
     "attack/median_blur": {"window": 7},  # CopyrightMeter's, at 512 px
     # IMPRESS (NeurIPS 2023), its scripts: Glaze with 30 beside latents of variance 1 / 0.18215^2.
     "protect/glaze": {"alpha": pytest.approx(30 * 0.18215**2, abs=1e-3), "distance_budget": 0.05, "lr": 0.01,
@@ -92,7 +93,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "task/textual_inversion": {"steps": 3000, "lr": 2e-3, "batch": 4, "vectors": 1, "ema": 0.0, "clip_norm": 0.0},
     "attack/super_resolution": {"upscale_steps": 75, "guidance": 9.0, "noise_level": 20},
     "attack/noisy_upscale": {"upscale_steps": 75, "guidance": 9.0, "noise_level": 320, "std": 25.5},
-    "attack/pdm_pure": {"t": 100, "steps": 10, "less": 5, "upscale_steps": 50, "guidance": 4.0, "prompt": "a picture"},
+    "attack/pdm_pure": {"t": 100, "steps": 10, "less": 5, "upscale_steps": 50, "guidance": 4.0, "prompt": "a picture",
+                        "upscale_solver": "ddpm"},
     "attack/bridge": {"noise": 1.0},
 }  # fmt: skip
 

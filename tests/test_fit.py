@@ -452,9 +452,9 @@ def test_draws_belong_to_the_seed_and_the_step(tmp_path, model, folder, monkeypa
     drawn: list[tuple[list[int], float]] = []
     real = type(model).loss
 
-    def loss(self, z, cond, t, noise, unet=None):
+    def loss(self, z, cond, t, noise):
         drawn.append((t.tolist(), float(noise.sum())))
-        return real(self, z, cond, t, noise, unet)
+        return real(self, z, cond, t, noise)
 
     monkeypatch.setattr(type(model), "loss", loss)
     for k, seed in enumerate((0, 0, 1)):

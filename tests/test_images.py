@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageCms
 
+from udpbench.commands.pictures import _restored
 from udpbench.core import images, pixels
 from udpbench.core.digest import files_digest
 from udpbench.interfaces import Run
@@ -136,6 +137,36 @@ def profile(description: str, swap: bool) -> bytes:
         red, blue = (slice(tags[k] + 4, tags[k] + 8) for k in ("rXYZ", "bXYZ"))
         data[red], data[blue] = data[blue], data[red]
     return bytes(data)
+
+
+def grey_profile() -> bytes:
+    """A profile of linear grey (ICC.1:2001-04): a curve of gamma 1 and the white of D50."""
+    white = b"".join(round(x * 65536).to_bytes(4, "big") for x in (0.9642, 1.0, 0.8249))
+    tags = {
+        b"desc": b"desc" + bytes(4) + (12).to_bytes(4, "big") + b"linear grey\0" + bytes(80),
+        b"wtpt": b"XYZ " + bytes(4) + white,
+        b"kTRC": b"curv" + bytes(4) + (1).to_bytes(4, "big") + (256).to_bytes(2, "big") + bytes(2),
+        b"cprt": b"text" + bytes(4) + b"none" + bytes(4),
+    }
+    table, data = len(tags).to_bytes(4, "big"), b""
+    for name, content in tags.items():
+        place = 132 + 12 * len(tags) + len(data)
+        table += name + place.to_bytes(4, "big") + len(content).to_bytes(4, "big")
+        data += content
+    head = (128 + len(table) + len(data)).to_bytes(4, "big") + bytes(4) + bytes.fromhex("02400000")
+    head += b"mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28) + white
+    return head.ljust(128, b"\0") + table + data
+
+
+def test_the_profile_of_a_grey_picture_is_not_that_of_its_transparency(tmp_path):
+    grey = Image.new("L", (8, 8), 100)
+    grey.save(tmp_path / "plain.png", icc_profile=grey_profile())
+    assert float(images.read(tmp_path / "plain.png")[0, 0, 0] * 255) > 150, "the profile means something"
+    Image.merge("LA", (grey, grey)).save(tmp_path / "clear.png", icc_profile=grey_profile())
+    clean = images.read(tmp_path / "clear.png")
+    with images.open_image(tmp_path / "clear.png") as image:
+        made, _ = _restored(image, lambda x: x, clean, clean)
+    assert made.getchannel("A").getextrema() == (100, 100)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])

@@ -13,7 +13,7 @@ from shared import small
 from udpbench.attack.folder import Folder
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph
-from udpbench.benchmark.stages import class_stage
+from udpbench.benchmark.stages import OWNERS_NOISE, class_stage, surrogate_class_stage
 from udpbench.benchmark.store import Stage, Store
 from udpbench.commands import run as command
 from udpbench.core.images import list_images, read_metadata, write_png
@@ -86,6 +86,13 @@ def test_class_pictures_do_not_depend_on_how_many_are_scored(cell):
     assert base != key(*prior, "task.guidance=4.0")
     assert base != key(prior[0], "task.prior_images=5")
     assert Graph(cell()).class_pictures is None
+
+
+def test_the_owner_s_class_pictures_have_other_noise_than_the_thief_s(cell):
+    made = cell("task.prior_weight=1.0", "task.prior_images=4", "protect=aspl", "protect.class_images=4")
+    graph = Graph(made)
+    owner, thief = surrogate_class_stage(made, 4, graph.data), graph.class_pictures
+    assert (owner.settings["noise"], thief.settings["noise"]) == (OWNERS_NOISE, "class")
 
 
 def test_pictures_purified_elsewhere_are_not_what_the_attack_makes_of_clean_ones(cell, tmp_path, pictures):

@@ -246,7 +246,7 @@ def test_the_surrogate_of_ace_is_trained_on_the_perturbed_pictures(model, pictur
 
 def test_the_surrogate_learns_from_drawn_latents_whatever_the_ascent_takes(model, pictures):
     method = MistV2(**ROUND, sample_latents=False)
-    trained_on = method.pictures(method.trainable(model, Run()), pictures[:1], [""], Run())
+    trained_on = method.training_set(method.trainable(model, Run()), pictures[:1], [""], Run())
     one, two = (trained_on.draw(1, Run().rng("a", k)).z for k in range(2))
     assert not torch.equal(one, two)
 

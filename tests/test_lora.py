@@ -22,7 +22,7 @@ def told(model) -> torch.Tensor:
     """What a model predicts for fixed inputs and a prompt of its own text encoder."""
     noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return model.predict(model.pipe.unet, noisy, torch.tensor([100, 700]), model.embed(["a photo of a ring", ""]))
+        return model.predict(noisy, torch.tensor([100, 700]), model.embed(["a photo of a ring", ""]))
 
 
 @pytest.fixture(scope="module", params=["attention", "all"])

@@ -134,12 +134,13 @@ def test_loss_of_a_row_is_its_own(model):
     torch.testing.assert_close(whole, alone)
 
 
-def test_another_unet_is_used_if_given(model):
+def test_a_model_with_another_unet_uses_that(model):
     z, noise, t, cond = normal(1, 4, 8, 8), normal(1, 4, 8, 8, seed=1), torch.tensor([5]), model.embed([""])
     copy, fresh = model.fresh_unet("copy", Run().rng("x")), model.fresh_unet("random", Run().rng("x"))
     with torch.no_grad():
-        assert torch.equal(model.loss(z, cond, t, noise), model.loss(z, cond, t, noise, copy.eval()))
-        assert not torch.allclose(model.loss(z, cond, t, noise), model.loss(z, cond, t, noise, fresh))
+        own = model.loss(z, cond, t, noise)
+        assert torch.equal(own, model.having(unet=copy.eval()).loss(z, cond, t, noise))
+        assert not torch.allclose(own, model.having(unet=fresh).loss(z, cond, t, noise))
     assert all(p.requires_grad for p in (*copy.parameters(), *fresh.parameters()))
     assert not any(p.requires_grad for p in model.pipe.unet.parameters())
 
@@ -187,7 +188,7 @@ def test_size_and_multiple(model):
     assert model.multiple == 2  # the autoencoder's; the UNet, which has two levels, takes latents of odd sizes
 
 
-def test_the_loss_is_over_the_cells_that_hold_picture(model):
+def test_the_loss_is_over_the_cells_that_hold_picture(model, monkeypatch):
     """Of a UNet that always says 0, the loss is the mean square of the noise over them, 9 x 13 of 17 x 26 pixels."""
     x = torch.rand(2, 3, 17, 26, generator=torch.Generator().manual_seed(0))
     z = model.encode(x).detach()
@@ -203,7 +204,8 @@ def test_the_loss_is_over_the_cells_that_hold_picture(model):
             assert noisy.shape == z.shape
             return SimpleNamespace(sample=torch.zeros_like(noisy))
 
-    found = model.loss(z, model.embed(["", ""]), torch.tensor([1, 900]), noise, Zero())
+    monkeypatch.setattr(model.pipe, "unet", Zero())
+    found = model.loss(z, model.embed(["", ""]), torch.tensor([1, 900]), noise)
     torch.testing.assert_close(found, noise.square().mean((1, 2, 3)))
 
 

@@ -43,7 +43,7 @@ def test_the_loss_is_equation_14_in_the_model_s_own_range(ddpm, pictures):
     torch.testing.assert_close(ddpm.decode(ddpm.encode(x)), x)
 
 
-def test_odd_sizes_are_padded_for_the_network_alone_and_the_loss_is_over_the_picture(ddpm):
+def test_odd_sizes_are_padded_for_the_network_alone_and_the_loss_is_over_the_picture(ddpm, monkeypatch):
     """Of a UNet that says 0 in the picture and 1000 beside it, the loss is the mean square of the noise."""
     x = torch.rand(1, 3, 15, 17)
     z, noise = ddpm.encode(x), torch.randn(1, 3, 15, 17, generator=torch.Generator().manual_seed(0))
@@ -53,7 +53,7 @@ def test_odd_sizes_are_padded_for_the_network_alone_and_the_loss_is_over_the_pic
     class Beside(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.weight, self.config = torch.nn.Parameter(torch.zeros(1)), ddpm.pipe.unet.config
 
         def forward(self, noisy, t):
             assert noisy.shape == (1, 3, 16, 18), "what the network can halve"
@@ -61,7 +61,9 @@ def test_odd_sizes_are_padded_for_the_network_alone_and_the_loss_is_over_the_pic
             told[..., :15, :17] = 0
             return SimpleNamespace(sample=told)
 
-    found = ddpm.loss(z, ddpm.embed([""]), torch.tensor([500]), noise, Beside())
+    with monkeypatch.context() as patched:
+        patched.setattr(ddpm.pipe, "unet", Beside())
+        found = ddpm.loss(z, ddpm.embed([""]), torch.tensor([500]), noise)
     torch.testing.assert_close(found, noise.square().mean((1, 2, 3)))
     with torch.no_grad():
         assert ddpm.loss(z, ddpm.embed([""]), torch.tensor([500]), noise).isfinite().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -65,7 +66,7 @@ class Exact(PixelDiffusion):
             scheduler=schedule, unet=SimpleNamespace(config=SimpleNamespace(sample_size=256))
         )
 
-    def predict(self, unet, noisy, t, cond):
+    def predict(self, noisy, t, cond):
         a = self.alpha_bar[t].view(-1, 1, 1, 1)
         return (1 - a).sqrt() * (noisy - a.sqrt() * MEAN) / (a * SPREAD**2 + 1 - a)
 
@@ -89,7 +90,7 @@ def test_there_and_back_is_the_posterior_of_a_gaussian(sampler):
 def test_the_noise_is_that_of_the_forward_process():
     """A model that sees no noise leaves x_t as it is, but for the scale: DDIM to alpha_bar 1."""
     model, x = Exact(DDPMScheduler()), torch.full((1, 3, 64, 64), 0.6)
-    model.predict = lambda unet, noisy, t, cond: noisy * 0  # type: ignore[method-assign]
+    model.predict = lambda noisy, t, cond: noisy * 0  # type: ignore[method-assign]
     made = 2 * DiffPure(sampler="ode", t=30).there_and_back(x, [Run().rng("a")], model, Run()) - 1
     a = float(model.alpha_bar[29])
     assert float(made.mean()) == pytest.approx(0.2, abs=0.01)
@@ -121,7 +122,7 @@ def test_a_velocity_says_the_same_noise(pixels):
     model = pixels.having(scheduler=DDPMScheduler(prediction_type="v_prediction"))
     z, noise, t = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), 300
     a = model.alpha_bar[t]
-    model.predict = lambda unet, noisy, t, cond: a.sqrt() * noise - (1 - a).sqrt() * z  # type: ignore[method-assign]
+    model.predict = lambda noisy, t, cond: a.sqrt() * noise - (1 - a).sqrt() * z  # type: ignore[method-assign]
     torch.testing.assert_close(
         epsilon(model, a.sqrt() * z + (1 - a).sqrt() * noise, t, Cond(torch.zeros(1, 0, 0))), noise
     )
@@ -290,6 +291,12 @@ def test_best_of_takes_of_each_picture_what_scores_lowest(model, pictures, score
     assert attack.needs == ({"latent"} if score == "inconsistency" else {"denoise"})
     with pytest.raises(ValueError, match="members must change pictures only; a changes nothing"):
         BestOf(members={"a": Nothing()}, score=score)
+
+
+def test_best_of_refuses_a_score_that_is_no_number(model, pictures, monkeypatch):
+    monkeypatch.setattr("udpbench.attack.best_of.inconsistency", lambda x, model: x.new_full((1,), math.nan))
+    with pytest.raises(ValueError, match=r"attack best_of: the inconsistency of 0\.png is nan"):
+        purified(BestOf(members={"a": Jpeg(quality=10)}, score="inconsistency"), pictures[:1], model)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from udpbench.data.folder import Folder
 from udpbench.interfaces import Log, Run
 from udpbench.models.headers import _shards, header
 from udpbench.models.perceptual import load_distance
-from udpbench.optim.fit import load_state
+from udpbench.optim.fit import load_state, save_state
 from udpbench.results import record
 from udpbench.results.report.write import write_report
 
@@ -85,6 +85,20 @@ def test_weights_and_states_that_hold_more_than_tensors_run_nothing(tmp_path, ho
     spoil()
     assert load_state(file, Log()) is None, "what cannot be read is begun anew"
     assert not mark.exists()
+
+
+def test_a_state_that_memory_has_no_room_for_is_kept(tmp_path, monkeypatch):
+    file = tmp_path / "state.ckpt"
+    save_state(file, {"step": 3}, Run())
+
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", full)
+        with pytest.raises(RuntimeError, match="can't allocate"):
+            load_state(file, Log())
+    assert load_state(file, Log())["step"] == 3
 
 
 @pytest.mark.slow

@@ -301,6 +301,23 @@ def test_equal_work_is_done_again_where_a_disk_has_no_links(tmp_path, monkeypatc
     assert len(calls) == 2
 
 
+def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch):
+    """A network disk that fails for a moment costs nothing that is finished."""
+    a = make(text="ab")
+    (folder,) = Store(tmp_path).do(a)
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    for place in ("udpbench.benchmark.store.read_facts", "udpbench.core.digest.file_digest"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, stale)
+            with pytest.raises(OSError, match="Stale file handle"):
+                Store(tmp_path).do(a)
+        assert not (tmp_path / "damaged").exists()
+    assert Store(tmp_path).do(a) == [folder]
+
+
 def test_a_damaged_shared_folder_is_not_shared(tmp_path):
     calls: list[str] = []
     pairs = [make(text="same", settings={"way": i}) for i in range(2)]

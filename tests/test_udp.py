@@ -379,9 +379,9 @@ def test_every_picture_is_trained_on_as_often_whatever_its_size(model, pictures,
     wide = torch.cat([pictures[1], pictures[2]], 2)[:, :, :27]
     owner, drawn, real = make_owner([*pictures[:3], wide]), [], type(model).loss
 
-    def loss(self, z, cond, t, noise, unet=None):
+    def loss(self, z, cond, t, noise):
         drawn.extend([z.shape[-1]] * len(z))
-        return real(self, z, cond, t, noise, unet)
+        return real(self, z, cond, t, noise)
 
     trainable = model.trainable(Run().rng("surrogate"))
     trained = TrainingSet(trainable, owner.images, owner.prompts, Run(), mixed_sizes=True)

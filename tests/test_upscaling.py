@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from tiny import save_tiny, save_tiny_upscaler
 
 from udpbench.attack.diffpure import DiffPure
@@ -37,7 +39,7 @@ class Doubles(Upscaler):
     def on(self, run):
         return self
 
-    def enlarged(self, x, prompts, negative, rngs, *, steps, guidance, noise_level):
+    def enlarged(self, x, prompts, negative, rngs, *, steps, guidance, noise_level, solver=None):
         self.seen += list(x)
         self.asked += list(prompts)
         return resize(x, (2 * x.shape[-2], 2 * x.shape[-1]))
@@ -59,6 +61,28 @@ def test_the_upscaler_is_diffusers_own(upscaler, pictures):
     ).images  # fmt: skip
     assert made.shape == (2, 3, 2 * x.shape[-2], 2 * x.shape[-1])
     torch.testing.assert_close(made, want)
+
+
+def test_another_sampler_is_that_of_diffusers(upscaler, pictures):
+    x, rngs = torch.stack(pictures[:1]), [torch.Generator().manual_seed(k) for k in (1, 1)]
+    given = {"steps": 4, "guidance": 2.0, "noise_level": 100}
+    made = upscaler.enlarged(x, ["a ring"], "", rngs[:1], **given, solver="ddpm")
+    pipe = upscaler.having(scheduler=DDPMScheduler.from_config(upscaler.pipe.scheduler.config)).pipe
+    want = pipe(
+        "a ring", image=x, negative_prompt="", generator=rngs[1], num_inference_steps=4, guidance_scale=2.0,
+        noise_level=100, output_type="pt",
+    ).images  # fmt: skip
+    torch.testing.assert_close(made, want)
+    own = upscaler.enlarged(x, ["a ring"], "", [torch.Generator().manual_seed(1)], **given)
+    assert (made - own).abs().max() > 0.01
+
+
+def test_an_autoencoder_without_a_scale_has_that_of_the_first_upscaler(tmp_path):
+    folder = tmp_path / "old"
+    save_tiny_upscaler(folder)
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "scaling_factor"}))
+    assert Upscaler(str(folder), "old").pipe.vae.config.scaling_factor == 0.08333
 
 
 def test_the_autoencoder_keeps_its_own_scale_where_the_pipeline_would_write_over_it(upscaler):

@@ -127,7 +127,7 @@ def _folder(pictures: Pictures, scratch: Path) -> Path:
 
     if not len(pictures):
         raise ValueError("images: the list is empty; give at least one picture")
-    write_pictures(scratch, numbered(pictures))
+    write_pictures(scratch, numbered(pictures, digits=max(4, len(str(len(pictures) - 1)))))
     return scratch
 
 

@@ -236,8 +236,8 @@ class Attack(Method):
         return victim
 
     def augment(self, batch: Tensor, rng: torch.Generator) -> Tensor:
-        """The pictures of one training step, NCHW [0,1], drawn from ``rng``. If it is overridden, latents are not
-        cached."""
+        """The pictures of one training step, NCHW [0,1], changed as ``rng``, which is on the CPU, draws; ``batch`` may
+        be on any device. If it is overridden, latents are not cached."""
         return batch
 
     @property

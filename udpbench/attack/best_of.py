@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,6 +71,10 @@ class BestOf(Members):
             for i, x in enumerate(purified(member, images, names, prompts, model, own_run(run, k))):
                 with torch.no_grad():
                     value = float(measure(x[None].to(run.device), prompts[i], model, run.rng("best_of", names[i])))
+                if self.score == "denoising":
+                    run.tally("unet_purify", SAMPLES)
+                if not math.isfinite(value):
+                    raise ValueError(f"attack best_of: the {self.score} of {names[i]} is {value}")
                 if value < least[i]:
                     best[i], least[i] = x, value
         return best

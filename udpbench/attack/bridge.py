@@ -43,8 +43,9 @@ class Bridge(FitSettings, Attack):
 
     The thief has pairs: pictures of his own that he had protected by the owner's tool (``udpbench protect``); none of
     those that are to be purified. The training is a part of this stage. The paper's: the bridge, the pairs. Our
-    choices: the variance-exploding bridge, an equal weight of all times, the difference as what is predicted, exact
-    steps of the bridge in place of the hybrid sampler, a small network, crops.
+    choices: the variance-exploding bridge with T = 1 (in the released code 80), an equal weight of all times, the
+    difference as what is predicted, exact steps of the bridge in place of the hybrid sampler (there 40 of Heun's, with
+    churn, guidance and an average of the weights), no noise on the pairs, a small network, crops.
 
     Args: those of ``FitSettings``, and
         clean, protected: folders of the pairs, by name.

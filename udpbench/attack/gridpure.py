@@ -28,7 +28,8 @@ class GridPure(PixelPurifier):
     The corners, which only one window sees, are purified once more, together as one window; where a side is no multiple
     of half a window, the last window ends at the edge. Our choices: a side shorter than a window is one, a picture
     of one window is purified once a round (the released code takes its corners for a second window, and the mean), and
-    values are rounded to 8 bits (there they are cut off, which darkens a picture by half a step in each round).
+    values are rounded to 8 bits (there they are cut off, which darkens a picture by half a step in each round), and the
+    variance of a step is the smaller fixed one (the released model learnt its own).
 
     Args: those of ``PixelPurifier`` (t: in a round), and
         rounds: how many there are.

@@ -48,7 +48,7 @@ class Impress(SoftBound, Attack):
     Args: those of ``SoftBound``, and
         size_correct: as above.
         precision: ``fp32``: picture and moments in float32, the autoencoder in the model's dtype; ``fp16``: all three
-            in half precision. Slow on a CPU; give the model's weights as they are (``purifier.dtype=fp32``), not
+            in half precision. Slow on a CPU; give the model's weights as they are (``model.dtype=fp32``), not
             rounded to bf16 before.
         clamp_start: clamp the start to [-1,1], too; the released code does not.
     """

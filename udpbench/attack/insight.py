@@ -87,7 +87,7 @@ class Insight(Impress):
             total = total + self.encoder * (mse(z, seen) - self.away * mse(z, avoided))
             if self.unet:
                 t, noise = queued(uniform_times(rngs, 1, len(model.alpha_bar)), z.device), normal(rngs, 1, z)
-                outputs = [model.predict(model.pipe.unet, model.noised(v, t, noise), t, cond) for v in (z, seen)]
+                outputs = [model.predict(model.noised(v, t, noise), t, cond) for v in (z, seen)]
                 total = total + self.unet * mse(*outputs)
                 run.tally("unet_purify", 2 * len(z))
             return self.scale(y) * total

@@ -5,19 +5,20 @@ As used against protections by MetaCloak's authors (CVPR 2024) and after them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from udpbench.attack.each import in_batches
 from udpbench.attack.prompted import Prompted
-from udpbench.core.component import check_numbers
+from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.images import as_saved, at_once
 from udpbench.core.pixels import resize
 from udpbench.interfaces import Images, Run, Texts
+from udpbench.models.sample import PIXEL_SOLVERS
 from udpbench.models.upscaler import Upscaler
 
 
@@ -26,15 +27,18 @@ class Upscaling(Prompted):
     """What purifications with an upscaler have in common.
 
     Args: those of ``Prompted``, and
-        upscale_steps: of the model's own sampler.
+        upscale_steps: of the sampler.
+        upscale_solver: ddpm | ddim | dpmpp; None: the model's own.
         noise_level: time step of the noise that the model sees the small picture under.
     """
 
     upscale_steps: int
     noise_level: int
     negative_prompt: str = ""
+    upscale_solver: str | None = None
 
     name: ClassVar[str]  # in messages
+    later: ClassVar[Mapping[str, Any]] = {"upscale_solver": None}
     needs = frozenset({"upscale"})
 
     def __post_init__(self) -> None:
@@ -42,6 +46,8 @@ class Upscaling(Prompted):
         who = f"attack {self.name}"
         check_numbers(who, least=1, upscale_steps=self.upscale_steps, guidance=self.guidance)
         check_numbers(who, least=0, noise_level=self.noise_level)
+        if self.upscale_solver is not None:
+            check_choice(f"{who}: unknown upscale_solver", self.upscale_solver, PIXEL_SOLVERS)
 
     def enlarged(
         self, x: Tensor, prompts: Sequence[str], rngs: Sequence[torch.Generator], model: Upscaler, run: Run
@@ -53,6 +59,7 @@ class Upscaling(Prompted):
             large = model.enlarged(
                 x[part], asked[part], self.negative_prompt, rngs[part],
                 steps=self.upscale_steps, guidance=self.guidance, noise_level=self.noise_level,
+                solver=self.upscale_solver,
             )  # fmt: skip
             made.append(large.cpu())
         run.tally("unet_purify", self.upscale_steps * len(x) * (1 + (self.guidance > 1)))
@@ -65,7 +72,8 @@ class SuperResolution(Upscaling):
 
     What reducing alone does, ``attack=resize attack.scale=0.25`` shows. Our choices: the small picture is rounded to 8
     bits, as one that was saved; where a side is no multiple of the factor, the next larger one is made of it and
-    resized to the picture's.
+    resized to the picture's. The upscaler is given the caption unless ``prompt`` says otherwise; MetaCloak's test gives
+    it "A photo of a person", which has no word that names the subject.
     """
 
     name: ClassVar[str] = "super_resolution"

@@ -185,21 +185,18 @@ def _fraction(cell: Cell) -> Iterator[str]:
 
 
 def _perturbation_metrics(cell: Cell) -> Iterator[str]:
+    side, score = cell.data.component.shortest_side(), cell.budget.component.score
     for name, metric in cell.perturbation_metrics.items():
         if metric.component.against != "input":
             what = "does not compare a changed picture with its original"
             yield f"metric {name}: {what}; it belongs to metrics, not to metrics@perturbation"
         for reason in errors_of(metric.component.check):
             yield f"metric {name}: {reason}"
-        least, side = metric.component.least_side, cell.data.component.shortest_side()
+        least = metric.component.least_side
         if side is not None and side < least:
             what = f"needs pictures of at least {least} x {least} px, the smallest one of the data has a side of {side}"
             yield f"metric {name}: {what}; leave it out (~perturbation.bundle.NAME)"
-    score, measured = (
-        cell.budget.component.score,
-        [metric.component.scores for metric in cell.perturbation_metrics.values()],
-    )
-    if score and not any(score in scores for scores in measured):
+    if score and not any(score in metric.component.scores for metric in cell.perturbation_metrics.values()):
         todo = f"add metric@perturbation.bundle.distance={score}"
         yield f"budget {cell.budget.name}: nothing measures {score} of the saved pictures; {todo}"
 

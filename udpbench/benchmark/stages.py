@@ -35,6 +35,7 @@ from udpbench.optim.tuning import write_class_pictures
 MIXED = "mixed"
 SCORE = "score"
 # Of the class pictures for a protection's surrogate; those of a task are sampled as the task samples.
+OWNERS_NOISE = "owner_class"
 CLASS_SAMPLING: dict[str, Any] = {"steps": 25, "guidance": 5.0, "solver": "dpmpp"}
 
 
@@ -147,13 +148,13 @@ def class_stage(cell: Cell, data: Stage) -> Stage:
 
 
 def surrogate_class_stage(cell: Cell, n: int, data: Stage) -> Stage:
-    """``n`` class pictures for a protection, by the pretrained surrogate."""
+    """``n`` class pictures for a protection, by the pretrained surrogate, from other noise than the thief's."""
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         model, prompt = cell.surrogate.component.on(run), read_data_facts(parents["data"])["class_prompt"]
-        write_class_pictures(model, prompt, n, out, run, **CLASS_SAMPLING)
+        write_class_pictures(model, prompt, n, out, run, OWNERS_NOISE, **CLASS_SAMPLING)
 
-    key = {"sampling": CLASS_SAMPLING, "n": n, "surrogate": cell.surrogate.key}
+    key = {"sampling": CLASS_SAMPLING, "noise": OWNERS_NOISE, "n": n, "surrogate": cell.surrogate.key}
     checked_work = _with_inputs_checked(work, cell.surrogate)
     return Stage(
         "class", key, checked_work, {"data": data}, cell.seed, "class pictures of the surrogate", resumable=True

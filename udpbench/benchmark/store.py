@@ -159,11 +159,16 @@ class Store:
         return self.damage_of(self.path(stage), contents)
 
     def damage_of(self, folder: Path, contents: bool = True) -> str:
-        """What is wrong with a stage's folder, naming one file; "" if nothing is."""
+        """What is wrong with a stage's folder, naming one file; "" if nothing is.
+
+        Raises OSError if it cannot be read now: that may pass, and what is finished is not thrown away for it.
+        """
         try:
             facts = read_facts(folder)
-        except (OSError, ValueError):
-            return f"{FACTS} {'is broken' if (folder / FACTS).exists() else 'is missing'}"
+        except FileNotFoundError:
+            return f"{FACTS} is missing"
+        except ValueError:
+            return f"{FACTS} is broken"
         if not contents:
             return ""
         if "files" in facts:

@@ -405,7 +405,7 @@ def cell_text(cell: Cell) -> str:
 
 
 def names_text(names: Mapping[str, Any]) -> str:
-    """The same line, from the names in a record."""
+    """A cell in a line (protect=eudp attack=none ...), from its names as a record has them."""
     shown = ("data", "subject", "protect", "attack", "task", "budget", "victim", "seed")
     return " ".join(f"{k}={names[k]}" for k in shown if names[k] != "")
 

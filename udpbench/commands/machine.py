@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from udpbench.core.memory import memory_is_full
+
 MEMORY = 2e9  # bytes that a process with the embedded models takes, with room to spare
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SMALLER = "give runtime.grad_batch=N (with gradients) or runtime.batch=N, smaller, or runtime.low_memory=true"
@@ -44,11 +46,8 @@ def free_memory() -> float:
 
 def memory_error(error: BaseException) -> str | None:
     """One line saying what to do, if ``error`` is that of a memory that is full; None if not."""
-    if type(error).__name__ == "OutOfMemoryError":  # torch's
-        return f"the GPU has too little memory; {_SMALLER}"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter torch's, on a CPU
-        return f"the machine has too little memory; {_SMALLER}"
-    return None
+    which = "GPU" if type(error).__name__ == "OutOfMemoryError" else "machine"  # the former torch's
+    return f"the {which} has too little memory; {_SMALLER}" if memory_is_full(error) else None
 
 
 def room() -> int:

@@ -231,7 +231,7 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
         (out / TABLE).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     # Of the files themselves, too: those that differ in transparency or resolution only may show the same.
-    key = {"version": 2, "files": files_digest(files), "format": form, "codecs": codecs}
+    key = {"version": 3, "files": files_digest(files), "format": form, "codecs": codecs}
     return Stage(FINISHED, key, work, {"data": graph.data, "pictures": made}, title=made.title)
 
 
@@ -286,7 +286,9 @@ def _restored(
         changed = as_saved(shaped(from_pil(rgba.convert("RGB")))) + changed - clean
     made = to_pil(changed).convert("L" if grey else "RGB")
     if rgba:
-        made.putalpha(to_pil(shaped(from_pil(rgba.getchannel("A")))).getchannel(0))
+        alpha = rgba.getchannel("A")
+        alpha.info.pop("icc_profile", None)  # of the colours
+        made.putalpha(to_pil(shaped(from_pil(alpha))).getchannel(0))
     return made, _exif_of(upright)
 
 

@@ -117,10 +117,10 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
 def _show(cells: Sequence[Planned], path: Path | None, only_shared: bool) -> None:
     from udpbench.results import tally
 
-    plan, found = tally.count(cells), tally.shared(cells)
+    plan, found = tally.count(cells), tally.shared(cells) if only_shared else None
     if path:
-        write_json(path, tally.as_json(plan) | (tally.shared_json(found) if only_shared else {}))
-    if only_shared:
+        write_json(path, tally.as_json(plan) | (tally.shared_json(found) if found else {}))
+    if found:
         show(*([tally.shared_table(found)] if found.todo else []), *tally.shared_summary(found, len(cells)))
         show(*tally.invalid(cells))
         return

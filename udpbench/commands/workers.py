@@ -70,24 +70,27 @@ def shared(ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | No
     context = multiprocessing.get_context("spawn")
     whole = OmegaConf.to_container(cfg, resolve=False)
     workers: dict[Connection, SpawnProcess] = {}
-    for device in itertools.islice(_devices(ready.store.device), 1, n):
-        ours, theirs = context.Pipe(duplex=False)  # one each: a worker that is killed leaves no lock of a common one
-        process = context.Process(target=_work, args=(whole, dict(choices), str(device), threads, theirs), daemon=True)
-        process.start()
-        theirs.close()  # the worker has its own: without one, the pipe ends
-        workers[ours] = process
-        ready.store.leases.partners.add(process.pid or 0)
     listener = threading.Thread(target=_listen, args=(workers, ready.store), daemon=True)
-    listener.start()
     ended = False
     try:
+        for device in itertools.islice(_devices(ready.store.device), 1, n):
+            # One pipe each: a worker that is killed leaves no lock of a common one.
+            ours, theirs = context.Pipe(duplex=False)
+            given = (whole, dict(choices), str(device), threads, theirs)
+            process = context.Process(target=_work, args=given, daemon=True)
+            process.start()
+            theirs.close()  # the worker has its own: without one, the pipe ends
+            workers[ours] = process
+            ready.store.leases.partners.add(process.pid or 0)
+        listener.start()
         yield n
         listener.join()  # all is finished, and they find that out
         ended = True
     finally:
         for process in () if ended else workers.values():
             process.terminate()
-        listener.join()
+        if listener.ident is not None:  # all workers could be started
+            listener.join()
 
 
 def _devices(first: torch.device) -> Iterator[torch.device]:

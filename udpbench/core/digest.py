@@ -20,12 +20,12 @@ SETTLED = 3 * 10**9  # nanoseconds: within them a file may change twice and bear
 
 def folder_digest(folder: Path) -> str:
     """Of all files in ``folder``; where the folder lies does not matter."""
-    return _digest((str(path.relative_to(folder)), _file_digest(path)) for path in _files(folder))
+    return _digest((str(path.relative_to(folder)), known_sha256(path)) for path in _files(folder))
 
 
 def files_digest(paths: Iterable[Path]) -> str:
     """Of the files, in the order of their names; where they lie does not matter."""
-    return _digest((path.name, _file_digest(path)) for path in paths)
+    return _digest((path.name, known_sha256(path)) for path in paths)
 
 
 def file_digest(file: Path) -> str:
@@ -46,7 +46,8 @@ def difference(folder: Path, listing: Listing, skip: str, digests: bool = True) 
     """What of a folder is not as it was listed, in words that name one file; nothing: "".
 
     ``skip``: the name of files that were not listed. ``digests``: look at contents, too, not only at names and sizes.
-    What a file manager leaves in a folder (hidden files, ``LITTER``) is nothing.
+    What a file manager leaves in a folder (hidden files, ``LITTER``) is nothing. Raises OSError for what cannot
+    be read.
     """
     there = {str(path.relative_to(folder)): path for path in _files(folder) if path.name != skip}
     for name, (size, digest) in listing.items():
@@ -57,8 +58,8 @@ def difference(folder: Path, listing: Listing, skip: str, digests: bool = True) 
                 return f"{name} has {now} bytes, not {size}"
             if digests and file_digest(path) != digest:
                 return f"{name} is not what was written"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+        except FileNotFoundError:
+            return f"{name} is missing"
     odd = sorted(name for name, path in there.items() if not path.name.startswith(".") and path.name not in LITTER)
     return f"{odd[0]} does not belong there" if odd else ""
 
@@ -79,7 +80,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _file_digest(file: Path) -> str:
+def known_sha256(file: Path) -> str:
     """SHA-256 of a file.
 
     Once it has not been written to for some seconds it is remembered by path, size, times of change and inode: of files
@@ -94,7 +95,7 @@ def _file_digest(file: Path) -> str:
     return _settled_digest(file, *seen)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 17)  # fewer than a data folder has would never be met again
 def _settled_digest(file: Path, *seen: int) -> str:
     """``_sha256`` of a file in the state ``seen``."""
     return _sha256(file)

@@ -93,6 +93,15 @@ def pictures_in(folder: Path) -> Path:
     return folder / "train" if (folder / DATA_FACTS).exists() else folder
 
 
+def edits_of(folder: Path) -> dict[str, list[Path]]:
+    """The edits in the folder of a stage, by the file names of the pictures that they were made of, in their order."""
+    found: dict[str, list[Path]] = {}
+    for name, row in sorted(images.read_metadata(folder).items()):
+        if "of" in row:
+            found.setdefault(row["of"], []).append(folder / name)
+    return dict(sorted(found.items()))
+
+
 def read_data_facts(folder: Path) -> dict[str, Any]:
     """What data.json of a data folder says."""
     return json.loads((folder / DATA_FACTS).read_text(encoding="utf-8"))

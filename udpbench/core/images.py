@@ -40,6 +40,11 @@ READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "HEIF")
 NAME_BYTES = 255  # of a file name, on all usual file systems
 PIXELS = 128 * 128  # what counts as one picture in a batch
 METADATA = "metadata.jsonl"
+PROFILED = (
+    "RGB",
+    "L",
+    "CMYK",
+)  # modes whose colour profiles are applied as they are; others become RGB before
 # What Pillow raises on broken files, over all its decoders.
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
@@ -169,8 +174,8 @@ def from_pil(image: Image.Image) -> Tensor:
 def has_other_colours(image: Image.Image) -> bool:
     """Whether a colour profile other than sRGB is applied when the picture is read."""
     plain = image.convert("RGBA") if image.has_transparency_data else image  # Pillow warns of a palette's otherwise
-    plain = plain if plain.mode in ("RGB", "L", "CMYK") else plain.convert("RGB")
-    return _in_srgb(plain) is not plain
+    plain = plain if plain.mode in PROFILED else plain.convert("RGB")
+    return _to_srgb(plain) is not None
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
@@ -178,19 +183,26 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 
     One that says it is sRGB is left alone: a conversion would change values by rounding.
     """
-    data = image.info.get("icc_profile")
-    if not data:
+    if not image.info.get("icc_profile"):
         return image
-    image = image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        if "srgb" in ImageCms.getProfileDescription(profile).lower():
-            return image
-        made = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (OSError, ImageCms.PyCMSError):  # broken, or of another kind of picture
+    image = image if image.mode in PROFILED else image.convert("RGB")
+    if (transform := _to_srgb(image)) is None:
         return image
+    made = ImageCms.applyTransform(image, transform)
     assert made is not None  # not in place
     return made
+
+
+def _to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """From the colour profile that a picture in one of the modes ``PROFILED`` brings along to sRGB; None if there is
+    none to be applied."""
+    if not (data := image.info.get("icc_profile")):
+        return None
+    with suppress(OSError, ImageCms.PyCMSError):  # broken, or of another kind of picture
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        if "srgb" not in ImageCms.getProfileDescription(profile).lower():
+            return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, "RGB")
+    return None
 
 
 def _tensor(image: Image.Image) -> Tensor:
@@ -293,13 +305,13 @@ def batches(folder: Path, batch: int, side: int | None = None) -> Iterator[list[
 
 
 def at_once(batch: int, height: int, width: int) -> int:
-    """How many pictures of a size there are in a batch: ``batch`` of up to ``PIXELS`` pixels, of larger ones fewer, as
-    many as have that many pixels together, but at least one."""
+    """Batch size for pictures of height x width: ``batch`` up to ``PIXELS`` pixels, in proportion fewer above, at least
+    one."""
     return max(1, min(batch, room(batch, height, width)))
 
 
 def room(batch: int, height: int, width: int) -> int:
-    """How many pictures of a size have the pixels of ``batch`` of ``PIXELS``, however small they are; at least one."""
+    """As ``at_once``, without its upper limit: of pictures below ``PIXELS`` pixels more than ``batch``."""
     return max(1, batch * PIXELS // max(1, height * width))
 
 

@@ -32,6 +32,12 @@ def keep_freed_memory() -> None:
             libc.mallopt(setting, value)
 
 
+def memory_is_full(error: BaseException) -> bool:
+    """Whether ``error`` is that of a memory that is full, the machine's or the GPU's."""
+    of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's
+    return of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's, on a CPU
+
+
 def give_freed_memory_back() -> None:
     """Give back to the system what was freed so far: between works whose tensors are of other sizes, which would not
     fit into one another's gaps; with another C library nothing is done."""

@@ -61,7 +61,8 @@ def clean_and_noise(output: Tensor, noisy: Tensor, a: Any, prediction: str) -> t
 
 
 def velocity(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """``sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) z`` (Salimans & Ho 2022, appendix D), shapes as above."""
+    """``sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) z`` (Salimans & Ho 2022, appendix D); z, noise (N, C, h, w), t
+    (N,)."""
     a = alpha_bar[t].view(-1, 1, 1, 1)
     return a.sqrt() * noise - (1 - a).sqrt() * z
 
@@ -402,20 +403,21 @@ class Diffusion(Component, ABC):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """What the UNet denoises, of pictures ``x`` (NCHW [0,1]), and of nothing beside them: where a network needs
-        larger sides, it gets them, and what it makes of those is cut off again. Differentiable."""
+        """What the UNet denoises, (N, C, h, w), of pictures ``x`` (NCHW [0,1]), and of nothing beside them: where a
+        network needs larger sides, it gets them, and what it makes of those is cut off again. Differentiable."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """Pictures, NCHW float32, about [0,1] (not clamped); differentiable."""
+        """Pictures, NCHW float32, about [0,1] (not clamped), of ``z`` (N, C, h, w); differentiable."""
 
     @abstractmethod
     def embed(self, prompts: list[str]) -> Cond:
         """What the prompts condition the UNet on; of a model that is not in training, without a graph."""
 
     @abstractmethod
-    def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """What ``unet`` makes of N noisy inputs at time steps ``t``, float32."""
+    def predict(self, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """What the UNet predicts for N noisy inputs (N, C, h, w) at time steps ``t`` (N,): noise or velocity, of the
+        inputs' shape, float32."""
 
     @abstractmethod
     def trainable(self, rng: torch.Generator, init: str = "copy", *, gradient_checkpointing: bool = False) -> Trainable:
@@ -423,26 +425,25 @@ class Diffusion(Component, ABC):
         (``init="copy"``) or fresh ones from ``rng`` (``init="random"``); ``gradient_checkpointing``: less memory, more
         time."""
 
-    def training_loss(self, z: Tensor, cond: Cond, rng: torch.Generator, unet: nn.Module | None = None) -> Tensor:
+    def training_loss(self, z: Tensor, cond: Cond, rng: torch.Generator) -> Tensor:
         """``loss`` with time steps (uniform) and noise drawn from ``rng``: one step of any training, (N,)."""
-        return self.loss(z, cond, *self.times_and_noise(z, rng), unet)
+        return self.loss(z, cond, *self.times_and_noise(z, rng))
 
     def times_and_noise(self, z: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Time steps (N,), uniform, and standard normal noise like ``z`` (N, ...), from ``rng``."""
         t = torch.randint(len(self.alpha_bar), (len(z),), generator=rng)
         return queued(t, z.device), queued(torch.randn(z.shape, generator=rng), z.device)
 
-    def loss(self, z: Tensor, cond: Cond, t: Tensor, noise: Tensor, unet: nn.Module | None = None) -> Tensor:
+    def loss(self, z: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> Tensor:
         """Denoising loss of each of N inputs, (N,): mean squared error of the prediction (Ho et al. 2020, eq. 14).
 
         It is over the picture: ``z`` holds a place for each pixel, or for each of the autoencoder's cells that holds
         any pixel, a partly filled one counting whole; padding that a network needs beyond those is not part of it.
 
         z, noise: (N, C, h, w) of ``encode`` and standard normal; t: (N,) integer time steps. The target is the noise,
-        or the velocity for v-prediction models. ``unet`` may be another one than the model's own (a surrogate in
-        training).
+        or the velocity for v-prediction models.
         """
-        output = self.predict(unet or self.pipe.unet, self.noised(z, t, noise), t, cond)
+        output = self.predict(self.noised(z, t, noise), t, cond)
         return (output - self.training_target(z, t, noise)).square().flatten(1).mean(1)
 
     def training_target(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:

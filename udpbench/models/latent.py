@@ -214,8 +214,8 @@ class LatentDiffusion(Diffusion):
         tokens = words(said, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
         return Cond(encoder(queued(tokens.input_ids, self.device))[0])
 
-    def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """What ``unet`` makes of N noisy latents at time steps ``t``, float32."""
+    def predict(self, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        unet = self.pipe.unet
         dtype = dtype_of(unet)
         return unet(noisy.to(dtype), t, cond.hidden.to(dtype)).sample.float()
 

@@ -77,12 +77,12 @@ class PixelDiffusion(Diffusion):
         """Nothing: the model takes no text."""
         return Cond(torch.zeros(len(prompts), 0, 0, device=self.device))
 
-    def predict(self, unet: Any, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """What ``unet`` makes of N noisy pictures at time steps ``t``, float32; without the variance that some models
-        predict, too.
+    def predict(self, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """As ``Diffusion.predict``, without the variance that some models predict, too.
 
         Sides that the UNet cannot halve are padded for it, and the prediction is cut to the pictures again.
         """
+        unet = self.pipe.unet
         _, channels, height, width = noisy.shape
         return unet(self.padded(noisy).to(dtype_of(unet)), t).sample[:, :channels, :height, :width].float()
 

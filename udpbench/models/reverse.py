@@ -12,14 +12,9 @@ from torch import Tensor
 from udpbench.models.diffusion import Cond, Diffusion, clean_and_noise
 
 
-def predicted(model: Diffusion, noisy: Tensor, index: int, cond: Cond) -> Tensor:
-    """What the UNet of ``model`` predicts for N inputs at the time step ``index``, float32."""
-    return model.predict(model.pipe.unet, noisy, torch.full((len(noisy),), index, device=noisy.device), cond)
-
-
 def epsilon(model: Diffusion, noisy: Tensor, index: int, cond: Cond) -> Tensor:
     """The noise that ``model`` sees in N inputs at the time step ``index``, float32."""
-    output = predicted(model, noisy, index, cond)
+    output = model.predict(noisy, torch.full((len(noisy),), index, device=noisy.device), cond)
     return clean_and_noise(output, noisy, float(model.alpha_bar[index]), model.prediction)[1]
 
 

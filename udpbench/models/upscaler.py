@@ -14,6 +14,9 @@ from udpbench.models.diffusion import Diffusion
 from udpbench.models.folder import INDEX, UNUSED
 from udpbench.models.headers import read_json
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.sample import make_solver
+
+OLD_FACTOR = 0.08333  # of an autoencoder whose configuration is from before there was a scaling_factor, as in diffusers
 
 
 class Upscaler(LatentDiffusion):
@@ -36,7 +39,13 @@ class Upscaler(LatentDiffusion):
 
         pipe = self.load(**dict.fromkeys(UNUSED))
         # Its constructor writes the public model's factor over whatever the autoencoder's own is.
-        own = AutoencoderKL.load_config(self.folder / "vae")["scaling_factor"]  # type: ignore[operator]
+        config = AutoencoderKL.load_config(self.folder / "vae")  # type: ignore[operator]
+        pipe.vae.register_to_config(scaling_factor=config.get("scaling_factor", OLD_FACTOR))
+        return pipe
+
+    def assembled(self, kind: Any, **parts: Any) -> Any:
+        own = self.pipe.vae.config.scaling_factor
+        pipe = super().assembled(kind, **parts)
         pipe.vae.register_to_config(scaling_factor=own)
         return pipe
 
@@ -57,16 +66,19 @@ class Upscaler(LatentDiffusion):
     @torch.no_grad()
     def enlarged(
         self, x: Tensor, prompts: Sequence[str], negative: str, rngs: Sequence[torch.Generator],
-        *, steps: int, guidance: float, noise_level: int,
+        *, steps: int, guidance: float, noise_level: int, solver: str | None = None,
     ) -> Tensor:  # fmt: skip
         """N pictures (NCHW [0,1]) with sides ``factor`` times as long, in [0,1]; what is drawn for one is from its own
-        generator, the sampler is the model's own.
+        generator. ``solver``: as of ``make_solver``; None: the model's own.
 
         ``noise_level``: time step of the noise that the model sees ``x`` under, of ``low_res_scheduler``. Sides that
         the pipeline would cut to a multiple of the autoencoder's are padded for it.
         """
         height, width = (side * self.factor for side in x.shape[-2:])
-        made = self.pipe(
+        pipe = self.pipe
+        if solver:
+            pipe = self.assembled(type(pipe), scheduler=make_solver(solver, pipe.scheduler.config))
+        made = pipe(
             prompt=list(prompts), negative_prompt=[negative] * len(x), image=self.padded(x), generator=list(rngs),
             num_inference_steps=steps, guidance_scale=guidance, noise_level=noise_level, output_type="pt",
         ).images  # fmt: skip

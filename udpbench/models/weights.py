@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 import torch
+
+from udpbench.core.digest import known_sha256
 
 
 def weights_file(what: str, file: str, source: str, given: str | Path | None = None) -> Path:
@@ -25,8 +26,7 @@ def weights_file(what: str, file: str, source: str, given: str | Path | None = N
         raise ValueError(f"{what}: weights are missing; put {url} at {place}, or {todo}")
     wanted = re.search(r"-([0-9a-f]{8})\.", file)
     if wanted:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = known_sha256(path)
         if not found.startswith(wanted[1]):
             raise ValueError(f"{what}: {path} is not {file}: its sha256 starts with {found[:8]}, not {wanted[1]}")
     return path

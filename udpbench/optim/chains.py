@@ -20,7 +20,7 @@ OFFSET = 1
 
 def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[Tensor, Tensor]:
     """Time steps (``steps``,) of img2img with DDIM from ``strength``, and alpha_bar at each and at the end
-    (``steps`` + 1,).
+    (``steps`` + 1,), both on the model's device.
 
     As diffusers' img2img counts: the last ``steps`` of ``steps / strength`` that are evenly spaced over the schedule,
     all ``OFFSET`` later, as in diffusers' pipelines of Stable Diffusion, whatever a folder says: so there are fewer of
@@ -28,25 +28,26 @@ def img2img_steps(model: LatentDiffusion, strength: float, steps: int) -> tuple[
     """
     scheduler = model.pipe.scheduler
     unsaid = tuple(scheduler.config.get("_use_default_values", ()))  # which become the new scheduler's own
-    return _img2img_steps(scheduler.to_json_string(), unsaid, strength, steps)
+    return _img2img_steps(scheduler.to_json_string(), unsaid, strength, steps, model.device)
 
 
 @lru_cache(maxsize=32)  # a scheduler takes 2 ms to make, which a loss of the embedded model is called for in each step
 @torch.inference_mode(False)  # whoever asks next may want gradients
-def _img2img_steps(config: str, unsaid: tuple[str, ...], strength: float, steps: int) -> tuple[Tensor, Tensor]:
+def _img2img_steps(
+    config: str, unsaid: tuple[str, ...], strength: float, steps: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     solver = make_solver("ddim", json.loads(config) | {"_use_default_values": list(unsaid)})
     solver.register_to_config(steps_offset=OFFSET)
     solver.set_timesteps(round(steps / strength))
     t = solver.timesteps[-steps:].cpu()
     end = t[-1] - solver.config.num_train_timesteps // solver.num_inference_steps
     last = solver.alphas_cumprod[end] if end >= 0 else solver.final_alpha_cumprod
-    return t, torch.cat([solver.alphas_cumprod[t], last.view(1)])
+    return t.to(device), torch.cat([solver.alphas_cumprod[t], last.view(1)]).to(device)
 
 
 def recomputed(model: LatentDiffusion, z: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """``model.predict`` of its own UNet, recomputed in the backward pass, so that a chain keeps one evaluation only."""
-    unet = model.pipe.unet
-    return checkpoint(model.predict, unet, z, t, cond, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(model.predict, z, t, cond, use_reentrant=False, preserve_rng_state=False)
 
 
 class Inpainting:
@@ -79,8 +80,8 @@ class Inpainting:
 
     def first_prediction(self, cond: Cond, noise: Tensor, steps: int) -> Tensor:
         """What the UNet predicts in the first of ``steps`` steps, which starts from ``noise``."""
-        t = img2img_steps(self.model, 1.0, steps)[0][:1].to(noise.device).expand(len(noise))
-        return self.model.predict(self.model.pipe.unet, self.given(noise, t, noise), t, cond)
+        t = img2img_steps(self.model, 1.0, steps)[0][:1].expand(len(noise))
+        return self.model.predict(self.given(noise, t, noise), t, cond)
 
     def edited(self, cond: Cond, empty: Cond, noise: Tensor, steps: int, guidance: float) -> Tensor:
         """The pictures after ``steps`` steps of DDIM from ``noise`` with classifier-free guidance between ``empty`` and
@@ -89,9 +90,8 @@ class Inpainting:
         With a guidance of 1 the empty prompt is left out.
         """
         model, z = self.model, noise
-        times, alpha_bar = img2img_steps(model, 1.0, steps)
-        a = alpha_bar.to(z.device)
-        for k, t in enumerate(times.to(z.device)[:, None].expand(-1, len(z))):
+        times, a = img2img_steps(model, 1.0, steps)
+        for k, t in enumerate(times[:, None].expand(-1, len(z))):
             given = self.given(z, t, noise)
             output = recomputed(model, given, t, cond)
             if guidance != 1:

@@ -14,6 +14,7 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.digest import files_digest
 from udpbench.core.images import header, read
+from udpbench.core.memory import queued
 from udpbench.core.pixels import fit_square, reduced
 from udpbench.interfaces import Dataset, Owner, Protection, Run
 from udpbench.models.diffusion import Cond
@@ -138,7 +139,7 @@ class MaskedAscent(MaskedProtection, Ascent):
         cond = surrogate.embed(self.model_prompts(owner.prompts))
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
-            masks = torch.stack([self.repainted(anew[i], rngs[i]) for i in index]).to(x.device)
+            masks = queued(torch.stack([self.repainted(anew[i], rngs[i]) for i in index]), x.device)
             seen = Inpainting(surrogate, x, masks)
             noise = normal([rngs[i] for i in index], 1, seen.latents)
             run.tally("unet_image", len(x))

@@ -51,7 +51,7 @@ def by_size(images: Sequence[Tensor]) -> list[list[int]]:
 
 
 def chunks(images: Sequence[Tensor], most: int | None) -> Iterator[list[int]]:
-    """Indices in groups of one size: ``at_once`` of a batch of ``most`` pictures; None: all of a size."""
+    """Indices of the pictures in batches of one size, ``at_once(most, ...)`` each; ``most`` None: one batch a size."""
     for group in by_size(images):
         n = len(group) if most is None else at_once(most, *images[group[0]].shape[-2:])
         for first in range(0, len(group), n):
@@ -158,15 +158,18 @@ def pgd_through(
         return [make(v[None], [i])[0] for i, v in enumerate(found)]
 
 
-def hook_of(hook: Callable[[Loss, int], Loss], mine: Sequence[int]) -> Callable[[Loss, int], Loss]:
-    """``hook`` for an ascent of the owner's pictures ``mine`` alone, whose loss counts these from 0."""
+def run_of(run: Run, mine: Sequence[int]) -> Run:
+    """``run`` for an ascent of the owner's pictures ``mine`` alone, whose loss counts these from 0: its ``loss_hook``
+    counts all."""
+    if (hook := run.loss_hook) is None:
+        return run
     number = {i: k for k, i in enumerate(mine)}
 
     def of_these(loss: Loss, before: int) -> Loss:
         hooked = hook(lambda x, index: loss(x, [number[i] for i in index]), before)
         return lambda x, index: hooked(x, [mine[k] for k in index])
 
-    return of_these
+    return replace(run, loss_hook=of_these)
 
 
 def handed_over(images: list[Tensor]) -> Iterator[Tensor]:

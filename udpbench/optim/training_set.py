@@ -100,7 +100,8 @@ class TrainingSet:
             raise ValueError("training: pictures differ in size; say mixed_sizes=True, or fit them to one")
         self.group_of = {int(i): k for k, group in enumerate(self.groups) for i in group}
         self.prompts = list(prompts) if cond else sorted(set(prompts))
-        self.which = torch.tensor([self.prompts.index(prompt) for prompt in prompts])
+        first = {prompt: i for i, prompt in reversed(list(enumerate(self.prompts)))}
+        self.which = torch.tensor([first[prompt] for prompt in prompts])
         grouped = [[images[i] for i in group] for group in self.groups]
         self.most = [room(run.grad_batch, *group[0].shape[-2:]) for group in grouped]
         with torch.no_grad():

@@ -117,12 +117,15 @@ def with_further(trainable: Trainable, parts: Mapping[str, Any]) -> Trainable:
     return replace(trainable, save=save) if parts else trainable
 
 
-def write_class_pictures(model: LatentDiffusion, prompt: str, n: int, out: Path, run: Run, **sampling: Any) -> None:
+def write_class_pictures(
+    model: LatentDiffusion, prompt: str, n: int, out: Path, run: Run, noise: str = "class", **sampling: Any
+) -> None:
     """Write ``n`` PNGs of the class by ``model`` as it is, from other noise than scored pictures.
 
-    ``sampling``: keywords of ``models.sample.sample``. Pictures that are there are kept.
+    ``noise`` names the random numbers; ``sampling``: keywords of ``models.sample.sample``. Pictures that are there are
+    kept.
     """
-    keys = [("class", i) for i in range(n)]
+    keys = [(noise, i) for i in range(n)]
     write_sampled(model, over_prompts([prompt], n), [prompt] * n, keys, out, run, **sampling)
 
 

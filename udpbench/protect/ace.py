@@ -57,7 +57,9 @@ class ACE(Patterned, ASPL):
         if (n := model.time_steps) is not None:
             check_numbers(f"{self.name}, model {model.name}", below=n, last_time=self.last_time)
 
-    def pictures(self, trainable: Trainable, images: Sequence[Tensor], prompts: Sequence[str], run: Run) -> TrainingSet:
+    def training_set(
+        self, trainable: Trainable, images: Sequence[Tensor], prompts: Sequence[str], run: Run
+    ) -> TrainingSet:
         """The surrogate learns from drawn latents on either path, as in the released code."""
         return TrainingSet(trainable, images, prompts, run, sample_latents=True, mixed_sizes=True)
 
@@ -73,7 +75,7 @@ class ACE(Patterned, ASPL):
         targets = self.target_latents(model, owner)
 
         def towards(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
-            output = model.predict(model.pipe.unet, model.noised(z, t, noise), t, cond)
+            output = model.predict(model.noised(z, t, noise), t, cond)
             return self.raised(z, output, model.training_target(z, t, noise), torch.stack([targets[i] for i in which]))
 
         return towards

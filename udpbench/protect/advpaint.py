@@ -9,6 +9,7 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
+from udpbench.core.memory import queued
 from udpbench.interfaces import Owner, Run
 from udpbench.models.attention import check_attention, read_attention
 from udpbench.models.diffusion import Cond
@@ -81,7 +82,7 @@ class AdvPaint(MaskedAscent):
         others = [run.rng(self.name, k, name, "clean") for name in owner.names]
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
-            clean, masks = (torch.stack([of[i] for i in index]).to(x.device) for of in (owner.images, anew))
+            clean, masks = (queued(torch.stack([of[i] for i in index]), x.device) for of in (owner.images, anew))
             conds, seen = cond.take(torch.tensor(index)), Inpainting(model, x, masks)
             noise = normal([rngs[i] for i in index], 1, seen.latents)
             other = noise if self.same_noise else normal([others[i] for i in index], 1, noise)
@@ -106,7 +107,7 @@ class AdvPaint(MaskedAscent):
         """The box around the object ``of`` (1, H, W) with a margin that makes its area ``enlarged`` times as large,
         likewise; where it would leave the picture, it is cut."""
         rows, columns = (of[0].any(dim).nonzero().flatten() for dim in (1, 0))
-        height, width = (len(range(int(at.min()), int(at.max()) + 1)) for at in (rows, columns))
+        height, width = (int(at.max() - at.min()) + 1 for at in (rows, columns))
         # (height + 2 margin) (width + 2 margin) = enlarged * height * width
         half = (height + width) / 2
         margin = round(((half**2 + (self.enlarged - 1) * height * width) ** 0.5 - half) / 2)

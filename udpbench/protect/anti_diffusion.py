@@ -16,7 +16,7 @@ from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
 from udpbench.optim.denoising import denoising_loss
 from udpbench.optim.fit import FitSettings, fit
-from udpbench.optim.pgd import Ascent, hook_of, pgd
+from udpbench.optim.pgd import Ascent, pgd, run_of
 
 GAIN = 100  # of the attention before it is cut at 1, in the released code
 
@@ -86,8 +86,7 @@ class AntiDiffusion(Ascent):
         with run.log.bar("perturb", total, "step") as advance:
             made = []
             for i, (x, name) in enumerate(zip(owner.images, owner.names, strict=True)):
-                own_run = replace(run, loss_hook=hook_of(run.loss_hook, [i])) if run.loss_hook else run
-                made.append(self._one(x, name, budget, surrogate, own_run, advance))
+                made.append(self._one(x, name, budget, surrogate, run_of(run, [i]), advance))
             return made
 
     def _one(

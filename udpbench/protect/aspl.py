@@ -76,7 +76,7 @@ class ASPL(FSMG):
             with self.aside(trainable):
                 train(clean, self.clean_steps, "clean", k)
                 images = self.ascend(images, trainable, owner, budget, run, k, advance, times)
-            train(self.pictures(trainable, images, owner.prompts, run), self.model_steps, "perturbed", k)
+            train(self.training_set(trainable, images, owner.prompts, run), self.model_steps, "perturbed", k)
             return images
 
         return turn

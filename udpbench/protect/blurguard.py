@@ -110,12 +110,12 @@ def spectrum(x: Tensor) -> Tensor:
     return (power.new_zeros(n).index_add(0, ring, power.flatten()) + 1e-8).log10()
 
 
-@lru_cache(maxsize=8)  # how many there are waits for a GPU: once for each size, not in each step
+@lru_cache(maxsize=8)
 def _rings(height: int, width: int, device: torch.device) -> tuple[Tensor, int]:
     """The ring about the middle that each place is in, (height * width,), and how many there are."""
-    rows, columns = (torch.arange(side, device=device) - (side - 1) / 2 for side in (height, width))
+    rows, columns = (torch.arange(side) - (side - 1) / 2 for side in (height, width))
     ring = torch.hypot(rows[:, None], columns).round().long().flatten()
-    return ring, int(ring.max()) + 1
+    return ring.to(device), int(ring.max()) + 1
 
 
 def blur_by_region(delta: Tensor, sigmas: Tensor | Sequence[Tensor], regions: Tensor) -> Tensor:

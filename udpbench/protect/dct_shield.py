@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from udpbench.core.jpeg import coefficients, decoded, quantisation
 from udpbench.core.pixels import is_grey
 from udpbench.interfaces import Owner, Run
 from udpbench.models.latent import LatentDiffusion
-from udpbench.optim.pgd import Ascent, Box, by_size, first_length, hook_of, pgd_through
+from udpbench.optim.pgd import Ascent, Box, by_size, first_length, pgd_through, run_of
 
 CHANNELS = {"all": (1.0, 1.0, 1.0), "luma": (1.0, 0.0, 0.0)}
 
@@ -55,10 +55,8 @@ class DCTShield(Ascent):
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         made: list[Tensor] = list(owner.images)
         for index in by_size(owner.images):  # coefficients are as many for several sizes
-            group_run = replace(run, loss_hook=hook_of(run.loss_hook, index)) if run.loss_hook else run
-            for i, x in zip(
-                index, self._of_one_size([owner.images[i] for i in index], surrogate, group_run), strict=True
-            ):
+            protected = self._of_one_size([owner.images[i] for i in index], surrogate, run_of(run, index))
+            for i, x in zip(index, protected, strict=True):
                 made[i] = x
         return made
 

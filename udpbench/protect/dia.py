@@ -10,6 +10,7 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.component import check_choice, check_numbers
+from udpbench.core.memory import queued
 from udpbench.interfaces import Owner, Run
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
@@ -73,7 +74,7 @@ class DIA(Ascent):
             if not back:
                 return (noise - z).flatten(1).norm(dim=1)
             made = model.decode(walked(model, noise, cond, self.sample_steps))[..., : x.shape[-2], : x.shape[-1]]
-            clean = torch.stack([owner.images[i] for i in index]).to(x.device)
+            clean = queued(torch.stack([owner.images[i] for i in index]), x.device)
             return (2 * (made - clean)).flatten(1).norm(dim=1)
 
         return self.ascended(owner, loss, budget, run, self.iterations, at_random=self.random_start)
@@ -81,8 +82,8 @@ class DIA(Ascent):
 
 def walked(model: LatentDiffusion, z: Tensor, cond: Cond, steps: int, invert: bool = False) -> Tensor:
     """Latents ``z`` after ``steps`` steps of DDIM: from noise to a picture or, with ``invert``, the other way."""
-    times, alpha_bar = img2img_steps(model, 1.0, steps)
-    t, a = times.to(z.device)[:, None].expand(-1, len(z)), alpha_bar.to(z.device)
+    times, a = img2img_steps(model, 1.0, steps)
+    t = times[:, None].expand(-1, len(z))
     for k in reversed(range(steps)) if invert else range(steps):
         here, there = (k + 1, k) if invert else (k, k + 1)
         output = recomputed(model, z, t[k], cond)

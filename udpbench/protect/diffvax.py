@@ -110,9 +110,9 @@ class DiffVax(MaskedProtection):
             first = int(torch.randint(len(pictures), (), generator=rng))
             group = next(group for group in groups if first in group)  # a batch is of one size
             index = group[torch.randint(len(group), (n,), generator=rng)].tolist()
-            x = torch.stack([pictures[i] for i in index]).to(run.device)
+            x = queued(torch.stack([pictures[i] for i in index]), run.device)
             whose = torch.randint(len(anew), (n,), generator=rng) if self.class_images else torch.tensor(index)
-            m = torch.cat([F.interpolate(anew[i][None], x.shape[-2:]) for i in whose.tolist()]).to(x.device)
+            m = queued(torch.cat([F.interpolate(anew[i][None], x.shape[-2:]) for i in whose.tolist()]), x.device)
             raw = perturbed(net, x, m)
             moved = raw + (budget.project(raw, x) - raw).detach()
             seen = Inpainting(model, moved, m)

@@ -109,24 +109,26 @@ class FSMG(Targeted):
         checkpointing = self.gradient_checkpointing
         return surrogate.trainable(run.rng("surrogate"), gradient_checkpointing=checkpointing, **parts)
 
-    def pictures(self, trainable: Trainable, images: Sequence[Tensor], prompts: Sequence[str], run: Run) -> TrainingSet:
+    def training_set(
+        self, trainable: Trainable, images: Sequence[Tensor], prompts: Sequence[str], run: Run
+    ) -> TrainingSet:
         """Pictures to train on, latents as ``sample_latents`` says."""
         return TrainingSet(trainable, images, prompts, run, sample_latents=self.sample_latents, mixed_sizes=True)
 
     def clean_set(self, trainable: Trainable, owner: Owner, run: Run) -> TrainingSet:
         """The clean pictures of the subject; further ones go by the owner's first prompt."""
         if self.clean == "own":
-            return self.pictures(trainable, owner.images, owner.prompts, run)
+            return self.training_set(trainable, owner.images, owner.prompts, run)
         if not owner.extra_clean:
             raise ValueError(f"{self.name}: needs further clean pictures of the subject; give data.extra_clean")
-        return self.pictures(trainable, owner.extra_clean, owner.prompts[:1] * len(owner.extra_clean), run)
+        return self.training_set(trainable, owner.extra_clean, owner.prompts[:1] * len(owner.extra_clean), run)
 
     def trainer(self, trainable: Trainable, owner: Owner, run: Run) -> Callable[..., dict[int, list[Tensor]]]:
         """``train(pictures, steps, part, k, keep=())``: DreamBooth's training of round ``k``, with prior preservation
         where there are class pictures; its AdamW begins anew each time, as in the released code. It returns the
         weights after each number of steps in ``keep``, on the CPU."""
         prompts = [owner.class_prompt] * len(owner.class_images)
-        classes = self.pictures(trainable, owner.class_images, prompts, run) if prompts else None
+        classes = self.training_set(trainable, owner.class_images, prompts, run) if prompts else None
         prior = {"prior": (self.prior_weight, classes)} if classes else {}
 
         def train(
@@ -176,8 +178,8 @@ class FSMG(Targeted):
         return None
 
     def paced(self, times: Times | None, steps: int, n: int) -> tuple[Times | None, Scale | None]:
-        """How the time steps of one ascent of ``n`` pictures are drawn, of ``steps``, and by how much the length of an
-        image step is multiplied, as ``pgd`` takes it."""
+        """(times, scale) of one ascent of ``n`` pictures on a schedule of ``steps`` time steps: how these are drawn
+        (None: uniformly), and a factor of each picture's step length as ``pgd`` takes it (None: 1)."""
         return times, None
 
     def image_loss(self, model: LatentDiffusion, owner: Owner, run: Run, k: int, times: Times | None = None) -> Loss:
@@ -202,7 +204,7 @@ def _shifted(model: LatentDiffusion, targets: Sequence[Tensor]) -> Objective:
 
     def objective(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
         noisy, target = model.noised(z, t, noise), torch.stack([targets[i] for i in which])
-        output = model.predict(model.pipe.unet, noisy, t, cond)
+        output = model.predict(noisy, t, cond)
         aimed = noised(earlier, target, t, noise)
         distance = (previous_mean(output, noisy, alpha_bar[t], earlier[t], model.prediction) - aimed).square()
         return ((output - model.training_target(z, t, noise)).square() - distance).flatten(1).mean(1)

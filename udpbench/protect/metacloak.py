@@ -73,7 +73,7 @@ class MetaCloak(FSMG):
                 trainable.load(stages[s])
                 for k in range(s * self.rounds, (s + 1) * self.rounds):
                     images = self.ascend(images, trainable, owner, budget, run, k, advance)
-                    perturbed = self.pictures(trainable, images, owner.prompts, run)
+                    perturbed = self.training_set(trainable, images, owner.prompts, run)
                     train(perturbed, self.model_steps, "perturbed", k)
                 pool.done(s, {"images": images})
         return images

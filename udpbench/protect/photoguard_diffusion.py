@@ -98,9 +98,8 @@ class PhotoGuardDiffusion(Targeted, Ascent):
         comes from its own generator.
         """
         z = checkpoint(model.encode, x, use_reentrant=False, preserve_rng_state=False)
-        t, alpha_bar = img2img_steps(model, self.strength, self.sample_steps)
-        many = t.to(z.device)[:, None].expand(-1, len(z) * self.samples)
-        a = alpha_bar.to(z.device)
+        t, a = img2img_steps(model, self.strength, self.sample_steps)
+        many = t[:, None].expand(-1, len(z) * self.samples)
         start = normal(rngs, self.samples, z)
         z = model.noised(z.repeat_interleave(self.samples, 0), many[0], start)
         for k, now in enumerate(many):

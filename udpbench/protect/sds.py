@@ -73,5 +73,5 @@ class SDS(Patterned, AdvDM):
 def predicted_noise(model: LatentDiffusion, z: Tensor, cond: Cond, t: Tensor, noise: Tensor) -> Tensor:
     """The noise that ``model`` sees in latents ``z`` (N, C, h, w) noised by ``noise`` to time steps ``t`` (N,)."""
     noisy, a = model.noised(z, t, noise), model.alpha_bar_on(z.device)[t].view(-1, 1, 1, 1)
-    output = model.predict(model.pipe.unet, noisy, t, cond)
+    output = model.predict(noisy, t, cond)
     return clean_and_noise(output, noisy, a, model.prediction)[1]

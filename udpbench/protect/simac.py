@@ -135,7 +135,7 @@ class SimAC(ASPL):
                 raised = model.loss(z, cond, t, noise)
             with torch.no_grad(), features(model.pipe.unet) as of_clean:
                 noisy = model.noised(torch.stack([clean[i] for i in which]), t, noise)
-                model.predict(model.pipe.unet, noisy, t, cond)
+                model.predict(noisy, t, cond)
             run.tally("unet_clean", len(z))
             apart = [(a - b).float().square().flatten(1).mean(1) for a, b in zip(of_perturbed, of_clean, strict=True)]
             return raised + self.feature_weight * torch.stack(apart).mean(0)

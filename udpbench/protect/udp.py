@@ -128,7 +128,6 @@ class UDP(Protection):
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Diffusion, run: Run) -> list[Tensor]:
         trainable = self._trainable(surrogate, run)
-        cond = _embedded(trainable, owner)
         optimizer = self.training.optimizer(trainable.parameters)
         rounds, images = Rounds(run, STATE, self.rounds), first_images(owner, budget, run, self.random_start)
         if saved := rounds.saved:
@@ -137,7 +136,7 @@ class UDP(Protection):
             optimizer.load_state_dict(saved["optimizer"])
             images, start = saved["images"], saved["start"]
         else:
-            cond = self._train(trainable, optimizer, owner.images, owner, cond, run)
+            cond = self._train(trainable, optimizer, owner.images, owner, _embedded(trainable, owner), run)
             start = [w.clone() for w in trainable.weights()] if self.restart_every else []
         most = run.grad_batch // self.samples if self.outer == "perturbed" else None
         steps = [first_length(self.step_size, budget.eps)] * self.image_steps
@@ -224,7 +223,7 @@ class UDP(Protection):
             """
             z = model.encode(x)
             with torch.no_grad():
-                z_clean = model.encode(torch.stack([owner.images[i] for i in index]).to(x.device))
+                z_clean = model.encode(queued(torch.stack([owner.images[i] for i in index]), x.device))
             many, t, noise = drawn(z, index)
             run.tally("unet_image", 2 * len(t))
 

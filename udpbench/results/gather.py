@@ -15,7 +15,7 @@ from udpbench.benchmark.graph import Arm, Graph, Scores
 from udpbench.benchmark.stages import compared_with
 from udpbench.benchmark.store import Stage, Store, hash_of
 from udpbench.benchmark.texts import cut_captions
-from udpbench.core.folders import pictures_in, read_data_facts
+from udpbench.core.folders import edits_of, pictures_in, read_data_facts
 from udpbench.core.images import list_images, read
 from udpbench.core.pixels import fit_square
 from udpbench.core.provenance import provenance
@@ -183,18 +183,18 @@ def draw_sheet(graph: Graph, store: Store, path: Path) -> None:
     training: dict[str, list] = {"clean": _some(store, graph.data)}  # whether or not clean is among the arms
     training |= {name: _some(store, arms[name].pictures) for name in ("protected", "purified") if name in arms}
     edits = not task.trains
-    each = task.generated_count(1) if edits else 1
-    generated = {name: _some(store, arm.final, each) for name, arm in arms.items()}
+    generated = {name: _some(store, arm.final, edits) for name, arm in arms.items()}
     anew = _repainted(graph, store.path(graph.data), training["clean"]) if edits else []
     sheet.write_sheet(path, sheet.cell_rows(training, generated, edits=edits, repainted=anew), shows=shows)
 
 
-def _some(store: Store, stage: Stage | None, each: int = 1) -> list:
-    """Pictures to show of a stage that made ``each`` of every picture it was given: of the k-th, the k-th in turn."""
+def _some(store: Store, stage: Stage | None, edits: bool = False) -> list:
+    """Pictures to show of a stage, of one that makes ``edits`` one of each picture in turn."""
     assert stage is not None
     folder = store.path(stage)
-    paths = list_images(pictures_in(folder))
-    return [read(paths[k * each + k % each]) for k in range(min(SHOWN, len(paths) // each))]
+    if not edits:
+        return [read(path) for path in list_images(pictures_in(folder))[:SHOWN]]
+    return [read(made[k % len(made)]) for k, made in zip(range(SHOWN), edits_of(folder).values(), strict=False)]
 
 
 def _repainted(graph: Graph, data: Path, shown: list) -> list:

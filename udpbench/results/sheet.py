@@ -18,7 +18,7 @@ from udpbench.core.images import to_pil
 
 GAIN = 10.0
 COLUMNS = 8
-LAYOUT = 1  # raise it with what a sheet makes of its pictures
+LAYOUT = 2  # raise it with what a sheet makes of its pictures
 SHOWS = "shows"  # entry of the PNG
 LEAST, MOST = 96, 128  # longest side of a tile in px
 _GAP, _LABEL, _CHARACTERS = 4, 150, 20  # px between tiles and of a label, which is broken into lines
@@ -62,12 +62,12 @@ def amplified(clean: Sequence[Tensor], changed: Sequence[Tensor], gain: float = 
     return [(0.5 + gain * (b - a)).clamp(0, 1) for a, b in zip(clean, changed, strict=True)]
 
 
-def contact_sheet(rows: Mapping[str, Sequence[Tensor]], columns: int = COLUMNS) -> Image.Image:
-    """One row a label, at most ``columns`` pictures each: CHW in [0,1], any sizes.
+def contact_sheet(rows: Mapping[str, Sequence[Tensor]]) -> Image.Image:
+    """One row a label, at most ``COLUMNS`` pictures each: CHW in [0,1], any sizes.
 
     Small ones are enlarged pixel by pixel.
     """
-    tiles = {label: [_tile(x) for x in pictures[:columns]] for label, pictures in rows.items()}
+    tiles = {label: [_tile(x) for x in pictures[:COLUMNS]] for label, pictures in rows.items()}
     shown = [tile for row in tiles.values() for tile in row]
     if not shown:
         raise ValueError("sheet: no picture given")

@@ -246,7 +246,7 @@ def shared_summary(found: Shared, cells: int) -> list[str]:
 
 
 def shared_json(found: Shared) -> dict[str, Any]:
-    """The same, for machines."""
+    """The stages that several cells need and the cells to run first, as JSON takes them."""
     rows = []
     for path, stage in found.stages.items():
         named = {"stage": str(stage), "kind": stage.name, "key": stage.key}
@@ -255,7 +255,7 @@ def shared_json(found: Shared) -> dict[str, Any]:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The same, for machines: seconds and bytes are those of the stages to do."""
+    """A plan's counts by cell and by kind of stage, as JSON takes them; seconds and bytes are of the stages to do."""
     cells = zip(plan.cells, plan.by_cell, strict=True)
     return {
         "cells": [{"cell": c.words, "errors": list(c.errors), **mine.row()} for c, mine in cells],

@@ -9,12 +9,12 @@ from statistics import fmean
 
 import numpy as np
 
-from udpbench.results.intervals import Interval, Key, adjusted_means, generator, paired_interval
+from udpbench.results.intervals import Interval, Key, adjusted_means, paired_interval
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import ARROW, NO_CLAIM, Board
 from udpbench.results.report.choose import is_control, under
 from udpbench.results.report.render import Section, table
-from udpbench.results.report.standings import NO_PROTECTION, Standings
+from udpbench.results.report.standings import Standings
 from udpbench.results.report.worst import choices
 from udpbench.results.schema import Record, StageCost
 from udpbench.results.stats import differences
@@ -37,7 +37,7 @@ def attack_costs(board: Board) -> Section | None:
     victims; None where nothing was attacked."""
     attacked = [r for r in board.records if r["arms"].keys() & {"purified", "clean_attacked"}]
     by_attack = grouped(attacked, lambda record: record["cell"]["attack"])
-    damage = next((row.left for row in Standings(board).rows if row.name == NO_PROTECTION), {})
+    damage = next((row.left for row in Standings(board).unprotected()), {})
     seconds = {attack: _seconds(part) for attack, part in by_attack.items()}
     left = {metric: {attack: _left(part, metric) for attack, part in by_attack.items()} for metric in board.ranked_by}
     units = [{a: {(p, *v): x for (p, v), x in of.items()} for a, of in found.items()} for found in left.values()]
@@ -46,7 +46,7 @@ def attack_costs(board: Board) -> Section | None:
     for attack, part in by_attack.items():
         row = {"attack": attack}
         for metric, found in left.items():
-            rng = generator(board.seed, "attacked", board.label, *board.names.items(), metric, attack)
+            rng = board.rng(metric, attack, of="attacked")
             named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
             cheaper = {name: found[name] for name in found if seconds[name] < CHEAPER * seconds[attack]}
             row[f"{named} left"] = interval_text(_interval(found[attack], rng))

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import ARMS, CONTROLS
@@ -61,7 +62,6 @@ class Board:
     names: dict[str, str]
     records: list[Record]
     every: Sequence[Record]
-    seed: int = 0
     shown: tuple[str, ...] = ()
 
     @property
@@ -101,6 +101,11 @@ class Board:
         """The metrics shown in the leaderboard: those asked for, else the primary ones."""
         return [m for m in self.shown if m in self.metrics] if self.shown else self.primary
 
+    def rng(self, *key: str, of: str = "") -> np.random.Generator:
+        """The generator of the bootstrap of what ``key`` names on this board; ``of``: the kind of numbers, if several
+        have that key."""
+        return generator(0, *([of] if of else []), self.label, *self.names.items(), *key)
+
     @cached_property
     def floors(self) -> dict[str, float | None]:
         """Metric -> what an effect must exceed to be claimed, or None.
@@ -127,8 +132,7 @@ class Board:
         for arm in ("protected", *CONTROLS, *(_OF_EDITS if of_edits(*self.records) else ())):
             having = [record for record in self.records if arm in record["arms"]]
             for (protect, attack), part in sorted(grouped(having, partial(_called, arm)).items()):
-                key = (self.label, *self.names.items(), protect)  # one effect, one interval for all attacks
-                rng = {m: generator(self.seed, *key, m) for m in self.metrics}
+                rng = {m: self.rng(protect, m) for m in self.metrics}  # one effect, one interval for all attacks
                 summaries = {m: summarise(part, m, self.floors[m], rng[m], arm) for m in self.metrics}
                 found.append(Row(protect, attack, part, summaries, arm))
 
@@ -147,7 +151,7 @@ class Board:
         return next(filter(None, map(adjusted_means, of)), {})
 
 
-def boards(records: Sequence[Record], seed: int = 0, every: Sequence[Record] | None = None) -> list[Board]:
+def boards(records: Sequence[Record], every: Sequence[Record] | None = None) -> list[Board]:
     """``records`` grouped; sorted by label, then by names.
 
     Protections with released settings are not ranked beside those matched in steps and work. ``every``: where clean
@@ -155,7 +159,7 @@ def boards(records: Sequence[Record], seed: int = 0, every: Sequence[Record] | N
     """
     groups = grouped(records, lambda record: (record["label"], tuple(sorted(_names(record).items()))))
     every = records if every is None else every
-    return [Board(label, dict(names), group, every, seed) for (label, names), group in sorted(groups.items())]
+    return [Board(label, dict(names), group, every) for (label, names), group in sorted(groups.items())]
 
 
 def _names(record: Record) -> dict[str, str]:

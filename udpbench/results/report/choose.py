@@ -271,7 +271,7 @@ def costly(cell: Any) -> list[str]:
 
 
 def under(kind: str, protect: str, attack: str) -> list[str]:
-    """Of those, the attack's own (``kind``: attack), or the trainings that it changes (train)."""
+    """The names of an attack's own stages (``kind``: attack) in such a cell, or of the trainings it changes (train)."""
     return [f"{kind} {attack} on {pictures}" for pictures in (protect, "clean")]
 
 

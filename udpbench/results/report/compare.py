@@ -25,7 +25,7 @@ _Pair = tuple[str, str, str, str, str]  # a, b, what both share, and the names o
 
 
 def compare(
-    found: DataFrame, pairs: Iterable[_Pair], board: Board, column: str, judged: _Judge, seed: int = 0
+    found: DataFrame, pairs: Iterable[_Pair], board: Board, column: str, judged: _Judge
 ) -> list[dict[str, str]]:
     """Rows of a table: paired differences a - b on the metrics that rank in ``board``, of every pair that has a victim
     in common; + is better protected after ``a``.
@@ -46,8 +46,7 @@ def compare(
             continue
         way = sign(board.metrics[metric]["better_protected"])
         signed = {victim: way * (sides[0][victim] - sides[1][victim]) for victim in both}
-        rng = generator(seed, "compare", board.label, *board.names.items(), metric, a, b, of)
-        difference = paired_interval(signed, rng)
+        difference = paired_interval(signed, board.rng(metric, a, b, of, of="compare"))
         alone = len(sides[0].keys() ^ sides[1].keys())
         unpaired = f" ({alone} unpaired)" if alone else ""
         row = {"a - b": f"{a} - {b}", column: of, "metric": metric, "difference": interval_text(difference)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.core.folders import pictures_in
+from udpbench.core.folders import edits_of, pictures_in
 from udpbench.core.images import list_images, read, to_pil
 from udpbench.results.record import grouped
 from udpbench.results.report.arms import arm_name
@@ -92,9 +92,9 @@ def _place(arm: str, record: Record, rank: Mapping[str, int]) -> tuple[int, int]
 def _strip(name: str, arm: str, record: Record, store: Path) -> Strip | None:
     part = record["arms"][arm]
     given, made = _listed(store, part.get("pictures", "")), _listed(store, part["images"])
-    each = len(made) // len(given) if given and record["facts"]["edits"] else 0
-    if each:  # edits stand under the pictures they were made of
-        chosen = [made[k * each + k % each] for k in range(min(GIVEN, len(given)))]
+    if given and made and record["facts"]["edits"]:  # edits stand under the pictures they were made of
+        found = edits_of(made[0].parent)
+        chosen = [of[k % len(of)] for k, path in enumerate(given[:GIVEN]) if (of := found.get(path.name))]
     else:
         chosen = [made[k * len(made) // MADE] for k in range(min(MADE, len(made)))]
     return Strip(name, _uris(given[:GIVEN]), _uris(chosen)) if made else None

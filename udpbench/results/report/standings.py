@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 
-import numpy as np
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import CONTROLS
-from udpbench.results.intervals import Interval, Key, adjusted_means, generator, paired_interval, subjects_mean
+from udpbench.results.intervals import Interval, Key, adjusted_means, paired_interval, subjects_mean
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import SHARED, Board, protect_costs
 from udpbench.results.report.choose import is_control
@@ -68,7 +67,7 @@ class Standings:
             mean = next(effects, -math.inf) if row.control else self.board.order.get(row.name, -math.inf)
             return row.control, -mean
 
-        return [*sorted(found, key=place), *self._unprotected()]
+        return [*sorted(found, key=place), *self.unprotected()]
 
     @cached_property
     def attacks(self) -> dict[str, list[str]]:
@@ -110,16 +109,13 @@ class Standings:
 
     # -- one row -------------------------------------------------------------------------------------------------------
 
-    def _rng(self, *key: str) -> np.random.Generator:
-        return generator(self.board.seed, *key[:-2], self.board.label, *self.board.names.items(), *key[-2:])
-
     def _protection(self, name: str, part: Sequence[Record]) -> Standing:
         left: dict[str, dict[str, Interval]] = {}
         values, taken = {}, {}
         for metric in self.board.ranked_by:
             values[metric] = by_attack = left_by_attack(part, metric)
-            left[metric] = {a: paired_interval(x, self._rng(name, metric)) for a, x in by_attack.items() if x}
-            if (found := worst(most_met(by_attack), self._rng("worst", name, metric))) is not None:
+            left[metric] = {a: paired_interval(x, self.board.rng(name, metric)) for a, x in by_attack.items() if x}
+            if (found := worst(most_met(by_attack), self.board.rng(name, metric, of="worst"))) is not None:
                 left[metric][WORST], taken[metric] = found
         control = is_control(part[0])
         costs = {} if control else protect_costs(name, part)
@@ -137,14 +133,14 @@ class Standings:
             values = {m: {NONE: differences(row.records, row.arm, "clean", m)} for m in self.board.ranked_by}
             yield Standing(row.protect, True, row.records, left, values, changes=_changes(row.arm, row.records))
 
-    def _unprotected(self) -> Iterator[Standing]:
+    def unprotected(self) -> Iterator[Standing]:
         """What the attacks do to clean pictures."""
         records = [record for record in self.board.records if "clean_attacked" in record["arms"]]
         left: dict[str, dict[str, Interval]] = {metric: {} for metric in self.board.ranked_by}
         by_attack = grouped(records, lambda record: record["cell"]["attack"])
         for metric, (attack, part) in product(left, by_attack.items()):
             if found := differences(part, "clean_attacked", "clean", metric):
-                left[metric][attack] = paired_interval(found, self._rng(attack, metric))
+                left[metric][attack] = paired_interval(found, self.board.rng(attack, metric))
         if records:
             yield Standing(NO_PROTECTION, True, records, left)
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+TICKS = 6  # on an axis
+
 STYLE = """
 :root{--lines:33%;--ink:#1d2430;--soft:#5d6675;--rule:#d9dee6;--band:#e8ebf0;--blue:#0b62b8;--orange:#b84a00}
 @media(prefers-color-scheme:dark){
@@ -41,22 +43,22 @@ class Scale:
     def __call__(self, x: float) -> float:
         return self.start + (self.end - self.start) * (self._of(x) - self.low) / (self.high - self.low)
 
-    def ticks(self, most: int = 6) -> list[float]:
-        """Round values within, about ``most``."""
+    def ticks(self) -> list[float]:
+        """Round values within, about ``TICKS``."""
         if self.log:
-            return self._log_ticks(most)
-        rough = (self.high - self.low) / most
+            return self._log_ticks()
+        rough = (self.high - self.low) / TICKS
         power = 10 ** math.floor(math.log10(rough))
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         return [i * step for i in range(first, last + 1)]
 
-    def _log_ticks(self, most: int) -> list[float]:
+    def _log_ticks(self) -> list[float]:
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         for parts in ((1, 2, 5), (1, 3), (1,)):
             every = [m * 10.0**k for k in decades for m in parts]
             found = [x for x in every if self.low <= math.log10(x) <= self.high]
-            if len(found) <= most:
+            if len(found) <= TICKS:
                 break
         return found
 

@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from udpbench.results.intervals import Interval, Key, generator, paired_interval
+from udpbench.results.intervals import Interval, Key, paired_interval
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import Board
 from udpbench.results.report.render import Section, table
@@ -35,7 +35,7 @@ def worst_case(board: Board) -> Section | None:
     for protect, part in sorted(grouped(records, lambda record: record["cell"]["protect"]).items()):
         for metric in board.ranked_by:
             left = most_met(left_by_attack(part, metric))
-            found = worst(left, generator(board.seed, "worst", board.label, *board.names.items(), protect, metric))
+            found = worst(left, board.rng(protect, metric, of="worst"))
             if found is None or len(left) < 3:
                 continue
             taken = ", ".join(f"{attack} ({n})" for attack, n in sorted(found[1].items()))
