@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from factory import make_record
-from shared import make_owner, small
+from shared import composed, make_owner, small
 
 import udpbench
 from udpbench.core.budget import RMS, Linf, measure
@@ -93,6 +93,13 @@ def test_a_scaled_change_grows_with_the_factor_has_its_mean_and_is_itself_at_one
     for f, size in zip((0.1, 0.35, 0.5, 0.9), sizes, strict=True):
         assert float(size.mean() * 255) == pytest.approx(7 * f, rel=0.05)
     assert all(bool((a <= b + 1e-6).all()) for a, b in zip(sizes, sizes[1:], strict=False))
+
+
+@pytest.mark.slow
+def test_the_inner_budget_is_an_option(tiny):
+    assert composed(tiny, "budget=perceptual").budget.inner == {"_target_": "udpbench.core.budget.Linf", "eps": 16}
+    other = composed(tiny, "budget=perceptual", "budget@budget.inner=rms").budget.inner
+    assert other == {"_target_": "udpbench.core.budget.RMS", "eps": 16}
 
 
 def test_a_method_works_in_the_inner_bound(clean):
