@@ -50,7 +50,7 @@ class RobustAugment(Attack):
     def augment(self, batch: Tensor, rng: torch.Generator) -> Tensor:
         changes: tuple[Callable[[Tensor], Tensor], ...] = (
             lambda x: recompress(x, "jpeg", self.quality).to(x.device),
-            lambda x: blur(x, rng, LEAST_BLUR, self.blur, self.radius).clamp(0, 1),
+            lambda x: blur(x, rng, LEAST_BLUR, self.blur, radius=self.radius).clamp(0, 1),
             lambda x: noisy(x, rng, self.noise),
         )
         which = torch.randint(len(changes), (len(batch),), generator=rng).tolist()

@@ -23,7 +23,7 @@ def jpeg(x: Tensor, rng: torch.Generator, low: int, high: int) -> Tensor:
     return x + (recompress(x.detach(), "jpeg", quality).to(x.device) - x).detach()
 
 
-def blur(x: Tensor, rng: torch.Generator, low: float, high: float, radius: int | None = None) -> Tensor:
+def blur(x: Tensor, rng: torch.Generator, low: float, high: float, *, radius: int | None = None) -> Tensor:
     """Gaussian blur of a standard deviation from ``low`` to ``high`` pixels; ``radius`` as of ``smooth``."""
     return smooth(x[None], between(low, high, rng), radius)[0]
 
