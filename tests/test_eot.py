@@ -151,7 +151,7 @@ def test_a_picture_perturbed_by_itself_has_transformations_of_its_own(model, pic
 def test_strengths_of_transformations_are_drawn_from_their_whole_range(pictures, monkeypatch):
     qualities, sigmas = [], []
     monkeypatch.setattr(transforms, "recompress", lambda x, format, quality: qualities.append(quality) or x)
-    monkeypatch.setattr(transforms, "smooth", lambda x, sigma: sigmas.append(sigma) or x)
+    monkeypatch.setattr(transforms, "smooth", lambda x, sigma, radius: sigmas.append(sigma) or x)
     eot = EOT(
         inner=AdvDM(steps=1),
         transforms=["jpeg", "blur"],
