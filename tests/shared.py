@@ -46,7 +46,7 @@ LONGEST = [
     f"test_{name}.py"
     for name in (
         "golden", "cell", "plan", "contracts_protect", "contracts", "sweep", "udp", "config", "ddpm", "drawn_failures", "drawn_damage", "workers",
-        "own_methods", "presets", "micro", "commands", "signals", "api", "consistent", "protect_command", "contracts_attack", "micro_train", "fit",
+        "own_methods", "presets", "micro", "commands", "signals", "api", "consistent", "protect_command", "device", "contracts_attack", "micro_train", "fit",
     )
 ]  # fmt: skip
 

@@ -32,18 +32,8 @@ PROTECT = [
     "mist_v2", "pap", "photoguard_diffusion", "pid", "sds", "uemask",
 ]  # fmt: skip
 ATTACK = [
-    "best_of",
-    "blur",
-    "ddspure",
-    "diffpure",
-    "gridpure",
-    "impress",
-    "insight",
-    "pdm_pure",
-    "sdedit",
-    "super_resolution",
-    "udap",
-]
+    "best_of", "blur", "ddspure", "diffpure", "gridpure", "impress", "insight", "pdm_pure", "sdedit", "super_resolution", "udap",
+]  # fmt: skip
 # Where a method may wait: at the end of an ascent or a training (whether its numbers are finite), for what a training keeps,
 # where pictures are handed back, and in diffusers' own pipelines.
 AT_THE_END = {"pgd", "pgd_through", "_Watch.check", "Later.known", "FSMG.trainer.<locals>.train.<locals>.copied"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from shared import small
 
-from udpbench.benchmark import check
+from udpbench.benchmark import remarks
 from udpbench.commands import plan, protect
 from udpbench.core import precision
 
@@ -17,7 +17,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture
 def slow(monkeypatch):
-    monkeypatch.setattr(check, "bf16_cost", lambda: 17.4)
+    monkeypatch.setattr(remarks, "bf16_cost", lambda: 17.4)
 
 
 def test_what_is_measured_is_how_much_longer_bf16_takes(monkeypatch):
@@ -32,25 +32,25 @@ def test_settings_that_ask_for_it_are_named_with_what_to_say_instead(cell, slow)
     quick = cell(
         "task.dtype=bf16", "protect.dtype=bf16", "model.dtype=bf16", "model@purifier=micro", "purifier.dtype=bf16"
     )
-    (line,) = check.slow_here(quick, CPU)
+    (line,) = remarks.slow_here(quick, CPU)
     assert "a small convolution takes 17 times as long as in fp32" in line
     assert line.endswith(": protect.dtype, model local.dtype, task.dtype"), "no purifier is used"
-    assert line in list(check.remarks(quick, CPU))
-    (alone,) = check.slow_here(quick, CPU, only="protect")
+    assert line in list(remarks.remarks(quick, CPU))
+    (alone,) = remarks.slow_here(quick, CPU, only="protect")
     assert alone.endswith(": protect.dtype, model local.dtype")
-    assert not list(check.slow_here(quick, GPU))
+    assert not list(remarks.slow_here(quick, GPU))
 
 
 def test_of_a_method_inside_another_its_place_is_named(cell, slow):
-    (line,) = check.slow_here(cell("protect=eot", "inner.dtype=bf16"), CPU)
+    (line,) = remarks.slow_here(cell("protect=eot", "inner.dtype=bf16"), CPU)
     assert line.endswith(": inner.dtype")
 
 
 def test_nothing_is_said_where_nobody_asks_or_it_costs_little(cell, slow, monkeypatch):
-    assert not list(check.slow_here(cell(), CPU))
+    assert not list(remarks.slow_here(cell(), CPU))
     asking = cell("task.dtype=bf16")
-    monkeypatch.setattr(check, "bf16_cost", lambda: precision.NOTABLE)
-    assert not list(check.slow_here(asking, CPU))
+    monkeypatch.setattr(remarks, "bf16_cost", lambda: precision.NOTABLE)
+    assert not list(remarks.slow_here(asking, CPU))
 
 
 @pytest.mark.slow

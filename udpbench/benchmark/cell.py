@@ -97,6 +97,15 @@ class Cell:
     absent: Mapping[str, str] = field(default_factory=dict)  # metrics that cannot be computed here, and why
 
     @property
+    def methods(self) -> dict[str, tuple[Part, Part, str]]:
+        """Protection, attack and task by their groups, each with the model that it would take and the role of that."""
+        return {
+            "protect": (self.protect, self.surrogate, "surrogate"),
+            "attack": (self.attack, self.purifier, "purifier"),
+            "task": (self.task, self.victim, "victim"),
+        }
+
+    @property
     def names(self) -> dict[str, Any]:
         """The cell in words, as records and tables show it."""
         parts = ("protect", "attack", "task", "surrogate", "victim", "purifier")

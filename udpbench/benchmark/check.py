@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
-
-import torch
 
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.texts import lacks_class_prompt, long_prompts
 from udpbench.core.errors import ConfigError, Errors
 from udpbench.core.images import most_pixels
-from udpbench.core.precision import NOTABLE, bf16_cost
 from udpbench.interfaces import NEEDS, Metric
 from udpbench.optim.several import Several
 
@@ -44,7 +41,7 @@ def check_alone(cell: Cell, method: str) -> None:
 
     What else the cell is made of does not matter: no victim is trained.
     """
-    part, model, role = dict(zip(("protect", "attack"), _methods(cell), strict=False))[method]
+    part, model, role = cell.methods[method]
     lines = Errors([*errors_of(cell.data.component.check), *_size_of_pictures(cell)])
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
         lines += [
@@ -65,7 +62,7 @@ def check_alone(cell: Cell, method: str) -> None:
 
 
 def _models_that_lack(cell: Cell) -> Iterator[str]:
-    for method in _methods(cell):
+    for method in cell.methods.values():
         yield from _lacking(*method)
 
 
@@ -79,7 +76,7 @@ def _lacking(part: Part, model: Part, role: str) -> Iterator[str]:
 def _models_that_do_not_fit(cell: Cell) -> Iterator[str]:
     """Settings that a model is too small for, once it has what is needed."""
     if not any(_models_that_lack(cell)):
-        for part, model, _ in (*_methods(cell), *([(cell.like, cell.surrogate, "")] if cell.like else [])):
+        for part, model, _ in (*cell.methods.values(), *([(cell.like, cell.surrogate, "")] if cell.like else [])):
             yield from errors_of(partial(part.component.check_model, model.component))
     if {"adapt"} & cell.attack.component.hooks:
         yield from errors_of(partial(cell.attack.component.check_victim, cell.victim.component))
@@ -87,20 +84,12 @@ def _models_that_do_not_fit(cell: Cell) -> Iterator[str]:
 
 def _untrained_models(cell: Cell) -> Iterator[str]:
     """What starts from weights that have learned nothing."""
-    for part, model, role in _methods(cell):
+    for part, model, role in cell.methods.values():
         if part.component.starts_from_weights and not model.component.trained:
             yield (
                 f"{part.name}: starts from the weights of {role} {model.name}, which has learned nothing; "
                 f"let it start from random ones, or choose model@{role}=pixel {role}.path=DIR"
             )
-
-
-def _methods(cell: Cell) -> tuple[tuple[Part, Part, str], ...]:
-    return (
-        (cell.protect, cell.surrogate, "surrogate"),
-        (cell.attack, cell.purifier, "purifier"),
-        (cell.task, cell.victim, "victim"),
-    )
 
 
 def _strength_to_match(cell: Cell) -> Iterator[str]:
@@ -144,7 +133,7 @@ def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
 
 
 def _models_of_another_world(cell: Cell) -> Iterator[str]:
-    for part, model, role in _methods(cell):
+    for part, model, role in cell.methods.values():
         yield from _of_another_world(cell, part, model, role)
     if cell.like:
         yield from _of_another_world(cell, cell.like, cell.surrogate, "surrogate")
@@ -259,44 +248,6 @@ def _smallest_set(cell: Cell, metric: Metric) -> int:
     chooses = len(task.curve) > 1 and bool(set(metric.scores) & set(cell.primary))
     parts = ["reference", *(["heldout"] if "upper_bound" in cell.arms else []), *(["validation"] if chooses else [])]
     return min(task.generated_count(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
-
-
-def remarks(cell: Cell, device: torch.device) -> Iterator[str]:
-    """What somebody should know of a checked cell before it starts: metrics that it will lack, and why; that nothing
-    will rank it; pictures that are larger than what the victim learns from; what is slow on ``device``."""
-    for name, reason in cell.absent.items():
-        yield f"absent: {name}: {reason}"
-    if cell.unranked:
-        yield f"no primary score can be measured: {cell.unranked}"
-    side, known = cell.data.component.shortest_side(), cell.victim.component.known_size
-    if side and known and side > known and cell.task.component.trains:
-        how = f"they are protected and attacked at that size and reduced to the victim's {known} px for training"
-        yield f"data {cell.data.name}: pictures have {side} px or more; {how}; data.size={known} keeps them one size"
-    yield from slow_here(cell, device)
-
-
-def slow_here(cell: Cell, device: torch.device, only: str | None = None) -> Iterator[str]:
-    """A line for settings of a cell, or of one of its methods (``only``: protect | attack), that ask for bfloat16 of a
-    CPU that is made for float32."""
-    if device.type != "cpu":
-        return
-    asking: list[str] = []
-    for place, (part, model, _) in zip(("protect", "attack", "task"), _methods(cell), strict=True):
-        if only in (None, place):
-            asking += _in_bf16(part.settings, place)
-            asking += _in_bf16(model.settings, f"model {model.name}") if part.component.needs else ()
-    if asking and (cost := bf16_cost()) > NOTABLE:
-        slow = f"bf16 is slow on this CPU (a small convolution takes {cost:.0f} times as long as in fp32)"
-        places = ", ".join(dict.fromkeys(place.replace("protect.inner.", "inner.") for place in asking))
-        yield f"{slow}; fp32 is faster and makes stages of its own: {places}"
-
-
-def _in_bf16(settings: Any, *place: str) -> Iterator[str]:
-    """Where in ``settings`` a dtype is bf16."""
-    for key, value in settings.items() if isinstance(settings, Mapping) else ():
-        if key == "dtype" and value == "bf16":
-            yield ".".join((*place, key))
-        yield from _in_bf16(value, *place, key)
 
 
 def errors_of(do: Callable[[], Any]) -> list[str]:

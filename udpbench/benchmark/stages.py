@@ -34,7 +34,7 @@ from udpbench.optim.tuning import write_class_pictures
 
 MIXED = "mixed"
 SCORE = "score"
-# Of the class pictures for a protection's surrogate; those of a task are sampled as the task samples.
+# Of the class pictures for a protection's surrogate; those of a task are sampled as the task samples, from other noise.
 OWNERS_NOISE = "owner_class"
 CLASS_SAMPLING: dict[str, Any] = {"steps": 25, "guidance": 5.0, "solver": "dpmpp"}
 

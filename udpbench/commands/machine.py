@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from udpbench.core.memory import memory_is_full
+from udpbench.core.memory import full_memory
 
 MEMORY = 2e9  # bytes that a process with the embedded models takes, with room to spare
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -46,8 +46,8 @@ def free_memory() -> float:
 
 def memory_error(error: BaseException) -> str | None:
     """One line saying what to do, if ``error`` is that of a memory that is full; None if not."""
-    which = "GPU" if type(error).__name__ == "OutOfMemoryError" else "machine"  # the former torch's
-    return f"the {which} has too little memory; {_SMALLER}" if memory_is_full(error) else None
+    whose = full_memory(error)
+    return f"the {whose} has too little memory; {_SMALLER}" if whose else None
 
 
 def room() -> int:

@@ -29,8 +29,9 @@ from torch import Tensor
 from udpbench.benchmark import stages
 from udpbench.benchmark.build import build, make_part
 from udpbench.benchmark.cell import Cell, Part
-from udpbench.benchmark.check import check_alone, slow_here
+from udpbench.benchmark.check import check_alone
 from udpbench.benchmark.graph import Graph
+from udpbench.benchmark.remarks import slow_here
 from udpbench.benchmark.run import fetch_models
 from udpbench.benchmark.store import Stage, Store
 from udpbench.commands.common import check_members, composed, open_store, show, table

@@ -95,8 +95,8 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     """``name`` is how a grid calls the cell; ``histories`` are the stores read so far, by their folders."""
     from hydra.core.hydra_config import HydraConfig
 
-    from udpbench.benchmark.check import remarks
     from udpbench.benchmark.estimate import History
+    from udpbench.benchmark.remarks import remarks
     from udpbench.benchmark.store import device_name, with_ancestors
     from udpbench.core.errors import ConfigError
     from udpbench.results.tally import Planned

@@ -120,7 +120,7 @@ def _finish_stages(
     ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | None, prefix: str, todo: int
 ) -> None:
     """Compute the ``todo`` missing stages, with as many processes as ``runtime.workers`` asks for."""
-    from udpbench.benchmark.check import slow_here
+    from udpbench.benchmark.remarks import slow_here
     from udpbench.benchmark.run import run
     from udpbench.commands.workers import shared
 

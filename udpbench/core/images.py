@@ -40,11 +40,7 @@ READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "HEIF")
 NAME_BYTES = 255  # of a file name, on all usual file systems
 PIXELS = 128 * 128  # what counts as one picture in a batch
 METADATA = "metadata.jsonl"
-PROFILED = (
-    "RGB",
-    "L",
-    "CMYK",
-)  # modes whose colour profiles are applied as they are; others become RGB before
+PROFILED = ("RGB", "L", "CMYK")  # modes in which colour profiles are applied; others become RGB before
 # What Pillow raises on broken files, over all its decoders.
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,

@@ -32,10 +32,12 @@ def keep_freed_memory() -> None:
             libc.mallopt(setting, value)
 
 
-def memory_is_full(error: BaseException) -> bool:
-    """Whether ``error`` is that of a memory that is full, the machine's or the GPU's."""
-    of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's
-    return of_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's, on a CPU
+def full_memory(error: BaseException) -> str | None:
+    """Whose memory is full by ``error``, the ``GPU``'s or the ``machine``'s; None: it is another error."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's
+        return "GPU"
+    full = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # the latter torch's, on a CPU
+    return "machine" if full else None
 
 
 def give_freed_memory_back() -> None:

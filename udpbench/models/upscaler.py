@@ -44,7 +44,7 @@ class Upscaler(LatentDiffusion):
         return pipe
 
     def assembled(self, kind: Any, **parts: Any) -> Any:
-        own = self.pipe.vae.config.scaling_factor
+        own = self.pipe.vae.config.scaling_factor  # which every such pipeline's constructor writes over
         pipe = super().assembled(kind, **parts)
         pipe.vae.register_to_config(scaling_factor=own)
         return pipe

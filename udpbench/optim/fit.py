@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from udpbench.core.atomic import atomic_write
 from udpbench.core.component import check_choice
-from udpbench.core.memory import memory_is_full
+from udpbench.core.memory import full_memory
 from udpbench.interfaces import Log, Run
 from udpbench.models.diffusion import own_generators
 from udpbench.optim.training_set import TrainingSet, losses_of
@@ -291,7 +291,7 @@ def load_state(path: Path | None, log: Log) -> dict[str, Any] | None:
                 raise BadZipFile(bad)
         return torch.load(path, map_location="cpu", weights_only=True)
     except BROKEN as error:
-        if memory_is_full(error):  # the file may be whole
+        if full_memory(error):  # the file may be whole
             raise
         log.say(f"{path} is broken; what it is for begins anew")
         path.unlink()

@@ -46,7 +46,7 @@ def attack_costs(board: Board) -> Section | None:
     for attack, part in by_attack.items():
         row = {"attack": attack}
         for metric, found in left.items():
-            rng = board.rng(metric, attack, of="attacked")
+            rng = board.rng(metric, attack, kind="attacked")
             named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
             cheaper = {name: found[name] for name in found if seconds[name] < CHEAPER * seconds[attack]}
             row[f"{named} left"] = interval_text(_interval(found[attack], rng))

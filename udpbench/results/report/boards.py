@@ -101,10 +101,10 @@ class Board:
         """The metrics shown in the leaderboard: those asked for, else the primary ones."""
         return [m for m in self.shown if m in self.metrics] if self.shown else self.primary
 
-    def rng(self, *key: str, of: str = "") -> np.random.Generator:
-        """The generator of the bootstrap of what ``key`` names on this board; ``of``: the kind of numbers, if several
-        have that key."""
-        return generator(0, *([of] if of else []), self.label, *self.names.items(), *key)
+    def rng(self, *key: str, kind: str = "") -> np.random.Generator:
+        """The generator of the bootstrap of what ``key`` names on this board; ``kind``: of numbers, where several have
+        that key."""
+        return generator(0, *filter(None, [kind]), self.label, *self.names.items(), *key)
 
     @cached_property
     def floors(self) -> dict[str, float | None]:

@@ -46,7 +46,7 @@ def compare(
             continue
         way = sign(board.metrics[metric]["better_protected"])
         signed = {victim: way * (sides[0][victim] - sides[1][victim]) for victim in both}
-        difference = paired_interval(signed, board.rng(metric, a, b, of, of="compare"))
+        difference = paired_interval(signed, board.rng(metric, a, b, of, kind="compare"))
         alone = len(sides[0].keys() ^ sides[1].keys())
         unpaired = f" ({alone} unpaired)" if alone else ""
         row = {"a - b": f"{a} - {b}", column: of, "metric": metric, "difference": interval_text(difference)}

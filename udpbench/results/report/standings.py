@@ -115,7 +115,7 @@ class Standings:
         for metric in self.board.ranked_by:
             values[metric] = by_attack = left_by_attack(part, metric)
             left[metric] = {a: paired_interval(x, self.board.rng(name, metric)) for a, x in by_attack.items() if x}
-            if (found := worst(most_met(by_attack), self.board.rng(name, metric, of="worst"))) is not None:
+            if (found := worst(most_met(by_attack), self.board.rng(name, metric, kind="worst"))) is not None:
                 left[metric][WORST], taken[metric] = found
         control = is_control(part[0])
         costs = {} if control else protect_costs(name, part)

@@ -35,7 +35,7 @@ def worst_case(board: Board) -> Section | None:
     for protect, part in sorted(grouped(records, lambda record: record["cell"]["protect"]).items()):
         for metric in board.ranked_by:
             left = most_met(left_by_attack(part, metric))
-            found = worst(left, board.rng(protect, metric, of="worst"))
+            found = worst(left, board.rng(protect, metric, kind="worst"))
             if found is None or len(left) < 3:
                 continue
             taken = ", ".join(f"{attack} ({n})" for attack, n in sorted(found[1].items()))

@@ -1,0 +1,49 @@
+"""What somebody should know of a checked cell that is no error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from udpbench.benchmark.cell import Cell
+from udpbench.core.precision import NOTABLE, bf16_cost
+
+
+def remarks(cell: Cell, device: torch.device) -> Iterator[str]:
+    """What is said of a cell before it starts: metrics that it will lack, and why; that nothing
+    will rank it; pictures that are larger than what the victim learns from; what is slow on ``device``."""
+    for name, reason in cell.absent.items():
+        yield f"absent: {name}: {reason}"
+    if cell.unranked:
+        yield f"no primary score can be measured: {cell.unranked}"
+    side, known = cell.data.component.shortest_side(), cell.victim.component.known_size
+    if side and known and side > known and cell.task.component.trains:
+        how = f"they are protected and attacked at that size and reduced to the victim's {known} px for training"
+        yield f"data {cell.data.name}: pictures have {side} px or more; {how}; data.size={known} keeps them one size"
+    yield from slow_here(cell, device)
+
+
+def slow_here(cell: Cell, device: torch.device, only: str | None = None) -> Iterator[str]:
+    """A line for settings of a cell, or of one of its methods (``only``: protect | attack), that ask for bfloat16 of a
+    CPU that is made for float32."""
+    if device.type != "cpu":
+        return
+    asking: list[str] = []
+    for place, (part, model, _) in cell.methods.items():
+        if only in (None, place):
+            asking += _in_bf16(part.settings, place)
+            asking += _in_bf16(model.settings, f"model {model.name}") if part.component.needs else ()
+    if asking and (cost := bf16_cost()) > NOTABLE:
+        slow = f"bf16 is slow on this CPU (a small convolution takes {cost:.0f} times as long as in fp32)"
+        places = ", ".join(dict.fromkeys(place.replace("protect.inner.", "inner.") for place in asking))
+        yield f"{slow}; fp32 is faster and makes stages of its own: {places}"
+
+
+def _in_bf16(settings: Any, *place: str) -> Iterator[str]:
+    """Where in ``settings`` a dtype is bf16."""
+    for key, value in settings.items() if isinstance(settings, Mapping) else ():
+        if key == "dtype" and value == "bf16":
+            yield ".".join((*place, key))
+        yield from _in_bf16(value, *place, key)
