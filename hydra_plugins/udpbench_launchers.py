@@ -29,8 +29,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from udpbench.core.errors import check_whole
+
 Job = dict[str, Any]  # the configuration of one, resolved: without Hydra's objects, which not every pickle takes
 Ended = JobReturn | str  # the result of a job, or why there is none
+LOST = (BrokenProcessPool, SystemExit)  # of a worker that was killed, or asked to end by somebody else
 KILLED = "was killed, as the system does when memory runs out"
 
 
@@ -118,32 +121,38 @@ class LocalLauncher(_Jobs):
     """``n_jobs``: cells at a time; ``max_retries``: how often a cell whose process was killed begins again."""
 
     def __init__(self, n_jobs: int, max_retries: int) -> None:
+        check_whole("hydra.launcher.n_jobs", n_jobs, 1)
+        check_whole("hydra.launcher.max_retries", max_retries, 0)
         self.n_jobs, self.max_retries = n_jobs, max_retries
 
     def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
         """Each process is a pool of its own: one that is killed takes none of the others with it."""
         turns, kills = _Turns(jobs), dict.fromkeys(jobs, 0)
         found: dict[int, Ended] = {}
-        idle = [_pool() for _ in range(min(self.n_jobs, len(jobs)))]
+        at_once = min(self.n_jobs, len(jobs))
+        idle = [_pool() for _ in range(at_once)]
         busy: dict[Future[JobReturn], tuple[int, ProcessPoolExecutor]] = {}
         before = signal.signal(signal.SIGTERM, _end)
         try:
             while turns.waiting or busy:
                 while turns.waiting and idle:
                     (number, words), pool = turns.take(), idle.pop()
+                    words["beside"] = at_once
                     busy[pool.submit(_run, self.job(number, jobs[number]), words)] = number, pool
                 for done in wait(busy, return_when=FIRST_COMPLETED).done:
                     number, pool = busy.pop(done)
-                    try:
+                    if not isinstance(done.exception(), LOST):
                         if not turns.came_back(number, ended := done.result()):
                             found[number] = ended
-                    except BrokenProcessPool:
-                        pool, kills[number] = _pool(), kills[number] + 1
-                        if kills[number] <= self.max_retries:
-                            sys.stderr.write(f"[{number}] its worker {KILLED}; it begins again\n")
-                            turns.waiting.appendleft(number)
-                        else:
-                            found[number] = f"{KILLED}, {kills[number]} times"
+                    elif kills[number] < self.max_retries:
+                        kills[number] += 1
+                        sys.stderr.write(f"[{number}] its worker {KILLED}; it begins again\n")
+                        turns.waiting.appendleft(number)
+                    else:
+                        found[number] = f"{KILLED}, {kills[number] + 1} times"
+                    if isinstance(done.exception(), LOST):
+                        pool.shutdown(wait=False)
+                        pool = _pool()
                     idle.append(pool)
         finally:
             for process in multiprocessing.active_children() if busy else ():  # interrupted: they write checkpoints

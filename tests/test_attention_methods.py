@@ -92,6 +92,27 @@ def test_a_share_is_of_energy():
     assert float(energy_fraction(torch.full((6, 4), 0.1), [0, 1])) == pytest.approx(0.5)
 
 
+def test_a_step_s_length_is_the_mean_of_all_that_was_drawn_for_it():
+    """Two views of two pictures; then one of the second alone."""
+    given = iter([[0, 999], [999, 999], [0]])
+    drawn, scale = DisDiff(**DISDIFF).paced(lambda index, rngs, n: torch.tensor(next(given)), 1000, 2)
+    for _ in range(2):
+        drawn([0, 1], [], 1)
+    assert scale([0, 1]).tolist() == pytest.approx([0.5, 0], abs=1e-6)
+    drawn([1], [], 1)
+    assert scale([1]).tolist() == pytest.approx([1])
+
+
+def test_hf_adb_at_a_small_root_mean_square_leaves_the_other_pixels_of_the_saved_picture(pictures):
+    """Its bound there is less than a step of 8 bits at 8, a step at 8.8."""
+    clean = torch.stack(pictures[:1])
+    for eps, most in ((8.0, 0), (8.8, 1)):
+        within = HighFrequency(RMS(eps), 0.03, 0.02, "rms")
+        moved = within.project(torch.where(clean < 0.5, 1.0, 0.0), clean)  # as far as it goes
+        outside = ~high_frequencies(clean, 0.03).expand_as(clean)
+        assert int(((as_saved(moved[0]) - clean[0])[outside[0]] * 255).abs().round().max()) == most
+
+
 def test_steps_shrink_with_the_time_step():
     assert merit(torch.tensor([0, 999]), 1000).tolist() == pytest.approx([1, 0], abs=1e-6)
     assert float(merit(torch.tensor([333]), 1000)) == pytest.approx(0.75)

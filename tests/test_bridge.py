@@ -11,6 +11,7 @@ from udpbench.attack import bridge as bridge_module
 from udpbench.attack.bridge import Bridge, between
 from udpbench.benchmark.store import Store
 from udpbench.core.images import as_saved, write_png
+from udpbench.data.folder import Folder
 from udpbench.interfaces import Run
 from udpbench.world import renderer
 
@@ -85,6 +86,16 @@ def test_the_key_is_of_the_pairs_wherever_they_lie(leak, tmp_path):
     (tmp_path / "clean").symlink_to(leak[0])
     assert Bridge(clean=tmp_path / "clean", protected=leak[1], **SETTINGS).identity() == one.identity()
     assert {"clean", "protected"} <= set(Bridge.places)
+
+
+def test_a_leak_that_holds_a_picture_to_purify_is_refused(leak, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "my.png").write_bytes((leak[0] / "3.png").read_bytes())
+    data = Folder(path=tmp_path / "mine", prompt="a {token} ring")
+    with pytest.raises(ValueError, match=r"attack bridge: .*3.png of the pairs is .*my.png, which is to be purified"):
+        Bridge(clean=leak[0], protected=leak[1], **SETTINGS).check_data(data)
+    write_png(tmp_path / "mine" / "my.png", torch.rand(3, 16, 16))
+    Bridge(clean=leak[0], protected=leak[1], **SETTINGS).check_data(data)
 
 
 def test_pairs_without_a_twin_are_told(leak, tmp_path):

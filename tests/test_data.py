@@ -14,12 +14,14 @@ from PIL import Image
 from shared import cifar10_pictures, write_cifar10
 from torchvision.datasets import CIFAR10
 
+from udpbench.attack import folder as attack_folder
 from udpbench.core import images
 from udpbench.data.cifar10 import CLASSES, Cifar10
 from udpbench.data.folder import Folder
 from udpbench.data.photos import SUBJECTS, Photos
 from udpbench.data.toyworld_many import ToyWorldMany
 from udpbench.interfaces import Run
+from udpbench.protect import folder as protect_folder
 
 
 def facts(out):
@@ -111,8 +113,22 @@ def test_a_folder_has_one_geometry_for_all_its_pictures(tmp_path, pictures):
             assert {name: tuple(x.shape[1:]) for name, x in found.items()} == want
         assert facts(tmp_path / name)["geometry"] == geometry
         assert data.shortest_side() == min(min(size) for size in want.values())
+        assert data.known_sizes() == want, "known before anything is written"
     middle = images.read(tmp_path / "square" / "train" / "b.png")
     assert torch.equal(middle, images.read(pictures / "b.JPG")[:, :, 5:25])
+
+
+def test_pictures_protected_elsewhere_must_have_the_sizes_of_the_data_s_before_anything_is_done(tmp_path, pictures):
+    """``udpbench protect`` writes them at their own sizes, a cell makes squares unless it is told otherwise."""
+    Folder(path=pictures, prompt=PROMPT, geometry="native").write(tmp_path / "native", Run())
+    made = tmp_path / "native" / "train"
+    for check in (protect_folder.Folder(path=made), attack_folder.Folder(path=made, clean=made)):
+        check.check_data(Folder(path=pictures, prompt=PROMPT, geometry="native"))
+        with pytest.raises(ValueError, match=r"b.png is 20 x 30 \(height x width\), it must be 20 x 20 as b.png is"):
+            check.check_data(Folder(path=pictures, prompt=PROMPT))
+    (made / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"must have exactly one picture for b.png \(any suffix\), it has 0"):
+        protect_folder.Folder(path=made).check_data(Folder(path=pictures, prompt=PROMPT, geometry="native"))
 
 
 def test_what_cannot_be_opened_is_told_by_check(pictures):
@@ -154,7 +170,7 @@ def test_prompts_of_a_folder_are_the_captions_of_its_references(pictures, tmp_pa
     images.write_metadata(others, {name: {"text": "a horse"} for name in names[1:]})
     assert told.identity() != before
     with pytest.raises(ValueError, match="no caption for some pictures; add them, or give prompts"):
-        told.asked()
+        Folder(path=pictures, size=8, prompt="a painting by {token}", reference=others).asked()
     assert Folder(
         path=pictures, size=8, prompt="{token}", class_prompt="x", reference=others, prompts=["a"]
     ).asked() == ["a"]

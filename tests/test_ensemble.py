@@ -63,6 +63,32 @@ def test_the_error_of_one_ends_all(who):
         lockstep([work(k) for k in range(3)])
 
 
+def test_kernels_of_attention_are_as_before_after_works_that_chose_one():
+    """Two works in a context that is the process's: the second enters it while the first is in it, and leaves it last;
+    each finds its own choice within and that of before after it."""
+    of = torch.backends.cuda
+    asked = (of.flash_sdp_enabled, of.mem_efficient_sdp_enabled, of.math_sdp_enabled, of.cudnn_sdp_enabled)
+
+    def allowed() -> list[bool]:
+        return [enabled() for enabled in asked]
+
+    def do(agree) -> list[list[bool]]:
+        seen = []
+        for _ in range(2):
+            seen.append(allowed())
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+                agree(torch.zeros(()))
+                seen.append(allowed())
+        return seen
+
+    before = allowed()
+    try:
+        assert lockstep([do, do]) == [[before, [False, False, True, False]] * 2] * 2
+        assert allowed() == before
+    finally:
+        of.enable_flash_sdp(True), of.enable_mem_efficient_sdp(True), of.enable_cudnn_sdp(True)
+
+
 # -- protections -------------------------------------------------------------------------------------------------------
 
 

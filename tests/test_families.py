@@ -42,7 +42,7 @@ FSMG = {
 }
 # ASPL: 50 rounds of 3 steps on clean and 3 on perturbed pictures, one in a step, are 150 of each.
 ASPL = {**FSMG, "batch": 1, "rounds": 10, "clean_steps": 15, "model_steps": 15}
-ACE = {"rounds": 5, "lr": 1e-4, "batch": 1, "lora_rank": 4, "train_text_encoder": False}
+ACE = {"rounds": 5, "lr": 1e-4, "batch": 1, "lora_rank": 4, "lora_layers": "ace", "train_text_encoder": False}
 PUBLISHED: dict[str, dict[str, Any]] = {
     # Anti-DreamBooth: 1,000 steps of its evaluation, weight 1 on 200 class pictures, guidance 7.5.
     "task/dreambooth": {**ANTI_DREAMBOOTH, "steps": 1000, "prior_weight": 1.0, "prior_images": 200, "guidance": 7.5},
@@ -57,7 +57,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "protect/hf_adb": ASPL,
     "protect/ensemble_aspl": ASPL,
     "protect/ensemble_fsmg": FSMG,
-    "protect/metacloak": {**FSMG, "batch": 1, "sigma": [0.1, 2.0]},  # sigma: torchvision's blur of 7 px
+    "protect/metacloak": {**FSMG, "batch": 1, "sigma": [0.1, 2.0], "radius": 3},  # torchvision's blur of 7 px
     "protect/eot": {"sigma": 2.0},  # its largest
     "protect/caat": {"lr": 1e-5},
     "protect/pap": {"text_rate": 250.0},
@@ -77,7 +77,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "protect/ace": {**ACE, "model_steps": 5, "class_images": 200, "prior_weight": 1.0, "first_time": 600},
     "protect/ace_plus": {**ACE, "model_steps": 5, "class_images": 200, "prior_weight": 1.0, "latent_weight": 100},
     "protect/mist_v2": {**ACE, "model_steps": 10, "class_images": 50, "prior_weight": 0.1, "first_time": 0},
-    "protect/consistent": {"beta": pytest.approx(30 * 0.18215**2, abs=1e-3)},
     "protect/promptflare": {"prompt": "professional photography, best quality, ultra high res, photo, art, high quality, "
                             "realistic, anime, masterpiece, best quality, artistic, detail, 4k, 8k"},
     "protect/diffvax": {"widths": [32, 64, 128, 256, 512]},
@@ -123,7 +122,7 @@ def test_what_uses_a_model_has_settings_for_stable_diffusion(node):
                 name not in RELEASED
                 and option not in COUNTED.get(group, ())
                 and "pixel" not in kind.needs
-                and (kind.needs or option == "consistent")
+                and kind.needs
             ):
                 assert name in PUBLISHED, f"conf/family/sd/{name}.yaml: settings for Stable Diffusion"
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionInpaintPipeline
 from omegaconf import OmegaConf
 from shared import CONF, Watching, make_owner
+from skimage.measure import find_contours
 from tiny import TINY
 from torch import Tensor
 
@@ -291,6 +292,21 @@ def test_the_contour_of_a_mask_has_a_point_where_it_turns():
     assert (_filled(_corners(inside), inside.shape) == (inside & (np.arange(20) < 15)[:, None])).all()
 
 
+def test_the_piece_of_the_largest_area_is_chosen_not_that_of_the_longest_contour():
+    """As cv2.contourArea of RETR_EXTERNAL: a disc beside a comb of a smaller area; a ring around its own hole."""
+    y, x = np.mgrid[:40, :90]
+    disc = (y - 20) ** 2 + (x - 20) ** 2 < 14**2
+    comb = (x > 45) & (y > 4) & (y < 36) & ((x % 4 == 0) | (y == 5))
+    assert comb.sum() < disc.sum()
+    inside = disc | comb
+    contours = find_contours(inside.astype(float), 0.999)
+    assert len(max(contours, key=len)) > len(find_contours(disc.astype(float), 0.999)[0])
+    assert {tuple(p) for p in _corners(inside)} == {tuple(p) for p in _corners(disc)}
+    jagged = (y - 20) ** 2 + (x - 20) ** 2 < 12**2
+    ring = disc & ~(jagged & ((x + y) % 3 > 0))
+    assert {tuple(p) for p in _corners(ring)} == {tuple(p) for p in _corners(disc)}
+
+
 def test_contours_are_moved_less_often_than_said_and_by_whole_pixels(monkeypatch):
     kept, calls = torch.zeros(1, 32, 32), []
     kept[:, 4:24, 6:26] = 1
@@ -390,20 +406,45 @@ def test_a_few_steps_of_dia_cross_the_budget():
     assert dia(iterations=5, step_size=0.5).lengths(Linf(8), 5) == [0.5] * 5
 
 
+def objective_of_dia(model: LatentDiffusion, aim: str, y: Tensor, x: Tensor | None = None) -> Tensor:
+    """Of the picture ``y``, with two steps; what is subtracted is of the picture ``x`` (None: ``y``)."""
+    cond, x = model.embed([""]), y if x is None else x
+    noise = walked(model, model.encode(y), cond, 2, invert=True)
+    if aim == "trajectory":
+        return (noise - model.encode(x)).norm()
+    return 2 * (model.decode(walked(model, noise, cond, 2)) - x).norm()
+
+
 @pytest.mark.parametrize("aim", ["trajectory", "reconstruction"])
 def test_the_objective_of_dia_rises_on_the_saved_picture(model, pictures, aim):
-    cond, x = model.embed([""]), pictures[0][None]
-
-    def objective(y: Tensor) -> float:
-        z = model.encode(y)
-        noise = walked(model, z, cond, 2, invert=True)
-        if aim == "trajectory":
-            return float((noise - z).norm())
-        return float(2 * (model.decode(walked(model, noise, cond, 2)) - x).norm())
-
+    x = pictures[0][None]
     made = DIA(aim=aim, iterations=8, sample_steps=2, step_size=1.0).protect(make_owner([x[0]]), Linf(8), model, Run())
     with torch.no_grad():
-        assert objective(images.as_saved(made[0])[None]) > 1.05 * objective(x)
+        moved, clean = (float(objective_of_dia(model, aim, y)) for y in (images.as_saved(made[0])[None], x))
+    assert moved > 1.05 * clean
+
+
+@pytest.mark.parametrize("aim", ["trajectory", "reconstruction"])
+def test_what_dia_subtracts_is_of_the_perturbed_picture_and_has_no_gradient(model, pictures, aim):
+    """In the second step the perturbed picture is no longer the clean one."""
+    watching, x = Watching(8), pictures[0][None]
+    settings: dict[str, Any] = {"iterations": 2, "sample_steps": 2, "step_size": 4.0, "random_start": False}
+    DIA(aim=aim, **settings).protect(make_owner([x[0]]), watching, model, Run())
+    y = Linf(8).project(watching.moved[0], x).requires_grad_(True)
+
+    def slope(subtracted: Tensor) -> Tensor:
+        return torch.autograd.grad(objective_of_dia(model, aim, y, subtracted), y)[0]
+
+    want = slope(y.detach())
+    size = float(want.abs().max())
+    torch.testing.assert_close(watching.gradients[1], want, atol=1e-3 * size, rtol=1e-3)
+    for other in (y, x):
+        assert float((slope(other) - want).abs().max()) > 0.01 * size
+
+
+def test_dia_r_as_released_starts_at_the_clean_picture(node):
+    starts = {name: node("protect", name).random_start for name in ("dia", "dia_r", "dia_released", "dia_r_released")}
+    assert starts == {"dia": True, "dia_r": True, "dia_released": True, "dia_r_released": False}
 
 
 # -- DiffVax -----------------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from shared import small
 from udpbench.attack.folder import Folder
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph
-from udpbench.benchmark.stages import OWNERS_NOISE, class_stage, surrogate_class_stage
+from udpbench.benchmark.stages import OWNERS_NOISE, class_stage, protect_stage, surrogate_class_stage, task_settings
 from udpbench.benchmark.store import Stage, Store
 from udpbench.commands import run as command
 from udpbench.core.images import list_images, read_metadata, write_png
-from udpbench.interfaces import Attack
+from udpbench.interfaces import Attack, Protection, Task
 from udpbench.metrics.edits import Edits
 from udpbench.metrics.inconsistency import Inconsistency
 from udpbench.models.latent import LatentDiffusion
@@ -272,3 +272,48 @@ def test_runtime_is_no_part_of_any_key(graph, tmp_path):
     ]
     one, two = ([stage.key for stage in graph("protect=udp", "attack=impress", *more).stages] for more in ([], words))
     assert one == two
+
+
+def test_a_task_of_ones_own_that_names_no_settings_has_all_of_them_in_its_keys():
+    class Own(Task):
+        places = ("file",)
+
+        def identity(self) -> dict[str, str]:
+            return {"file": "a digest"}
+
+    for method in ("training_key", "sampling_key"):
+        found = task_settings(Part("own", {"factor": 0.5, "file": "somewhere"}, Own()), method)
+        assert found == {"factor": 0.5, "file": "a digest"}
+
+
+def test_class_pictures_that_are_not_made_are_in_no_key(cell):
+    assert cell_key(cell("task.prior_images=5")) == cell_key(cell())
+
+
+def test_what_the_owner_writes_is_in_the_key_of_a_protection_of_ones_own(cell):
+    class Own(Protection):
+        pass
+
+    def key(owner_prompt: str) -> str:
+        own = replace(cell(), protect=Part("own", {}, Own()), owner_prompt=owner_prompt)
+        return protect_stage(own, own.protect, Graph(own).data).key
+
+    assert key("class") != key("empty")
+
+
+def test_the_word_that_protections_are_given_is_part_of_what_the_data_is(cell, tmp_path, pictures):
+    for i, x in enumerate(pictures):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        write_png(tmp_path / "mine" / f"{i}.png", x)
+    words = [
+        "data=folder",
+        f"data.path={tmp_path / 'mine'}",
+        "data.prompt='a photo of sks dog'",
+        "data.class_prompt='a dog'",
+    ]
+    store, digests = Store(tmp_path / "store"), []
+    for token in ("sks", "dog"):
+        data = Graph(cell(*words, f"data.token={token}")).data
+        store.do(data)
+        digests.append(store.facts(data)["content"])
+    assert digests[0] != digests[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from shared import Stops, make_owner
 
 from udpbench.core.budget import Linf
@@ -38,8 +39,9 @@ def test_the_pool_is_kept_at_equal_distances_and_gone_through_in_order(pictures,
         assert first is again
     apart = [sum(float((a - b).square().sum()) for a, b in zip(weights, start, strict=True)) for weights in loaded[:3]]
     assert apart[0] == 0 < apart[1] < apart[2]
-    # the pool's training, with a class picture for each; then two trials of three snapshots of two rounds
-    assert run.count == {"unet_train": 2 * (4 + 2 * 3 * 2), "unet_image": 2 * 3 * 2}
+    # the pool's training, with a class picture for each; then two trials of three snapshots of two rounds, of the last
+    # of which nothing is trained
+    assert run.count == {"unet_train": 2 * (4 + 2 * 3), "unet_image": 2 * 3 * 2}
 
 
 @pytest.mark.slow
@@ -90,3 +92,15 @@ def test_metacloak_s_blur_reaches_the_larger_sigma(model, pictures):
     owner, x = make_owner(pictures[:1]), pictures[0][None]
     one, two = (MetaCloak(**settings, sigma=(0.0, s)).image_loss(model, owner, Run(), 0)(x, [0]) for s in (0.0, 3.0))
     assert not torch.allclose(one, two)
+
+
+def test_metacloak_s_blur_is_cut_where_it_is_said(model, pictures):
+    """A wide blur in a kernel of three pixels is a mean over them."""
+    owner, x = make_owner(pictures[:1]), pictures[0][None]
+    wide = MetaCloak(**SHORT | {"sigma": (1e3, 1e3)}, radius=1)
+    none = MetaCloak(**SHORT | {"sigma": (0.0, 0.0)})
+    mean = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    got, want = (method.image_loss(model, owner, Run(), 0)(y, [0]) for method, y in ((wide, x), (none, mean)))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="metacloak: radius must be >= 1, given 0"):
+        MetaCloak(**SHORT, radius=0)

@@ -406,27 +406,46 @@ def test_a_single_file_that_is_another_or_damaged_is_refused(tiny, tmp_path):
 # -- the hub -----------------------------------------------------------------------------------------------------------
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
 @pytest.fixture
 def cached(tiny, tmp_path, monkeypatch) -> Path:
-    """A snapshot of ``owner/name`` at revision ``abc`` in the hub's cache."""
+    """A snapshot of ``owner/name`` at revision ``COMMIT`` in the hub's cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / "abc"
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / COMMIT
     return Path(shutil.copytree(tiny, snapshot))
 
 
 def test_a_snapshot_of_the_hub_is_looked_at_once_it_is_here(cached, model):
-    hub = {"path": "owner/name", "name": "own", "revision": "abc"}
-    assert LatentDiffusion(**hub).identity() == {"hub": "owner/name", "revision": "abc", "dtype": "fp32"}
+    hub = {"path": "owner/name", "name": "own", "revision": COMMIT}
+    assert LatentDiffusion(**hub).identity() == {"hub": "owner/name", "revision": COMMIT, "dtype": "fp32"}
     assert same(LatentDiffusion(**hub), model)
     weights(cached, "vae").unlink()
     with pytest.raises(ValueError, match="model own: .* lacks diffusion_pytorch_model.safetensors"):
         LatentDiffusion(**hub).identity()
-    assert LatentDiffusion("owner/other", "own", revision="abc").looked_at() is None
+    assert LatentDiffusion("owner/other", "own", revision=COMMIT).looked_at() is None
+
+
+def test_a_branch_is_refused_for_it_may_come_to_mean_other_weights(cached):
+    (refs := cached.parent.parent / "refs").mkdir()
+    (refs / "main").write_text(COMMIT)
+    with pytest.raises(ValueError, match=f"model own: revision 'main' .* on this machine it is {COMMIT}$"):
+        LatentDiffusion("owner/name", "own", revision="main").identity()
+    with pytest.raises(ValueError, match="model own: revision 'main' .* 40 hex digits$"):
+        LatentDiffusion("owner/other", "own", revision="main").identity()
+
+
+def test_a_model_of_the_hub_is_known_to_be_the_one_in_a_folder_once_it_is_here(cached, tiny):
+    by_id = LatentDiffusion("owner/name", "own", revision=COMMIT)
+    assert by_id.contents() == LatentDiffusion(str(tiny), "own").contents()
+    elsewhere = LatentDiffusion("owner/other", "own", revision=COMMIT)
+    assert elsewhere.contents() == elsewhere.identity()
 
 
 @pytest.mark.slow
 def test_weights_that_cannot_be_had_are_told_before_the_first_stage(graph, tmp_path):
-    small = graph("model.path=owner/name", "model.revision=abc", "protect=noise")
+    small = graph("model.path=owner/name", f"model.revision={COMMIT}", "protect=noise")
     with pytest.raises(ConfigError, match="model local: cannot be loaded from owner/name .*hf download") as error:
         run(small, Store(tmp_path / "store"))
     assert "\n" not in str(error.value)

@@ -239,9 +239,10 @@ def test_identity_changes_when_a_weight_does_and_only_for_its_part(tiny, tmp_pat
 
 
 def test_a_hub_model_is_named_by_its_revision():
-    assert LatentDiffusion("owner/name", "x", revision="abc").identity() == {
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert LatentDiffusion("owner/name", "x", revision=commit).identity() == {
         "hub": "owner/name",
-        "revision": "abc",
+        "revision": commit,
         "dtype": "fp32",
     }
 

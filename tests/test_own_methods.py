@@ -21,7 +21,7 @@ from udpbench.commands import plan
 from udpbench.commands import run as command
 from udpbench.core.images import read_folder
 from udpbench.core.source import source_digests
-from udpbench.interfaces import Attack, Protection
+from udpbench.interfaces import Attack, Dataset, Metric, Protection
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
 
@@ -140,6 +140,21 @@ def test_a_method_under_development_never_shows_old_numbers(mine):
     assert not torch.equal(up, down)
 
 
+def test_a_class_that_is_loaded_keeps_the_digest_of_what_was_loaded(tmp_path, monkeypatch):
+    """A process runs what it has imported, whatever has been written into the file since."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file, settings = tmp_path / "edited_meanwhile.py", {"_target_": "edited_meanwhile.Own"}
+    file.write_text("class Own:\n    size = 1\n")
+    loaded = source_digests(settings)
+    file.write_text("class Own:\n    size = 22\n")
+    assert source_digests(settings) == loaded
+    del sys.modules["edited_meanwhile"]
+    assert source_digests(settings).keys() == loaded.keys()
+    assert source_digests(settings) != loaded
+    del sys.modules["edited_meanwhile"]
+
+
 def test_libraries_and_the_package_are_no_part_of_the_source(tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +178,22 @@ class Misspelt(Protection):
     needs = frozenset({"latnt"})
 
 
+class Listed(Protection):
+    """Its needs are no set."""
+
+    needs = ("latent",)  # type: ignore[assignment]
+
+
+class Higher(Metric):
+    """Its scores say in other words which way is better protected."""
+
+    scores = {"mine": "higher"}
+
+
+class Sizeless(Dataset):
+    """Does not say how many pictures there are."""
+
+
 class Stranger:
     """No protection."""
 
@@ -175,30 +206,45 @@ class Changes(Protection):
 
     def protect(self, owner, budget, surrogate, run):
         few, small = owner.images[:3], [x[:, :-1] for x in owner.images]
-        return {"few": few, "small": small}[self.how]
+        arrays = [x.numpy() for x in owner.images]
+        return {"few": few, "small": small, "nothing": None, "arrays": arrays}[self.how]
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "base", "told"),
     [
         (
             "Misspelt",
+            Protection,
             "mine: test_own_methods.Misspelt needs unknown latnt; allowed are latent, text, denoise, pixel, inpaint",
         ),
-        ("Stranger", "mine: test_own_methods.Stranger is no Protection; derive it from udpbench.interfaces.Protection"),
+        ("Listed", Protection, "mine: needs of test_own_methods.Listed must be a set, such as {'latent'}"),
+        ("Higher", Metric, "mine: scores of test_own_methods.Higher must say of each whether up or down is better"),
+        ("Sizeless", Dataset, "mine: test_own_methods.Sizeless must have sizes, with the number of training pictures"),
+        (
+            "Stranger",
+            Protection,
+            "mine: test_own_methods.Stranger is no Protection; derive it from udpbench.interfaces.Protection",
+        ),
     ],
 )
-def test_a_class_that_does_not_fit_is_told_in_one_line(kind, told):
+def test_a_class_that_does_not_fit_is_told_in_one_line(kind, base, told):
     with pytest.raises(ValueError) as error:
-        make_part(OmegaConf.create({"_target_": f"test_own_methods.{kind}"}), "mine", Protection)
+        make_part(OmegaConf.create({"_target_": f"test_own_methods.{kind}"}), "mine", base)
     (line,) = str(error.value).splitlines()
     assert line.startswith(told)
 
 
 @pytest.mark.parametrize(
-    ("how", "told"), [("few", "returned 3 pictures for 6"), ("small", "returned a picture of 3 x 15 x 16")]
+    ("how", "told"),
+    [
+        ("few", "returned 3 pictures for 6"),
+        ("small", "returned a picture of 3 x 15 x 16"),
+        ("nothing", "returned NoneType; it must return a list of pictures"),
+        ("arrays", "returned ndarray for 0000.png; pictures are tensors"),
+    ],
 )
-def test_pictures_of_another_number_or_size_are_told_in_one_line(how, told, tiny, tmp_path, monkeypatch, capsys):
+def test_pictures_of_another_number_or_kind_are_told_in_one_line(how, told, tiny, tmp_path, monkeypatch, capsys):
     words = ["protect=none", "protect._target_=test_own_methods.Changes", f"+protect.how={how}", "arms=[protected]"]
     monkeypatch.setattr(sys, "argv", ["udpbench", *small(tiny), f"runtime.out={tmp_path}", *words])
     with pytest.raises(SystemExit) as end:

@@ -176,6 +176,12 @@ def test_wrong_settings_are_refused_in_one_line(kind, settings):
     assert "\n" not in str(error.value)
 
 
+def test_caat_counts_all_samples_of_its_training(model, owner):
+    run, n = Run(), len(owner.images)
+    CAAT(image_steps=2, samples=3, lr=1e-4).protect(owner, Linf(8), model, run)
+    assert run.count == {"unet_image": 2 * 3 * n, "unet_train": 2 * 3 * n}
+
+
 def test_caats_keys_and_values_learn_the_same_whatever_fits_into_memory(model, owner):
     whole = CAAT(**STEPS, lr=0.01, sample_latents=True).protect(owner, Linf(8), model, Run())
     parts = CAAT(**STEPS, lr=0.01, sample_latents=True).protect(owner, Linf(8), model, Run(grad_batch=1))

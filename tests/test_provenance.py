@@ -17,33 +17,43 @@ def _git(folder: Path, *words: str) -> None:
     subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
 
 
+def _found() -> P.Provenance:
+    """What a new process would find."""
+    P._git.cache_clear()
+    return P.provenance()
+
+
 def test_provenance_knows_its_commit_and_what_makes_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = tmp_path / "udpbench" / "provenance.py"
     code.parent.mkdir()
     code.write_text("one")
     monkeypatch.setattr(P, "__file__", str(code))
-    assert [P.provenance()[k] for k in ("commit", "dirty", "changed")] == [None, None, None]
+    assert [_found()[k] for k in ("commit", "dirty", "changed")] == [None, None, None]
     _git(tmp_path, "init", "-q")
-    assert P.provenance()["commit"] is None  # inside a repository that does not track it
+    assert _found()["commit"] is None  # inside a repository that does not track it
     _git(tmp_path, "add", ".")
     _git(tmp_path, "commit", "-q", "-m", "x")
     (tmp_path / "new_record.json").write_text("{}")
-    assert len(P.provenance()["commit"]) == 40
-    assert P.provenance()["dirty"] is False  # a record beside the code changes no number
-    assert P.provenance()["changed"] == []
+    assert len(_found()["commit"]) == 40
+    assert _found()["dirty"] is False  # a record beside the code changes no number
+    assert _found()["changed"] == []
     code.write_text("two")
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "ä new.yaml").write_text("a: 1")
-    assert P.provenance()["dirty"] is True
-    assert P.provenance()["changed"] == ["conf/ä new.yaml", "udpbench/provenance.py"]
+    assert _found()["dirty"] is True
+    assert _found()["changed"] == ["conf/ä new.yaml", "udpbench/provenance.py"]
     code.unlink()
-    assert "udpbench/provenance.py" in P.provenance()["changed"]
+    assert "udpbench/provenance.py" in _found()["changed"]
+    code.write_text("one")
+    assert P.provenance()["dirty"] is True, "what the process has loaded does not change with the files"
+    assert _found()["dirty"] is False
+    P._git.cache_clear()
 
 
 def test_a_commit_says_whether_the_code_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     for found, said in ((("abc", []), "abc"), (("abc", ["conf/a.yaml"]), "abc-dirty"), ((None, None), None)):
         monkeypatch.setattr(P, "_git", lambda found=found: found)
-        assert P.commit.__wrapped__() == said
+        assert P.commit() == said
 
 
 def test_provenance_fits_into_a_record(tmp_path: Path) -> None:

@@ -246,7 +246,9 @@ def test_a_damaged_stage_is_put_aside_and_computed_anew_before_it_is_read(tmp_pa
     (line,), (aside,) = notes.said, (tmp_path / "damaged").iterdir()
     facts = "is missing" if harm == "delete" else "is broken"
     what = SAID[harm] if file == "text" or harm == "exchange" else f"{FACTS} {facts}"
-    assert line == f"a: {folder} is damaged ({what}); it is now {aside}, and the stage is computed anew"
+    assert (
+        line == f"a: {folder} is damaged ({what}); it is now {aside}, and the stage is computed anew where it is needed"
+    )
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == harmed
     assert Store(tmp_path).missing([a]) == []
 
@@ -668,3 +670,47 @@ def test_the_seed_of_a_stage_is_that_of_its_run(tmp_path):
 
     (folder,) = Store(tmp_path).do(Stage("a", {}, work, seed=5))
     assert (folder / "seed").read_text() == "5"
+
+
+# -- network file systems, and where records are ------------------------------------------------------------------------
+
+
+def test_what_another_host_has_finished_is_found_though_its_name_was_not_there_before(tmp_path, monkeypatch):
+    """An NFS client remembers that a name was not there until the folder changes under its own hands."""
+    calls: list[str] = []
+    other, mine = Store(tmp_path), Store(tmp_path)
+    other.do(make(calls=calls))
+    looked_anew: list[Path] = []
+    touch, finished = os.utime, Store.finished
+
+    def utime(path, *words, **further):
+        looked_anew.append(Path(path))
+        touch(path, *words, **further)
+
+    monkeypatch.setattr(os, "utime", utime)
+    monkeypatch.setattr(Store, "finished", lambda self, stage: bool(looked_anew) and finished(self, stage))
+    mine.do(make(calls=calls))
+    assert calls == ["x"], "it was computed once"
+    assert looked_anew[0] == tmp_path / "a"
+
+
+def test_a_broken_stage_that_nothing_needs_is_put_aside_and_not_computed(tmp_path):
+    calls: list[str] = []
+    store = Store(tmp_path)
+    store.do(make(calls=calls))
+    (store.path(make()) / FACTS).write_text("{")
+    fresh = Store(tmp_path)
+    fresh.put_aside(make(calls=calls))
+    assert calls == ["x"]
+    assert not fresh.path(make()).exists()
+    assert len(list((tmp_path / "damaged").iterdir())) == 1
+
+
+def test_a_store_knows_the_folders_of_records_that_are_there(tmp_path):
+    store = Store(tmp_path / "store")
+    for name in ("b", "a", "b"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        store.remember_records(tmp_path / name)
+    assert sorted(store.records) == [tmp_path / "a", tmp_path / "b"]
+    (tmp_path / "a").rmdir()
+    assert store.records == [tmp_path / "b"]

@@ -16,10 +16,11 @@ from forked import Command
 from hydra.core.utils import JobReturn, JobStatus
 from shared import on
 
-from hydra_plugins.udpbench_launchers import _Turns
+from hydra_plugins.udpbench_launchers import LocalLauncher, _Turns
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.store import Stage, Store
 from udpbench.core import images
+from udpbench.core.errors import ConfigError
 from udpbench.interfaces import Protection
 from udpbench.results.record import read_records
 from udpbench.tracking.console import Console
@@ -155,7 +156,7 @@ def test_every_line_of_several_workers_says_whose_it_is(swept):
 
 
 class Dies(Protection):
-    """Has its process killed: when it is first asked, or whenever it is."""
+    """Has its process asked to end when it is first asked, or killed whenever it is."""
 
     def __init__(self, when: str, mark: str) -> None:
         self.when, self.mark = when, mark
@@ -164,7 +165,7 @@ class Dies(Protection):
         first = Path(f"{self.mark}-{self.when}")  # of its own: the other cell may be asked earlier
         if self.when == "always" or not first.exists():
             first.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL if self.when == "always" else signal.SIGTERM)
         return [1 - x for x in owner.images]
 
 
@@ -186,6 +187,12 @@ def test_the_cell_of_a_killed_worker_begins_again_and_one_that_always_kills_it_i
     assert {when: r["status"] for when, r in records.items()} == {"first": "ok", "always": "failed"}
     assert records["always"]["error"].endswith(f"{killed}, 2 times\n")
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("n", [-1, 0, None, 1.5])
+def test_a_number_of_jobs_that_means_nothing_is_refused(n):
+    with pytest.raises(ConfigError, match=r"hydra.launcher.n_jobs: must be a whole number >= 1, given"):
+        LocalLauncher(n, 3)
 
 
 def test_a_worker_draws_no_bars_and_signs_its_lines(monkeypatch):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,6 +162,9 @@ def test_a_larger_model_has_the_idle_cores_for_itself(tiny, tmp_path, monkeypatc
     ready = prepare(composed(tiny, f"runtime.out={tmp_path}"))
     assert workers.workers_for("auto", ready) == 1
     assert [workers.threads_for("auto", ready, n) for n in (1, 2, 8)] == [5, 2, 1]
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    together = [workers.threads_for("auto", replace(ready, beside=n), 1) for n in (2, 4, 16)]
+    assert together == [4, 2, 1], "cells that begin together all find the machine idle"
 
 
 @pytest.mark.parametrize(("load", "idle"), [(0.1, 8), (2.6, 5), (30.0, 1)])

@@ -10,7 +10,6 @@ Random numbers come from ``run.rng(...)`` and belong to the picture they are for
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -155,7 +154,7 @@ class Method(Component):
     @property
     def starts_from_weights(self) -> bool:
         """Whether it starts from what the model has learned, so that fresh weights are an error in the cell."""
-        return False
+        return bool(self.needs - {"class_images"})
 
     def check_data(self, data: Dataset) -> None:
         """Raise ValueError in one line if the data lacks what it uses (masks, a word for the subject)."""
@@ -367,6 +366,11 @@ class Dataset(Component):
         """The shorter side in pixels of the smallest training picture; None: not known before they are written."""
         return None
 
+    def known_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """File name -> (height, width) of the training pictures, if they are known before they are written; else
+        nothing."""
+        return {}
+
     def own_captions(self) -> list[str]:
         """Texts that somebody wrote for single pictures, if they are known before anything is written; else nothing.
 
@@ -401,7 +405,7 @@ class Metric(Component):
     compares_with_noise: ClassVar[bool] = False  # whether ``against_noise`` has something to say
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
-        """Score -> value; one that has no finite value is left out."""
+        """Score -> value; one that is not finite is left out by who asks."""
         raise NotImplementedError
 
     def against_noise(self, got: Path, noise: Path, run: Run) -> dict[str, float]:
@@ -440,10 +444,9 @@ class PairMetric(Metric):
         return dict(sorted(measured.items()))
 
     def __call__(self, got: Path, ref: Path, run: Run) -> dict[str, float]:
-        """Means over the pictures; a score whose mean is not finite is left out."""
+        """Means over the pictures."""
         rows = list(self.per_image(got, ref, run).values())
-        means = {score: sum(row[score] for row in rows) / len(rows) for score in self.scores}
-        return {score: value for score, value in means.items() if math.isfinite(value)}
+        return {score: sum(row[score] for row in rows) / len(rows) for score in self.scores}
 
 
 def _pairs(got: Path, ref: Path, batch: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:

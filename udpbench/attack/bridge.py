@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from udpbench.attack.each import in_batches
 from udpbench.core.component import check_numbers
-from udpbench.core.digest import files_digest
+from udpbench.core.digest import files_digest, known_sha256
 from udpbench.core.images import list_images, read, read_paired
 from udpbench.core.memory import queued
 from udpbench.core.pixels import padded
-from udpbench.interfaces import Attack, Images, Run, Texts
+from udpbench.interfaces import Attack, Dataset, Images, Run, Texts
 from udpbench.models.diffusion import initialised_by
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.optim.samples import normal
@@ -80,6 +80,14 @@ class Bridge(FitSettings, Attack):
         """Digests of the pairs."""
         folders = {"clean": self.clean, "protected": self.protected}
         return {name: files_digest(list_images(Path(folder).expanduser())) for name, folder in folders.items()}
+
+    def check_data(self, data: Dataset) -> None:
+        """ValueError naming a picture of the pairs that is one of the data's: its clean version is what he is after."""
+        theirs = {known_sha256(path): path for path in data.files()}
+        for path in list_images(Path(self.clean).expanduser()):
+            if (same := theirs.get(known_sha256(path))) is not None:
+                todo = "give pairs of other pictures"
+                raise ValueError(f"attack bridge: {path} of the pairs is {same}, which is to be purified; {todo}")
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """Clean and protected pictures, CHW [0,1]; ValueError if one has no twin of its size."""

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from udpbench.core.digest import files_digest
-from udpbench.core.images import list_images, read_paired
-from udpbench.interfaces import Attack, Images, Run, Texts
+from udpbench.core.images import check_paired, list_images, read_paired
+from udpbench.interfaces import Attack, Dataset, Images, Run, Texts
 
 
 @dataclass(kw_only=True)
@@ -35,6 +35,11 @@ class Folder(Attack):
 
     def identity(self) -> dict[str, str]:
         return {"pictures": files_digest(list_images(Path(self.path).expanduser()))}
+
+    def check_data(self, data: Dataset) -> None:
+        """ValueError if a picture is missing or of another size than the data's."""
+        for folder in (self.path, *([self.clean] if self.clean else [])):
+            check_paired(Path(folder).expanduser(), data.known_sizes())
 
     def purify(self, images: Images, names: Texts, prompts: Texts, model: Any, run: Run) -> list[Tensor]:
         pictures = read_paired(Path(self.path).expanduser(), names, images)

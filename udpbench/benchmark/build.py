@@ -199,8 +199,17 @@ def _check_kind(component: Any, name: str, kind: type[Component]) -> None:
     own = f"{type(component).__module__}.{type(component).__qualname__}"
     if not isinstance(component, kind):
         raise ValueError(f"{name}: {own} is no {kind.__name__}; derive it from {kind.__module__}.{kind.__name__}")
-    if isinstance(component, Method) and (unknown := sorted(set(component.needs) - NEEDS.keys())):
-        raise ValueError(f"{name}: {own} needs unknown {', '.join(unknown)}; allowed are {', '.join(NEEDS)}")
+    if isinstance(component, Method):
+        if not isinstance(component.needs, set | frozenset):
+            raise ValueError(f"{name}: needs of {own} must be a set, such as {{'latent'}}, given {component.needs!r}")
+        if unknown := sorted(component.needs - NEEDS.keys()):
+            raise ValueError(f"{name}: {own} needs unknown {', '.join(unknown)}; allowed are {', '.join(NEEDS)}")
+    if isinstance(component, Dataset) and "train" not in getattr(component, "sizes", {}):
+        raise ValueError(f"{name}: {own} must have sizes, with the number of training pictures, such as {{'train': 4}}")
+    if isinstance(component, Metric):
+        scores = getattr(component, "scores", {})
+        if not scores or not {*scores.values()} <= {"up", "down"}:
+            raise ValueError(f"{name}: scores of {own} must say of each whether up or down is better protected")
 
 
 def group_of(cfg: DictConfig, name: str) -> DictConfig:

@@ -12,7 +12,7 @@ from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.texts import lacks_class_prompt, long_prompts
 from udpbench.core.errors import ConfigError, Errors
 from udpbench.core.images import most_pixels
-from udpbench.interfaces import NEEDS, Metric
+from udpbench.interfaces import NEEDS, Metric, Protection
 from udpbench.optim.several import Several
 
 
@@ -44,26 +44,38 @@ def check_alone(cell: Cell, method: str) -> None:
     part, model, role = cell.methods[method]
     lines = Errors([*errors_of(cell.data.component.check), *_size_of_pictures(cell)])
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
-        lines += [
-            *_lacking(used, model, role),
-            *errors_of(used.component.check),
-            *_of_another_world(cell, used, model, role),
-        ]
-        lines += errors_of(partial(used.component.check_data, cell.data.component))
-        lines += errors_of(partial(used.component.check_model, model.component))
+        lines += _of_method(cell, used, model, role)
     lines += long_prompts(cell, part)
     if method == "protect":
         lines += [*errors_of(cell.budget.component.check), *_strength_to_match(cell)]
-        lines += [*_class_pictures(cell), *_extra_clean(cell)]
     lines.raise_any()
 
 
 # -- checks: cell -> a line for everything that is wrong ---------------------------------------------------------------
 
 
-def _models_that_lack(cell: Cell) -> Iterator[str]:
-    for method in cell.methods.values():
-        yield from _lacking(*method)
+def _methods(cell: Cell) -> Iterator[str]:
+    for part, model, role in cell.methods.values():
+        yield from _of_method(cell, part, model, role)
+    if cell.like:
+        yield from _of_method(cell, cell.like, cell.surrogate, "surrogate")
+    if {"adapt"} & cell.attack.component.hooks:
+        yield from errors_of(partial(cell.attack.component.check_victim, cell.victim.component))
+
+
+def _of_method(cell: Cell, part: Part, model: Part, role: str) -> Iterator[str]:
+    """Everything that is wrong with a protection, an attack or a task, and the model that it takes."""
+    lacking = list(_lacking(part, model, role))
+    yield from lacking
+    # Settings that a model is too small for, once it has what is needed.
+    yield from () if lacking else errors_of(partial(part.component.check_model, model.component))
+    yield from errors_of(part.component.check)
+    yield from errors_of(partial(part.component.check_data, cell.data.component))
+    yield from _untrained(part, model, role)
+    yield from _of_another_world(cell, part, model, role)
+    if isinstance(part.component, Protection):
+        yield from _class_pictures(part)
+        yield from _extra_clean(cell, part)
 
 
 def _lacking(part: Part, model: Part, role: str) -> Iterator[str]:
@@ -73,23 +85,13 @@ def _lacking(part: Part, model: Part, role: str) -> Iterator[str]:
         yield f"{part.name}: needs {wanted}, which {role} {model.name} lacks; choose model@{role}=..."
 
 
-def _models_that_do_not_fit(cell: Cell) -> Iterator[str]:
-    """Settings that a model is too small for, once it has what is needed."""
-    if not any(_models_that_lack(cell)):
-        for part, model, _ in (*cell.methods.values(), *([(cell.like, cell.surrogate, "")] if cell.like else [])):
-            yield from errors_of(partial(part.component.check_model, model.component))
-    if {"adapt"} & cell.attack.component.hooks:
-        yield from errors_of(partial(cell.attack.component.check_victim, cell.victim.component))
-
-
-def _untrained_models(cell: Cell) -> Iterator[str]:
+def _untrained(part: Part, model: Part, role: str) -> Iterator[str]:
     """What starts from weights that have learned nothing."""
-    for part, model, role in cell.methods.values():
-        if part.component.starts_from_weights and not model.component.trained:
-            yield (
-                f"{part.name}: starts from the weights of {role} {model.name}, which has learned nothing; "
-                f"let it start from random ones, or choose model@{role}=pixel {role}.path=DIR"
-            )
+    if part.component.starts_from_weights and not model.component.trained:
+        yield (
+            f"{part.name}: starts from the weights of {role} {model.name}, which has learned nothing; "
+            f"let it start from random ones, or choose model@{role}=pixel {role}.path=DIR"
+        )
 
 
 def _strength_to_match(cell: Cell) -> Iterator[str]:
@@ -99,24 +101,22 @@ def _strength_to_match(cell: Cell) -> Iterator[str]:
         yield f"protect@like={cell.like.name}: has no strength of its own; give a protection, e.g. eudp"
 
 
-def _class_pictures(cell: Cell) -> Iterator[str]:
-    protection = cell.protect.component
+def _class_pictures(protect: Part) -> Iterator[str]:
+    protection = protect.component
     if ("class_images" in protection.needs) != (protection.class_images > 0):
         given = protection.class_images
-        yield f"{cell.protect.name}: class_images must be > 0 if it needs class_images, else 0; it is {given}"
+        yield f"{protect.name}: class_images must be > 0 if it needs class_images, else 0; it is {given}"
 
 
-def _extra_clean(cell: Cell) -> Iterator[str]:
-    if cell.protect.component.wants_extra_clean and not cell.data.component.sizes.get("extra_clean"):
-        yield f"{cell.protect.name}: needs further clean pictures of the subject; give data.extra_clean"
+def _extra_clean(cell: Cell, protect: Part) -> Iterator[str]:
+    if protect.component.wants_extra_clean and not cell.data.component.sizes.get("extra_clean"):
+        yield f"{protect.name}: needs further clean pictures of the subject; give data.extra_clean"
 
 
-def _missing_here(cell: Cell) -> Iterator[str]:
-    """What components say is missing on this machine."""
-    for part in (cell.data, cell.budget, cell.protect, cell.attack):
+def _data_and_budget(cell: Cell) -> Iterator[str]:
+    """What of them is missing on this machine."""
+    for part in (cell.data, cell.budget):
         yield from errors_of(part.component.check)
-    for method in (cell.protect, cell.like, cell.task):
-        yield from errors_of(partial(method.component.check_data, cell.data.component)) if method else ()
 
 
 def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
@@ -130,13 +130,6 @@ def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
     ):
         said = f"shows the embedded world, {cell.victim.name} is of family {cell.family}"
         yield f"data {cell.data.name}: {said}; give data=folder data.path=DIR, or family=micro for its settings"
-
-
-def _models_of_another_world(cell: Cell) -> Iterator[str]:
-    for part, model, role in cell.methods.values():
-        yield from _of_another_world(cell, part, model, role)
-    if cell.like:
-        yield from _of_another_world(cell, cell.like, cell.surrogate, "surrogate")
 
 
 def _of_another_world(cell: Cell, part: Part, model: Part, role: str) -> Iterator[str]:
@@ -209,9 +202,8 @@ def _same_scores(cell: Cell) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
-    _models_that_lack, _models_that_do_not_fit, _untrained_models, _strength_to_match, _class_pictures,
-    _extra_clean, _missing_here, _pictures_for_the_model, _models_of_another_world, lacks_class_prompt, long_prompts,
-    _hooks, _fraction, _perturbation_metrics, _same_scores, _size_of_pictures,
+    _data_and_budget, _methods, _strength_to_match, _pictures_for_the_model, lacks_class_prompt, long_prompts, _hooks,
+    _fraction, _perturbation_metrics, _same_scores, _size_of_pictures,
 )  # fmt: skip
 
 

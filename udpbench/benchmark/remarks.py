@@ -16,12 +16,17 @@ def remarks(cell: Cell, device: torch.device) -> Iterator[str]:
     will rank it; pictures that are larger than what the victim learns from; what is slow on ``device``."""
     for name, reason in cell.absent.items():
         yield f"absent: {name}: {reason}"
-    if cell.unranked:
-        yield f"no primary score can be measured: {cell.unranked}"
+    yield from of_run(cell, device)
     side, known = cell.data.component.shortest_side(), cell.victim.component.known_size
     if side and known and side > known and cell.task.component.trains:
         how = f"they are protected and attacked at that size and reduced to the victim's {known} px for training"
         yield f"data {cell.data.name}: pictures have {side} px or more; {how}; data.size={known} keeps them one size"
+
+
+def of_run(cell: Cell, device: torch.device) -> Iterator[str]:
+    """Those of ``remarks`` that a run says, too: that nothing will rank it, and what is slow."""
+    if cell.unranked:
+        yield f"no primary score can be measured: {cell.unranked}"
     yield from slow_here(cell, device)
 
 

@@ -18,16 +18,18 @@ def run(graph: Graph, store: Store, together: bool = False, scores: bool = True)
     left alone with one at the end.
     """
     before = len(store.computed)
-    # The record says what every stage took: of those that are no longer needed at least the facts are checked.
-    there = [stage for stage in graph.stages if store.path(stage).exists()]
-    damaged = [stage for stage in there if store.damage(stage, contents=False)]
+    # The record says what every stage took. Of a broken one that nothing needs any more it says nothing, as of one that
+    # was removed: hours of training are not done again for that.
+    for stage in graph.stages:
+        if store.path(stage).exists() and store.damage(stage, contents=False):
+            store.put_aside(stage)
     wanted = graph.wanted
     if together:
         wanted = [*(stage for arm in reversed(graph.arms.values()) for stage in arm.wanted), *graph.shown]
     if not scores:
         wanted = without_scores(with_ancestors(wanted))
     fetch_models(graph.cell, store.missing(wanted))
-    store.do(*wanted, *damaged)
+    store.do(*wanted)
     return frozenset(store.computed[before:])
 
 

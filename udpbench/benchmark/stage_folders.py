@@ -20,12 +20,12 @@ from typing import Any
 from filelock import Timeout
 
 from udpbench.benchmark import leases
-from udpbench.benchmark.store import BEGUN, DAMAGED, DROPPED, FACTS, Store, bytes_of, read_facts
+from udpbench.benchmark.store import BEGUN, DAMAGED, DROPPED, FACTS, RECORDS, Store, bytes_of, read_facts
 from udpbench.core.atomic import atomic_write
 from udpbench.core.digest import file_digest
 
 REMOVED = "removed"  # folder of a store: what is being removed
-NO_KINDS = ("locks", "content", DAMAGED, DROPPED, REMOVED)  # folders of a store that hold no stages
+NO_KINDS = ("locks", "content", RECORDS, DAMAGED, DROPPED, REMOVED)  # folders of a store that hold no stages
 STATES = ("finished", "unfinished", DAMAGED, DROPPED)
 KEY = re.compile("[0-9a-f]{16}")
 SHORTEST = 4  # hex digits by which a stage may be called

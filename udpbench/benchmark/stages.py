@@ -6,12 +6,13 @@ Each function names one kind: what it is made of, what it reads, and what work i
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -29,7 +30,7 @@ from udpbench.core.images import (
     write_metadata,
     write_png,
 )
-from udpbench.interfaces import Owner, Run, Thief
+from udpbench.interfaces import Owner, Run, Task, Thief
 from udpbench.optim.tuning import write_class_pictures
 
 MIXED = "mixed"
@@ -63,9 +64,10 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
             inside = replace(run, scratch=scratch)
             parts = batches_of_names(folder, out, inside, protect.component.couples_images)
             for owner in _owners(cell, parents["data"], parts, *further):
+                clean = [x.clone() for x in owner.images]  # a method may change what it is given
                 made = protect.component.protect(owner, cell.budget.component, surrogate, inside)
-                checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, owner.images, strict=True)))
-                finished = cell.budget.component.finished(protect.name, made, owner.images, owner.names, run)
+                checked_pictures(f"protect {protect.name}", made, dict(zip(owner.names, clean, strict=True)))
+                finished = cell.budget.component.finished(protect.name, made, clean, owner.names, run)
                 _write(out, owner.names, finished)
         _write_captions(out, folder)
 
@@ -74,7 +76,9 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
         parents["class"] = surrogate_class_stage(cell, protect.component.class_images, data)
     key: dict[str, Any] = {"protect": protect.key, "budget": cell.budget.key}
     if protect.component.needs:
-        key |= {"surrogate": cell.surrogate.key, "owner_prompt": cell.owner_prompt}
+        key |= {"surrogate": cell.surrogate.key}
+    if protect.component.needs or _is_own(protect):  # of the built-in ones, those without a model read no prompts
+        key |= {"owner_prompt": cell.owner_prompt}
     checked_work = _with_inputs_checked(work, protect, *([cell.surrogate] if loads else []))
     return Stage("protect", key, checked_work, parents, cell.seed, protect.name, resumable=True)
 
@@ -128,7 +132,8 @@ def train_stage(cell: Cell, images: Stage, class_pictures: Stage | None, attack:
         task.train(pictures_in(parents["images"]), out, cell.victim.component, run, thief)
 
     parents = {"images": images} | ({"class": class_pictures} if class_pictures else {})
-    key = _task_key(cell) | {"training": task.training_key(), "victim": cell.victim.key} | _attack_key(changes)
+    settings = task_settings(cell.task, "training_key")
+    key = _task_key(cell) | {"training": settings, "victim": cell.victim.key} | _attack_key(changes)
     checked_work = _with_inputs_checked(work, cell.task, cell.victim, changes)
     return Stage("train", key, checked_work, parents, cell.seed, _attacked_title(changes, images.title), resumable=True)
 
@@ -141,7 +146,7 @@ def class_stage(cell: Cell, data: Stage) -> Stage:
         thief = Thief(class_prompt=read_data_facts(parents["data"])["class_prompt"])
         task.class_pictures(out, cell.victim.component, run, thief)
 
-    sampling = {k: v for k, v in task.sampling_key().items() if k != "pictures"}
+    sampling = {k: v for k, v in task_settings(cell.task, "sampling_key").items() if k != "pictures"}
     key = _task_key(cell) | {"sampling": sampling, "noise": "class", "n": task.prior_images, "victim": cell.victim.key}
     checked_work = _with_inputs_checked(work, cell.task, cell.victim)
     return Stage("class", key, checked_work, {"data": data}, cell.seed, "class pictures", resumable=True)
@@ -226,13 +231,18 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
     measure = metric.component.against_noise if against == "noise" else metric.component
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        scores = measure(pictures_in(parents["pictures"]), compared_with(against, parents), run)
+        scores = finite(measure(pictures_in(parents["pictures"]), compared_with(against, parents), run))
         (out / "scores.json").write_text(json.dumps(scores, sort_keys=True), encoding="utf-8")
 
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": data} | ({"other": other} if other else {})
     key = metric.key | {"against": against}
     return Stage(SCORE, key, _with_inputs_checked(work, metric), parents, title=pictures.title)
+
+
+def finite(scores: Mapping[str, float]) -> dict[str, float]:
+    """Of what a metric measured, what a record can hold."""
+    return {score: value for score, value in scores.items() if math.isfinite(value)}
 
 
 def compared_with(against: str, parents: Mapping[str, Path]) -> Path:
@@ -257,15 +267,29 @@ def _with_inputs_checked(work: Work, *parts: Part | None) -> Work:
 
 def _task_key(cell: Cell) -> dict[str, Any]:
     """What names a task in a key; somebody's own class, which inherits a version, by its name and source, too."""
-    key, own = {"task": cell.task.name, "version": cell.task.component.version}, type(cell.task.component)
-    if own.__module__.startswith("udpbench."):
+    key, kind = {"task": cell.task.name, "version": cell.task.component.version}, type(cell.task.component)
+    if not _is_own(cell.task):
         return key
-    return key | {"class": f"{own.__module__}.{own.__qualname__}"} | cell.task.source
+    return key | {"class": f"{kind.__module__}.{kind.__qualname__}"} | cell.task.source
+
+
+def _is_own(part: Part) -> bool:
+    """Whether its class is somebody's own, from outside the package."""
+    return not type(part.component).__module__.startswith("udpbench.")
+
+
+def task_settings(part: Part, method: Literal["training_key", "sampling_key"]) -> dict[str, Any]:
+    """Settings of a task in a key: those that its ``method`` gives, all if it has no such method of its own; what it
+    reads from disk by its digests, wherever it lies."""
+    task: Task = part.component
+    named = getattr(type(task), method) is not getattr(Task, method)
+    settings = getattr(task, method)() if named else part.key["settings"]
+    return {name: value for name, value in settings.items() if name not in task.places} | task.identity()
 
 
 def _made_key(cell: Cell) -> dict[str, Any]:
     """What generated pictures and edits depend on beside their inputs."""
-    return _task_key(cell) | {"sampling": cell.task.component.sampling_key(), "victim": cell.victim.key}
+    return _task_key(cell) | {"sampling": task_settings(cell.task, "sampling_key"), "victim": cell.victim.key}
 
 
 def _attack_changing(attack: Part | None, *hooks: str) -> Part | None:

@@ -40,6 +40,7 @@ FACTS = "_stage.json"
 BEGUN = "_begun.json"  # what of that is known when a stage begins; until it is finished
 CHECKSUM = "checksum"  # of everything else in the facts
 VERIFY = ("size", "digest")
+RECORDS = "records"  # folder of a store: where records of its cells are, a note for each folder
 DAMAGED, DROPPED = "damaged", "dropped"  # folders of a store: what was put aside; facts of stages that were removed
 
 Work = Callable[[Path, dict[str, Path], Run], None]
@@ -131,6 +132,19 @@ class Store:
         """Take stages as verified that this process has verified before, by their keys; those that it verifies from
         now on are added."""
         self._sound = verified
+
+    def remember_records(self, folder: Path) -> None:
+        """Note that records of cells that are made of its stages are in ``folder``."""
+        where = str(folder.resolve())
+        if not (note := self.root / RECORDS / hash_of(where)).exists():
+            note.parent.mkdir(parents=True, exist_ok=True)
+            atomic_text(note, where)
+
+    @property
+    def records(self) -> list[Path]:
+        """The folders that ``remember_records`` noted, as far as they are there."""
+        noted = (Path(note.read_text(encoding="utf-8")) for note in sorted((self.root / RECORDS).glob("[!.]*")))
+        return [folder for folder in noted if folder.is_dir()]
 
     def path(self, stage: Stage) -> Path:
         """Where the stage's folder is, once finished."""
@@ -230,12 +244,19 @@ class Store:
         lease = self.leases.of(stage.name, stage.key)
         try:
             with lease:
+                _look_anew(self.path(stage).parent)
                 if not self.sound(stage):
                     self._put_aside(stage)
                     self._run(stage, lease)
         except Timeout:
             return False
         return True
+
+    def put_aside(self, stage: Stage) -> None:
+        """Make room for a stage that is not sound, unless another process holds it."""
+        with suppress(Timeout), self.leases.of(stage.name, stage.key):
+            if not self.sound(stage):
+                self._put_aside(stage)
 
     def _put_aside(self, stage: Stage) -> None:
         """Make room for a stage that is not sound.
@@ -249,7 +270,9 @@ class Store:
         elif final.exists():
             aside = f"it is now {self.move_aside(final)}, and "
         if damage:
-            self.log.say(f"{stage}: {final} is damaged ({damage}); {aside}the stage is computed anew")
+            self.log.say(
+                f"{stage}: {final} is damaged ({damage}); {aside}the stage is computed anew where it is needed"
+            )
 
     def move_aside(self, folder: Path) -> Path:
         """Move a stage's folder, whose lock is held, to ``damaged/``, which nothing reads; returns where it is now."""
@@ -294,6 +317,7 @@ class Store:
             "settings": dict(stage.settings),
             "seed": stage.seed,
             "parents": {k: p.key for k, p in stage.parents.items()},
+            "commit": commit(),  # asked before the work begins: a commit made meanwhile is not what it was done with
         }
         atomic_text(part / BEGUN, json.dumps(begun), synced=False)  # whose work it is, for who looks into the store
         spent = part / "_seconds"  # of earlier, interrupted attempts
@@ -339,6 +363,12 @@ def bytes_of(folder: Path, facts: Mapping[str, Any] | None = None) -> int:
         if files := (facts or read_facts(folder)).get("files"):
             return sum(size for size, _ in files.values())
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _look_anew(folder: Path) -> None:
+    """Have a network file system look at ``folder`` again: it remembers for a while that a name was not there."""
+    with suppress(OSError):  # it is not there yet, or the store is read-only
+        os.utime(folder)
 
 
 def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:

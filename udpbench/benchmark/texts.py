@@ -35,7 +35,7 @@ def lacks_class_prompt(cell: Cell) -> Iterator[str]:
     owners = [part for part in (cell.protect, cell.like) if part and _reads_prompts(part, cell.surrogate)]
     needed = {
         "what the owner writes (owner_prompt)": cell.owner_prompt == "class"
-        and any(part.component.model_prompts(["class"]) == ["class"] for part in owners),
+        and any("class" in part.component.model_prompts(["class"]) for part in owners),
         f"class pictures of protect={cell.protect.name}": "class_images" in cell.protect.component.needs,
         f"task={cell.task.name}": cell.task.component.uses_class_prompt,
     }

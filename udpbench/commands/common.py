@@ -64,6 +64,7 @@ class PreparedCell:
     store: Store
     tracker: Tracker
     scores: bool = True  # False: only what is scored is made, and no record
+    beside: int = 1  # cells that run on this machine at a time
 
     @property
     def wanted(self) -> list[Stage]:

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -93,8 +94,9 @@ def execute(
             tracker.finish("ok")
             return None
         computed = frozenset(store.computed)  # by all processes
-        new = record_of(graph, store, config, computed)
+        new, path = record_of(graph, store, config, computed), _record_path(ready, cfg)
         record.write(path, new)
+        store.remember_records(path.parent)
         written = True  # what fails from here on is the showing
         _failed_path(path).unlink(missing_ok=True)  # of an attempt before this one
         _show(ready, new, path, folder, show_table, mirrored=todo > 0 or bool(computed))
@@ -120,7 +122,7 @@ def _finish_stages(
     ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | None, prefix: str, todo: int
 ) -> None:
     """Compute the ``todo`` missing stages, with as many processes as ``runtime.workers`` asks for."""
-    from udpbench.benchmark.remarks import slow_here
+    from udpbench.benchmark.remarks import of_run
     from udpbench.benchmark.run import run
     from udpbench.commands.workers import shared
 
@@ -128,15 +130,27 @@ def _finish_stages(
     with shared(ready, cfg, choices) as n:
         by = f" by {n} processes" if n > 1 else ""
         log.say(f"{prefix}: {cell_text(cell)} on {ready.store.device}; {todo} stages to do{by}")
-        if todo and (why := cell.unranked):
-            log.say(f"no primary score can be measured: {why}")
-        for line in slow_here(cell, ready.store.device) if todo else ():
+        for line in of_run(cell, ready.store.device) if todo else ():
             log.say(line)
         run(ready.graph, ready.store, n > 1, ready.scores)
 
 
 def _record_path(ready: PreparedCell, cfg: DictConfig) -> Path:
-    return Path(cfg.runtime.records) / f"{slug(ready.cell)}-{ready.graph.key}.json"
+    """Where the record of the cell is, or will be.
+
+    Cells that are made of the same stages but differ in what their records say (a surrogate that noise does not
+    use, the primary scores) have a file each.
+    """
+    from udpbench.benchmark.store import hash_of
+    from udpbench.results.record import read
+
+    path, names = Path(cfg.runtime.records) / f"{slug(ready.cell)}-{ready.graph.key}.json", ready.cell.names
+    primary = list(ready.cell.primary)
+    with suppress(OSError, ValueError, KeyError):  # there is none, or it is not of a cell like this
+        there = read(path)
+        if there["config"]["metrics"]["primary"] != primary or names.items() - there["cell"].items():
+            return path.with_name(f"{path.stem}-{hash_of([names, primary])[:8]}.json")
+    return path
 
 
 def _failed_path(path: Path) -> Path:
@@ -202,11 +216,12 @@ def main(cfg: DictConfig) -> None:
     attempt(cfg)
 
 
-def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -> list[str] | None:
+def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = (), beside: int = 1) -> list[str] | None:
     """Build the cell and run it; in a sweep, a failure is noted and the other cells go on.
 
     Not ``patient``: if other processes are at all that could be done, it is left for now, and the keys of the stages
-    done so far are returned, ``before`` among them: those of earlier attempts.
+    done so far are returned, ``before`` among them: those of earlier attempts. ``beside``: how many cells this machine
+    runs at a time.
     """
     from udpbench.commands.machine import claim_gpu, gpus
     from udpbench.commands.signals import heeded
@@ -218,7 +233,7 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -
         claim_gpu(gpus())
     console = Console(worker=worker)
     try:
-        ready = prepare(cfg, console, HydraConfig.get().runtime.choices)
+        ready = replace(prepare(cfg, console, HydraConfig.get().runtime.choices), beside=beside)
         if _in_sweep():  # what its cells share is verified once
             ready.store.trust(_verified.setdefault((group, ready.store.root.absolute()), set()))
         ready.tracker.check()
@@ -235,7 +250,8 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = ()) -
         with heeded(ready.store) as heard:
             if not patient and ready.store.held_by_others(ready.wanted):  # known before further processes are started
                 raise Busy
-            execute(ready, cfg, group, called, choices=None if worker else HydraConfig.get().runtime.choices)
+            alone = worker and cfg.runtime.workers == "auto"
+            execute(ready, cfg, group, called, choices=None if alone else HydraConfig.get().runtime.choices)
     except Busy:
         later = "it is tried again after the other cells"
         console.say(f"{called}: other processes are computing its remaining stages; {later}")

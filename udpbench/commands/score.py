@@ -106,8 +106,10 @@ def _computed(metric: Metric, got: Path, ref: Path, run: Run) -> dict[str, float
     """The scores; ValueError with the reason if they cannot be computed."""
     if metric.against in NEEDS_A_CELL:
         raise ValueError(f"{NEEDS_A_CELL[metric.against]}: only in a cell")
+    from udpbench.benchmark.stages import finite
+
     metric.check()
-    return metric(got, ref, run)
+    return finite(metric(got, ref, run))
 
 
 def _bundle(name: str) -> list[str]:

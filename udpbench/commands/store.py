@@ -1,7 +1,8 @@
 """``python -m udpbench store ls|why|verify|gc|rm``: what finished work there is, what it is for, and removing it.
 
 Words with ``=`` are settings of a cell: ``runtime.store=DIR``, ``runtime.records=DIR``, ``runtime.out=DIR`` for both.
-What a stage is needed for is read from the records there, which name every stage that their cells are made of.
+What a stage is needed for is read from the records there, and in every other folder that cells of the store were
+recorded in: they name every stage that their cells are made of.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class StoreAndRecords:
-    """A store and the records of ``runtime.records``; both are read when they are first asked for."""
+    """A store and the records of ``runtime.records`` and of the other folders that it knows of; all are read when they
+    are first asked for."""
 
     store: Store
     folder: Path
@@ -74,11 +76,26 @@ class StoreAndRecords:
         """Path -> record, and a line for each that is broken, or one that there is none."""
         from udpbench.results.record import read_files
 
+        found: dict[Path, Record] = {}
         refused: list[str] = []
-        try:
-            return read_files(self.folder, refused=refused), refused
-        except ValueError as error:  # there is none
-            return {}, [str(error)]
+        none: list[str] = []
+        for folder in self.folders:
+            try:
+                found |= read_files(folder, refused=refused)
+            except ValueError as error:  # there is none
+                none.append(str(error))
+        return found, refused if found or refused else none[:1]
+
+    @cached_property
+    def folders(self) -> list[Path]:
+        """Where records are."""
+        others = [folder for folder in self.store.records if folder != self.folder.resolve()]
+        return [self.folder, *others]
+
+    @property
+    def where(self) -> str:
+        """The folders of records, in words."""
+        return " or ".join(map(str, self.folders))
 
     @property
     def records(self) -> dict[Path, Record]:
@@ -233,7 +250,7 @@ def _about(kept: StageFolder, opened: StoreAndRecords) -> str:
     lines += [f"  seed: {facts['seed']}"] if "seed" in facts else []
     if settings := facts.get("settings"):
         lines += ["  settings:", *(f"    {line}" for line in OmegaConf.to_yaml(settings).splitlines())]
-    lines += [f"  needed by {len(named)} record{'s' if len(named) != 1 else ''} under {opened.folder}"]
+    lines += [f"  needed by {len(named)} record{'s' if len(named) != 1 else ''} under {opened.where}"]
     for path in list(named)[:SHOWN]:
         lines += [f"    {path.name}: {_cell(opened.readable[path])}"]
     return "\n".join([*lines, *([f"    ... and {len(named) - SHOWN} more"] if len(named) > SHOWN else [])])
@@ -285,7 +302,7 @@ def gc(parser: Parser, words: Sequence[str]) -> int:
     gone = [kept for kept in there if kept.folder in old]
     if recent := [kept for kept in there if kept.folder in all_free - old]:
         show(f"left: {_count(recent)}, {_size(recent)}, used in the last {args.days:g} days (--days 0 takes them, too)")
-    return _remove(opened, gone, f"named by no record under {opened.folder}", args.yes)
+    return _remove(opened, gone, f"named by no record under {opened.where}", args.yes)
 
 
 def rm(parser: Parser, words: Sequence[str]) -> int:

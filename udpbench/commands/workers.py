@@ -24,7 +24,7 @@ from torch import Tensor
 from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
 from udpbench.commands.common import PreparedCell, prepare
-from udpbench.commands.machine import idle_cores, room
+from udpbench.commands.machine import cores, idle_cores, room
 from udpbench.commands.signals import heeded, leave_to_parent
 from udpbench.core.errors import class_and_line
 from udpbench.interfaces import Log
@@ -44,10 +44,13 @@ def workers_for(wanted: int | str, ready: PreparedCell) -> int:
 
 def threads_for(wanted: int | str, ready: PreparedCell, n: int) -> int:
     """CPU threads of each of ``n`` processes: ``wanted``, or for ``auto`` one with the embedded models, which are too
-    small for more, so that a cell has the same digits on every number of cores; with others, the idle cores shared."""
+    small for more, so that a cell has the same digits on every number of cores; with others, the idle cores shared, or
+    all of them among cells that were begun together."""
     if wanted != "auto":
         return int(wanted)
-    return 1 if ready.cell.victim.component.embedded else max(1, idle_cores() // n)
+    if ready.cell.victim.component.embedded:
+        return 1
+    return max(1, (idle_cores() if ready.beside == 1 else cores() // ready.beside) // n)
 
 
 @contextmanager

@@ -52,6 +52,7 @@ class Facts:
         prompts: to generate with; ``{instance}`` is replaced by the instance prompt.
         truth: what a judge compares with; None: it is not known.
         sets: whether scores that compare sets mean something.
+        token: the rare word for the subject, where captions need not hold it: protections are given it, too.
         geometry: of the pictures: ``square``, or ``native`` where they have the shapes they came in.
     """
 
@@ -62,6 +63,7 @@ class Facts:
     truth: Mapping[str, Any] | None = None
     sets: bool = True
     geometry: str = "square"
+    token: str = ""
 
     def filled(self) -> list[str]:
         """The prompts to generate with."""
@@ -71,6 +73,8 @@ class Facts:
         """Write data.json into ``folder``, whose pictures are there already."""
         facts = {**vars(self), "prompts": self.filled(), "class_prompt": self.class_prompt or ""}
         facts["shared"] = _shared(folder)
+        if not self.token:
+            del facts["token"]
         atomic_text(folder / DATA_FACTS, f"{json_text(facts, indent=1, sort_keys=True)}\n")
 
 

@@ -256,9 +256,13 @@ def checked_pictures(who: str, made: Sequence[Tensor], given: Mapping[str, Tenso
     Raises ValueError in one line, starting with ``who``, if the number of pictures, or the shape, type or values of one
     are wrong: pictures are CHW of the size given, floating point, finite and in [0,1].
     """
+    if not isinstance(made, list | tuple | Tensor):
+        raise ValueError(f"{who}: returned {type(made).__name__}; it must return a list of pictures")
     if len(made) != len(given):
         raise ValueError(f"{who}: returned {len(made)} pictures for {len(given)}")
     for (name, clean), x in zip(given.items(), made, strict=True):
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{who}: returned {type(x).__name__} for {name}; pictures are tensors")
         if x.shape != clean.shape:
             got, want = (" x ".join(map(str, shape)) for shape in (x.shape, clean.shape))
             raise ValueError(f"{who}: returned a picture of {got} for {name}, which is {want}")
@@ -386,20 +390,38 @@ def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) ->
     Returns CHW float32 in [0,1] in the order of ``names``; further pictures in the folder are left alone. Raises
     ValueError saying which picture is missing, there twice, or of another size.
     """
+    paired = []
+    for (path, name), image in zip(_pairs(folder, names), images, strict=True):
+        picture = read(path)
+        _check_size(path, tuple(picture.shape[-2:]), name, tuple(image.shape[-2:]))
+        paired.append(picture)
+    return paired
+
+
+def check_paired(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """ValueError as ``read_paired`` would raise for images of these names and sizes (height, width); no picture is
+    decoded."""
+    for path, name in _pairs(folder, list(sizes)):
+        if (found := header(path)).mode:  # else reading it says what is wrong
+            _check_size(path, found.size, name, sizes[name])
+
+
+def _pairs(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """The picture in ``folder`` for each of ``names``."""
     there = list_images(folder)
     by_stem, number = {path.stem: path for path in there}, Counter(path.stem for path in there)
-    paired = []
-    for name, image in zip(names, images, strict=True):
+    for name in names:
         stem = Path(name).stem
         if number[stem] != 1:
             wanted = f"exactly one picture for {name} (any suffix)"
             raise ValueError(f"images: {folder} must have {wanted}, it has {number[stem]}")
-        picture = read(by_stem[stem])
-        if picture.shape != image.shape:
-            got, want = (f"{x.shape[1]} x {x.shape[2]}" for x in (picture, image))
-            raise ValueError(f"images: {by_stem[stem]} is {got} (height x width), it must be {want} as {name} is")
-        paired.append(picture)
-    return paired
+        yield by_stem[stem], name
+
+
+def _check_size(path: Path, size: tuple[int, ...], name: str, wanted: tuple[int, ...]) -> None:
+    if size != wanted:
+        got, want = (" x ".join(map(str, pair)) for pair in (size, wanted))
+        raise ValueError(f"images: {path} is {got} (height x width), it must be {want} as {name} is")
 
 
 KERNELS = {kernel.name.lower(): kernel for kernel in Image.Resampling}

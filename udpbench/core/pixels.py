@@ -37,9 +37,14 @@ def fit_square(x: Tensor, size: int) -> Tensor:
 
 def reduced(x: Tensor, size: int) -> Tensor:
     """CHW with its shorter side reduced to ``size`` and the longer one in proportion; a smaller picture as it is."""
-    scale = size / min(x.shape[-2:])
-    height, width = (round(scale * side) for side in x.shape[-2:])
-    return resize(x[None], (height, width))[0] if scale < 1 else x
+    height, width = reduced_size(x.shape[-2], x.shape[-1], size)
+    return resize(x[None], (height, width))[0] if (height, width) != x.shape[-2:] else x
+
+
+def reduced_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) of what ``reduced`` makes of a picture."""
+    scale = min(1.0, size / min(height, width))
+    return round(scale * height), round(scale * width)
 
 
 def cropped(x: Tensor, keep: float) -> Tensor:

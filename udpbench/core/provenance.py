@@ -48,7 +48,6 @@ def provenance(device: torch.device | None = None) -> Provenance:
     }  # fmt: skip
 
 
-@cache
 def commit() -> str | None:
     """The commit of the code that runs, ``-dirty`` behind it if what makes numbers was changed since; None outside a
     repository."""
@@ -56,8 +55,11 @@ def commit() -> str | None:
     return head and head + DIRTY * bool(changed)
 
 
+@cache
 def _git() -> tuple[str | None, list[str] | None]:
     """The commit of the repository that tracks this very file, and the files that differ from it; None, None without.
+
+    As this process first found it: the code that it has loaded does not change when something is committed.
 
     A virtual environment inside another repository does not count. Only files that make numbers are looked at: a
     record just written beside the code changes none.

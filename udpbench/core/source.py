@@ -9,13 +9,16 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from hydra.utils import get_object
 
 from udpbench.core.component import inside
 
 PACKAGE = Path(__file__).resolve().parent.parent
+_loaded: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()  # the text of each, as it was first looked at
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 
 
@@ -42,11 +45,21 @@ def _collect(module: str, found: dict[str, str]) -> None:
     file = _users_file(module)
     if file is None or module in found:
         return
-    text = file.read_bytes()
+    text = _text(module, file)
     found[module] = hashlib.sha256(text).hexdigest()[:16]
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for name in _imports(ast.parse(text), package):
         _collect(name, found)
+
+
+def _text(module: str, file: Path) -> bytes:
+    """The source of a module in ``file``; of a loaded one as it was first looked at, for that is what this process
+    runs, whatever has been written into the file since."""
+    if (loaded := sys.modules.get(module)) is None:
+        return file.read_bytes()
+    if loaded not in _loaded:
+        _loaded[loaded] = file.read_bytes()
+    return _loaded[loaded]
 
 
 def _users_file(module: str) -> Path | None:

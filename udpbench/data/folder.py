@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -94,6 +95,7 @@ class Folder(Dataset):
         given = {"train": self.path, "reference": self.reference, "extra_clean": self.extra_clean}
         self.folders = {part: Path(folder).expanduser() for part, folder in given.items() if folder is not None}
         self.subject = self.subject or _subject(self.folders["train"])
+        self._read: dict[str, dict[str, str]] = {}  # captions by folder
 
     @property
     def sizes(self) -> dict[str, int]:  # type: ignore[override]  # counted when asked, so that naming a folder is cheap
@@ -117,11 +119,25 @@ class Folder(Dataset):
     def files(self) -> list[Path]:
         return self._pictures(self.folders["train"])
 
+    @cached_property
+    def _smallest(self) -> int:
+        """The shortest side of a training picture; every file is opened for it."""
+        return min(min(images.header(path).size) for path in self.files())
+
     def shortest_side(self) -> int:
-        side = min(min(images.header(path).size) for path in self.files())
+        side = self._smallest
         if self.size is None:
             return side
         return self.size if self.geometry == "square" else min(side, self.size)
+
+    def known_sizes(self) -> dict[str, tuple[int, int]]:
+        return {f"{path.stem}.png": self._written(*images.header(path).size) for path in self.files()}
+
+    def _written(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of what ``shaped`` makes of a picture."""
+        if self.geometry == "square":
+            return (self.size or min(height, width),) * 2
+        return (height, width) if self.size is None else pixels.reduced_size(height, width, self.size)
 
     def own_captions(self) -> list[str]:
         return [*self._own_captions("train").values(), *(self.asked() if self._prompt_files else [])]
@@ -132,7 +148,7 @@ class Folder(Dataset):
     def facts(self) -> Facts:
         instance, class_prompt = self._instance_and_class()
         name, sets = f"folder {self.folders['train'].name}", self.reference is not None
-        return Facts(name, instance, class_prompt, self.asked(), sets=sets, geometry=self.geometry)
+        return Facts(name, instance, class_prompt, self.asked(), sets=sets, geometry=self.geometry, token=self.token)
 
     def asked(self) -> list[str]:
         """The prompts to generate with, ``{instance}`` not yet filled in."""
@@ -186,9 +202,11 @@ class Folder(Dataset):
         return text.replace("{token}", self.token)
 
     def _own_captions(self, part: str) -> dict[str, str]:
-        """Captions that lie beside the pictures of a folder, by file name."""
-        found = read_captions(self.folders[part], self._pictures(self.folders[part]))
-        return {name: self._named(text) for name, text in found.items()}
+        """Captions that lie beside the pictures of a folder, by file name; read once, for many checks ask."""
+        if part not in self._read:
+            found = read_captions(self.folders[part], self._pictures(self.folders[part]))
+            self._read[part] = {name: self._named(text) for name, text in found.items()}
+        return self._read[part]
 
     def _captions(self) -> dict[str, str]:
         """Caption of every training picture, by file name."""

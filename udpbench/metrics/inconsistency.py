@@ -34,9 +34,9 @@ class Inconsistency(PairMetric):
             raise ValueError(f"inconsistency: model {self.model.name} has no autoencoder; give a latent model")
 
     def identity(self) -> dict[str, str]:
-        """Of the model's autoencoder, and how it is run."""
+        """Of the model's autoencoder, which is not compiled here, and its dtype."""
         found = self.model.identity()
-        return {k: found[k] for k in ("vae", "file", "hub", "revision", "dtype", "compile") if k in found}
+        return {k: found[k] for k in ("vae", "file", "hub", "revision", "dtype") if k in found}
 
     def prepare(self, device: torch.device) -> Measure:
         """Inconsistency of the changed pictures and of the original ones."""

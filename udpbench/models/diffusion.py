@@ -27,6 +27,7 @@ from udpbench.models.words import Words
 
 PREDICTIONS = ("epsilon", "v_prediction")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -208,19 +209,37 @@ class Diffusion(Component, ABC):
     def identity(self) -> dict[str, str]:
         """What names the weights in a key: digests of the parts of a local folder, or hub id and revision.
 
-        Raises ValueError if neither a folder nor a pinned hub revision is given, and with what ``looked_at`` finds.
+        Raises ValueError if neither a folder nor a hub id with a commit is given (branches and tags move), and with
+        what ``looked_at`` finds.
         """
         local, file = Path(self.path).expanduser(), self._file
         if not (local.is_dir() or file) and not (HUB_ID.fullmatch(self.path) and self.revision):
             todo = f"give a {self.shape} folder, or a hub id (owner/name) with its revision"
             raise ValueError(f"model {self.name}: no folder {self.path!r}; {todo}")
+        if not (local.is_dir() or file or COMMIT.fullmatch(str(self.revision))):
+            todo = f"give its commit, 40 hex digits{self._commit_here}"
+            raise ValueError(f"model {self.name}: revision {self.revision!r} may come to mean other weights; {todo}")
         found, how = self.looked_at(), {"dtype": self.dtype}
         if self.compile != "none":  # it rounds otherwise
             how["compile"] = self.compile
         if found and (file or local.is_dir()):
-            digests = {part: folder_digest(found[0] / part) for part in self.parts}
-            return digests | ({"file": files_digest([file])} if file else {}) | how
+            return self._digests(found[0]) | how
         return {"hub": self.path, "revision": str(self.revision)} | how
+
+    def contents(self) -> dict[str, str]:
+        """Digests of its parts, by which models are compared: of a hub's too, once it is on this machine; before,
+        ``identity``."""
+        found = self.looked_at()
+        return self._digests(found[0]) if found else self.identity()
+
+    def _digests(self, folder: Path) -> dict[str, str]:
+        digests = {part: folder_digest(folder / part) for part in self.parts}
+        return digests | ({"file": files_digest([self._file])} if self._file else {})
+
+    @property
+    def _commit_here(self) -> str:
+        """What a branch or tag means in the hub's cache, in words; nothing if it is not there."""
+        return f"; on this machine it is {self.folder.name}" if self.folder else ""
 
     @property
     def folder(self) -> Path | None:

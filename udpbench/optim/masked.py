@@ -41,6 +41,7 @@ class Masked:
 
     name: ClassVar[str]  # in messages and, of protections, in the keys of random numbers
     group: ClassVar[str]  # of the configuration
+    places: ClassVar[tuple[str, ...]] = ("mask",)
 
     def __post_init__(self) -> None:
         check_choice(f"{self.name}: unknown repaint", self.repaint, ("outside", "inside"))
@@ -95,7 +96,6 @@ class Masked:
 class MaskedProtection(Masked, Protection):
     """A protection against inpainting, whose owner expects these masks."""
 
-    places: ClassVar[tuple[str, ...]] = ("mask",)
     group = "protect"
     needs = frozenset({"inpaint", "latent", "text"})
 

@@ -40,6 +40,27 @@ class Several(Protection):
         return [surrogate, *(model.on(run) for model in self.further.values())]
 
 
+class _Kernels:
+    """Switches of the process that say which kernels of attention are allowed, as they were when this was made.
+
+    ``sdpa_kernel`` changes them, and works that take turns enter it and leave it crosswise: each would find what
+    another has set, and the last to leave would keep what the first had set.
+    """
+
+    def __init__(self) -> None:
+        of = torch.backends.cuda
+        self.switches = (
+            (of.enable_flash_sdp, of.flash_sdp_enabled()),
+            (of.enable_mem_efficient_sdp, of.mem_efficient_sdp_enabled()),
+            (of.enable_math_sdp, of.math_sdp_enabled()),
+            (of.enable_cudnn_sdp, of.cudnn_sdp_enabled()),
+        )
+
+    def restore(self) -> None:
+        for enable, before in self.switches:
+            enable(before)
+
+
 class _Failed(Exception):
     """Another of the works did."""
 
@@ -50,11 +71,13 @@ class _Turns:
     def __init__(self, n: int) -> None:
         self.n, self.gate, self.turn, self.failed = n, threading.Condition(), 0, False
         self.given, self.mean = [torch.empty(0)] * n, torch.empty(0)
+        self.kernels = _Kernels()
 
     def do(self, k: int, work: Callable[[Agree], Any]) -> Any:
         """The whole of the ``k``-th work, whenever it is its turn."""
         try:
             self._wait(k)
+            self.kernels.restore()
             made = work(partial(self._agree, k))
         except BaseException:
             self.give_up()
@@ -72,8 +95,10 @@ class _Turns:
         self.given[k] = mine
         if k == self.n - 1:
             self.mean = torch.stack(self.given).mean(0)
+        kernels = _Kernels()
         self._pass_on(k)
         self._wait(k)
+        kernels.restore()
         return self.mean
 
     def _wait(self, k: int) -> None:
@@ -93,16 +118,20 @@ def lockstep(works: Sequence[Callable[[Agree], Any]]) -> list[Any]:
     waits until all have: the answer is the mean of what they gave. All must call it equally often.
 
     One work runs at a time, in their order (on a thread of its own), so that the outcome is that of a single thread.
+    Each has its own choice of attention's kernels; afterwards those of before are allowed.
     """
     turns = _Turns(len(works))
-    with ThreadPoolExecutor(len(works)) as pool:
-        running = [pool.submit(turns.do, k, work) for k, work in enumerate(works)]
-        try:
-            errors = [error for future in running if (error := future.exception())]
-        except BaseException:  # interrupted: the others are not waited for
-            turns.give_up()
-            raise
-        for error in errors:
-            if not isinstance(error, _Failed):
-                raise error
-        return [future.result() for future in running]
+    try:
+        with ThreadPoolExecutor(len(works)) as pool:
+            running = [pool.submit(turns.do, k, work) for k, work in enumerate(works)]
+            try:
+                errors = [error for future in running if (error := future.exception())]
+            except BaseException:  # interrupted: the others are not waited for
+                turns.give_up()
+                raise
+    finally:
+        turns.kernels.restore()
+    for error in errors:
+        if not isinstance(error, _Failed):
+            raise error
+    return [future.result() for future in running]

@@ -106,6 +106,8 @@ class TrainingTask(FitSettings, Task):
         """All settings but those of the generation and those that change speed and memory only."""
         apart = {*self.of_sampling, *self.of_speed}
         key = {f.name: vars(self)[f.name] for f in fields(self) if f.name not in apart}
+        if "prior_images" in key and not self.prior_weight:  # none are made
+            key["prior_images"] = 0
         if self.ema_warmup == "ratio":  # what there was before there was a choice: those trainings keep their keys
             del key["ema_warmup"]
         if self.decay == "cosine" and self.warmup:  # these do not: the cosine once began with the warm-up

@@ -23,8 +23,8 @@ from udpbench.protect.aspl import ASPL
 @dataclass(kw_only=True)
 class ACE(Patterned, ASPL):
     """Lower the mean squared distance of the UNet's prediction to the latents z_T of a target picture, whatever the
-    noise, under a LoRA surrogate that is trained on the perturbed pictures after each round: ASPL's loop, without its
-    training on clean pictures (``clean_steps`` 0).
+    noise, under a LoRA surrogate that is trained on the perturbed pictures after each round but the last: ASPL's loop,
+    without its training on clean pictures (``clean_steps`` 0).
 
     The released code has two paths that are not the same attack. Its main one draws time steps from 600 to 999 and
     latents from the posterior (``first_time`` 600, ``sample_latents`` true); its path for little memory draws from all

@@ -25,7 +25,9 @@ Turn = Callable[[list[Tensor], int, Advance], list[Tensor]]
 @dataclass(kw_only=True)
 class ASPL(FSMG):
     """In each round a copy of the surrogate is trained on clean pictures, the pictures raise that copy's loss, and the
-    surrogate itself is trained on the perturbed pictures (the paper's section 4.2).
+    surrogate itself is trained on the perturbed pictures (the paper's section 4.2); after the last ascent it is not,
+    for no picture would learn of it (the released code trains it once more: its pictures are the same, its work is
+    not).
 
     Our choices beside those of ``FSMG`` are: pictures of a batch are drawn at random (in the released code: in order,
     so that a short training sees the first ones only), and gradients are clipped (there they are not: what should clip
@@ -35,7 +37,7 @@ class ASPL(FSMG):
         rounds: of the alternation.
         clean_steps: of the copy's training on clean pictures, in each round.
         image_steps: of ascent, in each round.
-        model_steps: of the surrogate's training on the perturbed pictures, in each round.
+        model_steps: of the surrogate's training on the perturbed pictures, in each round but the last.
         forgets: the clean pictures teach a copy, which is thrown away after each ascent; False: the surrogate itself,
             as in the released script for LoRA, which means to copy and does not.
     """
@@ -76,7 +78,8 @@ class ASPL(FSMG):
             with self.aside(trainable):
                 train(clean, self.clean_steps, "clean", k)
                 images = self.ascend(images, trainable, owner, budget, run, k, advance, times)
-            train(self.training_set(trainable, images, owner.prompts, run), self.model_steps, "perturbed", k)
+            if k + 1 < self.rounds:  # after the last ascent nobody asks the surrogate again
+                train(self.training_set(trainable, images, owner.prompts, run), self.model_steps, "perturbed", k)
             return images
 
         return turn

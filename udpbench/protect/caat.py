@@ -79,7 +79,8 @@ class CAAT(Protection):
                 moved = ascend(images, loss=loss(run), before=k)
                 if self.lr:
                     trainable.train(True)
-                    lowered = partial(_mean, loss(replace(run, count={})), images, trainable.parameters, most, run)
+                    one = loss(replace(run, count={}))  # counted by ``lowered``, as training
+                    lowered = partial(_mean, one, self.samples, images, trainable.parameters, most, run)
                     fit(trainable.parameters, lowered, self.training, run, title="tune", optimizer=optimizer, before=k)
                 images = moved
         return images
@@ -92,14 +93,22 @@ class CAAT(Protection):
         return replace(whole, parameters=chosen)
 
 
-def _mean(loss: Any, images: list[Tensor], parameters: Sequence[nn.Parameter], most: int, run: Run, _: int) -> Tensor:
-    """The mean of ``loss`` over all pictures, to be differentiated by ``parameters``.
+def _mean(
+    loss: Any,
+    samples: int,
+    images: list[Tensor],
+    parameters: Sequence[nn.Parameter],
+    most: int,
+    run: Run,
+    _: int,
+) -> Tensor:
+    """The mean of ``loss``, of ``samples`` each, over all pictures, to be differentiated by ``parameters``.
 
     Where there are several ``chunks`` of ``most``, the gradient is summed up chunk by chunk, so that one graph is there
     at a time; what is returned then is linear in the parameters and has that gradient.
     """
     parts, means = list(chunks(images, most)), []
-    run.tally("unet_train", len(images))
+    run.tally("unet_train", len(images) * samples)
     for index in parts:
         mean = loss(torch.stack([images[i].to(run.device) for i in index]), index).sum() / len(images)
         if len(parts) == 1:

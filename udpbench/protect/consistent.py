@@ -20,9 +20,10 @@ class Consistent(Wrapper):
 
     IMPRESS recognises protected pictures by their reconstruction error, which this protection keeps low. The paper's:
     the idea. The released code's: Glaze inside, the mean of squares, the posterior mean, the gradient through both
-    sides, and ``beta`` 30 (beside a mean square of unscaled latents, with a note that it needs tuning; with scaled
-    ones, as here, that is 30 times the square of the model's latent scale). Our choices: the term goes to any
-    protection that heeds ``Run.penalty``, and ``beta`` is in the units of its ``L``.
+    sides, and ``beta`` 30 (beside a mean square of unscaled latents, with a note that it needs tuning). Our choices:
+    the term goes to any protection that heeds ``Run.penalty``, and ``beta`` is in the units of its ``L``. So with
+    Glaze inside, whose latents are scaled here, the released 30 is 30 times the square of the model's latent scale
+    (0.995 of Stable Diffusion); beside a denoising loss no scale comes in.
 
     Args:
         beta: weight of the consistency, at least 0.

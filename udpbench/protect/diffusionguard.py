@@ -42,7 +42,7 @@ class DiffusionGuard(MaskedAscent):
     contour_smoothness: float = 0.1
     contour_iterations: int = 15
 
-    version = 3  # 2: radii as in the released code; 3: so are contours and their offsets
+    version = 4  # 2: radii as in the released code; 3: so are contours and their offsets; 4: so is which piece is taken
     name = "diffusionguard"
     wrappable = False  # other terms would move what is painted anew, too
 
@@ -97,9 +97,16 @@ def _filled(corners: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return np.array(drawn)
 
 
+def _area(contour: np.ndarray) -> float:
+    """What a closed contour (N, 2) encloses, in pixels (the shoelace formula)."""
+    y, x = (contour - contour[0]).T
+    return float(abs(y[:-1] @ x[1:] - x[:-1] @ y[1:])) / 2
+
+
 def _corners(inside: np.ndarray) -> np.ndarray:
-    """Pixels (N, 2) of the contour of the largest piece, without those within straight runs (OpenCV's
+    """Pixels (N, 2) of the contour of the piece of the largest area, without those within straight runs (OpenCV's
     CHAIN_APPROX_SIMPLE)."""
-    pixels = max(find_contours(np.pad(inside, 1).astype(float), 0.999), key=len).round() - 1
+    # A hole's contour encloses less than that of the piece around it, so it is never the largest.
+    pixels = max(find_contours(np.pad(inside, 1).astype(float), 0.999), key=_area).round() - 1
     corners: np.ndarray = approximate_polygon(pixels, 1e-9).astype(int)
     return corners[:-1] if len(corners) > 1 else corners  # the last is the first again

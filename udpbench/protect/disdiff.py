@@ -34,7 +34,8 @@ class DisDiff(SimAC):
     paper's: the erasure and the schedule of steps; the released script also searches time steps as SimAC does
     (``search_rounds``), and makes no copy of the surrogate: what clean pictures teach it stays (``forgets`` false).
     There the word is the fourth token, whatever the prompt; here it is found. Our choices are: each picture's own map
-    (there: a mean over all pictures of the batch), and with several samples the mean of their steps.
+    (there: a mean over all pictures of the batch), and with several samples, or views within ``eot``, the mean of their
+    steps.
 
     Args: those of ``SimAC``, and
         attention_weight: of the erasure; 0: none.
@@ -46,6 +47,8 @@ class DisDiff(SimAC):
     attention_weight: float
     by_time: bool = True
     word: str | None = None
+
+    version = 3  # 2: as SimAC; 3: steps of the mean length of all views
     name: ClassVar[str] = "disdiff"
 
     def __post_init__(self) -> None:
@@ -94,14 +97,21 @@ class DisDiff(SimAC):
         """Samples of t that are remembered, for steps are scaled by their time steps."""
         if not self.by_time:
             return super().paced(times, steps, n)
-        factors = torch.ones(n)
+        totals, calls = torch.zeros(n), torch.zeros(n)  # of each picture, since its length was last asked for
 
         def drawn(index: list[int], rngs: Sequence[torch.Generator], samples: int) -> Tensor:
             t = times(index, rngs, samples) if times else uniform_times(rngs, samples, steps)
-            factors[index] = merit(t, steps).view(len(index), samples).mean(1)
+            totals[index] += merit(t, steps).view(len(index), samples).mean(1)
+            calls[index] += 1
             return t
 
-        return drawn, lambda index: factors[index]
+        def scale(index: list[int]) -> Tensor:
+            """The mean over all losses of the step: what wraps an ascent may ask for several views of a picture."""
+            mean = totals[index] / calls[index]
+            totals[index] = calls[index] = 0
+            return mean
+
+        return drawn, scale
 
 
 def energy_fraction(attention: Tensor, places: list[int]) -> Tensor:

@@ -22,7 +22,7 @@ class EnsembleASPL(Several, ASPL):
     these made of them; each model is trained on its own.
 
     As in the released code. Our choices are: the class pictures are the cell's surrogate's (there: whichever model's
-    were first), and an interrupted attempt begins anew.
+    were first), all models get the same t and noise (there: each its own), and an interrupted attempt begins anew.
     """
 
     places: ClassVar[tuple[str, ...]] = ASPL.places
@@ -41,7 +41,11 @@ class EnsembleASPL(Several, ASPL):
 @dataclass(kw_only=True)
 class EnsembleFSMG(EnsembleASPL):
     """Base models that were trained on the clean subject, once and for all; in each round the pictures are the mean of
-    what an ascent under each makes of them."""
+    what an ascent under each makes of them.
+
+    As in the released code, where each base model has class pictures of its own; here, as in ``EnsembleASPL``, they are
+    the cell's surrogate's.
+    """
 
     model_steps: int = 0
 

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.digest import files_digest
-from udpbench.core.images import list_images, read_paired
-from udpbench.interfaces import Owner, Protection, Run
+from udpbench.core.images import check_paired, list_images, read_paired
+from udpbench.interfaces import Dataset, Owner, Protection, Run
 
 
 @dataclass(kw_only=True)
 class Folder(Protection):
     """Takes the protected pictures from ``path``, paired by name (any suffix).
 
-    A picture that is missing or of another size is an error. The budget is not enforced: what was changed is measured,
+    A picture that is missing or of another size is an error (``data.geometry=native`` has the owner's at the sizes they
+    came in, as ``udpbench protect`` writes them). The budget is not enforced: what was changed is measured,
     as for every protection.
     """
 
@@ -30,6 +31,10 @@ class Folder(Protection):
 
     def identity(self) -> dict[str, str]:
         return {"pictures": files_digest(list_images(Path(self.path).expanduser()))}
+
+    def check_data(self, data: Dataset) -> None:
+        """ValueError if a picture is missing or of another size than the data's."""
+        check_paired(Path(self.path).expanduser(), data.known_sizes())
 
     def protect(self, owner: Owner, budget: Budget, surrogate: Any, run: Run) -> list[Tensor]:
         pictures = read_paired(Path(self.path).expanduser(), owner.names, owner.images)

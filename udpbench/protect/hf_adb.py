@@ -28,13 +28,16 @@ class HFADB(ASPL):
 
     Args: those of ``ASPL``, and
         fraction: of a picture's pixels that are inside: those with the largest response of a 3 x 3 Laplacian (8 at the
-            centre, -1 around it) of the grey clean picture, whose negative values count as 0, as in the released code.
+            centre, -1 around it) of the grey clean picture, whose negative values count as 0, as in the released code
+            (there the grey picture is rounded to 8 bits before the filter, here the response alone is).
         outside: the bound of the others over that inside.
         bound: what of the perturbation ``budget.eps`` is. ``linf``: the bound inside, as in the released code; ``rms``:
             the root mean square of a perturbation that is at its bounds everywhere, so that the bound inside is eps /
             sqrt(fraction + (1 - fraction) outside^2). That is our choice where methods are compared: at one linf bound,
             a change of a few pixels is next to nothing. It exceeds budget=linf, and is flagged there; budget=rms and
-            budget=perceptual it keeps.
+            budget=perceptual it keeps. The bound outside follows: with eps 8 and the published fractions it is 0.92
+            of 255, less than one step of 8 bits, so the saved picture is as before there; from eps 8.8 it is a whole
+            step, and nearly every value may change.
     """
 
     fraction: float
@@ -78,7 +81,7 @@ def high_frequencies(clean: Tensor, fraction: float) -> Tensor:
     """The pixels of NCHW pictures with the largest Laplacian, ``fraction`` of each, (N, 1, H, W) of bools."""
     grey = luma(clean)
     around = F.pad(grey, (1, 1, 1, 1), mode="reflect")
-    # 8-bit, as in the released code.
+    # 8-bit. In the released code the grey picture is, before the filter, and so the response.
     response = (9 * grey - F.avg_pool2d(around, 3, 1) * 9).clamp(0, 1).mul(255).round()
     n = int(fraction * response[0].numel())
     first = response.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :n]

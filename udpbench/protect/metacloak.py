@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,21 +27,23 @@ STATE = "metacloak_rounds.ckpt"
 class MetaCloak(FSMG):
     """A surrogate is trained on the pictures before they are protected; snapshots of that training are the pool. Each
     in turn goes on from where it was kept: the pictures raise its loss, averaged over transformations, then it is
-    trained on them, and so on (the paper's algorithm 1).
+    trained on them, and so on (the paper's algorithm 1); after its last ascent it is not, for no picture would learn of
+    it (the released code trains it once more: its pictures are the same, its work is not).
 
     As in the released code, the transformation is a Gaussian blur, then a mirroring with probability 1/2. Its blur has
-    a kernel of seven pixels and a standard deviation from 0.1 to 2, ours is not cut. Our choices are: one is drawn for
-    each picture and step (there: one for all pictures), snapshots at equal distances from the first step to the last
-    (there: step 0, then one before every 200th), pictures as large as they are (there: resized to squares of 512 px),
-    and their values: the released code encodes the subject's pictures with values from 0 to 255 in all of its trainings
-    (in the ascent, and for class pictures, from -1 to 1), so that its snapshots never saw them as they are.
+    a kernel of seven pixels (``radius`` 3) and a standard deviation from 0.1 to 2, at 512 px. Our choices are: one is
+    drawn for each picture and step (there: one for all pictures), snapshots at equal distances from the first step to
+    the last (there: step 0, then one before every 200th), pictures as large as they are (there: resized to squares of
+    512 px), and their values: the released code encodes the subject's pictures with values from 0 to 255 in all of its
+    trainings (in the ascent, and for class pictures, from -1 to 1), so that its snapshots never saw them as they are.
 
     Args:
         clean_steps, snapshots: length of the surrogate's training, and how many of its stages are the pool.
         trials, rounds: how often the pool is gone through, and rounds for each snapshot.
         image_steps: of ascent, in each round.
-        model_steps: of the snapshot's training on the perturbed pictures, in each round.
+        model_steps: of the snapshot's training on the perturbed pictures, in each of its rounds but the last.
         sigma: smallest and largest standard deviation of the blur, in pixels.
+        radius: of the blur's kernel, in pixels; None: three standard deviations.
     """
 
     snapshots: int
@@ -49,7 +51,9 @@ class MetaCloak(FSMG):
     rounds: int
     model_steps: int
     sigma: Sequence[float] = (0.1, 2.0)
+    radius: int | None = None
 
+    later: ClassVar[Mapping[str, Any]] = {**FSMG.later, "radius": None}
     name: ClassVar[str] = "metacloak"
 
     def __post_init__(self) -> None:
@@ -58,6 +62,8 @@ class MetaCloak(FSMG):
         check_numbers(self.name, least=0, model_steps=self.model_steps)
         if len(self.sigma) != 2 or not 0 <= self.sigma[0] <= self.sigma[1]:
             raise ValueError(f"{self.name}: sigma must be two numbers >= 0, in order, given {self.sigma}")
+        if self.radius is not None:
+            check_numbers(self.name, least=1, radius=self.radius)
 
     def protect(self, owner: Owner, budget: Budget, surrogate: LatentDiffusion, run: Run) -> list[Tensor]:
         trainable = self.trainable(surrogate, run)
@@ -73,8 +79,9 @@ class MetaCloak(FSMG):
                 trainable.load(stages[s])
                 for k in range(s * self.rounds, (s + 1) * self.rounds):
                     images = self.ascend(images, trainable, owner, budget, run, k, advance)
-                    perturbed = self.training_set(trainable, images, owner.prompts, run)
-                    train(perturbed, self.model_steps, "perturbed", k)
+                    if (k + 1) % self.rounds:  # after its last ascent the snapshot is thrown away
+                        perturbed = self.training_set(trainable, images, owner.prompts, run)
+                        train(perturbed, self.model_steps, "perturbed", k)
                 pool.done(s, {"images": images})
         return images
 
@@ -84,7 +91,7 @@ class MetaCloak(FSMG):
         rngs = [run.rng(self.name, "transform", k, name) for name in owner.names]
 
         def changed(x: Tensor, i: int) -> Tensor:
-            return flip(blur(x, rngs[i], *self.sigma), rngs[i])
+            return flip(blur(x, rngs[i], *self.sigma, radius=self.radius), rngs[i])
 
         def loss(x: Tensor, index: list[int]) -> Tensor:
             return plain(torch.stack([changed(one, i) for one, i in zip(x, index, strict=True)]), index)

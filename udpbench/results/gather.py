@@ -92,7 +92,7 @@ def _parts(cell: Cell) -> dict[str, Any]:
 def knowledge(cell: Cell) -> dict[str, bool]:
     """What the owner's model has in common with the thief's; of models without an autoencoder, all or nothing."""
     models = cell.surrogate.component, cell.victim.component
-    known = [part.key["identity"] for part in (cell.surrogate, cell.victim)]
+    known = [model.contents() for model in models]
 
     def same(part: str) -> bool:
         # A checkpoint in one file has its weights there, a fresh network in its seed.

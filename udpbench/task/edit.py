@@ -178,10 +178,6 @@ class Inpaint(Masked, Img2Img):
         Img2Img.__post_init__(self)
         Masked.__post_init__(self)
 
-    def sampling_key(self) -> dict[str, Any]:
-        """The settings that edits depend on, and the contents of a folder of masks."""
-        return super().sampling_key() | self.identity()
-
     def pipeline(self, model: LatentDiffusion) -> Any:
         """The pipeline for either kind of UNet."""
         from diffusers import StableDiffusionInpaintPipeline
