@@ -90,6 +90,34 @@ def test_what_is_wrong_is_one_error_with_all_lines(local):
         udpbench.protect([torch.zeros(16, 16)], None, *local, protect="noise")
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (torch.ones(1, 3, 16, 16, dtype=torch.uint8), "picture 0 holds values of type torch.uint8"),
+        (
+            [torch.zeros(3, 16, 16), torch.full((3, 16, 16), 255.0)],
+            "picture 1 holds values from 255 to 255; pictures are",
+        ),
+        ([torch.full((3, 16, 16), -1.0)], "picture 0 holds values from -1 to -1"),
+        ([torch.zeros(3, 16, 16).numpy()], "picture 0 is of type ndarray; give a folder, or CHW float tensors"),
+        (["a.png", "b.png"], "picture 0 is of type str; give a folder"),
+        (7, "given int; give a folder"),
+    ],
+)
+@pytest.mark.parametrize("function", [udpbench.protect, udpbench.purify, lambda x: udpbench.score(x, x)])
+def test_pictures_that_would_be_clamped_or_are_none_are_told(function, given, told):
+    with pytest.raises(ConfigError) as error:
+        function(given)
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"images: {told}")
+
+
+def test_a_generator_is_a_list(tmp_path):
+    given = torch.rand(2, 3, 8, 8)
+    folder = udpbench._folder((x for x in given), tmp_path)
+    assert all(torch.equal(x, as_saved(y)) for x, y in zip(read_folder(folder).values(), given, strict=True))
+
+
 def test_folders_in_folders_out_and_tensors_in_tensors_out_share_the_work(local, pictures, tmp_path):
     made = udpbench.protect(
         pictures, None, *local, protect="advdm", **{"protect.steps": 2}, prompt="my cat's (red) ball"

@@ -169,6 +169,29 @@ def test_methods_of_a_folder_of_one_s_own_are_listed(tmp_path, capsys, monkeypat
     assert "class: udpbench.protect.noise.Noise" in shown
 
 
+@pytest.mark.parametrize(
+    ("yaml", "module", "told"),
+    [
+        ("_target_: no_such_module.Mine\n", "", "error: mine: no module 'no_such_module' for no_such_module.Mine; put"),
+        ("_target_: misspelt.Mine\n", "class Mine(:\n", "error: mine: Error loading 'misspelt.Mine':"),
+        ("_target_: stranger.Mine\n", "class Mine: ...\n", "error: mine: stranger.Mine is no Attack; derive it from"),
+        ("steps: 3\n", "", "error: mine: _target_ must name a class, given None"),
+    ],
+)
+def test_an_option_of_one_s_own_that_cannot_be_loaded_is_told(yaml, module, told, tmp_path, capsys, monkeypatch):
+    (tmp_path / "conf" / "attack").mkdir(parents=True)
+    (tmp_path / "conf" / "attack" / "mine.yaml").write_text(yaml)
+    for name in ("misspelt", "stranger"):
+        (tmp_path / f"{name}.py").write_text(module)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        listing.main(["attack", "mine", f"hydra.searchpath=[{tmp_path}/conf]"])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(told)
+
+
 def test_groups_of_settings_show_their_files(capsys):
     listing.main(["experiment", "udp"])
     shown = capsys.readouterr().out

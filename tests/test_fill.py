@@ -143,7 +143,9 @@ def test_a_mark_is_filled_and_stays_filled(folder):
     assert "old" not in once
     assert "impress" not in once
     assert "distance" not in once
-    assert "similarity 0" in once, "the floor takes clean victims of every attack"
+    assert "similarity: none, for the seeds agree (df 1, 1 subject)" in once, (
+        "the floor takes clean victims of every attack"
+    )
     assert filled(text) == once
 
 

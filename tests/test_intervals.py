@@ -20,6 +20,7 @@ from udpbench.results.intervals import (
     paired_interval,
     recovery,
     seed_sd,
+    seeds_behind,
 )
 
 
@@ -170,6 +171,15 @@ def test_seed_sd_is_the_pooled_standard_deviation_within_subjects() -> None:
     assert seed_sd(clean) == pytest.approx(want)
     assert seed_sd({("a", 0): 1.0, ("b", 0): 2.0}) is None
     assert seed_sd({}) is None
+    assert seeds_behind(clean) == (3, 2)
+
+
+def test_seeds_that_agree_but_for_rounding_are_no_floor() -> None:
+    """Above a floor of 0 every effect would be claimed."""
+    alike = {("a", 0): 0.97, ("a", 1): float(np.float32(0.97)), ("b", 0): 0.5}
+    assert seed_sd(alike) is None
+    assert seeds_behind(alike) == (1, 1)
+    assert seed_sd(alike | {("b", 1): 0.505}) == pytest.approx(0.005 / 2)
 
 
 def pairs(values: list[float]) -> dict[Key, float]:

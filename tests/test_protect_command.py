@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from PIL import Image
 from shared import on
 
 from udpbench.commands import protect, purify
-from udpbench.core.budget import measure
+from udpbench.commands.pictures import _objections, pictures_below
+from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import from_pil, read, write_png
 from udpbench.core.pixels import reduced
 from udpbench.protect.noise import Noise
@@ -543,3 +545,78 @@ def test_a_tilde_is_the_home(here, tmp_path, monkeypatch):
     here("protect=noise", 'runtime.out="~/x"')
     assert (tmp_path / "home" / "x" / "store").is_dir()
     assert not (tmp_path / "~").exists()
+
+
+def test_what_one_folder_s_pictures_became_another_s_never_replace(here, tmp_path, capsys, local):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "moved").mkdir()
+    for i, folder in enumerate(("in", "other", "moved")):
+        smooth(i % 2).save(tmp_path / folder / "a.png")  # "moved" has what "in" has
+    here("protect=noise")
+    before = (tmp_path / "out" / "a.png").read_bytes()
+    with pytest.raises(SystemExit) as end:
+        protect.main(["other", "out", "protect=noise", *local])
+    assert end.value.code == 2
+    assert "a.png: was not written from this store; give another folder, or --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "out" / "a.png").read_bytes() == before
+    protect.main(["moved", "out", "protect=noise", "budget.eps=4", *local])
+    smooth(2).save(tmp_path / "moved" / "a.png")
+    protect.main(["moved", "out", "protect=noise", "budget.eps=4", *local])
+    assert (tmp_path / "out" / "a.png").read_bytes() != before, "the folder's own pictures, changed since"
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("a.txt", b"one line\nand another"),
+        ("a.caption", b""),
+        ("a.txt", "caf\u00e9".encode("latin-1")),
+        ("metadata.jsonl", b'{"file_name": "a.png", "label": 3}\n'),
+    ],
+)
+def test_captions_are_read_by_methods_that_are_given_prompts_only(here, tmp_path, capsys, name, held):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / name).write_bytes(held)
+    here("protect=noise")
+    assert (tmp_path / "out" / "a.png").exists()
+    with pytest.raises(SystemExit) as end:
+        here("protect=advdm", "protect.steps=1")
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "in" / name) in line
+
+
+def test_what_cameras_and_editors_leave_beside_pictures_is_left_alone(here, tmp_path, capsys):
+    for name in ("a.mov", "a.AAE", "a.xmp", "a.png~", "a.png.bak"):
+        (tmp_path / "in" / name).write_text("mine")
+    (tmp_path / "in" / "sub" / "deep").mkdir(parents=True)
+    for name in ("b.png", "deep/c.jpg", ".hidden.png"):
+        smooth(1).save(tmp_path / "in" / "sub" / name)
+    with pytest.raises(SystemExit):
+        here("protect=noise")
+    told = "error: images: no picture in in; subfolders are not read, they hold 2\n"
+    assert capsys.readouterr().err == told
+    smooth(0).save(tmp_path / "in" / "a.png")
+    shown, _ = here("protect=noise")
+    done_line = "1 protected pictures in out. Changes are in 1/255. Pictures in subfolders, which are left out: 2."
+    assert done_line in shown.splitlines()
+    (tmp_path / "in" / "raw.cr2").write_text("a picture that cannot be read")
+    with pytest.raises(SystemExit):
+        here("protect=noise")
+    assert f"data folder: {tmp_path / 'in' / 'raw.cr2'} is not a picture; remove it" in capsys.readouterr().err
+
+
+def test_pictures_in_the_folder_of_the_finished_ones_and_in_the_store_are_none_of_the_input(tmp_path):
+    for name in ("sub", "out", "outputs", ".git"):
+        (tmp_path / name).mkdir()
+        smooth(0).save(tmp_path / name / "a.png")
+    assert pictures_below(tmp_path, tmp_path / "out", tmp_path / "outputs") == 1
+
+
+@pytest.mark.parametrize(("budget", "norm"), [(Linf(4), "linf"), (RMS(4), "rms")])
+def test_a_budget_that_was_exceeded_is_told(budget, norm):
+    part = SimpleNamespace(component=SimpleNamespace(needs=()))
+    cell = SimpleNamespace(budget=SimpleNamespace(component=budget))
+    rows = {"a.png": {"linf": 4.0, "rms": 4.0}, "b.png": {"linf": 4.0, "rms": 4.0} | {norm: 5.0}}
+    (line,) = _objections(cell, part, part, "protect", rows)
+    assert line == f"budget exceeded: b.png measures {norm} 5/255, allowed 4/255"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
-from udpbench.commands.common import one_line_errors
+from udpbench.commands import run as command
+from udpbench.commands.common import CONF, composed, no_setting, one_line_errors, searched, with_folders
 from udpbench.commands.quoting import advice, quoted
 
 PARSER = OverridesParser.create()
@@ -42,8 +46,12 @@ def test_every_word_that_hydra_cannot_read_has_its_line(word):
         ("data.token=<cat-toy>", "'data.token=\"<cat-toy>\"'"),
         ("data.prompt='a {token} dog's'", "'data.prompt=\"a {token} dog'\"'\"'s\"'"),
         ("arms=[clean,", "'arms=[clean,' ends before its ]; a list with spaces needs quotes: 'arms=[clean, ...]'"),
+        ("data.prompts=[a (dog, it's]", "quote each text of the list, and all of it: 'data.prompts=[\"a (dog\",\"it'\"'\"'s\"]'"),
+        ("hydra.searchpath=[file://~/mine]", "quote each text of the list, and all of it: 'hydra.searchpath=[\"file://~/mine\"]'"),
         ("dog", "'dog' is no KEY=VALUE; if it belongs to the word before, quote the whole value, such as 'data.prompt=\"a {token} dog\"'"),
         ("arms=clean,noise", "arms: 'clean,noise' is several values; say 'arms=[clean,noise]' for a list, 'arms=\"clean,noise\"' for one text, -m for a grid"),
+        ("+protect=udp", "protect: has an option already; write protect=udp, without the + (in the defaults list of a YAML: - override /protect: udp)"),
+        ("metric=fid", "+metric@metrics.extra.NAME=NAME adds one, as +metric@metrics.extra.fid=fid"),
         ("task=null", "a group must be set to one of its options, not to null; python -m udpbench --help lists them"),
     ],
 )  # fmt: skip
@@ -57,6 +65,59 @@ def test_the_line(word, line, capsys):
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("error: ")
     assert said.endswith(line)
+
+
+def test_a_setting_that_another_option_has_is_told_with_that(tmp_path):
+    cfg = OmegaConf.create({"data": {"_target_": "udpbench.data.toyworld.Toyworld", "size": 32}})
+    OmegaConf.set_struct(cfg, True)
+    with pytest.raises(ConfigAttributeError) as error:
+        _ = cfg.data.path
+    assert no_setting(error.value) == "no setting 'data.path'; data=folder has it; allowed are size"
+
+
+def test_folders_of_one_s_own_are_found_however_they_are_written(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for word in ("hydra.searchpath=[mine]", "+hydra.searchpath=[file://mine]", "hydra.searchpath=[pkg://no.such,mine]"):
+        assert searched(["seed=1", word]) == [Path("mine")]
+        assert with_folders([word]) == [word]
+    for place in ("~/mine", "file://~/mine"):
+        assert with_folders([f'hydra.searchpath=["{place}"]']) == [f'hydra.searchpath=["file://{tmp_path}/mine"]']
+        assert searched([f'hydra.searchpath=["{place}"]']) == [tmp_path / "mine"]
+    with pytest.raises(ValueError, match="hydra.searchpath: there is no folder yours"):
+        searched(["hydra.searchpath=[yours]"])
+
+
+def test_an_option_of_the_name_of_one_of_the_package_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("attack/mine.yaml", "family/sd/protect/aspl.yaml", "notes/blur.yaml"):
+        (tmp_path / "mine" / file).parent.mkdir(parents=True)
+        (tmp_path / "mine" / file).write_text("a: 1\n")
+    assert searched(["hydra.searchpath=[mine]"]) == [Path("mine")]
+    assert searched([f"hydra.searchpath=[{CONF}]"]) == [CONF], "the package's own"
+    (tmp_path / "mine" / "attack" / "blur.yaml").write_text("a: 1\n")
+    with pytest.raises(
+        ValueError, match="^mine/attack/blur.yaml: the package has attack=blur; give yours another name$"
+    ):
+        composed(["hydra.searchpath=[file://mine]"])
+    with pytest.raises(ValueError, match=r"mine/attack/blur.yaml: the package has"):
+        command._check_options(["--config-dir", "mine"])
+
+
+@pytest.mark.parametrize(
+    ("words", "ordered"),
+    [
+        ("protect=udp -m seed=0,1", "protect=udp seed=0,1 -m"),
+        ("-m a=1 --config-name X b=2", "a=1 b=2 -m --config-name X"),
+        ("-cn=X a=1 --info b=2", "a=1 b=2 -cn=X --info"),
+        ("a=1 -i plugins b=2 -c job", "a=1 b=2 -i plugins -c job"),
+    ],
+)
+def test_options_may_stand_anywhere(words, ordered):
+    found = command.options_last(words.split())
+    assert found == ordered.split()
+    assert get_args(found).overrides == [word for word in found if "=" in word and word[0] != "-"]
 
 
 @pytest.mark.slow

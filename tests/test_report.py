@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from udpbench.commands.report import main
 from udpbench.results import flags
 from udpbench.results import table as T
 from udpbench.results import words as W
-from udpbench.results.intervals import Interval, Recovery
+from udpbench.results.intervals import Interval, Recovery, paired_interval
 from udpbench.results.record import read_files, write
 from udpbench.results.report.arms import arm_means, curve_points, numbers
 from udpbench.results.report.attacked import attack_costs
@@ -568,12 +569,12 @@ def test_victims_of_different_length_are_not_compared_and_give_no_floor() -> Non
     def trained(steps: int, **cell: Any) -> Record:
         return make_record(settings={"task": {"steps": steps}}, **cell)
 
-    seeds = [trained(400, protect="none", attack="none", seed=k) for k in (1, 2)]
+    seeds = [trained(400, protect="none", attack="none", seed=k, scores=shifted(2 * k)) for k in (1, 2)]
     chosen = choose(files(trained(200, protect="eudp"), trained(400, protect="udp"), *seeds))
     short, long = boards(chosen.ok)
     assert [short.names["task"], long.names["task"]] == ["dreambooth (steps=200)", "dreambooth (steps=400)"]
     assert [row.protect for row in short.rows if not row.control] == ["eudp"]
-    assert (short.floors["distance"], long.floors["distance"]) == (None, 0.0)
+    assert (short.floors["distance"], long.floors["distance"]) == (None, pytest.approx(2.0))
 
 
 def test_a_flag_of_a_cell_that_protects_nothing_is_told() -> None:
@@ -608,6 +609,26 @@ def test_repeated_cells_count_once_and_conflicting_ones_are_an_error() -> None:
         choose(files(make_record(), other))
 
 
+def test_every_cell_that_is_there_before_and_after_an_upgrade_is_named_with_the_older_record(tmp_path: Path) -> None:
+    def made(version: int, seed: int, named: bool = True) -> Record:
+        record = make_record(seed=seed)
+        record["arms"]["clean"]["key"] = f"{version}"
+        if named:
+            record["provenance"]["parts"] = {"task": {"version": version}}  # type: ignore[typeddict-unknown-key]
+        return record
+
+    paths = [tmp_path / f"{i}.json" for i in range(4)]
+    records = [made(2, 0), made(1, 0), made(1, 1, named=False), made(2, 1, named=False)]
+    for i, (path, record) in enumerate(zip(paths, records)):
+        write(path, record)
+        os.utime(path, (i, i))
+    with pytest.raises(ValueError, match="take the older records away") as error:
+        choose(dict(zip(paths, records)))
+    first, second, _ = str(error.value).split("; ")
+    assert first.endswith(f"({paths[1]} is older: task 1, then 2)")
+    assert second == f"{paths[2]} and {paths[3]} are the same cell with different keys ({paths[2]} was written first)"
+
+
 def test_owner_prompt_budget_and_models_make_boards_of_their_own() -> None:
     records = [make_record(), make_record(budget="linf_4"), make_record(owner_prompt="data"), make_record(victim="sd")]
     found = boards(records)
@@ -635,14 +656,18 @@ def test_an_effect_is_claimed_only_above_the_floor() -> None:
     assert not claimed(shown, None)
     assert not claimed(None, 0.1)
     assert not claimed(Interval(5.0, None, None, 1, 1, "none"), 0.1)
-    alike = Interval(0.03, 0.03, 0.03 + 1e-16, 2, 2, "t")
+    rounded = {("0", 0): 0.03 + 1e-16, ("1", 0): 0.03}
+    alike = paired_interval(rounded, np.random.default_rng(0))
     assert not claimed(alike, 0.01), "two victims that agree say nothing of how far others would lie"
     assert not alike.excludes_zero
+    single = {victim: float(np.float32(1.0) - np.float32(0.97 - 1e-7 * i)) for i, victim in enumerate(rounded)}
+    assert paired_interval(single, np.random.default_rng(0)).excludes_zero
+    assert not paired_interval(single, np.random.default_rng(0), size=1.0).excludes_zero, "scores near 1 of float32"
 
 
 def test_verdicts() -> None:
     def said(low: float | None, mean: float, high: float | None, floor: float | None) -> str:
-        interval = Interval(mean, low, high, 6, 6, "t")
+        interval = Interval(mean, low, high, 6, 6, "t", differ=low != high)
         return verdict("eudp", "udp", interval, floor)
 
     assert said(4.0, 5.0, 6.0, 0.1) == "eudp protects better"

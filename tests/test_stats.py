@@ -18,6 +18,7 @@ from udpbench.results.report import compare
 from udpbench.results.report.boards import Board, boards
 from udpbench.results.report.compare import comparisons
 from udpbench.results.report.render import Section
+from udpbench.results.report.write import flag_section
 from udpbench.results.schema import Record
 from udpbench.results.words import interval_text, recovery_text, significant
 
@@ -45,8 +46,8 @@ def eudp_and_udp() -> list[Record]:
         for k in range(2):
             for attack in ("none", "jpeg"):
                 who = {"subject": str(s), "seed": k, "attack": attack}
-                records.append(make_record(shifted(s, protected=4.9 + k + 0.1 * s), protect="eudp", **who))
-                records.append(make_record(shifted(s), protect="udp", **who))
+                records.append(make_record(shifted(s + 0.1 * k, protected=4.9 + k + 0.1 * s), protect="eudp", **who))
+                records.append(make_record(shifted(s + 0.1 * k), protect="udp", **who))
     return records
 
 
@@ -219,10 +220,37 @@ def test_an_effect_has_one_interval_whatever_else_is_asked_of_it() -> None:
 DOCS = Path(__file__).parent.parent / "docs"
 
 
+def test_records_of_several_versions_are_told_and_compared_with_their_own_clean_arms() -> None:
+    """A new version of the task moves every arm by 20: no protection is better for that."""
+    records = [make_record(protect="eudp", subject=s) for s in "012"]
+    newer = [make_record(shifted(20.0, protected=1.0 + int(s)), protect="udp", subject=s) for s in "012"]
+    made = [(record, 1) for record in records] + [(record, 2) for record in newer]
+    for record, version in made:
+        record["arms"]["clean"]["key"] = f"clean{version}"
+        parts = {"task": {"version": version}, "protect": {"version": version}}
+        record["provenance"]["parts"] = parts  # type: ignore[typeddict-unknown-key]
+    (board,) = boards([*records, *newer])
+    told = flags.mixed_versions(board.records)
+    assert told == "made differently: versions of task dreambooth 1, 2; several keys of one victim's clean"
+    (row,) = [row for row in flag_section([board]).tables[0].index if row[2] == told]
+    assert (row[1], row[3]) == ("all", "all")
+    assert compared(board.records)["eudp - udp", "protected", "distance"][0].startswith("-2.00 [")
+    assert flags.mixed_versions(records) is None
+
+
+def test_devices_are_compared_over_the_whole_board() -> None:
+    records = [make_record(protect=name, subject=s) for name in ("eudp", "udp") for s in "012"]
+    for record in records[3:]:
+        record["stages"][0]["device"] = "cuda"
+    (board,) = boards(records)
+    rows = [row[1:] for row in flag_section([board]).tables[0].index if row[2].startswith("cross-device")]
+    assert rows == [("all", "cross-device comparison: cpu, cuda", "all")]
+
+
 def test_every_flag_is_explained() -> None:
     """By the function that raises it; nothing is explained that there is not."""
     named = set(re.findall(r"\| `(\w+)` \|", (DOCS / "beware.md").read_text()))
-    group = {flags.cross_device, flags.no_seed_sd, flags.few_subjects}
+    group = {flags.cross_device, flags.mixed_versions, flags.no_seed_sd, flags.few_subjects}
     assert named == {check.__name__ for check in (*flags.OF_RECORD, *group)}
 
 

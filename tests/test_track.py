@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from factory import make_record
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
 from udpbench.tracking import track as T
 from udpbench.tracking.console import Console
+from udpbench.tracking.dashboard import mirror
 from udpbench.tracking.track_jsonl import Jsonl
 from udpbench.tracking.track_tensorboard import Tensorboard
 from udpbench.tracking.track_wandb import Wandb
@@ -94,6 +97,55 @@ def test_logging_before_start_is_an_error(tmp_path: Path) -> None:
     log.scalar("a", 1.0, 0)
     with pytest.raises(ValueError, match="before start"):
         log.finish("ok")
+
+
+class Broken(T.Buffered):
+    """A tracker whose other end is gone."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error, self.tried = error, 0
+
+    def open(self, started: T.Start) -> str:
+        return "open"
+
+    def send(self, scalars: Any) -> None:
+        self.tried += 1
+        raise self.error
+
+    def images(self, name: str, paths: Any) -> None:
+        raise self.error
+
+
+def test_a_tracker_that_breaks_ends_no_cell_and_says_so_once(tmp_path: Path) -> None:
+    broken, shown = Broken(ConnectionResetError("connection lost")), io.StringIO()
+    log = T.Tracked(Console(shown), broken)
+    started(broken, tmp_path)
+    for step in range(3 * T.BUFFER):
+        log.scalar("train/loss", torch.tensor(0.5), step)
+    mirror(make_record(), tmp_path / "sheet.png", broken)
+    broken.finish("ok")
+    assert broken.tried == 1
+    said = "tracking stopped: ConnectionResetError: connection lost; the cell goes on"
+    assert shown.getvalue().splitlines() == [said]
+    started(broken, tmp_path)  # the next cell
+    mirror(make_record(), tmp_path / "sheet.png", broken)
+    assert shown.getvalue().splitlines() == [said, said]
+
+
+def test_the_folder_of_a_tracker_may_go_and_a_user_may_stop(tmp_path: Path) -> None:
+    shown, file = io.StringIO(), Jsonl("sub/track.jsonl")
+    log = T.Tracked(Console(shown), started(file, tmp_path / "cell"))
+    for step in range(T.BUFFER):
+        log.scalar("train/loss", 0.5, step)
+    shutil.rmtree(tmp_path / "cell")
+    log.scalar("train/loss", 0.5, T.BUFFER)
+    file.finish("ok")
+    assert shown.getvalue().startswith("tracking stopped: FileNotFoundError")
+    stopped = Broken(KeyboardInterrupt())
+    T.Tracked(Console(shown), started(stopped, tmp_path)).scalar("train/loss", 0.5, 0)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.finish("ok")
 
 
 @pytest.fixture

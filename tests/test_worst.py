@@ -10,6 +10,7 @@ from factory import SCORES, make_record
 from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import boards
 from udpbench.results.report.choose import choose
+from udpbench.results.report.page import on_metrics
 from udpbench.results.report.standings import Standings
 from udpbench.results.report.worst import choices, worst_case
 
@@ -66,6 +67,52 @@ def test_attacks_that_fewer_victims_met_hide_no_worst_case():
     (board,) = boards([*records, make_record(subject="1", attack="diffpure")])
     (row,) = worst_case(board).tables[0].reset_index().to_dict("records")
     assert (row["attacks"], row["taken (victims)"]) == ("3", "blur (2)"), "one missing cell hides no attack"
+
+
+def test_attacks_that_no_victim_met_together_hide_no_worst_case():
+    met = {"blur": "012", "jpeg": "345", "webp": "0123"}
+    records = [make_record(subject=subject, attack=attack) for attack, subjects in met.items() for subject in subjects]
+    (board,) = boards(records)
+    (row,) = worst_case(board).tables[0].reset_index().to_dict("records")
+    assert (row["attacks"], row["taken (victims)"]) == ("1", "webp (4)")
+    assert Standings(board).has_worst("distance")
+    (board,) = boards([make_record(subject="0", attack="blur"), make_record(subject="1", attack="jpeg")])
+    section = worst_case(board)
+    assert section.text[1] == "No worst case, for no two victims met the same attacks: eudp (distance)."
+    assert not section.tables
+
+
+def test_the_attacks_have_one_order_whatever_noise_controls_met():
+    """After jpeg less is left of the protection, and much of noise."""
+    records = []
+    for attack, left, of_noise in (("blur", 60.0, 41.0), ("jpeg", 50.0, 99.0)):
+        for subject in "01":
+            records.append(make_record(SCORES | {"purified": (left, 0.5)}, attack=attack, subject=subject))
+            control = {"protect": {"_target_": "Noise"}, "noise": {"_target_": "Noise"}}
+            scores = SCORES | {"purified": (of_noise, 0.5)}
+            records.append(make_record(scores, attack=attack, subject=subject, protect="noise", settings=control))
+    records.append(make_record(protect="noise", attack="grayscale", settings=control))
+    (board,) = boards(records)
+    assert Standings(board).attacks["distance"] == ["jpeg", "blur", "grayscale"]
+    assert list(attack_costs(board).tables[0].index) == Standings(board).attacks["distance"]
+
+
+def test_an_attack_that_is_given_a_protection_s_pictures_has_a_damage_for_each():
+    records = []
+    for protect, damage in (("eudp", 44.0), ("udp", 48.0)):
+        for subject in "01":
+            scores = SCORES | {"clean_attacked": (damage, 0.7)}
+            records.append(make_record(scores, protect=protect, subject=subject, attack="bridge"))
+            records[-1]["arms"]["clean_attacked"]["key"] = protect
+    (board,) = boards(records)
+    section = attack_costs(board)
+    assert section.tables[0]["distance ↑ damage"]["bridge"] == "+6.00 [+6.00, +6.00] (mean of 2)"
+    assert section.text[1].startswith("(mean of n)")
+    (grid,) = (on_metrics(Standings(board), 1, plots=False)[0].leaderboard,)
+    (row,) = (row for row in grid.rows if row.name == "no protection")
+    assert "(mean of 2)" in row.cells[[column.of for column in grid.columns].index("bridge")].more
+    alike = [record for record in records if record["cell"]["protect"] == "udp"]
+    assert attack_costs(boards(alike)[0]).tables[0]["distance ↑ damage"]["bridge"] == "+8.00 [+8.00, +8.00]"
 
 
 def _stage(name: str, key: str, seconds: float) -> dict[str, object]:

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -347,7 +348,7 @@ class Dataset(Component):
     """The pictures of a cell."""
 
     subject: str | int = ""  # what tables call the unit of replication: a subject, a style, a folder
-    sizes: Mapping[str, int]  # pictures by folder: train, reference, validation, heldout, extra_clean
+    sizes: Mapping[str, int] = MappingProxyType({})  # by folder: train, reference, validation, heldout, extra_clean
     token: str | None = None  # the rare word that names the subject in captions and prompts
     has_masks: ClassVar[bool] = False  # whether it writes ``masks/``, the object of every training picture
     truth: ClassVar[str] = ""  # the kind of truth in data.json that a judge could know: subject | style
@@ -397,7 +398,8 @@ class Metric(Component):
     # What it compares with: reference | train_clean | clean_arm | input | truth. ``input``: a changed picture with its
     # original, so it belongs to ``metrics@perturbation``; ``clean_arm``: edits with the clean arm's edits.
     against: ClassVar[str] = "reference"
-    scores: Mapping[str, str]  # score -> "up" | "down": the way it goes when pictures are better protected
+    # Score -> "up" | "down": the way it goes when pictures are better protected.
+    scores: Mapping[str, str] = MappingProxyType({})
     minimum: int = 1  # pictures a side below which it is absent, and the record says so
     equal_sizes: ClassVar[bool] = False  # of the larger folder only the first pictures by name are used
     least_side: int = 1  # of a picture in pixels: pairs of smaller ones cannot be measured

@@ -204,12 +204,10 @@ def _check_kind(component: Any, name: str, kind: type[Component]) -> None:
             raise ValueError(f"{name}: needs of {own} must be a set, such as {{'latent'}}, given {component.needs!r}")
         if unknown := sorted(component.needs - NEEDS.keys()):
             raise ValueError(f"{name}: {own} needs unknown {', '.join(unknown)}; allowed are {', '.join(NEEDS)}")
-    if isinstance(component, Dataset) and "train" not in getattr(component, "sizes", {}):
+    if isinstance(component, Dataset) and "train" not in component.sizes:
         raise ValueError(f"{name}: {own} must have sizes, with the number of training pictures, such as {{'train': 4}}")
-    if isinstance(component, Metric):
-        scores = getattr(component, "scores", {})
-        if not scores or not {*scores.values()} <= {"up", "down"}:
-            raise ValueError(f"{name}: scores of {own} must say of each whether up or down is better protected")
+    if isinstance(component, Metric) and {*component.scores.values()} not in ({"up"}, {"down"}, {"up", "down"}):
+        raise ValueError(f"{name}: scores of {own} must say of each whether up or down is better protected")
 
 
 def group_of(cfg: DictConfig, name: str) -> DictConfig:

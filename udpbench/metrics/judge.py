@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import ClassVar
-
-import torch
 
 from udpbench.core.digest import folder_digest
 from udpbench.core.folders import read_data_facts
@@ -44,8 +43,8 @@ class JudgeMetric(TruthMetric):
         found = list(judged(self.judge, got, run))
         subject = [all(answer[k] == truth[k] for k in right) for _, answer in found]
         scene = [answer["scene"] == asked for text, answer in found if (asked := _scene(text)) >= 0]
-        scores = {"subject_acc": float(torch.tensor(subject).float().mean())}
-        return scores | ({"scene_acc": float(torch.tensor(scene).float().mean())} if scene else {})
+        scores = {"subject_acc": fmean(subject)}
+        return scores | ({"scene_acc": fmean(scene)} if scene else {})
 
 
 def _scene(prompt: str) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
+from statistics import fmean
 
 from udpbench.core.folders import read_data_facts
 from udpbench.interfaces import Run
@@ -33,5 +32,5 @@ class StyleJudge(TruthMetric):
         style = [answer["style"] == truth["style"] for _, answer in found]
         pairs = [(answer, asked) for text, answer in found if (asked := truth["content"].get(text))]
         content = [all(answer[k] == asked[k] for k in asked) for answer, asked in pairs]
-        scores = {"style_acc": float(torch.tensor(style).float().mean())}
-        return scores | ({"content_acc": sum(content) / len(content)} if content else {})
+        scores = {"style_acc": fmean(style)}
+        return scores | ({"content_acc": fmean(content)} if content else {})

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from udpbench.benchmark.arms import ARMS
 from udpbench.core.provenance import DIRTY
 from udpbench.results.record import metrics_of, of_edits, score_of
-from udpbench.results.schema import Record
+from udpbench.results.schema import BudgetFacts, Record
 from udpbench.results.stats import sign
 from udpbench.results.words import percent_below
 
 WINDOW = ("pretrained", "clean", "upper_bound")  # no training, the clean victim, a perfect victim
+BOUNDED = ("protected", "noise")  # by the budget
 LEARNT = 0.30  # the clean victim must cover this fraction of the window from pretrained to upper bound
 RUINED = 0.30  # an attack may cost clean data this fraction of the window
 NO_SEED_SD = "no seed SD: no subject has clean victims of two seeds"
@@ -62,14 +64,19 @@ def budget_exceeded(record: Record) -> str | None:
     """The saved PNGs of the protection or of its noise control measure more than the budget."""
     if (budget := record["facts"]["budget"]) is None:
         return None
-    norm, most, unit = {"linf": "linf", "rms": "rms_max"}.get(budget["kind"], ""), budget["eps"], "/255"
+    norm, most, unit = measured_by(budget), budget["eps"], "/255"
     if "distance" in budget:
-        norm, most, unit = budget["score"], budget["distance"], ""
-    for arm in ("protected", "noise"):
-        found = record["perturbation"].get(arm, {}).get(norm, 0.0)
-        if said := beyond(f"{arm} measures {norm}", found, most, unit):
+        most, unit = budget["distance"], ""
+    for arm in BOUNDED:
+        found = record["perturbation"].get(arm, {}).get(norm)  # one that was not measured keeps a record from others
+        if found is not None and (said := beyond(f"{arm} measures {norm}", found, most, unit)):
             return said
     return None
+
+
+def measured_by(budget: BudgetFacts) -> str:
+    """The measure of pictures that a budget bounds; "" for one of no known kind."""
+    return budget["score"] if "distance" in budget else {"linf": "linf", "rms": "rms_max"}.get(budget["kind"], "")
 
 
 def beyond(what: str, found: float, most: float, unit: str = "/255") -> str | None:
@@ -120,6 +127,28 @@ def cross_device(records: Sequence[Record]) -> str | None:
     return f"cross-device comparison: {', '.join(devices)}" if len(devices) > 1 else None
 
 
+def mixed_versions(records: Sequence[Record]) -> str | None:
+    """Numbers that are compared were made by several versions of a method, or an arm of one victim several times."""
+    versions: dict[str, set[Any]] = {}
+    keys: dict[tuple[str, ...], set[str]] = {}
+    for record in records:
+        cell: Mapping[str, Any] = record["cell"]
+        parts = record["provenance"].get("parts")
+        for role, part in parts.items() if isinstance(parts, Mapping) else ():
+            if isinstance(part, Mapping) and "version" in part:
+                versions.setdefault(f"{role} {cell[role]}" if role in cell else role, set()).add(part["version"])
+        for arm, part in record["arms"].items():
+            # What an attack does to clean pictures depends on the protection, too, where it is given one's pictures.
+            depends = ("protect", "attack") if arm == "clean_attacked" else ARMS[arm].depends
+            of = (arm, str(cell["subject"]), str(cell["seed"]), *(cell[name] for name in depends))
+            keys.setdefault(of, set()).add(part["key"])
+    mixed = [f"{name} {', '.join(sorted(map(str, found)))}" for name, found in versions.items() if len(found) > 1]
+    twice = list(dict.fromkeys(arm for (arm, *_), found in keys.items() if len(found) > 1))
+    said = [f"versions of {'; '.join(mixed)}"] if mixed else []
+    said += [f"several keys of one victim's {', '.join(twice)}"] if twice else []
+    return f"made differently: {'; '.join(said)}" if said else None
+
+
 def no_seed_sd(floors: Iterable[float | None], edits: bool = False) -> str | None:
     """There is nothing that an effect must exceed, so that nothing can be claimed.
 
@@ -155,6 +184,11 @@ def of_group(records: Sequence[Record], floors: Mapping[str, float | None]) -> l
     must exceed."""
     found = no_seed_sd(floors.values(), of_edits(*records)), few_subjects(records), cross_device(records)
     return [*filter(None, found)]
+
+
+def of_board(records: Sequence[Record]) -> list[str]:
+    """Objections to comparing what is ranked together."""
+    return [*filter(None, (cross_device(records), mixed_versions(records)))]
 
 
 def _primary(record: Record, *arms: str) -> Iterator[tuple[str, _Scores]]:

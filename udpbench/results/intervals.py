@@ -20,7 +20,7 @@ Key = tuple[str, int]  # (subject, seed)
 NOT_ATTACKED = "n/a: not attacked"
 RESAMPLES = 20_000  # of 2,000 the ends of an interval, 5 of them beyond each, would hang on which were drawn
 LEVEL = 0.95
-ALIKE = 1e-6  # relative: differences of scores are no closer to each other than rounding lets them be
+ALIKE = 1e-6  # of the scores: what differs by no more is equal but for rounding (older records hold float32 means)
 DRAWN = 2**20  # subjects that are drawn at a time
 Condition = TypeVar("Condition", bound=Hashable)
 Unit = TypeVar("Unit", bound=tuple[Any, ...])
@@ -32,7 +32,8 @@ FEW = 6  # below this many subjects a t interval, from here on a bootstrap
 class Interval:
     """A mean over victims with its interval.
 
-    ``low`` and ``high`` are None where one victim allows none.
+    ``low`` and ``high`` are None where one victim allows none. ``differ``: whether victims differ by more than scores
+    are rounded.
     """
 
     mean: float
@@ -41,6 +42,7 @@ class Interval:
     victims: int
     subjects: int
     method: str  # "t" | "bootstrap" | "none"
+    differ: bool = True
 
     @property
     def half_width(self) -> float | None:
@@ -51,10 +53,7 @@ class Interval:
     def ends(self) -> tuple[float, float] | None:
         """``low`` and ``high`` if victims differ. A few that agree by chance, as scores that count pictures often do,
         say nothing of how far others would lie: then None, as for one victim."""
-        if self.low is None or self.high is None:
-            return None
-        apart = self.high - self.low > ALIKE * max(abs(self.low), abs(self.high))
-        return (self.low, self.high) if apart else None
+        return None if self.low is None or self.high is None or not self.differ else (self.low, self.high)
 
     def exceeds(self, floor: float | None) -> bool:
         """Whether the whole interval, of victims that differ, lies above zero and above ``floor``, which must be
@@ -82,8 +81,15 @@ def generator(seed: int, *key: object) -> np.random.Generator:
 
 
 def seed_sd(clean: Mapping[Key, float]) -> float | None:
-    """Pooled standard deviation of clean victims over seeds within subject; None where no subject has two seeds."""
+    """Pooled standard deviation of clean victims over seeds within subject; None where no subject has two seeds that
+    differ by more than rounding: seeds that agree, as on a score that counts pictures, do not say that none differ."""
     return _pooled_sd(clean)[0]
+
+
+def seeds_behind(clean: Mapping[Key, float]) -> tuple[int, int]:
+    """The degrees of freedom of the seed SD, and how many subjects it is of: those with two seeds."""
+    seeds = Counter(subject for subject, _ in clean)
+    return len(clean) - len(seeds), sum(n > 1 for n in seeds.values())
 
 
 def seeds_apart(clean: Mapping[Key, float]) -> float | None:
@@ -100,10 +106,12 @@ def seeds_apart(clean: Mapping[Key, float]) -> float | None:
 def _pooled_sd(clean: Mapping[Key, float]) -> tuple[float | None, int]:
     """The seed SD and its degrees of freedom."""
     keys = sorted(clean)
-    groups = _by_subject(np.array([clean[key] for key in keys]), keys) if keys else []
+    scores = np.array([clean[key] for key in keys])
+    groups = _by_subject(scores, keys) if keys else []
     if not (freedom := len(keys) - len(groups)):
         return None, 0
-    return math.sqrt(sum(float(np.sum(np.square(group - np.mean(group)))) for group in groups) / freedom), freedom
+    sd = math.sqrt(sum(float(np.sum(np.square(group - np.mean(group)))) for group in groups) / freedom)
+    return (sd if sd > ALIKE * np.abs(scores).max() else None), freedom
 
 
 def subjects_mean(values: Mapping[Key, float]) -> float:
@@ -147,8 +155,11 @@ def adjusted_means(values: Mapping[Condition, Mapping[Unit, float]]) -> dict[Con
     return means
 
 
-def paired_interval(pairs: Mapping[Key, float], rng: np.random.Generator, resamples: int = RESAMPLES) -> Interval:
-    """Mean of paired differences with its 95 % interval.
+def paired_interval(
+    pairs: Mapping[Key, float], rng: np.random.Generator, resamples: int = RESAMPLES, size: float = 0.0
+) -> Interval:
+    """Mean of paired differences with its 95 % interval; ``size``: that of the scores behind them, by which is judged
+    whether differences are equal but for rounding.
 
     The mean is that of the subjects' means. Below 6 subjects its t interval (of one subject that of the seeds; one
     victim: none), else expanded percentiles (Hesterberg 2015) of ``resamples`` bootstrap means: n subjects' tails are
@@ -162,15 +173,19 @@ def paired_interval(pairs: Mapping[Key, float], rng: np.random.Generator, resamp
         raise ValueError("paired_interval: no pair given; at least one victim needs both scores")
     keys = sorted(pairs)
     rows = np.array([[pairs[key]] for key in keys], dtype=np.float64)
-    return _interval(rows, keys, lambda mean: mean, lambda x: x, rng, resamples)
+    return _interval(rows, keys, lambda mean: mean, lambda x: x, rng, resamples, size)
 
 
 def recovery(
-    effects: Mapping[Key, float], residuals: Mapping[Key, float], floor: float | None, rng: np.random.Generator
+    effects: Mapping[Key, float],
+    residuals: Mapping[Key, float],
+    floor: float | None,
+    rng: np.random.Generator,
+    size: float = 0.0,
 ) -> Recovery:
     """1 - mean(residual)/mean(effect) over the victims that have both, with its 95 % interval.
 
-    A ratio of means, not a mean of ratios.
+    A ratio of means, not a mean of ratios. ``size`` as of ``paired_interval``.
 
     Given only where the effect's interval lies above ``floor`` (the seed SD); otherwise the reason. Interval:
     bootstrap over subjects, and below 6 subjects the t interval of the linearised ratio, for which r_i - (R/E) e_i is
@@ -181,7 +196,7 @@ def recovery(
         return Recovery(None, NOT_ATTACKED if effects else "n/a: no effect measured")
     if floor is None:
         return Recovery(None, "n/a: no floor")
-    effect = paired_interval({key: effects[key] for key in keys}, rng)
+    effect = paired_interval({key: effects[key] for key in keys}, rng, size=size)
     if effect.low is None:
         return Recovery(None, "n/a: one victim has no interval")
     if effect.ends is None:
@@ -193,11 +208,17 @@ def recovery(
         return (r.mean() / e.mean() * e - r) / e.mean()
 
     both = np.array([(effects[key], residuals[key]) for key in keys], dtype=np.float64)
-    return Recovery(_interval(both, keys, lambda e, r: 1 - r / e, errors, rng, RESAMPLES))
+    return Recovery(_interval(both, keys, lambda e, r: 1 - r / e, errors, rng, RESAMPLES, size))
 
 
 def _interval(
-    rows: np.ndarray, keys: Sequence[Key], statistic: _Of, errors: _Of, rng: np.random.Generator, resamples: int
+    rows: np.ndarray,
+    keys: Sequence[Key],
+    statistic: _Of,
+    errors: _Of,
+    rng: np.random.Generator,
+    resamples: int,
+    size: float,
 ) -> Interval:
     """A statistic of the means of columns; ``rows`` (V, C): of the victims ``keys``, sorted.
 
@@ -212,6 +233,7 @@ def _interval(
     mean = _at_means(statistic, units)
     if len(units) < 2:
         return Interval(mean, None, None, *counts, "none")
+    differ = bool(np.ptp(units, axis=0).max() > ALIKE * max(size, np.abs(units).max()))
     t = float(stdtrit(len(units) - 1, 0.5 + LEVEL / 2))
     if len(groups) >= FEW:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -221,9 +243,9 @@ def _interval(
         beyond = float(ndtr(-t * math.sqrt(len(units) / (len(units) - 1))))
         # A ratio has no value in a resample whose effect is exactly 0, as it may be of a score that counts pictures.
         low, high = np.quantile(values[np.isfinite(values)], [beyond, 1 - beyond])
-        return Interval(mean, float(low), float(high), *counts, "bootstrap")
+        return Interval(mean, float(low), float(high), *counts, "bootstrap", differ)
     half = t * float(errors(*units.T).std(ddof=1)) / math.sqrt(len(units))
-    return Interval(mean, mean - half, mean + half, *counts, "t")
+    return Interval(mean, mean - half, mean + half, *counts, "t", differ)
 
 
 def _at_means(statistic: _Of, rows: np.ndarray) -> float:

@@ -72,6 +72,12 @@ def values(records: Iterable[Record], arm: str, metric: str) -> dict[Key, float]
     return found
 
 
+def size_of(records: Iterable[Record], metric: str) -> float:
+    """The largest absolute score: what scores are rounded to, and so differences, is relative to it."""
+    scores = (score_of(record, arm, metric) for record in records for arm in record["arms"])
+    return max((abs(float(score["value"])) for score in scores if score is not None), default=0.0)
+
+
 def differences(records: Iterable[Record], arm: str, base: str, metric: str) -> dict[Key, float]:
     """Victim -> s(arm) - s(base) of the same record, signed so that + is better protected.
 
@@ -92,11 +98,13 @@ def summarise(
 
     Each draws from ``rng`` as it is given, so that an effect has one interval, whatever else is asked of it.
     """
+    size = size_of(records, metric)
     attacked = [record for record in records if arm == "protected" and "purified" in record["arms"]]
     effects = differences(records, arm, "clean", metric)
     residuals = differences(attacked, *derived(attacked[0])["residual"], metric) if attacked else {}
-    back = recovery(effects, residuals, floor, deepcopy(rng))
+    back = recovery(effects, residuals, floor, deepcopy(rng), size)
     if attacked and not residuals:
         back = Recovery(None, f"n/a: {no_residual(attacked[0]) or f'{metric} is absent'}")
-    effect, residual = (paired_interval(found, deepcopy(rng)) if found else None for found in (effects, residuals))
+    both = (effects, residuals)
+    effect, residual = (paired_interval(found, deepcopy(rng), size=size) if found else None for found in both)
     return Summary(effect, residual, back, floor)

@@ -65,7 +65,9 @@ def _label(record: Record) -> Iterator[str]:
 
 
 def _arms(record: Record) -> Iterator[str]:
-    needed = ["clean", *(["noise", "protected"] if record["cell"]["protect"] != "none" else [])]
+    protects, attacks = (record["cell"][part] != "none" for part in ("protect", "attack"))
+    needed = ["clean", *(["noise", "protected"] if protects else [])]
+    needed += ["purified" if protects else "clean_attacked"] if attacks else []
     if lacking := [arm for arm in needed if arm not in record["arms"]]:
         yield f"it has no arm {', '.join(lacking)}: nothing can be said without"
     known = {stage["key"] for stage in record["stages"]}
@@ -81,6 +83,10 @@ def _budget(record: Record) -> Iterator[str]:
     for name, value in facts.items():
         if settings.get(name) != value:
             yield f"facts say budget {name} {value:g}, the configuration {settings.get(name)}"
+    norm = flags.measured_by(budget) if budget else ""
+    there = (arm for arm in flags.BOUNDED if norm and arm in record["arms"])
+    if unknown := [arm for arm in there if norm not in record["perturbation"].get(arm, {})]:
+        yield f"{norm} of {', '.join(unknown)} was not measured: nothing shows that the budget was kept"
     if exceeded := flags.budget_exceeded(record):
         yield exceeded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ def mirror(record: Record, sheet: Path, tracker: Tracker) -> None:
     """The contact sheet and some pictures of every arm, every score, a chart of the arms per primary score, scores
     along the training (beside the losses), and the numbers by which runs are compared; these as a row of a table, too,
     which a tracker may put together with those of other cells."""
+    tracker.attempt(partial(_mirror, record, sheet, tracker))
+
+
+def _mirror(record: Record, sheet: Path, tracker: Tracker) -> None:
     tracker.images("contact sheet", [sheet])
     for name, paths in pictures(record):
         tracker.images(name, paths)

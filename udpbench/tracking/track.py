@@ -8,14 +8,16 @@ to log, so a caller that logs nothing for a fully cached cell leaves no trace of
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from udpbench.core.errors import class_and_line
 from udpbench.interfaces import Bar, Log
 
 BUFFER = 50  # values read from the device at once
@@ -24,8 +26,11 @@ BUFFER = 50  # values read from the device at once
 class Tracker(Log):
     """The interface, and the tracker that does nothing.
 
-    Order of calls: start, then anything, then finish.
+    Order of calls: start, then anything, then finish. ``shown``: where it says that it stopped.
     """
+
+    shown: Log | None = None
+    stopped = False
 
     def check(self) -> None:
         """ValueError saying what to do if nothing could be sent; nothing is opened."""
@@ -36,6 +41,20 @@ class Tracker(Log):
 
         Opens nothing.
         """
+
+    def attempt(self, work: Callable[[], object]) -> None:
+        """Do what shows something. If that fails, one line in ``shown`` says so, and nothing is shown any more: what is
+        shown is a mirror, and ends no cell. Without ``shown`` the error is raised."""
+        if self.stopped:
+            return
+        try:
+            work()
+        except Exception as error:
+            if self.shown is None:
+                raise
+            if not self.stopped:  # by what ``work`` attempted itself
+                self.shown.say(f"tracking stopped: {class_and_line(error)}; the cell goes on")
+            self.stopped = True
 
     def images(self, name: str, paths: Sequence[Path]) -> None:
         """Show picture files side by side."""
@@ -104,13 +123,15 @@ class Buffered(Tracker):
 
     def start(self, run_id: str, group: str, config: Mapping[str, Any], folder: Path, tags: Sequence[str] = ()) -> None:
         self._begun = Start(run_id, group, config, folder, [tag for tag in tags if tag])  # wandb refuses empty ones
-        self._handle, self._waiting = None, []
+        self._handle, self._waiting, self.stopped = None, [], False
 
     def scalar(self, name: str, value: Tensor | float, step: int) -> None:
         with self._lock:
+            if self.stopped:
+                return
             self._waiting.append((name, step, value.detach() if isinstance(value, Tensor) else value))
             if len(self._waiting) >= BUFFER:
-                self.flush()
+                self.attempt(self.flush)
 
     def flush(self) -> None:
         """Send what is waiting."""
@@ -122,10 +143,13 @@ class Buffered(Tracker):
             self.send([(name, step, number) for (name, step, _), number in zip(waiting, numbers, strict=True)])
 
     def finish(self, status: str) -> None:
+        self.attempt(partial(self._end, status))
+        self._handle = None
+
+    def _end(self, status: str) -> None:
         self.flush()
         if self._handle is not None:
             self.close(status)
-        self._handle = None
 
 
 def _read(values: Sequence[Tensor | float]) -> list[float]:
@@ -139,10 +163,12 @@ def _read(values: Sequence[Tensor | float]) -> list[float]:
 
 
 class Tracked(Log):
-    """What a cell's stages say to: bars and lines go to ``shown``, curves to ``tracker``."""
+    """What a cell's stages say to: bars and lines go to ``shown``, curves to ``tracker``, which says there if it
+    fails."""
 
     def __init__(self, shown: Log, tracker: Tracker) -> None:
         self.shown, self.tracker = shown, tracker
+        tracker.shown = shown
 
     def bar(self, title: str, total: int, unit: str = "it") -> Bar:
         return self.shown.bar(title, total, unit)

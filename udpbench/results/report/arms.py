@@ -11,6 +11,7 @@ from pandas import DataFrame, Series
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.results import flags
+from udpbench.results.record import score_of
 from udpbench.results.report.boards import Board
 from udpbench.results.report.render import Section, table
 from udpbench.results.schema import Record
@@ -23,11 +24,14 @@ LISTED = 8  # names in a sentence; more are counted
 
 SAME = ["name", "subject", "seed", "kind", "step", "metric"]  # rows that agree in these say the same number
 
+_CLEAN = ("clean", "clean_key")
+
 
 def numbers(board: Board) -> DataFrame:
     """One row per arm, victim and number, arms in the order of tables.
 
-    Columns: arm, protect, ``name`` (see ``arm_name``), subject, seed, ``kind``, ``step`` (multiplier), metric, value.
+    Columns: arm, protect, ``name`` (see ``arm_name``), subject, seed, ``kind``, ``step`` (multiplier), metric, value;
+    of scores ``clean``, that of the same record's clean arm, and ``clean_key``, the key of that arm.
     Kinds: "score"; "curve", the scores along the training; "best", the thief's best; "change", what the arm's training
     pictures measure against clean. An absent metric has no value. A number that several records hold counts once: the
     first.
@@ -39,7 +43,8 @@ def numbers(board: Board) -> DataFrame:
 
 def _every(board: Board) -> DataFrame:
     rows = [row for record in board.records for row in _rows(record)]
-    found = DataFrame(rows, columns=["place", "arm", "protect", *SAME, "value"]).astype({"value": float})
+    found = DataFrame(rows, columns=["place", "arm", "protect", *SAME, "value", *_CLEAN])
+    found = found.astype({"value": float, "clean": float})
     return found.sort_values(["place", "name"], kind="stable", ignore_index=True)
 
 
@@ -55,11 +60,19 @@ def _rows(record: Record) -> Iterator[tuple[Any, ...]]:
             continue
         part = record["arms"][arm]
         head = (place, arm, record["cell"]["protect"], arm_name(arm, **record["cell"]), *victim(record))
-        yield from ((*head, "score", 1.0, m, score["value"]) for m, score in part["metrics"].items())
-        yield from ((*head, "score", 1.0, m, None) for m in part["absent"])
-        yield from ((*head, "curve", float(x), m, v) for x, at in part["curve"].items() for m, v in at.items())
-        yield from ((*head, "best", float(x), m, v) for m, (x, v) in thiefs_best(record, arm).items())
-        yield from ((*head, "change", 1.0, m, v) for m, v in record["perturbation"].get(arm, {}).items())
+        for m, score in part["metrics"].items():
+            yield *head, "score", 1.0, m, score["value"], *_clean(record, m)
+        others: list[tuple[Any, ...]] = [("score", 1.0, m, None) for m in part["absent"]]
+        others += [("curve", float(x), m, v) for x, at in part["curve"].items() for m, v in at.items()]
+        others += [("best", float(x), m, v) for m, (x, v) in thiefs_best(record, arm).items()]
+        others += [("change", 1.0, m, v) for m, v in record["perturbation"].get(arm, {}).items()]
+        yield from ((*head, *number, None, None) for number in others)
+
+
+def _clean(record: Record, metric: str) -> tuple[float | None, str | None]:
+    """The score and the key of a record's clean arm."""
+    score = score_of(record, "clean", metric)
+    return (None, None) if score is None else (score["value"], record["arms"]["clean"]["key"])
 
 
 def arm_means(board: Board) -> Section:
@@ -70,8 +83,8 @@ def arm_means(board: Board) -> Section:
     if odd := _disagreeing(board):
         listed = ", ".join(odd[:LISTED]) + (f" and {len(odd) - LISTED} more" if len(odd) > LISTED else "")
         text.append(
-            f"Records do not agree on the scores of {listed} for the same victim (another device, version or setting); "
-            "the first is shown."
+            f"Records do not agree on the scores of {listed} for the same victim (another device, version or setting, "
+            "or an attack that is given other pictures for each protection); the first is shown."
         )
     absent = {(m, why) for r in board.records for part in r["arms"].values() for m, why in part["absent"].items()}
     text += [f"Absent: {metric} ({why})." for metric, why in sorted(absent)]

@@ -14,7 +14,7 @@ from udpbench.results.record import grouped
 from udpbench.results.report.boards import ARROW, NO_CLAIM, Board
 from udpbench.results.report.choose import is_control, under
 from udpbench.results.report.render import Section, table
-from udpbench.results.report.standings import Standings
+from udpbench.results.report.standings import SEVERAL, Standings, of_several
 from udpbench.results.report.worst import choices
 from udpbench.results.schema import Record, StageCost
 from udpbench.results.stats import differences
@@ -37,7 +37,7 @@ def attack_costs(board: Board) -> Section | None:
     victims; None where nothing was attacked."""
     attacked = [r for r in board.records if r["arms"].keys() & {"purified", "clean_attacked"}]
     by_attack = grouped(attacked, lambda record: record["cell"]["attack"])
-    damage = next((row.left for row in Standings(board).unprotected()), {})
+    clean = next(Standings(board).unprotected(), None)
     seconds = {attack: _seconds(part) for attack, part in by_attack.items()}
     left = {metric: {attack: _left(part, metric) for attack, part in by_attack.items()} for metric in board.ranked_by}
     units = [{a: {(p, *v): x for (p, v), x in of.items()} for a, of in found.items()} for found in left.values()]
@@ -50,13 +50,15 @@ def attack_costs(board: Board) -> Section | None:
             named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
             cheaper = {name: found[name] for name in found if seconds[name] < CHEAPER * seconds[attack]}
             row[f"{named} left"] = interval_text(_interval(found[attack], rng))
-            row[f"{named} damage"] = interval_text(damage.get(metric, {}).get(attack))
-            row[f"{named} beaten by"] = _best(found[attack], cheaper, rng)
+            damage = clean.left[metric].get(attack) if clean else None
+            row[f"{named} damage"] = interval_text(damage) + (of_several(clean, attack) if clean and damage else "")
+            row[f"{named} beaten by"] = _best(found[attack], cheaper, rng, board.sizes[metric])
         rows[attack] = row | _cost(part, "attack", "purify") | _cost(part, "train", "train")
     if not rows:
         return None
     in_order = [rows[attack] for attack in sorted(rows, key=lambda name: (means.get(name, math.inf), name))]
-    return Section("Attacks: damage and cost", 4, [_TEXT], [table(in_order, ("attack",))], in_latex=True)
+    text = [_TEXT, SEVERAL] if clean and clean.several else [_TEXT]
+    return Section("Attacks: damage and cost", 4, text, [table(in_order, ("attack",))], in_latex=True)
 
 
 def _left(records: Sequence[Record], metric: str) -> _Left:
@@ -69,7 +71,7 @@ def _left(records: Sequence[Record], metric: str) -> _Left:
     }
 
 
-def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator) -> str:
+def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator, size: float) -> str:
     """The name of that one of ``others`` that leaves least where both were run and how much less than ``mine``; "-" if
     none leaves less.
 
@@ -87,7 +89,7 @@ def _best(mine: _Left, others: Mapping[str, _Left], rng: np.random.Generator) ->
     chosen = choices({name: {victim: -x for victim, x in found.items()} for name, found in less.items()})
     best = max(less, key=lambda name: fmean(less[name].values()))
     taken = chosen or dict.fromkeys(less[best], best)
-    x = paired_interval({victim: less[name][victim] for victim, name in taken.items()}, rng)
+    x = paired_interval({victim: less[name][victim] for victim, name in taken.items()}, rng, size=size)
     if x.mean <= 0:
         return "-"
     counts = Counter(taken.values()).most_common()

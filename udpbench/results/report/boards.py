@@ -13,12 +13,12 @@ import numpy as np
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import ARMS, CONTROLS
-from udpbench.results.intervals import Interval, Key, adjusted_means, generator, seed_sd, subjects_mean
+from udpbench.results.intervals import Interval, Key, adjusted_means, generator, seed_sd, seeds_behind, subjects_mean
 from udpbench.results.record import MetricInfo, grouped, metrics_of, of_edits
 from udpbench.results.report.choose import is_control, own_purifier
 from udpbench.results.report.render import Section, table
 from udpbench.results.schema import CELL, EXTRA, Record
-from udpbench.results.stats import Summary, derived, differences, summarise, values, victim
+from udpbench.results.stats import Summary, derived, differences, size_of, summarise, values, victim
 from udpbench.results.words import ARROW, box_of, interval_text, mean_text, percent, recovery_text, significant
 
 GRADIENTS = ("unet_image", "vae_image")  # counts of image gradients
@@ -119,6 +119,20 @@ class Board:
             return {m: subjects_mean(found) if found else None for m, found in effects.items()}
         return {m: seed_sd(values(self.alike, "clean", m)) for m in self.metrics}
 
+    def floor_text(self, metric: str) -> str:
+        """The floor as tables print it: a seed SD with its degrees of freedom, for it may be of one subject only."""
+        floor, edits = self.floors[metric], of_edits(*self.records)
+        freedom, subjects = (0, 0) if edits else seeds_behind(values(self.alike, "clean", metric))
+        behind = f" (df {freedom}, {subjects} subject{'s' if subjects > 1 else ''})" if freedom else ""
+        if floor is None:
+            return f"{metric}: none{', for the seeds agree' if freedom else ''}{behind}"
+        return f"{metric} {significant(floor)}{behind}"
+
+    @cached_property
+    def sizes(self) -> dict[str, float]:
+        """Metric -> the largest absolute score."""
+        return {m: size_of(self.records, m) for m in self.metrics}
+
     @cached_property
     def alike(self) -> list[Record]:
         """The records of the same data, task and victim, whatever the budget, the surrogate and the owner's prompt."""
@@ -187,8 +201,7 @@ def leaderboard(board: Board) -> Section:
 
 
 def _reading(board: Board) -> list[str]:
-    floors = {metric: board.floors[metric] for metric in board.ranked_by}
-    listed = ", ".join(f"{m}: none" if floor is None else f"{m} {significant(floor)}" for m, floor in floors.items())
+    listed = ", ".join(map(board.floor_text, board.ranked_by))
     what = "Seed SD (pooled standard deviation of clean victims over seeds)"
     if of_edits(*board.records):
         what = "Noise floor (mean effect of noise; the arm reseeded shows how much edits differ for no reason at all)"

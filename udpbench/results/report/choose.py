@@ -43,23 +43,49 @@ class Chosen:
 def choose(files: Mapping[Path, Record]) -> Chosen:
     """Split and name the records; budgets are called by kind and size, "linf 8/255".
 
-    ValueError naming two files if they give one cell under settings that cannot be told apart.
+    ValueError naming the files, two and two, that give one cell under settings that cannot be told apart.
     """
     named = _name_variants({path: _with_facts(record) for path, record in files.items()})
     kept: dict[str, Path] = {}
+    twice: list[tuple[Path, Path]] = []
     for path, record in named.items():
         if record["status"] != "ok":
             continue
         if (other := kept.get(_which(record))) is not None:
             mine, others = record["arms"], named[other]["arms"]
             if any(mine[arm]["key"] != others[arm]["key"] for arm in mine.keys() & others.keys()):
-                what = f"{other} and {path} are the same cell with different keys"
-                raise ValueError(f"report: {what}; report them from two folders")
+                twice.append((other, path))
+                continue
             named[path] = _merged(named[other], record)
         kept[_which(record)] = path
+    if twice:
+        listed = "; ".join(_same_cell(files, *pair) for pair in twice)
+        raise ValueError(f"report: {listed}; report them from two folders, or take the older records away")
     ok = [named[p] for p in sorted(kept.values())]
     failed = {p: r for p, r in named.items() if r["status"] == "failed" and _which(r) not in kept}
     return Chosen(ok, failed, len(files) - len(ok) - len(failed))
+
+
+def _same_cell(files: Mapping[Path, Record], one: Path, other: Path) -> str:
+    """That two files are of one cell, and which is older: by the versions of its parts, else by when it was written."""
+    said = f"{one} and {other} are the same cell with different keys"
+    mine, others = _versions(files[one]), _versions(files[other])
+    changed = [name for name in mine if name in others and mine[name] != others[name]]
+    if changed and len({mine[name] < others[name] for name in changed}) == 1:
+        first, last = (one, other) if mine[changed[0]] < others[changed[0]] else (other, one)
+        listed = (f"{name} {_versions(files[first])[name]}, then {_versions(files[last])[name]}" for name in changed)
+        return f"{said} ({first} is older: {', '.join(listed)})"
+    if one.exists() and other.exists() and one.stat().st_mtime != other.stat().st_mtime:
+        return f"{said} ({min(one, other, key=lambda path: path.stat().st_mtime)} was written first)"
+    return said
+
+
+def _versions(record: Record) -> dict[str, int]:
+    """Part -> version."""
+    parts = record["provenance"].get("parts")
+    of = parts.items() if isinstance(parts, Mapping) else ()
+    found = {name: part.get("version") for name, part in of if isinstance(part, Mapping)}
+    return {name: version for name, version in found.items() if isinstance(version, int)}
 
 
 def _with_facts(record: Record) -> Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
+from typing import NamedTuple
 
 import pandas as pd
 from pandas import DataFrame
@@ -24,6 +25,14 @@ _Judge = Callable[[str, str, Interval, float | None], str]  # a, b, their differ
 _Pair = tuple[str, str, str, str, str]  # a, b, what both share, and the names of the two arms
 
 
+class _Scored(NamedTuple):
+    """A score, with that of the same record's clean arm and what tells this arm from another."""
+
+    value: float
+    clean: float
+    clean_key: str | None
+
+
 def compare(
     found: DataFrame, pairs: Iterable[_Pair], board: Board, column: str, judged: _Judge
 ) -> list[dict[str, str]]:
@@ -31,12 +40,14 @@ def compare(
     in common; + is better protected after ``a``.
 
     ``found``: rows as of ``numbers``. ``column``: what stands above that which a and b share. ``judged``: the verdict.
-    "unpaired": victims that only one side has.
+    "unpaired": victims that only one side has. Of records whose clean arms were made differently (by another version)
+    is compared what each arm adds to its own.
     """
     scores = found[(found["kind"] == "score") & found["metric"].isin(board.ranked_by)].dropna(subset="value")
-    values: dict[tuple[str, str], dict[Key, float]] = {}
-    for metric, name, *victim, value in scores[["metric", "name", "subject", "seed", "value"]].itertuples(index=False):
-        values.setdefault((metric, name), {})[victim[0], victim[1]] = value
+    values: dict[tuple[str, str], dict[Key, _Scored]] = {}
+    columns = ["metric", "name", "subject", "seed", *_Scored._fields]
+    for metric, name, subject, seed, *scored in scores[columns].itertuples(index=False):
+        values.setdefault((metric, name), {})[subject, seed] = _Scored(*scored)
     metrics = sorted(board.ranked_by, key=list(board.metrics).index)
     rows = []
     for (a, b, of, left, right), metric in product(pairs, metrics):
@@ -45,8 +56,8 @@ def compare(
         if not both:
             continue
         way = sign(board.metrics[metric]["better_protected"])
-        signed = {victim: way * (sides[0][victim] - sides[1][victim]) for victim in both}
-        difference = paired_interval(signed, board.rng(metric, a, b, of, kind="compare"))
+        signed = {victim: way * _difference(sides[0][victim], sides[1][victim]) for victim in both}
+        difference = paired_interval(signed, board.rng(metric, a, b, of, kind="compare"), size=board.sizes[metric])
         alone = len(sides[0].keys() ^ sides[1].keys())
         unpaired = f" ({alone} unpaired)" if alone else ""
         row = {"a - b": f"{a} - {b}", column: of, "metric": metric, "difference": interval_text(difference)}
@@ -56,6 +67,11 @@ def compare(
         }
         rows.append(row | {"verdict": judged(a, b, difference, board.floors[metric])})
     return rows
+
+
+def _difference(a: _Scored, b: _Scored) -> float:
+    known = a.clean_key is not None and b.clean_key is not None  # else there is nothing else to compare
+    return (a.value - a.clean) - (b.value - b.clean) if known and a.clean_key != b.clean_key else a.value - b.value
 
 
 def comparisons(board: Board) -> Section | None:

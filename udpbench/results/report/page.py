@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from udpbench.results.intervals import Interval
@@ -11,7 +11,7 @@ from udpbench.results.report.boards import NO_CLAIM, Board
 from udpbench.results.report.figures import figures
 from udpbench.results.report.pictures import Shown
 from udpbench.results.report.render import Figure, Section, table
-from udpbench.results.report.standings import COSTS, WORST, Standings
+from udpbench.results.report.standings import COSTS, SEVERAL, WORST, Standing, Standings, of_several
 from udpbench.results.report.worst import NONE
 from udpbench.results.stats import victim
 from udpbench.results.words import ARROW, interval_text, mean_of, significant
@@ -124,7 +124,7 @@ def leaderboard(found: Standings, metric: str) -> Grid:
     for row in found.rows:
         left = row.left[metric]
         n = len({victim(record) for record in row.records})
-        cells = [_interval(left.get(attack), most, row.taken.get(metric, {}), attack, floor, n) for attack in shown]
+        cells = [_interval(left.get(attack), most, row, metric, attack, floor, n) for attack in shown]
         numbers = [*(row.changes.get(name) for name in measured), *(row.costs.get(name) for name in costs)]
         cells += [*map(_number, numbers), Cell(str(n), value=n)]
         rows.append(Row(row.name, cells, row.control, NONE in left and left[NONE].exceeds(floor)))
@@ -148,7 +148,7 @@ def _most(found: Standings, metric: str) -> float:
 
 
 def _interval(
-    x: Interval | None, most: float, taken: Mapping[str, int], attack: str, floor: float | None, victims: int
+    x: Interval | None, most: float, row: Standing, metric: str, attack: str, floor: float | None, victims: int
 ) -> Cell:
     if x is None:
         return Cell()
@@ -157,7 +157,8 @@ def _interval(
         ends = f"[{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
         ends += f" ({x.victims})" if x.victims < victims else ""
     mark = f" {NO_CLAIM}" if attack == NONE and not x.exceeds(floor) else ""
-    by = ", ".join(f"{name} ({n})" for name, n in taken.items())
+    ends += of_several(row, attack)
+    by = ", ".join(f"{name} ({n})" for name, n in row.taken.get(metric, {}).items())
     hint = f"attacks taken (victims): {by}" if by and attack == WORST else ""
     return Cell(mean_of(x) + mark, ends, x.mean, _shade(x, most), hint)
 
@@ -180,17 +181,17 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
     for row in found.rows:
         of = {attack: x for attack, x in row.left[metric].items() if attack in shown}
         victims = max((x.victims for x in of.values()), default=0)
-        cells = [_shaded(of.get(attack), most, victims, f"{row.name}, {attack}") for attack in shown]
+        cells = [_shaded(of.get(attack), most, victims, row, attack) for attack in shown]
         if any(attack in row.left[metric] for attack in attacks):
             rows.append(Row(row.name, cells, row.control))
     return Grid(f"{metric}: s - s(clean), mean over victims", [_attack_column(attack) for attack in shown], rows)
 
 
-def _shaded(x: Interval | None, most: float, victims: int, of: str) -> Cell:
+def _shaded(x: Interval | None, most: float, victims: int, row: Standing, attack: str) -> Cell:
     if x is None:
         return Cell("")
-    fewer = f" ({x.victims})" if x.victims < victims else ""
-    return Cell(f"{mean_of(x, 2)}{fewer}", "", x.mean, _shade(x, most), f"{of}: {interval_text(x)}")
+    added = (f" ({x.victims})" if x.victims < victims else "") + of_several(row, attack)
+    return Cell(f"{mean_of(x, 2)}{added}", "", x.mean, _shade(x, most), f"{row.name}, {attack}: {interval_text(x)}")
 
 
 def heat_table(board: Board) -> Section | None:
@@ -201,4 +202,5 @@ def heat_table(board: Board) -> Section | None:
             for row in grid.rows:
                 cells = {column.text: cell.text for column, cell in zip(grid.columns, row.cells, strict=True)}
                 rows.append({"protection": row.name, "metric": metric, **cells})
-    return Section("Heat map", 4, [_HEAT], [table(rows, ("protection", "metric"))]) if rows else None
+    text = [_HEAT, SEVERAL] if any(row.several for row in found.rows) else [_HEAT]
+    return Section("Heat map", 4, text, [table(rows, ("protection", "metric"))]) if rows else None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
+from statistics import fmean
 
 from pandas import DataFrame
 
@@ -21,6 +22,7 @@ from udpbench.results.schema import Record
 from udpbench.results.stats import differences, victim
 
 WORST = "worst case"
+SEVERAL = "(mean of n): over n clean_attacked arms of a victim: the attack is given other pictures for each protection."
 NO_PROTECTION = "no protection"  # the attacks on clean pictures
 VISIBLE = ("lpips_alex", "lpips_vgg", "lpips_squeeze", "dist_lite1", "rms")  # what visibility is measured by: the first
 MEASURES = (*VISIBLE, "linf", "psnr", "ssim")
@@ -35,7 +37,8 @@ class Standing:
     ``left``: metric -> attack (``NONE``, those that were run, ``WORST``) -> s - s(clean), signed so that + is better
     protected; ``values``: the same victim by victim, but for the worst case. ``taken``: metric -> the attacks of the
     worst case and their victims. ``changes``: what its pictures measure against the clean ones, mean of the subjects'
-    means; ``costs`` as of ``protect_costs``.
+    means; ``costs`` as of ``protect_costs``. ``several``: attack -> of how many arms of a victim ``left`` is the mean,
+    if that is more than one.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Standing:
     taken: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     changes: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
+    several: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,16 @@ class Standings:
     @cached_property
     def attacks(self) -> dict[str, list[str]]:
         """Metric -> the attacks that were run, the one first that leaves least, as if all had met the same protections
-        of the same victims."""
+        of the same victims; those last that only noise controls met, which are no protections."""
         found = {}
         for metric in self.board.ranked_by:
             left: dict[str, dict[tuple[str, str, int], float]] = {}
-            for row in (row for row in self.rows if row.name != NO_PROTECTION):
+            every = {attack for row in self.rows for attack, values in row.values.get(metric, {}).items() if values}
+            for row in (row for row in self.rows if not row.control):
                 for attack, values in row.values[metric].items():
                     left.setdefault(attack, {}).update({(row.name, *victim): x for victim, x in values.items()})
             means = adjusted_means(left)
-            found[metric] = sorted(means.keys() - {NONE}, key=lambda attack: (means[attack], attack))
+            found[metric] = sorted(every - {NONE}, key=lambda attack: (means.get(attack, math.inf), attack))
         return found
 
     def has_worst(self, metric: str) -> bool:
@@ -114,8 +119,11 @@ class Standings:
         values, taken = {}, {}
         for metric in self.board.ranked_by:
             values[metric] = by_attack = left_by_attack(part, metric)
-            left[metric] = {a: paired_interval(x, self.board.rng(name, metric)) for a, x in by_attack.items() if x}
-            if (found := worst(most_met(by_attack), self.board.rng(name, metric, kind="worst"))) is not None:
+            size, met = self.board.sizes[metric], most_met(by_attack)
+            left[metric] = {
+                a: paired_interval(x, self.board.rng(name, metric), size=size) for a, x in by_attack.items() if x
+            }
+            if (found := worst(met, self.board.rng(name, metric, kind="worst"), size)) is not None:
                 left[metric][WORST], taken[metric] = found
         control = is_control(part[0])
         costs = {} if control else protect_costs(name, part)
@@ -138,11 +146,25 @@ class Standings:
         records = [record for record in self.board.records if "clean_attacked" in record["arms"]]
         left: dict[str, dict[str, Interval]] = {metric: {} for metric in self.board.ranked_by}
         by_attack = grouped(records, lambda record: record["cell"]["attack"])
+        several: dict[str, int] = {}
         for metric, (attack, part) in product(left, by_attack.items()):
-            if found := differences(part, "clean_attacked", "clean", metric):
-                left[metric][attack] = paired_interval(found, self.board.rng(attack, metric))
+            if found := _damage(part, metric):
+                means = {victim: fmean(of.values()) for victim, of in found.items()}
+                left[metric][attack] = paired_interval(means, self.board.rng(attack, metric))
+                several[attack] = max(several.get(attack, 1), *map(len, found.values()), 1)
         if records:
-            yield Standing(NO_PROTECTION, True, records, left)
+            several = {attack: n for attack, n in several.items() if n > 1}
+            yield Standing(NO_PROTECTION, True, records, left, several=several)
+
+
+def _damage(records: Sequence[Record], metric: str) -> dict[Key, dict[str, float]]:
+    """Victim -> key of its clean_attacked arm -> what one attack does to its clean pictures. An attack that is given
+    what was made for a protection does something else for each."""
+    found: dict[Key, dict[str, float]] = {}
+    for record in records:
+        for of, x in differences([record], "clean_attacked", "clean", metric).items():
+            found.setdefault(of, {}).setdefault(record["arms"]["clean_attacked"]["key"], x)
+    return found
 
 
 def _changes(arm: str, records: Sequence[Record]) -> dict[str, float]:
@@ -151,6 +173,11 @@ def _changes(arm: str, records: Sequence[Record]) -> dict[str, float]:
         for measure, x in record["perturbation"].get(arm, {}).items():
             found.setdefault(measure, {}).setdefault(victim(record), x)
     return {measure: subjects_mean(values) for measure, values in found.items()}
+
+
+def of_several(row: Standing, attack: str) -> str:
+    """What is added to a number that is the mean over several arms of a victim."""
+    return f" (mean of {row.several[attack]})" if attack in row.several else ""
 
 
 def frame(found: Sequence[Standings]) -> DataFrame:

@@ -24,26 +24,35 @@ _TEXT = (
     "leaves least. An attack's own damage counts against it. Which attack, is chosen for each subject on the other "
     "subjects (of one subject: for each seed on the other seeds), so that chance in a victim's own score does not "
     "choose for it. none: the protected pictures as they are. His price are all attacks, with a victim for each. "
-    "Attacks that met less than half as many victims as another did are left out."
+    "Attacks that met less than half as many victims as another did are left out, and where less than two victims met "
+    "all of the others, those that met fewest."
 )
 
 
 def worst_case(board: Board) -> Section | None:
     """Each protection on the metrics that rank; None where no protection met two attacks or there is one victim."""
-    rows = []
+    rows, without = [], []
     records = [record for record in board.records if "protected" in record["arms"]]
     for protect, part in sorted(grouped(records, lambda record: record["cell"]["protect"]).items()):
         for metric in board.ranked_by:
-            left = most_met(left_by_attack(part, metric))
-            found = worst(left, board.rng(protect, metric, kind="worst"))
-            if found is None or len(left) < 3:
+            met = left_by_attack(part, metric)
+            left = most_met(met)
+            found = worst(left, board.rng(protect, metric, kind="worst"), board.sizes[metric])
+            if len(met) < 3 or len(set().union(*met.values())) < 2:
+                continue
+            if found is None:
+                without.append(f"{protect} ({metric})")
                 continue
             taken = ", ".join(f"{attack} ({n})" for attack, n in sorted(found[1].items()))
             row = {"protection": protect, "metric": metric, "attacks": str(len(left) - 1)}
             rows.append(row | {"worst case": interval_text(found[0]), "taken (victims)": taken})
-    if not rows:
+    if not rows and not without:
         return None
-    return Section("Worst case", 4, [_TEXT], [table(rows, ("protection", "metric"))], in_latex=True)
+    text = [
+        _TEXT,
+        *([f"No worst case, for no two victims met the same attacks: {', '.join(without)}."] if without else []),
+    ]
+    return Section("Worst case", 4, text, [table(rows, ("protection", "metric"))] if rows else [], in_latex=True)
 
 
 def left_by_attack(records: Sequence[Record], metric: str) -> dict[str, dict[Key, float]]:
@@ -57,18 +66,24 @@ def left_by_attack(records: Sequence[Record], metric: str) -> dict[str, dict[Key
 
 def most_met(left: Mapping[str, Mapping[Key, float]]) -> dict[str, Mapping[Key, float]]:
     """``left`` without the attacks that less than half as many victims met as met another: with them the worst case
-    would be one of few victims, or of none. Victims count that met all of the others."""
+    would be one of few victims, or of none. Victims count that met all of the others; while these are less than two,
+    the attack is dropped that fewest met."""
     most = max((len(found) for attack, found in left.items() if attack != NONE), default=0)
-    return {attack: found for attack, found in left.items() if attack == NONE or 2 * len(found) >= most}
+    kept = {attack: found for attack, found in left.items() if attack == NONE or 2 * len(found) >= most}
+    while len(kept) > 2 and len(set.intersection(*map(set, kept.values()))) < 2:
+        del kept[min((attack for attack in kept if attack != NONE), key=lambda attack: len(kept[attack]))]
+    return kept
 
 
-def worst(left: Mapping[str, Mapping[Key, float]], rng: np.random.Generator) -> tuple[Interval, Counter[str]] | None:
+def worst(
+    left: Mapping[str, Mapping[Key, float]], rng: np.random.Generator, size: float = 0.0
+) -> tuple[Interval, Counter[str]] | None:
     """What the attack that leaves least leaves, and how many victims it is each attack; None without an attack or with
-    one victim."""
+    one victim. ``size`` as of ``paired_interval``."""
     chosen = choices(left) if len(left) > 1 else {}
     if not chosen:
         return None
-    found = paired_interval({victim: left[attack][victim] for victim, attack in chosen.items()}, rng)
+    found = paired_interval({victim: left[attack][victim] for victim, attack in chosen.items()}, rng, size=size)
     return found, Counter(chosen.values())
 
 

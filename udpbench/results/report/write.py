@@ -162,7 +162,7 @@ def flag_section(boards: Sequence[Board]) -> Section:
     """Everything that speaks against believing a number, with the victims it is about."""
     rows: dict[tuple[str, str, str], list[str]] = {}  # where, flag, victims -> what was run
     for board in boards:
-        of_pair: dict[tuple[str, str], set[str]] = {}
+        of_pair: dict[tuple[str, str], set[str]] = {("all", said): set() for said in flags.of_board(board.records)}
         for row in (row for row in board.rows if not row.control):
             for sentence in flags.of_group(row.records, board.floors):
                 of_pair.setdefault((f"{row.protect} / {row.attack}", sentence), set())
