@@ -2,12 +2,13 @@
 
 The functions below do what the commands of the same names do, with the same store and the same cache keys; ``import
 udpbench`` itself loads no torch. Overrides are those of the command line (``"budget.eps=4"``); choices are the same as
-keywords (``protect="eudp", seed=1``). Pictures are paths of folders, or lists of CHW float tensors in [0,1].
+keywords (``protect="eudp", seed=1``). Pictures are paths of folders, or CHW float tensors in [0,1]: a list, a batch or
+a generator of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from udpbench.results.schema import Record
 
-    Pictures = str | Path | Sequence[Tensor]  # of a folder, or CHW float in [0,1] each
+    Pictures = str | Path | Iterable[Tensor]  # of a folder, or CHW float in [0,1] each
 
 __all__ = ["load_records", "protect", "purify", "run", "score"]
 
@@ -125,10 +126,34 @@ def _folder(pictures: Pictures, scratch: Path) -> Path:
         return Path(pictures)
     from udpbench.core.folders import numbered, write_pictures
 
-    if not len(pictures):
-        raise ValueError("images: the list is empty; give at least one picture")
-    write_pictures(scratch, numbered(pictures, digits=max(4, len(str(len(pictures) - 1)))))
+    given = _checked(pictures)
+    write_pictures(scratch, numbered(given, digits=max(4, len(str(len(given) - 1)))))
     return scratch
+
+
+def _checked(pictures: Iterable[Tensor]) -> list[Tensor]:
+    """All pictures; ValueError in one line for what is no CHW float tensor in [0,1], which saving would clamp."""
+    from torch import Tensor
+
+    allowed = "give a folder, or CHW float tensors in [0,1]"
+    if not isinstance(pictures, Iterable):
+        raise ValueError(f"images: given {type(pictures).__name__}; {allowed}")
+    found = list(pictures)
+    if not found:
+        raise ValueError("images: the list is empty; give at least one picture")
+    for i, x in enumerate(found):
+        if not isinstance(x, Tensor):
+            raise ValueError(f"images: picture {i} is of type {type(x).__name__}; {allowed}")
+        if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
+            raise ValueError(f"images: picture {i} must be 3 x height x width, given {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(
+                f"images: picture {i} holds values of type {x.dtype}; pictures are floating point in [0,1]"
+            )
+        low, high = float(x.min()), float(x.max())
+        if low < -1e-3 or high > 1 + 1e-3:
+            raise ValueError(f"images: picture {i} holds values from {low:.3g} to {high:.3g}; pictures are in [0,1]")
+    return found
 
 
 def _overrides(overrides: Sequence[str], choices: dict[str, Any]) -> list[str]:

@@ -19,13 +19,13 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from udpbench.commands.disk import disk_error
 from udpbench.commands.machine import cores, gpus, memory_error, places, share_of_gpu
-from udpbench.commands.quoting import advice, quoted
+from udpbench.commands.quoting import advice, list_of_texts, quoted
 from udpbench.core.errors import first_line
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, Us
 MOST_WORKERS = 256  # far more processes than any cell has arms
 KINDS = {"NoneType": "null", "int": "a number", "float": "a number"}  # of values, in a person's words
 FEW = 12  # options of a group that an error lists; of groups with more, udpbench list does
+SEARCHPATH = re.compile(r"[+~]*hydra\.searchpath=")  # how the word begins that names folders of one's own
 RESUME = "interrupted; the same command goes on where this one stopped"
 
 
@@ -111,19 +112,62 @@ def configuration() -> Iterator[Any]:
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The configuration that a command line of overrides composes, with Hydra's own node ``hydra``.
 
-    Raises HydraException for words that are no overrides or name what there is not.
+    Raises HydraException for words that are no overrides or name what there is not, ValueError as ``searched``.
     """
     from hydra import compose
 
+    words = with_folders(overrides)
     with configuration():
-        return compose("config", list(overrides), return_hydra_config=True)
+        return compose("config", words, return_hydra_config=True)
+
+
+def with_folders(overrides: Sequence[str]) -> list[str]:
+    """The words as Hydra finds the folders of one's own that are among them: it takes ``~`` for a name.
+
+    Raises ValueError as ``searched``.
+    """
+    searched(overrides)
+    return [_with_home(word) if SEARCHPATH.match(word) and "~" in word.lstrip("~") else word for word in overrides]
+
+
+def _with_home(word: str) -> str:
+    """A word that names folders of one's own, with the home directory in place of ``~``."""
+    return f"{word.partition('=')[0]}={list_of_texts(_places(word))}"
 
 
 def searched(overrides: Sequence[str]) -> list[Path]:
-    """The folders that ``hydra.searchpath`` among the words names."""
-    words = [word for word in overrides if word.startswith("hydra.searchpath=")]
-    places = composed(words).hydra.searchpath if words else []
-    return [Path(place.removeprefix("file://")) for place in places if place.startswith("file://")]
+    """The folders that ``hydra.searchpath`` among the words names.
+
+    Raises ValueError for one that is not there, or in which an option has the name of one of the package's.
+    """
+    places = [place for word in overrides if SEARCHPATH.match(word) for place in _places(word)]
+    folders = [Path(place.removeprefix("file://")) for place in places if place.startswith("file://")]
+    if missing := next((folder for folder in folders if not folder.is_dir()), None):
+        raise ValueError(f"hydra.searchpath: there is no folder {missing}")
+    check_names(folders)
+    return folders
+
+
+def _places(word: str) -> list[str]:
+    """The places in a word ``hydra.searchpath=[...]``; those that are folders begin with ``file://``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (parsed,) = OverridesParser.create().parse_overrides([word])
+    given = OmegaConf.create({"places": parsed.value()}).places
+    if not isinstance(given, ListConfig):
+        raise ValueError(f"hydra.searchpath: must be a list, given {given!r}; say hydra.searchpath=[DIR]")
+    split = (str(place).rpartition("://") for place in given)
+    return [f"file://{os.path.expanduser(at)}" if kind in ("", "file") else f"{kind}://{at}" for kind, _, at in split]
+
+
+def check_names(folders: Iterable[Path]) -> None:
+    """ValueError if an option in one of the folders has the name of one of the package's, which Hydra would take in its
+    place. What families bring has the names of the methods that it is for."""
+    for folder in (folder for folder in folders if folder.resolve() != CONF.resolve()):
+        ours = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
+        if twice := next((file for file in ours if file.parts[0] != "family" and (folder / file).is_file()), None):
+            said = f"{twice.parent.as_posix()}={twice.stem}"
+            raise ValueError(f"{folder / twice}: the package has {said}; give yours another name")
 
 
 def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] | None = None) -> PreparedCell:
@@ -322,6 +366,11 @@ def _of_hydra(error: HydraException, message: str) -> str:
         return no_option(option[1], option[2], option[3].split())
     if option := re.fullmatch(r"In 'config': Could not load '(\S+)/(\S*)'\.", line):  # of a list of several
         return no_option(option[1], option[2], [file.stem for file in option_files(option[1])])
+    if several := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+: (\S+)'", line):
+        in_yaml = f"in the defaults list of a YAML: - override /{several[1]}: {several[2]}"
+        return f"{several[1]}: has an option already; write {several[1]}={several[2]}, without the + ({in_yaml})"
+    if line.startswith("Could not override 'metric'."):
+        return "metric: a cell has several; +metric@metrics.extra.NAME=NAME adds one, as +metric@metrics.extra.fid=fid"
     if group := re.match(r"Error resolving interpolation '\S+\$\{([\w@]+)\}', possible interpolation keys", line):
         return f"{group[1]}: must have one option, no list of them and not none at all; -m {group[1]}=A,B is a grid"
     if isinstance(error.__cause__, ConfigTypeError):  # a list in place of settings by name, or the reverse
@@ -346,7 +395,14 @@ def no_setting(error: ConfigKeyError | ConfigAttributeError) -> str:
     with suppress(ValueError):  # no part, or of a class that is not there
         if isinstance(node, DictConfig) and name in parameters_of(node.get("_target_")):  # which has a default
             return f"{path}: its YAML does not name it; +{path}=VALUE does"
-    return f"no setting {path!r}{instead(name, named)}"
+    return f"no setting {path!r}{_of_another(where, name)}{instead(name, named)}"
+
+
+def _of_another(group: str, name: str) -> str:
+    """Which options of a group have a setting that the chosen one lacks, if these are few."""
+    files = option_files(group) if re.fullmatch(r"\w+", group) else []
+    having = [file for file in files if re.search(rf"^{re.escape(name)}:", file.read_text(encoding="utf-8"), re.M)]
+    return f"; {' and '.join(f'{group}={file.stem}' for file in having)} has it" if 0 < len(having) < 3 else ""
 
 
 def no_option(group: str, given: str, allowed: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """``python -m udpbench list [GROUP] [NAME]``: what exists, read from ``conf/`` and the classes it names.
 
-``hydra.searchpath=[file://DIR]`` among the words adds what is in ``DIR``.
+``hydra.searchpath=[DIR]`` among the words adds what is in ``DIR``.
 ``--fill FILE`` writes the tables into a file, between ``<!-- list:begin -->`` and ``<!-- list:end -->``.
 """
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Exit status: 0 fine, 2 for a group or a name that there is not."""
     parser = Parser("list", "List groups, options, or one option.")
     about = f"GROUP is one of {', '.join(ALL)}; NAME is one option, in full; "
-    about += "hydra.searchpath=[file://DIR] adds a folder"
+    about += "hydra.searchpath=[DIR] adds a folder"
     parser.add_argument("words", nargs="*", metavar="GROUP NAME", help=about)
     parser.add_argument("--markdown", action="store_true", help="every group as a table, as docs have it")
     parser.add_argument("--fill", type=Path, metavar="FILE", help=f"write them there, between {BEGIN} and {END}")
@@ -118,6 +118,7 @@ def _in_full(group: str, name: str, files: Mapping[str, Path], overrides: Sequen
 
     text, facts = describe(files[name])
     node = composed([*overrides, f"+{group}@shown={name}"]).shown
+    _check_class(group, name, node)
     kind, comments = get_object(node._target_), _comments(files, name)
     settings = [line for line in OmegaConf.to_yaml(node).splitlines() if not line.startswith("_target_")]
     about = [
@@ -129,6 +130,23 @@ def _in_full(group: str, name: str, files: Mapping[str, Path], overrides: Sequen
     ]
     docs = (inspect.getdoc(inspect.getmodule(kind)), inspect.getdoc(kind))
     return "\n\n".join([f"{group}={name}: {text}", "\n".join(about), *filter(None, docs)])
+
+
+def _check_class(group: str, name: str, node: Any) -> None:
+    """ValueError in one line if an option names no class that can be loaded, or one of another kind."""
+    from hydra.utils import get_object
+
+    from udpbench.benchmark.build import KINDS, parameters_of
+
+    try:
+        parameters_of(node.get("_target_"))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if not (isinstance(made := get_object(node._target_), type) and issubclass(made, KINDS[group])):
+        kind = KINDS[group]
+        raise ValueError(
+            f"{name}: {node._target_} is no {kind.__name__}; derive it from {kind.__module__}.{kind.__name__}"
+        )
 
 
 def _comments(files: Mapping[str, Path], name: str) -> dict[str, str]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -27,7 +28,7 @@ from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from udpbench.benchmark import stages
-from udpbench.benchmark.build import build, make_part
+from udpbench.benchmark.build import KINDS, build, make_part
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.check import check_alone
 from udpbench.benchmark.graph import Graph
@@ -36,18 +37,20 @@ from udpbench.benchmark.run import fetch_models
 from udpbench.benchmark.store import Stage, Store
 from udpbench.commands.common import check_members, composed, open_store, show, table
 from udpbench.core.atomic import atomic_write, try_folder
-from udpbench.core.budget import Linf
-from udpbench.core.captions import read_captions
-from udpbench.core.digest import files_digest
-from udpbench.core.errors import ConfigError
+from udpbench.core.captions import BESIDE as CAPTIONS
+from udpbench.core.captions import TABLES, read_captions
+from udpbench.core.digest import file_digest, files_digest
+from udpbench.core.errors import ConfigError, Errors
 from udpbench.core.images import (
     BROKEN,
     LONGEST,
+    SUFFIXES,
     as_saved,
     file_name,
     from_pil,
     has_other_colours,
     header,
+    list_images,
     open_image,
     read,
     to_pil,
@@ -55,12 +58,13 @@ from udpbench.core.images import (
 )
 from udpbench.core.text import shown_name
 from udpbench.core.visibility import survival, visibility
-from udpbench.interfaces import Dataset, Log, Run, Titled
+from udpbench.interfaces import Dataset, Log, Method, Run, Titled
 from udpbench.results.flags import beyond
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "quality": 100}}
 CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  # what websites do to pictures
-TABLE = "pictures.json"  # file name -> how visible the change is, what of it survives, what was lost
+TABLE = "pictures.json"  # file name -> what it was made of, how visible the change is, what survives, what was lost
+READING = {"text", "denoise"}  # needs of methods that are given captions
 FINISHED = "finished"  # the kind of stages that hold finished pictures
 SHOWN = 40  # rows of the table
 UNUSED = {  # what the other half of a cell takes: groups, and models mounted for it
@@ -71,6 +75,9 @@ UNUSED = {  # what the other half of a cell takes: groups, and models mounted fo
 }
 MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further pictures are an animation
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
+MEASURED = ("linf", "rms")  # kinds of budgets that a row has the number of
+# Beside pictures, and no data: what cameras and editors of pictures or texts leave there.
+BESIDE = (".aae", ".xmp", ".mov", ".thm", ".bak", ".orig")
 SURVIVES = [
     "survives: the perturbation's energy, along itself, that saving in that format leaves (over 100%: the",
     "format makes it larger); this promises nothing.",
@@ -89,10 +96,11 @@ def change(
     *,
     overwrite: bool = False,
     within: Callable[[Store], AbstractContextManager[Any]] = nullcontext,
-) -> tuple[Rows, str]:
+) -> tuple[Rows, str, int]:
     """Protect or purify (``method``: protect | attack) the pictures in ``source`` into ``target``.
 
-    Returns what is known of each finished picture, and what was done in words. ``overwrite``: files in ``target`` that
+    Returns what is known of each finished picture, what was done in words, and how many pictures in subfolders were
+    left out. ``overwrite``: files in ``target`` that
     the store did not write may be replaced. ``within``: a context for the work. Raises HydraException or ValueError for
     what is wrong, before any work.
     """
@@ -103,20 +111,24 @@ def change(
     default = [] if method == "protect" or any(word.startswith("attack=") for word in overrides) else ["attack=impress"]
     cfg = composed(["data=folder", "data.geometry=native", *default, *overrides])
     store = open_store(cfg, log)  # first: it says how many pixels a picture may have
-    cell = _cell(cfg, source, prompt, method)
-    _check_format(form, cell.data.component)
-    part: Part = getattr(cell, method)
+    below = pictures_below(source, target, Path(cfg.runtime.out), store.root)
+    reads_captions = _reads_captions(cfg, method)
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
-        files = cell.data.component.files()
-        _check_target(target, files, form, None if overwrite else store)
+        data = _data_of(source, below, reads_captions, Path(scratch) / "data")
+        with _called(data, source):
+            cell = _cell(cfg, data, prompt, method)
+            files = [source.resolve() / file.name for file in cell.data.component.files()]
+        _check_format(form, cell.data.component)
+        part: Part = getattr(cell, method)
         coupled, console = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
-        captions = read_captions(source, files)
+        captions = read_captions(source, files) if reads_captions else {}
         work = []
         for i, unit in enumerate(units):
             unit_cell = cell if coupled else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
             work.append(_finished_stage(unit_cell, unit, method, form))
+        _check_target(target, files, form, None if overwrite else store, {store.path(stage) for stage in work})
         fetch_models(cell, store.missing(work))
         try_folder(target)
         todo = {stage.key for stage in work if not store.finished(stage)}
@@ -135,7 +147,8 @@ def change(
     for line in _objections(cell, part, model, method, rows):
         console.say(f"! {line}")
     budget = f", {cell.budget.component.name}" if method == "protect" else ""
-    return rows, f"{part.name}{budget}{f', model {model.name}' if part.component.needs else ''}"
+    title = f"{part.name}{budget}{f', model {model.name}' if part.component.needs else ''}"
+    return rows, title, below
 
 
 def _check_words(overrides: Sequence[str], method: str) -> None:
@@ -144,6 +157,56 @@ def _check_words(overrides: Sequence[str], method: str) -> None:
         raise ValueError(f"{said}: means nothing here; the pictures are those in IN, their prompt is --prompt")
     if said := next((word for word in overrides if re.match(rf"[+~]*({UNUSED[method]})", word)), ""):
         raise ValueError(f"{said}: means nothing here, where pictures are changed and nothing else is done")
+
+
+def pictures_below(source: Path, *others: Path) -> int:
+    """How many pictures are in subfolders of ``source`` that are neither hidden nor one of the ``others``."""
+    found, apart = 0, {path.resolve() for path in others}
+    for folder, inside, files in os.walk(source):
+        at = Path(folder)
+        inside[:] = [name for name in inside if not name.startswith(".") and (at / name).resolve() not in apart]
+        names = (name for name in files if not name.startswith(".") and at != source)
+        found += sum(Path(name).suffix.lower() in SUFFIXES for name in names)
+    return found
+
+
+def _reads_captions(cfg: DictConfig, method: str) -> bool:
+    """Whether the method, or what a control matches, is given prompts; what cannot be built says so elsewhere."""
+    nodes = (cfg[method], cfg.get("like")) if method == "protect" else (cfg[method],)
+    made = [Errors().attempt(make_part, node, method, KINDS[method]) for node in nodes if node is not None]
+    return any(isinstance(m.component, Method) and READING & m.component.needs for m in made if m)
+
+
+def _data_of(source: Path, below: int, captions: bool, scratch: Path) -> Path:
+    """A folder in ``scratch``, of the name of ``source``, with links to what of that is data: no subfolders, nothing
+    that lies beside pictures (``BESIDE``) and, unless asked for, no ``captions``.
+
+    ``below``: how many pictures are in subfolders, for an error that says so if there are none elsewhere.
+    """
+    try:
+        list_images(source)
+    except ValueError as error:
+        if below and str(error).startswith("images: no picture"):
+            raise ValueError(f"images: no picture in {source}; subfolders are not read, they hold {below}") from error
+        raise
+    folder = scratch / source.resolve().name
+    folder.mkdir(parents=True)
+    for path in source.iterdir():
+        suffix = path.suffix.lower()
+        caption = suffix in CAPTIONS or path.name in TABLES
+        beside = suffix in BESIDE or path.name.endswith("~") or (caption and not captions)
+        if not (path.name.startswith(".") or path.is_dir() or beside):
+            (folder / path.name).symlink_to(path.absolute())
+    return folder
+
+
+@contextmanager
+def _called(folder: Path, source: Path) -> Iterator[None]:
+    """Within the block errors name ``source``, of which ``folder`` holds the data."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error).replace(str(folder.resolve()), str(source.resolve()))) from error
 
 
 def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
@@ -162,21 +225,30 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
     return replace(cell, arms=())
 
 
-def _check_target(target: Path, files: Sequence[Path], form: str, store: Store | None) -> None:
+def _check_target(target: Path, files: Sequence[Path], form: str, store: Store | None, todo: Collection[Path]) -> None:
     """ValueError if one of ``files`` is a link into ``target``, or if a file would be replaced there that no stage in
-    the store wrote (None: any may be)."""
+    the store wrote of the same picture (None: any may be): one of ``todo``, the folders of the stages that are to be
+    done, or one of a picture of that name in that folder, or of that content."""
     if linked := next((file for file in files if file.resolve().parent == target.resolve()), None):
         raise ValueError(f"{linked}: links into {target}, where it would be replaced; give another folder")
     if store is None:
         return
-    finished = [target / file_name(file.stem, f".{form}") for file in files]
-    there = [file for file in finished if file.exists() or file.is_symlink()]
+    finished = {target / file_name(file.stem, f".{form}"): file for file in files}
+    there = {path: file for path, file in finished.items() if path.exists() or path.is_symlink()}
     ours: dict[str, list[Path]] = {}
     for made in (store.root / FINISHED).glob("*/*") if there else ():
         ours.setdefault(made.name, []).append(made)
-    for file in there:
-        if not (file.is_file() and any(filecmp.cmp(file, made, shallow=False) for made in ours.get(file.name, ()))):
-            raise ValueError(f"{file}: was not written from this store; give another folder, or --overwrite")
+    for path, file in there.items():
+        same = (made for made in ours.get(path.name, ()) if path.is_file() and filecmp.cmp(path, made, shallow=False))
+        if not any(made.parent in todo or _made_of(file, made) for made in same):
+            raise ValueError(f"{path}: was not written from this store; give another folder, or --overwrite")
+
+
+def _made_of(file: Path, made: Path) -> bool:
+    """Whether a finished picture was made of ``file``, or of what that was before; one of a stage that does not say so
+    counts as that."""
+    row = json.loads((made.parent / TABLE).read_text(encoding="utf-8"))[made.name]
+    return row.get("folder", str(file.parent)) == str(file.parent) or row["digest"] == file_digest(file)
 
 
 def _check_format(form: str, data: Dataset) -> None:
@@ -192,8 +264,8 @@ def _objections(cell: Cell, part: Part, model: Part, method: str, rows: Rows) ->
     if part.component.needs and model.component.embedded:
         does = {"protect": "protects from nothing", "attack": "undoes nothing"}[method]
         yield f"the embedded model is a toy, this {does} real; model=local model.path=DIR takes Stable Diffusion"
-    if method == "protect" and type(budget := cell.budget.component) is Linf:
-        found = (beyond(f"{shown_name(name)} measures linf", row["linf"], budget.eps) for name, row in rows.items())
+    if method == "protect" and (norm := (budget := cell.budget.component).kind) in MEASURED:
+        found = (beyond(f"{shown_name(name)} measures {norm}", row[norm], budget.eps) for name, row in rows.items())
         yield from filter(None, found)
 
 
@@ -266,7 +338,8 @@ def _finish(
         f"{codec} {quality}": survival(clean, shown, codec, quality) if max(clean.shape) <= LONGEST[codec] else None
         for codec, quality in codecs
     }
-    return {"file": file.name, **visibility(clean, shown), "survives": survives, "lost": lost}
+    origin = {"file": file.name, "folder": str(file.parent), "digest": file_digest(file)}
+    return {**origin, **visibility(clean, shown), "survives": survives, "lost": lost}
 
 
 def _restored(

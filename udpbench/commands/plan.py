@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import Parser, cell_text, configuration, one_line_errors, prepare, say, show, write_json
+from udpbench.commands.common import (
+    Parser,
+    cell_text,
+    configuration,
+    one_line_errors,
+    prepare,
+    say,
+    show,
+    with_folders,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,18 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def plan_cells(overrides: Sequence[str], multirun: bool) -> list[Planned]:
     """The cells that a command line names; a grid's in the order in which it would run them.
 
-    Raises HydraException for a command line that names none.
+    Raises HydraException for a command line that names none, ValueError as ``searched``.
     """
     from hydra.types import RunMode
 
     from udpbench.commands.composing import read_files_once
     from udpbench.tracking.console import Console
 
+    words = with_folders(overrides)
     with configuration() as loader:
         if not multirun:
-            return [_plan_cell(loader.load_configuration("config", list(overrides), RunMode.RUN), "", {})]
+            return [_plan_cell(loader.load_configuration("config", words, RunMode.RUN), "", {})]
         read_files_once()
-        master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+        master = loader.load_configuration("config", words, RunMode.MULTIRUN)
         jobs = grid(master)
         log, configs = Console(), []
         with log.bar("compose", len(jobs), "cell") as advance:

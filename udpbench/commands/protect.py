@@ -38,8 +38,9 @@ def command(method: str, done: str, parser: Parser, arguments: Sequence[str] | N
         from udpbench.tracking.console import Console
 
         words = args.source, args.target, method, args.overrides, args.prompt, args.format
-        rows, title = change(*words, Console(), overwrite=args.overwrite, within=heeded)
-        report(rows, title, f"{len(rows)} {done} pictures in {args.target}. Changes are in 1/255.")
+        rows, title, below = change(*words, Console(), overwrite=args.overwrite, within=heeded)
+        left = f" Pictures in subfolders, which are left out: {below}." if below else ""
+        report(rows, title, f"{len(rows)} {done} pictures in {args.target}. Changes are in 1/255.{left}")
 
 
 def _is_override(text: str) -> bool:

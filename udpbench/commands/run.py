@@ -27,6 +27,7 @@ from udpbench.commands.common import (
     RESUME,
     PreparedCell,
     cell_text,
+    check_names,
     lines_of,
     one_line_errors,
     prepare,
@@ -34,6 +35,7 @@ from udpbench.commands.common import (
     say,
     show,
     slug,
+    with_folders,
 )
 from udpbench.commands.disk import disk_error
 from udpbench.commands.machine import memory_error
@@ -351,12 +353,31 @@ class Sweep(Callback):
 def run() -> None:
     """The command: ``main``, with every error in the command line told in one line."""
     with one_line_errors(RESUME):
+        sys.argv[1:] = with_folders(options_last(sys.argv[1:]))
         _check_options(sys.argv[1:])
         main()
 
 
+def options_last(words: Sequence[str]) -> list[str]:
+    """The words with Hydra's options and their values behind the others: it takes them in one piece only."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    takes = {name: action.nargs for action in parser._actions for name in action.option_strings}  # 0: no value
+    options: list[str] = []
+    others: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        (options if word.startswith("-") else others).append(word)
+        if takes.get(word, 0) != 0 and left and not (takes[word] == "?" and "=" in left[0]):
+            options.append(left.pop(0))
+    return [*others, *options]
+
+
 def _check_options(words: Sequence[str]) -> None:
-    """ValueError for an option that is none of Hydra's, which would tell so with all that there are."""
+    """ValueError for an option that is none of Hydra's, which would tell so with all that there are, and for names in
+    ``--config-dir`` that the package has."""
     from hydra._internal.utils import get_args_parser
 
     def refuse(message: str) -> NoReturn:
@@ -364,6 +385,7 @@ def _check_options(words: Sequence[str]) -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    _, further = parser.parse_known_args([word for word in words if word != "--version"])
+    given, further = parser.parse_known_args([word for word in words if word != "--version"])
     if unknown := [word for word in further if word.startswith("-")]:
         refuse(f"unknown option {unknown[0]}")
+    check_names([Path(given.config_dir)] if given.config_dir else [])

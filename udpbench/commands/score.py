@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from udpbench.commands.common import (
+    SEARCHPATH,
     Parser,
     composed,
     one_line_errors,
@@ -65,7 +66,7 @@ def scores(
     from udpbench.core.images import list_images
     from udpbench.interfaces import Log, Metric, Run
 
-    if odd := [word for word in overrides if not word.startswith(("runtime.", "hydra.searchpath="))]:
+    if odd := [word for word in overrides if not (word.startswith("runtime.") or SEARCHPATH.match(word))]:
         allowed = "settings of runtime, e.g. runtime.batch=16, and hydra.searchpath"
         raise ValueError(f"score: {odd[0]} means nothing here; allowed are {allowed}")
     got, ref = Path(got).expanduser(), Path(ref).expanduser()
