@@ -6,6 +6,7 @@ import shutil
 import sys
 from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from shared import small
@@ -284,6 +285,19 @@ def test_a_task_of_ones_own_that_names_no_settings_has_all_of_them_in_its_keys()
     for method in ("training_key", "sampling_key"):
         found = task_settings(Part("own", {"factor": 0.5, "file": "somewhere"}, Own()), method)
         assert found == {"factor": 0.5, "file": "a digest"}
+
+
+def test_a_setting_that_a_task_of_ones_own_adds_to_one_of_the_package_is_in_both_of_its_keys(cell):
+    class Layers(DreamBooth):
+        def __init__(self, layers: str, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.layers = layers
+
+    theirs = cell().task
+    given = {name: value for name, value in theirs.settings.items() if name != "_target_"}
+    own = Part("layers", {"layers": "attn2", **given}, Layers("attn2", **given))
+    for method in ("training_key", "sampling_key"):
+        assert task_settings(own, method) == {"layers": "attn2"} | task_settings(theirs, method)
 
 
 def test_class_pictures_that_are_not_made_are_in_no_key(cell):

@@ -50,7 +50,7 @@ def test_every_word_that_hydra_cannot_read_has_its_line(word):
         ("hydra.searchpath=[file://~/mine]", "quote each text of the list, and all of it: 'hydra.searchpath=[\"file://~/mine\"]'"),
         ("dog", "'dog' is no KEY=VALUE; if it belongs to the word before, quote the whole value, such as 'data.prompt=\"a {token} dog\"'"),
         ("arms=clean,noise", "arms: 'clean,noise' is several values; say 'arms=[clean,noise]' for a list, 'arms=\"clean,noise\"' for one text, -m for a grid"),
-        ("+protect=udp", "protect: has an option already; write protect=udp, without the + (in the defaults list of a YAML: - override /protect: udp)"),
+        ("+protect=udp", "protect: has one option; write protect=udp, without the + (in the defaults list of a YAML: - override /protect: udp)"),
         ("metric=fid", "+metric@metrics.extra.NAME=NAME adds one, as +metric@metrics.extra.fid=fid"),
         ("task=null", "a group must be set to one of its options, not to null; python -m udpbench --help lists them"),
     ],

@@ -67,9 +67,10 @@ def protect(
     """Protect pictures at their own size; no victim is trained.
 
     ``source``: a folder of pictures of any format, or a list of 3HW tensors. ``out``: a folder for the protected
-    pictures (PNG, under their own names; those of a list are numbered), which is returned; None: they are returned as
-    3HW float32 in [0,1], multiples of 1/255, in the order of the list or of the names. ``prompt``: what the pictures
-    show, for protections that read prompts. Raises ConfigError for what is wrong, before any work.
+    pictures (PNG, under their own names; those of a list are numbered), which is returned, and in which nothing made of
+    other pictures is replaced; None: they are returned as 3HW float32 in [0,1], multiples of 1/255, in the order of the
+    list or of the names. ``prompt``: what the pictures show, for protections that read prompts. Raises ConfigError for
+    what is wrong, before any work.
     """
     return _change("protect", source, out, _overrides(overrides, choices), prompt)
 

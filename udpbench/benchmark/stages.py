@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -279,11 +279,15 @@ def _is_own(part: Part) -> bool:
 
 
 def task_settings(part: Part, method: Literal["training_key", "sampling_key"]) -> dict[str, Any]:
-    """Settings of a task in a key: those that its ``method`` gives, all if it has no such method of its own; what it
-    reads from disk by its digests, wherever it lies."""
+    """Settings of a task in a key: those that its ``method`` gives; what it reads from disk by its digests, wherever it
+    lies. Of somebody's own class without such a method all that the class of the package that it derives from does
+    not know."""
     task: Task = part.component
-    named = getattr(type(task), method) is not getattr(Task, method)
-    settings = getattr(task, method)() if named else part.key["settings"]
+    settings = getattr(task, method)()
+    if _is_own(part) and getattr(type(task), method).__module__.startswith("udpbench."):
+        base: Any = next(kind for kind in type(task).__mro__ if kind.__module__.startswith("udpbench."))
+        known = {f.name for f in fields(base)} if is_dataclass(base) else set()
+        settings = {name: value for name, value in part.key["settings"].items() if name not in known} | settings
     return {name: value for name, value in settings.items() if name not in task.places} | task.identity()
 
 

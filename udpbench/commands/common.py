@@ -368,7 +368,7 @@ def _of_hydra(error: HydraException, message: str) -> str:
         return no_option(option[1], option[2], [file.stem for file in option_files(option[1])])
     if several := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+: (\S+)'", line):
         in_yaml = f"in the defaults list of a YAML: - override /{several[1]}: {several[2]}"
-        return f"{several[1]}: has an option already; write {several[1]}={several[2]}, without the + ({in_yaml})"
+        return f"{several[1]}: has one option; write {several[1]}={several[2]}, without the + ({in_yaml})"
     if line.startswith("Could not override 'metric'."):
         return "metric: a cell has several; +metric@metrics.extra.NAME=NAME adds one, as +metric@metrics.extra.fid=fid"
     if group := re.match(r"Error resolving interpolation '\S+\$\{([\w@]+)\}', possible interpolation keys", line):
