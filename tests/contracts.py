@@ -14,7 +14,7 @@ from shared import options
 SHORT = {
     "rounds": 1, "model_steps": 1, "clean_steps": 1, "search_rounds": 2, "trials": 1, "snapshots": 2, "text_steps": 2,
     "image_steps": 8, "iterations": 4, "steps": 2, "sample_steps": 2, "batch": 2, "pictures": 3, "prior_images": 2,
-    "t": 4, "less": 1, "upscale_steps": 2, "depth": 2, "size": 16, "train": 4,
+    "t": 4, "less": 1, "upscale_steps": 2, "ddim_steps": 4, "depth": 2, "size": 16, "train": 4,
     "reference": 6, "validation": 3, "heldout": 2,
 }  # fmt: skip
 # What is enough to see that a method runs, and what it draws.

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -41,12 +44,32 @@ hypothesis.settings.register_profile("udpbench", deadline=None)  # time says how
 hypothesis.settings.load_profile("udpbench")
 
 
+PLAIN_HYDRA = ConfigLoaderImpl.__init__
+_known: dict[str, dict[tuple[Any, ...], Any]] = {}
+
+
+def _reads_once(self: ConfigLoaderImpl, config_search_path: ConfigSearchPath) -> None:
+    """Commands that are run in a test's process find files of conf/ read already, as cells of a grid do."""
+    PLAIN_HYDRA(self, config_search_path)
+    read_files_once(self)
+    self.repository.known = _known  # type: ignore[attr-defined]
+
+
+ConfigLoaderImpl.__init__ = _reads_once  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def plain_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra as it is, for tests of what is read once."""
+    monkeypatch.setattr(ConfigLoaderImpl, "__init__", PLAIN_HYDRA)
+
+
 # The files that take longest, in that order: begun first, for at the end a core would wait for them (loadfile).
 LONGEST = [
     f"test_{name}.py"
     for name in (
         "golden", "cell", "plan", "contracts_protect", "contracts", "sweep", "udp", "config", "ddpm", "drawn_failures", "drawn_damage", "workers",
-        "own_methods", "presets", "micro", "commands", "signals", "api", "consistent", "protect_command", "device", "contracts_attack", "micro_train", "fit",
+        "own_methods", "presets", "micro", "commands", "signals", "api", "consistent", "protect_command", "device", "contracts_attack", "micro_train", "fit", "wheel", "fill", "drawn_settings",
     )
 ]  # fmt: skip
 
@@ -251,9 +274,8 @@ def _composed(*overrides: str) -> DictConfig:
 
 @cache
 def _loader() -> ConfigLoader:
-    """Hydra's, which reads every file of conf/ once: no test changes them."""
+    """Hydra's."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        read_files_once()
         return GlobalHydra.instance().config_loader()
 
 

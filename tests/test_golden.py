@@ -52,6 +52,7 @@ SHORT = {
     "dtype": DTYPE,
 }
 STABLE = {"text_rate": 10.0}  # of the untrained model: at a trained one's, rounding grows from step to step
+TEN_STEPS, SHORT_WALK, SHORT_SCHEDULE = {"steps": 10}, {"sample_steps": 3}, {"ddim_steps": 4}
 # Other settings by case: of released presets with hundreds of equal steps as many as show a change of any.
 OTHER: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("protect/pap", "protect/pap_released", "sd/protect/pap"), STABLE),
@@ -59,6 +60,9 @@ OTHER: dict[str, dict[str, Any]] = {
     "protect/pid_released": {"steps": 50},
     "protect/uemask_released": {"steps": 25},
     "protect/metacloak_released": {"snapshots": 2, "trials": 2},
+    **dict.fromkeys(("protect/advdm_released", "protect/mist_released", "protect/sds_released"), TEN_STEPS),
+    **dict.fromkeys(("protect/dia", "protect/dia_released", "protect/dia_r", "protect/dia_r_released"), SHORT_WALK),
+    **dict.fromkeys(("attack/udap", "sd/attack/udap"), SHORT_SCHEDULE),
     "attack/pdm_pure": {"steps": 4},
     "sd/attack/pdm_pure": {"steps": 4},
 }

@@ -427,6 +427,7 @@ def nodes(node: Node, path: str = "") -> Iterator[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_hydra")
 def test_a_grid_that_is_put_together_once_is_composed_as_any_other(monkeypatch):
     """Twice, as a run does it: before the first cell begins, and when a cell begins."""
     words = [
@@ -459,6 +460,7 @@ def test_a_grid_that_is_put_together_once_is_composed_as_any_other(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_hydra")
 def test_the_files_of_a_grid_are_read_once(monkeypatch):
     read, load = [], ConfigRepository.load_config
     monkeypatch.setattr(ConfigRepository, "load_config", lambda self, path: read.append(path) or load(self, path))

@@ -52,3 +52,32 @@ def test_a_task_runs_with_its_own_model_data_and_metrics(task, tmp_path):
     rows = 4 + (task == "inpaint")  # clean, purified, their difference, the mask, what came of the purified ones
     side = 3 * 32 if task == "ddpm" else 2 * 64  # small pictures are enlarged by whole numbers
     assert Image.open(tmp_path / "sheet.png").height == rows * (side + 4) + 4
+
+
+# UNet or encoder evaluations with gradients of a picture in one step, where they are not its samples alone.
+IN_A_STEP = {
+    "advpaint": 2,  # regions, each with steps of its own
+    "dia": 10,  # steps of the inversion
+    "dia_r": 20,  # and back again
+    "ensemble_aspl": 2,  # models
+    "ensemble_fsmg": 2,
+    "metacloak": 5,  # snapshots
+    "photoguard_diffusion": 4,  # steps of img2img
+}
+WORK = ("rounds", "image_steps", "iterations", "steps", "samples")
+MATCHED = [
+    (family, path.stem)
+    for family, folder in (("micro", CONF / "protect"), ("sd", CONF / "family" / "sd" / "protect"))
+    for path in sorted(folder.glob("*.yaml"))
+    if "matched: 100 image gradients" in path.read_text(encoding="utf-8").splitlines()[0]
+]
+
+
+@pytest.mark.parametrize(("family", "option"), MATCHED)
+def test_a_matched_preset_takes_a_hundred_image_gradients(family, option):
+    """As its first line says, by its settings; what the methods count themselves is in every record."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = compose("config", overrides=[f"protect={option}", f"family={family}"]).protect
+    searched = found.get("search_rounds", 0) * (found.get("candidates", 0) + 1)
+    of_ascent = math.prod(found.get(name, 1) for name in WORK) * IN_A_STEP.get(option, 1)
+    assert of_ascent + searched == 100

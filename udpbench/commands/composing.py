@@ -77,10 +77,10 @@ def _together(make: Callable[..., DictConfig], defaults: list[ResultDefault], re
     return copy.deepcopy(repo.delegate.once(lambda: make(defaults=defaults, repo=repo), "together", repr(defaults)))
 
 
-def read_files_once() -> None:
-    """From here on the compositions of this process read each file once, put the same files together once, and make
-    only maps that are looked into."""
-    loader: Any = GlobalHydra.instance().config_loader()
+def read_files_once(loader: Any = None) -> None:
+    """From here on the compositions of this process (of ``loader``, a Hydra ``ConfigLoaderImpl``; None: the one in use)
+    read each file once, put the same files together once, and make only maps that are looked into."""
+    loader = loader or GlobalHydra.instance().config_loader()
     loader.repository = ReadOnce(list(loader.repository.get_sources()))
     loader._compose_config_from_defaults_list = partial(_together, loader._compose_config_from_defaults_list)
     hydras._create_interpolation_map = _map_of_choices
