@@ -52,7 +52,7 @@ SHORT = {
     "dtype": DTYPE,
 }
 STABLE = {"text_rate": 10.0}  # of the untrained model: at a trained one's, rounding grows from step to step
-TEN_STEPS, SHORT_WALK, SHORT_SCHEDULE = {"steps": 10}, {"sample_steps": 3}, {"ddim_steps": 4}
+TEN_STEPS, SHORT_WALK, SHORT_SCHEDULE = {"steps": 10}, {"sample_steps": 3}, {"ddim_steps": 4, "depth": 2}
 # Other settings by case: of released presets with hundreds of equal steps as many as show a change of any.
 OTHER: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("protect/pap", "protect/pap_released", "sd/protect/pap"), STABLE),
