@@ -213,7 +213,7 @@ def test_noise_can_be_as_strong_as_a_protection_that_is_made_of_another(cell, wr
         (["task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "task.init=copy", "protect=none"], "error: ddpm: starts from the weights of victim ddpm32, which has learned nothing; let it start from random ones, or"),
         (["protect=noise_rms", "protect@like=glaze_released"], "error: lpips_vgg: weights are missing"),
         (["task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "protect=noise_rms", "protect@like=advdm"], "error: advdm: needs"),
-        (["attack=best_of", "attack.score=denoising", "task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "model@purifier=ddpm32"], "error: best_of: starts from the weights of purifier ddpm32, which has learned nothing"),
+        (["attack=best_of", "attack.score=denoising", "task=ddpm", "protect=none", "model@surrogate=ddpm32", "model@victim=ddpm32", "model@purifier=ddpm32"], ": starts from the weights of purifier ddpm32, which has learned nothing"),
         (["protect=noise_rms", "protect@like=noise_rms"], "error: protect@like=noise_rms: has no strength of its own"),
         (["+metric@metrics.extra.kd=kd_efflite0", "metrics.extra.kd.features.blur_sigma=0", "task.pictures=64"], "error: metrics: kernel_distance and kd both give the score kd_efflite0; leave one out"),
         (["+metric@perturbation.bundle.lpips=lpips_alex"], "error: metric lpips: lpips_alex: weights are missing; put https://"),

@@ -1,4 +1,5 @@
-"""On a device that is not the CPU, no method mixes devices, and none waits for its device in its inner loops.
+"""On a device that is not the CPU, no method that is listed here mixes devices, and none waits for its device in its
+inner loops. (SimAC's search, which DisDiff may have, too, looks at numbers once a round, before anything is trained.)
 
 The device is PyTorch's ``meta``: it has shapes and types and no numbers, and refuses what another device would refuse,
 operations on tensors of two devices. What would copy from it to the CPU, for which a GPU would have to finish all that

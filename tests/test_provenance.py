@@ -44,9 +44,10 @@ def test_provenance_knows_its_commit_and_what_makes_it_dirty(tmp_path: Path, mon
     assert _found()["changed"] == ["conf/ä new.yaml", "udpbench/provenance.py"]
     code.unlink()
     assert "udpbench/provenance.py" in _found()["changed"]
-    code.write_text("one")
-    assert P.provenance()["dirty"] is True, "what the process has loaded does not change with the files"
-    assert _found()["dirty"] is False
+    _git(tmp_path, "add", ".")
+    _git(tmp_path, "commit", "-q", "-m", "y")
+    assert P.provenance()["dirty"] is True, "what the process has loaded does not change with a commit"
+    assert P._git.__wrapped__()[1] is None, "the file is no longer there"
     P._git.cache_clear()
 
 

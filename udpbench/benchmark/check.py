@@ -67,11 +67,11 @@ def _of_method(cell: Cell, part: Part, model: Part, role: str) -> Iterator[str]:
     """Everything that is wrong with a protection, an attack or a task, and the model that it takes."""
     lacking = list(_lacking(part, model, role))
     yield from lacking
-    # Settings that a model is too small for, once it has what is needed.
-    yield from () if lacking else errors_of(partial(part.component.check_model, model.component))
+    if not lacking:  # of a model that has what is needed: whether it is large enough and has learned something
+        yield from errors_of(partial(part.component.check_model, model.component))
+        yield from _untrained(part, model, role)
     yield from errors_of(part.component.check)
     yield from errors_of(partial(part.component.check_data, cell.data.component))
-    yield from _untrained(part, model, role)
     yield from _of_another_world(cell, part, model, role)
     if isinstance(part.component, Protection):
         yield from _class_pictures(part)
