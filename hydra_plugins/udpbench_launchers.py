@@ -144,15 +144,14 @@ class LocalLauncher(_Jobs):
                     if not isinstance(done.exception(), LOST):
                         if not turns.came_back(number, ended := done.result()):
                             found[number] = ended
-                    elif kills[number] < self.max_retries:
-                        kills[number] += 1
-                        sys.stderr.write(f"[{number}] its worker {KILLED}; it begins again\n")
-                        turns.waiting.appendleft(number)
                     else:
-                        found[number] = f"{KILLED}, {kills[number] + 1} times"
-                    if isinstance(done.exception(), LOST):
                         pool.shutdown(wait=False)
-                        pool = _pool()
+                        pool, kills[number] = _pool(), kills[number] + 1
+                        if kills[number] <= self.max_retries:
+                            sys.stderr.write(f"[{number}] its worker {KILLED}; it begins again\n")
+                            turns.waiting.appendleft(number)
+                        else:
+                            found[number] = f"{KILLED}, {kills[number]} times"
                     idle.append(pool)
         finally:
             for process in multiprocessing.active_children() if busy else ():  # interrupted: they write checkpoints

@@ -17,7 +17,7 @@ from udpbench import __main__ as entry
 from udpbench.benchmark.arms import ARMS
 from udpbench.commands import doctor, score
 from udpbench.commands import list as listing
-from udpbench.commands.common import CONF
+from udpbench.commands.searchpath import CONF
 from udpbench.core.images import write_png
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from tiny import save_tiny
 
 from experiments.embedded_models import build
-from udpbench.commands.common import option_files
+from udpbench.commands.searchpath import option_files
 from udpbench.interfaces import Run
 from udpbench.models import diffusion
 from udpbench.models.latent import LatentDiffusion

@@ -29,8 +29,8 @@ from udpbench.benchmark.estimate import Estimate, History
 from udpbench.benchmark.store import FACTS, Stage, Store
 from udpbench.commands import plan
 from udpbench.commands import run as command
-from udpbench.commands.common import CONF
 from udpbench.commands.composing import read_files_once
+from udpbench.commands.searchpath import CONF
 from udpbench.results import tally
 from udpbench.results.tally import Planned, count
 

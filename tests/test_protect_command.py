@@ -17,7 +17,8 @@ from PIL import Image
 from shared import on
 
 from udpbench.commands import protect, purify
-from udpbench.commands.pictures import _objections, pictures_below
+from udpbench.commands.inputs import pictures_below
+from udpbench.commands.pictures import _objections
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import from_pil, read, write_png
 from udpbench.core.pixels import reduced

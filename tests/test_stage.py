@@ -714,3 +714,11 @@ def test_a_store_knows_the_folders_of_records_that_are_there(tmp_path):
     assert sorted(store.records) == [tmp_path / "a", tmp_path / "b"]
     (tmp_path / "a").rmdir()
     assert store.records == [tmp_path / "b"]
+
+
+def test_a_store_that_cannot_be_written_to_remembers_no_folder_and_ends_no_cell(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "records").write_text("no folder can be made here")
+    store = Store(tmp_path / "store")
+    store.remember_records(tmp_path)
+    assert store.records == []

@@ -136,6 +136,8 @@ def _checked(pictures: Iterable[Tensor]) -> list[Tensor]:
     """All pictures; ValueError in one line for what is no CHW float tensor in [0,1], which saving would clamp."""
     from torch import Tensor
 
+    from udpbench.core.images import beyond_range
+
     allowed = "give a folder, or CHW float tensors in [0,1]"
     if not isinstance(pictures, Iterable):
         raise ValueError(f"images: given {type(pictures).__name__}; {allowed}")
@@ -151,9 +153,8 @@ def _checked(pictures: Iterable[Tensor]) -> list[Tensor]:
             raise ValueError(
                 f"images: picture {i} holds values of type {x.dtype}; pictures are floating point in [0,1]"
             )
-        low, high = float(x.min()), float(x.max())
-        if low < -1e-3 or high > 1 + 1e-3:
-            raise ValueError(f"images: picture {i} holds values from {low:.3g} to {high:.3g}; pictures are in [0,1]")
+        if beyond := beyond_range(x):
+            raise ValueError(f"images: picture {i} holds {beyond}; pictures are in [0,1]")
     return found
 
 

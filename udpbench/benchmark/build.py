@@ -198,7 +198,7 @@ def _preset(settings: dict[str, Any], name: str) -> str:
 def _check_kind(component: Any, name: str, kind: type[Component]) -> None:
     own = f"{type(component).__module__}.{type(component).__qualname__}"
     if not isinstance(component, kind):
-        raise ValueError(f"{name}: {own} is no {kind.__name__}; derive it from {kind.__module__}.{kind.__name__}")
+        raise ValueError(f"{name}: {no_kind(own, kind)}")
     if isinstance(component, Method):
         if not isinstance(component.needs, set | frozenset):
             raise ValueError(f"{name}: needs of {own} must be a set, such as {{'latent'}}, given {component.needs!r}")
@@ -208,6 +208,11 @@ def _check_kind(component: Any, name: str, kind: type[Component]) -> None:
         raise ValueError(f"{name}: {own} must have sizes, with the number of training pictures, such as {{'train': 4}}")
     if isinstance(component, Metric) and {*component.scores.values()} not in ({"up"}, {"down"}, {"up", "down"}):
         raise ValueError(f"{name}: scores of {own} must say of each whether up or down is better protected")
+
+
+def no_kind(own: str, kind: type[Component]) -> str:
+    """That the class ``own`` is none of its group's, in words."""
+    return f"{own} is no {kind.__name__}; derive it from {kind.__module__}.{kind.__name__}"
 
 
 def group_of(cfg: DictConfig, name: str) -> DictConfig:

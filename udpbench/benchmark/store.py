@@ -137,8 +137,9 @@ class Store:
         """Note that records of cells that are made of its stages are in ``folder``."""
         where = str(folder.resolve())
         if not (note := self.root / RECORDS / hash_of(where)).exists():
-            note.parent.mkdir(parents=True, exist_ok=True)
-            atomic_text(note, where)
+            with suppress(OSError):  # the store is read-only
+                note.parent.mkdir(parents=True, exist_ok=True)
+                atomic_text(note, where)
 
     @property
     def records(self) -> list[Path]:

@@ -19,13 +19,14 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from udpbench.commands.disk import disk_error
 from udpbench.commands.machine import cores, gpus, memory_error, places, share_of_gpu
-from udpbench.commands.quoting import advice, list_of_texts, quoted
+from udpbench.commands.quoting import advice, quoted
+from udpbench.commands.searchpath import CONF, option_files, with_folders
 from udpbench.core.errors import first_line
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from udpbench.interfaces import Log
     from udpbench.tracking.track import Tracker
 
-PACKAGE = Path(__file__).parent.parent
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel; in a checkout
 # ``${unique:}`` in a configuration: eight hex digits, the same throughout a run or a sweep, on all of its workers.
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cache=True, replace=True)
 # What launchers are given of this machine, see conf/hydra/launcher.
@@ -53,7 +52,6 @@ WRONG_WORDS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, Us
 MOST_WORKERS = 256  # far more processes than any cell has arms
 KINDS = {"NoneType": "null", "int": "a number", "float": "a number"}  # of values, in a person's words
 FEW = 12  # options of a group that an error lists; of groups with more, udpbench list does
-SEARCHPATH = re.compile(r"[+~]*hydra\.searchpath=")  # how the word begins that names folders of one's own
 RESUME = "interrupted; the same command goes on where this one stopped"
 
 
@@ -92,12 +90,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("overrides", nargs="*", default=[], metavar="GROUP=OPTION", help=about)
 
 
-def option_files(group: str, *further: Path) -> list[Path]:
-    """The YAMLs of a group of the configuration, and of ``further`` folders like it, sorted by name."""
-    found = {path.stem: path for folder in (*further, CONF) for path in (folder / group).glob("*.yaml")}
-    return [found[name] for name in sorted(found)]
-
-
 @contextmanager
 def configuration() -> Iterator[Any]:
     """Within the block Hydra composes what is in ``CONF``; yields its loader."""
@@ -119,55 +111,6 @@ def composed(overrides: Sequence[str]) -> DictConfig:
     words = with_folders(overrides)
     with configuration():
         return compose("config", words, return_hydra_config=True)
-
-
-def with_folders(overrides: Sequence[str]) -> list[str]:
-    """The words as Hydra finds the folders of one's own that are among them: it takes ``~`` for a name.
-
-    Raises ValueError as ``searched``.
-    """
-    searched(overrides)
-    return [_with_home(word) if SEARCHPATH.match(word) and "~" in word.lstrip("~") else word for word in overrides]
-
-
-def _with_home(word: str) -> str:
-    """A word that names folders of one's own, with the home directory in place of ``~``."""
-    return f"{word.partition('=')[0]}={list_of_texts(_places(word))}"
-
-
-def searched(overrides: Sequence[str]) -> list[Path]:
-    """The folders that ``hydra.searchpath`` among the words names.
-
-    Raises ValueError for one that is not there, or in which an option has the name of one of the package's.
-    """
-    places = [place for word in overrides if SEARCHPATH.match(word) for place in _places(word)]
-    folders = [Path(place.removeprefix("file://")) for place in places if place.startswith("file://")]
-    if missing := next((folder for folder in folders if not folder.is_dir()), None):
-        raise ValueError(f"hydra.searchpath: there is no folder {missing}")
-    check_names(folders)
-    return folders
-
-
-def _places(word: str) -> list[str]:
-    """The places in a word ``hydra.searchpath=[...]``; those that are folders begin with ``file://``."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    (parsed,) = OverridesParser.create().parse_overrides([word])
-    given = OmegaConf.create({"places": parsed.value()}).places
-    if not isinstance(given, ListConfig):
-        raise ValueError(f"hydra.searchpath: must be a list, given {given!r}; say hydra.searchpath=[DIR]")
-    split = (str(place).rpartition("://") for place in given)
-    return [f"file://{os.path.expanduser(at)}" if kind in ("", "file") else f"{kind}://{at}" for kind, _, at in split]
-
-
-def check_names(folders: Iterable[Path]) -> None:
-    """ValueError if an option in one of the folders has the name of one of the package's, which Hydra would take in its
-    place. What families bring has the names of the methods that it is for."""
-    for folder in (folder for folder in folders if folder.resolve() != CONF.resolve()):
-        ours = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
-        if twice := next((file for file in ours if file.parts[0] != "family" and (folder / file).is_file()), None):
-            said = f"{twice.parent.as_posix()}={twice.stem}"
-            raise ValueError(f"{folder / twice}: the package has {said}; give yours another name")
 
 
 def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] | None = None) -> PreparedCell:

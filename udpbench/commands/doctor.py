@@ -15,8 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from udpbench.commands.common import Parser, composed, lines_of, one_line_errors, option_files
+from udpbench.commands.common import Parser, composed, lines_of, one_line_errors
 from udpbench.commands.machine import cores, idle_cores
+from udpbench.commands.searchpath import option_files
 from udpbench.core.memory import ESTIMATE, of_cards
 
 ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less

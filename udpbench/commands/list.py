@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.commands.common import CONF, Parser, no_option, one_line_errors, option_files, searched
+from udpbench.commands.common import Parser, no_option, one_line_errors
+from udpbench.commands.searchpath import CONF, option_files, searched
 
 GROUPS = {
     "protect": "Protections",
@@ -111,15 +112,13 @@ def _split(path: Path) -> tuple[list[str], str]:
 
 def _in_full(group: str, name: str, files: Mapping[str, Path], overrides: Sequence[str]) -> str:
     """Description, class, needs and settings of one option; the docstrings say paper and equations."""
-    from hydra.utils import get_object
     from omegaconf import OmegaConf
 
     from udpbench.commands.common import composed
 
     text, facts = describe(files[name])
     node = composed([*overrides, f"+{group}@shown={name}"]).shown
-    _check_class(group, name, node)
-    kind, comments = get_object(node._target_), _comments(files, name)
+    kind, comments = _class_of(group, name, node), _comments(files, name)
     settings = [line for line in OmegaConf.to_yaml(node).splitlines() if not line.startswith("_target_")]
     about = [
         f"class: {kind.__module__}.{kind.__qualname__} (version {kind.version})",
@@ -132,21 +131,19 @@ def _in_full(group: str, name: str, files: Mapping[str, Path], overrides: Sequen
     return "\n\n".join([f"{group}={name}: {text}", "\n".join(about), *filter(None, docs)])
 
 
-def _check_class(group: str, name: str, node: Any) -> None:
-    """ValueError in one line if an option names no class that can be loaded, or one of another kind."""
+def _class_of(group: str, name: str, node: Any) -> Any:
+    """The class of an option; ValueError in one line if it names none that can be loaded, or one of another kind."""
     from hydra.utils import get_object
 
-    from udpbench.benchmark.build import KINDS, parameters_of
+    from udpbench.benchmark.build import KINDS, no_kind, parameters_of
 
     try:
         parameters_of(node.get("_target_"))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if not (isinstance(made := get_object(node._target_), type) and issubclass(made, KINDS[group])):
-        kind = KINDS[group]
-        raise ValueError(
-            f"{name}: {node._target_} is no {kind.__name__}; derive it from {kind.__module__}.{kind.__name__}"
-        )
+        raise ValueError(f"{name}: {no_kind(node._target_, KINDS[group])}")
+    return made
 
 
 def _comments(files: Mapping[str, Path], name: str) -> dict[str, str]:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import filecmp
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -36,21 +35,19 @@ from udpbench.benchmark.remarks import slow_here
 from udpbench.benchmark.run import fetch_models
 from udpbench.benchmark.store import Stage, Store
 from udpbench.commands.common import check_members, composed, open_store, show, table
+from udpbench.commands.inputs import called, data_of, pictures_below
 from udpbench.core.atomic import atomic_write, try_folder
-from udpbench.core.captions import BESIDE as CAPTIONS
-from udpbench.core.captions import TABLES, read_captions
+from udpbench.core.captions import read_captions
 from udpbench.core.digest import file_digest, files_digest
 from udpbench.core.errors import ConfigError, Errors
 from udpbench.core.images import (
     BROKEN,
     LONGEST,
-    SUFFIXES,
     as_saved,
     file_name,
     from_pil,
     has_other_colours,
     header,
-    list_images,
     open_image,
     read,
     to_pil,
@@ -76,8 +73,6 @@ UNUSED = {  # what the other half of a cell takes: groups, and models mounted fo
 MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further pictures are an animation
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
 MEASURED = ("linf", "rms")  # kinds of budgets that a row has the number of
-# Beside pictures, and no data: what cameras and editors of pictures or texts leave there.
-BESIDE = (".aae", ".xmp", ".mov", ".thm", ".bak", ".orig")
 SURVIVES = [
     "survives: the perturbation's energy, along itself, that saving in that format leaves (over 100%: the",
     "format makes it larger); this promises nothing.",
@@ -100,9 +95,8 @@ def change(
     """Protect or purify (``method``: protect | attack) the pictures in ``source`` into ``target``.
 
     Returns what is known of each finished picture, what was done in words, and how many pictures in subfolders were
-    left out. ``overwrite``: files in ``target`` that
-    the store did not write may be replaced. ``within``: a context for the work. Raises HydraException or ValueError for
-    what is wrong, before any work.
+    left out. ``overwrite``: files in ``target`` that the store did not write may be replaced. ``within``: a context for
+    the work. Raises HydraException or ValueError for what is wrong, before any work.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if target.exists() and source.exists() and target.samefile(source):
@@ -115,8 +109,8 @@ def change(
     reads_captions = _reads_captions(cfg, method)
     rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
-        data = _data_of(source, below, reads_captions, Path(scratch) / "data")
-        with _called(data, source):
+        data = data_of(source, below, reads_captions, Path(scratch) / "data")
+        with called(data, source):
             cell = _cell(cfg, data, prompt, method)
             files = [source.resolve() / file.name for file in cell.data.component.files()]
         _check_format(form, cell.data.component)
@@ -139,16 +133,25 @@ def change(
         with within(store), bar as advance:
             for unit, stage in zip(units, work, strict=True):
                 store.log = console if coupled else Titled(console, shown_name(unit[0].name))
-                (folder,) = store.do(stage)
-                rows |= json.loads((folder / TABLE).read_text(encoding="utf-8"))
-                _copy(folder, target)
+                rows |= _delivered(store.do(stage)[0], target)
                 advance(stage.key in todo)
-    model = cell.surrogate if method == "protect" else cell.purifier
+    model = cell.methods[method][1]
     for line in _objections(cell, part, model, method, rows):
         console.say(f"! {line}")
+    return rows, _title(cell, part, model, method), below
+
+
+def _delivered(folder: Path, target: Path) -> dict[str, Any]:
+    """Copy the finished pictures of a stage to ``target``; returns what is known of each."""
+    _copy(folder, target)
+    rows: dict[str, Any] = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    return rows
+
+
+def _title(cell: Cell, part: Part, model: Part, method: str) -> str:
+    """What was done, in words."""
     budget = f", {cell.budget.component.name}" if method == "protect" else ""
-    title = f"{part.name}{budget}{f', model {model.name}' if part.component.needs else ''}"
-    return rows, title, below
+    return f"{part.name}{budget}{f', model {model.name}' if part.component.needs else ''}"
 
 
 def _check_words(overrides: Sequence[str], method: str) -> None:
@@ -159,54 +162,11 @@ def _check_words(overrides: Sequence[str], method: str) -> None:
         raise ValueError(f"{said}: means nothing here, where pictures are changed and nothing else is done")
 
 
-def pictures_below(source: Path, *others: Path) -> int:
-    """How many pictures are in subfolders of ``source`` that are neither hidden nor one of the ``others``."""
-    found, apart = 0, {path.resolve() for path in others}
-    for folder, inside, files in os.walk(source):
-        at = Path(folder)
-        inside[:] = [name for name in inside if not name.startswith(".") and (at / name).resolve() not in apart]
-        names = (name for name in files if not name.startswith(".") and at != source)
-        found += sum(Path(name).suffix.lower() in SUFFIXES for name in names)
-    return found
-
-
 def _reads_captions(cfg: DictConfig, method: str) -> bool:
     """Whether the method, or what a control matches, is given prompts; what cannot be built says so elsewhere."""
     nodes = (cfg[method], cfg.get("like")) if method == "protect" else (cfg[method],)
     made = [Errors().attempt(make_part, node, method, KINDS[method]) for node in nodes if node is not None]
     return any(isinstance(m.component, Method) and READING & m.component.needs for m in made if m)
-
-
-def _data_of(source: Path, below: int, captions: bool, scratch: Path) -> Path:
-    """A folder in ``scratch``, of the name of ``source``, with links to what of that is data: no subfolders, nothing
-    that lies beside pictures (``BESIDE``) and, unless asked for, no ``captions``.
-
-    ``below``: how many pictures are in subfolders, for an error that says so if there are none elsewhere.
-    """
-    try:
-        list_images(source)
-    except ValueError as error:
-        if below and str(error).startswith("images: no picture"):
-            raise ValueError(f"images: no picture in {source}; subfolders are not read, they hold {below}") from error
-        raise
-    folder = scratch / source.resolve().name
-    folder.mkdir(parents=True)
-    for path in source.iterdir():
-        suffix = path.suffix.lower()
-        caption = suffix in CAPTIONS or path.name in TABLES
-        beside = suffix in BESIDE or path.name.endswith("~") or (caption and not captions)
-        if not (path.name.startswith(".") or path.is_dir() or beside):
-            (folder / path.name).symlink_to(path.absolute())
-    return folder
-
-
-@contextmanager
-def _called(folder: Path, source: Path) -> Iterator[None]:
-    """Within the block errors name ``source``, of which ``folder`` holds the data."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(str(error).replace(str(folder.resolve()), str(source.resolve()))) from error
 
 
 def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:

@@ -11,17 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import (
-    Parser,
-    cell_text,
-    configuration,
-    one_line_errors,
-    prepare,
-    say,
-    show,
-    with_folders,
-    write_json,
-)
+from udpbench.commands.common import Parser, cell_text, configuration, one_line_errors, prepare, say, show, write_json
+from udpbench.commands.searchpath import with_folders
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

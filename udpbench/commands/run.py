@@ -23,11 +23,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.commands.common import (
-    CONF,
     RESUME,
     PreparedCell,
     cell_text,
-    check_names,
     lines_of,
     one_line_errors,
     prepare,
@@ -35,10 +33,10 @@ from udpbench.commands.common import (
     say,
     show,
     slug,
-    with_folders,
 )
 from udpbench.commands.disk import disk_error
 from udpbench.commands.machine import memory_error
+from udpbench.commands.searchpath import CONF, check_names, with_folders
 from udpbench.core.errors import Busy, class_and_line
 
 if TYPE_CHECKING:
@@ -80,7 +78,7 @@ def execute(
     from udpbench.tracking.track import Tracked
 
     graph, store, tracker = ready.graph, ready.store, ready.tracker
-    config, path = _as_recorded(ready, cfg), _record_path(ready, cfg)
+    config = _as_recorded(ready, cfg)
     folder = Path(cfg.runtime.out) / "cells" / graph.key
     console = store.log
     store.log = Tracked(console, tracker)
@@ -107,7 +105,7 @@ def execute(
         raise
     except BaseException as error:
         if isinstance(error, Exception):
-            _tell_failure(error, ready, config, path, written)
+            _tell_failure(error, ready, config, _record_path(ready, cfg), written)
         with suppress(Exception):  # what keeps it from writing (a full disk, a lost GPU) is known by then
             tracker.finish("failed")
         raise

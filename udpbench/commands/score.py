@@ -11,18 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from udpbench.commands.common import (
-    SEARCHPATH,
-    Parser,
-    composed,
-    one_line_errors,
-    open_store,
-    option_files,
-    searched,
-    show,
-    table,
-    write_json,
-)
+from udpbench.commands.common import Parser, composed, one_line_errors, open_store, show, table, write_json
+from udpbench.commands.searchpath import SEARCHPATH, option_files, searched
 
 if TYPE_CHECKING:
     from udpbench.interfaces import Log, Metric, Run
@@ -105,10 +95,10 @@ def _add_scores(found: dict[str, Any], name: str, metric: Metric, got: Path, ref
 
 def _computed(metric: Metric, got: Path, ref: Path, run: Run) -> dict[str, float]:
     """The scores; ValueError with the reason if they cannot be computed."""
-    if metric.against in NEEDS_A_CELL:
-        raise ValueError(f"{NEEDS_A_CELL[metric.against]}: only in a cell")
     from udpbench.benchmark.stages import finite
 
+    if metric.against in NEEDS_A_CELL:
+        raise ValueError(f"{NEEDS_A_CELL[metric.against]}: only in a cell")
     metric.check()
     return finite(metric(got, ref, run))
 

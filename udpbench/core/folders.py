@@ -52,8 +52,8 @@ class Facts:
         prompts: to generate with; ``{instance}`` is replaced by the instance prompt.
         truth: what a judge compares with; None: it is not known.
         sets: whether scores that compare sets mean something.
-        token: the rare word for the subject, where captions need not hold it: protections are given it, too.
         geometry: of the pictures: ``square``, or ``native`` where they have the shapes they came in.
+        token: the rare word for the subject, where captions need not hold it: protections are given it, too.
     """
 
     name: str

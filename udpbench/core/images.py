@@ -270,10 +270,15 @@ def checked_pictures(who: str, made: Sequence[Tensor], given: Mapping[str, Tenso
             raise ValueError(f"{who}: returned values of type {x.dtype} for {name}; pictures are float32 in [0,1]")
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{who}: returned values for {name} that are not finite (NaN or infinity)")
-        low, high = float(x.min()), float(x.max())
-        if low < -1e-3 or high > 1 + 1e-3:
-            raise ValueError(f"{who}: returned values from {low:.3g} to {high:.3g} for {name}; pictures are in [0,1]")
+        if beyond := beyond_range(x):
+            raise ValueError(f"{who}: returned {beyond} for {name}; pictures are in [0,1]")
     return list(made)
+
+
+def beyond_range(x: Tensor) -> str:
+    """Which values a picture has, in words, if some are outside of [0,1] by more than rounding; else nothing."""
+    low, high = float(x.min()), float(x.max())
+    return f"values from {low:.3g} to {high:.3g}" if low < -1e-3 or high > 1 + 1e-3 else ""
 
 
 def read_folder(folder: Path, side: int | None = None) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ from hydra.utils import get_object
 from udpbench.core.component import inside
 
 PACKAGE = Path(__file__).resolve().parent.parent
-_loaded: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()  # the text of each, as it was first looked at
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
+_loaded: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()  # the text of each, as it was first looked at
 
 
 def targets(settings: Any) -> Iterator[str]:

@@ -120,18 +120,18 @@ class Folder(Dataset):
         return self._pictures(self.folders["train"])
 
     @cached_property
-    def _smallest(self) -> int:
-        """The shortest side of a training picture; every file is opened for it."""
-        return min(min(images.header(path).size) for path in self.files())
+    def _header_sizes(self) -> dict[Path, tuple[int, int]]:
+        """(height, width) of every training picture; each file is opened for it once."""
+        return {path: images.header(path).size for path in self.files()}
 
     def shortest_side(self) -> int:
-        side = self._smallest
+        side = min(map(min, self._header_sizes.values()))
         if self.size is None:
             return side
         return self.size if self.geometry == "square" else min(side, self.size)
 
     def known_sizes(self) -> dict[str, tuple[int, int]]:
-        return {f"{path.stem}.png": self._written(*images.header(path).size) for path in self.files()}
+        return {f"{path.stem}.png": self._written(*size) for path, size in self._header_sizes.items()}
 
     def _written(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of what ``shaped`` makes of a picture."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.core.provenance import DIRTY
-from udpbench.results.record import metrics_of, of_edits, score_of
+from udpbench.results.record import metrics_of, of_edits, score_of, versions
 from udpbench.results.schema import BudgetFacts, Record
 from udpbench.results.stats import sign
 from udpbench.results.words import percent_below
@@ -129,21 +129,19 @@ def cross_device(records: Sequence[Record]) -> str | None:
 
 def mixed_versions(records: Sequence[Record]) -> str | None:
     """Numbers that are compared were made by several versions of a method, or an arm of one victim several times."""
-    versions: dict[str, set[Any]] = {}
+    found: dict[str, set[int]] = {}
     keys: dict[tuple[str, ...], set[str]] = {}
     for record in records:
         cell: Mapping[str, Any] = record["cell"]
-        parts = record["provenance"].get("parts")
-        for role, part in parts.items() if isinstance(parts, Mapping) else ():
-            if isinstance(part, Mapping) and "version" in part:
-                versions.setdefault(f"{role} {cell[role]}" if role in cell else role, set()).add(part["version"])
+        for role, version in versions(record).items():
+            found.setdefault(f"{role} {cell[role]}" if role in cell else role, set()).add(version)
         for arm, part in record["arms"].items():
             # What an attack does to clean pictures depends on the protection, too, where it is given one's pictures.
             depends = ("protect", "attack") if arm == "clean_attacked" else ARMS[arm].depends
             of = (arm, str(cell["subject"]), str(cell["seed"]), *(cell[name] for name in depends))
             keys.setdefault(of, set()).add(part["key"])
-    mixed = [f"{name} {', '.join(sorted(map(str, found)))}" for name, found in versions.items() if len(found) > 1]
-    twice = list(dict.fromkeys(arm for (arm, *_), found in keys.items() if len(found) > 1))
+    mixed = [f"{name} {', '.join(map(str, sorted(several)))}" for name, several in found.items() if len(several) > 1]
+    twice = list(dict.fromkeys(arm for (arm, *_), several in keys.items() if len(several) > 1))
     said = [f"versions of {'; '.join(mixed)}"] if mixed else []
     said += [f"several keys of one victim's {', '.join(twice)}"] if twice else []
     return f"made differently: {'; '.join(said)}" if said else None

@@ -123,6 +123,14 @@ def of_edits(*records: Record) -> bool:
     return any(record["facts"]["edits"] for record in records)
 
 
+def versions(record: Record) -> dict[str, int]:
+    """Part or metric -> the version of its class, as far as the record says so."""
+    parts = record["provenance"].get("parts")
+    of = parts.items() if isinstance(parts, Mapping) else ()
+    found = {name: part.get("version") for name, part in of if isinstance(part, Mapping)}
+    return {name: version for name, version in found.items() if isinstance(version, int)}
+
+
 def metrics_of(records: Iterable[Record]) -> dict[str, MetricInfo]:
     """Every measured metric, primary ones first, then by name.
 

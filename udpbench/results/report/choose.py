@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from udpbench.benchmark.arms import CONTROLS
 from udpbench.benchmark.cell import ROLES
 from udpbench.core.component import Component
-from udpbench.results.record import grouped
+from udpbench.results.record import grouped, versions
 from udpbench.results.schema import ArmScores, Record
 from udpbench.results.words import budget_text
 
@@ -69,23 +69,15 @@ def choose(files: Mapping[Path, Record]) -> Chosen:
 def _same_cell(files: Mapping[Path, Record], one: Path, other: Path) -> str:
     """That two files are of one cell, and which is older: by the versions of its parts, else by when it was written."""
     said = f"{one} and {other} are the same cell with different keys"
-    mine, others = _versions(files[one]), _versions(files[other])
+    mine, others = versions(files[one]), versions(files[other])
     changed = [name for name in mine if name in others and mine[name] != others[name]]
     if changed and len({mine[name] < others[name] for name in changed}) == 1:
         first, last = (one, other) if mine[changed[0]] < others[changed[0]] else (other, one)
-        listed = (f"{name} {_versions(files[first])[name]}, then {_versions(files[last])[name]}" for name in changed)
+        listed = (f"{name} {versions(files[first])[name]}, then {versions(files[last])[name]}" for name in changed)
         return f"{said} ({first} is older: {', '.join(listed)})"
     if one.exists() and other.exists() and one.stat().st_mtime != other.stat().st_mtime:
         return f"{said} ({min(one, other, key=lambda path: path.stat().st_mtime)} was written first)"
     return said
-
-
-def _versions(record: Record) -> dict[str, int]:
-    """Part -> version."""
-    parts = record["provenance"].get("parts")
-    of = parts.items() if isinstance(parts, Mapping) else ()
-    found = {name: part.get("version") for name, part in of if isinstance(part, Mapping)}
-    return {name: version for name, version in found.items() if isinstance(version, int)}
 
 
 def _with_facts(record: Record) -> Record:
