@@ -14,8 +14,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from shared import composed
 
-from udpbench.commands.common import prepare
-from udpbench.commands.run import execute
+from udpbench.commands.executing import execute
+from udpbench.commands.preparing import prepare
 from udpbench.interfaces import Log
 from udpbench.results.record import read_records
 from udpbench.results.schema import Record

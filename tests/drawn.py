@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, seed, settings
 
-from udpbench.commands.common import WRONG_WORDS, lines_of
+from udpbench.commands.telling import WRONG_WORDS, lines_of
 
 T = TypeVar("T")
 FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from udpbench.models.attention import mean_map, read_attention
-from udpbench.models.words import Words
+from udpbench.models.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +57,17 @@ def test_a_unet_without_attention_says_so():
     ("a photo of a sks ring", "sks", [5]), ("sks", "sks", [1]), ("a ring on a ring", "ring", [5]),
 ])  # fmt: skip
 def test_a_word_is_found_by_its_tokens(model, text, word, places):
-    words = Words(model.pipe.tokenizer)
-    assert words.places(text, word) == places
-    assert [words.ids(text)[i] for i in places] == words.ids(word)[1:-1]
+    tokenizer = Tokenizer(model.pipe.tokenizer)
+    assert tokenizer.places(text, word) == places
+    assert [tokenizer.ids(text)[i] for i in places] == tokenizer.ids(word)[1:-1]
 
 
 def test_a_word_of_several_tokens_is_found_whole_and_a_missing_one_is_told(model):
-    words = Words(model.pipe.tokenizer)
-    places = words.places("a photo of a giraffe", "giraffe")
+    tokenizer = Tokenizer(model.pipe.tokenizer)
+    places = tokenizer.places("a photo of a giraffe", "giraffe")
     assert len(places) > 1
     assert places == list(range(5, 5 + len(places)))
-    long = " ".join(["ring"] * words.most + ["sks"])
+    long = " ".join(["ring"] * tokenizer.most + ["sks"])
     for text, word in (("a photo of a ring", "sks"), ("a photo", ""), (long, "sks")):
         with pytest.raises(ValueError, match="lacks the word"):
-            words.places(text, word)
+            tokenizer.places(text, word)

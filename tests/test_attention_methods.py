@@ -14,7 +14,7 @@ from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import as_saved
 from udpbench.interfaces import Run
 from udpbench.models.attention import mean_map, read_attention
-from udpbench.models.words import Words
+from udpbench.models.tokenizer import Tokenizer
 from udpbench.optim.pgd import pgd
 from udpbench.protect.anti_diffusion import AntiDiffusion
 from udpbench.protect.aspl import ASPL
@@ -72,16 +72,16 @@ def test_the_surrogate_keeps_what_clean_pictures_taught_as_released(model, owner
 
 
 def test_the_word_is_the_rare_one_the_class_noun_or_the_one_given(model, owner):
-    words, method = Words(model.pipe.tokenizer), DisDiff(**DISDIFF)
+    tokenizer, method = Tokenizer(model.pipe.tokenizer), DisDiff(**DISDIFF)
     owner.token = "sks"
-    assert method.word_places(words, owner, "a photo of a sks ring") == [5]
-    assert method.word_places(words, owner, "a photo of a ring") == [5]
-    assert replace(method, word="photo").word_places(words, owner, "a photo of a sks ring") == [2]
+    assert method.word_places(tokenizer, owner, "a photo of a sks ring") == [5]
+    assert method.word_places(tokenizer, owner, "a photo of a ring") == [5]
+    assert replace(method, word="photo").word_places(tokenizer, owner, "a photo of a sks ring") == [2]
     with pytest.raises(ValueError, match=r"^disdiff: the prompt '' lacks the word 'ring'; give protect.word"):
-        method.word_places(words, owner, "")
+        method.word_places(tokenizer, owner, "")
     with pytest.raises(ValueError, match="lacks the word 'dog'"):
-        replace(method, word="dog").check_texts(words, owner)
-    replace(method, word="dog", attention_weight=0).check_texts(words, owner)  # nothing is looked for
+        replace(method, word="dog").check_texts(tokenizer, owner)
+    replace(method, word="dog", attention_weight=0).check_texts(tokenizer, owner)  # nothing is looked for
 
 
 def test_a_share_is_of_energy():
@@ -129,7 +129,7 @@ def test_disdiffs_objective_is_the_loss_and_the_erasure_with_its_gradient(model,
     with read_attention(model.pipe.unet) as read:
         plain = model.loss(z, cond, t, noise)
     whole = mean_map(read, 4)
-    n = [len(Words(model.pipe.tokenizer).ids(prompt)) - 2 for prompt in owner.prompts]  # words of each prompt
+    n = [len(Tokenizer(model.pipe.tokenizer).ids(prompt)) - 2 for prompt in owner.prompts]  # words of each prompt
     place = 4  # of "ring" among them: a photo of a ring
     fractions = torch.stack([energy_fraction(x[:, 1 : 1 + k], [place]) for x, k in zip(whole, n, strict=True)])
     torch.testing.assert_close(value, plain + 0.1 * (1 - fractions).square())

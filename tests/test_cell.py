@@ -16,7 +16,8 @@ import pytest
 import torch
 from forked import Command
 
-from udpbench.benchmark.store import FACTS, Stage
+from udpbench.benchmark.facts import FACTS
+from udpbench.benchmark.stage import Stage
 from udpbench.core.images import write_metadata, write_png
 from udpbench.results.gather import _some
 from udpbench.results.record import read_records

@@ -220,7 +220,7 @@ def test_the_key_tells_inner_protections_and_their_settings_apart(monkeypatch):
         key("protect@inner=photoguard"),
         key("protect@inner=photoguard", "inner.steps=7"),
     ]
-    from udpbench.benchmark.store import hash_of
+    from udpbench.benchmark.stage import hash_of
 
     assert len({hash_of(k) for k in keys}) == len(keys)
     assert key() == keys[0]

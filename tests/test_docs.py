@@ -11,7 +11,7 @@ from shared import composed
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.benchmark.run import run
-from udpbench.commands.common import prepare
+from udpbench.commands.preparing import prepare
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
 

@@ -16,8 +16,10 @@ from drawn import DAMAGE, DRAWS, SEED, sampled, spoil
 from hydra import compose, initialize_config_dir
 from shared import CONF, composed
 
-from udpbench.benchmark.store import FACTS, Stage, Store, with_ancestors
-from udpbench.commands.common import prepare
+from udpbench.benchmark.facts import FACTS
+from udpbench.benchmark.stage import Stage, with_ancestors
+from udpbench.benchmark.store import Store
+from udpbench.commands.preparing import prepare
 from udpbench.core.images import write_png
 from udpbench.interfaces import Protection
 

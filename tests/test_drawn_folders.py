@@ -23,7 +23,7 @@ from PIL import Image
 from test_drawn_settings import ODD, leaves
 
 from udpbench.commands import report
-from udpbench.commands.common import WRONG_WORDS
+from udpbench.commands.telling import WRONG_WORDS
 from udpbench.core import images
 from udpbench.core.folders import read_data_facts
 from udpbench.data.folder import Folder

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from shared import composed, family_options, options
 
-from udpbench.benchmark.build import KINDS, make_part
-from udpbench.commands.common import WRONG_WORDS, prepare
+from udpbench.benchmark.build import make_part
+from udpbench.benchmark.signatures import KINDS
+from udpbench.commands.preparing import prepare
+from udpbench.commands.telling import WRONG_WORDS
 from udpbench.core.component import check_plain, inside
 
 pytestmark = pytest.mark.slow  # every test composes a configuration

@@ -9,7 +9,7 @@ import torch
 from shared import Watching, make_owner
 
 from udpbench.core.budget import Linf
-from udpbench.core.images import recompress
+from udpbench.core.codecs import recompress
 from udpbench.interfaces import Run
 from udpbench.optim import transforms
 from udpbench.optim.transforms import blur, crop, flip, jpeg, noisy, resized

@@ -17,7 +17,7 @@ from shared import CONF, composed, family_options, options
 from udpbench.benchmark.build import build
 from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.check import check_alone, checked_graph
-from udpbench.commands.common import check_members
+from udpbench.commands.preparing import check_members
 from udpbench.core.errors import ConfigError
 
 SD = ["model=local", "data=folder"]  # model=local is shaped like Stable Diffusion

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageCms
 
 from udpbench.commands.pictures import _restored
-from udpbench.core import images, pixels
+from udpbench.core import colours, images, pixels
 from udpbench.core.digest import files_digest
 from udpbench.interfaces import Run
 
@@ -245,15 +245,15 @@ def test_a_png_s_size_is_known_as_it_is_read_wherever_its_orientation_stands(tmp
 
 def test_only_a_profile_that_is_not_srgb_has_other_colours():
     plain = Image.new("RGB", (4, 4))
-    assert not images.has_other_colours(plain)
+    assert not colours.has_other_colours(plain)
     plain.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert not images.has_other_colours(plain)
+    assert not colours.has_other_colours(plain)
     plain.info["icc_profile"] = b"broken"
-    assert not images.has_other_colours(plain)
+    assert not colours.has_other_colours(plain)
     plain.info["icc_profile"] = profile("Swapped", swap=True)
-    assert images.has_other_colours(plain)
+    assert colours.has_other_colours(plain)
     grey = Image.new("P", (4, 4))
-    assert not images.has_other_colours(grey)
+    assert not colours.has_other_colours(grey)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own, about the damage
@@ -572,5 +572,5 @@ def test_a_palette_with_transparency_is_looked_at_without_a_warning(tmp_path, re
     picture = Image.new("RGBA", (8, 8), (255, 0, 0, 100)).convert("P")
     picture.save(tmp_path / "a.png", transparency=bytes(range(256)))
     with images.open_image(tmp_path / "a.png") as image:
-        assert not images.has_other_colours(image)
+        assert not colours.has_other_colours(image)
     assert not recwarn.list

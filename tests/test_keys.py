@@ -14,8 +14,9 @@ from shared import small
 from udpbench.attack.folder import Folder
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph
+from udpbench.benchmark.stage import Stage
 from udpbench.benchmark.stages import OWNERS_NOISE, class_stage, protect_stage, surrogate_class_stage, task_settings
-from udpbench.benchmark.store import Stage, Store
+from udpbench.benchmark.store import Store
 from udpbench.commands import run as command
 from udpbench.core.images import list_images, read_metadata, write_png
 from udpbench.interfaces import Attack, Protection, Task

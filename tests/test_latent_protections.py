@@ -15,7 +15,8 @@ from torch.distributions import Normal, kl_divergence
 
 from udpbench.core import images
 from udpbench.core.budget import RMS, Linf, measure
-from udpbench.core.images import as_saved, recompress, write_png
+from udpbench.core.codecs import recompress
+from udpbench.core.images import as_saved, write_png
 from udpbench.core.jpeg import coefficients, decoded, quantisation
 from udpbench.core.pixels import smooth
 from udpbench.interfaces import Run

@@ -15,7 +15,7 @@ from shared import composed, make_owner
 
 from udpbench.attack.jpeg import Jpeg
 from udpbench.benchmark.store import Store
-from udpbench.commands.common import open_store
+from udpbench.commands.preparing import open_store
 from udpbench.core import images, memory
 from udpbench.core.budget import Linf
 from udpbench.core.errors import ConfigError

@@ -6,7 +6,7 @@ import pytest
 from cells import Notes, measured, once
 from shared import composed
 
-from udpbench.commands import common
+from udpbench.commands import preparing
 from udpbench.core.errors import ConfigError
 from udpbench.results.record import read_records
 
@@ -48,7 +48,7 @@ def test_that_no_primary_score_can_be_measured_is_said_before_the_work_and_once(
 
 
 def test_sweeps_that_start_in_the_same_second_share_no_folder():
-    one, two = (common.composed([]).hydra for _ in range(2))
+    one, two = (preparing.composed([]).hydra for _ in range(2))
     for kind in ("run", "sweep"):
         mine, other = (config[kind].dir.rpartition("-")[2] for config in (one, two))
         assert mine != other

@@ -26,7 +26,9 @@ from shared import small
 
 from udpbench.benchmark.check import checked_graph
 from udpbench.benchmark.estimate import Estimate, History
-from udpbench.benchmark.store import FACTS, Stage, Store
+from udpbench.benchmark.facts import FACTS
+from udpbench.benchmark.stage import Stage
+from udpbench.benchmark.store import Store
 from udpbench.commands import plan
 from udpbench.commands import run as command
 from udpbench.commands.composing import read_files_once

@@ -30,7 +30,8 @@ from udpbench.attack.screen_camera import ScreenCamera
 from udpbench.attack.sdedit import SdEdit
 from udpbench.attack.udap import Udap
 from udpbench.attack.vae_roundtrip import VaeRoundtrip
-from udpbench.core.images import as_saved, recompress, write_metadata, write_png
+from udpbench.core.codecs import recompress
+from udpbench.core.images import as_saved, write_metadata, write_png
 from udpbench.core.pixels import resize
 from udpbench.interfaces import Log, Run, Thief
 from udpbench.models.diffusion import Cond

@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from udpbench.commands import run as command
-from udpbench.commands.common import composed, no_setting, one_line_errors
+from udpbench.commands.preparing import composed
 from udpbench.commands.quoting import advice, quoted
 from udpbench.commands.searchpath import CONF, searched, with_folders
+from udpbench.commands.telling import no_setting, one_line_errors
 
 PARSER = OverridesParser.create()
 SPECIAL = st.text(st.sampled_from("ab {}[](),:='\"\\$~*?|<>@#;%&!\té一\n-+.01"), max_size=12)

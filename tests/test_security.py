@@ -18,9 +18,12 @@ from factory import make_record
 from PIL import Image
 from test_drawn_folders import bomb
 
-from udpbench.benchmark.store import FACTS, Stage, Store
+from udpbench.benchmark.facts import FACTS
+from udpbench.benchmark.stage import Stage
+from udpbench.benchmark.store import Store
 from udpbench.commands import rerun
-from udpbench.commands.common import WRONG_WORDS, composed
+from udpbench.commands.preparing import composed
+from udpbench.commands.telling import WRONG_WORDS
 from udpbench.core import images
 from udpbench.data.folder import Folder
 from udpbench.interfaces import Log, Run
@@ -137,7 +140,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused_with_the_limit_and_its_
 
 @pytest.mark.slow
 def test_the_limit_is_a_setting_of_runtime(monkeypatch):
-    from udpbench.commands.common import open_store
+    from udpbench.commands.preparing import open_store
 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     open_store(composed(["runtime.max_pixels=5_000"]))
@@ -197,9 +200,9 @@ def test_what_a_store_says_of_itself_leads_nowhere_outside(tmp_path):
     facts = json.loads((folder / FACTS).read_text())
     facts["files"] = {"../../../outside/text": facts["files"]["text"]}
     del facts["checksum"]
-    from udpbench.benchmark.store import _write_facts
+    from udpbench.benchmark.facts import write_facts
 
-    _write_facts(folder, facts)
+    write_facts(folder, facts)
     assert store.damage(stage) == "../../../outside/text is missing"
 
 

@@ -18,7 +18,7 @@ from udpbench.attack.jpeg import Jpeg
 from udpbench.attack.resize import Resize
 from udpbench.core import images, pixels
 from udpbench.core.budget import RMS, Linf, measure
-from udpbench.core.images import recompress
+from udpbench.core.codecs import recompress
 from udpbench.core.visibility import compare, ssim, survival, visibility
 from udpbench.interfaces import Owner, Run
 from udpbench.protect.folder import Folder as ProtectedFolder

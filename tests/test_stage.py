@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from filelock._identity import host_name
 
-from udpbench.benchmark.store import FACTS, Stage, Store, hash_of
+from udpbench.benchmark.facts import FACTS
+from udpbench.benchmark.stage import Stage, hash_of
+from udpbench.benchmark.store import Store
 from udpbench.core import digest
 from udpbench.core.atomic import atomic_write
 from udpbench.core.errors import Busy, Stopped
@@ -311,7 +313,7 @@ def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch):
     def stale(path):
         raise OSError(errno.ESTALE, "Stale file handle", str(path))
 
-    for place in ("udpbench.benchmark.store.read_facts", "udpbench.core.digest.file_digest"):
+    for place in ("udpbench.benchmark.facts.read_facts", "udpbench.core.digest.file_digest"):
         with monkeypatch.context() as patched:
             patched.setattr(place, stale)
             with pytest.raises(OSError, match="Stale file handle"):

@@ -13,8 +13,10 @@ from factory import make_record
 from shared import small
 
 from udpbench.benchmark.estimate import History
+from udpbench.benchmark.facts import BEGUN, FACTS
+from udpbench.benchmark.stage import Stage
 from udpbench.benchmark.stage_folders import StageFolder, called, contents, free, put_aside, remove, tidy, unneeded
-from udpbench.benchmark.store import BEGUN, FACTS, Stage, Store
+from udpbench.benchmark.store import Store
 from udpbench.commands import run as cell_command
 from udpbench.commands import store as command
 from udpbench.results import record

@@ -18,7 +18,8 @@ from shared import on
 
 from hydra_plugins.udpbench_launchers import LocalLauncher, _Turns
 from udpbench.benchmark.graph import Graph
-from udpbench.benchmark.store import Stage, Store
+from udpbench.benchmark.stage import Stage
+from udpbench.benchmark.store import Store
 from udpbench.core import images
 from udpbench.core.errors import ConfigError
 from udpbench.interfaces import Protection

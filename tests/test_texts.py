@@ -11,19 +11,19 @@ from udpbench.benchmark.texts import cut_captions
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import write_metadata, write_png
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.words import Words, read_words
+from udpbench.models.tokenizer import Tokenizer, read_tokenizer
 
 LONG = "a photo" + ", very" * 40
 
 
 def test_words_are_those_of_the_pipeline_and_read_without_it(model, tiny):
-    words = read_words(tiny, False)
-    assert words.most == 32
-    assert words.ids("a photo of a sks ring") == Words(model.pipe.tokenizer).ids("a photo of a sks ring")
+    tokenizer = read_tokenizer(tiny, False)
+    assert tokenizer.most == 32
+    assert tokenizer.ids("a photo of a sks ring") == Tokenizer(model.pipe.tokenizer).ids("a photo of a sks ring")
     fresh = LatentDiffusion(str(tiny), "tiny")
-    assert fresh.words is words
+    assert fresh.tokenizer is tokenizer
     assert "pipe" not in vars(fresh)
-    assert read_words(Path("nobody/nothing")) is None
+    assert read_tokenizer(Path("nobody/nothing")) is None
 
 
 @pytest.mark.parametrize(
@@ -31,21 +31,21 @@ def test_words_are_those_of_the_pipeline_and_read_without_it(model, tiny):
 )
 def test_words_of_an_embedded_model_are_those_of_transformers(text):
     folder = LatentDiffusion("pkg:micro", "micro").folder
-    light, whole = read_words(folder, embedded=True), read_words(folder)
+    light, whole = read_tokenizer(folder, embedded=True), read_tokenizer(folder)
     assert light.ids(text) == whole.ids(text)
     assert light.most == whole.most == 32
     assert light.having("qwx", 2).ids("a qwx") == whole.having("qwx", 2).ids("a qwx")
 
 
 def test_captions_are_counted_and_prompts_refused(model):
-    words = Words(model.pipe.tokenizer)
+    tokenizer = Tokenizer(model.pipe.tokenizer)
     fits = "a" + " a" * 29  # 30 words, begin and end
-    assert len(words.ids(fits)) == 32
-    assert words.check([fits, f"{fits} a", f"{fits} a", f"{fits} a a"], [fits, f"{fits} a"]) == 2
+    assert len(tokenizer.ids(fits)) == 32
+    assert tokenizer.check([fits, f"{fits} a", f"{fits} a", f"{fits} a a"], [fits, f"{fits} a"]) == 2
     with pytest.raises(ValueError, match=f"the prompt '{fits} a' has 33 tokens, the text encoder takes 32; shorten it"):
-        words.check([], [fits, f"{fits} a"])
+        tokenizer.check([], [fits, f"{fits} a"])
     with pytest.raises(ValueError, match=r"the prompt 'caf\\udce9' holds bytes that are no text"):
-        words.check([], ["caf\udce9"])
+        tokenizer.check([], ["caf\udce9"])
 
 
 @pytest.fixture

@@ -97,20 +97,20 @@ def test_whatever_the_word_all_its_vectors_stand_in_the_prompt(model, tmp_path, 
 
 def test_a_word_that_no_prompt_would_hold_is_told_before_any_work(model):
     with pytest.raises(ValueError, match="does not find the word '<my  dog>' in a prompt"):  # it makes one space of two
-        inversion(word="my  dog", vectors=3).check_texts(model.words, [], [])
+        inversion(word="my  dog", vectors=3).check_texts(model.tokenizer, [], [])
     with pytest.raises(ValueError, match="word must be a word, given ' '"):
         inversion(word=" ")
 
 
 def test_the_word_must_be_in_what_the_text_encoder_reads_of_a_caption(model):
     task, filler = inversion(vectors=3), " ring" * 40
-    assert task.check_texts(model.words, [f"a sks{filler}", "a sks"], ["a sks"]) == 1
+    assert task.check_texts(model.tokenizer, [f"a sks{filler}", "a sks"], ["a sks"]) == 1
     with pytest.raises(ValueError, match=r"the caption 'a ring .* is cut before its word, at 32 tokens"):
-        task.check_texts(model.words, [f"a{filler} sks"], [])
+        task.check_texts(model.tokenizer, [f"a{filler} sks"], [])
     with pytest.raises(ValueError, match=r"the prompt 'a <sks> ring .* tokens, the text encoder takes 32; shorten it"):
-        task.check_texts(model.words, [], [f"a sks{filler}"])
+        task.check_texts(model.tokenizer, [], [f"a sks{filler}"])
     with pytest.raises(ValueError, match="lacks the word 'sks'"):
-        task.check_texts(model.words, ["a dog"], [])
+        task.check_texts(model.tokenizer, ["a dog"], [])
 
 
 def test_the_vector_is_all_that_is_trained(model):
@@ -130,9 +130,9 @@ def test_start_is_a_word_or_the_mean(model):
     assert torch.equal(ring.data[0], table[model.pipe.tokenizer("ring", add_special_tokens=False).input_ids[0]])
     for wrong in ("nosuchword", "ring ball"):
         with pytest.raises(ValueError, match="start must be one word"):
-            inversion(start=wrong).check_texts(model.words, [], [])
+            inversion(start=wrong).check_texts(model.tokenizer, [], [])
     with pytest.raises(ValueError, match="vectors must be <= 30, given 31"):
-        inversion(vectors=31).check_texts(model.words, [], [])
+        inversion(vectors=31).check_texts(model.tokenizer, [], [])
 
 
 def test_generation_uses_the_new_word_and_the_record_shows_the_data_s(model, trained, tmp_path):

@@ -19,8 +19,8 @@ import pytest
 import torch
 from shared import composed, on
 
-from udpbench.commands import common, machine, run, workers
-from udpbench.commands.common import prepare
+from udpbench.commands import machine, preparing, run, workers
+from udpbench.commands.preparing import prepare
 from udpbench.interfaces import Log
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts processes
@@ -148,7 +148,7 @@ def test_there_are_as_many_as_cores_arms_and_memory_allow(tmp_path, monkeypatch,
     """The cell trains for five arms: clean, noise, protected, purified, clean_attacked."""
     monkeypatch.setattr(machine, "cores", lambda: cores)
     monkeypatch.setattr(machine, "free_memory", lambda: free)
-    ready = prepare(common.composed(["attack=jpeg", f"runtime.out={tmp_path}", "track=none"]))
+    ready = prepare(preparing.composed(["attack=jpeg", f"runtime.out={tmp_path}", "track=none"]))
     assert workers.workers_for("auto", ready) == wanted
     assert workers.workers_for(3, ready) == 3
     assert workers.threads_for("auto", ready, wanted) == 1, "so that no digit depends on the number of cores"

@@ -29,7 +29,7 @@ __all__ = ["load_records", "protect", "purify", "run", "score"]
 @contextmanager
 def _config_errors() -> Iterator[None]:
     """What is wrong in words of the command line is a ConfigError."""
-    from udpbench.commands.common import WRONG_WORDS, lines_of
+    from udpbench.commands.telling import WRONG_WORDS, lines_of
     from udpbench.core.errors import ConfigError
 
     try:
@@ -48,8 +48,8 @@ def run(*overrides: str, **choices: Any) -> Record | None:
     """
     from omegaconf import open_dict
 
-    from udpbench.commands.common import composed, prepare
-    from udpbench.commands.run import execute
+    from udpbench.commands.executing import execute
+    from udpbench.commands.preparing import composed, prepare
     from udpbench.tracking.console import Console
 
     cfg = composed(_overrides(overrides, choices))

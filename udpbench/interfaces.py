@@ -186,10 +186,10 @@ class Protection(Method):
         """The prompts that its model is given, if that reads text; ``prompts``: the owner's."""
         return list(prompts)
 
-    def check_texts(self, words: Any, owner: Owner) -> None:
+    def check_texts(self, tokenizer: Any, owner: Owner) -> None:
         """Raise ValueError in one line if the owner's prompts lack what it looks for in them.
 
-        ``words``: the tokenizer of its model (a ``models.words.Words``). ``owner``: without pictures, for there are
+        ``tokenizer``: of its model (a ``models.tokenizer.Tokenizer``). ``owner``: without pictures, for there are
         none yet; with every prompt that it may be given.
         """
 
@@ -307,12 +307,13 @@ class Task(Method):
         """What the model is asked for, beside the captions it is trained on; ``facts``: of the data."""
         return []
 
-    def check_texts(self, words: Any, captions: Sequence[str], prompts: Sequence[str]) -> int:
-        """How many of ``captions`` are too long for the model's tokenizer (a ``models.words.Words``), and will be cut.
+    def check_texts(self, tokenizer: Any, captions: Sequence[str], prompts: Sequence[str]) -> int:
+        """How many of ``captions`` are too long for a model's ``tokenizer`` (``models.tokenizer.Tokenizer``) and will
+        be cut.
 
         Raises ValueError in one line for a prompt that is too long.
         """
-        return words.check(captions, prompts)
+        return tokenizer.check(captions, prompts)
 
     def train(self, images: Path, out: Path, victim: Any, run: Run, thief: Thief = BARE) -> None:
         """Train on the pictures in ``images`` and write ``out/step_N/`` for every point of the curve.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from experiments.embedded_models import pictures
 from udpbench.attack.diffpure import DiffPure
-from udpbench.core.images import as_saved, pillow_resize
+from udpbench.core.codecs import pillow_resize
+from udpbench.core.images import as_saved
 from udpbench.core.pixels import resize
 from udpbench.core.visibility import psnr
 from udpbench.interfaces import Run

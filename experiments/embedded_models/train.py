@@ -40,9 +40,10 @@ from experiments.embedded_models.train_judge import train_judge, train_style_jud
 from experiments.embedded_models.train_pixel import export_pixel, train_pixel
 from experiments.embedded_models.train_upscaler import export_upscaler, train_upscaler
 from udpbench.interfaces import Log, Run
-from udpbench.models.diffusion import initialised_by, noised, velocity
+from udpbench.models.diffusion import noised, velocity
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.micro.judge import Judge, load_judge
+from udpbench.models.networks import initialised_by
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.upscaler import Upscaler
 from udpbench.optim.fit import FitSettings, fit

@@ -14,8 +14,8 @@ from torch import Tensor
 from experiments.embedded_models import pictures
 from experiments.embedded_models.measure import measure_judge, measure_style_judge
 from udpbench.interfaces import Run
-from udpbench.models.diffusion import initialised_by
 from udpbench.models.micro.judge import Judge, make_judge
+from udpbench.models.networks import initialised_by
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.world import renderer
 

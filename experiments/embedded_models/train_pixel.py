@@ -13,7 +13,8 @@ from torch import Tensor
 
 from experiments.embedded_models import build, pictures
 from udpbench.interfaces import Run
-from udpbench.models.diffusion import initialised_by, noised, velocity
+from udpbench.models.diffusion import noised, velocity
+from udpbench.models.networks import initialised_by
 from udpbench.optim.fit import FitSettings, fit
 
 CROP = 32  # pixels

@@ -14,8 +14,9 @@ from torch import Tensor
 from experiments.embedded_models import build, pictures
 from udpbench.core.pixels import resize
 from udpbench.interfaces import Run
-from udpbench.models.diffusion import initialised_by, noised, velocity
+from udpbench.models.diffusion import noised, velocity
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.networks import initialised_by
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.world import renderer
 

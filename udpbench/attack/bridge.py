@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from udpbench.attack.each import in_batches
 from udpbench.core.component import check_numbers
 from udpbench.core.digest import files_digest, known_sha256
-from udpbench.core.images import list_images, read, read_paired
+from udpbench.core.images import list_images, read
 from udpbench.core.memory import queued
+from udpbench.core.paired import read_paired
 from udpbench.core.pixels import padded
 from udpbench.interfaces import Attack, Dataset, Images, Run, Texts
-from udpbench.models.diffusion import initialised_by
+from udpbench.models.networks import initialised_by
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.optim.samples import normal
 

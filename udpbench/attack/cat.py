@@ -13,8 +13,9 @@ from torch import Tensor
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.memory import queued
 from udpbench.interfaces import Attack, Run
-from udpbench.models.diffusion import Diffusion, initialised_by
+from udpbench.models.diffusion import Diffusion
 from udpbench.models.latent import LatentDiffusion, inconsistency
+from udpbench.models.networks import initialised_by
 from udpbench.optim.fit import FitSettings, fit
 
 SIDES = {"encoder": "encoder", "decoder": "decoder", "both": "(encoder|decoder)"}

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from udpbench.core.digest import files_digest
-from udpbench.core.images import check_paired, list_images, read_paired
+from udpbench.core.images import list_images
+from udpbench.core.paired import check_paired, read_paired
 from udpbench.interfaces import Attack, Dataset, Images, Run, Texts
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from udpbench.attack.each import EachPicture
+from udpbench.core.codecs import FORMATS, SUBSAMPLINGS, recompress
 from udpbench.core.component import check_choice
-from udpbench.core.images import FORMATS, SUBSAMPLINGS, recompress
 from udpbench.interfaces import Run
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from udpbench.attack.each import EachPicture
+from udpbench.core.codecs import KERNELS, pillow_resize
 from udpbench.core.component import check_choice, check_numbers
-from udpbench.core.images import KERNELS, pillow_resize
 from udpbench.core.pixels import resize
 from udpbench.interfaces import Run
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from udpbench.core.codecs import recompress
 from udpbench.core.component import check_numbers
-from udpbench.core.images import recompress
 from udpbench.interfaces import Attack
 from udpbench.optim.transforms import blur, noisy
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from udpbench.attack.each import EachPicture
+from udpbench.core.codecs import recompress
 from udpbench.core.component import check_numbers
-from udpbench.core.images import recompress
 from udpbench.core.pixels import smooth, warped
 from udpbench.interfaces import Run
 

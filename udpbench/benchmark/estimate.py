@@ -15,7 +15,9 @@ from statistics import median
 from typing import Any
 
 from udpbench.benchmark.cell import ROLES
-from udpbench.benchmark.store import DROPPED, FACTS, Stage, bytes_of, hash_of, read_facts
+from udpbench.benchmark.facts import FACTS, bytes_of, read_facts
+from udpbench.benchmark.stage import Stage, hash_of
+from udpbench.benchmark.store import DROPPED
 
 NEAR = ("settings", "method", "kind")  # what a stage and its measurements have in common, budget aside; nearest first
 

@@ -13,7 +13,7 @@ from itertools import product
 from udpbench.benchmark import stages
 from udpbench.benchmark.arms import ARMS
 from udpbench.benchmark.cell import Cell, Part
-from udpbench.benchmark.store import Stage, hash_of, with_ancestors
+from udpbench.benchmark.stage import Stage, hash_of, with_ancestors
 
 Scores = Mapping[tuple[str, float], Stage]  # (metric, step multiplier) -> the stage that scores it
 

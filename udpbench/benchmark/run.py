@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from udpbench.benchmark.cell import ROLES, Cell
 from udpbench.benchmark.graph import Graph, without_scores
-from udpbench.benchmark.store import Stage, Store, with_ancestors
+from udpbench.benchmark.stage import Stage, with_ancestors
+from udpbench.benchmark.store import Store
 from udpbench.core.errors import Errors
 
 

@@ -20,7 +20,8 @@ from typing import Any
 from filelock import Timeout
 
 from udpbench.benchmark import leases
-from udpbench.benchmark.store import BEGUN, DAMAGED, DROPPED, FACTS, RECORDS, Store, bytes_of, read_facts
+from udpbench.benchmark.facts import BEGUN, FACTS, bytes_of, read_facts
+from udpbench.benchmark.store import DAMAGED, DROPPED, RECORDS, Store
 from udpbench.core.atomic import atomic_write
 from udpbench.core.digest import file_digest
 

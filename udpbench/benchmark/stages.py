@@ -18,7 +18,7 @@ import torch
 
 from udpbench.benchmark.batches import batches_of_names, png_path
 from udpbench.benchmark.cell import Cell, Part
-from udpbench.benchmark.store import Stage, Work
+from udpbench.benchmark.stage import Stage, Work
 from udpbench.core.folders import pictures_in, read_data_facts
 from udpbench.core.images import (
     checked_pictures,

@@ -9,16 +9,13 @@ A stage says of itself (``_stage.json``) what it wrote, so that damage is found 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -26,7 +23,10 @@ from typing import Any
 import torch
 from filelock import SoftFileLease, Timeout
 
+from udpbench.benchmark.facts import BEGUN, FACTS, read_facts, write_facts
 from udpbench.benchmark.leases import LEASE, Leases
+from udpbench.benchmark.measuring import measured
+from udpbench.benchmark.stage import Stage, hash_of, with_ancestors
 from udpbench.core.atomic import atomic_text, name_file, sync
 from udpbench.core.compiled import seconds_compiling
 from udpbench.core.component import check_choice
@@ -35,70 +35,9 @@ from udpbench.core.errors import Busy, Stopped
 from udpbench.core.provenance import commit
 from udpbench.interfaces import Log, Run, Titled
 
-# What a finished stage says of itself; the one file in its folder that is not part of its content.
-FACTS = "_stage.json"
-BEGUN = "_begun.json"  # what of that is known when a stage begins; until it is finished
-CHECKSUM = "checksum"  # of everything else in the facts
 VERIFY = ("size", "digest")
 RECORDS = "records"  # folder of a store: where records of its cells are, a note for each folder
 DAMAGED, DROPPED = "damaged", "dropped"  # folders of a store: what was put aside; facts of stages that were removed
-
-Work = Callable[[Path, dict[str, Path], Run], None]
-
-
-def hash_of(value: Any) -> str:
-    """Sixteen hex digits of the SHA-256 of ``value`` as canonical JSON.
-
-    Raises TypeError if it cannot be written as JSON.
-    """
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A unit of work: ``work(out, parents, run)`` reads the parents' folders and fills ``out``.
-
-    ``work`` must be a function of ``settings``, ``seed`` and the parents' folders only. A ``resumable`` stage finds
-    in ``out`` what an interrupted attempt left there; any other starts from an empty folder.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    work: Work = field(compare=False)
-    parents: Mapping[str, Stage] = field(default_factory=dict)
-    seed: int = 0
-    title: str = ""
-    resumable: bool = False
-
-    @cached_property
-    def key(self) -> str:
-        """The key by which the stage is planned, locked and looked up."""
-        return self.key_on({k: p.key for k, p in self.parents.items()})
-
-    def key_on(self, parents: Mapping[str, str]) -> str:
-        """The key of this work on parents of these keys; on parents of these contents, the key by which equal work on
-        equal inputs is found."""
-        return hash_of(
-            {"stage": self.name, "settings": dict(self.settings), "seed": self.seed, "parents": dict(parents)}
-        )
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.title}".strip()
-
-
-def with_ancestors(wanted: Iterable[Stage], done: Callable[[Stage], bool] = lambda stage: False) -> list[Stage]:
-    """The stages and their ancestors, each once, parents first; neither those that are ``done`` nor their parents."""
-    found: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.key not in found and not done(stage):
-            for parent in stage.parents.values():
-                visit(parent)
-            found[stage.key] = stage
-
-    for stage in wanted:
-        visit(stage)
-    return list(found.values())
 
 
 class Store:
@@ -301,7 +240,7 @@ class Store:
                 f"{stage}: another process took it over, for this one had shown no sign of life for {LEASE:g} s; "
                 "the same command again goes on from what that one has done"
             )
-        _write_facts(part, facts)
+        write_facts(part, facts)
         os.rename(part, final)
         sync(final.parent)
         atomic_text(pointer, str(final.relative_to(self.root)))
@@ -323,14 +262,14 @@ class Store:
         atomic_text(part / BEGUN, json.dumps(begun), synced=False)  # whose work it is, for who looks into the store
         spent = part / "_seconds"  # of earlier, interrupted attempts
         compiling = seconds_compiling()
-        with _measured(self.device, spent) as measured:
+        with measured(self.device, spent) as spending:
             _work(stage, part, {k: self.path(p).resolve() for k, p in stage.parents.items()}, run)
         if (compiling := seconds_compiling() - compiling) > 0:
             self.log.say(f"{stage}: {compiling:.1f} s of it went into compiling networks")
         spent.unlink(missing_ok=True)
         (part / BEGUN).unlink(missing_ok=True)
         content, files = listed(part, FACTS)
-        return {**begun, "content": content, "files": files, "counts": run.count, "commit": commit(), **measured}
+        return {**begun, "content": content, "files": files, "counts": run.count, "commit": commit(), **spending}
 
     def _twin(self, stage: Stage, pointer: Path) -> Path | None:
         """The finished folder of equal work on equal inputs, which ``pointer`` names."""
@@ -345,37 +284,10 @@ class Store:
         return None
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What a finished stage says of itself (see ``Store.facts``).
-
-    Raises OSError or ValueError if that cannot be read or is not what was written.
-    """
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    if not isinstance(facts, dict) or (
-        ("files" in facts or CHECKSUM in facts) and (facts.pop(CHECKSUM, None) != hash_of(facts))
-    ):
-        raise ValueError(f"{folder / FACTS}: broken")
-    return facts
-
-
-def bytes_of(folder: Path, facts: Mapping[str, Any] | None = None) -> int:
-    """Bytes of what a finished stage wrote, by its ``facts``, so also where only these are left."""
-    with suppress(OSError, ValueError):
-        if files := (facts or read_facts(folder)).get("files"):
-            return sum(size for size, _ in files.values())
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def _look_anew(folder: Path) -> None:
     """Have a network file system look at ``folder`` again: it remembers for a while that a name was not there."""
     with suppress(OSError):  # it is not there yet, or the store is read-only
         os.utime(folder)
-
-
-def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """The facts with a checksum of what reading them will give."""
-    checksum = hash_of(json.loads(json.dumps(facts)))
-    atomic_text(folder / FACTS, json.dumps({**facts, CHECKSUM: checksum}, indent=1, sort_keys=True))
 
 
 def _work(stage: Stage, out: Path, parents: dict[str, Path], run: Run) -> None:
@@ -413,49 +325,3 @@ def _link(target: Path, link: Path) -> bool:
         return False
     os.replace(beside, link)
     return True
-
-
-def device_name(device: torch.device) -> str:
-    """What facts call a device: the GPU's own name, or "cpu"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@contextmanager
-def _measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
-    """Seconds (interrupted attempts included) and peak memory of the block: of the device, or of the process where
-    there is none."""
-    facts: dict[str, Any] = {"device": device_name(device)}
-    before = 0.0
-    with suppress(OSError, ValueError):  # there is none, or it is half-written
-        before = float(spent.read_text(encoding="utf-8"))
-    _reset_peak(device)
-    start = time.perf_counter()
-    try:
-        yield facts
-    finally:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        facts["seconds"] = round(before + time.perf_counter() - start, 3)
-        facts["peak_mb"] = _peak_mb(device)
-        with suppress(OSError):  # the disk is full, which is known by then
-            spent.write_text(str(facts["seconds"]), encoding="utf-8")
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # Linux: forget the peak resident size
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-
-
-def _peak_mb(device: torch.device) -> float | None:
-    """Peak memory in MB: allocated on the GPU, or resident in the process (Linux); None where it cannot be
-    measured."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    with suppress(OSError):
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        if peak := next((line for line in lines if line.startswith("VmHWM")), ""):
-            return round(int(peak.split()[1]) / 1e3, 1)
-    return None

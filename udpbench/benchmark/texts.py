@@ -8,23 +8,23 @@ from udpbench.benchmark.cell import Cell, Part
 from udpbench.core.errors import Errors
 from udpbench.core.folders import Facts
 from udpbench.interfaces import Owner
-from udpbench.models.words import Words
+from udpbench.models.tokenizer import Tokenizer
 
-Check = Callable[[Words], int]  # how many captions are cut; ValueError for a prompt that would be
+Check = Callable[[Tokenizer], int]  # how many captions are cut; ValueError for a prompt that would be
 
 
 def long_prompts(cell: Cell, only: Part | None = None) -> Iterator[str]:
     """A line for every method (or for ``only`` this one) whose model takes less than a prompt that it is given."""
-    for role, part, check, words in _readers(cell):
+    for role, part, check, tokenizer in _readers(cell):
         errors = Errors()
         if only in (None, part):
-            errors.attempt(check, words)
+            errors.attempt(check, tokenizer)
         yield from (f"{line} ({part.name}, {role})" for line in errors)
 
 
 def cut_captions(cell: Cell) -> int:
     """How many captions are longer than a text encoder takes that reads them."""
-    return max((check(words) for _, _, check, words in _readers(cell)), default=0)
+    return max((check(tokenizer) for _, _, check, tokenizer in _readers(cell)), default=0)
 
 
 def lacks_class_prompt(cell: Cell) -> Iterator[str]:
@@ -44,7 +44,7 @@ def lacks_class_prompt(cell: Cell) -> Iterator[str]:
         yield f"data: give data.class_prompt, such as 'a photo of a dog': {said}; it is for {', '.join(reasons)}"
 
 
-def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
+def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Tokenizer]]:
     """(role, method, check, tokenizer) of everything that reads texts of the cell's data, if both are known already."""
     if (facts := _facts(cell)) is None:
         return
@@ -65,27 +65,27 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Words]]:
     sampling = cell.attack.component.sampling()
     steered = [sampling["negative_prompt"]] if "negative_prompt" in sampling else []
 
-    def of_task(words: Words) -> int:
-        words.check([], steered)
-        return task.check_texts(words, captions, asked)
+    def of_task(tokenizer: Tokenizer) -> int:
+        tokenizer.check([], steered)
+        return task.check_texts(tokenizer, captions, asked)
 
     def of_owner(part: Part) -> Check:
         more = general if "class_images" in part.component.needs else []
 
-        def check(words: Words) -> int:
-            part.component.check_texts(words, owner)
-            return words.check(owner_captions, [*part.component.model_prompts(owner_prompts), *more])
+        def check(tokenizer: Tokenizer) -> int:
+            part.component.check_texts(tokenizer, owner)
+            return tokenizer.check(owner_captions, [*part.component.model_prompts(owner_prompts), *more])
 
         return check
 
     readers: list[tuple[str, Part, Part, Check]] = [
         *(("surrogate", cell.surrogate, part, of_owner(part)) for part in (cell.protect, cell.like) if part),
-        ("purifier", cell.purifier, cell.attack, lambda words: words.check(captions, purified)),
+        ("purifier", cell.purifier, cell.attack, lambda tokenizer: tokenizer.check(captions, purified)),
         ("victim", cell.victim, cell.task, of_task),
     ]
     for role, model, part, check in readers:
-        if _reads_prompts(part, model) and (words := model.component.words):
-            yield f"{role} {model.name}", part, check, words
+        if _reads_prompts(part, model) and (tokenizer := model.component.tokenizer):
+            yield f"{role} {model.name}", part, check, tokenizer
 
 
 def _reads_prompts(part: Part, model: Part) -> bool:

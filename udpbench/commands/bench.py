@@ -14,7 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import Parser, one_line_errors, write_json
+from udpbench.commands.common import Parser, write_json
+from udpbench.commands.telling import one_line_errors
 
 if TYPE_CHECKING:
     from udpbench.models.latent import LatentDiffusion

@@ -15,9 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from udpbench.commands.common import Parser, composed, lines_of, one_line_errors
+from udpbench.commands.common import Parser
 from udpbench.commands.machine import cores, idle_cores
+from udpbench.commands.preparing import composed
 from udpbench.commands.searchpath import option_files
+from udpbench.commands.telling import lines_of, one_line_errors
 from udpbench.core.memory import ESTIMATE, of_cards
 
 ROOM = 200_000_000  # bytes that a default cell leaves in the store, or less
@@ -67,7 +69,7 @@ def _software(cfg: Any) -> Lines:
 def _machine(cfg: Any) -> Lines:
     import torch
 
-    from udpbench.commands.common import open_store
+    from udpbench.commands.preparing import open_store
     from udpbench.core.precision import NOTABLE, bf16_cost
 
     yield "CPU", f"{cores()} cores, {idle_cores()} idle; workers {cfg.runtime.workers}, threads {cfg.runtime.threads}"
@@ -130,8 +132,8 @@ def _place(model: Any) -> str:
 
 def _others(cfg: Any) -> Lines:
     """What components say that they lack here; those of the same words together."""
-    from udpbench.benchmark.build import KINDS
     from udpbench.benchmark.check import errors_of
+    from udpbench.benchmark.signatures import KINDS
 
     lacking: dict[str, list[str]] = {}
     checked = 0
@@ -175,7 +177,8 @@ def _tracking(cfg: Any) -> Lines:
 
 
 def _cell(cfg: Any) -> Lines:
-    from udpbench.commands.common import cell_text, prepare
+    from udpbench.commands.common import cell_text
+    from udpbench.commands.preparing import prepare
 
     try:
         ready = prepare(cfg)

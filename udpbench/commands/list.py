@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from udpbench.benchmark.arms import ARMS
-from udpbench.commands.common import Parser, no_option, one_line_errors
+from udpbench.commands.common import Parser
 from udpbench.commands.searchpath import CONF, option_files, searched
+from udpbench.commands.telling import no_option, one_line_errors
 
 GROUPS = {
     "protect": "Protections",
@@ -114,7 +115,7 @@ def _in_full(group: str, name: str, files: Mapping[str, Path], overrides: Sequen
     """Description, class, needs and settings of one option; the docstrings say paper and equations."""
     from omegaconf import OmegaConf
 
-    from udpbench.commands.common import composed
+    from udpbench.commands.preparing import composed
 
     text, facts = describe(files[name])
     node = composed([*overrides, f"+{group}@shown={name}"]).shown
@@ -135,7 +136,8 @@ def _class_of(group: str, name: str, node: Any) -> Any:
     """The class of an option; ValueError in one line if it names none that can be loaded, or one of another kind."""
     from hydra.utils import get_object
 
-    from udpbench.benchmark.build import KINDS, no_kind, parameters_of
+    from udpbench.benchmark.build import no_kind
+    from udpbench.benchmark.signatures import KINDS, parameters_of
 
     try:
         parameters_of(node.get("_target_"))

@@ -27,32 +27,25 @@ from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from udpbench.benchmark import stages
-from udpbench.benchmark.build import KINDS, build, make_part
+from udpbench.benchmark.build import build, make_part
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.check import check_alone
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.remarks import slow_here
 from udpbench.benchmark.run import fetch_models
-from udpbench.benchmark.store import Stage, Store
-from udpbench.commands.common import check_members, composed, open_store, show, table
+from udpbench.benchmark.signatures import KINDS
+from udpbench.benchmark.stage import Stage
+from udpbench.benchmark.store import Store
+from udpbench.commands.common import show, table
 from udpbench.commands.inputs import called, data_of, pictures_below
+from udpbench.commands.preparing import check_members, composed, open_store
 from udpbench.core.atomic import atomic_write, try_folder
 from udpbench.core.captions import read_captions
+from udpbench.core.codecs import LONGEST
+from udpbench.core.colours import has_other_colours
 from udpbench.core.digest import file_digest, files_digest
 from udpbench.core.errors import ConfigError, Errors
-from udpbench.core.images import (
-    BROKEN,
-    LONGEST,
-    as_saved,
-    file_name,
-    from_pil,
-    has_other_colours,
-    header,
-    open_image,
-    read,
-    to_pil,
-    write_metadata,
-)
+from udpbench.core.images import BROKEN, as_saved, file_name, from_pil, header, open_image, read, to_pil, write_metadata
 from udpbench.core.text import shown_name
 from udpbench.core.visibility import survival, visibility
 from udpbench.interfaces import Dataset, Log, Method, Run, Titled

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import Parser, cell_text, configuration, one_line_errors, prepare, say, show, write_json
+from udpbench.commands.common import Parser, cell_text, show, write_json
+from udpbench.commands.preparing import configuration, prepare
 from udpbench.commands.searchpath import with_folders
+from udpbench.commands.telling import one_line_errors, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -98,8 +100,9 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     from hydra.core.hydra_config import HydraConfig
 
     from udpbench.benchmark.estimate import History
+    from udpbench.benchmark.measuring import device_name
     from udpbench.benchmark.remarks import remarks
-    from udpbench.benchmark.store import device_name, with_ancestors
+    from udpbench.benchmark.stage import with_ancestors
     from udpbench.core.errors import ConfigError
     from udpbench.results.tally import Planned
 

@@ -9,8 +9,9 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
-from udpbench.commands.common import RESUME, Parser, one_line_errors
+from udpbench.commands.common import Parser
 from udpbench.commands.quoting import KEY
+from udpbench.commands.telling import RESUME, one_line_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from udpbench.commands.common import Parser, lines_of, one_line_errors, say
+from udpbench.commands.common import Parser
+from udpbench.commands.telling import lines_of, one_line_errors, say
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.benchmark.cell import ROLES
-from udpbench.commands.common import RESUME, Parser, configuration, names_text, one_line_errors, prepare, show, table
+from udpbench.commands.common import Parser, names_text, show, table
+from udpbench.commands.preparing import configuration, prepare
+from udpbench.commands.telling import RESUME, one_line_errors
 from udpbench.results.schema import HERE, Record
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _rerun(path: Path, words: Sequence[str], trust: bool) -> int:
-    from udpbench.commands.run import execute
+    from udpbench.commands.executing import execute
     from udpbench.results.record import read, read_files
     from udpbench.tracking.console import Console
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,28 +22,14 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench.commands.common import (
-    RESUME,
-    PreparedCell,
-    cell_text,
-    lines_of,
-    one_line_errors,
-    prepare,
-    replace_unencodable,
-    say,
-    show,
-    slug,
-)
 from udpbench.commands.disk import disk_error
-from udpbench.commands.machine import memory_error
+from udpbench.commands.executing import as_recorded, execute, reason_of, record_path, tell_failure
+from udpbench.commands.preparing import prepare
 from udpbench.commands.searchpath import CONF, check_names, with_folders
-from udpbench.core.errors import Busy, class_and_line
-
-if TYPE_CHECKING:
-    from udpbench.results.schema import Record
+from udpbench.commands.telling import RESUME, lines_of, one_line_errors, replace_unencodable, say
+from udpbench.core.errors import Busy
 
 FAILED = "failed-{}.json"  # written into a job's folder, with the sweep's id: its words, and the reason in a line
-TAGS = ("protect", "attack", "task", "data", "subject", "budget", "victim")  # names that runs are found by
 # The extra of pyproject.toml and the package in it that a launcher needs.
 SUBMITIT = "slurm", "hydra-submitit-launcher"
 LAUNCHERS = {
@@ -52,162 +38,6 @@ LAUNCHERS = {
     "submitit_slurm": SUBMITIT,
 }
 _verified: dict[tuple[str, Path], set[str]] = {}  # by sweep and store, keys of stages
-
-
-# -- one cell ----------------------------------------------------------------------------------------------------------
-
-
-def execute(
-    ready: PreparedCell,
-    cfg: DictConfig,
-    group: str = "",
-    prefix: str = "udpbench",
-    show_table: bool = True,
-    choices: Mapping[str, Any] | None = None,
-) -> Record | None:
-    """Run a prepared cell: stages, record, contact sheet, tracker and, with ``show_table``, a table; returns the
-    record, None if scores are left to another time.
-
-    ``group``: the sweep it belongs to; ``prefix``: how its messages begin; ``choices``: the options chosen by group,
-    from which further processes build the same cell (None: this process works alone). If it fails, a failed record is
-    written (beside the finished one, if there is one), one line says why, and the error is raised again. Raises Busy as
-    ``Store.do``.
-    """
-    from udpbench.results import record
-    from udpbench.results.gather import record_of
-    from udpbench.tracking.track import Tracked
-
-    graph, store, tracker = ready.graph, ready.store, ready.tracker
-    config = _as_recorded(ready, cfg)
-    folder = Path(cfg.runtime.out) / "cells" / graph.key
-    console = store.log
-    store.log = Tracked(console, tracker)
-    todo = len(store.missing(ready.wanted))
-    written = False
-    names = graph.cell.names
-    tracker.start(graph.key, group, config, folder, [str(names[part]) for part in TAGS])
-    try:
-        _finish_stages(ready, cfg, choices, prefix, todo)
-        if not ready.scores:
-            todo_next = "run the same command with runtime.stages=scores to compute them and write the record"
-            console.say(f"everything but the scores is done; {todo_next}")
-            tracker.finish("ok")
-            return None
-        computed = frozenset(store.computed)  # by all processes
-        new, path = record_of(graph, store, config, computed), _record_path(ready, cfg)
-        record.write(path, new)
-        store.remember_records(path.parent)
-        written = True  # what fails from here on is the showing
-        _failed_path(path).unlink(missing_ok=True)  # of an attempt before this one
-        _show(ready, new, path, folder, show_table, mirrored=todo > 0 or bool(computed))
-    except Busy:
-        tracker.finish("ok")
-        raise
-    except BaseException as error:
-        if isinstance(error, Exception):
-            _tell_failure(error, ready, config, _record_path(ready, cfg), written)
-        with suppress(Exception):  # what keeps it from writing (a full disk, a lost GPU) is known by then
-            tracker.finish("failed")
-        raise
-    return new
-
-
-def _as_recorded(ready: PreparedCell, cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration, with the arms that null stands for."""
-    found: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    return {k: v for k, v in found.items() if k != "hydra"} | {"arms": list(ready.cell.arms)}
-
-
-def _finish_stages(
-    ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | None, prefix: str, todo: int
-) -> None:
-    """Compute the ``todo`` missing stages, with as many processes as ``runtime.workers`` asks for."""
-    from udpbench.benchmark.remarks import of_run
-    from udpbench.benchmark.run import run
-    from udpbench.commands.workers import shared
-
-    cell, log = ready.cell, ready.store.log
-    with shared(ready, cfg, choices) as n:
-        by = f" by {n} processes" if n > 1 else ""
-        log.say(f"{prefix}: {cell_text(cell)} on {ready.store.device}; {todo} stages to do{by}")
-        for line in of_run(cell, ready.store.device) if todo else ():
-            log.say(line)
-        run(ready.graph, ready.store, n > 1, ready.scores)
-
-
-def _record_path(ready: PreparedCell, cfg: DictConfig) -> Path:
-    """Where the record of the cell is, or will be.
-
-    Cells that are made of the same stages but differ in what their records say (a surrogate that noise does not
-    use, the primary scores) have a file each.
-    """
-    from udpbench.benchmark.store import hash_of
-    from udpbench.results.record import read
-
-    path, names = Path(cfg.runtime.records) / f"{slug(ready.cell)}-{ready.graph.key}.json", ready.cell.names
-    primary = list(ready.cell.primary)
-    with suppress(OSError, ValueError, KeyError):  # there is none, or it is not of a cell like this
-        there = read(path)
-        if there["config"]["metrics"]["primary"] != primary or names.items() - there["cell"].items():
-            return path.with_name(f"{path.stem}-{hash_of([names, primary])[:8]}.json")
-    return path
-
-
-def _failed_path(path: Path) -> Path:
-    """Of the record of a failure, where a whole one is at ``path``."""
-    return path.with_name(f"{path.stem}-failed.json")
-
-
-def _show(ready: PreparedCell, record: Record, path: Path, folder: Path, table: bool, mirrored: bool) -> None:
-    """The contact sheet, the table and, if anything was computed, the tracker's mirror of both."""
-    from udpbench.results.gather import draw_sheet
-    from udpbench.results.table import cell_table
-    from udpbench.tracking.dashboard import mirror
-
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_sheet(ready.graph, ready.store, folder / "sheet.png")
-    if table:
-        show(cell_table(record))
-    ready.store.log.say(f"record: {path}")
-    ready.store.log.say(f"pictures: {folder / 'sheet.png'}")
-    if mirrored:
-        mirror(record, folder / "sheet.png", ready.tracker)
-        ready.tracker.finish("ok")
-
-
-def _tell_failure(error: Exception, ready: PreparedCell, config: dict[str, Any], path: Path, written: bool) -> None:
-    """One line for a person, and a failed record unless the cell's own is whole or cannot be written."""
-    from udpbench.results import record
-    from udpbench.results.gather import failed_record
-
-    disk = disk_error(error, config["runtime"])
-    ready.store.log.say(f"error: {disk or _reason(error)}")
-    if written:
-        ready.store.log.say(f"the record is complete; only showing it failed: {path}")
-    elif not disk:  # it would refuse the record, too
-        beside = _failed_path(path) if path.exists() and not _may_overwrite(path) else path
-        try:
-            record.write(beside, failed_record(ready.graph, ready.store, config, error))
-            ready.store.log.say(f"the traceback is in {beside}")
-        except OSError as further:
-            ready.store.log.say(f"error: {disk_error(further, config['runtime']) or _reason(further)}")
-
-
-def _may_overwrite(path: Path) -> bool:
-    """Whether a record may be overwritten by a failure: what once was finished is kept."""
-    from udpbench.results.record import read
-
-    with suppress(ValueError):  # a broken one holds nothing
-        return read(path)["status"] == "failed"
-    return True
-
-
-def _reason(error: Exception) -> str:
-    """One line for a person."""
-    return memory_error(error) or class_and_line(error)
-
-
-# -- under Hydra -------------------------------------------------------------------------------------------------------
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -260,7 +90,7 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = (), b
         console.say(RESUME)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
-        _fail(2 if isinstance(error, ValueError) else 1, disk_error(error, cfg.runtime) or _reason(error))
+        _fail(2 if isinstance(error, ValueError) else 1, disk_error(error, cfg.runtime) or reason_of(error))
     if heard and _in_sweep() and not worker:  # no further cell is begun, though this one could not be interrupted
         console.say(f"{heard[0].name}: {RESUME}")
         sys.exit(128 + heard[0])
@@ -300,7 +130,7 @@ def give_up(config: DictConfig, reason: str) -> None:
     HydraConfig.instance().set_config(config)
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     ready = prepare(cfg, Console(worker=str(config.hydra.job.num)), config.hydra.runtime.choices)
-    _tell_failure(ChildProcessError(reason), ready, _as_recorded(ready, cfg), _record_path(ready, cfg), False)
+    tell_failure(ChildProcessError(reason), ready, as_recorded(ready, cfg), record_path(ready, cfg), False)
     _fail(1, reason)
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from udpbench.commands.common import Parser, composed, one_line_errors, open_store, show, table, write_json
+from udpbench.commands.common import Parser, show, table, write_json
+from udpbench.commands.preparing import composed, open_store
 from udpbench.commands.searchpath import SEARCHPATH, option_files, searched
+from udpbench.commands.telling import one_line_errors
 
 if TYPE_CHECKING:
     from udpbench.interfaces import Log, Metric, Run

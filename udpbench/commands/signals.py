@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from udpbench.commands.common import RESUME
+from udpbench.commands.telling import RESUME
 from udpbench.core.errors import Stopped
 
 if TYPE_CHECKING:

@@ -16,17 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udpbench.commands.common import (
-    Parser,
-    composed,
-    names_text,
-    one_line_errors,
-    open_store,
-    say,
-    show,
-    table,
-    write_json,
-)
+from udpbench.commands.common import Parser, names_text, show, table, write_json
+from udpbench.commands.preparing import composed, open_store
+from udpbench.commands.telling import one_line_errors, say
 
 if TYPE_CHECKING:
     from udpbench.benchmark.stage_folders import StageFolder

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
-from udpbench.commands.common import PreparedCell, prepare
 from udpbench.commands.machine import cores, idle_cores, room
+from udpbench.commands.preparing import PreparedCell, prepare
 from udpbench.commands.signals import heeded, leave_to_parent
 from udpbench.core.errors import class_and_line
 from udpbench.interfaces import Log

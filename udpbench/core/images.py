@@ -6,12 +6,10 @@ The one listing, the one reading, the one rounding to 8 bits.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import struct
 import warnings
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -21,12 +19,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from udpbench.core.atomic import atomic_text, atomic_write
 from udpbench.core.captions import table_rows
+from udpbench.core.colours import in_srgb
 from udpbench.core.component import check_numbers
 from udpbench.core.pixels import fit_square
 from udpbench.core.text import CONTROL, json_text, shown_name
@@ -40,7 +39,6 @@ READ = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "HEIF")
 NAME_BYTES = 255  # of a file name, on all usual file systems
 PIXELS = 128 * 128  # what counts as one picture in a batch
 METADATA = "metadata.jsonl"
-PROFILED = ("RGB", "L", "CMYK")  # modes in which colour profiles are applied; others become RGB before
 # What Pillow raises on broken files, over all its decoders.
 BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
@@ -163,42 +161,8 @@ def from_pil(image: Image.Image) -> Tensor:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         alpha = _tensor(rgba)[3:]
-        return _tensor(_in_srgb(rgba.convert("RGB"))) * alpha + (1 - alpha)
-    return _tensor(_in_srgb(image).convert("RGB"))
-
-
-def has_other_colours(image: Image.Image) -> bool:
-    """Whether a colour profile other than sRGB is applied when the picture is read."""
-    plain = image.convert("RGBA") if image.has_transparency_data else image  # Pillow warns of a palette's otherwise
-    plain = plain if plain.mode in PROFILED else plain.convert("RGB")
-    return _to_srgb(plain) is not None
-
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    """``image`` by the colour profile it brings along; as it is without one.
-
-    One that says it is sRGB is left alone: a conversion would change values by rounding.
-    """
-    if not image.info.get("icc_profile"):
-        return image
-    image = image if image.mode in PROFILED else image.convert("RGB")
-    if (transform := _to_srgb(image)) is None:
-        return image
-    made = ImageCms.applyTransform(image, transform)
-    assert made is not None  # not in place
-    return made
-
-
-def _to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
-    """From the colour profile that a picture in one of the modes ``PROFILED`` brings along to sRGB; None if there is
-    none to be applied."""
-    if not (data := image.info.get("icc_profile")):
-        return None
-    with suppress(OSError, ImageCms.PyCMSError):  # broken, or of another kind of picture
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        if "srgb" not in ImageCms.getProfileDescription(profile).lower():
-            return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), image.mode, "RGB")
-    return None
+        return _tensor(in_srgb(rgba.convert("RGB"))) * alpha + (1 - alpha)
+    return _tensor(in_srgb(image).convert("RGB"))
 
 
 def _tensor(image: Image.Image) -> Tensor:
@@ -387,67 +351,3 @@ def write_metadata(folder: Path, rows: dict[str, dict]) -> None:
     """Write ``metadata.jsonl``: one line per file name, {"file_name": name, ...row}."""
     text = "".join(f"{json_text({'file_name': name, **row})}\n" for name, row in rows.items())
     atomic_text(Path(folder) / METADATA, text)
-
-
-def read_paired(folder: Path, names: Sequence[str], images: Sequence[Tensor]) -> list[Tensor]:
-    """Pictures made elsewhere, paired with ``names`` by the name without suffix, each of the size of its image (CHW).
-
-    Returns CHW float32 in [0,1] in the order of ``names``; further pictures in the folder are left alone. Raises
-    ValueError saying which picture is missing, there twice, or of another size.
-    """
-    paired = []
-    for (path, name), image in zip(_pairs(folder, names), images, strict=True):
-        picture = read(path)
-        _check_size(path, tuple(picture.shape[-2:]), name, tuple(image.shape[-2:]))
-        paired.append(picture)
-    return paired
-
-
-def check_paired(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
-    """ValueError as ``read_paired`` would raise for images of these names and sizes (height, width); no picture is
-    decoded."""
-    for path, name in _pairs(folder, list(sizes)):
-        if (found := header(path)).mode:  # else reading it says what is wrong
-            _check_size(path, found.size, name, sizes[name])
-
-
-def _pairs(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """The picture in ``folder`` for each of ``names``."""
-    there = list_images(folder)
-    by_stem, number = {path.stem: path for path in there}, Counter(path.stem for path in there)
-    for name in names:
-        stem = Path(name).stem
-        if number[stem] != 1:
-            wanted = f"exactly one picture for {name} (any suffix)"
-            raise ValueError(f"images: {folder} must have {wanted}, it has {number[stem]}")
-        yield by_stem[stem], name
-
-
-def _check_size(path: Path, size: tuple[int, ...], name: str, wanted: tuple[int, ...]) -> None:
-    if size != wanted:
-        got, want = (" x ".join(map(str, pair)) for pair in (size, wanted))
-        raise ValueError(f"images: {path} is {got} (height x width), it must be {want} as {name} is")
-
-
-KERNELS = {kernel.name.lower(): kernel for kernel in Image.Resampling}
-
-
-def pillow_resize(x: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
-    """CHW [0,1], rounded to 8 bits, resized to (height, width) by Pillow with ``kernel``, one of ``KERNELS``."""
-    return from_pil(to_pil(x).resize(size[::-1], KERNELS[kernel])).to(x.device)
-
-
-FORMATS = ("jpeg", "webp")
-LONGEST = {"jpeg": 65500, "webp": 16383}  # sides that they can hold, in pixels
-SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
-
-
-def recompress(x: Tensor, format: str, quality: int, subsampling: str = "4:2:0") -> Tensor:
-    """Encode CHW [0,1] (rounded to 8 bits) and decode it again; float32 CHW in [0,1] on the CPU.
-
-    ``format``: one of ``FORMATS``; ``quality``: 1 to 100; ``subsampling``: one of ``SUBSAMPLINGS``, of JPEG alone.
-    """
-    buffer, options = io.BytesIO(), {"subsampling": subsampling} if format == "jpeg" else {}
-    to_pil(x).save(buffer, format=format, quality=quality, **options)
-    with Image.open(buffer) as image:
-        return from_pil(image)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from udpbench.core.budget import measure
-from udpbench.core.images import as_saved, recompress, to_uint8
+from udpbench.core.codecs import recompress
+from udpbench.core.images import as_saved, to_uint8
 
 WINDOW = 11  # side of SSIM's window in pixels
 GAUSSIAN = tuple(math.exp(-0.5 * ((k - WINDOW // 2) / 1.5) ** 2) for k in range(WINDOW))  # Wang et al.'s

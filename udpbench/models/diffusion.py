@@ -6,7 +6,7 @@ import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,8 @@ from udpbench.core.pixels import padded
 from udpbench.interfaces import Run
 from udpbench.models.folder import INDEX, SCHEDULERS, UNUSED, look
 from udpbench.models.headers import pipeline_of, read_json
-from udpbench.models.words import Words
+from udpbench.models.networks import initialised_by, trainable_copy
+from udpbench.models.tokenizer import Tokenizer
 
 PREDICTIONS = ("epsilon", "v_prediction")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -66,37 +67,6 @@ def velocity(alpha_bar: Tensor, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     (N,)."""
     a = alpha_bar[t].view(-1, 1, 1, 1)
     return a.sqrt() * noise - (1 - a).sqrt() * z
-
-
-def sharing_copy(module: Any) -> Any:
-    """A copy of a network whose layers can be changed or replaced; the weights, of which a large one has gigabytes, are
-    the same tensors. It must stay on its device and keep their type: ``to`` would change the original's, too."""
-    return copy.deepcopy(module, {id(weight): weight for weight in (*module.parameters(), *module.buffers())})
-
-
-def trainable_copy(module: nn.Module) -> Any:
-    """A float32 copy in training mode."""
-    return copy.deepcopy(module).float().requires_grad_(True).train()
-
-
-def dtype_of(network: nn.Module) -> torch.dtype:
-    """The type of a network's weights. diffusers' own property looks through all modules, which takes as long as a
-    layer."""
-    return next(network.parameters()).dtype
-
-
-def own_generators() -> AbstractContextManager[None]:
-    """Within the block, torch's own generators may be seeded and drawn from; afterwards they are as before."""
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-
-
-@contextmanager
-def initialised_by(rng: torch.Generator) -> Iterator[None]:
-    """Weights that libraries draw within the block from torch's own generator are those of ``rng``; that generator is
-    left as it was."""
-    with own_generators():
-        torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-        yield
 
 
 @dataclass
@@ -180,7 +150,7 @@ class Diffusion(Component, ABC):
         """What it offers, of ``udpbench.interfaces.NEEDS``."""
 
     @property
-    def words(self) -> Words | None:
+    def tokenizer(self) -> Tokenizer | None:
         """The tokenizer, read without the model; None: it has none, or it cannot be read alone."""
         return None
 

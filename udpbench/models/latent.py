@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.core.memory import queued
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, dtype_of, sharing_copy, trainable_copy
+from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable
 from udpbench.models.folder import UNUSED
 from udpbench.models.headers import read_json
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
+from udpbench.models.networks import dtype_of, sharing_copy, trainable_copy
 from udpbench.models.strips import sparingly
-from udpbench.models.words import Words, read_words
+from udpbench.models.tokenizer import Tokenizer, read_tokenizer
 
 MASKED_CHANNELS = 9  # of an inpainting UNet: its latents, a mask, the masked picture's latents
 EMBEDDING = "learned_embeds.safetensors"  # diffusers' name
@@ -94,10 +95,10 @@ class LatentDiffusion(Diffusion):
         return [self.pipe.unet, self.pipe.vae.encoder, self.pipe.vae.decoder]
 
     @property
-    def words(self) -> Words | None:
+    def tokenizer(self) -> Tokenizer | None:
         if "pipe" in vars(self):
-            return Words(self.pipe.tokenizer)
-        return read_words(folder, self.embedded) if (folder := self.folder) else None
+            return Tokenizer(self.pipe.tokenizer)
+        return read_tokenizer(folder, self.embedded) if (folder := self.folder) else None
 
     def with_tuned(self, folder: Path) -> LatentDiffusion:
         """This model with what a training stage saved in ``folder``: any of ``vae``, ``unet``, ``text_encoder``,

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from udpbench.core.component import check_choice
-from udpbench.models.diffusion import initialised_by, sharing_copy
+from udpbench.models.networks import initialised_by, sharing_copy
 
 LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
 KOHYA = "kohya.safetensors"  # the same under the names that AUTOMATIC1111 and ComfyUI load

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.core.component import check_numbers
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable, dtype_of, initialised_by
+from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable
+from udpbench.models.networks import dtype_of, initialised_by
 
 
 class PixelDiffusion(Diffusion):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from udpbench.core.images import at_once
 from udpbench.interfaces import Run
-from udpbench.models.diffusion import dtype_of
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.networks import dtype_of
 from udpbench.models.pixel import PixelDiffusion
 
 SOLVERS = ("dpmpp", "ddim")

@@ -60,8 +60,8 @@ class Upscaler(LatentDiffusion):
         if folder := self.folder:
             most = read_json(folder / INDEX).get("max_noise_level", 350)  # diffusers' own
             check_numbers(f"model {self.name}", most=most, noise_level=noise_level)
-        if words := self.words:
-            words.check([], prompts)
+        if tokenizer := self.tokenizer:
+            tokenizer.check([], prompts)
 
     @torch.no_grad()
     def enlarged(

@@ -19,7 +19,7 @@ from udpbench.core.atomic import atomic_write
 from udpbench.core.component import check_choice
 from udpbench.core.memory import full_memory
 from udpbench.interfaces import Log, Run
-from udpbench.models.diffusion import own_generators
+from udpbench.models.networks import own_generators
 from udpbench.optim.training_set import TrainingSet, losses_of
 
 EMA_DECAYS: dict[str, Callable[[int], float]] = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from udpbench.core.images import recompress
+from udpbench.core.codecs import recompress
 from udpbench.core.memory import queued
 from udpbench.core.pixels import resize, smooth
 

@@ -13,8 +13,8 @@ from udpbench.core.budget import Budget
 from udpbench.core.component import check_numbers
 from udpbench.core.memory import queued
 from udpbench.interfaces import Owner, Run
-from udpbench.models.diffusion import initialised_by
 from udpbench.models.latent import LatentDiffusion
+from udpbench.models.networks import initialised_by
 from udpbench.models.unetpp import UNetPlusPlus
 from udpbench.optim.chains import OFFSET, Inpainting
 from udpbench.optim.fit import FitSettings, fit

@@ -14,7 +14,7 @@ from udpbench.interfaces import Owner, Run
 from udpbench.models.attention import check_attention, mean_map, read_attention
 from udpbench.models.diffusion import Cond
 from udpbench.models.latent import LatentDiffusion
-from udpbench.models.words import Words
+from udpbench.models.tokenizer import Tokenizer
 from udpbench.optim.denoising import Objective, Times
 from udpbench.optim.pgd import Scale
 from udpbench.optim.samples import uniform_times
@@ -64,9 +64,9 @@ class DisDiff(SimAC):
         plain = super().objective(model, owner, run)
         if not self.attention_weight:
             return plain
-        words = Words(model.pipe.tokenizer)
-        lengths = [len(words.ids(prompt)[: words.most]) - 1 for prompt in owner.prompts]  # without the end
-        places = [self.word_places(words, owner, prompt) for prompt in owner.prompts]
+        tokenizer = Tokenizer(model.pipe.tokenizer)
+        lengths = [len(tokenizer.ids(prompt)[: tokenizer.most]) - 1 for prompt in owner.prompts]  # without the end
+        places = [self.word_places(tokenizer, owner, prompt) for prompt in owner.prompts]
 
         def loss(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
             with read_attention(model.pipe.unet) as read:
@@ -80,16 +80,16 @@ class DisDiff(SimAC):
 
         return loss
 
-    def check_texts(self, words: Words, owner: Owner) -> None:
+    def check_texts(self, tokenizer: Tokenizer, owner: Owner) -> None:
         for prompt in owner.prompts if self.attention_weight else ():
-            self.word_places(words, owner, prompt)
+            self.word_places(tokenizer, owner, prompt)
 
-    def word_places(self, words: Words, owner: Owner, prompt: str) -> list[int]:
+    def word_places(self, tokenizer: Tokenizer, owner: Owner, prompt: str) -> list[int]:
         """Where the subject's word stands in a prompt; ValueError if it does not."""
         noun = (owner.class_prompt.split() or [""])[-1]
         word = self.word or (owner.token if owner.token in prompt.split() else noun)
         try:
-            return words.places(prompt, word)
+            return tokenizer.places(prompt, word)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}; give protect.word, a word of the owner's prompt") from error
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from udpbench.core.budget import Budget
 from udpbench.core.digest import files_digest
-from udpbench.core.images import check_paired, list_images, read_paired
+from udpbench.core.images import list_images
+from udpbench.core.paired import check_paired, read_paired
 from udpbench.interfaces import Dataset, Owner, Protection, Run
 
 

@@ -61,8 +61,8 @@ class Wrapper(Protection):
     def check_model(self, model: Any) -> None:
         self.inner.check_model(model)
 
-    def check_texts(self, words: Any, owner: Owner) -> None:
-        self.inner.check_texts(words, owner)
+    def check_texts(self, tokenizer: Any, owner: Owner) -> None:
+        self.inner.check_texts(tokenizer, owner)
 
     def refuse_unless(self, heeded: bool) -> None:
         """ValueError if the inner protection has not heeded what it says it does."""

@@ -12,8 +12,9 @@ from typing import Any
 
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph, Scores
+from udpbench.benchmark.stage import Stage, hash_of
 from udpbench.benchmark.stages import compared_with
-from udpbench.benchmark.store import Stage, Store, hash_of
+from udpbench.benchmark.store import Store
 from udpbench.benchmark.texts import cut_captions
 from udpbench.core.folders import edits_of, pictures_in, read_data_facts
 from udpbench.core.images import list_images, read

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from udpbench.benchmark.estimate import NEAR, Estimate
-from udpbench.benchmark.store import Stage
+from udpbench.benchmark.stage import Stage
 from udpbench.core.memory import ESTIMATE, of_cards
 from udpbench.core.text import clock_text
 

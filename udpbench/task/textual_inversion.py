@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from udpbench.core.component import check_numbers
 from udpbench.interfaces import Dataset, Run
-from udpbench.models.diffusion import Trainable, sharing_copy
+from udpbench.models.diffusion import Trainable
 from udpbench.models.latent import EMBEDDING, LatentDiffusion
-from udpbench.models.words import Words
+from udpbench.models.networks import sharing_copy
+from udpbench.models.tokenizer import Tokenizer
 from udpbench.optim.tuning import Tuning
 
 
@@ -57,18 +58,18 @@ class TextualInversion(Tuning):
             has = f"calls its subject {data.token!r}; give task.word={data.token}" if data.token else "has none"
             raise ValueError(f"textual_inversion: learns the word {self.word!r} for the subject, but the data {has}")
 
-    def check_texts(self, words: Words, captions: Sequence[str], prompts: Sequence[str]) -> int:
+    def check_texts(self, tokenizer: Tokenizer, captions: Sequence[str], prompts: Sequence[str]) -> int:
         """As the interface says; ValueError, too, if the word is not in a caption or prompt, or would be cut off, if
         it has no room in any, or if ``start`` is no word."""
-        check_numbers("textual_inversion", most=words.most - 2, vectors=self.vectors)  # beside begin and end
-        if self.start is not None and not self._starts(words.tokenizer):
+        check_numbers("textual_inversion", most=tokenizer.most - 2, vectors=self.vectors)  # beside begin and end
+        if self.start is not None and not self._starts(tokenizer.inner):
             raise ValueError(f"textual_inversion: start must be one word of the tokenizer, given {self.start!r}")
-        words = words.having(self.new_word, self.vectors)
+        tokenizer = tokenizer.having(self.new_word, self.vectors)
         captions, prompts = ([self.caption(text) for text in texts] for texts in (captions, prompts))
-        cut = words.check(captions, prompts)
+        cut = tokenizer.check(captions, prompts)
         for text in captions:
-            if not words.holds(words.ids(text)[: words.most - 1]):  # the last token is that of the end
-                raise ValueError(f"the caption {text!r} is cut before its word, at {words.most} tokens; shorten it")
+            if not tokenizer.holds(tokenizer.ids(text)[: tokenizer.most - 1]):  # the last token is that of the end
+                raise ValueError(f"the caption {text!r} is cut before its word, at {tokenizer.most} tokens; shorten it")
         return cut
 
     def caption(self, text: str) -> str:
@@ -85,11 +86,14 @@ class TextualInversion(Tuning):
 
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """The victim with one more word."""
-        words, encoder = Words(victim.pipe.tokenizer).having(self.new_word, self.vectors), victim.pipe.text_encoder
+        tokenizer, encoder = (
+            Tokenizer(victim.pipe.tokenizer).having(self.new_word, self.vectors),
+            victim.pipe.text_encoder,
+        )
         encoder = copy.deepcopy(encoder)
         table = encoder.get_input_embeddings()
-        first = table.weight.mean(0) if self.start is None else table.weight[self._starts(words.tokenizer)[0]]
-        learned = ExtendedEmbedding(table, words.learned[0], first.repeat(self.vectors, 1))
+        first = table.weight.mean(0) if self.start is None else table.weight[self._starts(tokenizer.inner)[0]]
+        learned = ExtendedEmbedding(table, tokenizer.learned[0], first.repeat(self.vectors, 1))
         encoder.set_input_embeddings(learned)
 
         def save(folder: Path) -> None:
@@ -101,7 +105,7 @@ class TextualInversion(Tuning):
         if self.gradient_checkpointing:
             unet = sharing_copy(unet)  # the victim's own keeps its layers
             unet.enable_gradient_checkpointing()
-        parts = {"text_encoder": encoder, "tokenizer": words.tokenizer, "unet": unet}
+        parts = {"text_encoder": encoder, "tokenizer": tokenizer.inner, "unet": unet}
         return Trainable(victim.having(**parts), [learned.rows], save, text=True)
 
     def _starts(self, tokenizer: Any) -> list[int]:

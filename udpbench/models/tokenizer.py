@@ -11,11 +11,12 @@ from textwrap import shorten
 from typing import Any
 
 
-class Words:
-    """A model's tokenizer; ``most``: the tokens that its text encoder takes, begin and end included."""
+class Tokenizer:
+    """A model's tokenizer; ``inner``: that of transformers; ``most``: the tokens that its text encoder takes, begin and
+    end included."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer, self.most = tokenizer, int(tokenizer.model_max_length)
+        self.inner, self.most = tokenizer, int(tokenizer.model_max_length)
         self.learned: list[int] = []  # tokens of the word that ``having`` added
 
     def ids(self, text: str) -> list[int]:
@@ -28,11 +29,11 @@ class Words:
         if self.learned:
             from diffusers.loaders import TextualInversionLoaderMixin
 
-            text = TextualInversionLoaderMixin().maybe_convert_prompt(text, self.tokenizer)
+            text = TextualInversionLoaderMixin().maybe_convert_prompt(text, self.inner)
         return self._tokens(text)
 
     def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer(text).input_ids
+        return self.inner(text).input_ids
 
     def places(self, text: str, word: str) -> list[int]:
         """Where the tokens of ``word`` stand in a prompt, at its last mention (0: the token of the beginning).
@@ -46,20 +47,20 @@ class Words:
             raise ValueError(f"the prompt {text!r} lacks the word {word!r}")
         return list(range(found[-1], found[-1] + n))
 
-    def having(self, word: str, vectors: int) -> Words:
+    def having(self, word: str, vectors: int) -> Tokenizer:
         """The same with one more word of so many tokens, under the names that diffusers' loader gives them.
 
         Raises ValueError if the tokenizer knows it already, or does not find it again in a prompt.
         """
-        words = Words(copy.deepcopy(self.tokenizer))
+        made = Tokenizer(copy.deepcopy(self.inner))
         tokens = [word, *(f"{word}_{i}" for i in range(1, vectors))]
-        if words.tokenizer.add_tokens(tokens) != vectors:
+        if made.inner.add_tokens(tokens) != vectors:
             raise ValueError(f"the tokenizer knows the word {word!r} already")
-        words.learned = words.tokenizer.convert_tokens_to_ids(tokens)
-        if not words.holds(words.ids(f"a {word}, a")):
+        made.learned = made.inner.convert_tokens_to_ids(tokens)
+        if not made.holds(made.ids(f"a {word}, a")):
             todo = "take letters, digits, - and _"
             raise ValueError(f"the tokenizer does not find the word {word!r} in a prompt; {todo}")
-        return words
+        return made
 
     def holds(self, ids: list[int]) -> bool:
         """Whether all learned tokens are among ``ids``, side by side."""
@@ -79,19 +80,19 @@ class Words:
         return len(cut)
 
 
-class EmbeddedWords(Words):
+class EmbeddedTokenizer(Tokenizer):
     """The tokenizer in a folder of an embedded model, read without transformers: importing that takes longer than all
     that a finished cell needs."""
 
     def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
+        import tokenizers
 
         self.folder, self.learned = folder, []
         self.most = int(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"])
-        self._backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     @cached_property
-    def tokenizer(self) -> Any:  # type: ignore[override]  # for what needs more than tokens of texts
+    def inner(self) -> Any:  # type: ignore[override]  # for what needs more than tokens of texts
         return _clip_tokenizer(self.folder)
 
     def _tokens(self, text: str) -> list[int]:
@@ -99,15 +100,15 @@ class EmbeddedWords(Words):
 
 
 @cache
-def read_words(folder: Path, embedded: bool = False) -> Words | None:
+def read_tokenizer(folder: Path, embedded: bool = False) -> Tokenizer | None:
     """The tokenizer of a pipeline's folder; None if there is none to read."""
     if embedded:
-        return EmbeddedWords(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
+        return EmbeddedTokenizer(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
     try:
         # Without its files the library makes an empty one.
         if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             return None
-        return Words(_clip_tokenizer(folder / "tokenizer"))
+        return Tokenizer(_clip_tokenizer(folder / "tokenizer"))
     except (OSError, ValueError, TypeError, KeyError):  # what is wrong with it is told when it is loaded
         return None
 
