@@ -35,6 +35,14 @@ def test_a_whole_record_of_a_clean_commit_has_none():
     assert objections(submitted()) == []
 
 
+@pytest.mark.parametrize("experiment", ["make_run", "cifar10"])
+def test_records_that_cells_wrote_have_none(experiment):
+    folder = Path(__file__).parents[1] / "experiments" / experiment
+    made = {path.name: record.read(path) for path in folder.rglob("*-s*.json")}
+    assert made
+    assert {name: lines for name, one in made.items() if (lines := objections(one))} == {}
+
+
 def at(*place: str, value: Any) -> Callable[[Any], None]:
     def spoil(made: Any) -> None:
         for name in place[:-1]:
