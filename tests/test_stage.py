@@ -313,7 +313,7 @@ def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch):
     def stale(path):
         raise OSError(errno.ESTALE, "Stale file handle", str(path))
 
-    for place in ("udpbench.benchmark.facts.read_facts", "udpbench.core.digest.file_digest"):
+    for place in ("udpbench.benchmark.store.read_facts", "udpbench.core.digest.file_digest"):
         with monkeypatch.context() as patched:
             patched.setattr(place, stale)
             with pytest.raises(OSError, match="Stale file handle"):
@@ -708,13 +708,15 @@ def test_a_broken_stage_that_nothing_needs_is_put_aside_and_not_computed(tmp_pat
     assert len(list((tmp_path / "damaged").iterdir())) == 1
 
 
-def test_a_store_knows_the_folders_of_records_that_are_there(tmp_path):
+def test_a_store_knows_the_folders_of_records_until_it_is_told_to_forget_one(tmp_path):
     store = Store(tmp_path / "store")
     for name in ("b", "a", "b"):
         (tmp_path / name).mkdir(exist_ok=True)
         store.remember_records(tmp_path / name)
     assert sorted(store.records) == [tmp_path / "a", tmp_path / "b"]
     (tmp_path / "a").rmdir()
+    assert sorted(store.records) == [tmp_path / "a", tmp_path / "b"]
+    store.forget_records(tmp_path / "a")
     assert store.records == [tmp_path / "b"]
 
 

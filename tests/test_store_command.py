@@ -296,6 +296,22 @@ def test_gc_says_and_with_yes_removes_what_no_record_names(run, store, tmp_path)
 
 
 @pytest.mark.slow
+def test_gc_waits_for_folders_of_records_that_are_not_there_until_they_are_forgotten(run, store, tmp_path):
+    alone, words = stage("generate", "alone", DATA), ("gc", "--days", "0", "--yes")
+    store.do(alone)
+    (tmp_path / "disk").mkdir()
+    store.remember_records(tmp_path / "disk")
+    (tmp_path / "disk").rmdir()  # it is not mounted
+    status, _, said = run(*words)
+    assert (status, said.count("\n")) == (2, 1)
+    assert f"records were written to {tmp_path / 'disk'}, which is not there now" in said
+    assert store.finished(alone)
+    status, shown, _ = run(*words, "--forget")
+    assert (status, "removed: 1 generate, 5 B" in shown) == (0, True)
+    assert run(*words)[0] == 0, "it is forgotten"
+
+
+@pytest.mark.slow
 def test_rm_drops_weights_of_finished_cells_only_and_takes_names(run, store, tmp_path):
     others = stage("train", "of a failed cell", DATA)
     store.do(others)

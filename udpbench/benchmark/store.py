@@ -82,9 +82,12 @@ class Store:
 
     @property
     def records(self) -> list[Path]:
-        """The folders that ``remember_records`` noted, as far as they are there."""
-        noted = (Path(note.read_text(encoding="utf-8")) for note in sorted((self.root / RECORDS).glob("[!.]*")))
-        return [folder for folder in noted if folder.is_dir()]
+        """The folders that ``remember_records`` noted; they need not be there any more."""
+        return [Path(note.read_text(encoding="utf-8")) for note in sorted((self.root / RECORDS).glob("[!.]*"))]
+
+    def forget_records(self, folder: Path) -> None:
+        """Take back what ``remember_records`` noted."""
+        (self.root / RECORDS / hash_of(str(folder))).unlink(missing_ok=True)
 
     def path(self, stage: Stage) -> Path:
         """Where the stage's folder is, once finished."""

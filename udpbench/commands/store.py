@@ -81,8 +81,13 @@ class StoreAndRecords:
     @cached_property
     def folders(self) -> list[Path]:
         """Where records are."""
-        others = [folder for folder in self.store.records if folder != self.folder.resolve()]
+        others = [folder for folder in self.store.records if folder != self.folder.resolve() and folder.is_dir()]
         return [self.folder, *others]
+
+    @property
+    def lost(self) -> list[Path]:
+        """Folders in which records were, and that are not there now: removed, or on a disk that is not mounted."""
+        return [folder for folder in self.store.records if not folder.is_dir()]
 
     @property
     def where(self) -> str:
@@ -284,9 +289,16 @@ def gc(parser: Parser, words: Sequence[str]) -> int:
 
     parser.add_argument("--days", type=float, default=1.0, metavar="N", help="leave what was used in the last N days "
                         "(default 1): a cell that runs has no record yet")  # fmt: skip
+    parser.add_argument("--forget", action="store_true", help="folders of records that are not there are gone for good")
     args, names, opened = _opened(_deletes(parser), words, f"of what only: {NAMES}")
     if not 0 <= args.days < math.inf:
         parser.error(f"--days must be a number of days, 0 or more, given {args.days}")
+    if opened.lost and not args.forget:
+        told = ", ".join(map(str, opened.lost[:SHOWN]))
+        todo = "mount the disk that they are on, or say --forget if they are gone for good"
+        raise ValueError(f"store gc: records were written to {told}, which is not there now; {todo}")
+    for folder in opened.lost if args.yes else ():
+        opened.store.forget_records(folder)
     needed = {stage["key"] for record in opened.records.values() for stage in record["stages"]}
     there = opened.chosen(names) if names else opened.there
     all_free = {kept.folder for kept in unneeded(opened.there, needed)}
