@@ -194,6 +194,17 @@ def test_a_wrong_mark_is_told_in_one_line(folder, capsys, words, told):
     assert text.read_text() == before
 
 
+def test_a_cell_with_two_results_fills_no_table(folder, capsys):
+    other = grid()[0]
+    other["arms"]["purified"]["metrics"]["distance"]["value"] = 7.0
+    write(folder / "records" / "z.json", other)
+    text = folder / "text.md"
+    text.write_text("<!-- table arms -->\n<!-- end -->\n")
+    assert main(["--fill", str(text)]) == 2
+    told = f"purified distance is 55 in {folder / 'records' / '0.json'} and 7 in {folder / 'records' / 'z.json'}"
+    assert told in capsys.readouterr().err
+
+
 def test_a_text_without_marks_is_refused(tmp_path, capsys):
     (tmp_path / "x.md").write_text("nothing")
     assert main(["--fill", str(tmp_path / "x.md")]) == 2

@@ -51,6 +51,20 @@ def test_seeds_of_a_subject_are_not_counted_as_subjects(groups: list[list[int]],
     assert (got.victims, got.subjects, got.method) == (len(pairs), len(groups), "t")
 
 
+def test_what_victims_stand_for_is_counted_in_subjects() -> None:
+    def found(*subjects: str) -> Interval:
+        keys = [(subject, seed) for subject in subjects for seed in range(2)]
+        return paired_interval({key: 5.0 + 0.1 * i for i, key in enumerate(keys)}, rng())
+
+    assert [found(*names).subjects for names in (("7",), ("",), ("7", "8"), ("", "draw_1"))] == [1, 0, 2, 2]
+    assert [found(*names).exceeds(1.0) for names in (("7",), ("",), ("7", "8"))] == [False, True, True]
+    assert [found(*names).excludes_zero for names in (("7",), ("",), ("7", "8"))] == [False, True, True]
+    effects = {("7", seed): 5.0 + 0.1 * seed for seed in range(3)}
+    back = recovery(effects, effects, 1.0, rng())
+    assert (back.interval, back.reason) == (None, "n/a: one subject stands for no others")
+    assert recovery({("", k): x for (_, k), x in effects.items()}, {("", 0): 1.0, ("", 1): 1.1}, 0.1, rng()).interval
+
+
 def test_seeds_of_one_subject_give_an_interval_over_seeds() -> None:
     got = paired_interval({("0", k): v for k, v in enumerate((1.0, 2.0, 4.0))}, rng())
     want = reference.ttest_1samp([1.0, 2.0, 4.0], 0).confidence_interval(0.95)

@@ -177,8 +177,69 @@ def test_failed_and_missing_cells_stand_before_everything_else(tmp_path):
     first = text.index('class="leaderboard"')
     assert text.index("Failed cells (1)") < text.index("Missing cells (1)") < first
     assert "RuntimeError: &lt;script&gt;" in text
-    assert '<td class="name">p0</td><td class="name">a0</td><td class="name">0/0</td>' in text
+    assert '<th class="name" scope="row">p0</th><td class="name">a0</td><td class="name">0/0</td>' in text
     assert "<h2>Before you read on</h2>" not in page_of(save(tmp_path / "whole", two_seeds()))
+
+
+def test_many_missing_cells_are_closed_and_counted(tmp_path):
+    records = [make_record(protect="p", attack=f"a{i}", subject=s) for i in range(7) for s in "01"[: 1 + (i == 0)]]
+    assert "<details open><summary>Missing cells (1)</summary>" in page_of(save(tmp_path / "a", records))
+    several = [
+        make_record(protect=f"p{i}", attack="a", subject=s, seed=k)
+        for i in range(6)
+        for s, k in (("0", 0), (f"{i + 1}", 1))
+    ]
+    several += [make_record(protect=f"p{i}", attack="b", subject="0") for i in range(6)]
+    text = page_of(save(tmp_path / "b", several))
+    assert "<details><summary>Missing cells (6)</summary>" in text
+
+
+def test_boards_that_differ_in_models_alone_say_them_in_their_titles(tmp_path):
+    records = [make_record(surrogate=name) for name in ("micro", "micro_b", "micro_c")]
+    text = page_of(save(tmp_path / "a", records))
+    titles = [title for title in re.findall("<h3>(.*?)</h3>", text) if "Transfer" not in title]
+    assert len({*titles}) == 3
+    assert [title.split(", ")[-2].split(" -&gt; ")[0] for title in titles] == ["micro", "micro_b", "micro_c"]
+    (alone,) = re.findall("<h3>(.*?)</h3>", page_of(save(tmp_path / "b", records[:1])))
+    assert "purifier" not in alone
+
+
+def test_every_number_of_a_leaderboard_that_claims_nothing_is_marked():
+    """eudp protects by more than the seed SD of 0.71; what is left after a1 is within it."""
+    records = []
+    for s in range(3):
+        for k in range(2):
+            for attack, left in (("a0", 5.0), ("a1", -14.9)):
+                scores = shifted(k, protected=s, purified=left + 0.1 * s)
+                records.append(make_record(scores, subject=str(s), seed=k, attack=attack))
+    (board,) = boards(records)
+    grid = leaderboard(Standings(board), "distance")
+    marked = {
+        row.name: {c.text: "†" in cell.text for c, cell in zip(grid.columns, row.cells, strict=True)}
+        for row in grid.rows
+    }
+    assert {name: marked["eudp"][name] for name in ("no attack", WORST, "a0", "a1")} == {
+        "no attack": False, WORST: True, "a0": False, "a1": True,
+    }  # fmt: skip
+    assert marked[NO_PROTECTION]["a0"], "victims do not differ"
+
+
+def test_what_is_left_on_fewer_victims_stands_beside_the_effect_on_these(tmp_path):
+    records = world(1, 2)
+    records = [r for r in records if r["cell"]["attack"] == "a0" or r["cell"]["subject"] == "2"]
+    for record in records:
+        record["arms"]["protected"]["metrics"]["distance"]["value"] += 10 * int(record["cell"]["subject"])
+    (board,) = boards(records)
+    found = Standings(board)
+    grid, heat = leaderboard(found, "distance"), heat_map(found, "distance")
+    cells = {c.text: cell for c, cell in zip(grid.columns, grid.rows[0].cells, strict=True)}
+    assert cells["no attack"].text.startswith("+40.0"), "30, 40 and 50"
+    assert (cells["a1"].text, cells["a1"].more, cells["a1"].shade) == ("+30.2 of +50.0 †", "1 victim", None)
+    assert " of " not in cells["a0"].text
+    cells = {c.text: cell for c, cell in zip(heat.columns, heat.rows[0].cells, strict=True)}
+    assert (cells["a1"].text, cells["a1"].shade) == ("+30 of +50 (1)", None)
+    assert cells["a0"].shade is not None
+    assert "+30.2 of +50.0 †" in page_of(save(tmp_path, records))
 
 
 def two_seeds() -> list[Record]:

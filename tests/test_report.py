@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,53 @@ def test_interval_text() -> None:
     assert W.interval_text(Interval(-2.0, None, None, 1, 1, "none")) == "-2.00 (1 victim)"
     assert W.interval_text(Interval(-2.98e-8, None, None, 1, 1, "none")) == "0 (1 victim)"
     assert W.interval_text(None) == "-"
+    alike = paired_interval({(str(s), 0): 4.0 for s in range(4)}, np.random.default_rng(0))
+    assert W.interval_text(alike) == "+4.00 (victims do not differ)", "an interval of no width would look certain"
+
+
+def test_seeds_of_one_subject_claim_nothing_of_subjects() -> None:
+    """However alike they are: their interval is the narrowest of all. Trainings on a data set that has no subjects
+    speak for that data set."""
+
+    def boarded(subjects: Sequence[str], seeds: int = 3) -> tuple[Any, DataFrame]:
+        made = [
+            make_record(shifted(k, protected=0.1 * k, purified=0.1 * k), subject=s, seed=k, protect=p)
+            for s in subjects
+            for k in range(seeds)
+            for p in ("a", "b")
+        ]
+        for record in made[::2]:
+            record["arms"]["protected"]["metrics"]["distance"]["value"] += 5.0 + 0.1 * record["cell"]["seed"]
+        (board,) = boards(made)
+        return leaderboard(board).tables[0].loc["a"].iloc[0], comparisons(board).tables[0].loc["a - b"].iloc[0]
+
+    one, compared = boarded(["7"])
+    assert one["distance ↑ effect"].startswith("+35.2 [")
+    assert one["distance ↑ effect"].endswith("] †")
+    assert one["distance ↑ recovery"] == "n/a: one subject stands for no others"
+    assert (one["victims"], compared["victims"]) == ("3 (1 subject)", "3 (1 subject)")
+    assert compared["verdict"] == "one subject: nothing claimed"
+    none, compared = boarded([""])
+    assert none["distance ↑ effect"] == one["distance ↑ effect"].removesuffix(" †")
+    assert "%" in none["distance ↑ recovery"]
+    assert (none["victims"], compared["verdict"]) == ("3", "a protects better")
+    draws, _ = boarded(["", "draw_1", "draw_2"], 2)
+    assert draws["victims"] == "6"
+    assert boarded(["7"], 1)[0]["victims"] == "1"
+
+
+def test_residuals_are_marked_where_nothing_may_be_claimed_of_them() -> None:
+    made = [
+        make_record(shifted(k, protected=s, purified=-20.0 * (s % 2)), subject=str(s), seed=k)
+        for s in range(4)
+        for k in range(2)
+    ]
+    (board,) = boards(made)
+    row = leaderboard(board).tables[0].iloc[0]
+    assert not row["distance ↑ effect"].endswith("†")
+    assert row["distance ↑ residual"].startswith("0 [-")
+    assert row["distance ↑ residual"].endswith("] †")
+    assert any(line.startswith("†") for line in leaderboard(board).text)
 
 
 def test_table_shows_arms_in_order_then_effect_and_residual() -> None:
@@ -454,6 +502,52 @@ def test_a_cell_that_was_measured_twice_has_every_score_in_either_order() -> Non
             assert part["absent"] == {}
 
 
+def test_two_results_of_one_cell_are_named_with_their_files(tmp_path: Path) -> None:
+    """As where two people ran the same cell: nothing averages them, and nothing hides that there are two."""
+    one, other = make_record(), make_record()
+    other["arms"]["protected"]["metrics"]["distance"]["value"] = 222.0
+    other["arms"]["clean"]["metrics"]["distance"]["value"] *= 1 + 1e-9  # as another order of a sum
+    for lab, record in (("a", one), ("b", other)):
+        write(tmp_path / "records" / lab / "r.json", record)
+    paths = [tmp_path / "records" / lab / "r.json" for lab in "ab"]
+    (found,) = choose(read_files(tmp_path / "records")).disagree
+    assert (found.arm, found.metric, found.values, found.files) == ("protected", "distance", (70.0, 222.0), (*paths,))
+    assert main([str(tmp_path / "records"), "--no-plots"]) == 0
+    page = (tmp_path / "records" / "report" / "report.html").read_text()
+    assert page.index("Cells with two results (1)") < page.index('class="leaderboard"')
+    assert "distance: 70, 222" in page
+    assert ", ".join(map(str, paths)) in page
+    assert choose(files(one, make_record())).disagree == []
+
+
+def test_a_record_whose_score_goes_the_other_way_is_named_and_left_out(tmp_path: Path, capsys) -> None:
+    odd = make_record(subject="3")
+    for part in odd["arms"].values():
+        part["metrics"]["distance"]["better_protected"] = "down"
+    folder = save(tmp_path, [*(make_record(subject=str(s)) for s in range(3)), odd])
+    assert main([str(folder), "--no-plots"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    told = "metric distance: better_protected is down, in 3 other records up"
+    assert line == f"error: {folder / '003.json'}: {told}; it is left out"
+    assert "3 finished cells" in (folder / "report" / "report.md").read_text()
+    (tmp_path / "text.md").write_text("<!-- table arms records=. -->\n<!-- end -->\n")
+    assert main(["--fill", str(tmp_path / "text.md")]) == 2
+    assert f"{folder / '003.json'}: {told}" in capsys.readouterr().err
+    for i in (1, 2):
+        (folder / f"00{i}.json").unlink()
+    assert main([str(folder), "--no-plots"]) == 2
+    told = f"is up in {folder / '000.json'} and down in {folder / '003.json'}; take one of them away"
+    assert told in capsys.readouterr().err, "which of two is right, nobody knows"
+
+
+def test_a_record_whose_arms_disagree_on_the_direction_of_a_score_is_broken(tmp_path: Path) -> None:
+    odd = make_record()
+    odd["arms"]["clean"]["metrics"]["distance"]["better_protected"] = "down"
+    with pytest.raises(ValueError, match="metric distance: better_protected is up in one arm and down in another"):
+        write(tmp_path / "r.json", odd)
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_a_score_that_the_first_record_lacks_is_taken_from_the_next() -> None:
     first, second = make_record(protect="a"), make_record(protect="b")
     first["arms"]["clean"]["absent"]["similarity"] = "why"
@@ -559,10 +653,24 @@ def test_the_same_folder_twice_and_folders_inside_others_are_read_once(tmp_path:
 def test_missing_cells_are_those_of_a_protection_s_own_victims() -> None:
     records = [make_record(protect="a", attack=attack, subject=s) for s in "01" for attack in ("none", "jpeg", "blur")]
     records = [r for r in records if r["cell"]["attack"] == "none" or r["cell"]["subject"] == "0"]
-    (section,) = [_missing(boards([*records, make_record(protect="b", attack="none", subject="7")]))]
-    (row,) = section.tables[0].reset_index().to_dict("records")
-    assert (row["protection"], row["attacks"]) == ("a", "blur, jpeg")
+    records += [make_record(protect="c", attack=r["cell"]["attack"], subject=r["cell"]["subject"]) for r in records]
+    found = boards(
+        [*records, make_record(protect="b", attack="none", subject="7"), *(r | {"label": "SD"} for r in records[:2])]
+    )
+    section = _missing(found)
+    (made,) = section.tables
+    (row,) = made.reset_index().to_dict("records")
+    assert (row["protections"], row["attacks"]) == ("a, c", "blur, jpeg")
     assert row["victims without a record (subject/seed)"] == "1/0"
+    assert made.attrs["caption"] == f"{LABEL}: {found[-1].title}"
+    assert made.attrs["caption"] in render("report.md", title="T", sections=[section])
+
+
+def test_boards_stand_in_the_order_of_their_numbers_those_without_protections_last() -> None:
+    made = [make_record(budget=f"linf_{eps}") for eps in (16, 2, 12, 4)]
+    made.append(make_record({"clean": SCORES["clean"]}, budget="linf_1", protect="none", attack="none"))
+    found = boards(choose(files(*made)).ok)
+    assert [board.names["budget"] for board in found] == [f"linf {eps}/255" for eps in (2, 4, 12, 16, 1)]
 
 
 def test_victims_of_different_length_are_not_compared_and_give_no_floor() -> None:
@@ -794,7 +902,8 @@ def test_transfer_puts_surrogates_and_victims_side_by_side() -> None:
     assert mean == {("eudp", "micro"): ("-", "+38.0"), ("eudp", "other"): ("+35.0", "+30.0"),
                     ("udp", "micro"): ("-", "+32.0")}  # fmt: skip
     (row,) = rows_of(paired)
-    assert row[:6] == ("eudp of micro - eudp of other", "protected", "distance", "+8.00 [+8.00, +8.00]", "-", "6")
+    alike = "+8.00 (victims do not differ)"
+    assert row[:6] == ("eudp of micro - eudp of other", "protected", "distance", alike, "-", "6")
 
 
 def test_transfer_takes_the_victims_of_every_attack() -> None:
@@ -806,7 +915,7 @@ def test_transfer_takes_the_victims_of_every_attack() -> None:
     ]
     effects, paired = transfer(boards(records))[0].tables
     assert [row[2].split(" ")[0] for row in rows_of(effects)] == ["+45.0", "+40.0"]  # 30 and 10 times 0..3, 0..2
-    assert rows_of(paired)[0][3:6] == ("0 [0, 0]", "-", "3 (1 unpaired)")
+    assert rows_of(paired)[0][3:6] == ("0 (victims do not differ)", "-", "3 (1 unpaired)")
 
 
 def test_one_pair_of_models_is_no_transfer() -> None:

@@ -13,13 +13,17 @@ from factory import make_record
 
 from udpbench.benchmark.cell import ROLES
 from udpbench.commands import report
-from udpbench.results import record
+from udpbench.results import declared, record
+from udpbench.results.report.write import write_report
 from udpbench.results.submission import PACKAGES, PARTS, objections
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+WRITTEN = record.read(next((EXPERIMENTS / "make_run" / "records").glob("*.json")))  # by a cell of eudp against impress
 
 
 def submitted(**cell: Any) -> Any:
     """A record without objections."""
-    made: Any = make_record(**cell)
+    made: Any = make_record(settings=copy.deepcopy(WRITTEN["config"]), **cell)
     made["stages"][0]["commit"] = "0123456789abcdef"
     for arm, scores in made["arms"].items():
         scores["key"] = f"key-{arm}"
@@ -27,7 +31,8 @@ def submitted(**cell: Any) -> Any:
     made["provenance"] |= {"packages": dict.fromkeys(PACKAGES, "1.0"), "device": "cpu: x"}
     made["provenance"]["parts"] = {name: {"version": 1} for name in PARTS}
     for name in ROLES:
-        made["provenance"]["parts"][name]["identity"] = {"unet": "00ff"}
+        identity = WRITTEN["provenance"]["parts"][name]["identity"]
+        made["provenance"]["parts"][name]["identity"] = copy.deepcopy(identity)
     return made
 
 
@@ -37,10 +42,17 @@ def test_a_whole_record_of_a_clean_commit_has_none():
 
 @pytest.mark.parametrize("experiment", ["make_run", "cifar10"])
 def test_records_that_cells_wrote_have_none(experiment):
-    folder = Path(__file__).parents[1] / "experiments" / experiment
-    made = {path.name: record.read(path) for path in folder.rglob("*-s*.json")}
+    made = {path.name: record.read(path) for path in (EXPERIMENTS / experiment).rglob("*-s*.json")}
     assert made
     assert {name: lines for name, one in made.items() if (lines := objections(one))} == {}
+
+
+@pytest.mark.slow
+def test_nothing_that_cells_wrote_contradicts_itself():
+    made = {path: record.read(path) for path in EXPERIMENTS.glob("*/*/*-s*.json")}
+    known = {path: one for path, one in made.items() if one["provenance"].get("parts") and one["status"] == "ok"}
+    assert len(known) > 500
+    assert {path.name: lines for path, one in known.items() if (lines := [*declared.contradictions(one)])} == {}
 
 
 def at(*place: str, value: Any) -> Callable[[Any], None]:
@@ -67,8 +79,41 @@ SPOILED = {
     "provenance does not say the versions of victim": at("provenance", "parts", "victim", value=3),
     "provenance has no digests of the weights of victim": at("provenance", "parts", "victim", "identity", value={}),
     "made by code that udpbench does not have (mine.Own)": at("config", "protect", value={"inner": [{"_target_": "mine.Own"}]}),
-    "label 'embedded world (64 px)' does not go with facts.embedded False": at("facts", "embedded", value=False),
-    "label 'sd15' does not go with facts.embedded True": at("label", value="sd15"),
+    "facts say embedded False, the configuration True": at("facts", "embedded", value=False),
+    "label 'sd15': of victim micro it is 'embedded world (64 px)'": at("label", value="sd15"),
+    "facts say preset released, the configuration matched": at("facts", "preset", value="released"),
+    "facts say preset matched, the configuration released": at("config", "protect", "preset", value="released"),
+    "facts say edits True, the configuration False": at("facts", "edits", value=True),
+    "facts say protected_fraction 0.5, the configuration 1.0": at("facts", "protected_fraction", value=0.5),
+    "cell.protect is mist, the configuration's is eudp": at("cell", "protect", value="mist"),
+    "cell.protect is eudp, the configuration's is of class PhotoGuard": at(
+        "config", "protect", value={"_target_": "udpbench.protect.photoguard.PhotoGuard", "steps": 100}
+    ),
+    "cell.attack is impress, the configuration's is jpeg_75": at(
+        "config", "attack", value={"_target_": "udpbench.attack.jpeg.Jpeg", "quality": 75}
+    ),
+    "cell.task is mine, which is no option of conf/task: add it first": at("cell", "task", value="mine"),
+    "cell.task is dreambooth_lora, the configuration's is of class DreamBooth": at("cell", "task", value="dreambooth_lora"),
+    "victim sd15: its path is that of micro": at("cell", "victim", value="sd15"),
+    "victim micro: its path is that of micro_b": at("config", "model", "path", value="pkg:micro_b"),
+    "cell.victim is micro_pixel, the configuration's is of class LatentDiffusion": lambda made: (
+        made["cell"].update(victim="micro_pixel"),
+        made["config"]["model"].update(path="pkg:micro_pixel"),
+    ),
+    "victim micro: its path is that of elsewhere": at("config", "model", "path", value="pkg:../../elsewhere"),
+    "victim micro has the weights of micro, which come with the package": at("config", "model", "path", value="a/copy"),
+    "victim micro: unet has other digests than": at("provenance", "parts", "victim", "identity", "unet", value="00ff"),
+    "config.protect is none that this version builds (eudp: stepz is no setting": at("config", "protect", "stepz", value=3),
+    "config.protect is none that this version builds (udpbench.core.provenance.subprocess.run is no component": at(
+        "config", "protect", value={"_target_": "udpbench.core.provenance.subprocess.run", "args": ["false"]}
+    ),
+    "config.protect is none that this version builds (udpbench.core.atomic.atomic_text is no component": at(
+        "config", "protect", value={"_target_": "udpbench.core.atomic.atomic_text", "path": "x", "text": "y"}
+    ),
+    "config.task is none that this version builds (given None)": at("config", "task", value=None),
+    "metric kd_efflite0: better_protected is down, of the metric up": lambda made: made["arms"]["clean"]["metrics"].update(
+        kd_efflite0={"value": 1.0, "n": 50, "better_protected": "down", "primary": True}
+    ),
     "it has no arm noise": at("arms", "noise", value=KeyError),
     "it has no arm purified": at("arms", "purified", value=KeyError),
     "linf of noise was not measured": at("perturbation", "noise", "linf", value=KeyError),
@@ -85,6 +130,66 @@ def test_what_is_missing_or_wrong_is_a_line(told):
     SPOILED[told](made)
     lines = objections(record.check(copy.deepcopy(made), "r.json"))
     assert any(line.startswith(told) for line in lines), lines
+
+
+@pytest.mark.parametrize("group", ["data", "protect", "attack", "task", "model"])
+def test_every_option_has_a_class_that_records_are_compared_with(group):
+    options = sorted(path.stem for path in (declared.CONF / group).glob("*.yaml"))
+    assert len(options) > 5
+    assert [option for option in options if not declared._is_component(str(declared._class_of(group, option)))] == []
+    assert declared._class_of(group, "nothing_known") is None
+    assert declared._class_of(group, f"../{group}/{options[0]}") is None
+
+
+def two_labs(tmp_path: Path, *made: Any) -> list[Path]:
+    paths = [tmp_path / f"lab{i}" / "r.json" for i in range(len(made))]
+    for path, one in zip(paths, made, strict=True):
+        record.write(path, one)
+    return paths
+
+
+def board_of(tmp_path: Path) -> tuple[list[str], str]:
+    """What is said of the records left out of the leaderboard of all labs, and the report."""
+    refused: list[str] = []
+    write_report([tmp_path], tmp_path / "out", plots=False, refused=refused, checked=True)
+    return refused, (tmp_path / "out" / "report.md").read_text()
+
+
+def test_two_results_of_one_cell_stand_in_no_leaderboard(tmp_path: Path):
+    other = submitted()
+    other["arms"]["protected"]["metrics"]["distance"]["value"] = 700.0
+    paths = two_labs(tmp_path, submitted(), other, submitted(seed=1))
+    refused, text = board_of(tmp_path)
+    said = f"protected distance is 70 in {paths[0]} and 700 in {paths[1]}, records of one cell"
+    assert refused == [f"{path}: {said}" for path in paths[:2]]
+    assert "1 finished cells" in text
+
+
+def test_of_two_versions_of_a_cell_the_newer_stands_in_the_leaderboard(tmp_path: Path):
+    older, newer = submitted(), submitted()
+    for one, version in ((older, 1), (newer, 2)):
+        one["provenance"]["parts"]["task"]["version"] = version
+        for part in one["arms"].values():
+            part["key"] += f"-{version}"
+        for stage in one["stages"][1:]:
+            stage["key"] += f"-{version}"
+    newer["arms"]["protected"]["metrics"]["distance"]["value"] = 77.0
+    paths = two_labs(tmp_path, newer, older, submitted(seed=1))
+    refused, text = board_of(tmp_path)
+    (line,) = refused
+    assert line.startswith(f"{paths[1]}: {paths[0]} and {paths[1]} are the same cell with different keys")
+    assert line.endswith(f"({paths[1]} is older: task 1, then 2)")
+    assert "2 finished cells" in text
+    assert "+33.5 [" in text, "37 of the newer and 30 of the other seed"
+
+
+def test_of_two_cells_of_other_keys_that_nothing_orders_neither_stands_in_the_leaderboard(tmp_path: Path):
+    other = submitted()
+    other["arms"]["clean"]["key"] = other["stages"][0]["key"]
+    paths = two_labs(tmp_path, submitted(), other, submitted(seed=1))
+    refused, text = board_of(tmp_path)
+    assert [line.split(": ")[0] for line in refused] == list(map(str, paths[:2]))
+    assert "1 finished cells" in text
 
 
 def test_a_failed_cell_is_no_submission():

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from factory import SCORES, make_record
 
 from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import boards
 from udpbench.results.report.choose import choose
-from udpbench.results.report.page import on_metrics
-from udpbench.results.report.standings import Standings
-from udpbench.results.report.worst import choices, worst_case
+from udpbench.results.report.page import leaderboard, on_metrics
+from udpbench.results.report.standings import WORST, Standings
+from udpbench.results.report.worst import choices, most_met, worst_case
 
 
 def test_the_choice_is_made_on_the_other_subjects():
@@ -57,7 +58,7 @@ def test_an_attack_that_ruins_pictures_is_not_the_worst_case():
     assert worst_case(alone) is None
 
 
-def test_attacks_that_fewer_victims_met_hide_no_worst_case():
+def test_the_worst_case_is_of_as_many_victims_as_any_attack_met():
     records = [make_record(subject=subject, attack=attack) for subject in "012" for attack in ("jpeg", "blur")]
     records.append(make_record(subject="0", attack="diffpure"))
     (board,) = boards(records)
@@ -66,7 +67,48 @@ def test_attacks_that_fewer_victims_met_hide_no_worst_case():
     assert Standings(board).has_worst("distance")
     (board,) = boards([*records, make_record(subject="1", attack="diffpure")])
     (row,) = worst_case(board).tables[0].reset_index().to_dict("records")
-    assert (row["attacks"], row["taken (victims)"]) == ("3", "blur (2)"), "one missing cell hides no attack"
+    assert (row["attacks"], row["taken (victims)"]) == ("2", "blur (3)"), "a third victim counts more than an attack"
+    assert row["attacks left out"] == "diffpure"
+    (board,) = boards([*records, *(make_record(subject=subject, attack="diffpure") for subject in "12")])
+    (row,) = worst_case(board).tables[0].reset_index().to_dict("records")
+    assert (row["attacks"], row["attacks left out"]) == ("3", "-")
+
+
+def test_of_attacks_that_met_other_victims_those_count_that_most_met_together():
+    def met(**victims: str) -> set[str]:
+        left = {"none": {(s, 0): 9.0 for s in "0123456"}}
+        left |= {attack: {(s, 0): 1.0 for s in some} for attack, some in victims.items()}
+        return most_met(left).keys() - {"none"}
+
+    assert met(a="012", b="345", c="012") == {"a", "c"}
+    assert met(a="012", b="345", c="345") == {"b", "c"}
+    assert met(a="0123", b="012", c="012") == {"a"}
+    assert met(a="012", b="789") == {"a"}, "victims without a protected score are none"
+    assert met() == set()
+
+
+def test_the_worst_case_is_below_every_attack_that_it_is_over():
+    """An attack that was run on the victim that is easy to protect only takes no other victims from it."""
+    records = []
+    for subject, effect in zip("0123", (10.0, 20.0, 30.0, 90.0), strict=True):
+        for attack, left in (("jpeg", 0.9), ("blur", 0.8), ("diffpure", 0.2)):
+            if attack == "diffpure" and subject in "01":
+                continue
+            scores = SCORES | {"protected": (40 + effect, 0.5), "purified": (40 + left * effect, 0.5)}
+            records.append(make_record(scores, subject=subject, attack=attack))
+    (board,) = boards(records)
+    (row, *_) = Standings(board).rows
+    left = row.left["distance"]
+    assert set(row.over["distance"]) == {"jpeg", "blur"}
+    assert left[WORST].mean == left["blur"].mean == pytest.approx(30.0)
+    grid = leaderboard(Standings(board), "distance")
+    cells = dict(zip((column.text for column in grid.columns), grid.rows[0].cells, strict=True))
+    assert cells[WORST].more.endswith(", 2 attacks")
+    assert cells[WORST].hint == "attacks taken (victims): blur (4); left out, for fewer victims met them: diffpure"
+    assert cells[WORST].shade == pytest.approx(30 / 37.5)
+    assert (cells["diffpure"].text, cells["diffpure"].shade) == ("+12.0 of +60.0 †", None), "of 30 and 90"
+    assert cells["diffpure"].more.endswith("], 2 victims")
+    assert (cells["blur"].text, cells["blur"].shade) == ("+30.0 †", pytest.approx(30 / 37.5))
 
 
 def test_attacks_that_no_victim_met_together_hide_no_worst_case():
@@ -106,13 +148,13 @@ def test_an_attack_that_is_given_a_protection_s_pictures_has_a_damage_for_each()
             records[-1]["arms"]["clean_attacked"]["key"] = protect
     (board,) = boards(records)
     section = attack_costs(board)
-    assert section.tables[0]["distance ↑ damage"]["bridge"] == "+6.00 [+6.00, +6.00] (mean of 2)"
+    assert section.tables[0]["distance ↑ damage"]["bridge"] == "+6.00 (victims do not differ) (mean of 2)"
     assert section.text[1].startswith("(mean of n)")
     (grid,) = (on_metrics(Standings(board), 1, plots=False)[0].leaderboard,)
     (row,) = (row for row in grid.rows if row.name == "no protection")
     assert "(mean of 2)" in row.cells[[column.of for column in grid.columns].index("bridge")].more
     alike = [record for record in records if record["cell"]["protect"] == "udp"]
-    assert attack_costs(boards(alike)[0]).tables[0]["distance ↑ damage"]["bridge"] == "+8.00 [+8.00, +8.00]"
+    assert attack_costs(boards(alike)[0]).tables[0]["distance ↑ damage"]["bridge"] == "+8.00 (victims do not differ)"
 
 
 def _stage(name: str, key: str, seconds: float) -> dict[str, object]:
@@ -165,7 +207,7 @@ def test_an_attack_is_beaten_by_the_cheaper_one_that_leaves_least_of_the_same_pr
     rows = attack_costs(board).tables[0].reset_index().set_index("attack")
     assert list(rows.index) == ["webp", "jpeg", "blur", "diffpure", "impress"], "the one first that leaves least"
     beaten = rows["distance ↑ beaten by"]
-    assert beaten["diffpure"] == "webp: +15.0 [+15.0, +15.0] †", "no spread: no claim"
+    assert beaten["diffpure"] == "webp: +15.0 (victims do not differ) †", "no spread: no claim"
     (alone,) = boards([record for record in records if record["cell"]["subject"] == "0"])
     beaten_once = attack_costs(alone).tables[0]["distance ↑ beaten by"]
     assert beaten_once["diffpure"] == "webp: +15.0 (1 victim) †", "one victim has no interval: no claim"

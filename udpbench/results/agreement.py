@@ -17,6 +17,7 @@ from udpbench.results.stats import values
 ROUNDING = 1e-6  # relative: what the order of a sum changes
 MACHINE = ("commit", "dirty", "version", "python", "platform", "device")  # of a record's provenance
 ALIKE = ("data", "task", "victim")  # names that cells share whose clean victims differ by their seeds only
+READ = ("data", "victim")  # parts of which the names may be those of other files: ``local``, ``folder``
 AGREES = ("equal", "as two seeds")
 
 
@@ -56,7 +57,14 @@ def _alike(one: Record, other: Record) -> bool:
     shared = counts[0].keys() & counts[1].keys()  # another version may have further ones
     same = one["label"] == other["label"] and settings[0] == settings[1]
     same = same and all(counts[0][name] == counts[1][name] for name in shared)
+    same = same and all(_same_files(one, other, part) for part in READ)
     return same and all(one["cell"][name] == other["cell"][name] for name in ALIKE)  # type: ignore[literal-required]
+
+
+def _same_files(one: Record, other: Record, part: str) -> bool:
+    """Whether a part of two cells read the same files, by their digests; yes where a record does not say that."""
+    digests = [((r["provenance"].get("parts") or {}).get(part) or {}).get("identity") for r in (one, other)]
+    return None in digests or digests[0] == digests[1]
 
 
 def _counts(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,11 +90,11 @@ def changed(old: Record, new: Record) -> list[str]:
     lines = list(_differing("", was, now))
     lines += _differing("package ", *({k: v for k, v in of.items() if k in packages[0]} for of in packages))
     if parts[0]:
-        lines += _differing("", *(_flat(of) for of in parts))
+        lines += _differing("", *(flat(of) for of in parts))
     else:
         lines.append("versions of parts: the record does not say them, as older ones do not")
     plain = ({k: v for k, v in record["config"].items() if k not in HERE} for record in (old, new))
-    return lines + list(_differing("setting ", *map(_flat, plain)))
+    return lines + list(_differing("setting ", *map(flat, plain)))
 
 
 def other_keys(old: Record, new: Record) -> list[str]:
@@ -103,8 +111,9 @@ def _differing(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Ite
             yield f"{what}{name}: {a} in the record, {b} now"
 
 
-def _flat(value: Any, *at: str) -> dict[str, Any]:
+def flat(value: Any, *at: str) -> dict[str, Any]:
+    """Settings within settings by their places: ``protect.steps`` -> 50."""
     items = inside(value) if isinstance(value, Mapping) else ()
     if not items:
         return {".".join(at): value} if at else {}
-    return {k: v for name, inner in items for k, v in _flat(inner, *at, str(name)).items()}
+    return {k: v for name, inner in items for k, v in flat(inner, *at, str(name)).items()}

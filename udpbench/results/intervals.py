@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeVar
@@ -32,8 +32,8 @@ FEW = 6  # below this many subjects a t interval, from here on a bootstrap
 class Interval:
     """A mean over victims with its interval.
 
-    ``low`` and ``high`` are None where one victim allows none. ``differ``: whether victims differ by more than scores
-    are rounded.
+    ``low`` and ``high`` are None where one victim allows none. ``subjects``: how many there are, 0 of a data set that
+    has none, whose victims are trainings on it. ``differ``: whether victims differ by more than scores are rounded.
     """
 
     mean: float
@@ -55,15 +55,22 @@ class Interval:
         say nothing of how far others would lie: then None, as for one victim."""
         return None if self.low is None or self.high is None or not self.differ else (self.low, self.high)
 
+    @property
+    def of_one_subject(self) -> bool:
+        """Whether it is over seeds of a single subject: it says nothing of others."""
+        return self.subjects == 1
+
     def exceeds(self, floor: float | None) -> bool:
-        """Whether the whole interval, of victims that differ, lies above zero and above ``floor``, which must be
-        known."""
-        return self.ends is not None and floor is not None and self.ends[0] > max(floor, 0.0)
+        """Whether the whole interval, of victims that differ and of more than one subject, lies above zero and above
+        ``floor``, which must be known."""
+        if self.ends is None or self.of_one_subject or floor is None:
+            return False
+        return self.ends[0] > max(floor, 0.0)
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the whole interval, of victims that differ, lies on one side of zero."""
-        return self.ends is not None and self.ends[0] * self.ends[1] > 0
+        """Whether the whole interval, of victims that differ and of more than one subject, lies on one side of zero."""
+        return self.ends is not None and not self.of_one_subject and self.ends[0] * self.ends[1] > 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,12 @@ def _pooled_sd(clean: Mapping[Key, float]) -> tuple[float | None, int]:
     return (sd if sd > ALIKE * np.abs(scores).max() else None), freedom
 
 
+def subjects_in(victims: Iterable[Key]) -> int:
+    """How many subjects there are; 0 of a data set that has none."""
+    found = {subject for subject, _ in victims}
+    return 0 if found == {""} else len(found)
+
+
 def subjects_mean(values: Mapping[Key, float]) -> float:
     """The mean of the subjects' means: a subject that was run with more seeds weighs no more."""
     found: dict[str, list[float]] = {}
@@ -161,11 +174,11 @@ def paired_interval(
     """Mean of paired differences with its 95 % interval; ``size``: that of the scores behind them, by which is judged
     whether differences are equal but for rounding.
 
-    The mean is that of the subjects' means. Below 6 subjects its t interval (of one subject that of the seeds; one
-    victim: none), else expanded percentiles (Hesterberg 2015) of ``resamples`` bootstrap means: n subjects' tails are
-    those of a normal beyond sqrt(n / (n - 1)) times the quantile of Student's t. Subjects are resampled, not seeds
-    within them: how far a subject's mean is off by its seeds is in the spread of the means already, and would count
-    twice (Davison & Hinkley 1997, section 3.8).
+    The mean is that of the subjects' means. Below 6 subjects its t interval (of one subject, or of a data set that has
+    none, that of the seeds; one victim: none), else expanded percentiles (Hesterberg 2015) of ``resamples`` bootstrap
+    means: n subjects' tails are those of a normal beyond sqrt(n / (n - 1)) times the quantile of Student's t. Subjects
+    are resampled, not seeds within them: how far a subject's mean is off by its seeds is in the spread of the means
+    already, and would count twice (Davison & Hinkley 1997, section 3.8).
 
     Raises ValueError if there is no pair.
     """
@@ -201,6 +214,8 @@ def recovery(
         return Recovery(None, "n/a: one victim has no interval")
     if effect.ends is None:
         return Recovery(None, "n/a: victims do not differ")
+    if effect.of_one_subject:
+        return Recovery(None, "n/a: one subject stands for no others")
     if not effect.exceeds(floor):
         return Recovery(None, "n/a: no effect to recover")
 
@@ -228,7 +243,7 @@ def _interval(
     from scipy.special import ndtr, stdtrit  # without the second that scipy.stats takes to import
 
     groups = _by_subject(rows, keys)
-    counts = len(keys), len(groups)
+    counts = len(keys), subjects_in(keys)
     units = rows if len(groups) == 1 else np.stack([group.mean(0) for group in groups])
     mean = _at_means(statistic, units)
     if len(units) < 2:

@@ -147,6 +147,30 @@ def metrics_of(records: Iterable[Record]) -> dict[str, MetricInfo]:
     return dict(sorted(found.items(), key=lambda item: (not item[1]["primary"], item[0])))
 
 
+def flipped(files: Mapping[Path, Record]) -> dict[Path, str]:
+    """Path -> what is wrong, of the records that say of a metric that better protection moves it the other way than
+    most records do.
+
+    Raises ValueError naming two files if as many say the one as the other.
+    """
+    found: dict[Path, str] = {}
+    ways: dict[str, dict[str, list[Path]]] = {}  # metric -> direction -> files
+    for path, record in files.items():
+        for metric, about in metrics_of([record]).items():
+            ways.setdefault(metric, {}).setdefault(about["better_protected"], []).append(path)
+    for metric, said in ways.items():
+        few, *more = sorted(said, key=lambda way: len(said[way]))
+        if not more:
+            continue
+        told = f"metric {metric}: better_protected is {few}, in {len(said[more[0]])} other records {more[0]}"
+        if len(said[few]) == len(said[more[0]]):
+            first, second = said[few][0], said[more[0]][0]
+            told = f"better_protected is {few} in {first} and {more[0]} in {second}"
+            raise ValueError(f"metric {metric}: {told}; take one of them away")
+        found = dict.fromkeys(said[few], told) | found
+    return found
+
+
 def long_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     """One row per cell, arm and metric, with the columns ``LONG``: ``pandas.DataFrame(long_rows(records))``.
 

@@ -164,6 +164,7 @@ def check(record: Mapping[str, Any], where: str) -> Record:
     for name, text in {**record["cell"], "label": record["label"]}.items():
         if CONTROL.search(str(text)):
             raise ValueError(f"{where}: {name} {text!r} has control characters")
+    ways: dict[str, str] = {}  # metric -> where it goes as protection gets better
     for name, arm in record["arms"].items():
         check_choice(f"{where}: unknown arm", name, ARMS)
         if both := sorted(arm["metrics"].keys() & arm["absent"].keys()):
@@ -172,6 +173,8 @@ def check(record: Mapping[str, Any], where: str) -> Record:
             if CONTROL.search(metric):
                 raise ValueError(f"{where}: metric {metric!r} has control characters")
             _check_score(f"{where}: {name} {metric}", score)
+            if (way := score["better_protected"]) != ways.setdefault(metric, way):
+                raise ValueError(f"{where}: metric {metric}: better_protected is up in one arm and down in another")
         for step in {**arm["curve"], **arm.get("curve_validation", {})}:
             if not re.fullmatch(r"\d+(\.\d+)?(e[+-]\d+)?", step):  # as :g writes a number
                 raise ValueError(f"{where}: arm {name} has a curve at {step!r}, which is no multiple of the steps")

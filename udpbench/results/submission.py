@@ -12,7 +12,8 @@ from udpbench.benchmark.cell import ROLES
 from udpbench.core.provenance import DIRTY
 from udpbench.core.source import targets
 from udpbench.results import flags
-from udpbench.results.schema import EMBEDDED, Record
+from udpbench.results.declared import contradictions
+from udpbench.results.schema import Record
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 PARTS = ("data", "budget", "protect", "attack", "task", *ROLES)
@@ -58,12 +59,6 @@ def _parts(record: Record) -> Iterator[str]:
         yield f"made by code that udpbench does not have ({', '.join(own[:3])}): add the method first"
 
 
-def _label(record: Record) -> Iterator[str]:
-    embedded = record["facts"]["embedded"]
-    if (record["label"] == EMBEDDED) != embedded:
-        yield f"label {record['label']!r} does not go with facts.embedded {embedded}: small and large models never mix"
-
-
 def _arms(record: Record) -> Iterator[str]:
     protects, attacks = (record["cell"][part] != "none" for part in ("protect", "attack"))
     needed = ["clean", *(["noise", "protected"] if protects else [])]
@@ -91,4 +86,4 @@ def _budget(record: Record) -> Iterator[str]:
         yield exceeded
 
 
-CHECKS: tuple[Callable[[Record], Iterator[str]], ...] = (_code, _machine, _parts, _label, _arms, _budget)
+CHECKS: tuple[Callable[[Record], Iterator[str]], ...] = (_code, _machine, _parts, contradictions, _arms, _budget)

@@ -59,13 +59,22 @@ def mean_of(x: Interval, digits: int = 3) -> str:
 
 
 def interval_text(x: Interval | None) -> str:
-    """Mean and interval: "+0.12 [+0.05, +0.19]"; without an interval the number of victims, "+0.12 (1 victim)"."""
-    if x is None:
-        return "-"
-    mean = mean_of(x)
+    """Mean and interval: "+0.12 [+0.05, +0.19]"; without an interval why, "+0.12 (1 victim)"."""
+    return "-" if x is None else f"{mean_of(x)} {ends_of(x)}"
+
+
+def ends_of(x: Interval) -> str:
+    """The interval, "[+0.05, +0.19]"; "(1 victim)", or that victims agree to the last digit: neither has one."""
     if x.low is None or x.high is None:
-        return f"{mean} ({x.victims} victim{'s' if x.victims > 1 else ''})"
-    return f"{mean} [{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
+        return f"({x.victims} victim{'s' if x.victims > 1 else ''})"
+    if not x.differ:
+        return "(victims do not differ)"
+    return f"[{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
+
+
+def victims_text(victims: int, subjects: int) -> str:
+    """How many victims; "3 (1 subject)" where they are trainings of a single one."""
+    return f"{victims} (1 subject)" if subjects == 1 < victims else str(victims)
 
 
 def recovery_text(x: Recovery) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,13 +14,31 @@ import numpy as np
 from pandas import DataFrame
 
 from udpbench.benchmark.arms import ARMS, CONTROLS
-from udpbench.results.intervals import Interval, Key, adjusted_means, generator, seed_sd, seeds_behind, subjects_mean
+from udpbench.results.intervals import (
+    Interval,
+    Key,
+    adjusted_means,
+    generator,
+    seed_sd,
+    seeds_behind,
+    subjects_in,
+    subjects_mean,
+)
 from udpbench.results.record import MetricInfo, grouped, metrics_of, of_edits
 from udpbench.results.report.choose import is_control, own_purifier
 from udpbench.results.report.render import Section, table
 from udpbench.results.schema import CELL, EXTRA, Record
 from udpbench.results.stats import Summary, derived, differences, size_of, summarise, values, victim
-from udpbench.results.words import ARROW, box_of, interval_text, mean_text, percent, recovery_text, significant
+from udpbench.results.words import (
+    ARROW,
+    box_of,
+    interval_text,
+    mean_text,
+    percent,
+    recovery_text,
+    significant,
+    victims_text,
+)
 
 GRADIENTS = ("unet_image", "vae_image")  # counts of image gradients
 _ROW = ("protect", "attack", "subject", "seed")  # what may differ within a board
@@ -166,14 +185,26 @@ class Board:
 
 
 def boards(records: Sequence[Record], every: Sequence[Record] | None = None) -> list[Board]:
-    """``records`` grouped; sorted by label, then by names.
+    """``records`` grouped; sorted by label, then by names with their numbers as numbers, boards without any protection
+    last.
 
     Protections with released settings are not ranked beside those matched in steps and work. ``every``: where clean
     victims of further seeds may be found, if that is more than ``records``.
     """
     groups = grouped(records, lambda record: (record["label"], tuple(sorted(_names(record).items()))))
     every = records if every is None else every
-    return [Board(label, dict(names), group, every) for (label, names), group in sorted(groups.items())]
+
+    def place(board: Board) -> tuple[Any, ...]:
+        protected = any("protected" in record["arms"] and not is_control(record) for record in board.records)
+        return board.label, not protected, [_in_order(text) for item in board.names.items() for text in item]
+
+    return sorted((Board(label, dict(names), group, every) for (label, names), group in groups.items()), key=place)
+
+
+def _in_order(text: str) -> list[str | float]:
+    """A text with its numbers as numbers: 8 before 16."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _names(record: Record) -> dict[str, str]:
@@ -215,14 +246,17 @@ def _reading(board: Board) -> list[str]:
     if base == "clean":
         lines.append("What the attack does to edits by itself (clean_attacked) counts against the recovery.")
     shown = [row.summaries[m] for row in board.rows for m in board.ranked_by]
-    if any(s.effect and not s.claimed for s in shown):
-        lines.append(f"{NO_CLAIM} the interval does not lie above the floor, or one of the two is missing: no claim.")
+    if any(x and not x.exceeds(s.floor) for s in shown for x in (s.effect, s.residual)):
+        lines.append(
+            f"{NO_CLAIM} no claim: the interval does not lie above the floor, or is of one subject, or there is no "
+            "interval or no floor."
+        )
     return lines
 
 
-def effect_text(found: Summary) -> str:
-    """An effect with its interval, marked if nothing may be claimed of it."""
-    return interval_text(found.effect) + (f" {NO_CLAIM}" if found.effect and not found.claimed else "")
+def claim_text(x: Interval | None, floor: float | None) -> str:
+    """An effect, or what is left of it, with its interval, marked if nothing may be claimed of it."""
+    return interval_text(x) + (f" {NO_CLAIM}" if x and not x.exceeds(floor) else "")
 
 
 def of_fewer(x: Interval | None, victims: int) -> str:
@@ -234,11 +268,11 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
     box = "/".join(sorted({box_of(record) for record in row.records}))
     victims = {victim(record) for record in row.records}
     cells = {"protection": row.protect, "attack": row.attack, "box": "-" if row.control else box}
-    cells["victims"] = str(len(victims))
+    cells["victims"] = victims_text(len(victims), subjects_in(victims))
     for metric in board.ranked_by:
         s, named = row.summaries[metric], f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
-        cells[f"{named} effect"] = effect_text(s) + of_fewer(s.effect, len(victims))
-        cells[f"{named} residual"] = interval_text(s.residual) + of_fewer(s.residual, len(victims))
+        cells[f"{named} effect"] = claim_text(s.effect, s.floor) + of_fewer(s.effect, len(victims))
+        cells[f"{named} residual"] = claim_text(s.residual, s.floor) + of_fewer(s.residual, len(victims))
         cells[f"{named} recovery"] = "-" if row.control else recovery_text(s.recovery)
     cells["rms (/255)"] = mean_text(record["perturbation"].get(row.arm, {}).get("rms") for record in row.records)
     cells["protect (s)"] = mean_text([protect_costs(row.protect, row.records).get("seconds")])

@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from udpbench.benchmark.arms import CONTROLS
 from udpbench.benchmark.cell import ROLES
 from udpbench.core.component import Component
-from udpbench.results.record import grouped, versions
-from udpbench.results.schema import ArmScores, Record
+from udpbench.results.record import grouped
+from udpbench.results.report.repeats import Disagreement, disagreements, keys_differ, merged, older, same_cell
+from udpbench.results.schema import Record
 from udpbench.results.words import budget_text
 
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
@@ -33,11 +35,13 @@ _Settings = dict[tuple[str, ...], Any]  # path of a setting -> its value
 @dataclass(frozen=True)
 class Chosen:
     """``repeated``: records that are not counted because the same cell, with the same keys, is there a second time;
-    arms and scores that only one of them has are kept."""
+    arms and scores that only one of them has are kept, and of scores that both have the last by path. ``disagree``:
+    those that are not the same number in both."""
 
     ok: list[Record]
     failed: dict[Path, Record]
     repeated: int
+    disagree: list[Disagreement]
 
 
 def choose(files: Mapping[Path, Record]) -> Chosen:
@@ -45,39 +49,50 @@ def choose(files: Mapping[Path, Record]) -> Chosen:
 
     ValueError naming the files, two and two, that give one cell under settings that cannot be told apart.
     """
-    named = _name_variants({path: _with_facts(record) for path, record in files.items()})
-    kept: dict[str, Path] = {}
-    twice: list[tuple[Path, Path]] = []
-    for path, record in named.items():
-        if record["status"] != "ok":
-            continue
-        if (other := kept.get(_which(record))) is not None:
-            mine, others = record["arms"], named[other]["arms"]
-            if any(mine[arm]["key"] != others[arm]["key"] for arm in mine.keys() & others.keys()):
-                twice.append((other, path))
-                continue
-            named[path] = _merged(named[other], record)
-        kept[_which(record)] = path
+    named, twice = _named(files), []
+    disagree: list[Disagreement] = []
+    ok: dict[Path, Record] = {}
+    cells = _by_cell(named)
+    for paths in cells.values():
+        for pair in combinations(paths, 2):
+            if keys_differ(*(named[path] for path in pair)):
+                twice.append(same_cell(files, *pair))
+            else:
+                disagree += disagreements(named, *pair)
+        ok[paths[-1]] = reduce(merged, (named[path] for path in paths))
     if twice:
-        listed = "; ".join(_same_cell(files, *pair) for pair in twice)
-        raise ValueError(f"report: {listed}; report them from two folders, or take the older records away")
-    ok = [named[p] for p in sorted(kept.values())]
-    failed = {p: r for p, r in named.items() if r["status"] == "failed" and _which(r) not in kept}
-    return Chosen(ok, failed, len(files) - len(ok) - len(failed))
+        raise ValueError(f"report: {'; '.join(twice)}; report them from two folders, or take the older records away")
+    failed = {p: r for p, r in named.items() if r["status"] == "failed" and _which(r) not in cells}
+    found = [ok[path] for path in sorted(ok)]
+    return Chosen(found, failed, len(files) - len(found) - len(failed), disagree)
 
 
-def _same_cell(files: Mapping[Path, Record], one: Path, other: Path) -> str:
-    """That two files are of one cell, and which is older: by the versions of its parts, else by when it was written."""
-    said = f"{one} and {other} are the same cell with different keys"
-    mine, others = versions(files[one]), versions(files[other])
-    changed = [name for name in mine if name in others and mine[name] != others[name]]
-    if changed and len({mine[name] < others[name] for name in changed}) == 1:
-        first, last = (one, other) if mine[changed[0]] < others[changed[0]] else (other, one)
-        listed = (f"{name} {versions(files[first])[name]}, then {versions(files[last])[name]}" for name in changed)
-        return f"{said} ({first} is older: {', '.join(listed)})"
-    if one.exists() and other.exists() and one.stat().st_mtime != other.stat().st_mtime:
-        return f"{said} ({min(one, other, key=lambda path: path.stat().st_mtime)} was written first)"
-    return said
+def clashes(files: Mapping[Path, Record]) -> dict[Path, str]:
+    """Path -> why the record cannot stand beside the others: one of the same cell is of newer versions, has other keys,
+    or the same keys and other scores. Of two that nothing tells to be older, neither can."""
+    named = _named(files)
+    found: dict[Path, str] = {}
+    for paths in _by_cell(named).values():
+        for one, other in combinations(paths, 2):
+            if keys_differ(named[one], named[other]):
+                old = older(files, one, other)
+                out, said = [old] if old else [one, other], same_cell(files, one, other)
+            else:
+                several = list(disagreements(named, one, other))
+                more = f" (and {len(several) - 1} more scores)" if len(several) > 1 else ""
+                out, said = [one, other] if several else [], "".join(f"{first}{more}" for first in several[:1])
+            found |= {path: said for path in out if path not in found}
+    return found
+
+
+def _named(files: Mapping[Path, Record]) -> dict[Path, Record]:
+    return _name_variants({path: _with_facts(record) for path, record in files.items()})
+
+
+def _by_cell(named: Mapping[Path, Record]) -> dict[str, list[Path]]:
+    """Cell -> the paths of its finished records."""
+    finished = [path for path, record in named.items() if record["status"] == "ok"]
+    return grouped(finished, lambda path: _which(named[path]))
 
 
 def _with_facts(record: Record) -> Record:
@@ -249,29 +264,6 @@ def _flat(value: Any, *at: str) -> _Settings:
     if at[-1:] == ("_target_",) and value.split(".")[0] == "udpbench":
         value = value.split(".")[-1]  # a class is the same wherever the package keeps it
     return {at: value}
-
-
-def _merged(one: Record, other: Record) -> Record:
-    """``other`` with the arms, and of arms that both have the scores, that only ``one`` has."""
-    arms = {**one["arms"], **other["arms"]}
-    for name in one["arms"].keys() & other["arms"].keys():
-        arms[name] = _both_scores(one["arms"][name], other["arms"][name])
-    changes = {arm: {**one["perturbation"].get(arm, {}), **other["perturbation"].get(arm, {})} for arm in arms}
-    both = {"arms": arms, "perturbation": {arm: found for arm, found in changes.items() if found}}
-    stages = {stage["key"]: stage for stage in (*one["stages"], *other["stages"])}
-    return cast(Record, {**other, **both, "stages": list(stages.values())})
-
-
-def _both_scores(one: ArmScores, other: ArmScores) -> ArmScores:
-    """``other`` with what only ``one`` has: a measured score is never replaced by one that is absent."""
-    metrics = {**one["metrics"], **other["metrics"]}
-    absent = {name: why for name, why in {**one["absent"], **other["absent"]}.items() if name not in metrics}
-    found: Any = {**one, **other, "metrics": metrics, "absent": absent}
-    for name in ("curve", "curve_validation"):
-        at: Any = one.get(name, {}), other.get(name, {})
-        if joined := {step: {**at[0].get(step, {}), **at[1].get(step, {})} for step in {**at[0], **at[1]}}:
-            found[name] = joined
-    return cast(ArmScores, found)
 
 
 def _renamed(record: Record, part: str, said: str) -> Record:

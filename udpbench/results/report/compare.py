@@ -14,10 +14,10 @@ from udpbench.benchmark.cell import ROLES
 from udpbench.results.intervals import Interval, Key, generator, paired_interval
 from udpbench.results.record import grouped
 from udpbench.results.report.arms import SAME, arm_name, numbers
-from udpbench.results.report.boards import NO_CLAIM, Board, effect_text
+from udpbench.results.report.boards import NO_CLAIM, Board, claim_text
 from udpbench.results.report.render import Section, table
 from udpbench.results.stats import sign, summarise
-from udpbench.results.words import ARROW, interval_text, mean_text, significant
+from udpbench.results.words import ARROW, interval_text, mean_text, significant, victims_text
 
 MOST = 500  # pairs in a table that somebody may read
 HALF_WIDTH = "95 % interval half-width"
@@ -63,7 +63,7 @@ def compare(
         row = {"a - b": f"{a} - {b}", column: of, "metric": metric, "difference": interval_text(difference)}
         row |= {
             HALF_WIDTH: mean_text([difference.half_width if difference.ends else None]),
-            "victims": f"{difference.victims}{unpaired}",
+            "victims": f"{victims_text(difference.victims, difference.subjects)}{unpaired}",
         }
         rows.append(row | {"verdict": judged(a, b, difference, board.floors[metric])})
     return rows
@@ -149,6 +149,8 @@ def verdict(a: str, b: str, difference: Interval, floor: float | None) -> str:
         return "one victim: nothing claimed"
     if difference.ends is None:
         return "victims do not differ: nothing claimed"
+    if difference.of_one_subject:
+        return "one subject: nothing claimed"
     if not difference.excludes_zero:
         return "no difference shown"
     return f"{a if difference.mean > 0 else b} protects better{_below(difference, floor)}"
@@ -185,7 +187,7 @@ def _transfer(group: Sequence[Board]) -> Section:
     compared = [row for victim, first in sorted(victims.items()) for row in _surrogates(group, victim, first)]
     text = [
         "Effect of the protection made on one model (rows) against the thief's victim of another (columns); "
-        f"{NO_CLAIM} the interval does not lie above the floor: no claim.",
+        f"{NO_CLAIM} no claim: the interval does not lie above the floor, or is of one subject.",
         "Paired differences: + means that the first surrogate protects better.",
         *_by_chance(compared),
     ]
@@ -206,7 +208,7 @@ def _effects(group: Sequence[Board], victims: Mapping[str, Board], metric: str, 
         for victim, board in sorted(victims.items()):
             rng = generator(0, "transfer", protect, surrogate, victim, metric)
             found = summarise(by_victim.get(victim, []), metric, board.floors.get(metric), rng)
-            row[f"{metric} {ARROW[better]}: {victim}"] = effect_text(found)
+            row[f"{metric} {ARROW[better]}: {victim}"] = claim_text(found.effect, found.floor)
         rows.append(row)
     return table(rows, ("protection", "made on"), caption)
 

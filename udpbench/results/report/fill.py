@@ -21,7 +21,7 @@ from pandas import DataFrame
 
 from udpbench.core.atomic import atomic_text
 from udpbench.core.component import check_choice
-from udpbench.results.record import metrics_of, read_files
+from udpbench.results.record import flipped, metrics_of, read_files
 from udpbench.results.report import arms, compare
 from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import Board, boards, leaderboard
@@ -76,7 +76,13 @@ def filled(path: Path) -> str:
 
 
 def _read(folder: Path) -> list[Record]:
-    return choose(read_files(folder)).ok
+    files = read_files(folder)
+    chosen = choose(files)
+    wrong = [f"{path}: {said}" for path, said in flipped(files).items()]
+    wrong += [f"{said}; take one of them away" for said in chosen.disagree]
+    if wrong:
+        raise ValueError(wrong[0])
+    return chosen.ok
 
 
 def made(words: str, folder: Path, read: Callable[[Path], list[Record]] = _read) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from udpbench.results.intervals import Interval
+from udpbench.results.intervals import Interval, subjects_in
 from udpbench.results.record import of_edits
 from udpbench.results.report.boards import NO_CLAIM, Board
 from udpbench.results.report.figures import figures
@@ -14,7 +14,7 @@ from udpbench.results.report.render import Figure, Section, table
 from udpbench.results.report.standings import COSTS, SEVERAL, WORST, Standing, Standings, of_several
 from udpbench.results.report.worst import NONE
 from udpbench.results.stats import victim
-from udpbench.results.words import ARROW, interval_text, mean_of, significant
+from udpbench.results.words import ARROW, ends_of, interval_text, mean_of, significant, victims_text
 
 FEW = 4  # rows that are no map
 MANY = 6  # attacks: beyond, a leaderboard shows the one that is chosen
@@ -26,8 +26,10 @@ HINTS = {
 }
 
 _HEAT = (
-    "s - s(clean) after each attack, mean over victims, their number behind it where it is less than the row's; + is "
-    "better protected; no protection: the attack's damage. In order as if all had met the same victims."
+    "s - s(clean) after each attack, mean over victims; + is better protected; no protection: the attack's damage. "
+    "+3 of +9 (2): only 2 of the row's victims met the attack, and the effect on these is 9; such numbers do not "
+    "compare with others of the row. In order as if all had met the same victims. What may be claimed is not marked "
+    "here."
 )
 
 
@@ -83,10 +85,13 @@ class OnMetric:
 
 @dataclass(frozen=True)
 class BoardPage:
-    """One board: ``parts`` by metric, then ``details``, the sections that all formats have."""
+    """One board: ``parts`` by metric, then ``details``, the sections that all formats have. ``title`` tells it from the
+    others of its label; ``models``: those of the cells, if the title does not say them."""
 
     number: int
     board: Board
+    title: str
+    models: str
     parts: Sequence[OnMetric]
     details: Sequence[Section]
     pictures: Shown | None = None
@@ -123,10 +128,11 @@ def leaderboard(found: Standings, metric: str) -> Grid:
     rows = []
     for row in found.rows:
         left = row.left[metric]
-        n = len({victim(record) for record in row.records})
-        cells = [_interval(left.get(attack), most, row, metric, attack, floor, n) for attack in shown]
+        victims = {victim(record) for record in row.records}
+        cells = [_interval(left.get(attack), most, row, metric, attack, floor, len(victims)) for attack in shown]
         numbers = [*(row.changes.get(name) for name in measured), *(row.costs.get(name) for name in costs)]
-        cells += [*map(_number, numbers), Cell(str(n), value=n)]
+        n = victims_text(len(victims), subjects_in(victims))
+        cells += [*map(_number, numbers), Cell(n, value=len(victims))]
         rows.append(Row(row.name, cells, row.control, NONE in left and left[NONE].exceeds(floor)))
     return Grid(f"{metric}: s - s(clean) with 95 % intervals; + is better protected", columns, rows)
 
@@ -144,7 +150,9 @@ def _attack_column(attack: str) -> Column:
 def _most(found: Standings, metric: str) -> float:
     """What is shaded fully."""
     rows = [row for row in found.rows if not row.control] or found.rows
-    return max((abs(x.mean) for row in rows for x in row.left[metric].values()), default=0.0) or 1.0
+    numbers = ((row, attack, x.mean) for row in rows for attack, x in row.left[metric].items())
+    shaded = (abs(mean) for row, attack, mean in numbers if row.effect_beside(metric, attack) is None)
+    return max(shaded, default=0.0) or 1.0
 
 
 def _interval(
@@ -152,15 +160,31 @@ def _interval(
 ) -> Cell:
     if x is None:
         return Cell()
-    ends = "1 victim" if x.victims == 1 else ""
-    if x.low is not None and x.high is not None:
-        ends = f"[{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
-        ends += f" ({x.victims})" if x.victims < victims else ""
-    mark = f" {NO_CLAIM}" if attack == NONE and not x.exceeds(floor) else ""
-    ends += of_several(row, attack)
-    by = ", ".join(f"{name} ({n})" for name, n in row.taken.get(metric, {}).items())
-    hint = f"attacks taken (victims): {by}" if by and attack == WORST else ""
-    return Cell(mean_of(x) + mark, ends, x.mean, _shade(x, most), hint)
+    mark = "" if x.exceeds(floor) else f" {NO_CLAIM}"
+    effect, met, hint = row.effect_beside(metric, attack), "", ""
+    more = "1 victim" if x.victims == 1 else ends_of(x)
+    if effect is not None:
+        met = f" of {significant(effect, signed=True)}"
+        more += f", {x.victims} victims" if x.victims > 1 else ""
+    elif 1 < x.victims < victims:
+        more += f" ({x.victims})"
+    if attack == WORST:
+        more += f", {_attacks(len(row.over[metric]))}"
+        hint = _hint(row, metric)
+    more += of_several(row, attack)
+    return Cell(mean_of(x) + met + mark, more, x.mean, None if met else _shade(x, most), hint)
+
+
+def _attacks(n: int) -> str:
+    return f"{n} attack{'s' if n != 1 else ''}"
+
+
+def _hint(row: Standing, metric: str) -> str:
+    """Which attacks the worst case takes, and which it is not over."""
+    by = ", ".join(f"{name} ({n})" for name, n in row.taken[metric].items())
+    left_out = sorted(row.values[metric].keys() - {NONE, *row.over[metric]})
+    lacking = f"; left out, for fewer victims met them: {', '.join(left_out)}" if left_out else ""
+    return f"attacks taken (victims): {by}{lacking}"
 
 
 def _shade(x: Interval, most: float) -> float:
@@ -181,17 +205,20 @@ def heat_map(found: Standings, metric: str) -> Grid | None:
     for row in found.rows:
         of = {attack: x for attack, x in row.left[metric].items() if attack in shown}
         victims = max((x.victims for x in of.values()), default=0)
-        cells = [_shaded(of.get(attack), most, victims, row, attack) for attack in shown]
+        cells = [_shaded(of.get(attack), most, victims, row, metric, attack) for attack in shown]
         if any(attack in row.left[metric] for attack in attacks):
             rows.append(Row(row.name, cells, row.control))
     return Grid(f"{metric}: s - s(clean), mean over victims", [_attack_column(attack) for attack in shown], rows)
 
 
-def _shaded(x: Interval | None, most: float, victims: int, row: Standing, attack: str) -> Cell:
+def _shaded(x: Interval | None, most: float, victims: int, row: Standing, metric: str, attack: str) -> Cell:
     if x is None:
         return Cell("")
+    effect = row.effect_beside(metric, attack)
+    met = "" if effect is None else f" of {significant(effect, 2, signed=True)}"
     added = (f" ({x.victims})" if x.victims < victims else "") + of_several(row, attack)
-    return Cell(f"{mean_of(x, 2)}{added}", "", x.mean, _shade(x, most), f"{row.name}, {attack}: {interval_text(x)}")
+    hint = f"{row.name}, {attack}: {interval_text(x)}"
+    return Cell(f"{mean_of(x, 2)}{met}{added}", "", x.mean, None if met else _shade(x, most), hint)
 
 
 def heat_table(board: Board) -> Section | None:

@@ -35,10 +35,10 @@ class Standing:
     """One protection, or what protections are compared with.
 
     ``left``: metric -> attack (``NONE``, those that were run, ``WORST``) -> s - s(clean), signed so that + is better
-    protected; ``values``: the same victim by victim, but for the worst case. ``taken``: metric -> the attacks of the
-    worst case and their victims. ``changes``: what its pictures measure against the clean ones, mean of the subjects'
-    means; ``costs`` as of ``protect_costs``. ``several``: attack -> of how many arms of a victim ``left`` is the mean,
-    if that is more than one.
+    protected; ``values``: the same victim by victim, but for the worst case. ``over``: metric -> the attacks that the
+    worst case is over, ``NONE`` not among them; ``taken``: those that it takes, and of how many victims. ``changes``:
+    what its pictures measure against the clean ones, mean of the subjects' means; ``costs`` as of ``protect_costs``.
+    ``several``: attack -> of how many arms of a victim ``left`` is the mean, if that is more than one.
     """
 
     name: str
@@ -46,10 +46,20 @@ class Standing:
     records: Sequence[Record]
     left: Mapping[str, Mapping[str, Interval]]
     values: Mapping[str, Mapping[str, Mapping[Key, float]]] = field(default_factory=dict)
+    over: Mapping[str, Sequence[str]] = field(default_factory=dict)
     taken: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     changes: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     several: Mapping[str, int] = field(default_factory=dict)
+
+    def effect_beside(self, metric: str, attack: str) -> float | None:
+        """The effect on the victims that met ``attack`` (``WORST``: those of the worst case) where these are fewer than
+        the effect is of: what the attack left is of this one. None where all met it."""
+        values = self.values.get(metric, {})
+        effects = values.get(NONE, {})
+        of = self.over.get(metric, ()) if attack == WORST else (attack,)
+        met = {victim: x for victim, x in effects.items() if all(victim in values.get(name, ()) for name in of)}
+        return subjects_mean(met) if 0 < len(met) < len(effects) else None
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ class Standings:
 
     def _protection(self, name: str, part: Sequence[Record]) -> Standing:
         left: dict[str, dict[str, Interval]] = {}
-        values, taken = {}, {}
+        values, taken, over = {}, {}, {}
         for metric in self.board.ranked_by:
             values[metric] = by_attack = left_by_attack(part, metric)
             size, met = self.board.sizes[metric], most_met(by_attack)
@@ -125,9 +135,10 @@ class Standings:
             }
             if (found := worst(met, self.board.rng(name, metric, kind="worst"), size)) is not None:
                 left[metric][WORST], taken[metric] = found
+                over[metric] = [attack for attack in met if attack != NONE]
         control = is_control(part[0])
         costs = {} if control else protect_costs(name, part)
-        return Standing(name, control, part, left, values, taken, _changes("protected", part), costs)
+        return Standing(name, control, part, left, values, over, taken, _changes("protected", part), costs)
 
     def _controls(self) -> Iterator[Standing]:
         """The controls that are not rows of their own, too."""
@@ -150,7 +161,8 @@ class Standings:
         for metric, (attack, part) in product(left, by_attack.items()):
             if found := _damage(part, metric):
                 means = {victim: fmean(of.values()) for victim, of in found.items()}
-                left[metric][attack] = paired_interval(means, self.board.rng(attack, metric))
+                rng, size = self.board.rng(attack, metric), self.board.sizes[metric]
+                left[metric][attack] = paired_interval(means, rng, size=size)
                 several[attack] = max(several.get(attack, 1), *map(len, found.values()), 1)
         if records:
             several = {attack: n for attack, n in several.items() if n > 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from operator import itemgetter
 from statistics import fmean
 
@@ -11,11 +11,10 @@ import numpy as np
 
 from udpbench.results.intervals import Interval, Key, paired_interval
 from udpbench.results.record import grouped
-from udpbench.results.report.boards import Board
+from udpbench.results.report.boards import Board, claim_text
 from udpbench.results.report.render import Section, table
 from udpbench.results.schema import Record
 from udpbench.results.stats import differences
-from udpbench.results.words import interval_text
 
 NONE = "none"  # the protected pictures as they are
 
@@ -24,8 +23,9 @@ _TEXT = (
     "leaves least. An attack's own damage counts against it. Which attack, is chosen for each subject on the other "
     "subjects (of one subject: for each seed on the other seeds), so that chance in a victim's own score does not "
     "choose for it. none: the protected pictures as they are. His price are all attacks, with a victim for each. "
-    "Attacks that met less than half as many victims as another did are left out, and where less than two victims met "
-    "all of the others, those that met fewest."
+    "It is of as many victims as any attack met, and over the attacks that all of these met; the others are left out: "
+    "of other victims they would say something else. † no claim: the interval does not lie above the floor, or "
+    "is of one subject."
 )
 
 
@@ -45,7 +45,8 @@ def worst_case(board: Board) -> Section | None:
                 continue
             taken = ", ".join(f"{attack} ({n})" for attack, n in sorted(found[1].items()))
             row = {"protection": protect, "metric": metric, "attacks": str(len(left) - 1)}
-            rows.append(row | {"worst case": interval_text(found[0]), "taken (victims)": taken})
+            row |= {"worst case": claim_text(found[0], board.floors[metric]), "taken (victims)": taken}
+            rows.append(row | {"attacks left out": ", ".join(sorted(met.keys() - left.keys())) or "-"})
     if not rows and not without:
         return None
     text = [
@@ -65,14 +66,15 @@ def left_by_attack(records: Sequence[Record], metric: str) -> dict[str, dict[Key
 
 
 def most_met(left: Mapping[str, Mapping[Key, float]]) -> dict[str, Mapping[Key, float]]:
-    """``left`` without the attacks that less than half as many victims met as met another: with them the worst case
-    would be one of few victims, or of none. Victims count that met all of the others; while these are less than two,
-    the attack is dropped that fewest met."""
-    most = max((len(found) for attack, found in left.items() if attack != NONE), default=0)
-    kept = {attack: found for attack, found in left.items() if attack == NONE or 2 * len(found) >= most}
-    while len(kept) > 2 and len(set.intersection(*map(set, kept.values()))) < 2:
-        del kept[min((attack for attack in kept if attack != NONE), key=lambda attack: len(kept[attack]))]
-    return kept
+    """``left`` without the attacks that would take victims from the worst case: of as many victims as any attack met,
+    those that all of them met. Of several such sets of victims the one that most attacks met."""
+    met = {attack: found.keys() & left[NONE].keys() for attack, found in left.items() if attack != NONE}
+
+    def counts(victims: Set[Key]) -> tuple[int, int]:
+        return len(victims), sum(victims <= others for others in met.values())
+
+    most = max(met.values(), key=counts, default=left[NONE].keys())
+    return {attack: found for attack, found in left.items() if most <= found.keys()}
 
 
 def worst(

@@ -12,11 +12,11 @@ from pandas import DataFrame
 
 from udpbench.core.atomic import atomic_text
 from udpbench.results import flags
-from udpbench.results.record import grouped, long_rows, read_files
+from udpbench.results.record import flipped, grouped, long_rows, read_files
 from udpbench.results.report import arms, compare, pictures
 from udpbench.results.report.attacked import attack_costs
 from udpbench.results.report.boards import Board, board_frame, boards, leaderboard
-from udpbench.results.report.choose import Chosen, choose
+from udpbench.results.report.choose import Chosen, choose, clashes
 from udpbench.results.report.page import BoardPage, on_metrics
 from udpbench.results.report.render import Section, asset, render
 from udpbench.results.report.standings import Standings, frame
@@ -65,16 +65,17 @@ def write_report(
 
     report.md, report.html, report.tex, records.csv, leaderboard.csv, figures.csv and figures/*.svg. Without ``title``
     it says what was run. The same records give the same bytes. ``refused``: takes a line for every broken record, which
-    is left out; if they are to be ``checked``, also for every one that lacks what a leaderboard of several people rests
-    on. ``store``: where the pictures of the page are (None: beside the first folder). Raises ValueError if a
-    folder holds no record or, without ``refused``, a broken one.
+    is left out, and for every one in which a score goes the other way than in most; if they are to be ``checked``, also
+    for every one that lacks what a leaderboard of several people rests on, or that another one contradicts. ``store``:
+    where the pictures of the page are (None: beside the first folder). Raises ValueError if a folder holds no record
+    or, without ``refused``, a broken one.
     """
-    files = read_files(*folders, refused=refused)
-    chosen = choose(_acceptable(files, refused) if checked else files)
+    chosen = choose(_acceptable(read_files(*folders, refused=refused), checked, refused))
     found, every = boards(chosen.ok), [*chosen.ok, *chosen.failed.values()]
     ranked = [Standings(board) for board in found]
     groups = _groups(ranked, plots, store or folders[0].parent / "store")
-    problems = [section for section in (_failed(chosen), _missing(found), flag_section(found)) if section.tables]
+    told = _failed(chosen), _disagreeing(chosen), _missing(found), flag_section(found)
+    problems = [section for section in told if section.tables]
     summary, environment, title = _summary(chosen), _environment(every), title or _title(every)
     sections = [summary, *problems, *_sections(groups), environment]
     texts = {name: render(name, title=title, sections=sections) for name in ("report.md", "report.tex")}
@@ -90,17 +91,25 @@ def write_report(
     return [out / name for name in texts]
 
 
-def _acceptable(files: Mapping[Path, Record], refused: list[str] | None) -> dict[Path, Record]:
-    """The records without objections; ValueError if there is none, with a line for each, or without ``refused`` for the
-    first other one."""
-    lines = {path: objections(record) for path, record in files.items()}
-    errors = [f"{path}: {line}" for path, found in lines.items() for line in found]
-    kept = {path: record for path, record in files.items() if not lines[path]}
-    if errors and (refused is None or not kept):
-        raise ValueError("\n".join(errors) if refused is not None else errors[0])
-    if refused is not None:
-        refused += errors
-    return kept
+def _acceptable(files: Mapping[Path, Record], checked: bool, refused: list[str] | None) -> Mapping[Path, Record]:
+    """The records in which scores go the way they go in most; if they are to be ``checked``, those without objections
+    that clash with no other. ValueError if there is none, with a line for each, or without ``refused`` for the first
+    other one."""
+    for find in (_objections, flipped, clashes) if checked else (flipped,):
+        found = find(files)
+        errors = [f"{path}: {line}" for path, lines in found.items() for line in lines.splitlines()]
+        files = {path: record for path, record in files.items() if path not in found}
+        if errors and (refused is None or not files):
+            raise ValueError("\n".join(errors) if refused is not None else errors[0])
+        if refused is not None:
+            refused += errors
+    return files
+
+
+def _objections(files: Mapping[Path, Record]) -> dict[Path, str]:
+    """Path -> what keeps the record from standing beside other people's, a line each."""
+    found = {path: "\n".join(objections(record)) for path, record in files.items()}
+    return {path: lines for path, lines in found.items() if lines}
 
 
 def _title(records: Sequence[Record]) -> str:
@@ -124,15 +133,21 @@ def _groups(ranked: Sequence[Standings], plots: bool, store: Path) -> list[Group
     groups = []
     for label, numbered in groupby(enumerate(ranked, start=1), key=lambda item: item[1].board.label):
         same = list(numbered)
-        pages = [_board_page(found, number, plots, store, room) for number, found in same]
+        alike = Counter(found.board.subtitle for _, found in same)
+        pages = [_board_page(found, number, plots, store, room, alike) for number, found in same]
         groups.append(Group(label, pages, compare.transfer([found.board for _, found in same])))
     return groups
 
 
-def _board_page(found: Standings, number: int, plots: bool, store: Path, room: int) -> BoardPage:
-    details = [leaderboard(found.board), *(x for make in _OF_BOARD if (x := make(found.board)) is not None)]
+def _board_page(
+    found: Standings, number: int, plots: bool, store: Path, room: int, alike: Mapping[str, int]
+) -> BoardPage:
+    """``alike``: subtitle -> how many boards of the label have it; then the models belong into the title."""
+    board = found.board
+    details = [leaderboard(board), *(x for make in _OF_BOARD if (x := make(board)) is not None)]
     shown = pictures.pictures(found, store, room)
-    return BoardPage(number, found.board, on_metrics(found, number, plots), details, shown)
+    names = (board.title, "") if alike[board.subtitle] > 1 else (board.subtitle, board.models)
+    return BoardPage(number, board, *names, on_metrics(found, number, plots), details, shown)
 
 
 def _sections(groups: Sequence[Group]) -> Iterator[Section]:
@@ -177,9 +192,9 @@ def flag_section(boards: Sequence[Board]) -> Section:
     return _list("Flags", names, [(where, _some(pairs), said, who) for (where, said, who), pairs in rows.items()])
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str], between: str = ", ") -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    return between.join(names[:LISTED]) + more
 
 
 def _failed(chosen: Chosen) -> Section:
@@ -192,20 +207,39 @@ def _failed(chosen: Chosen) -> Section:
     return _list("Failed cells", ("cell", "error", "record"), rows)
 
 
+def _disagreeing(chosen: Chosen) -> Section:
+    """Scores of a cell that two records have as different numbers."""
+    rows: dict[tuple[str, str, str], list[str]] = {}  # cell, arm, records -> scores
+    for found in chosen.disagree:
+        key = found.cell, found.arm, ", ".join(map(str, found.files))
+        rows.setdefault(key, []).append("{}: {:.8g}, {:.8g}".format(found.metric, *found.values))
+    listed = [(cell, arm, _some(scores, "; "), records) for (cell, arm, records), scores in rows.items()]
+    said = "Records of one cell, with the same keys, have other numbers; those of the last file are shown."
+    return _list("Cells with two results", ("cell", "arm", "scores", "records"), listed, said)
+
+
 def _missing(boards: Sequence[Board]) -> Section:
-    """Cells that would complete a board: victims that a protection met, but not under every attack that it met."""
-    lacking: dict[tuple[str, str, str], list[str]] = {}  # where, protection, victims -> attacks
+    """Cells that would complete a board, a table for each: victims that a protection met, but not under every attack
+    that it met."""
+    tables: list[DataFrame] = []
     for board in boards:
+        lacking: dict[tuple[str, str], list[str]] = {}  # attacks, victims -> protections
         protected = [record for record in board.records if "protected" in record["arms"]]
         for protect, mine in sorted(grouped(protected, lambda record: record["cell"]["protect"]).items()):
             every = set(map(victim, mine))
+            attacks: dict[str, list[str]] = {}  # victims -> attacks
             for attack, part in sorted(grouped(mine, lambda record: record["cell"]["attack"]).items()):
                 if left := sorted(every - set(map(victim, part))):
-                    victims = ", ".join(f"{subject}/{seed}" for subject, seed in left)
-                    lacking.setdefault((f"{board.label}: {board.title}", protect, victims), []).append(attack)
-    rows = [(where, protect, _some(attacks), victims) for (where, protect, victims), attacks in lacking.items()]
-    names = ("where", "protection", "attacks", "victims without a record (subject/seed)")
-    return _list("Missing cells", names, rows)
+                    attacks.setdefault(", ".join(f"{subject}/{seed}" for subject, seed in left), []).append(attack)
+            for victims, names in attacks.items():
+                lacking.setdefault((_some(names), victims), []).append(protect)
+        rows = [(_some(protects), attack, victims) for (attack, victims), protects in lacking.items()]
+        columns = ("protections", "attacks", "victims without a record (subject/seed)")
+        made = _list("", columns, rows)
+        for table in made.tables:
+            table.attrs |= {"caption": f"{board.label}: {board.title}", "above": True}
+        tables += made.tables
+    return Section("Missing cells", 2, [] if tables else ["None."], tables)
 
 
 def _environment(records: Sequence[Record]) -> Section:
@@ -224,7 +258,7 @@ def _environment(records: Sequence[Record]) -> Section:
     return _list("Environment", ("records", "code", "device", "python", "packages"), rows)
 
 
-def _list(title: str, names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Section:
-    """A section with one table of words only, its columns called ``names``."""
+def _list(title: str, names: Sequence[str], rows: Sequence[tuple[str, ...]], *text: str) -> Section:
+    """A section with one table of words only, its columns called ``names``, and ``text`` above it."""
     made = DataFrame(rows, columns=list(names)).set_index(list(names))
-    return Section(title, 2, [], [made]) if rows else Section(title, 2, ["None."])
+    return Section(title, 2, text, [made]) if rows else Section(title, 2, ["None."])

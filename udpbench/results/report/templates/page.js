@@ -28,7 +28,7 @@ function filterable(table) {
   const words = make("input", {type: "search", placeholder: "filter protections"});
   words.setAttribute("aria-label", "filter protections");
   const only = make("input", {type: "checkbox"}), label = make("label");
-  label.append(only, " claimed effects only");
+  label.append(only, " effects claimed under no attack");
   words.oninput = only.onchange = () => {
     const wanted = words.value.toLowerCase().split(/\s+/);
     rows.forEach(row => {
