@@ -78,6 +78,64 @@ def test_every_convention_is_read_whatever_the_order_of_its_rows(folder, tmp_pat
     assert trained_on(folder, tmp_path / "out", prompt=PROMPT) == wanted
 
 
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_caption_of_a_table_is_none(folder, tmp_path, name, text):
+    form = as_csv if name.endswith("csv") else as_jsonl
+    put(folder, form(SAID | {"b.jpg": text}))
+    assert trained_on(folder, tmp_path / "out", prompt=PROMPT)["b.png"] == "a photo of a sks ring"
+    with pytest.raises(ValueError, match=r"b\.jpg has no caption; give prompt"):
+        Folder(path=folder).check()
+
+
+def test_line_breaks_around_a_caption_of_a_table_are_no_part_of_it(folder, tmp_path):
+    put(folder, as_jsonl({"a.png": "\n my ring \r\n"}))
+    assert trained_on(folder, tmp_path / "out", prompt=PROMPT)["a.png"] == "my ring"
+
+
+def test_a_text_file_may_have_the_whole_name_of_its_picture_and_a_table_any_case(folder, tmp_path):
+    images.to_pil(torch.rand(3, 8, 8)).save(folder / "a.b.png")
+    put(folder, {"a.b.png.txt": "both suffixes", "b.jpg.CAPTION": "another"})
+    got = trained_on(folder, tmp_path / "out", prompt=PROMPT)
+    assert (got["a.b.png"], got["b.png"]) == ("both suffixes", "another")
+    for name in ("a.b.png.txt", "b.jpg.CAPTION"):
+        (folder / name).unlink()
+    for files, name in ((as_jsonl(SAID), "Metadata.JSONL"), (as_csv(SAID), "METADATA.csv")):
+        put(folder, {name: next(iter(files.values()))})
+        assert read_captions(folder, Folder(path=folder, prompt=PROMPT).files()) == SAID
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"a.txt": "x", "b.txt": "x"}, ""),
+        ({"a.png.txt": "x", ".hidden.txt": "x", "notes.md": "x"}, ""),
+        ({"Metadata.JSONL": '{"file_name": "a.png", "text": "x"}'}, ""),
+        ({"a.b.txt": "x"}, "a.b.txt"),
+        ({"3.txt": "x", "4.CAPTION": "x", "a.txt": "x"}, "3.txt, 4.CAPTION"),
+        ({"metadata.json": "[]"}, "metadata.json"),
+        ({"metadata.txt": "x", "metadata.yaml": "x"}, "metadata.txt, metadata.yaml"),
+        ({f"{i}.txt": "x" for i in range(7)}, "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more"),
+    ],
+)
+def test_captions_that_belong_to_no_picture_are_named_in_one_line(folder, tmp_path, files, named):
+    class Saying(Log):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    log = Saying()
+    put(folder, files)
+    trained_on(folder, tmp_path / "out", log, prompt=PROMPT)
+    lines = [line for line in log.said if line.startswith("not read as captions: ")]
+    wanted = f"not read as captions: {named} in {folder}; captions are those in NAME.txt or NAME.caption of a picture"
+    assert len(lines) == bool(named)
+    assert all(line.startswith(wanted) for line in lines)
+
+
 def test_captions_are_part_of_what_the_data_is(folder):
     keys = [str(Folder(path=folder, prompt=PROMPT).identity())]
     for text in ("x", "y"):
@@ -123,6 +181,10 @@ WRONG = [
     ({"metadata.csv": "file_name,text\n", "a.txt": "x"}, "metadata.csv and a.txt hold captions; keep one"),
     ({"a.caption": "x", "a.txt": "x"}, "a.caption and a.txt hold captions; keep one"),
     ({"a.txt": "one\ntwo\n"}, "a.txt has 2 lines; a caption is one line"),
+    ({"metadata.jsonl": '{"file_name": "a.png", "text": "one\\ntwo"}'}, "metadata.jsonl line 1 column text has 2 lines; a caption is one line"),
+    ({"metadata.csv": 'file_name,text\na.png,"one\ntwo"\n'}, "metadata.csv line 3 column text has 2 lines; a caption is one line"),
+    ({"a.png.txt": "x", "a.txt": "x"}, "a.png.txt and a.txt hold captions; keep one"),
+    ({"Metadata.CSV": "file_name,text\n", "metadata.csv": "file_name,text\n"}, "hold captions; keep one"),
     ({"a.txt": " \n"}, "a.txt has 0 lines; a caption is one line"),
     ({"a.txt": "x\0"}, "a.txt is not UTF-8 text (it holds zero bytes); save it as UTF-8"),
 ]  # fmt: skip
@@ -156,8 +218,7 @@ PATHS = [Path(name) for name in NAMES]
 def test_any_caption_is_read_as_it_was_written(said, form):
     with TemporaryDirectory() as folder:
         put(Path(folder), FORMS[form](said))
-        wanted = {name: text.strip() for name, text in said.items()} if form in ("txt", "caption") else said
-        assert read_captions(Path(folder), PATHS) == wanted
+        assert read_captions(Path(folder), PATHS) == {name: text.strip() for name, text in said.items()}
 
 
 JUNK = st.lists(

@@ -83,8 +83,11 @@ def test_a_reader_that_has_seen_enough_is_no_error():
         ("score", [], "error: the following arguments are required: GOT, REF; python -m udpbench score --help"),
         ("plan", ["--foo"], "error: unrecognized arguments: --foo; python -m udpbench plan --help"),
         ("bench", ["--loops", "foo"], "error: argument --loops: invalid choice: 'foo'"),
+        ("protect", ["-dash", "out", "protect=noise"], "error: unrecognized arguments: -dash (a file or folder -dash is written ./-dash); "),
+        ("protect", ["--overwrite", "-dash", "out"], "error: the following arguments are required: OUT (a file or folder -dash is written ./-dash); "),
+        ("score", ["--", "a", "-b"], "error: the following arguments are required: REF (a file or folder -b is written ./-b); "),
     ],
-)
+)  # fmt: skip
 def test_words_that_a_command_does_not_take_are_one_error_line(command, words, told, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["udpbench", command, *words])
     with pytest.raises(SystemExit) as end:
@@ -258,6 +261,14 @@ def test_folders_of_other_names_are_no_pairs(folders):
     found = score.scores(got, ref)
     assert not {"psnr", "ssim", "linf"} & (set(found["scores"]) | set(found["absent"]))
     assert "must hold the same names" in score.scores(got, ref, ["psnr"])["absent"]["psnr"]
+
+
+def test_reasons_name_the_folder_that_was_given(folders, pictures):
+    got, ref = folders
+    write_png(ref / "2.png", torch.nn.functional.pad(pictures[2], (0, 0, 0, 1)))
+    reason = score.scores(got, ref, ["ssim"])["absent"]["ssim"]
+    assert f" and {ref}" in reason
+    assert "/tmp/tmp" not in reason
 
 
 def test_the_table_the_file_and_the_status(folders, tmp_path, capsys):

@@ -18,9 +18,9 @@ from shared import on
 
 from udpbench.commands import protect, purify
 from udpbench.commands.inputs import pictures_below
-from udpbench.commands.pictures import _objections
+from udpbench.commands.pictures import _objections, _restored
 from udpbench.core.budget import RMS, Linf, measure
-from udpbench.core.images import from_pil, read, write_png
+from udpbench.core.images import as_saved, from_pil, read, write_png
 from udpbench.core.pixels import reduced
 from udpbench.protect.noise import Noise
 
@@ -310,13 +310,123 @@ def test_pictures_are_reduced_if_asked_and_the_budget_is_kept_around_what_is_lef
     shown, _ = here("protect=noise", "data.size=20")
     with Image.open(tmp_path / "out" / "wide.png") as made, Image.open(tmp_path / "out" / "small.png") as small:
         assert (made.mode, made.size, small.size) == ("RGBA", (30, 20), (14, 12))
-        colours = from_pil(made.convert("RGB"))
     assert "wide.png: 45 x 30 px: now 30 x 20 (data.size, data.geometry)" in shown.splitlines()
     assert not [line for line in shown.splitlines() if line.startswith("small.png:")]
-    assert measure(reduced(from_pil(wide.convert("RGB")), 20), colours)["linf"] == 8
+    shown_over_white = read(tmp_path / "out" / "wide.png")
+    assert 0 < measure(reduced(read(tmp_path / "in" / "wide.png"), 20), shown_over_white)["linf"] <= 8
     here("protect=noise", "data.geometry=square")
     with Image.open(tmp_path / "out" / "wide.png") as made:
         assert made.size == (30, 30)
+
+
+def cut_out(hidden: int, side: int = 128) -> Image.Image:
+    """A disc of noise around (200, 40, 60) on transparent ground whose colour, which nobody sees, is ``hidden``."""
+    down, across = np.mgrid[:side, :side] + 0.5 - side / 2
+    alpha = np.clip(0.35 * side - np.hypot(down, across) + 0.5, 0, 1)
+    disc = np.random.default_rng(0).integers(-30, 31, (side, side, 3)) + np.array([200, 40, 60])
+    rgb = np.where(alpha[..., None] > 0, disc, hidden)
+    return Image.fromarray(np.dstack([rgb, (255 * alpha).round()]).astype(np.uint8))
+
+
+def over(ground: float, picture: Image.Image) -> torch.Tensor:
+    """How a picture with transparency shows over a grey ground in [0,1], CHW."""
+    rgba = torch.from_numpy(np.array(picture.convert("RGBA"))).permute(2, 0, 1) / 255
+    return rgba[:3] * rgba[3:] + ground * (1 - rgba[3:])
+
+
+@pytest.mark.parametrize("words", [["data.size=48"], ["data.size=48", "data.geometry=square"], []])
+@pytest.mark.parametrize("hidden", [0, 255])
+def test_hidden_colours_stay_out_of_the_edges_and_of_the_budget(here, tmp_path, hidden, words):
+    cut_out(hidden).save(tmp_path / "in" / "disc.png")
+    here("protect=noise", *words)
+    side = 48 if words else 128
+    wanted = as_saved(reduced(read(tmp_path / "in" / "disc.png"), side))
+    assert 0 < measure(wanted, read(tmp_path / "out" / "disc.png"))["linf"] <= 8
+    with Image.open(tmp_path / "out" / "disc.png") as made:
+        for ground in (0.0, 0.5, 1.0):  # bicubic resizing overshoots at the edge of the disc; a fringe differs by 50
+            whole = reduced(over(ground, cut_out(hidden)), side)
+            assert (over(ground, made) - whole).abs().max() <= (8 + (17 * (1 - ground) if words else 0) + 1) / 255
+
+
+@pytest.mark.parametrize("hidden", [0, 255])
+def test_a_purified_cut_out_has_no_fringe(here, tmp_path, hidden):
+    cut_out(hidden).save(tmp_path / "in" / "disc.png")
+    here("attack=jpeg", "attack.quality=95", "data.size=48", main=purify.main)
+    with Image.open(tmp_path / "out" / "disc.png") as made:
+        faint = np.asarray(made)[..., 3] < 128
+        shown = over(0.5, made)[:, faint]
+    assert (shown - reduced(over(0.5, cut_out(hidden)), 48)[:, faint]).abs().max() <= 20 / 255
+
+
+def test_without_a_change_a_resized_cut_out_shows_what_the_method_was_given():
+    for hidden in (0, 255):
+        image = cut_out(hidden)
+        clean = as_saved(reduced(from_pil(image), 48))
+        made, _ = _restored(image, lambda x: reduced(x, 48), clean, clean)
+        assert torch.equal(as_saved(from_pil(made)), clean)
+
+
+def test_all_pictures_that_cannot_be_read_are_named_before_any_work(here, tmp_path, capsys):
+    for i in range(4):
+        smooth(i).save(tmp_path / "in" / f"{i}.png")
+    for i in (1, 3):
+        whole = (tmp_path / "in" / f"{i}.png").read_bytes()
+        (tmp_path / "in" / f"{i}.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise")
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" is truncated")[0] for line in lines] == [
+        f"error: images: {tmp_path.resolve() / 'in' / f'{i}.png'}" for i in (1, 3)
+    ]
+    assert not done(tmp_path, "*")
+
+
+def test_a_resolution_is_kept_where_the_file_states_one(here, tmp_path):
+    exif = Image.Exif()
+    exif[315] = "the artist"
+    smooth(0).save(tmp_path / "in" / "none.tif")
+    smooth(0).save(tmp_path / "in" / "none2.jpg", exif=exif)
+    smooth(0).save(tmp_path / "in" / "one.png", dpi=(1, 1))
+    exif[282], exif[283], exif[296] = 200.0, 200.0, 2  # across, down, an inch
+    smooth(0).save(tmp_path / "in" / "in_exif.jpg", exif=exif)
+    smooth(0).save(tmp_path / "in" / "jfif.jpg", dpi=(300, 300))
+    smooth(0).save(tmp_path / "in" / "tags.tif", dpi=(400, 400))
+    shown, _ = here("protect=noise")
+    found = {}
+    for path in (tmp_path / "out").iterdir():
+        with Image.open(path) as made:
+            found[path.stem] = round(made.info["dpi"][0]) if "dpi" in made.info else None
+    assert found == {"none": None, "none2": None, "one": None, "in_exif": 200, "jfif": 300, "tags": 400}
+    shown, _ = here("protect=noise", "--format", "webp")
+    told = {line.partition(":")[0] for line in shown.splitlines() if "resolution (dpi): webp has none" in line}
+    assert told == {"in_exif.jpg", "jfif.jpg", "tags.tif"}
+
+
+def test_a_folder_of_the_name_of_a_finished_picture_is_told_before_any_work(here, tmp_path, capsys):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    for words in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit) as end:
+            here("protect=noise", *words)
+        assert end.value.code == 2
+        told = "error: out/a.png: is a folder, where a finished picture would be; give another OUT\n"
+        assert capsys.readouterr().err == told
+    assert not done(tmp_path, "*")
+
+
+def test_a_full_disk_under_out_is_told_as_that(here, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    smooth(0).save(tmp_path / "in" / "a.png")
+    monkeypatch.setattr("udpbench.commands.pictures.shutil.copyfile", full)
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise")
+    assert end.value.code == 2
+    told = "error: cannot write out/a.png: No space left on device; free some space, or give another OUT"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(told)
+    assert done(tmp_path, "protect") == 1
 
 
 def test_a_folder_has_one_line_of_progress(here, tmp_path):
@@ -586,6 +696,18 @@ def test_captions_are_read_by_methods_that_are_given_prompts_only(here, tmp_path
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert str(tmp_path / "in" / name) in line
+
+
+def test_captions_of_no_picture_are_told_where_captions_are_read(here, tmp_path):
+    smooth(0).save(tmp_path / "in" / "a.b.png")
+    (tmp_path / "in" / "a.txt").write_text("a photo of a ring")
+    _, said = here("protect=advdm", "protect.steps=1")
+    assert said.splitlines()[0].startswith(f"! not read as captions: a.txt in {Path('in')}; captions are those in")
+    assert "not read" not in here("protect=noise").err
+    (tmp_path / "in" / "a.txt").rename(tmp_path / "in" / "a.b.png.txt")
+    _, said = here("protect=advdm", "protect.steps=1")
+    assert "not read" not in said
+    assert done(tmp_path, "protect") == 3, "another caption, another picture"
 
 
 def test_what_cameras_and_editors_leave_beside_pictures_is_left_alone(here, tmp_path, capsys):

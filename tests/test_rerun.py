@@ -161,6 +161,43 @@ def test_scores_are_compared_with_how_far_seeds_of_clean_victims_lie_apart():
     assert alone["protected", "distance"] == "no seed SD to compare with"
 
 
+def test_clean_victims_of_other_weights_or_pictures_say_nothing_of_seeds():
+    """The names of models and data in folders are the same for all of them: ``local``, ``folder``."""
+
+    def made(seed: int, **identities: dict[str, str]) -> record.Record:
+        found = make_record(shifted(2.0 * seed), seed=seed, data="folder", victim="local")
+        found["provenance"]["parts"] = {name: {"version": 1, "identity": of} for name, of in identities.items()}
+        return found
+
+    mine, other = {"unet": "12ab"}, {"unet": "34cd"}
+    old, new = made(0, victim=mine, data={"pictures": "a"}), make_record(shifted(1.0))
+
+    def spread(*others: record.Record) -> float | None:
+        (row,) = [row for row in compared(old, new, others) if (row.arm, row.metric) == ("clean", "distance")]
+        return row.spread
+
+    assert spread(made(1, victim=mine, data={"pictures": "a"}))
+    assert spread(made(1, data={"pictures": "a"})), "an older record does not say it"
+    assert spread(made(1)), "of both"
+    assert spread(made(1, victim=other, data={"pictures": "a"})) is None
+    assert spread(made(1, victim=mine, data={"pictures": "b"})) is None
+
+
+@pytest.mark.slow
+def test_what_was_moved_is_told_with_the_setting_that_says_where_it_is(run, tmp_path):
+    spoiled = json.loads(run.record.read_text())
+    spoiled["config"]["data"] = {
+        "_target_": "udpbench.data.folder.Folder", "path": "/once/here", "reference": "/once/here/more",
+        "prompt": "a {token} dog", "size": 16,
+    }  # fmt: skip
+    (tmp_path / "moved.json").write_text(json.dumps(spoiled))
+    status, _, said = run(of=tmp_path / "moved.json")
+    assert status == 2
+    (line,) = [line for line in said.splitlines() if "/once/here" in line]
+    hint = "; if it was moved, say data.reference=PATH" if "/more" in line else "; if it was moved, say data.path=PATH"
+    assert line.endswith(hint)
+
+
 def test_differences_are_told_by_their_place():
     old, new = make_record(), make_record(settings={"protect": {"steps": 50}, "runtime": {"device": "cuda"}})
     new["provenance"]["python"] = "3.12.1"

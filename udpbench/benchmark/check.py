@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,16 +13,23 @@ from udpbench.benchmark.texts import lacks_class_prompt, long_prompts
 from udpbench.core.errors import ConfigError, Errors
 from udpbench.core.images import most_pixels
 from udpbench.interfaces import NEEDS, Metric, Protection
+from udpbench.models.weights import OR_GIVEN
 from udpbench.optim.several import Several
+
+LITE = "lite1"  # a network whose weights come in a package
+PLACES = {"surrogate": "protect", "purifier": "attack", "victim": "task"}  # of the methods, by the models they take
 
 
 def checked_graph(cell: Cell, asked_for: tuple[str, ...] = ()) -> Graph:
     """The graph of a cell whose parts go together; metrics that cannot be computed are left out with the reason.
 
-    Raises ConfigError; a metric in ``asked_for`` that cannot be computed is an error, too.
+    Raises ConfigError; a metric in ``asked_for`` (those of ``metrics.extra``) that cannot be computed is an error, too.
     """
     errors = Errors(line for find in CHECKS for line in find(cell))
-    absent = {name: reason for name, metric in cell.metrics.items() if (reason := _obstacle(cell, metric))}
+    absent = {}
+    for name, metric in cell.metrics.items():
+        if reason := _obstacle(cell, metric):
+            absent[name] = _named(reason, metric, f"metrics.{'extra' if name in asked_for else 'bundle'}.{name}")
     errors += [f"metric {name}: {reason}" for name, reason in absent.items() if name in asked_for]
     errors.raise_any()
     kept = {name: metric for name, metric in cell.metrics.items() if name not in absent}
@@ -47,7 +54,7 @@ def check_alone(cell: Cell, method: str) -> None:
         lines += _of_method(cell, used, model, role)
     lines += long_prompts(cell, part)
     if method == "protect":
-        lines += [*errors_of(cell.budget.component.check), *_strength_to_match(cell)]
+        lines += [*_lacks(cell.budget, "budget"), *_strength_to_match(cell)]
     lines.raise_any()
 
 
@@ -70,7 +77,7 @@ def _of_method(cell: Cell, part: Part, model: Part, role: str) -> Iterator[str]:
     if not lacking:  # of a model that has what is needed: whether it is large enough and has learned something
         yield from errors_of(partial(part.component.check_model, model.component))
         yield from _untrained(part, model, role)
-    yield from errors_of(part.component.check)
+    yield from _lacks(part, "like" if part is cell.like else PLACES[role])
     yield from errors_of(partial(part.component.check_data, cell.data.component))
     yield from _of_another_world(cell, part, model, role)
     if isinstance(part.component, Protection):
@@ -115,8 +122,8 @@ def _extra_clean(cell: Cell, protect: Part) -> Iterator[str]:
 
 def _data_and_budget(cell: Cell) -> Iterator[str]:
     """What of them is missing on this machine."""
-    for part in (cell.data, cell.budget):
-        yield from errors_of(part.component.check)
+    for part, place in ((cell.data, "data"), (cell.budget, "budget")):
+        yield from _lacks(part, place)
 
 
 def _pictures_for_the_model(cell: Cell) -> Iterator[str]:
@@ -172,7 +179,7 @@ def _perturbation_metrics(cell: Cell) -> Iterator[str]:
         if metric.component.against != "input":
             what = "does not compare a changed picture with its original"
             yield f"metric {name}: {what}; it belongs to metrics, not to metrics@perturbation"
-        for reason in errors_of(metric.component.check):
+        for reason in _lacks(metric, f"perturbation.bundle.{name}"):
             yield f"metric {name}: {reason}"
         least = metric.component.least_side
         if side is not None and side < least:
@@ -240,6 +247,26 @@ def _smallest_set(cell: Cell, metric: Metric) -> int:
     chooses = len(task.curve) > 1 and bool(set(metric.scores) & set(cell.primary))
     parts = ["reference", *(["heldout"] if "upper_bound" in cell.arms else []), *(["validation"] if chooses else [])]
     return min(task.generated_count(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
+
+
+def _lacks(part: Part, place: str) -> list[str]:
+    """What a part lacks on this machine, in a line each; ``place``: where it stands in the configuration."""
+    return [_named(line, part, place) for line in errors_of(part.component.check)]
+
+
+def _named(line: str, part: Part, place: str) -> str:
+    """The line on a missing file of weights, with the setting that takes its path by its name."""
+    return line.replace(
+        OR_GIVEN, f", or say {keys}" if (keys := " or ".join(_open(part.settings, place))) else OR_GIVEN
+    )
+
+
+def _open(settings: Any, place: str) -> Iterator[str]:
+    """The settings inside ``settings``, which stand at ``place``, that take a file of weights and were given none."""
+    for name, value in settings.items() if isinstance(settings, Mapping) else ():
+        if name == "weights" and value is None and LITE not in (settings.get("perceptual"), settings.get("network")):
+            yield f"{place}.weights=FILE"
+        yield from _open(value, f"{place}.{name}")
 
 
 def errors_of(do: Callable[[], Any]) -> list[str]:

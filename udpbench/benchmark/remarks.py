@@ -12,22 +12,34 @@ from udpbench.core.precision import NOTABLE, bf16_cost
 
 
 def remarks(cell: Cell, device: torch.device) -> Iterator[str]:
-    """What is said of a cell before it starts: metrics that it will lack, and why; that nothing
-    will rank it; pictures that are larger than what the victim learns from; what is slow on ``device``."""
+    """What is said of a cell before it starts: metrics that it will lack, and why, and what ``of_run`` says."""
     for name, reason in cell.absent.items():
         yield f"absent: {name}: {reason}"
     yield from of_run(cell, device)
-    side, known = cell.data.component.shortest_side(), cell.victim.component.known_size
-    if side and known and side > known and cell.task.component.trains:
-        how = f"they are protected and attacked at that size and reduced to the victim's {known} px for training"
-        yield f"data {cell.data.name}: pictures have {side} px or more; {how}; data.size={known} keeps them one size"
 
 
 def of_run(cell: Cell, device: torch.device) -> Iterator[str]:
-    """Those of ``remarks`` that a run says, too: that nothing will rank it, and what is slow."""
+    """Those of ``remarks`` that a run says, too: that nothing will rank it, that pictures are not of the victim's size,
+    and what is slow on ``device``."""
     if cell.unranked:
         yield f"no primary score can be measured: {cell.unranked}"
+    yield from _other_size(cell)
     yield from slow_here(cell, device)
+
+
+def _other_size(cell: Cell) -> Iterator[str]:
+    """A line if pictures are resized between the owner and the victim."""
+    side, known = cell.data.component.shortest_side(), cell.victim.component.known_size
+    if side is None or known is None or side == known:
+        return
+    what = "training" if cell.task.component.trains else "editing"
+    if side > known:
+        how = f"they are protected and attacked at that size and reduced to the victim's {known} px for {what}"
+        yield f"data {cell.data.name}: pictures have {side} px or more; {how}; data.size={known} keeps them one size"
+    else:
+        how = f"such are enlarged to the victim's {known} px for {what}"
+        todo = f"give larger ones (data.size={known}, if that is less), or a victim of that size"
+        yield f"data {cell.data.name}: the smallest picture has a side of {side} px; {how}; {todo}"
 
 
 def slow_here(cell: Cell, device: torch.device, only: str | None = None) -> Iterator[str]:

@@ -24,8 +24,16 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
         super().__init__(prog=f"python -m udpbench {command}", description=description, epilog=epilog)
+        self.words: list[str] = []
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        self.words = list(sys.argv[1:] if args is None else args)
+        return super().parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        odd = (word for word in self.words if re.match(r"-[^-\d]", word) and word not in self._option_string_actions)
+        if word := next(odd, ""):
+            message += f" (a file or folder {word} is written ./{word})"
         say(f"error: {message}; {self.prog} --help says more")
         sys.exit(2)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from udpbench.core.captions import BESIDE as CAPTIONS
-from udpbench.core.captions import TABLES
+from udpbench.core.captions import is_table
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import SUFFIXES, list_images
 
@@ -43,7 +43,7 @@ def data_of(source: Path, below: int, captions: bool, scratch: Path) -> Path:
     folder.mkdir(parents=True)
     for path in source.iterdir():
         suffix = path.suffix.lower()
-        caption = suffix in CAPTIONS or path.name in TABLES
+        caption = suffix in CAPTIONS or is_table(path)
         beside = suffix in BESIDE or path.name.endswith("~") or (caption and not captions)
         if not (path.name.startswith(".") or path.is_dir() or beside):
             (folder / path.name).symlink_to(path.absolute())

@@ -21,8 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
@@ -37,10 +38,11 @@ from udpbench.benchmark.signatures import KINDS
 from udpbench.benchmark.stage import Stage
 from udpbench.benchmark.store import Store
 from udpbench.commands.common import show, table
+from udpbench.commands.disk import NO_MORE
 from udpbench.commands.inputs import called, data_of, pictures_below
 from udpbench.commands.preparing import check_members, composed, open_store
 from udpbench.core.atomic import atomic_write, try_folder
-from udpbench.core.captions import read_captions
+from udpbench.core.captions import read_captions, unread_captions
 from udpbench.core.codecs import LONGEST
 from udpbench.core.colours import has_other_colours
 from udpbench.core.digest import file_digest, files_digest
@@ -56,7 +58,9 @@ CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  
 TABLE = "pictures.json"  # file name -> what it was made of, how visible the change is, what survives, what was lost
 READING = {"text", "denoise"}  # needs of methods that are given captions
 FINISHED = "finished"  # the kind of stages that hold finished pictures
+MOST_DPI = 1e6  # more is no resolution, and PNG holds no number much larger
 SHOWN = 40  # rows of the table
+MANY = 50  # pictures whose reading has a line of progress
 UNUSED = {  # what the other half of a cell takes: groups, and models mounted for it
     "protect": r"(attack|purifier|task|victim|metrics|perturbation)\b|"
     r"model@(purifier|victim)|(arms|protected_fraction)=",
@@ -111,14 +115,18 @@ def change(
         coupled, console = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
         captions = read_captions(source, files) if reads_captions else {}
+        if unread := unread_captions(source, files) if reads_captions else "":
+            console.say(f"! {unread}")
         work = []
         for i, unit in enumerate(units):
             unit_cell = cell if coupled else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
             work.append(_finished_stage(unit_cell, unit, method, form))
         _check_target(target, files, form, None if overwrite else store, {store.path(stage) for stage in work})
+        todo = {stage.key for stage in work if not store.finished(stage)}
+        undone = (unit for unit, stage in zip(units, work, strict=True) if stage.key in todo)
+        _check_readable([file for unit in undone for file in unit], console)
         fetch_models(cell, store.missing(work))
         try_folder(target)
-        todo = {stage.key for stage in work if not store.finished(stage)}
         _say_plan(console, part.name, len(files), coupled, len(todo))
         for line in slow_here(cell, store.device, only=method) if todo else ():
             console.say(f"! {line}")
@@ -180,13 +188,15 @@ def _cell(cfg: DictConfig, source: Path, prompt: str, method: str) -> Cell:
 
 def _check_target(target: Path, files: Sequence[Path], form: str, store: Store | None, todo: Collection[Path]) -> None:
     """ValueError if one of ``files`` is a link into ``target``, or if a file would be replaced there that no stage in
-    the store wrote of the same picture (None: any may be): one of ``todo``, the folders of the stages that are to be
-    done, or one of a picture of that name in that folder, or of that content."""
+    the store wrote of the same picture (None: any may be, but no folder): one of ``todo``, the folders of the stages
+    that are to be done, or one of a picture of that name in that folder, or of that content."""
     if linked := next((file for file in files if file.resolve().parent == target.resolve()), None):
         raise ValueError(f"{linked}: links into {target}, where it would be replaced; give another folder")
+    finished = {target / file_name(file.stem, f".{form}"): file for file in files}
+    if folder := next((path for path in finished if path.is_dir() and not path.is_symlink()), None):
+        raise ValueError(f"{folder}: is a folder, where a finished picture would be; give another OUT")
     if store is None:
         return
-    finished = {target / file_name(file.stem, f".{form}"): file for file in files}
     there = {path: file for path, file in finished.items() if path.exists() or path.is_symlink()}
     ours: dict[str, list[Path]] = {}
     for made in (store.root / FINISHED).glob("*/*") if there else ():
@@ -202,6 +212,16 @@ def _made_of(file: Path, made: Path) -> bool:
     counts as that."""
     row = json.loads((made.parent / TABLE).read_text(encoding="utf-8"))[made.name]
     return row.get("folder", str(file.parent)) == str(file.parent) or row["digest"] == file_digest(file)
+
+
+def _check_readable(files: Sequence[Path], log: Log) -> None:
+    """ConfigError with a line for each of ``files`` that is no whole picture; one is in memory at a time."""
+    errors = Errors()
+    with (log if len(files) > MANY else Log()).bar("read pictures", len(files), "img") as advance:
+        for file in files:
+            errors.attempt(read, file)
+            advance(1)
+    errors.raise_any()
 
 
 def _check_format(form: str, data: Dataset) -> None:
@@ -257,7 +277,7 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
         (out / TABLE).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     # Of the files themselves, too: those that differ in transparency or resolution only may show the same.
-    key = {"version": 3, "files": files_digest(files), "format": form, "codecs": codecs}
+    key = {"version": 4, "files": files_digest(files), "format": form, "codecs": codecs}
     return Stage(FINISHED, key, work, {"data": graph.data, "pictures": made}, title=made.title)
 
 
@@ -282,7 +302,7 @@ def _finish(
     form, several = path.suffix.removeprefix("."), _holds_several(file)
     with open_image(file) as image:
         lost = _lost(image, several, form, clean)
-        kept: dict[str, Any] = {"dpi": image.info["dpi"]} if "dpi" in image.info and form == "png" else {}
+        kept: dict[str, Any] = {"dpi": dpi} if form == "png" and (dpi := _resolution(image)) else {}
         made, exif = _restored(image, shaped, clean, changed)
         kept |= {"exif": exif} if exif else {}
     made.save(path, **FORMATS[form], **kept)
@@ -301,22 +321,48 @@ def _restored(
     """The changed picture with the transparency of ``image``, grey if that is, upright, and its EXIF data without the
     orientation.
 
-    The change is added to the colours under the transparency, so it is there for who drops the alpha plane, too. Of a
-    grey picture, methods that keep a budget change all channels alike (``Budget.project``); of what others do, the mean
-    over the channels is kept.
+    The change is added to the colours under the transparency (``_below``), so it is there for who drops the alpha
+    plane, too. Of a grey picture, methods that keep a budget change all channels alike (``Budget.project``); of what
+    others do, the mean over the channels is kept.
     """
     upright = ImageOps.exif_transpose(image)
     if grey := _is_grey(upright):
         changed = changed.mean(0, keepdim=True).expand(3, -1, -1)
-    rgba = upright.convert("RGBA") if upright.has_transparency_data else None
-    if rgba:
-        changed = as_saved(shaped(from_pil(rgba.convert("RGB")))) + changed - clean
-    made = to_pil(changed).convert("L" if grey else "RGB")
-    if rgba:
-        alpha = rgba.getchannel("A")
-        alpha.info.pop("icc_profile", None)  # of the colours
-        made.putalpha(to_pil(shaped(from_pil(alpha))).getchannel(0))
+    if not upright.has_transparency_data:
+        return to_pil(changed).convert("L" if grey else "RGB"), _exif_of(upright)
+    colours, alpha = _below(upright.convert("RGBA"), shaped, clean)
+    made = to_pil(colours + changed - clean).convert("L" if grey else "RGB")
+    made.putalpha(to_pil(alpha.expand(3, -1, -1)).getchannel(0))
     return made, _exif_of(upright)
+
+
+def _below(rgba: Image.Image, shaped: Callable[[Tensor], Tensor], clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Colours (CHW in [0,1]) and alpha (1HW, as saved) that show as ``clean`` over white: as what the method was given.
+
+    The colours are the picture's own, as ``shaped`` makes them, wherever these do. At the edges of a resized picture
+    they do not: colours that were hidden are mixed in. There they follow from ``clean`` and alpha. Alpha is what
+    ``shaped`` makes of it, or more where no colour below it could show as dark as ``clean`` (bicubic resizing
+    overshoots). A change d of these colours, as saved, is a change by at most |d| over any ground, and over white it is
+    measured from ``clean``.
+    """
+    plane = rgba.getchannel("A")
+    plane.info.pop("icc_profile", None)  # of the colours
+    alpha = as_saved(torch.maximum(shaped(from_pil(plane))[:1], 1 - clean.amin(0, keepdim=True)))
+    own = as_saved(shaped(from_pil(rgba.convert("RGB"))))
+    shows = ((own * alpha + 1 - alpha - clean).abs() <= 0.501 / 255).all(0, keepdim=True)  # but for rounding
+    solved = ((clean - 1 + alpha) / alpha.clamp(min=1 / 255)).clamp(0, 1)
+    return torch.where(shows, own, solved), alpha
+
+
+def _resolution(image: ImageFile) -> tuple[float, float] | None:
+    """Dots per inch across and down that a file states; None where it states none: Pillow then has one of its own for
+    TIFF (1) and for JPEG with EXIF data (72)."""
+    if image.format in ("TIFF", "JPEG", "MPO") and image.info.get("jfif_unit") not in (1, 2):
+        with suppress(*BROKEN):
+            if ExifTags.Base.XResolution not in image.getexif():
+                return None
+    across, down = map(float, image.info.get("dpi", (0, 0)))
+    return (across, down) if min(across, down) > 1 and max(across, down) < MOST_DPI else None
 
 
 def _exif_of(image: Image.Image) -> bytes:
@@ -356,7 +402,7 @@ def _lost(image: ImageFile, several: bool, form: str, shown: Tensor) -> list[str
         f"colours for print or of another space ({image.mode}): now RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV"),
         f"one channel of grey: {form} has three equal ones": form == "webp" and _is_grey(image),
         "colour profile: applied, colours are now sRGB": has_other_colours(image),
-        f"resolution (dpi): {form} has none": "dpi" in image.info and form != "png",
+        f"resolution (dpi): {form} has none": form != "png" and _resolution(image) is not None,
     }
     return [text for text, is_so in found.items() if is_so]
 
@@ -367,8 +413,14 @@ def _copy(folder: Path, target: Path) -> None:
     for path in (path for path in sorted(folder.iterdir()) if path.suffix.removeprefix(".") in FORMATS):
         there = target / path.name
         if not (there.is_file() and filecmp.cmp(path, there, shallow=False)):
-            with atomic_write(there) as beside:
-                shutil.copyfile(path, beside)
+            try:
+                with atomic_write(there) as beside:
+                    shutil.copyfile(path, beside)
+            except OSError as error:
+                if error.errno not in NO_MORE:
+                    raise
+                todo = "free some space, or give another OUT; the same command goes on from there"
+                raise ValueError(f"cannot write {there}: {error.strerror}; {todo}") from error
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

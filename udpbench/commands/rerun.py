@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from udpbench.benchmark.cell import ROLES
 from udpbench.commands.common import Parser, names_text, show, table
 from udpbench.commands.preparing import configuration, prepare
 from udpbench.commands.telling import RESUME, one_line_errors
+from udpbench.core.errors import ConfigError
 from udpbench.results.schema import HERE, Record
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ def _rerun(path: Path, words: Sequence[str], trust: bool) -> int:
     others = list(read_files(path.parent, refused=[]).values())  # before this cell's own record is among them
     cfg, choices = rebuilt(old, words)
     console = Console()
-    ready = prepare(cfg, console, choices)
+    with _telling_what_moved(cfg):
+        ready = prepare(cfg, console, choices)
     ready.tracker.check()
     console.say(f"record: {path}: {names_text(old['cell'])}")
     try:
@@ -60,6 +63,26 @@ def _rerun(path: Path, words: Sequence[str], trust: bool) -> int:
     except Exception as error:  # noqa: BLE001 - it was told
         return 2 if isinstance(error, ValueError) else 1
     return _tell(old, new, others) if new else 0
+
+
+@contextmanager
+def _telling_what_moved(cfg: DictConfig) -> Iterator[None]:
+    """Within the block an error that names a path of the record's settings which is not here says which setting moves
+    it."""
+    from udpbench.results.agreement import flat
+
+    try:
+        yield
+    except ValueError as error:
+        texts = {k: v for k, v in flat(OmegaConf.to_container(cfg)).items() if isinstance(v, str) and "/" in v}
+        gone = {value: key for key, value in reversed(texts.items()) if not Path(value).expanduser().exists()}
+        raise ConfigError("\n".join(_with_hint(line, gone) for line in str(error).splitlines())) from error
+
+
+def _with_hint(line: str, gone: Mapping[str, str]) -> str:
+    """``line``, and the setting of the longest path in it that is not here (``gone``: path -> setting)."""
+    named = [path for path in gone if str(Path(path).expanduser()) in line]
+    return f"{line}; if it was moved, say {gone[max(named, key=len)]}=PATH" if named else line
 
 
 def rebuilt(old: Record, words: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:

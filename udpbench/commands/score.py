@@ -76,6 +76,8 @@ def scores(
         for name in names:
             advance(1)
             _add_scores(found, name, make_part(cfg.chosen[name], name, Metric).component, *folders, run)
+        given = {metric: reason.replace(str(folders[1]), str(ref)) for metric, reason in found["absent"].items()}
+        found["absent"] = given
     return found
 
 
@@ -98,10 +100,14 @@ def _add_scores(found: dict[str, Any], name: str, metric: Metric, got: Path, ref
 def _computed(metric: Metric, got: Path, ref: Path, run: Run) -> dict[str, float]:
     """The scores; ValueError with the reason if they cannot be computed."""
     from udpbench.benchmark.stages import finite
+    from udpbench.models.weights import OR_GIVEN
 
     if metric.against in NEEDS_A_CELL:
         raise ValueError(f"{NEEDS_A_CELL[metric.against]}: only in a cell")
-    metric.check()
+    try:
+        metric.check()
+    except ValueError as error:  # settings of metrics are a cell's
+        raise ValueError(str(error).removesuffix(OR_GIVEN)) from error
     return finite(metric(got, ref, run))
 
 

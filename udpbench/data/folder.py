@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from udpbench.core import images, pixels
-from udpbench.core.captions import caption_files, read_captions
+from udpbench.core.captions import caption_files, read_captions, unread_captions
 from udpbench.core.component import check_choice, check_numbers
 from udpbench.core.digest import files_digest
 from udpbench.core.folders import Facts, write_pictures
@@ -49,7 +49,7 @@ class Folder(Dataset):
 
     Args:
         path: the folder. Captions may lie in it (see ``core.captions``): ``metadata.jsonl``, ``metadata.csv``,
-            ``NAME.txt`` or ``NAME.caption``.
+            ``NAME.txt`` or ``NAME.caption`` (``NAME.png.txt``, too).
         geometry: ``square``: of every picture, training or reference, the centre square, which victims are trained on;
             ``native``: the pictures as they are, of which victims and edits take the centre squares.
         size: resize squares to this side; of ``native`` pictures, reduce the shorter side to it. None: not resized.
@@ -172,6 +172,8 @@ class Folder(Dataset):
         if 0 < len(own) < len(captions):
             have = f"{len(own)} of {len(captions)} pictures have captions of their own"
             run.log.say(f"{have}; that of the others is data.prompt")
+        if unread := unread_captions(self.folders["train"], self.files()):
+            run.log.say(unread)
         with run.log.bar("read pictures", sum(self.sizes.values())) as advance:
             for part, folder in self.folders.items():
                 pictures = self._pictures(folder)

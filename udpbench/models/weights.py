@@ -9,12 +9,15 @@ import torch
 
 from udpbench.core.digest import known_sha256
 
+# The end of the line on a missing file: whoever knows the name of that setting puts it there.
+OR_GIVEN = ", or give its path as the setting `weights` of what needs it"
+
 
 def weights_file(what: str, file: str, source: str, given: str | Path | None = None) -> Path:
     """The weights ``given``, or ``file`` in the torch hub's checkpoints folder.
 
-    Nothing is downloaded. Raises ValueError if it is missing, or if ``file`` names the start of a sha256 (torch hub's
-    habit) that is not the content's.
+    Nothing is downloaded. Raises ValueError if it is missing (``OR_GIVEN`` ends the line), or if ``file`` names the
+    start of a sha256 (torch hub's habit) that is not the content's.
     """
     path = Path(given).expanduser() if given else Path(torch.hub.get_dir()) / "checkpoints" / file
     if not path.is_file():
@@ -22,8 +25,7 @@ def weights_file(what: str, file: str, source: str, given: str | Path | None = N
         place = Path("~", path.relative_to(home)) if path.is_relative_to(home) else path
         if given:
             raise ValueError(f"{what}: there is no file {place}; the weights are {url}")
-        todo = "give its path as the setting `weights` of what needs it, such as attack.weights=FILE"
-        raise ValueError(f"{what}: weights are missing; put {url} at {place}, or {todo}")
+        raise ValueError(f"{what}: weights are missing; put {url} at {place}{OR_GIVEN}")
     wanted = re.search(r"-([0-9a-f]{8})\.", file)
     if wanted:
         found = known_sha256(path)
