@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from shared import options
+
+from udpbench.benchmark.process_state import process_left_as_it_was
+from udpbench.models.fingerprint import Fingerprint
 
 # Settings by name, wherever a component has them: few steps, small pictures, no file that is not here.
 SHORT = {
@@ -41,6 +45,15 @@ COMPUTES_NOTHING = {"none", "folder"}
 DRAWS_NOTHING = {*COMPUTES_NOTHING, "dct_shield", "dct_shield_released"}
 SAME_IF_SHORT = [{"pid", "pid_released"}]  # they differ in their number of steps, at a budget of 8 in nothing else
 ONE_NETWORK = {"diffvax", "diffvax_released"}  # the methods that map equal pictures to equal ones
+
+
+@contextmanager
+def nothing_left(*models: Any) -> Iterator[None]:
+    """Within the block neither the models nor settings of the process are changed, or they are changed back."""
+    before = [Fingerprint(model) for model in models]
+    with process_left_as_it_was("it", lambda: None):
+        yield
+    assert [fingerprint.changed() for fingerprint in before] == [""] * len(models)
 
 
 def build(conf: DictConfig, folder: Path, short: Mapping[str, int] | None = SHORT, keep: Collection[str] = ()) -> Any:

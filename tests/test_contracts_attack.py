@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contracts import build, purifier
+from contracts import build, nothing_left, purifier
 from shared import quick
 
 from udpbench.interfaces import Run
@@ -20,7 +20,8 @@ def test_attack_gives_pictures_of_the_same_shape_in_range(node, elsewhere, model
         given = pictures[:3]
     labels = [f"{i:04d}.png" for i in range(3)]
     torch.manual_seed(1)  # the global generator must not matter
-    made = thing.purify(given, labels, [""] * 3, purifier(thing, model, pixels, upscaler), Run())
+    with nothing_left(model, pixels, upscaler):
+        made = thing.purify(given, labels, [""] * 3, purifier(thing, model, pixels, upscaler), Run())
     torch.manual_seed(2)
     again = thing.purify(given, labels, [""] * 3, purifier(thing, model, pixels, upscaler), Run())
     assert [x.shape for x in made] == [x.shape for x in given]

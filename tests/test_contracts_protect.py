@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from contracts import DRAWS_NOTHING, FEWEST, ONE_NETWORK, SAME_IF_SHORT, SHORT, build, layers
+from contracts import DRAWS_NOTHING, FEWEST, ONE_NETWORK, SAME_IF_SHORT, SHORT, build, layers, nothing_left
 from shared import make_owner, options, quick
 
 from udpbench.benchmark.build import make_part
@@ -90,7 +90,8 @@ def test_protection_is_that_of_its_seed(node, elsewhere, model, pictures, protec
     if thing.matches_strength:
         owner.like = Noise(kind="uniform").protect(owner, Linf(8), None, Run(seed=99))
     torch.manual_seed(1 + torch.initial_seed() % 1000)  # the global generator must not matter
-    again = torch.stack(thing.protect(owner, Linf(8), model if thing.needs else None, Run(seed=0)))
+    with nothing_left(model):
+        again = torch.stack(thing.protect(owner, Linf(8), model if thing.needs else None, Run(seed=0)))
     assert torch.equal(again, torch.stack(protect(option, short=FEWEST)))
     assert torch.equal(again, torch.stack(protect(option, seed=1, short=FEWEST))) == (option in DRAWS_NOTHING)
     assert torch.equal(torch.stack(owner.images), torch.stack(pictures)), "the owner's pictures were changed in place"

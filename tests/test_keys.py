@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from operator import ne
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,11 @@ from shared import small
 from udpbench.attack.folder import Folder
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph
-from udpbench.benchmark.stage import Stage
+from udpbench.benchmark.stage import Stage, hash_of
 from udpbench.benchmark.stages import OWNERS_NOISE, class_stage, protect_stage, surrogate_class_stage, task_settings
 from udpbench.benchmark.store import Store
 from udpbench.commands import run as command
+from udpbench.core.component import Component
 from udpbench.core.images import list_images, read_metadata, write_png
 from udpbench.interfaces import Attack, Protection, Task
 from udpbench.metrics.edits import Edits
@@ -299,6 +302,68 @@ def test_a_setting_that_a_task_of_ones_own_adds_to_one_of_the_package_is_in_both
     own = Part("layers", {"layers": "attn2", **given}, Layers("attn2", **given))
     for method in ("training_key", "sampling_key"):
         assert task_settings(own, method) == {"layers": "attn2"} | task_settings(theirs, method)
+
+
+class Helper(Component):
+    """Somebody's own part of a task, which reads a file."""
+
+    places = ("path",)
+
+    def __init__(self, path: Path, strength: float = 1.0) -> None:
+        self.path, self.strength = path, strength
+
+    def identity(self) -> dict[str, Any]:
+        return {"file": self.path.read_text()}
+
+
+@dataclass(kw_only=True)
+class Helped(DreamBooth):
+    """A task of one's own that holds one, and one that no setting names."""
+
+    helper: Any
+    helpers: Any = ()
+    usual: Any = field(default_factory=lambda: Helper(Path()))
+
+
+def test_a_component_in_a_task_of_ones_own_is_in_its_keys_by_what_it_reads(cell, tmp_path):
+    theirs = cell().task
+    given = {name: value for name, value in theirs.settings.items() if name != "_target_"}
+
+    def keys(name: str, text: str, strength: float = 1.0) -> list[str]:
+        (tmp_path / name).write_text(text)
+        path, said = tmp_path / name, {"path": name, "strength": strength}
+        task = Helped(**given, helper=Helper(path, strength), helpers=[Helper(path)])
+        part = Part("helped", {**given, "helper": said, "helpers": [{"path": name}]}, task)
+        return [hash_of(task_settings(part, method)) for method in ("training_key", "sampling_key")]
+
+    before = keys("a", "weights")
+    assert keys("b", "weights") == before
+    assert all(map(ne, keys("a", "other weights"), before))
+    assert all(map(ne, keys("a", "weights", strength=0.5), before))
+
+
+def test_a_task_of_ones_own_that_trains_otherwise_has_what_it_samples_with_in_its_key_too(cell):
+    class Guided(DreamBooth):
+        def trainable(self, victim: Any, run: Any) -> Any:
+            return self.guidance
+
+    class Sampled(DreamBooth):
+        def generate(self, *given: Any) -> None: ...
+
+    class Says(Guided):
+        def training_key(self) -> dict[str, Any]:
+            return {"guidance": self.guidance}
+
+    theirs = cell().task
+    given = {name: value for name, value in theirs.settings.items() if name != "_target_"}
+
+    def key(kind: type[DreamBooth], **other: Any) -> dict[str, Any]:
+        return task_settings(Part("own", given | other, kind(**given | other)), "training_key")
+
+    assert key(Guided, guidance=2.0) != key(Guided, guidance=3.0)
+    assert key(Guided, save_every=2) == key(Guided, save_every=3), "which changes nothing that is trained"
+    assert key(Sampled, guidance=2.0) == key(Sampled, guidance=3.0) == key(DreamBooth)
+    assert key(Says, guidance=2.0) == {"guidance": 2.0}
 
 
 def test_class_pictures_that_are_not_made_are_in_no_key(cell):

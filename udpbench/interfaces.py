@@ -198,6 +198,8 @@ class Protection(Method):
         fails.
 
         ``surrogate``: the owner's model (a ``Diffusion``), on ``run.device``; None if ``needs`` names nothing of it.
+        Other stages use the same object: it must be left as it was (weights, hooks, attention processors), else the
+        stage fails. What is trained is a copy: ``surrogate.trainable(...)``.
         """
         raise NotImplementedError
 
@@ -211,7 +213,8 @@ class Attack(Method):
         """The purified pictures, CHW float32 [0,1], one for each of ``images`` and of its size; else the stage fails.
 
         ``names``: keys of the pictures for ``run.rng``. ``prompts``: their captions. ``model``: the purifier (a
-        ``Diffusion``), on ``run.device``; None if ``needs`` names nothing of it.
+        ``Diffusion``), on ``run.device``, to be left as it was, else the stage fails (see ``Protection.protect``); None
+        if ``needs`` names nothing of it.
         """
         return list(images)
 
@@ -229,7 +232,8 @@ class Attack(Method):
     def adapt(self, victim: Any, images: Sequence[Tensor], run: Run) -> Any:
         """The thief's model before it is trained on ``images`` (CHW): ``victim``, or one made from it.
 
-        It is what is trained and what generates: parts with other weights than the victim's are saved with it. Called
+        It is what is trained and what generates: parts with other weights than the victim's are saved with it.
+        ``victim`` itself, from which other trainings start, must be left as it was, else the stage fails. Called
         again, with the same ``images`` and what it left in ``run.scratch``, where a training goes on that was
         interrupted.
         """
@@ -318,7 +322,8 @@ class Task(Method):
     def train(self, images: Path, out: Path, victim: Any, run: Run, thief: Thief = BARE) -> None:
         """Train on the pictures in ``images`` and write ``out/step_N/`` for every point of the curve.
 
-        Goes on from its own checkpoint in ``out``.
+        Goes on from its own checkpoint in ``out``. ``victim``, from which other arms are trained, must be left as it
+        was (see ``Protection.protect``), also by the methods below.
         """
         raise NotImplementedError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,6 +54,12 @@ class Stage:
 
     def __str__(self) -> str:
         return f"{self.name} {self.title}".strip()
+
+
+def empty(out: Path) -> None:
+    """Remove what a stage's work wrote into its folder, which no later attempt may go on from."""
+    for path in out.glob("[!_]*"):  # the others are notes of the store
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def with_ancestors(wanted: Iterable[Stage], done: Callable[[Stage], bool] = lambda stage: False) -> list[Stage]:

@@ -18,7 +18,9 @@ import torch
 
 from udpbench.benchmark.batches import batches_of_names, png_path
 from udpbench.benchmark.cell import Cell, Part
-from udpbench.benchmark.stage import Stage, Work
+from udpbench.benchmark.process_state import Generators
+from udpbench.benchmark.stage import Stage, Work, empty
+from udpbench.core.component import Component, inside
 from udpbench.core.folders import pictures_in, read_data_facts
 from udpbench.core.images import (
     checked_pictures,
@@ -31,12 +33,16 @@ from udpbench.core.images import (
     write_png,
 )
 from udpbench.interfaces import Owner, Run, Task, Thief
+from udpbench.models.fingerprint import Fingerprint
+from udpbench.optim.training import TrainingTask
 from udpbench.optim.tuning import write_class_pictures
 
 MIXED = "mixed"
 SCORE = "score"
 # Of the class pictures for a protection's surrogate; those of a task are sampled as the task samples, from other noise.
 OWNERS_NOISE = "owner_class"
+# Methods of tasks by which those from outside the package change what is trained.
+OF_TRAINING = frozenset({"train", "trainable", "loss", "caption", "adapted", "fit"})
 CLASS_SAMPLING: dict[str, Any] = {"steps": 25, "guidance": 5.0, "solver": "dpmpp"}
 
 
@@ -46,7 +52,7 @@ def data_stage(cell: Cell) -> Stage:
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
         cell.data.component.write(out, run)
 
-    return Stage("data", cell.data.key, _with_inputs_checked(work, cell.data), title="clean")
+    return Stage("data", cell.data.key, _checked(work, cell.data), title="clean")
 
 
 def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = None) -> Stage:
@@ -79,7 +85,8 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
         key |= {"surrogate": cell.surrogate.key}
     if protect.component.needs or _is_own(protect):  # of the built-in ones, those without a model read no prompts
         key |= {"owner_prompt": cell.owner_prompt}
-    checked_work = _with_inputs_checked(work, protect, *([cell.surrogate] if loads else []))
+    given = cell.surrogate if loads else None
+    checked_work = _checked(work, protect, model=given, who=f"protect {protect.name}", argument="surrogate")
     return Stage("protect", key, checked_work, parents, cell.seed, protect.name, resumable=True)
 
 
@@ -99,7 +106,8 @@ def attack_stage(cell: Cell, images: Stage, attack: Part) -> Stage:
         _write_captions(out, folder)
 
     key = {"attack": attack.key} | ({"purifier": cell.purifier.key} if attack.component.needs else {})
-    checked_work = _with_inputs_checked(work, attack, *([cell.purifier] if attack.component.needs else []))
+    given = cell.purifier if attack.component.needs else None
+    checked_work = _checked(work, attack, model=given, who=f"attack {attack.name}", argument="model")
     return Stage(
         "attack", key, checked_work, {"images": images}, cell.seed, f"{attack.name} on {images.title}", resumable=True
     )
@@ -134,7 +142,7 @@ def train_stage(cell: Cell, images: Stage, class_pictures: Stage | None, attack:
     parents = {"images": images} | ({"class": class_pictures} if class_pictures else {})
     settings = task_settings(cell.task, "training_key")
     key = _task_key(cell) | {"training": settings, "victim": cell.victim.key} | _attack_key(changes)
-    checked_work = _with_inputs_checked(work, cell.task, cell.victim, changes)
+    checked_work = _checked(work, cell.task, changes, model=cell.victim, who=f"task {cell.task.name}")
     return Stage("train", key, checked_work, parents, cell.seed, _attacked_title(changes, images.title), resumable=True)
 
 
@@ -148,7 +156,7 @@ def class_stage(cell: Cell, data: Stage) -> Stage:
 
     sampling = {k: v for k, v in task_settings(cell.task, "sampling_key").items() if k != "pictures"}
     key = _task_key(cell) | {"sampling": sampling, "noise": "class", "n": task.prior_images, "victim": cell.victim.key}
-    checked_work = _with_inputs_checked(work, cell.task, cell.victim)
+    checked_work = _checked(work, cell.task, model=cell.victim, who=f"task {cell.task.name}")
     return Stage("class", key, checked_work, {"data": data}, cell.seed, "class pictures", resumable=True)
 
 
@@ -160,7 +168,7 @@ def surrogate_class_stage(cell: Cell, n: int, data: Stage) -> Stage:
         write_class_pictures(model, prompt, n, out, run, OWNERS_NOISE, **CLASS_SAMPLING)
 
     key = {"sampling": CLASS_SAMPLING, "noise": OWNERS_NOISE, "n": n, "surrogate": cell.surrogate.key}
-    checked_work = _with_inputs_checked(work, cell.surrogate)
+    checked_work = _checked(work, model=cell.surrogate, who="class pictures", argument="surrogate")
     return Stage(
         "class", key, checked_work, {"data": data}, cell.seed, "class pictures of the surrogate", resumable=True
     )
@@ -180,7 +188,7 @@ def generate_stage(
     parents = {"data": data} | ({"model": model} if model else {})
     title = (model.title if multiplier == 1 else f"{model.title} x{multiplier:g}") if model else "pretrained"
     key = _made_key(cell) | {"multiplier": multiplier if model else 0} | _attack_key(changes)
-    checked_work = _with_inputs_checked(work, cell.task, cell.victim, changes)
+    checked_work = _checked(work, cell.task, changes, model=cell.victim, who=f"task {cell.task.name}")
     return Stage("generate", key, checked_work, parents, cell.seed, title, resumable=True)
 
 
@@ -195,7 +203,7 @@ def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> 
         task.edit(pictures_in(parents["images"]), out, cell.victim.component, run, thief, noise)
 
     parents, key = {"images": images, "data": data}, _made_key(cell) | {"noise": noise}
-    checked_work = _with_inputs_checked(work, cell.task, cell.victim)
+    checked_work = _checked(work, cell.task, model=cell.victim, who=f"task {cell.task.name}")
     return Stage("edit", key, checked_work, parents, cell.seed, f"{images.title} edited", resumable=True)
 
 
@@ -219,7 +227,7 @@ def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
         write_metadata(out, {name: row for name, row in read_metadata(held).items() if name in kept})
 
     key = {"version": 2, "victim": cell.victim.key} | ({"most": most} if most < sizes["heldout"] else {})
-    return Stage("upper_bound", key, _with_inputs_checked(work, cell.victim), {"data": data}, title="upper bound")
+    return Stage("upper_bound", key, _checked(work, model=cell.victim), {"data": data}, title="upper bound")
 
 
 def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other: Stage | None = None) -> Stage:
@@ -237,7 +245,7 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": data} | ({"other": other} if other else {})
     key = metric.key | {"against": against}
-    return Stage(SCORE, key, _with_inputs_checked(work, metric), parents, title=pictures.title)
+    return Stage(SCORE, key, _checked(work, metric), parents, title=pictures.title)
 
 
 def finite(scores: Mapping[str, float]) -> dict[str, float]:
@@ -251,12 +259,25 @@ def compared_with(against: str, parents: Mapping[str, Path]) -> Path:
     return parents["other"] if "other" in parents else parents["data"] / folders.get(against, against)
 
 
-def _with_inputs_checked(work: Work, *parts: Part | None) -> Work:
-    """``work`` that fails if what one of the parts reads from disk was exchanged before the work was done."""
+def _checked(
+    work: Work, *methods: Part | None, model: Part | None = None, who: str = "", argument: str = "victim"
+) -> Work:
+    """``work`` of ``methods`` that fails if what they or their ``model`` read from disk was exchanged before it was
+    done, or if ``who``, which was given that as ``argument``, left it changed: other stages use the same object.
+
+    Of methods from outside the package it says if they draw from generators that belong to no picture.
+    """
+    used = [part for part in (*methods, model) if part]
 
     def checked(out: Path, parents: dict[str, Path], run: Run) -> None:
+        before = Fingerprint(model.component.on(run)) if model else None
+        generators = Generators() if any(map(_is_own, used)) else None
         work(out, parents, run)
-        for part in filter(None, parts):
+        if generators and (drawn := generators.moved()):
+            run.log.say(f"drew from {drawn}: a rerun may differ; use run.rng")
+        if before:
+            before.check(who, argument, lambda: empty(out))
+        for part in used:
             part.check_unchanged()
 
     return checked
@@ -281,14 +302,28 @@ def _is_own(part: Part) -> bool:
 def task_settings(part: Part, method: Literal["training_key", "sampling_key"]) -> dict[str, Any]:
     """Settings of a task in a key: those that its ``method`` gives; what it reads from disk by its digests, wherever it
     lies. Of somebody's own class without such a method all that the class of the package that it derives from does
-    not know."""
+    not know; in the key of a training that it changes itself, all that change more than speed and memory."""
     task: Task = part.component
-    settings = getattr(task, method)()
-    if _is_own(part) and getattr(type(task), method).__module__.startswith("udpbench."):
-        base: Any = next(kind for kind in type(task).__mro__ if kind.__module__.startswith("udpbench."))
+    settings, given, kind = getattr(task, method)(), part.key["settings"], type(task)
+    if _is_own(part) and getattr(kind, method).__module__.startswith("udpbench."):
+        base: Any = next(base for base in kind.__mro__ if base.__module__.startswith("udpbench."))
         known = {f.name for f in fields(base)} if is_dataclass(base) else set()
-        settings = {name: value for name, value in part.key["settings"].items() if name not in known} | settings
-    return {name: value for name, value in settings.items() if name not in task.places} | task.identity()
+        if method == "training_key" and _trains_itself(kind):
+            known = set(task.of_speed) if isinstance(task, TrainingTask) else set()
+        settings = {name: value for name, value in given.items() if name not in known} | settings
+    # Components are no JSON; of those that no setting names, the source says what they are.
+    settings = {k: given.get(k) if _holds_components(v) else v for k, v in settings.items() if k not in task.places}
+    return settings | task.identity() | ({"inside": part.key["inside"]} if "inside" in part.key else {})
+
+
+def _trains_itself(kind: type) -> bool:
+    """Whether a class from outside the package overrides anything that trainings are made of."""
+    own = (base for base in kind.__mro__ if not base.__module__.startswith("udpbench."))
+    return any(name in OF_TRAINING for base in own for name in vars(base))
+
+
+def _holds_components(value: Any) -> bool:
+    return isinstance(value, Component) or any(_holds_components(held) for _, held in inside(value))
 
 
 def _made_key(cell: Cell) -> dict[str, Any]:

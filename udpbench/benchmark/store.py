@@ -26,12 +26,13 @@ from filelock import SoftFileLease, Timeout
 from udpbench.benchmark.facts import BEGUN, FACTS, read_facts, write_facts
 from udpbench.benchmark.leases import LEASE, Leases
 from udpbench.benchmark.measuring import measured
-from udpbench.benchmark.stage import Stage, hash_of, with_ancestors
+from udpbench.benchmark.process_state import process_left_as_it_was
+from udpbench.benchmark.stage import Stage, empty, hash_of, with_ancestors
 from udpbench.core.atomic import atomic_text, name_file, sync
 from udpbench.core.compiled import seconds_compiling
 from udpbench.core.component import check_choice
 from udpbench.core.digest import difference, listed
-from udpbench.core.errors import Busy, Stopped
+from udpbench.core.errors import Busy, Stopped, class_and_line
 from udpbench.core.provenance import commit
 from udpbench.interfaces import Log, Run, Titled
 
@@ -294,15 +295,22 @@ def _look_anew(folder: Path) -> None:
 
 
 def _work(stage: Stage, out: Path, parents: dict[str, Path], run: Run) -> None:
-    """The stage's work; a method that would end the process fails like any other."""
+    """The stage's work; a method that would end the process fails like any other, and so does one that leaves a setting
+    of the process changed, of whose work nothing is kept. An error that does not name the stage has a note that does.
+    """
     (out / FACTS).unlink(missing_ok=True)  # of an attempt that ended just before it was published
     try:
-        stage.work(out, parents, run)
+        with process_left_as_it_was(f"{stage}", lambda: empty(out)):
+            stage.work(out, parents, run)
     except OSError as error:
         name_file(error, out)
         raise
     except SystemExit as error:
         raise RuntimeError(f"{stage}: the method tried to end the process (SystemExit {error.code})") from error
+    except Exception as error:
+        if str(stage) not in (line := class_and_line(error)):
+            error.add_note(f"{line} (in {stage})")
+        raise
 
 
 def _remove_partial(folder: Path) -> None:

@@ -58,8 +58,11 @@ def first_line(error: BaseException) -> str:
 
 
 def class_and_line(error: BaseException) -> str:
-    """The class of an error and the first line of its message: for one that nobody foresaw."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}"
+    """The class of an error and the first line of its message, with where it happened if a note says that: for one that
+    nobody foresaw."""
+    line = f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}"
+    notes: list[str] = vars(error).get("__notes__", [])
+    return next((note for note in notes if note.startswith(f"{line} (in ")), line)
 
 
 def unresolved(error: InterpolationKeyError) -> str:

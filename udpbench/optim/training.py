@@ -17,6 +17,7 @@ from udpbench.core.digest import difference
 from udpbench.core.images import at_once, readable, write_metadata, write_png
 from udpbench.interfaces import Attack, Run, Task
 from udpbench.models.diffusion import Trainable
+from udpbench.models.fingerprint import Fingerprint
 from udpbench.models.sample import SOLVERS
 from udpbench.optim.fit import FitSettings, fit
 
@@ -93,11 +94,18 @@ class TrainingTask(FitSettings, Task):
         shutil.rmtree(out / ADAPTING, ignore_errors=True)
 
     def adapted(self, attack: Attack, victim: Any, images: Sequence[Tensor], out: Path, run: Run) -> Any:
-        """The victim as ``attack`` adapts it to ``images`` (CHW); goes on with what is in ``out/adapt``."""
+        """The victim as ``attack`` adapts it to ``images`` (CHW); goes on with what is in ``out/adapt``.
+
+        Raises ValueError if ``victim`` itself, which other trainings start from, is not as it was; nothing is gone on
+        from then.
+        """
         if "adapt" not in attack.hooks:
             return victim
         (out / ADAPTING).mkdir(parents=True, exist_ok=True)
-        return attack.adapt(victim, images, replace(run, scratch=out / ADAPTING))
+        before = Fingerprint(victim.on(run))
+        adapted = attack.adapt(victim, images, replace(run, scratch=out / ADAPTING))
+        before.check(f"attack {attack.known_as}", "victim", lambda: shutil.rmtree(out / ADAPTING))
+        return adapted
 
     def generated_count(self, train: int) -> int:
         return self.pictures
