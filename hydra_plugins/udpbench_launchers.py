@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -29,12 +29,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from udpbench.core.errors import check_whole
+from udpbench.commands.machine import LostGpu, let_go
+from udpbench.core.errors import ConfigError, check_whole
 
 Job = dict[str, Any]  # the configuration of one, resolved: without Hydra's objects, which not every pickle takes
-Ended = JobReturn | str  # the result of a job, or why there is none
+Ended = JobReturn | str | LostGpu  # the result of a job, or why there is none
 LOST = (BrokenProcessPool, SystemExit)  # of a worker that was killed, or asked to end by somebody else
 KILLED = "was killed, as the system does when memory runs out"
+FAULTS = 2  # processes that lost a GPU before those that are started avoid it: one may have been the cell's fault
 
 
 class _Jobs(Launcher):
@@ -50,7 +52,7 @@ class _Jobs(Launcher):
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         jobs = {initial_job_idx + i: list(words) for i, words in enumerate(job_overrides)}
         found = self.run(jobs)
-        return [self._lost(n, jobs[n], end) if isinstance(end, str) else end for n, end in sorted(found.items())]
+        return [end if isinstance(end, JobReturn) else self._lost(n, jobs[n], end) for n, end in sorted(found.items())]
 
     def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
         """How each job has ended, by its number; ``jobs``: their words."""
@@ -68,10 +70,10 @@ class _Jobs(Launcher):
         """A job, which ``_run`` runs."""
         return OmegaConf.to_container(self.configured(number, words), resolve=True)  # type: ignore[return-value]
 
-    def _lost(self, number: int, words: list[str], why: str) -> JobReturn:
+    def _lost(self, number: int, words: list[str], why: str | LostGpu) -> JobReturn:
         from udpbench.commands.run import give_up
 
-        give_up(_composed(self.job(number, words)), f"its worker {why}")
+        give_up(_composed(self.job(number, words)), f"its worker {why}", recorded=isinstance(why, LostGpu))
         return JobReturn(status=JobStatus.COMPLETED)  # the sweep knows by then, and ends as it does for any failed cell
 
 
@@ -118,7 +120,8 @@ class BasicLauncher(_Jobs):
 
 
 class LocalLauncher(_Jobs):
-    """``n_jobs``: cells at a time; ``max_retries``: how often a cell whose process was killed begins again."""
+    """``n_jobs``: cells at a time; ``max_retries``: how often a cell whose process was killed, or has lost its GPU,
+    begins again."""
 
     def __init__(self, n_jobs: int, max_retries: int) -> None:
         check_whole("hydra.launcher.n_jobs", n_jobs, 1)
@@ -126,8 +129,9 @@ class LocalLauncher(_Jobs):
         self.n_jobs, self.max_retries = n_jobs, max_retries
 
     def run(self, jobs: Mapping[int, list[str]]) -> dict[int, Ended]:
-        """Each process is a pool of its own: one that is killed takes none of the others with it."""
-        turns, kills = _Turns(jobs), dict.fromkeys(jobs, 0)
+        """Each process is a pool of its own: one that is killed takes none of the others with it. One that has lost
+        its GPU is replaced, as a killed one is: it would fail every further cell."""
+        turns, kills, faults = _Turns(jobs), dict.fromkeys(jobs, 0), Counter[str]()
         found: dict[int, Ended] = {}
         at_once = min(self.n_jobs, len(jobs))
         idle = [_pool() for _ in range(at_once)]
@@ -137,21 +141,23 @@ class LocalLauncher(_Jobs):
             while turns.waiting or busy:
                 while turns.waiting and idle:
                     (number, words), pool = turns.take(), idle.pop()
-                    words["beside"] = at_once
+                    words |= {"beside": at_once, "again": True, "avoid": [g for g, n in faults.items() if n >= FAULTS]}
                     busy[pool.submit(_run, self.job(number, jobs[number]), words)] = number, pool
                 for done in wait(busy, return_when=FIRST_COMPLETED).done:
                     number, pool = busy.pop(done)
-                    if not isinstance(done.exception(), LOST):
+                    if not isinstance(end := done.exception(), LOST):
                         if not turns.came_back(number, ended := done.result()):
                             found[number] = ended
                     else:
+                        lost = end if isinstance(end, LostGpu) else None
+                        faults.update([lost.gpu] if lost else [])
                         pool.shutdown(wait=False)
                         pool, kills[number] = _pool(), kills[number] + 1
                         if kills[number] <= self.max_retries:
-                            sys.stderr.write(f"[{number}] its worker {KILLED}; it begins again\n")
+                            sys.stderr.write(f"[{number}] its worker {lost or KILLED}; it begins again\n")
                             turns.waiting.appendleft(number)
                         else:
-                            found[number] = f"{KILLED}, {kills[number]} times"
+                            found[number] = lost or f"{KILLED}, {kills[number]} times"
                     idle.append(pool)
         finally:
             for process in multiprocessing.active_children() if busy else ():  # interrupted: they write checkpoints
@@ -190,12 +196,17 @@ class RayLauncher(_Jobs):
         import ray
 
         ray.init(**{"ignore_reinit_error": True} | self.init)
+        idle_gpus = 0 if self.task.get("num_gpus") else ray.cluster_resources().get("GPU", 0)
         remote = ray.remote(**self.task)(_run)
         turns, tasks, found = _Turns(jobs), dict[Any, int](), dict[int, Ended]()
         while turns.waiting or tasks:
             while turns.waiting:
                 number, words = turns.take(begun=len(tasks))
-                tasks[remote.remote(self.job(number, jobs[number]), words)] = number
+                job = self.job(number, jobs[number])
+                if idle_gpus and job["runtime"]["device"] != "cpu":  # num_gpus is of this machine, which has none
+                    what = f"hydra.launcher.task.num_gpus is 0, and the cluster has {idle_gpus:g} GPUs"
+                    raise ConfigError(f"{what}; give it, such as 1 or 0.25, or say runtime.device=cpu")
+                tasks[remote.remote(job, words)] = number
             (done,), _ = ray.wait(list(tasks))
             number = tasks.pop(done)
             try:
@@ -221,6 +232,7 @@ def _run(
         job_subdir_key="hydra.sweep.subdir",
     )
     ended.cfg = ended.hydra_cfg = None  # nobody asks for them, and a sweep keeps how all its jobs have ended
+    let_go()
     return ended
 
 

@@ -248,15 +248,39 @@ def test_the_study_at_cifar10_s_size_goes_on_slice_by_slice(tmp_path):
     done: dict[Path, bytes] = {}
     for seconds in (8, 16, 32, 64):  # the shortest in which something gets finished
         short = subprocess.run(said, env={**environment, "SLICE": str(seconds)}, capture_output=True, text=True)
-        assert short.returncode == 75, short.stderr
-        assert "the same command goes on" in short.stdout
-        if done := {path: path.read_bytes() for path in (tmp_path / "out").rglob("_stage.json")}:
+        assert short.returncode in (75, 76), short.stderr
+        if short.returncode == 75 and (
+            done := {path: path.read_bytes() for path in (tmp_path / "out").rglob("_stage.json")}
+        ):
+            assert "the same command goes on" in short.stdout
             break
     long = subprocess.run(said, env={**environment, "SLICE": "300"}, capture_output=True, text=True)
     assert long.returncode == 0, long.stdout + long.stderr
     assert len(list((tmp_path / "records").glob("*.json"))) == 2
     assert done
     assert {path: path.read_bytes() for path in done} == done, "which say how long each stage took"
+
+
+@pytest.mark.parametrize(("made", "status"), [("_stage.json", 75), ("udp.ckpt", 75), ("locks", 76)])
+def test_a_slice_that_leaves_nothing_to_go_on_from_says_so(tmp_path, made, status):
+    """The child writes one file and waits to be asked to end, as a cell with a checkpoint is: by SIGTERM."""
+    store = tmp_path / "a folder" / "store"
+    store.mkdir(parents=True)
+    (store / "checkpoint.pt").touch()  # of an earlier slice
+    os.utime(store / "checkpoint.pt", (0, 0))
+    child = tmp_path / "child"
+    child.write_text(
+        f"#!/bin/sh\ntouch '{store / made}'\ntrap 'echo asked; exit 143' TERM\nwhile :; do sleep 0.1; done\n"
+    )
+    child.chmod(0o755)
+    script = Path(__file__).parent.parent / "experiments" / "cifar10" / "slice.sh"
+    ended = subprocess.run(
+        [script, f"runtime.out={store.parent}"],
+        env={**os.environ, "PYTHON": str(child), "SLICE": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == status, ended.stderr
+    assert "asked" in ended.stdout
+    assert ("give more than SLICE=1" in ended.stderr) == (status == 76)
 
 
 def test_a_child_that_does_not_stop_ends_its_slice_all_the_same(tmp_path):
@@ -266,6 +290,8 @@ def test_a_child_that_does_not_stop_ends_its_slice_all_the_same(tmp_path):
     script = Path(__file__).parent.parent / "experiments" / "cifar10" / "slice.sh"
     for slice_s, status in (("0", 75), ("100", 137)):  # killed when the slice was over, and before
         ended = subprocess.run(
-            [script], env={**os.environ, "PYTHON": str(child), "SLICE": slice_s}, capture_output=True
+            [script, f"runtime.out={tmp_path}"],
+            env={**os.environ, "PYTHON": str(child), "SLICE": slice_s},
+            capture_output=True,
         )
         assert ended.returncode == status

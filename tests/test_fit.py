@@ -264,6 +264,17 @@ def test_bf16_is_that_of_the_passes_not_of_the_weights():
     assert {p.dtype for p in net.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_no_gradient_is_left_behind(ema):
+    """With a given optimizer, which goes on, too: each would take as much memory as its weight."""
+    net = network()
+    settings = FitSettings(steps=2, lr=0.1, ema=ema)
+    optimizer = settings.optimizer(net.parameters())
+    fit(list(net.parameters()), lambda step: net(torch.ones(1, 3)).square().sum(), settings, Run(), optimizer=optimizer)
+    assert [p.grad for p in net.parameters()] == [None] * len(list(net.parameters()))
+    assert len(optimizer.state) == len(list(net.parameters()))
+
+
 def test_no_steps_change_nothing():
     net = network()
     fit(list(net.parameters()), lambda step: torch.zeros(()), FitSettings(steps=0, lr=0.1), Run())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from udpbench.benchmark.build import strict_float32
 from udpbench.core.budget import Linf
 from udpbench.core.images import as_saved, write_metadata, write_png
 from udpbench.interfaces import Owner, Run, Thief
@@ -17,6 +18,12 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 PROMPT = "a photo of a ball"
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    """As in every command."""
+    strict_float32()
 
 
 def pictures(n: int) -> list[torch.Tensor]:

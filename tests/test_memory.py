@@ -15,6 +15,7 @@ from shared import composed, make_owner
 
 from udpbench.attack.jpeg import Jpeg
 from udpbench.benchmark.store import Store
+from udpbench.commands.machine import memory_error
 from udpbench.commands.preparing import open_store
 from udpbench.core import images, memory
 from udpbench.core.budget import Linf
@@ -194,8 +195,33 @@ def test_what_fits_into_a_card_is_what_was_measured_and_left_over():
     assert memory.pictures_that_fit(4, 3.3) == 0
     lines = memory.of_cards()
     assert list(lines) == ["12 GB", "24 GB", "48 GB", "80 GB"]
-    assert "encoder and decoder 0 (2); too small" in lines["12 GB"]
-    assert lines["24 GB"].endswith("leaves 6 GB")  # 24 - 4.3 - 16 bytes x 0.86e9
+    assert (
+        "encoder and decoder 0 (2); left by dreambooth, udp, fsmg none, aspl none, style_finetune none"
+        in lines["12 GB"]
+    )
+    # 24 - 4.3 / 2 - 18 bytes x 0.983e9 = 4.2; with a copy in float32 0.2; without the text encoder 2.9
+    assert lines["24 GB"].endswith("left by dreambooth, udp, fsmg 4 GB, aspl none, style_finetune 2 GB")
+
+
+@pytest.mark.parametrize(
+    ("error", "whose"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "GPU"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), "GPU"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "GPU"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "GPU"),
+        (MemoryError(), "machine"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), "machine"),
+        (RuntimeError("CUDA error: device-side assert triggered"), None),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), None),
+    ],
+)
+def test_which_errors_mean_a_full_memory_and_what_is_told_of_them(error, whose):
+    assert memory.full_memory(error) == whose
+    said = memory_error(error)
+    assert (said is None) == (whose is None)
+    assert not said or (whose in said and "take the same whatever the batch" in said)
 
 
 def test_the_memory_of_large_models_is_as_documented():

@@ -53,7 +53,8 @@ class Graph:
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         self.data = stages.data_stage(cell)
-        made = {name: arm for name in ARMS if name in cell.arms and (arm := self._arm(name))}
+        makers = self._makers()  # not kept: they hold the graph, which models would outlive their cell with
+        made = {name: arm for name in ARMS if name in cell.arms and (arm := self._arm(name, makers))}
         self.arms = {name: self._scored(arm) for name, arm in made.items()}
 
     # -- the flow ------------------------------------------------------------------------------------------------------
@@ -93,13 +94,12 @@ class Graph:
         """Class pictures for a task with prior preservation, by the pretrained victim."""
         return stages.class_stage(self.cell, self.data) if self.cell.task.component.prior_weight else None
 
-    def _arm(self, name: str) -> Arm | None:
+    def _arm(self, name: str, makers: Mapping[str, Callable[[], Arm]]) -> Arm | None:
         """An arm without its scores; None if it means nothing for this cell."""
         kind = "training" if self.cell.task.component.trains else "editing"
-        make = self._makers.get(name) if kind in ARMS[name].of else None
+        make = makers.get(name) if kind in ARMS[name].of else None
         return make() if make else None
 
-    @cached_property
     def _makers(self) -> dict[str, Callable[[], Arm]]:
         """Arm -> the function that makes it, for the arms whose inputs this cell has."""
         cell, data = self.cell, self.data

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from udpbench.core.memory import give_gpu_memory_back
+
 
 def device_name(device: torch.device) -> str:
     """What facts call a device: the GPU's own name, or "cpu"."""
@@ -33,6 +35,7 @@ def measured(device: torch.device, spent: Path) -> Iterator[dict[str, Any]]:
             torch.cuda.synchronize(device)
         facts["seconds"] = round(before + time.perf_counter() - start, 3)
         facts["peak_mb"] = _peak_mb(device)
+        give_gpu_memory_back()
         with suppress(OSError):  # the disk is full, which is known by then
             spent.write_text(str(facts["seconds"]), encoding="utf-8")
 

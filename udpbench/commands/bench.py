@@ -48,15 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    import torch
-
+    from udpbench.benchmark.build import prepare_device
     from udpbench.commands.loops import compare
     from udpbench.core.memory import keep_freed_memory
     from udpbench.core.provenance import provenance
     from udpbench.interfaces import Run
 
     keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = prepare_device("auto")
     names, run = args.models or MODELS[: 2 if device.type == "cpu" else 3], Run(0, device, batch=64)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -69,7 +69,9 @@ def _software(cfg: Any) -> Lines:
 def _machine(cfg: Any) -> Lines:
     import torch
 
+    from udpbench.benchmark.build import unusable_gpu
     from udpbench.commands.preparing import open_store
+    from udpbench.core.errors import ConfigError
     from udpbench.core.precision import NOTABLE, bf16_cost
 
     yield "CPU", f"{cores()} cores, {idle_cores()} idle; workers {cfg.runtime.workers}, threads {cfg.runtime.threads}"
@@ -77,12 +79,17 @@ def _machine(cfg: Any) -> Lines:
     yield "bf16 on the CPU", f"a small convolution takes {bf16_cost():.1f} times as long as in fp32{slow}"
     with suppress(AttributeError, ValueError):  # a system that does not tell
         yield "memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB"
-    for i in range(torch.cuda.device_count()):
+    usable = torch.cuda.is_available()
+    for i in range(torch.cuda.device_count() if usable else 0):
         about = torch.cuda.get_device_properties(i)
         yield f"GPU {i}", f"{about.name}, {about.total_memory / 1e9:.1f} GB"
-    if not torch.cuda.is_available():
-        yield "GPU", "none that torch can use"
-    yield "a cell would use", str(open_store(cfg).device)
+    if not usable:
+        yield "GPU", unusable_gpu() or "none that torch can use"
+    try:
+        device = str(open_store(cfg).device)
+    except ConfigError as error:  # which the cell's own lines tell, too
+        device = lines_of(error)[0]
+    yield "a cell would use", device
 
 
 def _memory(cfg: Any) -> Lines:

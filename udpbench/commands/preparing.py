@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench.commands.machine import cores, gpus, places, share_of_gpu
+from udpbench.commands.machine import cores, places, share_of_gpu, usable_gpus
 from udpbench.commands.searchpath import CONF, with_folders
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # ``${unique:}`` in a configuration: eight hex digits, the same throughout a run or a sweep, on all of its workers.
 OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cache=True, replace=True)
 # What launchers are given of this machine, see conf/hydra/launcher.
-for name, resolver in (("gpus", lambda: len(gpus())), ("places", places), ("share_of_gpu", share_of_gpu)):
+for name, resolver in (("gpus", lambda: len(usable_gpus())), ("places", places), ("share_of_gpu", share_of_gpu)):
     OmegaConf.register_new_resolver(name, resolver, replace=True)
 # Presets of launchers have the names of their plugins, of which Hydra says that another name may be asked for one day.
 # Set where this file is read: whoever composes a cell, a launcher's processes too, has read it.

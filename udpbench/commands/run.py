@@ -8,13 +8,14 @@ sweep goes on when a cell fails and ends with status 1.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,6 +29,10 @@ from udpbench.commands.preparing import prepare
 from udpbench.commands.searchpath import CONF, check_names, with_folders
 from udpbench.commands.telling import RESUME, lines_of, one_line_errors, replace_unencodable, say
 from udpbench.core.errors import Busy
+from udpbench.core.memory import lost_gpu
+
+if TYPE_CHECKING:
+    from udpbench.tracking.console import Console
 
 FAILED = "failed-{}.json"  # written into a job's folder, with the sweep's id: its words, and the reason in a line
 # The extra of pyproject.toml and the package in it that a launcher needs.
@@ -46,12 +51,22 @@ def main(cfg: DictConfig) -> None:
     attempt(cfg)
 
 
-def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = (), beside: int = 1) -> list[str] | None:
+def attempt(
+    cfg: DictConfig,
+    patient: bool = True,
+    before: Sequence[str] = (),
+    beside: int = 1,
+    again: bool = False,
+    avoid: Sequence[str] = (),
+) -> list[str] | None:
     """Build the cell and run it; in a sweep, a failure is noted and the other cells go on.
 
     Not ``patient``: if other processes are at all that could be done, it is left for now, and the keys of the stages
     done so far are returned, ``before`` among them: those of earlier attempts. ``beside``: how many cells this machine
-    runs at a time.
+    runs at a time. ``again``: the launcher begins a cell of a lost process again; ``avoid``: GPUs not to be claimed.
+
+    A process that has lost its GPU (``lost_gpu``) ends, since every further cell would fail in it: raises LostGpu if
+    the cell is begun ``again``; one that runs the cells of a sweep itself ends with status 1 and a line that says so.
     """
     from udpbench.commands.machine import claim_gpu, gpus
     from udpbench.commands.signals import heeded
@@ -60,7 +75,7 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = (), b
     replace_unencodable()  # here, too: a launcher may run it in another process
     group, called, worker = _names()
     if worker and cfg.runtime.device in ("auto", "cuda"):
-        claim_gpu(gpus())
+        claim_gpu(gpus(), avoid)
     console = Console(worker=worker)
     try:
         ready = replace(prepare(cfg, console, HydraConfig.get().runtime.choices), beside=beside)
@@ -71,7 +86,7 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = (), b
         lines = lines_of(error) or [type(error).__name__]
         for line in lines:
             console.say(f"error: {line}")
-        _fail(2, lines[0])
+        _failed(error, 2, lines[0], console, again)
         return None
     ready.store.patient = patient
     ready.store.computed.extend(before)
@@ -90,7 +105,8 @@ def attempt(cfg: DictConfig, patient: bool = True, before: Sequence[str] = (), b
         console.say(RESUME)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
-        _fail(2 if isinstance(error, ValueError) else 1, disk_error(error, cfg.runtime) or reason_of(error))
+        status, reason = 2 if isinstance(error, ValueError) else 1, disk_error(error, cfg.runtime) or reason_of(error)
+        _failed(error, status, reason, console, again)
     if heard and _in_sweep() and not worker:  # no further cell is begun, though this one could not be interrupted
         console.say(f"{heard[0].name}: {RESUME}")
         sys.exit(128 + heard[0])
@@ -112,6 +128,21 @@ def _in_sweep() -> bool:
     return mode is not None and mode.name == "MULTIRUN"
 
 
+def _failed(error: Exception, status: int, reason: str, console: Console, again: bool) -> None:
+    """What follows a failed cell: ``_fail``, unless the process has lost its GPU, see ``attempt``."""
+    from udpbench.commands.machine import VISIBLE, LostGpu
+
+    lost = lost_gpu(error)
+    if lost and again:
+        raise LostGpu(os.environ.get(VISIBLE, ""), reason) from error
+    _fail(status, reason)
+    if lost and not _names()[2]:
+        console.say(
+            "this process has lost its GPU: every further cell would fail; the same command goes on in a new one"
+        )
+        sys.exit(1)
+
+
 def _fail(status: int, reason: str) -> None:
     """End a single run with ``status``; in a sweep, note the reason in the cell's folder and let the others go on."""
     if not _in_sweep():
@@ -123,11 +154,15 @@ def _fail(status: int, reason: str) -> None:
     (folder / FAILED.format(config.callbacks["sweep"].id)).write_text(json.dumps(noted), encoding="utf-8")
 
 
-def give_up(config: DictConfig, reason: str) -> None:
-    """A cell of a sweep that no process is left for is a failed one: ``config`` is its own, with Hydra's node."""
+def give_up(config: DictConfig, reason: str, recorded: bool = False) -> None:
+    """A cell of a sweep that no process is left for is a failed one: ``config`` is its own, with Hydra's node.
+    ``recorded``: its last process has said so and written the record."""
     from udpbench.tracking.console import Console
 
     HydraConfig.instance().set_config(config)
+    if recorded:
+        _fail(1, reason)
+        return
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     ready = prepare(cfg, Console(worker=str(config.hydra.job.num)), config.hydra.runtime.choices)
     tell_failure(ChildProcessError(reason), ready, as_recorded(ready, cfg), record_path(ready, cfg), False)

@@ -12,11 +12,14 @@ from torch import nn
 
 from udpbench.core.component import check_choice
 
-MODES = ("none", "default", "reduce-overhead")  # the last: CUDA graphs, on a GPU
+MODES = ("none", "default")
 
 
 def check_compiler(who: str, mode: str) -> None:
     """ValueError in one line if ``mode`` is none of ``MODES``, or a CPU is to compile and has no C++ compiler."""
+    if mode == "reduce-overhead":
+        why = "its CUDA graphs overwrite what a network gave when it is called again, as it is here before a gradient"
+        raise ValueError(f"{who}: compile={mode} is not supported: {why}; say compile=default")
     check_choice(f"{who}: unknown compile", mode, MODES)
     compilers = [os.environ.get("CXX", "g++"), "clang++"]
     if mode != "none" and not torch.cuda.is_available() and not any(map(shutil.which, compilers)):

@@ -29,8 +29,9 @@ def dtype_of(network: nn.Module) -> torch.dtype:
 
 
 def own_generators() -> AbstractContextManager[None]:
-    """Within the block, torch's own generators may be seeded and drawn from; afterwards they are as before."""
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+    """Within the block, torch's own generators may be seeded and drawn from; afterwards they are as before: those of
+    GPUs, too, if CUDA is in use (reading them would begin to use it, which a driver may be too old for)."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0))
 
 
 @contextmanager

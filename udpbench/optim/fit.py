@@ -153,6 +153,7 @@ def fit(
             if checkpoint and due and done < settings.steps:
                 state = {"step": done, "optimizer": optimizer.state_dict(), "average": average}
                 save_state(checkpoint, state | {"parameters": [p.detach() for p in parameters]}, run)
+    optimizer.zero_grad(set_to_none=True)  # they take as much as the weights, as long as these are in use
     _put(average, parameters)
 
 
