@@ -18,6 +18,7 @@ from tiny import TINY
 from udpbench.benchmark.build import READ, build, prepare_device
 from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.check import checked_graph
+from udpbench.commands import executing
 from udpbench.commands import run as command
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import write_masks, write_png
@@ -410,7 +411,7 @@ def test_a_finished_record_survives_a_failure_to_show_it(tiny, tmp_path, monkeyp
     words = [*small(tiny), "protect=none", "arms=[pretrained]", "runtime.device=cpu", f"runtime.out={tmp_path}"]
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["udpbench", *words])
-    monkeypatch.setattr(command, "_show", closed)
+    monkeypatch.setattr(executing, "_show", closed)
     with pytest.raises(SystemExit) as end:
         command.run()
     assert end.value.code == 1
