@@ -139,6 +139,12 @@ def test_the_network_made_fast_is_the_published_one(which, side):
     assert float((slopes[0] - slopes[1]).norm()) < 1e-4 * float(slopes[1].norm())
 
 
+def test_loading_a_network_draws_from_no_generator_that_others_share():
+    before = torch.get_rng_state()
+    efficientnet.load_published("lite0")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_lite1_distance_is_zero_for_equals_symmetric_and_grows(lite1_distance):
     x = photo("chelsea", 64)
     near, far = (x + s * (noise(1, 3, 64, 64) - 0.5) for s in (0.05, 0.3))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from udpbench.core.component import check_choice
+from udpbench.models.networks import own_generators
 from udpbench.models.strips import STRIP, strips
 
 FILES = {
@@ -107,7 +108,9 @@ def load_published(which: str) -> EfficientNetLite:
     if hashlib.sha256(path.read_bytes()).hexdigest() != FILES[which][1]:
         wanted = f"the expected file (sha256 {FILES[which][1]})"
         raise ValueError(f"efficientnet: {path} is not {wanted}; install its package anew")
-    network, weights = EfficientNetLite(which), torch.load(path, map_location="cpu", weights_only=True)
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    with own_generators():  # layers draw weights when they are made
+        network = EfficientNetLite(which)
     # The package's layers have other names than timm's, in the same order.
     network.network.load_state_dict(dict(zip(network.network.state_dict(), weights.values(), strict=True)))
     return network
