@@ -17,8 +17,8 @@ from udpbench import __main__ as entry
 from udpbench.benchmark.arms import ARMS
 from udpbench.commands import doctor, score
 from udpbench.commands import list as listing
-from udpbench.commands.searchpath import CONF
 from udpbench.core.images import write_png
+from udpbench.core.package import CONF
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
 

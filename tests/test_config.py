@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from shared import composed, on, small
 from tiny import TINY
 
-from udpbench.benchmark.build import READ, build, prepare_device
+from udpbench.benchmark.build import READ, build
 from udpbench.benchmark.cell import Cell
 from udpbench.benchmark.check import checked_graph
 from udpbench.commands import executing
 from udpbench.commands import run as command
+from udpbench.core.device import prepare_device
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import write_masks, write_png
 from udpbench.models.shaped import random_pipeline

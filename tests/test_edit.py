@@ -15,8 +15,9 @@ from shared import composed
 from udpbench.benchmark.build import build
 from udpbench.benchmark.cell import Part
 from udpbench.benchmark.check import checked_graph
+from udpbench.benchmark.keys import task_settings
 from udpbench.benchmark.run import run
-from udpbench.benchmark.stages import finite, task_settings
+from udpbench.benchmark.stages import finite
 from udpbench.benchmark.store import Store
 from udpbench.core import images
 from udpbench.core.errors import ConfigError

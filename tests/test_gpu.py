@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from udpbench.benchmark.build import strict_float32
 from udpbench.core.budget import Linf
+from udpbench.core.device import strict_float32
 from udpbench.core.images import as_saved, write_metadata, write_png
 from udpbench.interfaces import Owner, Run, Thief
 from udpbench.models.latent import LatentDiffusion

@@ -21,10 +21,10 @@ from shared import composed, on
 from test_stage import fork, wait_for
 
 from hydra_plugins import udpbench_launchers
-from udpbench.benchmark.build import prepare_device
 from udpbench.benchmark.measuring import measured
 from udpbench.commands import doctor, machine
 from udpbench.core import memory
+from udpbench.core.device import prepare_device
 from udpbench.core.errors import ConfigError
 from udpbench.interfaces import Protection
 from udpbench.models.networks import own_generators

@@ -16,8 +16,9 @@ from shared import small
 from udpbench.attack.folder import Folder
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.benchmark.graph import Arm, Graph
+from udpbench.benchmark.keys import task_settings
 from udpbench.benchmark.stage import Stage, hash_of
-from udpbench.benchmark.stages import OWNERS_NOISE, class_stage, protect_stage, surrogate_class_stage, task_settings
+from udpbench.benchmark.stages import OWNERS_NOISE, class_stage, protect_stage, surrogate_class_stage
 from udpbench.benchmark.store import Store
 from udpbench.commands import run as command
 from udpbench.core.component import Component

@@ -32,7 +32,7 @@ from udpbench.benchmark.store import Store
 from udpbench.commands import plan
 from udpbench.commands import run as command
 from udpbench.commands.composing import read_files_once
-from udpbench.commands.searchpath import CONF
+from udpbench.core.package import CONF
 from udpbench.results import tally
 from udpbench.results.tally import Planned, count
 

@@ -18,8 +18,9 @@ from omegaconf.errors import ConfigAttributeError
 from udpbench.commands import run as command
 from udpbench.commands.preparing import composed
 from udpbench.commands.quoting import advice, quoted
-from udpbench.commands.searchpath import CONF, searched, with_folders
+from udpbench.commands.searchpath import searched, with_folders
 from udpbench.commands.telling import no_setting, one_line_errors
+from udpbench.core.package import CONF
 
 PARSER = OverridesParser.create()
 SPECIAL = st.text(st.sampled_from("ab {}[](),:='\"\\$~*?|<>@#;%&!\té一\n-+.01"), max_size=12)

@@ -256,9 +256,8 @@ def _lacks(part: Part, place: str) -> list[str]:
 
 def _named(line: str, part: Part, place: str) -> str:
     """The line on a missing file of weights, with the setting that takes its path by its name."""
-    return line.replace(
-        OR_GIVEN, f", or say {keys}" if (keys := " or ".join(_open(part.settings, place))) else OR_GIVEN
-    )
+    keys = " or ".join(_open(part.settings, place))
+    return line.replace(OR_GIVEN, f", or say {keys}") if keys else line
 
 
 def _open(settings: Any, place: str) -> Iterator[str]:

@@ -10,17 +10,17 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from udpbench.benchmark.batches import batches_of_names, png_path
 from udpbench.benchmark.cell import Cell, Part
+from udpbench.benchmark.keys import attack_key, is_own, made_key, task_key, task_settings
 from udpbench.benchmark.process_state import Generators
 from udpbench.benchmark.stage import Stage, Work, empty
-from udpbench.core.component import Component, inside
 from udpbench.core.folders import pictures_in, read_data_facts
 from udpbench.core.images import (
     checked_pictures,
@@ -32,17 +32,14 @@ from udpbench.core.images import (
     write_metadata,
     write_png,
 )
-from udpbench.interfaces import Owner, Run, Task, Thief
+from udpbench.interfaces import Owner, Run, Thief
 from udpbench.models.fingerprint import Fingerprint
-from udpbench.optim.training import TrainingTask
 from udpbench.optim.tuning import write_class_pictures
 
 MIXED = "mixed"
 SCORE = "score"
 # Of the class pictures for a protection's surrogate; those of a task are sampled as the task samples, from other noise.
 OWNERS_NOISE = "owner_class"
-# Methods of tasks by which those from outside the package change what is trained.
-OF_TRAINING = frozenset({"train", "trainable", "loss", "caption", "adapted", "fit"})
 CLASS_SAMPLING: dict[str, Any] = {"steps": 25, "guidance": 5.0, "solver": "dpmpp"}
 
 
@@ -83,7 +80,7 @@ def protect_stage(cell: Cell, protect: Part, data: Stage, like: Stage | None = N
     key: dict[str, Any] = {"protect": protect.key, "budget": cell.budget.key}
     if protect.component.needs:
         key |= {"surrogate": cell.surrogate.key}
-    if protect.component.needs or _is_own(protect):  # of the built-in ones, those without a model read no prompts
+    if protect.component.needs or is_own(protect):  # of the built-in ones, those without a model read no prompts
         key |= {"owner_prompt": cell.owner_prompt}
     given = cell.surrogate if loads else None
     checked_work = _checked(work, protect, model=given, who=f"protect {protect.name}", argument="surrogate")
@@ -141,7 +138,7 @@ def train_stage(cell: Cell, images: Stage, class_pictures: Stage | None, attack:
 
     parents = {"images": images} | ({"class": class_pictures} if class_pictures else {})
     settings = task_settings(cell.task, "training_key")
-    key = _task_key(cell) | {"training": settings, "victim": cell.victim.key} | _attack_key(changes)
+    key = task_key(cell) | {"training": settings, "victim": cell.victim.key} | attack_key(changes)
     checked_work = _checked(work, cell.task, changes, model=cell.victim, who=f"task {cell.task.name}")
     return Stage("train", key, checked_work, parents, cell.seed, _attacked_title(changes, images.title), resumable=True)
 
@@ -155,7 +152,7 @@ def class_stage(cell: Cell, data: Stage) -> Stage:
         task.class_pictures(out, cell.victim.component, run, thief)
 
     sampling = {k: v for k, v in task_settings(cell.task, "sampling_key").items() if k != "pictures"}
-    key = _task_key(cell) | {"sampling": sampling, "noise": "class", "n": task.prior_images, "victim": cell.victim.key}
+    key = task_key(cell) | {"sampling": sampling, "noise": "class", "n": task.prior_images, "victim": cell.victim.key}
     checked_work = _checked(work, cell.task, model=cell.victim, who=f"task {cell.task.name}")
     return Stage("class", key, checked_work, {"data": data}, cell.seed, "class pictures", resumable=True)
 
@@ -187,7 +184,7 @@ def generate_stage(
 
     parents = {"data": data} | ({"model": model} if model else {})
     title = (model.title if multiplier == 1 else f"{model.title} x{multiplier:g}") if model else "pretrained"
-    key = _made_key(cell) | {"multiplier": multiplier if model else 0} | _attack_key(changes)
+    key = made_key(cell) | {"multiplier": multiplier if model else 0} | attack_key(changes)
     checked_work = _checked(work, cell.task, changes, model=cell.victim, who=f"task {cell.task.name}")
     return Stage("generate", key, checked_work, parents, cell.seed, title, resumable=True)
 
@@ -202,7 +199,7 @@ def edit_stage(cell: Cell, images: Stage, data: Stage, noise: str = "first") -> 
         thief = Thief(class_prompt=prompt, masks=masks_or_none, clean=clean)
         task.edit(pictures_in(parents["images"]), out, cell.victim.component, run, thief, noise)
 
-    parents, key = {"images": images, "data": data}, _made_key(cell) | {"noise": noise}
+    parents, key = {"images": images, "data": data}, made_key(cell) | {"noise": noise}
     checked_work = _checked(work, cell.task, model=cell.victim, who=f"task {cell.task.name}")
     return Stage("edit", key, checked_work, parents, cell.seed, f"{images.title} edited", resumable=True)
 
@@ -271,7 +268,7 @@ def _checked(
 
     def checked(out: Path, parents: dict[str, Path], run: Run) -> None:
         before = Fingerprint(model.component.on(run)) if model else None
-        generators = Generators() if any(map(_is_own, used)) else None
+        generators = Generators() if any(map(is_own, used)) else None
         work(out, parents, run)
         if generators and (drawn := generators.moved()):
             run.log.say(f"drew from {drawn}: a rerun may differ; use run.rng")
@@ -283,52 +280,7 @@ def _checked(
     return checked
 
 
-# -- keys --------------------------------------------------------------------------------------------------------------
-
-
-def _task_key(cell: Cell) -> dict[str, Any]:
-    """What names a task in a key; somebody's own class, which inherits a version, by its name and source, too."""
-    key, kind = {"task": cell.task.name, "version": cell.task.component.version}, type(cell.task.component)
-    if not _is_own(cell.task):
-        return key
-    return key | {"class": f"{kind.__module__}.{kind.__qualname__}"} | cell.task.source
-
-
-def _is_own(part: Part) -> bool:
-    """Whether its class is somebody's own, from outside the package."""
-    return not type(part.component).__module__.startswith("udpbench.")
-
-
-def task_settings(part: Part, method: Literal["training_key", "sampling_key"]) -> dict[str, Any]:
-    """Settings of a task in a key: those that its ``method`` gives; what it reads from disk by its digests, wherever it
-    lies. Of somebody's own class without such a method all that the class of the package that it derives from does
-    not know; in the key of a training that it changes itself, all that change more than speed and memory."""
-    task: Task = part.component
-    settings, given, kind = getattr(task, method)(), part.key["settings"], type(task)
-    if _is_own(part) and getattr(kind, method).__module__.startswith("udpbench."):
-        base: Any = next(base for base in kind.__mro__ if base.__module__.startswith("udpbench."))
-        known = {f.name for f in fields(base)} if is_dataclass(base) else set()
-        if method == "training_key" and _trains_itself(kind):
-            known = set(task.of_speed) if isinstance(task, TrainingTask) else set()
-        settings = {name: value for name, value in given.items() if name not in known} | settings
-    # Components are no JSON; of those that no setting names, the source says what they are.
-    settings = {k: given.get(k) if _holds_components(v) else v for k, v in settings.items() if k not in task.places}
-    return settings | task.identity() | ({"inside": part.key["inside"]} if "inside" in part.key else {})
-
-
-def _trains_itself(kind: type) -> bool:
-    """Whether a class from outside the package overrides anything that trainings are made of."""
-    own = (base for base in kind.__mro__ if not base.__module__.startswith("udpbench."))
-    return any(name in OF_TRAINING for base in own for name in vars(base))
-
-
-def _holds_components(value: Any) -> bool:
-    return isinstance(value, Component) or any(_holds_components(held) for _, held in inside(value))
-
-
-def _made_key(cell: Cell) -> dict[str, Any]:
-    """What generated pictures and edits depend on beside their inputs."""
-    return _task_key(cell) | {"sampling": task_settings(cell.task, "sampling_key"), "victim": cell.victim.key}
+# -- what an attack changes beside pictures ----------------------------------------------------------------------------
 
 
 def _attack_changing(attack: Part | None, *hooks: str) -> Part | None:
@@ -343,10 +295,6 @@ def _attacked_title(attack: Part | None, title: str) -> str:
 
 def _attack_argument(attack: Part | None) -> dict[str, Any]:
     return {"attack": attack.component} if attack else {}
-
-
-def _attack_key(attack: Part | None) -> dict[str, Any]:
-    return {"attack": attack.key} if attack else {}
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------

@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    from udpbench.benchmark.build import prepare_device
     from udpbench.commands.loops import compare
+    from udpbench.core.device import prepare_device
     from udpbench.core.memory import keep_freed_memory
     from udpbench.core.provenance import provenance
     from udpbench.interfaces import Run

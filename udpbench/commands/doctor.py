@@ -69,8 +69,8 @@ def _software(cfg: Any) -> Lines:
 def _machine(cfg: Any) -> Lines:
     import torch
 
-    from udpbench.benchmark.build import unusable_gpu
     from udpbench.commands.preparing import open_store
+    from udpbench.core.device import unusable_gpu
     from udpbench.core.errors import ConfigError
     from udpbench.core.precision import NOTABLE, bf16_cost
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.commands.common import Parser
-from udpbench.commands.searchpath import CONF, option_files, searched
+from udpbench.commands.searchpath import option_files, searched
 from udpbench.commands.telling import no_option, one_line_errors
+from udpbench.core.package import CONF
 
 GROUPS = {
     "protect": "Protections",

@@ -115,7 +115,7 @@ def change(
         coupled, console = _coupled(cell, part), store.log
         units = [files] if coupled else [[file] for file in files]
         captions = read_captions(source, files) if reads_captions else {}
-        if unread := unread_captions(source, files) if reads_captions else "":
+        if reads_captions and (unread := unread_captions(source, files)):
             console.say(f"! {unread}")
         work = []
         for i, unit in enumerate(units):

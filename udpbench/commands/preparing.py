@@ -14,7 +14,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from udpbench.commands.machine import cores, places, share_of_gpu, usable_gpus
-from udpbench.commands.searchpath import CONF, with_folders
+from udpbench.commands.searchpath import with_folders
+from udpbench.core.package import CONF
 
 if TYPE_CHECKING:
     from udpbench.benchmark.cell import Cell
@@ -126,9 +127,10 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
 
     Raises ConfigError for settings of ``runtime`` that are wrong.
     """
-    from udpbench.benchmark.build import group_of, prepare_device
+    from udpbench.benchmark.build import group_of
     from udpbench.benchmark.store import Store
     from udpbench.core.component import check_choice
+    from udpbench.core.device import prepare_device
     from udpbench.core.errors import ConfigError, check_whole
     from udpbench.core.images import allow_pixels
     from udpbench.core.memory import keep_freed_memory

@@ -26,10 +26,11 @@ from omegaconf import DictConfig, OmegaConf
 from udpbench.commands.disk import disk_error
 from udpbench.commands.executing import as_recorded, execute, reason_of, record_path, tell_failure
 from udpbench.commands.preparing import prepare
-from udpbench.commands.searchpath import CONF, check_names, with_folders
+from udpbench.commands.searchpath import check_names, with_folders
 from udpbench.commands.telling import RESUME, lines_of, one_line_errors, replace_unencodable, say
 from udpbench.core.errors import Busy
 from udpbench.core.memory import lost_gpu
+from udpbench.core.package import CONF
 
 if TYPE_CHECKING:
     from udpbench.tracking.console import Console

@@ -10,9 +10,8 @@ from pathlib import Path
 from omegaconf import ListConfig, OmegaConf
 
 from udpbench.commands.quoting import list_of_texts
+from udpbench.core.package import CONF
 
-_PACKAGE = Path(__file__).parent.parent
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"  # in a wheel; in a checkout
 SEARCHPATH = re.compile(r"[+~]*hydra\.searchpath=")  # how the word begins that names folders of one's own
 
 

@@ -293,11 +293,11 @@ def gc(parser: Parser, words: Sequence[str]) -> int:
     args, names, opened = _opened(_deletes(parser), words, f"of what only: {NAMES}")
     if not 0 <= args.days < math.inf:
         parser.error(f"--days must be a number of days, 0 or more, given {args.days}")
-    if opened.lost and not args.forget:
-        told = ", ".join(map(str, opened.lost[:SHOWN]))
+    if (lost := opened.lost) and not args.forget:
+        told = ", ".join(map(str, lost[:SHOWN]))
         todo = "mount the disk that they are on, or say --forget if they are gone for good"
         raise ValueError(f"store gc: records were written to {told}, which is not there now; {todo}")
-    for folder in opened.lost if args.yes else ():
+    for folder in lost if args.yes else ():
         opened.store.forget_records(folder)
     needed = {stage["key"] for record in opened.records.values() for stage in record["stages"]}
     there = opened.chosen(names) if names else opened.there

@@ -19,8 +19,8 @@ from weakref import WeakKeyDictionary
 from hydra.utils import get_object
 
 from udpbench.core.component import Component, inside
+from udpbench.core.package import PACKAGE
 
-PACKAGE = Path(__file__).resolve().parent.parent
 SITES = ("site-packages", "dist-packages")  # names of folders that installers write into
 _loaded: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()  # the text of each, as it was first looked at
 
@@ -113,7 +113,7 @@ def _top(name: str) -> tuple[str | None, list[Path]]:
 def _is_users(module: str, file: Path, own: frozenset[str]) -> bool:
     """Whether a module in ``file`` is of the user's: not of udpbench, nor of a library that is not among the packages
     ``own``."""
-    if file.resolve().is_relative_to(PACKAGE):
+    if file.resolve().is_relative_to(PACKAGE.resolve()):
         return False
     return module.partition(".")[0] in own or not _is_installed(module, file)
 

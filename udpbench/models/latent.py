@@ -210,9 +210,9 @@ class LatentDiffusion(Diffusion):
     def embed(self, prompts: list[str], encoder: nn.Module | None = None) -> Cond:
         """Prompt embeddings: last hidden states over the padded prompts; differentiable in ``encoder`` (None: the
         model's own). Words of several learned tokens are spelled out, as the pipeline does."""
-        encoder, words = encoder or self.pipe.text_encoder, self.pipe.tokenizer
-        said, most = self.pipe.maybe_convert_prompt(prompts, words), words.model_max_length
-        tokens = words(said, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
+        encoder, tokenizer = encoder or self.pipe.text_encoder, self.pipe.tokenizer
+        said, most = self.pipe.maybe_convert_prompt(prompts, tokenizer), tokenizer.model_max_length
+        tokens = tokenizer(said, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
         return Cond(encoder(queued(tokens.input_ids, self.device))[0])
 
     def predict(self, noisy: Tensor, t: Tensor, cond: Cond) -> Tensor:

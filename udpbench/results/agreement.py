@@ -72,10 +72,15 @@ def _counts(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if isinstance(value, int | float) and name != "subject"}
 
 
+def equal(a: float, b: float) -> bool:
+    """Whether two scores differ by no more than rounding."""
+    return math.isclose(a, b, rel_tol=ROUNDING, abs_tol=ROUNDING**2)
+
+
 def _verdict(old: float | None, new: float | None, spread: float | None) -> str:
     if old is None or new is None:
         return "new" if old is None else "missing now"
-    if math.isclose(old, new, rel_tol=ROUNDING, abs_tol=ROUNDING**2):
+    if equal(old, new):
         return "equal"
     if spread is None:
         return "no seed SD to compare with"

@@ -18,12 +18,12 @@ from udpbench.benchmark.cell import ROLES, Part
 from udpbench.benchmark.signatures import KINDS
 from udpbench.core.component import Component
 from udpbench.core.digest import folder_digest
-from udpbench.core.source import PACKAGE, targets
+from udpbench.core.package import CONF
+from udpbench.core.source import targets
+from udpbench.models.micro.judge import WEIGHTS
 from udpbench.results.record import metrics_of
 from udpbench.results.schema import EMBEDDED, Record
 
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel; in a checkout
-SHIPPED = PACKAGE / "models" / "micro" / "weights"
 METHODS = ("data", "protect", "attack", "task")
 
 
@@ -155,10 +155,10 @@ def _class_of(group: str, option: str) -> str | None:
 @cache
 def _shipped() -> tuple[str, ...]:
     """The diffusion models that come with the package."""
-    return tuple(sorted(path.parent.name for path in SHIPPED.glob("*/model_index.json")))
+    return tuple(sorted(path.parent.name for path in WEIGHTS.glob("*/model_index.json")))
 
 
 @cache
 def _digests(name: str) -> dict[str, str]:
     """Folder -> digest, of a model that comes with the package."""
-    return {path.name: folder_digest(path) for path in (SHIPPED / name).iterdir() if path.is_dir()}
+    return {path.name: folder_digest(path) for path in (WEIGHTS / name).iterdir() if path.is_dir()}

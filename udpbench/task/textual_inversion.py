@@ -86,11 +86,8 @@ class TextualInversion(Tuning):
 
     def trainable(self, victim: LatentDiffusion, run: Run) -> Trainable:
         """The victim with one more word."""
-        tokenizer, encoder = (
-            Tokenizer(victim.pipe.tokenizer).having(self.new_word, self.vectors),
-            victim.pipe.text_encoder,
-        )
-        encoder = copy.deepcopy(encoder)
+        tokenizer = Tokenizer(victim.pipe.tokenizer).having(self.new_word, self.vectors)
+        encoder = copy.deepcopy(victim.pipe.text_encoder)
         table = encoder.get_input_embeddings()
         first = table.weight.mean(0) if self.start is None else table.weight[self._starts(tokenizer.inner)[0]]
         learned = ExtendedEmbedding(table, tokenizer.learned[0], first.repeat(self.vectors, 1))

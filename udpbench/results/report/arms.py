@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.results import flags
+from udpbench.results.agreement import equal
 from udpbench.results.record import score_of
 from udpbench.results.report.boards import Board
 from udpbench.results.report.render import Section, table
@@ -19,7 +19,6 @@ from udpbench.results.stats import sign, victim
 from udpbench.results.table import thiefs_best
 from udpbench.results.words import SIGNS, metric_text, percent, significant, spread_text
 
-ROUNDING = 1e-6  # relative: scores that differ by no more agree
 LISTED = 8  # names in a sentence; more are counted
 
 SAME = ["name", "subject", "seed", "kind", "step", "metric"]  # rows that agree in these say the same number
@@ -106,7 +105,7 @@ def _spread(found: DataFrame, columns: Mapping[str, str]) -> DataFrame:
 def _disagreeing(board: Board) -> list[str]:
     """Arms, with what they depend on, that have two scores for one victim, apart by more than rounding."""
     values = _every(board).query("kind == 'score'").groupby(SAME, sort=False)["value"].agg(["min", "max"]).dropna()
-    odd = values[~np.isclose(values["min"], values["max"], rtol=ROUNDING, atol=ROUNDING**2)]
+    odd = values[[not equal(*ends) for ends in values.to_numpy()]]
     return list(dict.fromkeys(odd.index.get_level_values("name")))
 
 

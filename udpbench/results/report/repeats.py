@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from udpbench.results.agreement import equal
 from udpbench.results.record import versions
 from udpbench.results.schema import ArmScores, Record
-
-ROUNDING = 1e-6  # relative: scores that differ by no more agree
 
 
 class Disagreement(NamedTuple):
@@ -43,7 +41,7 @@ def disagreements(named: Mapping[Path, Record], one: Path, other: Path) -> Itera
         scores, more = mine[arm]["metrics"], others[arm]["metrics"]
         for metric in sorted(scores.keys() & more.keys()):
             a, b = float(scores[metric]["value"]), float(more[metric]["value"])
-            if not math.isclose(a, b, rel_tol=ROUNDING, abs_tol=ROUNDING**2):
+            if not equal(a, b):
                 yield Disagreement(about, arm, metric, (a, b), (one, other))
 
 
