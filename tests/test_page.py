@@ -84,7 +84,7 @@ def test_one_row_a_protection_with_every_attack_and_the_worst_case():
     assert heat.rows[0].cells[0].shade == 1.0
     assert [row.name for row in heat.rows] == ["p2", "p1", "p0", NO_PROTECTION], "what met no attack is no row of it"
     (flat,) = heat_table(board).tables
-    assert flat.loc[("p2", "distance")].to_dict() == {"no attack": "+50", "a1": "+30", "a0": "+40", WORST: "+30"}
+    assert flat.loc[("p2", "distance")].to_dict() == {"no attack": "+50.0", "a1": "+30.1", "a0": "+40.1", WORST: "+30.1"}
 
 
 def test_many_protections_that_met_no_attack_are_no_heat_map():
@@ -237,7 +237,7 @@ def test_what_is_left_on_fewer_victims_stands_beside_the_effect_on_these(tmp_pat
     assert (cells["a1"].text, cells["a1"].more, cells["a1"].shade) == ("+30.2 of +50.0 †", "1 victim", None)
     assert " of " not in cells["a0"].text
     cells = {c.text: cell for c, cell in zip(heat.columns, heat.rows[0].cells, strict=True)}
-    assert (cells["a1"].text, cells["a1"].shade) == ("+30 of +50 (1)", None)
+    assert (cells["a1"].text, cells["a1"].shade) == ("+30.2 of +50.0 (1)", None)
     assert cells["a0"].shade is not None
     assert "+30.2 of +50.0 †" in page_of(save(tmp_path, records))
 
@@ -397,7 +397,7 @@ def browse(page: Path, tmp_path: Path, *words: str) -> subprocess.CompletedProce
 )
 @pytest.mark.parametrize("width", [390, 1400])
 def test_in_a_browser_the_page_fits_sorts_and_filters(width, store, tmp_path):
-    records = [*world(6, 8, 3), pictured(protect="p0", attack="a0", subject="9")]
+    records = [*world(6, 8, 3), *(pictured(protect="p5", attack=f"a{a}", subject="9") for a in range(8))]
     save(
         tmp_path / "records", [*records, make_record(protect="long_name_" * 6, error="Traceback\nKeyError: 'x'\n" * 9)]
     )

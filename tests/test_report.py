@@ -63,8 +63,22 @@ def test_a_mean_that_is_zero_but_for_rounding_is_shown_as_zero(mean: float) -> N
     assert W.interval_text(Interval(mean, -0.07, 0.07, 5, 5, "t")) == "0 [-0.0700, +0.0700]"
 
 
+@pytest.mark.parametrize(
+    ("found", "texts"),
+    [((0.0014, -1.75, 1.76), ["+0.00", "-1.75", "+1.76"]), ((-0.004, 9.999), ["-0.0", "+10.0"]),
+     ((27.7, 14.6, 44.3), ["+27.7", "+14.6", "+44.3"]), ((0.0, 0.5), ["0", "+0.500"]), ((0.0, 0.0), ["0", "0"]),
+     ((1234.0, 0.5), ["+1230", "+0.500"]), ((1e-9,), ["+1.00e-09"])],
+)  # fmt: skip
+def test_numbers_read_together_share_their_last_place(found: tuple[float, ...], texts: list[str]) -> None:
+    assert W.together(*found) == texts
+
+
+def test_a_scale_says_how_far_numbers_are_written_out() -> None:
+    assert W.together(0.00617, -0.279, scale=31.8) == ["+0.0", "-0.3"]
+
+
 def test_interval_text() -> None:
-    assert W.interval_text(Interval(0.123, 0.05, 0.19, 3, 3, "t")) == "+0.123 [+0.0500, +0.190]"
+    assert W.interval_text(Interval(0.123, 0.05, 0.19, 3, 3, "t")) == "+0.123 [+0.050, +0.190]"
     assert W.interval_text(Interval(-2.0, None, None, 1, 1, "none")) == "-2.00 (1 victim)"
     assert W.interval_text(Interval(-2.98e-8, None, None, 1, 1, "none")) == "0 (1 victim)"
     assert W.interval_text(None) == "-"

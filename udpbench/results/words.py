@@ -22,11 +22,26 @@ def significant(x: float, digits: int = 3, signed: bool = False) -> str:
     """
     if x == 0:
         return "0"
-    places = digits - 1 - math.floor(math.log10(abs(x)))
+    places = _places(x, digits)
     x = round(x, places)
-    places = digits - 1 - math.floor(math.log10(abs(x)))  # rounding may have added a digit: 9.999 -> 10.0
     text = f"{x:.{max(places, 0)}f}" if -7 < places < digits + 4 else f"{x:.{digits - 1}e}"
     return f"+{text}" if signed and x > 0 else text
+
+
+def _places(x: float, digits: int) -> int:
+    """The decimal place of the last of ``digits`` significant digits of a number that is not 0."""
+    places = digits - 1 - math.floor(math.log10(abs(x)))
+    return digits - 1 - math.floor(math.log10(abs(round(x, places))))  # rounding may add a digit: 9.999 -> 10.0
+
+
+def together(*found: float, digits: int = 3, scale: float = 0.0) -> list[str]:
+    """Signed numbers that are read together, to the decimal place at which the largest of them, or ``scale``, has
+    ``digits`` significant ones: 0.0014, -1.75, 1.76 -> "+0.00", "-1.75", "+1.76"."""
+    largest = max(scale, *map(abs, found))
+    places = _places(largest, digits) if largest else 0
+    if not 0 <= places < digits + 4:  # more than is written out
+        return [significant(x, digits, signed=True) for x in found]
+    return [f"{x:+.{places}f}" if x else "0" for x in found]
 
 
 def percent(x: float) -> str:
@@ -52,15 +67,17 @@ def spread_text(found: Iterable[float]) -> str:
     return mean_text(known) + (f" ± {significant(stdev(known), 2)}" if len(known) > 1 else "")
 
 
-def mean_of(x: Interval, digits: int = 3) -> str:
-    """The mean of an interval with its sign; what rounding leaves of a difference that is 0 is 0."""
-    width = 0.0 if x.low is None or x.high is None else x.high - x.low
-    return "0" if abs(x.mean) < max(ROUNDING, 1e-12 * width) else significant(x.mean, digits, signed=True)
+def mean_of(x: Interval, *beside: float, scale: float = 0.0) -> list[str]:
+    """The mean of an interval, then numbers ``beside`` it, read together with its ends and ``scale`` (`together`);
+    what rounding leaves of a difference that is 0 is 0."""
+    low, high = (x.mean, x.mean) if x.low is None or x.high is None else (x.low, x.high)
+    mean = 0.0 if abs(x.mean) < max(ROUNDING, 1e-12 * (high - low)) else x.mean
+    return together(mean, *beside, scale=max(scale, abs(low), abs(high)))
 
 
 def interval_text(x: Interval | None) -> str:
     """Mean and interval: "+0.12 [+0.05, +0.19]"; without an interval why, "+0.12 (1 victim)"."""
-    return "-" if x is None else f"{mean_of(x)} {ends_of(x)}"
+    return "-" if x is None else f"{mean_of(x)[0]} {ends_of(x)}"
 
 
 def ends_of(x: Interval) -> str:
@@ -69,7 +86,8 @@ def ends_of(x: Interval) -> str:
         return f"({x.victims} victim{'s' if x.victims > 1 else ''})"
     if not x.differ:
         return "(victims do not differ)"
-    return f"[{significant(x.low, signed=True)}, {significant(x.high, signed=True)}]"
+    low, high = together(x.low, x.high, scale=abs(x.mean))
+    return f"[{low}, {high}]"
 
 
 def victims_text(victims: int, subjects: int) -> str:

@@ -161,10 +161,9 @@ def _interval(
     if x is None:
         return Cell()
     mark = "" if x.exceeds(floor) else f" {NO_CLAIM}"
-    effect, met, hint = row.effect_beside(metric, attack), "", ""
+    effect, hint = row.effect_beside(metric, attack), ""
     more = "1 victim" if x.victims == 1 else ends_of(x)
     if effect is not None:
-        met = f" of {significant(effect, signed=True)}"
         more += f", {x.victims} victims" if x.victims > 1 else ""
     elif 1 < x.victims < victims:
         more += f" ({x.victims})"
@@ -172,7 +171,12 @@ def _interval(
         more += f", {_attacks(len(row.over[metric]))}"
         hint = _hint(row, metric)
     more += of_several(row, attack)
-    return Cell(mean_of(x) + met + mark, more, x.mean, None if met else _shade(x, most), hint)
+    return Cell(_beside(x, effect) + mark, more, x.mean, _shade(x, most) if effect is None else None, hint)
+
+
+def _beside(x: Interval, effect: float | None, scale: float = 0.0) -> str:
+    """What is left, "+3.2"; beside the effect on the victims of the attack, "+3.2 of +8.9"."""
+    return " of ".join(mean_of(x, *([] if effect is None else [effect]), scale=scale))
 
 
 def _attacks(n: int) -> str:
@@ -215,10 +219,10 @@ def _shaded(x: Interval | None, most: float, victims: int, row: Standing, metric
     if x is None:
         return Cell("")
     effect = row.effect_beside(metric, attack)
-    met = "" if effect is None else f" of {significant(effect, 2, signed=True)}"
     added = (f" ({x.victims})" if x.victims < victims else "") + of_several(row, attack)
     hint = f"{row.name}, {attack}: {interval_text(x)}"
-    return Cell(f"{mean_of(x, 2)}{met}{added}", "", x.mean, None if met else _shade(x, most), hint)
+    shade = _shade(x, most) if effect is None else None
+    return Cell(_beside(x, effect, most) + added, "", x.mean, shade, hint)
 
 
 def heat_table(board: Board) -> Section | None:
