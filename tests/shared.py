@@ -93,7 +93,7 @@ def tiny(tmp_path_factory) -> Path:
     """Folder of a Stable-Diffusion-shaped pipeline of 16 px pictures with random weights; do not write into it."""
     from tiny import save_tiny
 
-    from udpbench.models.diffusion import _quiet
+    from udpbench.models.pretrained import _quiet
 
     _quiet()
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny")

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageCms
 
-from udpbench.commands.pictures import _restored
+from udpbench.commands.finishing import restored
 from udpbench.core import colours, images, pixels
 from udpbench.core.digest import files_digest
 from udpbench.interfaces import Run
@@ -165,7 +165,7 @@ def test_the_profile_of_a_grey_picture_is_not_that_of_its_transparency(tmp_path)
     Image.merge("LA", (grey, grey)).save(tmp_path / "clear.png", icc_profile=grey_profile())
     clean = images.read(tmp_path / "clear.png")
     with images.open_image(tmp_path / "clear.png") as image:
-        made, _ = _restored(image, lambda x: x, clean, clean)
+        made, _ = restored(image, lambda x: x, clean, clean)
     assert made.getchannel("A").getextrema() == (100, 100)
 
 

@@ -14,7 +14,7 @@ from tiny import save_tiny
 from experiments.embedded_models import build
 from udpbench.commands.searchpath import option_files
 from udpbench.interfaces import Run
-from udpbench.models import diffusion
+from udpbench.models import diffusion, pretrained
 from udpbench.models.latent import LatentDiffusion
 from udpbench.models.pixel import PixelDiffusion
 from udpbench.models.sample import make_solver, sample
@@ -275,10 +275,10 @@ def test_a_mirror_is_used_where_the_first_place_has_nothing(tiny):
 
 
 def test_a_mirror_may_be_pinned_and_a_folder_may_have_an_at_in_its_name(tiny, tmp_path):
-    assert diffusion._pinned("owner/name") == ("owner/name", None)
-    assert diffusion._pinned("owner/name@abc") == ("owner/name", "abc")
+    assert pretrained._pinned("owner/name") == ("owner/name", None)
+    assert pretrained._pinned("owner/name@abc") == ("owner/name", "abc")
     (folder := tmp_path / "a@b").symlink_to(tiny)
-    assert diffusion._pinned(str(folder)) == (str(folder), None)
+    assert pretrained._pinned(str(folder)) == (str(folder), None)
 
 
 def test_unknown_dtype_is_told():

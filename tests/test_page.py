@@ -84,7 +84,12 @@ def test_one_row_a_protection_with_every_attack_and_the_worst_case():
     assert heat.rows[0].cells[0].shade == 1.0
     assert [row.name for row in heat.rows] == ["p2", "p1", "p0", NO_PROTECTION], "what met no attack is no row of it"
     (flat,) = heat_table(board).tables
-    assert flat.loc[("p2", "distance")].to_dict() == {"no attack": "+50.0", "a1": "+30.1", "a0": "+40.1", WORST: "+30.1"}
+    assert flat.loc[("p2", "distance")].to_dict() == {
+        "no attack": "+50.0",
+        "a1": "+30.1",
+        "a0": "+40.1",
+        WORST: "+30.1",
+    }
 
 
 def test_many_protections_that_met_no_attack_are_no_heat_map():

@@ -17,8 +17,9 @@ from PIL import Image
 from shared import on
 
 from udpbench.commands import protect, purify
+from udpbench.commands.finishing import restored
 from udpbench.commands.inputs import pictures_below
-from udpbench.commands.pictures import _objections, _restored
+from udpbench.commands.pictures import _objections
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import as_saved, from_pil, read, write_png
 from udpbench.core.pixels import reduced
@@ -362,7 +363,7 @@ def test_without_a_change_a_resized_cut_out_shows_what_the_method_was_given():
     for hidden in (0, 255):
         image = cut_out(hidden)
         clean = as_saved(reduced(from_pil(image), 48))
-        made, _ = _restored(image, lambda x: reduced(x, 48), clean, clean)
+        made, _ = restored(image, lambda x: reduced(x, 48), clean, clean)
         assert torch.equal(as_saved(from_pil(made)), clean)
 
 

@@ -14,18 +14,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
-from PIL import ExifTags, Image, ImageOps
-from PIL.ImageFile import ImageFile
-from torch import Tensor
 
 from udpbench.benchmark import stages
 from udpbench.benchmark.build import build, make_part
@@ -39,26 +35,23 @@ from udpbench.benchmark.stage import Stage
 from udpbench.benchmark.store import Store
 from udpbench.commands.common import show, table
 from udpbench.commands.disk import NO_MORE
+from udpbench.commands.finishing import FORMATS, finish
 from udpbench.commands.inputs import called, data_of, pictures_below
 from udpbench.commands.preparing import check_members, composed, open_store
 from udpbench.core.atomic import atomic_write, try_folder
 from udpbench.core.captions import read_captions, unread_captions
 from udpbench.core.codecs import LONGEST
-from udpbench.core.colours import has_other_colours
 from udpbench.core.digest import file_digest, files_digest
 from udpbench.core.errors import ConfigError, Errors
-from udpbench.core.images import BROKEN, as_saved, file_name, from_pil, header, open_image, read, to_pil, write_metadata
+from udpbench.core.images import file_name, header, read, write_metadata
 from udpbench.core.text import shown_name
-from udpbench.core.visibility import survival, visibility
 from udpbench.interfaces import Dataset, Log, Method, Run, Titled
 from udpbench.results.flags import beyond
 
-FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True, "exact": True, "quality": 100}}
 CODECS = {"protect": (("jpeg", 90), ("jpeg", 75), ("webp", 80)), "attack": ()}  # what websites do to pictures
 TABLE = "pictures.json"  # file name -> what it was made of, how visible the change is, what survives, what was lost
 READING = {"text", "denoise"}  # needs of methods that are given captions
 FINISHED = "finished"  # the kind of stages that hold finished pictures
-MOST_DPI = 1e6  # more is no resolution, and PNG holds no number much larger
 SHOWN = 40  # rows of the table
 MANY = 50  # pictures whose reading has a line of progress
 UNUSED = {  # what the other half of a cell takes: groups, and models mounted for it
@@ -67,7 +60,6 @@ UNUSED = {  # what the other half of a cell takes: groups, and models mounted fo
     "attack": r"(protect|budget|surrogate|task|victim|metrics|perturbation|like|inner|noise|noise_rms)\b|"
     r"model@(surrogate|victim)|(owner_prompt|arms|protected_fraction)=",
 }
-MOVING = ("GIF", "WEBP", "PNG", "AVIF")  # formats whose further pictures are an animation
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}
 MEASURED = ("linf", "rms")  # kinds of budgets that a row has the number of
 SURVIVES = [
@@ -104,7 +96,6 @@ def change(
     store = open_store(cfg, log)  # first: it says how many pixels a picture may have
     below = pictures_below(source, target, Path(cfg.runtime.out), store.root)
     reads_captions = _reads_captions(cfg, method)
-    rows: dict[str, Mapping[str, Any]] = {}
     with TemporaryDirectory() as scratch:
         data = data_of(source, below, reads_captions, Path(scratch) / "data")
         with called(data, source):
@@ -112,34 +103,44 @@ def change(
             files = [source.resolve() / file.name for file in cell.data.component.files()]
         _check_format(form, cell.data.component)
         part: Part = getattr(cell, method)
-        coupled, console = _coupled(cell, part), store.log
-        units = [files] if coupled else [[file] for file in files]
-        captions = read_captions(source, files) if reads_captions else {}
-        if reads_captions and (unread := unread_captions(source, files)):
-            console.say(f"! {unread}")
-        work = []
-        for i, unit in enumerate(units):
-            unit_cell = cell if coupled else _cell_of(unit, captions, cell, cfg, Path(scratch) / str(i))
-            work.append(_finished_stage(unit_cell, unit, method, form))
-        _check_target(target, files, form, None if overwrite else store, {store.path(stage) for stage in work})
-        todo = {stage.key for stage in work if not store.finished(stage)}
-        undone = (unit for unit, stage in zip(units, work, strict=True) if stage.key in todo)
-        _check_readable([file for unit in undone for file in unit], console)
-        fetch_models(cell, store.missing(work))
+        coupled = _coupled(cell, part)
+        captions = _captions(source, files, store.log) if reads_captions else {}
+        units = [(cell, files)] if coupled else _alone(files, captions, cell, cfg, Path(scratch))
+        work = [(_finished_stage(of, unit, method, form), unit) for of, unit in units]
+        _check_target(target, files, form, None if overwrite else store, {store.path(stage) for stage, _ in work})
+        todo = [(stage, unit) for stage, unit in work if not store.finished(stage)]
+        _check_readable([file for _, unit in todo for file in unit], store.log)
+        fetch_models(cell, store.missing([stage for stage, _ in work]))
         try_folder(target)
-        _say_plan(console, part.name, len(files), coupled, len(todo))
+        _say_plan(store.log, part.name, len(files), coupled, len(todo))
         for line in slow_here(cell, store.device, only=method) if todo else ():
-            console.say(f"! {line}")
-        bar = (console if todo and not coupled else Log()).bar(part.name, len(todo), "img")
-        with within(store), bar as advance:
-            for unit, stage in zip(units, work, strict=True):
-                store.log = console if coupled else Titled(console, shown_name(unit[0].name))
-                rows |= _delivered(store.do(stage)[0], target)
-                advance(stage.key in todo)
+            store.log.say(f"! {line}")
+        with within(store):
+            rows = _do(store, work, part.name, target, coupled)
     model = cell.methods[method][1]
     for line in _objections(cell, part, model, method, rows):
-        console.say(f"! {line}")
+        store.log.say(f"! {line}")
     return rows, _title(cell, part, model, method), below
+
+
+def _do(store: Store, work: Sequence[tuple[Stage, Sequence[Path]]], name: str, target: Path, coupled: bool) -> Rows:
+    """Do what is not done, unit by unit, and deliver each at once; returns what is known of each picture."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    console, todo = store.log, {stage.key for stage, _ in work if not store.finished(stage)}
+    with (console if todo and not coupled else Log()).bar(name, len(todo), "img") as advance:
+        for stage, unit in work:
+            store.log = console if coupled else Titled(console, shown_name(unit[0].name))
+            rows |= _delivered(store.do(stage)[0], target)
+            advance(stage.key in todo)
+    store.log = console
+    return rows
+
+
+def _captions(source: Path, files: Sequence[Path], log: Log) -> Mapping[str, str]:
+    """Those of the pictures by file name; those that no picture has are told."""
+    if unread := unread_captions(source, files):
+        log.say(f"! {unread}")
+    return read_captions(source, files)
 
 
 def _delivered(folder: Path, target: Path) -> dict[str, Any]:
@@ -273,7 +274,7 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
         for file in files:
             clean, changed = parents["data"] / "train" / f"{file.stem}.png", parents["pictures"] / f"{file.stem}.png"
             path = out / file_name(file.stem, f".{form}")
-            rows[path.name] = _finish(file, shaped, read(clean), read(changed), path, codecs)
+            rows[path.name] = finish(file, shaped, read(clean), read(changed), path, codecs)
         (out / TABLE).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     # Of the files themselves, too: those that differ in transparency or resolution only may show the same.
@@ -281,130 +282,21 @@ def _finished_stage(cell: Cell, files: Sequence[Path], method: str, form: str) -
     return Stage(FINISHED, key, work, {"data": graph.data, "pictures": made}, title=made.title)
 
 
-def _cell_of(files: Sequence[Path], captions: Mapping[str, str], cell: Cell, cfg: DictConfig, scratch: Path) -> Cell:
-    """The cell of these pictures alone: a folder in ``scratch``, of the name of their own, that holds them only."""
-    folder = scratch / files[0].parent.resolve().name
-    folder.mkdir(parents=True)
-    for file in files:
+def _alone(
+    files: Sequence[Path], captions: Mapping[str, str], cell: Cell, cfg: DictConfig, scratch: Path
+) -> list[tuple[Cell, list[Path]]]:
+    """For each picture the cell of it alone: a folder in ``scratch``, of the name of its own, that holds it only."""
+    found = []
+    for i, file in enumerate(files):
+        folder = scratch / str(i) / file.parent.resolve().name
+        folder.mkdir(parents=True)
         (folder / file.name).symlink_to(file.resolve())
-    if own := {file.name: {"text": captions[file.name]} for file in files if file.name in captions}:
-        write_metadata(folder, own)
-    data = cfg.data.copy()
-    data.path = str(folder)
-    return replace(cell, data=make_part(data, "folder", Dataset))
-
-
-def _finish(
-    file: Path, shaped: Callable[[Tensor], Tensor], clean: Tensor, changed: Tensor, path: Path, codecs: Any
-) -> dict[str, Any]:
-    """Write the finished picture of ``file``: with the change from ``clean``, which is what ``shaped`` makes of its
-    pixels, to ``changed`` (CHW both); returns how visible that is, what of it survives, and what was lost."""
-    form, several = path.suffix.removeprefix("."), _holds_several(file)
-    with open_image(file) as image:
-        lost = _lost(image, several, form, clean)
-        kept: dict[str, Any] = {"dpi": dpi} if form == "png" and (dpi := _resolution(image)) else {}
-        made, exif = _restored(image, shaped, clean, changed)
-        kept |= {"exif": exif} if exif else {}
-    made.save(path, **FORMATS[form], **kept)
-    shown = read(path)
-    survives = {
-        f"{codec} {quality}": survival(clean, shown, codec, quality) if max(clean.shape) <= LONGEST[codec] else None
-        for codec, quality in codecs
-    }
-    origin = {"file": file.name, "folder": str(file.parent), "digest": file_digest(file)}
-    return {**origin, **visibility(clean, shown), "survives": survives, "lost": lost}
-
-
-def _restored(
-    image: Image.Image, shaped: Callable[[Tensor], Tensor], clean: Tensor, changed: Tensor
-) -> tuple[Image.Image, bytes]:
-    """The changed picture with the transparency of ``image``, grey if that is, upright, and its EXIF data without the
-    orientation.
-
-    The change is added to the colours under the transparency (``_below``), so it is there for who drops the alpha
-    plane, too. Of a grey picture, methods that keep a budget change all channels alike (``Budget.project``); of what
-    others do, the mean over the channels is kept.
-    """
-    upright = ImageOps.exif_transpose(image)
-    if grey := _is_grey(upright):
-        changed = changed.mean(0, keepdim=True).expand(3, -1, -1)
-    if not upright.has_transparency_data:
-        return to_pil(changed).convert("L" if grey else "RGB"), _exif_of(upright)
-    colours, alpha = _below(upright.convert("RGBA"), shaped, clean)
-    made = to_pil(colours + changed - clean).convert("L" if grey else "RGB")
-    made.putalpha(to_pil(alpha.expand(3, -1, -1)).getchannel(0))
-    return made, _exif_of(upright)
-
-
-def _below(rgba: Image.Image, shaped: Callable[[Tensor], Tensor], clean: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours (CHW in [0,1]) and alpha (1HW, as saved) that show as ``clean`` over white: as what the method was given.
-
-    The colours are the picture's own, as ``shaped`` makes them, wherever these do. At the edges of a resized picture
-    they do not: colours that were hidden are mixed in. There they follow from ``clean`` and alpha. Alpha is what
-    ``shaped`` makes of it, or more where no colour below it could show as dark as ``clean`` (bicubic resizing
-    overshoots). A change d of these colours, as saved, is a change by at most |d| over any ground, and over white it is
-    measured from ``clean``.
-    """
-    plane = rgba.getchannel("A")
-    plane.info.pop("icc_profile", None)  # of the colours
-    alpha = as_saved(torch.maximum(shaped(from_pil(plane))[:1], 1 - clean.amin(0, keepdim=True)))
-    own = as_saved(shaped(from_pil(rgba.convert("RGB"))))
-    shows = ((own * alpha + 1 - alpha - clean).abs() <= 0.501 / 255).all(0, keepdim=True)  # but for rounding
-    solved = ((clean - 1 + alpha) / alpha.clamp(min=1 / 255)).clamp(0, 1)
-    return torch.where(shows, own, solved), alpha
-
-
-def _resolution(image: ImageFile) -> tuple[float, float] | None:
-    """Dots per inch across and down that a file states; None where it states none: Pillow then has one of its own for
-    TIFF (1) and for JPEG with EXIF data (72)."""
-    if image.format in ("TIFF", "JPEG", "MPO") and image.info.get("jfif_unit") not in (1, 2):
-        with suppress(*BROKEN):
-            if ExifTags.Base.XResolution not in image.getexif():
-                return None
-    across, down = map(float, image.info.get("dpi", (0, 0)))
-    return (across, down) if min(across, down) > 1 and max(across, down) < MOST_DPI else None
-
-
-def _exif_of(image: Image.Image) -> bytes:
-    """A picture's EXIF data; none if they are broken."""
-    with suppress(*BROKEN):
-        return found.tobytes() if len(found := image.getexif()) else b""
-    return b""
-
-
-def _is_grey(image: Image.Image) -> bool:
-    return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-
-
-def _holds_several(file: Path) -> bool:
-    """Whether there is a second picture in a file, which can be found."""
-    with open_image(file) as image:
-        try:
-            image.seek(1)
-        except BROKEN:
-            return False
-    return True
-
-
-def _lost(image: ImageFile, several: bool, form: str, shown: Tensor) -> list[str]:
-    """What of a picture file a finished picture, of the size of ``shown``, does not have; ``several``: the file holds
-    more than one."""
-    deep = image.mode == "I" or image.mode.startswith("I;16") or ";16" in str(image.tile)
-    height, width = shown.shape[-2:]
-    found = {
-        f"{image.width} x {image.height} px: now {width} x {height} (data.size, data.geometry)": {height, width}
-        != {image.height, image.width},
-        "an animation: its first frame is kept": several and image.format in MOVING,
-        "further pictures in the file: the first is kept": several and image.format not in MOVING,
-        "16 bits a channel: 8 are kept": deep,
-        "floating-point values: 8 bits are kept": image.mode == "F",
-        "black and white in 1 bit: now 8-bit grey": image.mode == "1",
-        f"colours for print or of another space ({image.mode}): now RGB": image.mode in ("CMYK", "YCbCr", "LAB", "HSV"),
-        f"one channel of grey: {form} has three equal ones": form == "webp" and _is_grey(image),
-        "colour profile: applied, colours are now sRGB": has_other_colours(image),
-        f"resolution (dpi): {form} has none": form != "png" and _resolution(image) is not None,
-    }
-    return [text for text, is_so in found.items() if is_so]
+        if file.name in captions:
+            write_metadata(folder, {file.name: {"text": captions[file.name]}})
+        data = cfg.data.copy()
+        data.path = str(folder)
+        found.append((replace(cell, data=make_part(data, "folder", Dataset)), [file]))
+    return found
 
 
 def _copy(folder: Path, target: Path) -> None:

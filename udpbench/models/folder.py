@@ -32,7 +32,7 @@ LOOK = 2  # raise it with what a look finds: what was found good is remembered
 def look(folder: Path, kind: Any, file: Path | None = None, keys: bool = True) -> str | None:
     """Which ``variant`` of the weights in ``folder`` is to be loaded (None: the plain files).
 
-    ``kind``: the ``Diffusion`` that it is for: its ``shape``, ``pipelines``, ``parts`` and ``unsupported``.
+    ``kind``: the ``Pretrained`` that it is for: its ``shape``, ``pipelines``, ``parts`` and ``unsupported``.
     ``file``: a single-file checkpoint in the original layout, whose configuration files and tokenizer ``folder`` has.
     ``keys``: build the modules without weights and compare names and shapes, too; that imports the libraries.
     Raises ValueError with a line that names the file if something is missing, damaged or not supported.

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.core.memory import queued
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable
+from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.models.folder import UNUSED
 from udpbench.models.headers import read_json
 from udpbench.models.lora import LORA, Lora, add_lora, save_lora
 from udpbench.models.networks import dtype_of, sharing_copy, trainable_copy
+from udpbench.models.pretrained import DTYPES
 from udpbench.models.strips import sparingly
 from udpbench.models.tokenizer import Tokenizer, read_tokenizer
 

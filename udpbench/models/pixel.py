@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from udpbench.core.component import check_numbers
-from udpbench.models.diffusion import DTYPES, Cond, Diffusion, Trainable
+from udpbench.models.diffusion import Cond, Diffusion, Trainable
 from udpbench.models.networks import dtype_of, initialised_by
+from udpbench.models.pretrained import DTYPES
 
 
 class PixelDiffusion(Diffusion):
