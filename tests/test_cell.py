@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from forked import Command
+from offline import offline_run, summary_of
 
 from udpbench.benchmark.facts import FACTS
 from udpbench.benchmark.stage import Stage
@@ -153,6 +154,24 @@ def test_wandb_is_not_imported_unless_it_is_asked_for(whole):
     importers = {line.partition("<-")[2] for line in modules if line.startswith("wandb<-")}
     assert not [name for name in importers if name.startswith("udpbench")], "libraries may look for it"
     assert not list(whole[0].rglob("wandb"))
+
+
+@pytest.mark.slow
+def test_the_default_tracker_keeps_an_offline_run_of_the_scores(shell, tmp_path, monkeypatch):
+    for name in ("CONFIG", "CACHE", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
+    words = [word for word in SMALL if not word.startswith("track=")]
+    status, _, said = finish(shell(*words, "protect=none", "arms=[pretrained,clean]", f"runtime.out={tmp_path}"))
+    assert (status, "error" in said) == (0, False), said
+    (record,) = read_records(tmp_path / "records")
+    (file,) = (tmp_path / "cells").glob("*/wandb/offline-run-*/run-*.wandb")
+    run = offline_run(file)
+    assert [begun.run_id for begun in run["run"]] == [file.parents[2].name]
+    found = {name: json.loads(value) for name, value in summary_of(run).items()}
+    for arm, told in scores(record).items():
+        assert {metric: found[f"{arm}/{metric}"] for metric in told} == pytest.approx(told)
+    losses = [item for row in run["history"] for item in row.item if "/".join(item.nested_key) == "clean/train/loss"]
+    assert len(losses) == 6, "one for each step of the training"
 
 
 @pytest.mark.slow

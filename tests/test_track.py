@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from factory import make_record
 from hydra.utils import instantiate
+from offline import offline_run, summary_of
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -154,27 +154,6 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
 
 
-def offline_run(path: Path) -> dict[str, list[Any]]:
-    """Kind -> what a file of wandb's holds: a log in LevelDB's format (blocks of 32 KB; checksum, size and kind before
-    each piece) of protocol buffers."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, whole = path.read_bytes(), 7, b""
-    found: dict[str, list[Any]] = {}
-    while at + 7 <= len(data):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, at)
-        piece, at = data[at + 7 : at + 7 + size], at + 7 + size
-        whole = piece if kind in (1, 2) else whole + piece  # 1 whole, 2 first, 3 middle, 4 last
-        if kind in (1, 4):
-            record = Record.FromString(whole)
-            name = record.WhichOneof("record_type")
-            found.setdefault(name, []).append(getattr(record, name))
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path: Path) -> None:
@@ -204,8 +183,7 @@ def test_wandb_offline_writes_a_run_that_can_be_synced(tmp_path: Path) -> None:
     losses = [json.loads(row["train protected/loss"].value_json) for row in logged if "train protected/loss" in row]
     steps = [json.loads(row["train protected/step"].value_json) for row in logged if "train protected/step" in row]
     assert (losses, steps) == ([1.0] * 3, [0, 1, 2])
-    numbers = {"/".join([i.key, *i.nested_key]).strip("/"): i.value_json for x in found["summary"] for i in x.update}
-    assert json.loads(numbers["effect/distance"]) == 1.0
+    assert json.loads(summary_of(found)["effect/distance"]) == 1.0
     (table,) = (run / "files" / "media" / "table").glob("scores_*.table.json")
     assert json.loads(table.read_text()) == {
         **json.loads(table.read_text()),

@@ -87,7 +87,7 @@ def attempt(
         lines = lines_of(error) or [type(error).__name__]
         for line in lines:
             console.say(f"error: {line}")
-        _failed(error, 2, lines[0], console, again)
+        _on_failure(error, 2, lines[0], console, again)
         return None
     ready.store.patient = patient
     ready.store.computed.extend(before)
@@ -107,7 +107,7 @@ def attempt(
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
         status, reason = 2 if isinstance(error, ValueError) else 1, disk_error(error, cfg.runtime) or reason_of(error)
-        _failed(error, status, reason, console, again)
+        _on_failure(error, status, reason, console, again)
     if heard and _in_sweep() and not worker:  # no further cell is begun, though this one could not be interrupted
         console.say(f"{heard[0].name}: {RESUME}")
         sys.exit(128 + heard[0])
@@ -129,14 +129,14 @@ def _in_sweep() -> bool:
     return mode is not None and mode.name == "MULTIRUN"
 
 
-def _failed(error: Exception, status: int, reason: str, console: Console, again: bool) -> None:
-    """What follows a failed cell: ``_fail``, unless the process has lost its GPU, see ``attempt``."""
+def _on_failure(error: Exception, status: int, reason: str, console: Console, again: bool) -> None:
+    """What follows a failed cell: ``_note_or_exit``, unless the process has lost its GPU, see ``attempt``."""
     from udpbench.commands.machine import VISIBLE, LostGpu
 
     lost = lost_gpu(error)
     if lost and again:
         raise LostGpu(os.environ.get(VISIBLE, ""), reason) from error
-    _fail(status, reason)
+    _note_or_exit(status, reason)
     if lost and not _names()[2]:
         console.say(
             "this process has lost its GPU: every further cell would fail; the same command goes on in a new one"
@@ -144,7 +144,7 @@ def _failed(error: Exception, status: int, reason: str, console: Console, again:
         sys.exit(1)
 
 
-def _fail(status: int, reason: str) -> None:
+def _note_or_exit(status: int, reason: str) -> None:
     """End a single run with ``status``; in a sweep, note the reason in the cell's folder and let the others go on."""
     if not _in_sweep():
         sys.exit(status)
@@ -162,12 +162,12 @@ def give_up(config: DictConfig, reason: str, recorded: bool = False) -> None:
 
     HydraConfig.instance().set_config(config)
     if recorded:
-        _fail(1, reason)
+        _note_or_exit(1, reason)
         return
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     ready = prepare(cfg, Console(worker=str(config.hydra.job.num)), config.hydra.runtime.choices)
     tell_failure(ChildProcessError(reason), ready, as_recorded(ready, cfg), record_path(ready, cfg), False)
-    _fail(1, reason)
+    _note_or_exit(1, reason)
 
 
 class Sweep(Callback):
