@@ -216,6 +216,36 @@ def test_folder_names_what_is_wrong_with_the_files(tmp_path, pictures):
         Folder(path=pictures / "more", prompt=PROMPT).identity()
 
 
+def test_a_folder_has_held_out_and_validation_pictures_if_told(tmp_path, pictures):
+    folders = {}
+    for part in ("reference", "heldout", "validation"):
+        for i in range(2):
+            images.write_png(tmp_path / part / f"{i}.png", torch.full((3, 8, 8), (1 + i + 2 * len(folders)) / 8))
+        folders[part] = tmp_path / part
+    data = Folder(path=pictures, prompt=PROMPT, size=8, **folders)
+    data.check()
+    assert data.sizes == {"train": 3, "reference": 2, "heldout": 2, "validation": 2}
+    data.write(tmp_path / "out", Run())
+    for part, folder in folders.items():
+        assert torch.equal(images.read_folder(tmp_path / "out" / part)["1.png"], images.read_folder(folder)["1.png"]), (
+            part
+        )
+    assert {*folders} <= {*data.identity()}
+    assert {*folders} <= {*Folder.places}, "their digests are in the key, their places are not"
+
+
+@pytest.mark.parametrize(("one", "other"), [("reference", "heldout"), ("heldout", "validation")])
+def test_sets_of_a_folder_that_are_compared_share_no_picture(tmp_path, pictures, one, other):
+    for part in (one, other):
+        images.write_png(tmp_path / part / f"{part}.png", torch.zeros(3, 8, 8))
+    data = Folder(path=pictures, prompt=PROMPT, **{one: tmp_path / one, other: tmp_path / other})
+    with pytest.raises(ValueError, match=f"{other}.png is .*{one}.png; reference, heldout, validation must not over"):
+        data.check()
+    same = Folder(path=pictures, prompt=PROMPT, **{one: tmp_path / one, other: tmp_path / one})
+    with pytest.raises(ValueError, match="must not overlap"):
+        same.check()
+
+
 def test_folder_identity_is_of_all_that_is_read(tmp_path, pictures):
     def identity(**more):
         return Folder(path=pictures, prompt=PROMPT, **more).identity()

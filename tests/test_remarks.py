@@ -1,4 +1,4 @@
-"""What is said of a checked cell before it starts: pictures of another size than the victim's."""
+"""What is said of a checked cell before it starts: pictures of another size than the victim's, no held-out ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from udpbench.benchmark.remarks import of_run, remarks
+from udpbench.core.images import write_png
 
 CPU = torch.device("cpu")
 EDITING = ("task=img2img", "~task.pictures")
@@ -27,3 +28,27 @@ def test_pictures_that_are_resized_for_the_victim_are_told_once(cell, folder, wo
         f"{what}; give larger ones (data.size=16, if that is less), or a victim of that size"
     )
     assert list(remarks(smaller, CPU)).count(line) == 1
+
+
+def test_that_nothing_says_whether_a_victim_learned_is_told(cell, folder, tmp_path):
+    for i, part in enumerate(("reference", "heldout")):
+        write_png(tmp_path / part / "0.png", torch.full((3, 16, 16), i / 2))
+    words = [
+        "data=folder",
+        f"data.path={folder}",
+        "data.prompt='a {token} ring'",
+        f"data.reference={tmp_path}/reference",
+    ]
+    lacks = (
+        "data folder: no held-out pictures (data.heldout), so no arm upper_bound: nothing says whether the clean "
+        "victim learned"
+    )
+    assert [line for line in of_run(cell(*words), CPU) if line.startswith("data")] == [lacks]
+    for further in ([f"data.heldout={tmp_path}/heldout"], ["arms=[clean,protected]"], EDITING):
+        assert lacks not in list(of_run(cell(*words, *further), CPU))
+
+
+def test_with_held_out_pictures_a_folder_has_an_upper_bound(graph, folder, tmp_path):
+    write_png(tmp_path / "0.png", torch.zeros(3, 16, 16))
+    words = ["data=folder", f"data.path={folder}", "data.prompt='a {token} ring'", "arms=[pretrained,upper_bound]"]
+    assert list(graph(*words, f"data.heldout={tmp_path}").arms) == ["pretrained", "upper_bound"]

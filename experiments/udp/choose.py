@@ -6,7 +6,7 @@ tries the named settings (without names all of ``SETTINGS``) under the seeds (wi
 rung and adds a line for each to ``development/RUNG.jsonl``; what is there is not computed again. All pictures are of
 draw 1 of ``data=toyworld_many``, which is for development; of the rung ``test`` each seed is the number of a draw, too;
 of the rung ``photos`` they are automobiles and horses of CIFAR-10, other ones for each seed, and a word ``root=DIR``
-says where it is (as ``data=cifar10 data.root=DIR``).
+says where it is (as ``data=cifar10 data.root=DIR``). The budget is 8/255, of the rung ``sixteen`` 16/255.
 
 A try protects pictures, trains a victim from scratch on them and measures what the published objective speaks of, how
 far that victim is from the *clean* distribution: its denoising loss on clean pictures that nobody trained on, with
@@ -43,7 +43,7 @@ from udpbench.task.ddpm import Ddpm
 from udpbench.world import renderer
 
 HERE = Path(__file__).parent / "development"
-LEVELS, TIMES = 8, 20
+TIMES = 20
 SEEDS, TEST_SEEDS = (0, 1), (2, 3, 4)
 TESTS = ("test", "photos")
 # Side of the pictures, how many, widths of the UNet, steps of the victim.
@@ -53,7 +53,9 @@ RUNGS: dict[str, tuple[int, int, list[int], int]] = {
     "wide": (32, 500, [16, 64, 64], 1500),
     "test": (16, 200, [16, 32, 32], 400),
     "photos": (32, 500, [16, 32, 32], 800),
+    "sixteen": (16, 200, [16, 32, 32], 400),
 }
+LEVELS = {"sixteen": 16}  # the budget's bound; of the other rungs 8
 # What differs from a surrogate that trains as long as the victim, in five rounds; "clean" and "noise" are the controls.
 LONG: dict[str, Any] = {"rounds": 5, "image_steps": 10, "model_steps": 1 / 5, "surrogate_init": "random"}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -93,16 +95,18 @@ def pictures(part: str, n: int, size: int, draw: int, root: str | None) -> list[
     return [as_saved(x) for x in renderer.render(scenes, size)]
 
 
-def protect(name: str, owner: Owner, steps: int, surrogate: PixelDiffusion, run: Run) -> list[torch.Tensor]:
+def protect(
+    name: str, owner: Owner, levels: int, steps: int, surrogate: PixelDiffusion, run: Run
+) -> list[torch.Tensor]:
     """The pictures as a setting leaves them, rounded to 8 bits; ``steps``: of the victim."""
     if name == "clean":
         return owner.images
     if name == "noise":
-        return [as_saved(x) for x in Noise().protect(owner, Linf(LEVELS), None, run)]
+        return [as_saved(x) for x in Noise().protect(owner, Linf(levels), None, run)]
     settings = {"lr": 1e-3, "weight_decay": 0.0, "batch": 16, "samples": 1, **LONG, **SETTINGS[name]}
     for lengths in ("model_steps", "start_steps"):
         settings[lengths] = round(settings.get(lengths, 0) * steps)
-    return [as_saved(x) for x in UDP(**settings).protect(owner, Linf(LEVELS), surrogate, run)]
+    return [as_saved(x) for x in UDP(**settings).protect(owner, Linf(levels), surrogate, run)]
 
 
 @torch.no_grad()
@@ -124,7 +128,7 @@ def tried(name: str, rung: str, seed: int, root: str | None) -> dict[str, Any]:
     names = [f"{i:05d}.png" for i in range(n)]
     owner = Owner(images=pictures("train", n, size, draw, root), names=names, prompts=[""] * n)
     start = time.process_time()
-    made = protect(name, owner, steps, model, run)
+    made = protect(name, owner, LEVELS.get(rung, 8), steps, model, run)
     spent = time.process_time() - start
     task = Ddpm(
         steps=steps,

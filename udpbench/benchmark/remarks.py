@@ -24,7 +24,17 @@ def of_run(cell: Cell, device: torch.device) -> Iterator[str]:
     if cell.unranked:
         yield f"no primary score can be measured: {cell.unranked}"
     yield from _other_size(cell)
+    yield from _no_window(cell)
     yield from slow_here(cell, device)
+
+
+def _no_window(cell: Cell) -> Iterator[str]:
+    """A line if nothing says whether the clean victim learned, for want of held-out pictures."""
+    data, task = cell.data.component, cell.task.component
+    compared = task.trains and data.compares_sets and bool(data.sizes.get("reference"))
+    if compared and "upper_bound" in cell.arms and not data.sizes.get("heldout"):
+        lacks = "no held-out pictures (data.heldout), so no arm upper_bound"
+        yield f"data {cell.data.name}: {lacks}: nothing says whether the clean victim learned"
 
 
 def _other_size(cell: Cell) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from udpbench.interfaces import Dataset, Run
 
 PROMPTS = ("{instance}", "{instance} on a table", "{instance} in the snow", "{instance} on grass")
 GEOMETRIES = ("square", "native")
+COMPARED = ("reference", "heldout", "validation")  # sets that no picture may be in twice
+FURTHER = (*COMPARED, "extra_clean")
 _SUCH_AS = "such as 'a photo of a {token} dog'"
 # Names that say nothing of what a folder holds; a number or a letter may come after them (``set_A``, ``images2``).
 _GENERIC = {
@@ -57,6 +60,10 @@ class Folder(Dataset):
             in captions and ``prompts``.
         class_prompt: None: the prompt without the token, if a noun comes after it.
         reference: folder of further pictures of the same subject, for scores that compare sets; None: there are none.
+        heldout: folder of still further ones, which make the arm ``upper_bound``; None: there is no such arm, and
+            nothing says whether a clean victim learned.
+        validation: folder of still further ones, by which the thief chooses where to stop (``task.curve``); None: he
+            chooses by the reference pictures.
         extra_clean: folder of further clean pictures of the subject that the owner has; None: there are none.
         token: the rare word.
         prompts: to generate with; ``{instance}`` stands for the instance prompt. None: the captions of the reference
@@ -71,13 +78,15 @@ class Folder(Dataset):
     prompt: str | None = None
     class_prompt: str | None = None
     reference: str | Path | None = None
+    heldout: str | Path | None = None
+    validation: str | Path | None = None
     extra_clean: str | Path | None = None
     token: str = "sks"
     prompts: Sequence[str] | None = None
     subject: str | None = None  # type: ignore[assignment]  # None is replaced
 
     version = 4  # 4: squares; captions of further conventions, {token} in captions and prompts
-    places = ("path", "reference", "extra_clean", "subject")
+    places = ("path", "reference", "heldout", "validation", "extra_clean", "subject")
 
     def __post_init__(self) -> None:
         check_choice("data folder: unknown geometry", self.geometry, GEOMETRIES)
@@ -92,7 +101,7 @@ class Folder(Dataset):
         if self.class_prompt is None and self.prompt is not None and "{token}" not in self.prompt:
             todo = "give class_prompt, or put {token} where the subject's word stands"
             raise ValueError(f"data folder: {todo}; given {self.prompt!r}")
-        given = {"train": self.path, "reference": self.reference, "extra_clean": self.extra_clean}
+        given = {"train": self.path} | {part: getattr(self, part) for part in FURTHER}
         self.folders = {part: Path(folder).expanduser() for part, folder in given.items() if folder is not None}
         self.subject = self.subject or _subject(self.folders["train"])
         self._read: dict[str, dict[str, str]] = {}  # captions by folder
@@ -109,12 +118,25 @@ class Folder(Dataset):
         return found | ({"prompts": files_digest(prompts)} if prompts else {})
 
     def check(self) -> None:
-        """ValueError saying which picture cannot be taken or has no caption; no picture is decoded."""
+        """ValueError saying which picture cannot be taken, has no caption or is in two of the compared sets; no picture
+        is decoded."""
         self._captions()
         self.facts()
         for path in (path for folder in self.folders.values() for path in self._pictures(folder)):
             if not images.header(path).mode:
                 images.read(path)  # says what is wrong with it
+        self._check_apart()
+
+    def _check_apart(self) -> None:
+        """ValueError for a picture that is in two of the sets that are compared: a model would seem to have learned
+        it."""
+        seen: dict[int, list[tuple[str, Path]]] = {}  # by size in bytes
+        for part in (part for part in COMPARED if part in self.folders):
+            for path in self._pictures(self.folders[part]):
+                alike = seen.setdefault(path.stat().st_size, [])
+                if twice := [p for of, p in alike if of != part and filecmp.cmp(p, path, shallow=False)]:
+                    raise ValueError(f"data folder: {path} is {twice[0]}; {', '.join(COMPARED)} must not overlap")
+                alike.append((part, path))
 
     def files(self) -> list[Path]:
         return self._pictures(self.folders["train"])

@@ -25,6 +25,12 @@ from udpbench.results.words import budget_text
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
 _PARTS = ("protect", "attack", "task", "data", "budget", *ROLES)
 _OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
+_FURTHER = (
+    "reference",
+    "heldout",
+    "validation",
+    "extra_clean",
+)  # data settings that are folders, or numbers of pictures
 # Folders that an attack is given: pictures that were made, or leaked, for a protection or a subject.
 _FOLDERS = ("clean", "path", "protected")
 _OF_SPEED = ("gradient_checkpointing", "save_every")  # settings that change speed and memory only
@@ -231,8 +237,8 @@ def _settings(record: Record, part: str) -> _Settings:
     what it is measured by and compared with."""
     config = record["config"]
     found = _part(record, part)
-    if part == "data":  # not what differs between subjects; a reference may be a folder
-        own = {*_OF_SUBJECT, *(["reference"] if isinstance(found.get("reference"), str) else [])}
+    if part == "data":  # not what differs between subjects, as folders of further pictures do
+        own = {*_OF_SUBJECT, *(name for name in _FURTHER if isinstance(found.get(name), str))}
         found = {name: value for name, value in found.items() if name not in own}
     if part == "protect" and is_control(record):
         found = {**found, "like": config.get("like")}
