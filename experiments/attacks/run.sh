@@ -1,8 +1,8 @@
 #!/bin/sh
 # Every attack against six kinds of pictures. Resumable: the same command again goes on where it stopped.
 # Further words go to every part: data.subject=110 for one subject, runtime.device=cuda for a GPU.
-# Beside each part: its victims a subject. One takes about 1.4 minutes of a core with its pictures and scores, an attack has six: all but the last part
-# take four hours a subject, the last one more.
+# Beside each part: its victims a subject. One takes about 1.4 minutes of a core with its pictures and scores, an attack has six: all parts take
+# about six hours a subject.
 set -euf
 python="${PYTHON:-python}"
 study() { "$python" -m udpbench -m experiment=attacks "$@"; }
@@ -36,3 +36,12 @@ study attack=diffpure_sde,sdedit_denoise,best_of,quantize,quantize_palette,grays
 # With the embedded upscaler, and the resize alone: 18.
 study attack=super_resolution,noisy_upscale protect=$protections "$@"
 study attack=resize attack.scale=0.25 protect=$protections "$@"
+# EUDP's preset before, against all of them (eudp_sqrt_alpha_bar in the tables): 37.
+before='protect=eudp protect.times=sqrt_alpha_bar'
+study $before attack=none,jpeg,compress_resize,resize,impress,diffpure,pdm_pure,sdedit,vae_roundtrip,ddspure,impress_pp,gridpure "$@"
+study $before attack=cat,robust_augment,insight,udap,blur,gaussian_noise,adverse_cleaner,tvm,median_blur,screen_camera,crop_resize,webp "$@"
+study $before attack=diffpure_sde,sdedit_denoise,best_of,quantize,quantize_palette,grayscale,tone_curve,rotate_crop_erase "$@"
+study $before attack=super_resolution,noisy_upscale "$@"
+study $before attack=resize attack.scale=0.25 "$@"
+"$python" -m udpbench protect $leak/clean $leak/eudp_sqrt_alpha_bar $before
+study $before attack=bridge attack.clean=$leak/clean attack.protected=$leak/eudp_sqrt_alpha_bar "$@"

@@ -16,6 +16,15 @@ study protect=$methods,noise attack=jpeg "$@"
 study protect=$methods,noise attack=impress "$@"
 study protect=$methods budget=perceptual 'arms=[pretrained,upper_bound,clean,noise,noise_rms,protected]' "$@" # equally visible
 
+# Of some methods more: eight on further subjects, EUDP's preset before, what is hard to see within twice the bound, the thief's own prompt.
+study protect=eudp,simac,mist,advdm,udp,aspl,photoguard,glaze data.subject=113,114,115 "$@"
+before='protect=eudp protect.times=sqrt_alpha_bar'
+study $before data.subject=110,111,112,113,114,115 "$@"
+study $before attack=jpeg,impress data.subject=110 "$@"
+study $before budget=perceptual data.subject=110 'arms=[pretrained,upper_bound,clean,noise,noise_rms,protected]' "$@"
+study protect=ace,photoguard,photoguard_diffusion,advpaint budget=perceptual budget.inner.eps=32 data.subject=111 'arms=[pretrained,upper_bound,clean,noise,protected]' "$@"
+study protect=aspl owner_prompt=data runtime.records=experiments/protections/checks "$@"
+
 # With the numbers of the released codes, each at its own budget (NAME:EPS, of 255). Too dear, or not for this model: those of metacloak, diffvax,
 # glaze and promptflare.
 released="mist:16 advdm:16 sds:16 ace_plus:4 ace:4 mist_v2:4 caat:6.4 pap:6.4 anti_diffusion:7.65 pid:12.75 photoguard:7.65 blurguard:16 dct_shield:8 uemask:19.2
