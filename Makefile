@@ -56,8 +56,8 @@ check: $(BIN)/.installed ## Lint, format, types and docs
 	$(BIN)/python -m mypy
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
 
-refresh: $(BIN)/.installed ## After adding a method: its golden numbers, and the tables of the docs
-	UDPBENCH_REFRESH_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py
+refresh: $(BIN)/.installed ## After adding a method, NAME=stripes: its golden numbers (without NAME those of all), and the tables of the docs
+	UDPBENCH_REFRESH_GOLDEN=1 $(BIN)/python -m pytest tests/test_golden.py $(if $(NAME),-k $(NAME))
 	$(BIN)/python -m udpbench list --fill docs/methods.md
 
 bench: $(BIN)/.installed ## Time the hot loops beside plain ones
