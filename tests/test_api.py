@@ -38,7 +38,7 @@ CELL = [
 def local(tiny, tmp_path, monkeypatch) -> list[str]:
     """Overrides for work on the tiny pipeline, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    return [*on(tiny), "runtime.device=cpu"]
+    return [*on(tiny), "runtime.device=cpu", "runtime.threads=1"]
 
 
 def test_importing_it_is_light_and_it_names_what_it_has():

@@ -12,7 +12,7 @@ import torch
 
 from udpbench.commands import loops as bench
 from udpbench.commands import released
-from udpbench.commands.bench import NAMES
+from udpbench.commands.bench import NAMES, main
 from udpbench.interfaces import Run
 from udpbench.models.latent import LatentDiffusion
 
@@ -50,6 +50,14 @@ def test_plain_and_our_perturbation_stay_in_the_same_ball(tiny):
 
 def test_the_command_names_every_loop():
     assert tuple(bench.LOOPS) == NAMES
+
+
+@pytest.mark.parametrize("option", ["--batches", "--loops", "--models"])
+def test_a_list_of_nothing_is_an_error(option, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([option])
+    assert end.value.code == 2
+    assert f"argument {option}: expected at least one argument" in capsys.readouterr().err
 
 
 ASPL = """

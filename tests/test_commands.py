@@ -7,18 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import HydraException
 from PIL import Image
 
 from udpbench import __main__ as entry
 from udpbench.benchmark.arms import ARMS
 from udpbench.commands import doctor, score
 from udpbench.commands import list as listing
+from udpbench.commands.telling import lines_of
 from udpbench.core.images import write_png
 from udpbench.core.package import CONF
+from udpbench.interfaces import Log, Metric
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
 
@@ -109,6 +113,11 @@ def test_ctrl_c_is_status_130_without_a_traceback(monkeypatch, capsys, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("error", [ValueError(), HydraException(), OSError(), ValueError("\n")])
+def test_an_error_without_a_message_is_called_by_its_class(error):
+    assert lines_of(error) == [type(error).__name__]
+
+
 def test_completion_of_overrides_installs_and_answers():
     done = shell("-sc", "install=bash")
     assert done.returncode == 0, done.stderr
@@ -317,6 +326,23 @@ def test_pictures_with_more_pixels_than_allowed_are_scored_once_they_are(folders
     assert "psnr" in score.scores(*folders, ["psnr"], ["runtime.max_pixels=300"])["scores"]
 
 
+def test_a_metric_that_fails_without_a_word_is_absent_and_counted_when_it_is_done(folders, monkeypatch):
+    seen = []
+
+    class Watch(Log):
+        @contextmanager
+        def bar(self, title, total, unit="it"):
+            yield lambda n: seen.append(title)
+
+    def fails(metric, got, ref, run):
+        seen.append("work")
+        raise ValueError
+
+    monkeypatch.setattr(score, "_computed", fails)
+    assert score.scores(*folders, ["psnr"], log=Watch())["absent"] == {"psnr": "ValueError"}
+    assert seen == ["work", "scores"]
+
+
 # -- doctor ------------------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +394,26 @@ def test_what_keeps_a_cell_from_running_is_told(examined, monkeypatch):
     status, shown = examined()
     assert status == 1
     assert "store: OSError: the disk is gone" in shown.split("cannot run:")[1]
+
+
+def test_doctor_counts_no_option_that_only_its_user_can_complete(monkeypatch):
+    class Lacks(Metric):
+        def check(self):
+            raise ValueError("a file is missing")
+
+    options = {"task": [("a", Metric()), ("b", f"{doctor.YOURS} path")], "metric": [("c", Lacks())]}
+    monkeypatch.setattr(doctor, "_built", lambda group, kind: options.get(group, []))
+    assert dict(doctor._others(None)) == {
+        "metric=c": "a file is missing",
+        "nothing is missing for": "the other 1 of 2 options that need no setting of yours",
+    }
+
+
+def test_doctor_names_models_that_a_method_holds_and_that_are_missing(examined, monkeypatch):
+    monkeypatch.setattr(doctor, "SECTIONS", {"Cell": doctor.SECTIONS["Cell"]})
+    status, shown = examined("protect=ensemble", "model@protect.further.other=sd15", "family=micro")
+    assert status == 1
+    assert "model sd15: missing; `hf download" in shown.split("cannot run:")[1]
 
 
 def test_a_list_that_names_no_metric_is_an_error(tmp_path, capsys):

@@ -214,6 +214,7 @@ def test_noise_can_be_as_strong_as_a_protection_that_is_made_of_another(cell, wr
         (["task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "protect=udp"], "error: udp: starts from the weights of surrogate ddpm32, which has learned nothing; let it start from random ones, or"),
         (["task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "task.init=copy", "protect=none"], "error: ddpm: starts from the weights of victim ddpm32, which has learned nothing; let it start from random ones, or"),
         (["protect=noise_rms", "protect@like=glaze_released"], "error: lpips_vgg: weights are missing"),
+        (["protect=eot", "protect@inner=glaze_released"], ", or say inner.weights=FILE"),
         (["task=ddpm", "model@surrogate=ddpm32", "model@victim=ddpm32", "protect=noise_rms", "protect@like=advdm"], "error: advdm: needs"),
         (["attack=best_of", "attack.score=denoising", "task=ddpm", "protect=none", "model@surrogate=ddpm32", "model@victim=ddpm32", "model@purifier=ddpm32"], ": starts from the weights of purifier ddpm32, which has learned nothing"),
         (["protect=noise_rms", "protect@like=noise_rms"], "error: protect@like=noise_rms: has no strength of its own"),

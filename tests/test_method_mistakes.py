@@ -104,6 +104,18 @@ def test_a_change_of_a_model_is_found_and_named(model, change):
     assert re.fullmatch(told + todo, str(error.value))
 
 
+def test_the_schedule_of_a_changed_model_is_read_anew(model):
+    changed = copy.copy(model)
+    changed.pipe = copy.deepcopy(model.pipe)
+    changed.alpha_bar, changed._alpha_bar_there = model.alpha_bar.clone(), None  # not the model's own
+    before, there = Fingerprint(changed), changed.alpha_bar_on(torch.device("cpu"))
+    there.mul_(0.5)
+    with pytest.raises(ValueError, match="alpha_bar"):
+        before.check("protect bad", "surrogate", lambda: None)
+    changed.pipe = model.pipe
+    assert torch.equal(changed.alpha_bar_on(torch.device("cpu")), model.alpha_bar)
+
+
 @pytest.mark.parametrize("change", [round_trip, removed_hook], ids=lambda change: change.__name__)
 def test_what_is_put_back_is_no_change(model, change):
     before = Fingerprint(model)

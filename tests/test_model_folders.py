@@ -20,7 +20,7 @@ from tiny import TINY, save_original, save_tiny, save_tiny_pixel
 
 from udpbench.benchmark.build import build
 from udpbench.benchmark.check import check_alone
-from udpbench.benchmark.run import run
+from udpbench.benchmark.run import models_in, models_of, run
 from udpbench.benchmark.store import Store
 from udpbench.core.errors import ConfigError
 from udpbench.models import folder as looks
@@ -450,6 +450,37 @@ def test_weights_that_cannot_be_had_are_told_before_the_first_stage(graph, tmp_p
         run(small, Store(tmp_path / "store"))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "store").exists()
+
+
+HELD = {
+    "ensemble": ["protect=ensemble", "protect.further.other.path=owner/name", "protect.further.other.revision=COMMIT"],
+    "attack": ["attack=pdm_pure", "+model@attack.upscaler=sd_x4", "attack.upscaler.path=owner/name", "attack.upscaler.revision=COMMIT"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ensemble", "attack"])
+def test_weights_that_a_method_holds_and_that_cannot_be_had_are_told_before_the_first_stage(graph, tmp_path, kind):
+    small = graph(*(word.replace("COMMIT", COMMIT) for word in HELD[kind]))
+    with pytest.raises(ConfigError, match="cannot be loaded from owner/name .*hf download") as error:
+        run(small, Store(tmp_path / "store"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_a_model_is_asked_for_once_though_roles_and_metrics_have_it(graph):
+    words = [f"+metric@perturbation.bundle.{name}={name}" for name in ("denoising", "inconsistency")]
+    small = graph("model.path=owner/name", f"model.revision={COMMIT}", "protect=photoguard", *words)
+    cell = small.cell
+    (model,) = models_of(cell, small.stages)
+    assert model is cell.surrogate.component
+    held = [cell.perturbation_metrics[name].component for name in ("denoising", "inconsistency")]
+    assert [*models_in(held)] == [metric.model for metric in held]
+    assert models_of(cell, [small.data]) == []
+    key = cell.perturbation_metrics["denoising"].key
+    scores = [stage for stage in small.stages if key.items() <= stage.settings.items()]
+    assert models_of(cell, scores) == [held[0].model]
 
 
 # -- who is asked ------------------------------------------------------------------------------------------------------

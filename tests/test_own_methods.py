@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import sys
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -190,6 +191,30 @@ class Higher(Metric):
     scores = {"mine": "higher"}
 
 
+class Nowhere(Metric):
+    """Compares with what there is not."""
+
+    against = "references"
+    scores = {"mine": "up"}
+
+
+class Shifting(Protection):
+    """Has a setting that may be negative, and one that may not be 0."""
+
+    unbounded = ("shift",)
+    nonzero = ("rate",)
+
+    def __init__(self, shift: float = 0.0, rate: float = 1.0, inner: Protection | None = None) -> None:
+        self.shift, self.rate, self.inner = shift, rate, inner
+
+
+class Holding(Protection):
+    """Is made of others."""
+
+    def __init__(self, inner: Protection, members: Mapping[str, Protection], shift: float = 0.0) -> None:
+        self.inner, self.members, self.shift = inner, members, shift
+
+
 class Sizeless(Dataset):
     """Does not say how many pictures there are."""
 
@@ -220,6 +245,11 @@ class Changes(Protection):
         ),
         ("Listed", Protection, "mine: needs of test_own_methods.Listed must be a set, such as {'latent'}"),
         ("Higher", Metric, "mine: scores of test_own_methods.Higher must say of each whether up or down is better"),
+        (
+            "Nowhere",
+            Metric,
+            "mine: test_own_methods.Nowhere compares with unknown 'references'; allowed are reference, train_clean, ",
+        ),
         ("Sizeless", Dataset, "mine: test_own_methods.Sizeless must have sizes, with the number of training pictures"),
         (
             "Stranger",
@@ -233,6 +263,22 @@ def test_a_class_that_does_not_fit_is_told_in_one_line(kind, base, told):
         make_part(OmegaConf.create({"_target_": f"test_own_methods.{kind}"}), "mine", base)
     (line,) = str(error.value).splitlines()
     assert line.startswith(told)
+
+
+def holding(inner: dict[str, float], member: dict[str, float], shift: float = 0.0) -> None:
+    of = {"_target_": "test_own_methods.Shifting"}
+    node = {"_target_": "test_own_methods.Holding", "inner": of | inner, "members": {"a": of | member}, "shift": shift}
+    make_part(OmegaConf.create(node), "mine", Protection)
+
+
+def test_what_numbers_may_be_is_said_by_the_part_that_has_them():
+    holding({"shift": -1.0}, {"shift": -2.0})
+    with pytest.raises(ValueError, match=r"^mine: shift must be a number from 0 to 1e\+07, given -1.0$"):
+        holding({}, {}, shift=-1.0)
+    with pytest.raises(ValueError, match="^mine: inner.rate must be > 0, given 0.0$"):
+        holding({"rate": 0.0}, {})
+    with pytest.raises(ValueError, match="^mine: members.a.rate must be > 0, given 0.0$"):
+        holding({}, {"rate": 0.0})
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,15 @@ def test_another_model_device_or_kind_is_no_measurement(tmp_path):
     assert known.seconds == 1.0
 
 
+def test_facts_that_lack_something_measure_nothing(tmp_path):
+    publish(tmp_path, stage(), 1.0)
+    facts = publish(tmp_path, stage(seed=1), 9.0) / FACTS
+    facts.write_text(json.dumps({"seconds": 9.0, "settings": dict(stage().settings)}))
+    known = History(tmp_path, "cpu").estimate(stage(seed=2))
+    assert known is not None
+    assert known.seconds == 1.0
+
+
 def test_work_that_was_found_done_is_not_measured_twice(tmp_path):
     folder = publish(tmp_path, stage(), 1.0)
     publish(tmp_path, stage(seed=1), 3.0)
@@ -340,14 +349,25 @@ def test_sizes_and_times():
     assert [tally.time_text(s) for s in (0.1, 7, 3723)] == ["<0:01", "0:07", "1:02:03"]
 
 
+@pytest.fixture
+def no_key(monkeypatch, tmp_path_factory):
+    """wandb knows nobody."""
+    elsewhere = tmp_path_factory.mktemp("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(elsewhere / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(elsewhere))
+
+
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_key")
 @pytest.mark.parametrize(
     "words",
     [
         ["protect=foo"], ["protect.foo=1"], ["no_equals_sign"], ["protect=udp,eudp"], ["budget.eps=0", "seed=-1"], ["protect=noise_rms"],
-        ["runtime.device=tpu"], ["track=wandb", "track.mode=now"], ["-m", "protect=udp,foo"], ["-m", "seed=0,1", "protect.foo=1"],
+        ["runtime.device=tpu"], ["track=wandb", "track.mode=now"], ["track=wandb", "track.mode=online"],
+        ["-m", "protect=udp,foo"], ["-m", "seed=0,1", "protect.foo=1"],
     ],
 )  # fmt: skip
 def test_a_wrong_command_gives_the_lines_and_the_status_of_the_run(planned, words, tiny, tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from shared import on
 from udpbench.commands import protect, purify
 from udpbench.commands.finishing import restored
 from udpbench.commands.inputs import pictures_below
-from udpbench.commands.pictures import _objections
+from udpbench.commands.pictures import _objections, report
 from udpbench.core.budget import RMS, Linf, measure
 from udpbench.core.images import as_saved, from_pil, read, write_png
 from udpbench.core.pixels import reduced
@@ -42,7 +42,7 @@ def protected(source, target, *words: str, cwd, command: str = "protect") -> sub
 
 @pytest.fixture
 def local(tiny) -> list[str]:
-    return [*on(tiny), "runtime.device=cpu"]
+    return [*on(tiny), "runtime.device=cpu", "runtime.threads=1"]
 
 
 @pytest.fixture
@@ -588,6 +588,8 @@ def test_floating_point_pictures_are_called_so(here, tmp_path):
 @pytest.mark.parametrize(
     ("main", "word"),
     [(protect.main, "attack=jpeg"), (protect.main, "task.steps=3"), (purify.main, "protect=eudp"), (purify.main, "budget.eps=4"),
+     (protect.main, "runtime.workers=2"), (purify.main, "runtime.stages=pictures"), (protect.main, "+runtime.records=x"),
+     (protect.main, "track=none"), (purify.main, "track.mode=online"),
      (protect.main, "protected_fraction=0.5"), (protect.main, "model@victim=micro_b"), (purify.main, "model@surrogate=micro_b")],
 )  # fmt: skip
 def test_settings_of_what_is_not_done_are_refused(here, tmp_path, capsys, main, word):
@@ -652,6 +654,36 @@ def test_a_signal_ends_it_between_two_pictures_and_the_same_command_goes_on(here
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
+def test_it_has_the_threads_of_a_cell_and_gives_the_others_back(tmp_path, monkeypatch):
+    seen, whole, before = [], Noise.protect, torch.get_num_threads()
+
+    def protect_(self, owner, budget, surrogate, run):
+        seen.append(torch.get_num_threads())
+        return whole(self, owner, budget, surrogate, run)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Noise, "protect", protect_)
+    (tmp_path / "in").mkdir()
+    smooth(0).save(tmp_path / "in" / "a.png")
+    torch.set_num_threads(2)
+    try:
+        protect.main(["in", "out", "protect=noise", "runtime.device=cpu"])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1], "the embedded model"
+
+
+def test_the_home_of_nobody_is_a_folder_of_that_name(here, tmp_path, capsys):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    here("protect=noise", 'runtime.out="~nobody-here/x"')
+    assert (tmp_path / "~nobody-here" / "x" / "store").is_dir()
+    with pytest.raises(SystemExit) as end:
+        protect.main(["~nobody-here/in", "out", "protect=noise"])
+    assert end.value.code == 2
+    assert "error: images: there is no folder ~nobody-here/in" in capsys.readouterr().err
+
+
 def test_a_tilde_is_the_home(here, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     smooth(0).save(tmp_path / "in" / "a.png")
@@ -676,6 +708,33 @@ def test_what_one_folder_s_pictures_became_another_s_never_replace(here, tmp_pat
     smooth(2).save(tmp_path / "moved" / "a.png")
     protect.main(["moved", "out", "protect=noise", "budget.eps=4", *local])
     assert (tmp_path / "out" / "a.png").read_bytes() != before, "the folder's own pictures, changed since"
+
+
+def test_pictures_of_a_stage_that_was_not_finished_were_written_by_nobody(here, tmp_path, capsys):
+    smooth(0).save(tmp_path / "in" / "a.png")
+    here("protect=noise")
+    (made,) = (tmp_path / "outputs" / "store" / "finished").iterdir()
+    (made / "pictures.json").unlink()
+    made.rename(made.with_name(f"{made.name}.part"))
+    with pytest.raises(SystemExit) as end:
+        here("protect=noise", "budget.eps=4")
+    assert end.value.code == 2
+    assert "a.png: was not written from this store; give another folder, or --overwrite" in capsys.readouterr().err
+
+
+def test_what_many_pictures_lost_is_told_once(capsys):
+    row = {**dict.fromkeys(("linf", "rms", "psnr", "ssim")), "survives": {}}
+    sizes = [f"{side} px: now 512" for side in range(50)]
+    lost = [[], *[["16 bits"]] * 300, ["16 bits", "an animation"], *([size] for size in sizes)]
+    report({f"{i}.png": {**row, "file": f"{i}.png", "lost": what} for i, what in enumerate(lost)}, "noise", "done")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index("... and 312 more") + 1 :] == [
+        "16 bits: 300 pictures, e.g. 1.png",
+        "301.png: 16 bits; an animation",
+        *(f"{302 + i}.png: {size}" for i, size in enumerate(sizes[:38])),
+        "... and of 12 more pictures something was lost",
+        "done",
+    ]
 
 
 @pytest.mark.parametrize(

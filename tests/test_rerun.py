@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from shared import composed
 
 from udpbench.commands import rerun
 from udpbench.commands import store as store_command
+from udpbench.core.errors import Stopped
 from udpbench.results import record
 from udpbench.results.agreement import changed, compared, other_keys
 
@@ -68,6 +70,23 @@ def test_a_cell_computed_anew_from_its_record_agrees(run, tmp_path):
     assert set(again["provenance"]["parts"]["victim"]) == {"version", "identity"}
     assert again["cell"]["seed"] == 3
     assert not any(stage["cached"] for stage in again["stages"])
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_where_it_can_be_resumed(run, monkeypatch):
+    def execute(ready, *_, **__):
+        signal.raise_signal(signal.SIGUSR1)
+        assert ready.store.stop.is_set()
+        raise Stopped
+
+    monkeypatch.setattr("udpbench.commands.executing.execute", execute)
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        status, _, said = run()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert status == 128 + signal.SIGUSR1
+    assert "SIGUSR1: interrupted; the same command goes on where this one stopped" in said
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from forked import Command
+from hydra.core.hydra_config import HydraConfig
 from shared import on, small
 from test_stage import make, start, wait_for
 from test_workers import alive
@@ -23,8 +25,9 @@ from tqdm import tqdm
 from udpbench.benchmark.store import Store
 from udpbench.commands import run as run_command
 from udpbench.commands import signals
+from udpbench.commands.preparing import composed
 from udpbench.commands.signals import HEEDED, heeded, leave_to_parent
-from udpbench.core.errors import Stopped
+from udpbench.core.errors import ConfigError, Stopped
 from udpbench.interfaces import Run
 from udpbench.optim.fit import FitSettings, fit
 from udpbench.results.record import read_records
@@ -204,6 +207,46 @@ def test_a_process_that_another_one_started_leaves_no_semaphore_of_bars():
     assert ours.poll(60)
     assert ours.recv()
     process.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", [True, False])
+def test_what_nobody_foresaw_before_a_cell_begins_ends_that_cell_only(tiny, tmp_path, monkeypatch, capsys, grid):
+    begun, prepared = [], run_command.prepare
+
+    def prepare(cfg, *given):
+        if cfg.seed == 0:
+            raise KeyError("of a method")
+        return prepared(cfg, *given)
+
+    words = [*small(tiny), "protect=noise", "runtime.device=cpu", f"runtime.out={tmp_path}"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_command, "prepare", prepare)
+    monkeypatch.setattr(run_command, "execute", lambda ready, *_, **__: begun.append(ready.cell.seed))
+    monkeypatch.setattr(sys, "argv", ["udpbench", *words, *(["-m", "seed=0,1"] if grid else ["seed=0"])])
+    with pytest.raises(SystemExit if grid else KeyError) as end:
+        run_command.run()
+    if not grid:
+        return
+    assert end.value.code == 1
+    assert begun == [1]
+    said = capsys.readouterr().err
+    assert "error: KeyError: 'of a method'" in said
+    assert "1 of 2 cells failed:\n  seed=0: KeyError: 'of a method'" in said
+
+
+@pytest.mark.slow
+def test_a_lost_cell_that_cannot_be_prepared_here_is_a_failed_one(tmp_path, monkeypatch, capsys):
+    def prepare(*_):
+        raise ConfigError("runtime.device: no GPU here")
+
+    sweep = ["hydra.mode=MULTIRUN", "hydra.job.num=3", f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir='3'"]
+    monkeypatch.setattr(run_command, "prepare", prepare)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    run_command.give_up(composed(sweep), "its worker was killed")
+    assert "no record of the lost cell: runtime.device: no GPU here" in capsys.readouterr().err
+    (noted,) = (tmp_path / "3").glob("failed-*.json")
+    assert json.loads(noted.read_text())["reason"] == "its worker was killed"
 
 
 @pytest.mark.slow

@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 from filelock._identity import host_name
 
+from udpbench.benchmark import store as store_module
 from udpbench.benchmark.facts import FACTS
 from udpbench.benchmark.stage import Stage, hash_of
 from udpbench.benchmark.store import Store
@@ -154,6 +156,22 @@ def test_a_failing_work_publishes_nothing_and_can_be_done_later(tmp_path):
     assert sorted(p.name for p in store.path(make()).iterdir()) == [FACTS, "text"]
 
 
+def test_a_lock_that_the_work_waited_for_in_vain_is_its_own_error(tmp_path):
+    def work(out, parents, run):
+        raise Timeout("a file that the work wants")
+
+    with pytest.raises(Timeout, match="a file that the work wants"):
+        Store(tmp_path)._attempt(make(work=work))
+
+
+def test_the_commit_of_a_stage_is_that_of_its_beginning(tmp_path, monkeypatch):
+    commits = iter(["before", "after"])
+    monkeypatch.setattr(store_module, "commit", lambda: next(commits))
+    store = Store(tmp_path)
+    store.do(make())
+    assert store.facts(make())["commit"] == "before"
+
+
 @pytest.mark.parametrize("resumable", [True, False])
 def test_only_a_resumable_stage_goes_on_in_its_folder(tmp_path, resumable):
     attempts = []
@@ -204,6 +222,18 @@ def test_damage_is_what_happens_to_a_folder(tmp_path):
     assert not store.damage(a)
     (folder / "more").write_text("")
     assert store.damage(a) == "more does not belong there"
+
+
+def test_what_a_file_manager_leaves_is_no_part_of_a_folder_s_digest(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "text").write_text("x")
+    clean = digest.folder_digest(tmp_path)
+    assert clean == digest.listed(tmp_path)[0]  # as it was before
+    for litter in (".DS_Store", "sub/Thumbs.db", "sub/desktop.ini"):
+        (tmp_path / litter).write_text("x")
+    assert digest.folder_digest(tmp_path) == clean
+    (tmp_path / "more").write_text("")
+    assert digest.folder_digest(tmp_path) != clean
 
 
 def flip(path: Path) -> None:

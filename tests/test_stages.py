@@ -7,11 +7,11 @@ import torch
 
 from udpbench.benchmark.cell import Part
 from udpbench.benchmark.graph import Graph
-from udpbench.benchmark.stages import attack_stage, protect_stage
+from udpbench.benchmark.stages import attack_stage, protect_stage, score_stage, upper_bound_stage
 from udpbench.benchmark.store import Store
 from udpbench.core import images
 from udpbench.core.images import as_saved, list_images, read_folder
-from udpbench.interfaces import Attack, Protection
+from udpbench.interfaces import Attack, Metric, Protection
 
 pytestmark = pytest.mark.slow  # every test composes a configuration
 
@@ -103,3 +103,38 @@ def test_the_upper_bound_is_the_round_trip_of_held_out_pictures(cell, tmp_path):
             want = images.as_saved(model.round_trip(held[name][None])[0])
         assert (x - want).abs().max() < 1.5 / 255
         assert (x - held[name]).abs().max() > 4 / 255
+
+
+def test_an_upper_bound_that_changes_the_victim_says_what_did(cell, tmp_path):
+    made = cell("data.heldout=2", "data.reference=4", "arms=[upper_bound]")
+    victim = made.victim.component
+
+    def spoils(x):
+        victim.alpha_bar.mul_(0.5)
+        return x
+
+    victim.round_trip = spoils
+    with pytest.raises(ValueError, match=r"^upper bound: changed its model \(alpha_bar\)"):
+        Store(tmp_path).do(upper_bound_stage(made, Graph(made).data))
+
+
+class Talkative(Metric):
+    """Returns more than its scores say."""
+
+    against = "train_clean"
+    scores = {"bright": "up"}
+
+    def __call__(self, got, ref, run):
+        return {"bright": 1.0, "dark": 0.0}
+
+    def against_noise(self, got, noise, run):
+        return {"bright_vs_noise": 1.0, "nothing": float("nan")}
+
+
+def test_scores_that_a_metric_does_not_declare_fail_its_stage_except_those_against_noise(cell, tmp_path):
+    data, store = Graph(cell()).data, Store(tmp_path)
+    metric = Part("talkative", {}, Talkative())
+    with pytest.raises(ValueError, match="^metric talkative: returned dark; its scores are bright"):
+        store.do(score_stage(metric, data, data, "train_clean"))
+    (folder,) = store.do(score_stage(metric, data, data, "noise", data))
+    assert (folder / "scores.json").read_text(encoding="utf-8") == '{"bright_vs_noise": 1.0}'

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from shared import composed
 
+from udpbench.benchmark.build import build
+from udpbench.benchmark.check import check_alone
 from udpbench.benchmark.texts import cut_captions
 from udpbench.core.errors import ConfigError
 from udpbench.core.images import write_metadata, write_png
@@ -100,6 +103,17 @@ def test_what_no_model_could_be_told_is_told_before_any_work(made, overrides, to
         made(*overrides)
     lines = str(error.value).splitlines()
     assert any(line.endswith(told) for line in lines), lines
+
+
+@pytest.mark.slow
+def test_what_a_control_matches_is_told_what_a_protection_is(made, tiny, tmp_path):
+    like = ("protect=noise_rms", "protect@like=aspl")
+    with pytest.raises(ConfigError, match="names no class; it is for class pictures of protect@like=aspl$"):
+        made(NO_NOUN, *like, "owner_prompt=data")
+    cfg = composed(tiny, "data=folder", f"data.path={tmp_path / 'mine'}", "~data.size", GOOD, *like)
+    cfg.data.class_prompt = LONG
+    with pytest.raises(ConfigError, match=r"shorten it \(aspl, surrogate local\)$"):
+        check_alone(build(cfg, cfg.hydra.runtime.choices, alone="protect"), "protect")
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,8 +150,9 @@ def test_there_are_as_many_as_cores_arms_and_memory_allow(tmp_path, monkeypatch,
     ready = prepare(preparing.composed(["attack=jpeg", f"runtime.out={tmp_path}", "track=none"]))
     assert workers.workers_for("auto", ready) == wanted
     assert workers.workers_for(3, ready) == 3
-    assert workers.threads_for("auto", ready, wanted) == 1, "so that no digit depends on the number of cores"
-    assert workers.threads_for(2, ready, wanted) == 2
+    model = ready.cell.victim.component
+    assert workers.threads_for("auto", model, wanted) == 1, "so that no digit depends on the number of cores"
+    assert workers.threads_for(2, model, wanted) == 2
 
 
 def test_a_larger_model_has_the_idle_cores_for_itself(tiny, tmp_path, monkeypatch):
@@ -161,10 +161,24 @@ def test_a_larger_model_has_the_idle_cores_for_itself(tiny, tmp_path, monkeypatc
     monkeypatch.setattr(workers, "idle_cores", lambda: 5)
     ready = prepare(composed(tiny, f"runtime.out={tmp_path}"))
     assert workers.workers_for("auto", ready) == 1
-    assert [workers.threads_for("auto", ready, n) for n in (1, 2, 8)] == [5, 2, 1]
+    model = ready.cell.victim.component
+    assert [workers.threads_for("auto", model, n) for n in (1, 2, 8)] == [5, 2, 1]
     monkeypatch.setattr(workers, "cores", lambda: 8)
-    together = [workers.threads_for("auto", replace(ready, beside=n), 1) for n in (2, 4, 16)]
+    together = [workers.threads_for("auto", model, 1, n) for n in (2, 4, 16)]
     assert together == [4, 2, 1], "cells that begin together all find the machine idle"
+
+
+def test_who_calls_it_has_as_many_threads_afterwards_as_before(tiny, tmp_path):
+    cfg = composed(tiny, f"runtime.out={tmp_path}", "runtime.threads=1")
+    ready, before = prepare(cfg), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyError), workers.shared(ready, cfg, None):  # noqa: PT012
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("load", "idle"), [(0.1, 8), (2.6, 5), (30.0, 1)])

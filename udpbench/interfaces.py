@@ -396,13 +396,15 @@ class Dataset(Component):
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
+AGAINST = ("reference", "train_clean", "clean_arm", "input", "truth")  # what a metric may compare with
+
 
 class Metric(Component):
     """Scores of a folder of pictures against what it is compared with. The folder that is scored is always the first
     argument, the reference the second."""
 
-    # What it compares with: reference | train_clean | clean_arm | input | truth. ``input``: a changed picture with its
-    # original, so it belongs to ``metrics@perturbation``; ``clean_arm``: edits with the clean arm's edits.
+    # What it compares with, of AGAINST. ``input``: a changed picture with its original, so it belongs to
+    # ``metrics@perturbation``; ``clean_arm``: edits with the clean arm's edits.
     against: ClassVar[str] = "reference"
     # Score -> "up" | "down": the way it goes when pictures are better protected.
     scores: Mapping[str, str] = MappingProxyType({})
@@ -531,6 +533,6 @@ class SetMetric(Metric):
 
 
 __all__ = [
-    "BARE", "NEEDS", "Attack", "Component", "Dataset", "Facts", "Features", "Images", "Log", "Measure", "Method",
-    "Metric", "Owner", "PairMetric", "Protection", "Run", "SetMetric", "Task", "Texts", "Thief", "Titled",
+    "AGAINST", "BARE", "NEEDS", "Attack", "Component", "Dataset", "Facts", "Features", "Images", "Log", "Measure",
+    "Method", "Metric", "Owner", "PairMetric", "Protection", "Run", "SetMetric", "Task", "Texts", "Thief", "Titled",
 ]  # fmt: skip

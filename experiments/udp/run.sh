@@ -23,6 +23,6 @@ for protect in udp "eudp $times"; do                                            
     study $scratch $first protect=$protect seed=0,1 protected_fraction=0.8,0.5 "$@" # and a fraction of them
 done
 for draw in 2 3 4; do                                                               # once more, when settings are chosen
-    study $scratch data.draw=$draw seed=$draw protect=udp,eudp "$@"
+    study $scratch data.draw=$draw seed=$draw protect=udp,eudp runtime.records=experiments/udp/scratch "$@"
 done
 study $objects $curve protect=eudp protect.times=alpha_bar,snr "$@"              # which p(t); uniform is UDP

@@ -16,7 +16,7 @@ from udpbench.benchmark.signatures import KINDS, parts_in, wrong_settings
 from udpbench.core.component import Component, check_choice, check_plain, inside, texts_in
 from udpbench.core.errors import ConfigError, Errors, check_whole, instead, unresolved
 from udpbench.core.text import CONTROL
-from udpbench.interfaces import NEEDS, Dataset, Method, Metric
+from udpbench.interfaces import AGAINST, NEEDS, Dataset, Method, Metric
 
 PRESETS = ("matched", "released")  # of a protection: work made equal for all, or as its authors published it
 OWNER_PROMPTS = ("class", "data", "empty")
@@ -166,7 +166,7 @@ def make_part(node: DictConfig, name: str, kind: type[Component]) -> Part:
     except SystemExit as error:
         raise ValueError(f"{name}: its constructor tried to end the process (SystemExit {error.code})") from error
     _check_kind(component, name, kind)
-    if implausible := next(_implausible_numbers(settings, component), ""):
+    if implausible := next(_implausible_numbers(settings, component, component), ""):
         raise ValueError(f"{name}: {implausible}")
     return Part(component.label or name, settings, component, preset)
 
@@ -193,8 +193,10 @@ def _check_kind(component: Any, name: str, kind: type[Component]) -> None:
             raise ValueError(f"{name}: {own} needs unknown {', '.join(unknown)}; allowed are {', '.join(NEEDS)}")
     if isinstance(component, Dataset) and "train" not in component.sizes:
         raise ValueError(f"{name}: {own} must have sizes, with the number of training pictures, such as {{'train': 4}}")
-    if isinstance(component, Metric) and {*component.scores.values()} not in ({"up"}, {"down"}, {"up", "down"}):
-        raise ValueError(f"{name}: scores of {own} must say of each whether up or down is better protected")
+    if isinstance(component, Metric):
+        check_choice(f"{name}: {own} compares with unknown", component.against, AGAINST)
+        if {*component.scores.values()} not in ({"up"}, {"down"}, {"up", "down"}):
+            raise ValueError(f"{name}: scores of {own} must say of each whether up or down is better protected")
 
 
 def no_kind(own: str, kind: type[Component]) -> str:
@@ -213,16 +215,21 @@ _NO_OPTION = "must be an option of its group (python -m udpbench --help lists th
 MOST = 1e7  # no count, size or rate that could be meant is larger
 
 
-def _implausible_numbers(settings: Any, component: Component, *at: str) -> Iterator[str]:
+def _implausible_numbers(settings: Any, held: Any, component: Component, *at: str) -> Iterator[str]:
     """Numbers, at any depth of a part's settings, that are negative, not finite or larger than anything there is, or
-    0 where that means nothing."""
+    0 where that means nothing.
+
+    ``held``: what was built from the settings; ``component``: the innermost one around them, which says what may be.
+    """
+    component = held if isinstance(held, Component) else component
     if settings == 0 and at[-1] in component.nonzero:
         yield f"{'.'.join(at)} must be > 0, given {settings!r}"
     if isinstance(settings, int | float) and not 0 <= settings <= MOST:
         yield f"{'.'.join(at)} must be a number from 0 to {MOST:g}, given {settings!r}"
+    parts = dict(inside(vars(held) if isinstance(held, Component) else held))
     for name, value in inside(settings):
         if name not in component.unbounded:
-            yield from _implausible_numbers(value, component, *at, str(name))
+            yield from _implausible_numbers(value, parts.get(name), component, *at, str(name))
 
 
 def _metrics(bundles: Mapping[str, Any], name: str, errors: Errors) -> dict[str, Part]:

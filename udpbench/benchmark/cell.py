@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,6 +51,12 @@ class Part:
         """Digests of the user's own modules that it is made of, if there are any."""
         digests = source_digests(self.settings)
         return {"source": digests} if digests else {}
+
+
+def setting_at(place: str) -> str:
+    """The setting that changes what stands at ``place``, such as ``protect.inner.steps``: what a wrapper is made of is
+    set as ``inner``, for its own settings refer to that."""
+    return re.sub(r"^(protect|like)\.inner\.", "inner.", place)
 
 
 def _settings_in_key(settings: Any, held: Any, inside: dict[str, Any], *at: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from udpbench.benchmark.cell import Cell, Part
+from udpbench.benchmark.cell import Cell, Part, setting_at
 from udpbench.benchmark.graph import Graph
 from udpbench.benchmark.texts import lacks_class_prompt, long_prompts
 from udpbench.core.errors import ConfigError, Errors
@@ -51,8 +51,7 @@ def check_alone(cell: Cell, method: str) -> None:
     part, model, role = cell.methods[method]
     lines = Errors([*errors_of(cell.data.component.check), *_size_of_pictures(cell)])
     for used in (part, cell.like) if method == "protect" and cell.like else (part,):
-        lines += _of_method(cell, used, model, role)
-    lines += long_prompts(cell, part)
+        lines += [*_of_method(cell, used, model, role), *long_prompts(cell, used)]
     if method == "protect":
         lines += [*_lacks(cell.budget, "budget"), *_strength_to_match(cell)]
     lines.raise_any()
@@ -256,7 +255,7 @@ def _lacks(part: Part, place: str) -> list[str]:
 
 def _named(line: str, part: Part, place: str) -> str:
     """The line on a missing file of weights, with the setting that takes its path by its name."""
-    keys = " or ".join(_open(part.settings, place))
+    keys = " or ".join(map(setting_at, _open(part.settings, place)))
     return line.replace(OR_GIVEN, f", or say {keys}") if keys else line
 
 

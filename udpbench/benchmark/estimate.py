@@ -72,7 +72,7 @@ class History:
         self._read.add(name)
         places = self.root / name, self.root / DROPPED / name  # of a dropped one, what it took is known all the same
         for path in sorted(path for place in places for path in place.glob(f"*/{FACTS}")):
-            with suppress(OSError, ValueError):  # a broken one measures nothing
+            with suppress(OSError, ValueError, KeyError):  # a broken one measures nothing
                 facts = read_facts(path.parent)
                 # A link is another name of work that was done once.
                 if facts["device"] == self.device and not path.parent.is_symlink():
@@ -89,7 +89,7 @@ def _keys(name: str, settings: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _methods(settings: Any) -> Iterator[str]:
-    """The classes and the task that settings name, at any depth."""
+    """The classes and the task that settings name, in mappings at any depth; lists are not looked into."""
     for key, value in settings.items():
         if key in ("_target_", "task"):
             yield str(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from udpbench.benchmark.cell import Cell
+from udpbench.benchmark.cell import Cell, setting_at
 from udpbench.core.precision import NOTABLE, bf16_cost
 
 
@@ -64,7 +64,7 @@ def slow_here(cell: Cell, device: torch.device, only: str | None = None) -> Iter
             asking += _in_bf16(model.settings, f"model {model.name}") if part.component.needs else ()
     if asking and (cost := bf16_cost()) > NOTABLE:
         slow = f"bf16 is slow on this CPU (a small convolution takes {cost:.0f} times as long as in fp32)"
-        places = ", ".join(dict.fromkeys(place.replace("protect.inner.", "inner.") for place in asking))
+        places = ", ".join(dict.fromkeys(map(setting_at, asking)))
         yield f"{slow}; fp32 is faster and makes stages of its own: {places}"
 
 

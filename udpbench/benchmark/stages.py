@@ -32,7 +32,7 @@ from udpbench.core.images import (
     write_metadata,
     write_png,
 )
-from udpbench.interfaces import Owner, Run, Thief
+from udpbench.interfaces import Metric, Owner, Run, Thief
 from udpbench.models.fingerprint import Fingerprint
 from udpbench.optim.tuning import write_class_pictures
 
@@ -224,7 +224,8 @@ def upper_bound_stage(cell: Cell, data: Stage) -> Stage:
         write_metadata(out, {name: row for name, row in read_metadata(held).items() if name in kept})
 
     key = {"version": 2, "victim": cell.victim.key} | ({"most": most} if most < sizes["heldout"] else {})
-    return Stage("upper_bound", key, _checked(work, model=cell.victim), {"data": data}, title="upper bound")
+    checked_work = _checked(work, model=cell.victim, who="upper bound")
+    return Stage("upper_bound", key, checked_work, {"data": data}, title="upper bound")
 
 
 def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other: Stage | None = None) -> Stage:
@@ -233,16 +234,28 @@ def score_stage(metric: Part, pictures: Stage, data: Stage, against: str, other:
     ``against``: what it is compared with, as ``Metric.against``, or ``validation``, or ``noise``; ``other``: the stage
     that made that, if it is no folder of the data.
     """
-    measure = metric.component.against_noise if against == "noise" else metric.component
 
     def work(out: Path, parents: dict[str, Path], run: Run) -> None:
-        scores = finite(measure(pictures_in(parents["pictures"]), compared_with(against, parents), run))
+        folders = pictures_in(parents["pictures"]), compared_with(against, parents)
+        scores = scores_of(metric.component, *folders, run, noise=against == "noise")
         (out / "scores.json").write_text(json.dumps(scores, sort_keys=True), encoding="utf-8")
 
     # No seed: what a metric draws must not differ between cells, and pictures shared by cells are scored once.
     parents = {"pictures": pictures, "data": data} | ({"other": other} if other else {})
     key = metric.key | {"against": against}
     return Stage(SCORE, key, _checked(work, metric), parents, title=pictures.title)
+
+
+def scores_of(metric: Metric, got: Path, ref: Path, run: Run, *, noise: bool = False) -> dict[str, float]:
+    """What a metric measures of the folder ``got`` against ``ref``, or against ``noise`` in it, that is finite.
+
+    Raises ValueError for scores that the metric does not declare; those against noise are further ones.
+    """
+    measured = metric.against_noise(got, ref, run) if noise else metric(got, ref, run)
+    if not noise and (odd := sorted(map(str, measured.keys() - metric.scores.keys()))):
+        declared = ", ".join(metric.scores)
+        raise ValueError(f"metric {metric.known_as}: returned {', '.join(odd)}; its scores are {declared}")
+    return finite(measured)
 
 
 def finite(scores: Mapping[str, float]) -> dict[str, float]:

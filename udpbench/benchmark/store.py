@@ -187,13 +187,14 @@ class Store:
             raise Stopped
         lease = self.leases.of(stage.name, stage.key)
         try:
-            with lease:
-                _look_anew(self.path(stage).parent)
-                if not self.sound(stage):
-                    self._put_aside(stage)
-                    self._run(stage, lease)
-        except Timeout:
+            held = lease.acquire()
+        except Timeout:  # one that the work raises is the work's own
             return False
+        with held:
+            _look_anew(self.path(stage).parent)
+            if not self.sound(stage):
+                self._put_aside(stage)
+                self._run(stage, lease)
         return True
 
     def put_aside(self, stage: Stage) -> None:
@@ -273,7 +274,7 @@ class Store:
         spent.unlink(missing_ok=True)
         (part / BEGUN).unlink(missing_ok=True)
         content, files = listed(part, FACTS)
-        return {**begun, "content": content, "files": files, "counts": run.count, "commit": commit(), **spending}
+        return {**begun, "content": content, "files": files, "counts": run.count, **spending}
 
     def _twin(self, stage: Stage, pointer: Path) -> Path | None:
         """The finished folder of equal work on equal inputs, which ``pointer`` names."""

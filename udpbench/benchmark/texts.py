@@ -32,11 +32,13 @@ def lacks_class_prompt(cell: Cell) -> Iterator[str]:
     facts = _facts(cell)
     if facts is None or facts.class_prompt is not None:
         return
-    owners = [part for part in (cell.protect, cell.like) if part and _reads_prompts(part, cell.surrogate)]
+    owners = {"protect": cell.protect} | ({"protect@like": cell.like} if cell.like else {})
+    asking = [part for part in owners.values() if _reads_prompts(part, cell.surrogate)]
+    wanting = [f"{group}={part.name}" for group, part in owners.items() if "class_images" in part.component.needs]
     needed = {
         "what the owner writes (owner_prompt)": cell.owner_prompt == "class"
-        and any("class" in part.component.model_prompts(["class"]) for part in owners),
-        f"class pictures of protect={cell.protect.name}": "class_images" in cell.protect.component.needs,
+        and any("class" in part.component.model_prompts(["class"]) for part in asking),
+        f"class pictures of {' and '.join(wanting)}": bool(wanting),
         f"task={cell.task.name}": cell.task.component.uses_class_prompt,
     }
     if reasons := [reason for reason, is_so in needed.items() if is_so]:

@@ -31,11 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out, loops = Path("outputs/bench.json"), list(NAMES)
     parser.add_argument("--out", type=Path, default=out, metavar="FILE", help=f"for the numbers (default: {out})")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="the median counts (default: 3)")
-    parser.add_argument("--loops", nargs="*", choices=NAMES, default=loops, help="those to time (default: all)")
-    parser.add_argument("--batches", nargs="*", type=int, default=[1, 4, 16], metavar="N", help="(default: 1 4 16)")
+    parser.add_argument("--loops", nargs="+", choices=NAMES, default=loops, help="those to time (default: all)")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16], metavar="N", help="(default: 1 4 16)")
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="of the shorter of two calls (default: 10)")
     models = "(default: micro small, on a GPU sd15, too)"
-    parser.add_argument("--models", nargs="*", choices=MODELS, help=models)
+    parser.add_argument("--models", nargs="+", choices=MODELS, help=models)
     theirs = "a folder with clones of released code, timed, too (see experiments/bench)"
     parser.add_argument("--released", type=Path, metavar="DIR", help=theirs)
     args = parser.parse_args(arguments)

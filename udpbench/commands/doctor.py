@@ -52,7 +52,7 @@ def _lines(look: Callable[[Any], Lines], cfg: Any) -> Lines:
     try:
         yield from look(cfg)
     except Exception as error:  # noqa: BLE001 - whatever is broken here is what was asked for
-        yield look.__name__.strip("_"), f"no: {type(error).__name__}: {(lines_of(error) or ['no message'])[0]}"
+        yield look.__name__.strip("_"), f"no: {type(error).__name__}: {lines_of(error)[0]}"
 
 
 def _software(cfg: Any) -> Lines:
@@ -147,12 +147,15 @@ def _others(cfg: Any) -> Lines:
     for group in ("protect", "attack", "task", "metric"):
         for name, component in _built(group, KINDS[group]):
             reason = component if isinstance(component, str) else next(iter(errors_of(component.check)), "")
+            if reason.startswith(YOURS):
+                continue
             checked += 1
-            if reason and not reason.startswith(YOURS):
+            if reason:
                 lacking.setdefault(reason, []).append(f"{group}={name}")
     for reason, names in lacking.items():
         yield ", ".join(names), reason
-    yield "nothing is missing for", f"the other {checked - sum(map(len, lacking.values()))} of {checked} options"
+    complete = checked - sum(map(len, lacking.values()))
+    yield "nothing is missing for", f"the other {complete} of {checked} options that need no setting of yours"
 
 
 def _built(group: str, kind: Any) -> Iterator[tuple[str, Any]]:
@@ -184,6 +187,7 @@ def _tracking(cfg: Any) -> Lines:
 
 
 def _cell(cfg: Any) -> Lines:
+    from udpbench.benchmark.run import models_of
     from udpbench.commands.common import cell_text
     from udpbench.commands.preparing import prepare
 
@@ -196,11 +200,9 @@ def _cell(cfg: Any) -> Lines:
         return
     cell = ready.cell
     yield "configuration", cell_text(cell)
-    of_methods = ((cell.protect, cell.surrogate), (cell.attack, cell.purifier))
-    used = [cell.victim, *(model for method, model in of_methods if method.component.needs)]
-    for name, place in {model.name: _place(model.component) for model in used}.items():
-        if place.startswith("missing"):
-            yield f"model {name}", f"no: {place}"
+    for model in models_of(cell, ready.graph.stages):
+        if (place := _place(model)).startswith("missing"):
+            yield f"model {model.name}", f"no: {place}"
     for name, reason in cell.absent.items():
         yield f"absent: {name}", reason
 

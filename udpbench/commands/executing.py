@@ -145,17 +145,16 @@ def tell_failure(error: Exception, ready: PreparedCell, config: dict[str, Any], 
     from udpbench.results import record
     from udpbench.results.gather import failed_record
 
-    disk = disk_error(error, config["runtime"])
-    ready.store.log.say(f"error: {disk or reason_of(error)}")
+    ready.store.log.say(f"error: {reason_of(error, config['runtime'])}")
     if written:
         ready.store.log.say(f"the record is complete; only showing it failed: {path}")
-    elif not disk:  # it would refuse the record, too
+    elif not disk_error(error, config["runtime"]):  # which would refuse the record, too
         beside = _failed_path(path) if path.exists() and not _may_overwrite(path) else path
         try:
             record.write(beside, failed_record(ready.graph, ready.store, config, error))
             ready.store.log.say(f"the traceback is in {beside}")
         except OSError as further:
-            ready.store.log.say(f"error: {disk_error(further, config['runtime']) or reason_of(further)}")
+            ready.store.log.say(f"error: {reason_of(further, config['runtime'])}")
 
 
 def _may_overwrite(path: Path) -> bool:
@@ -167,6 +166,6 @@ def _may_overwrite(path: Path) -> bool:
     return True
 
 
-def reason_of(error: Exception) -> str:
-    """One line for a person."""
-    return memory_error(error) or class_and_line(error)
+def reason_of(error: Exception, runtime: Mapping[str, Any]) -> str:
+    """One line for a person; ``runtime``: the settings of what was written, see ``disk_error``."""
+    return disk_error(error, runtime) or memory_error(error) or class_and_line(error)

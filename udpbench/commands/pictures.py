@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from udpbench.commands.disk import NO_MORE
 from udpbench.commands.finishing import FORMATS, finish
 from udpbench.commands.inputs import called, data_of, pictures_below
 from udpbench.commands.preparing import check_members, composed, open_store
+from udpbench.commands.workers import threads_for, with_threads
 from udpbench.core.atomic import atomic_write, try_folder
 from udpbench.core.captions import read_captions, unread_captions
 from udpbench.core.codecs import LONGEST
@@ -54,6 +56,7 @@ READING = {"text", "denoise"}  # needs of methods that are given captions
 FINISHED = "finished"  # the kind of stages that hold finished pictures
 SHOWN = 40  # rows of the table
 MANY = 50  # pictures whose reading has a line of progress
+OF_CELLS = r"(track|runtime\.(workers|stages|records))\b"  # what only a cell takes: arms to share, a record
 UNUSED = {  # what the other half of a cell takes: groups, and models mounted for it
     "protect": r"(attack|purifier|task|victim|metrics|perturbation)\b|"
     r"model@(purifier|victim)|(arms|protected_fraction)=",
@@ -85,9 +88,10 @@ def change(
 
     Returns what is known of each finished picture, what was done in words, and how many pictures in subfolders were
     left out. ``overwrite``: files in ``target`` that the store did not write may be replaced. ``within``: a context for
-    the work. Raises HydraException or ValueError for what is wrong, before any work.
+    the work, which has ``runtime.threads`` threads. Raises HydraException or ValueError for what is wrong, before any
+    work.
     """
-    source, target = Path(source).expanduser(), Path(target).expanduser()
+    source, target = (Path(os.path.expanduser(path)) for path in (source, target))
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"{target}: the finished pictures would replace your own; give another folder")
     _check_words(overrides, method)
@@ -115,9 +119,9 @@ def change(
         _say_plan(store.log, part.name, len(files), coupled, len(todo))
         for line in slow_here(cell, store.device, only=method) if todo else ():
             store.log.say(f"! {line}")
-        with within(store):
+        model = cell.methods[method][1]
+        with within(store), with_threads(threads_for(cfg.runtime.threads, model.component)):
             rows = _do(store, work, part.name, target, coupled)
-    model = cell.methods[method][1]
     for line in _objections(cell, part, model, method, rows):
         store.log.say(f"! {line}")
     return rows, _title(cell, part, model, method), below
@@ -160,7 +164,7 @@ def _check_words(overrides: Sequence[str], method: str) -> None:
     """ValueError for a setting that the command would ignore."""
     if said := next((word for word in overrides if re.match(r"[+~]*data(\.(path|prompt|class_prompt))?=", word)), ""):
         raise ValueError(f"{said}: means nothing here; the pictures are those in IN, their prompt is --prompt")
-    if said := next((word for word in overrides if re.match(rf"[+~]*({UNUSED[method]})", word)), ""):
+    if said := next((word for word in overrides if re.match(rf"[+~]*({UNUSED[method]}|{OF_CELLS})", word)), ""):
         raise ValueError(f"{said}: means nothing here, where pictures are changed and nothing else is done")
 
 
@@ -200,8 +204,10 @@ def _check_target(target: Path, files: Sequence[Path], form: str, store: Store |
         return
     there = {path: file for path, file in finished.items() if path.exists() or path.is_symlink()}
     ours: dict[str, list[Path]] = {}
-    for made in (store.root / FINISHED).glob("*/*") if there else ():
-        ours.setdefault(made.name, []).append(made)
+    whole = (path.parent for path in (store.root / FINISHED).glob(f"*/{TABLE}")) if there else ()
+    for folder in (folder for folder in whole if folder.suffix != ".part"):
+        for made in folder.iterdir():
+            ours.setdefault(made.name, []).append(made)
     for path, file in there.items():
         same = (made for made in ours.get(path.name, ()) if path.is_file() and filecmp.cmp(path, made, shallow=False))
         if not any(made.parent in todo or _made_of(file, made) for made in same):
@@ -323,10 +329,24 @@ def report(rows: Rows, title: str, done: str) -> None:
     codecs = [f"survives {codec}" for codec in next(iter(rows.values()))["survives"]]
     shown = [[shown_name(name), *_cells(row)] for name, row in list(rows.items())[:SHOWN]]
     lines = [f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
-    lines += [f"{shown_name(row['file'])}: {'; '.join(row['lost'])}" for row in rows.values() if row["lost"]]
+    lines += _losses(rows)
     lines += [done]
     lines += SURVIVES if codecs else []
     show(table(title, ["picture", *COLUMNS, *codecs], shown), *lines)
+
+
+def _losses(rows: Rows) -> list[str]:
+    """A line for each thing, or set of things, that pictures lost: of one picture with its name first."""
+    losers: dict[str, list[str]] = {}
+    for row in rows.values():
+        if row["lost"]:
+            losers.setdefault("; ".join(row["lost"]), []).append(shown_name(row["file"]))
+    lines = [
+        f"{lost}: {len(names)} pictures, e.g. {names[0]}" if names[1:] else f"{names[0]}: {lost}"
+        for lost, names in losers.items()
+    ]
+    rest = sum(len(names) for names in list(losers.values())[SHOWN:])
+    return lines[:SHOWN] + ([f"... and of {rest} more pictures something was lost"] if rest else [])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from udpbench.commands.common import Parser, cell_text, show, write_json
 from udpbench.commands.preparing import configuration, prepare
 from udpbench.commands.searchpath import with_folders
-from udpbench.commands.telling import one_line_errors, say
+from udpbench.commands.telling import lines_of, one_line_errors, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -103,14 +103,14 @@ def _plan_cell(cfg: DictConfig, name: str, histories: dict[Path, History]) -> Pl
     from udpbench.benchmark.measuring import device_name
     from udpbench.benchmark.remarks import remarks
     from udpbench.benchmark.stage import with_ancestors
-    from udpbench.core.errors import ConfigError
     from udpbench.results.tally import Planned
 
     HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in somebody's configuration
     try:
         ready = prepare(cfg)
-    except ConfigError as error:
-        return Planned(name, errors=tuple(str(error).splitlines()))
+        ready.tracker.check()
+    except (ValueError, OSError) as error:
+        return Planned(name, errors=tuple(lines_of(error)))
     graph, store = ready.graph, ready.store
     history = histories.setdefault(store.root, History(store.root, device_name(store.device)))
     stages = {store.path(stage): stage for stage in with_ancestors(ready.wanted)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,8 +95,9 @@ def prepare(cfg: DictConfig, log: Log | None = None, choices: Mapping[str, Any] 
     store = errors.attempt(open_store, cfg, log)
     cell = errors.attempt(build, cfg, chosen)
     errors.attempt(check_members, cfg, chosen)
-    if store is None or cell is None or errors:
-        raise ConfigError("\n".join(errors))
+    errors.raise_any()
+    assert store is not None
+    assert cell is not None
     graph = checked_graph(cell, asked_for=tuple(cfg.metrics.get("extra") or {}))
     if cfg.runtime.stages == "scores" and (left := store.missing(graph.stages_before_scores)):
         count = f"{len(left)} stage{'s are' if left[1:] else ' is'} not done yet, first {left[0]}"
@@ -141,7 +143,7 @@ def open_store(cfg: DictConfig, log: Log | None = None) -> Store:
         if not isinstance(runtime[name], str) or not runtime[name]:
             raise ConfigError(f"runtime.{name}: must be a text, given {runtime[name]!r}")
         if runtime[name].startswith("~"):
-            runtime[name] = str(Path(runtime[name]).expanduser())
+            runtime[name] = os.path.expanduser(runtime[name])  # of no such user it stays as it is
         if name != "device" and (file := _no_folder(Path(runtime[name]))):
             raise ConfigError(f"runtime.{name}: {file} is no folder; give another")
     for name in ("batch", "grad_batch", "max_pixels"):

@@ -15,7 +15,8 @@ from udpbench.commands.telling import RESUME, one_line_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit status: 0 fine, 1 too little memory, 2 wrong input, 130 interrupted."""
+    """Exit status: 0 fine, 1 too little memory or an unforeseen error, with its traceback, 2 wrong input or a disk that
+    is full, 130 interrupted, 128 + the signal if asked to end by SIGTERM (143), SIGUSR1 or SIGUSR2."""
     about = "Protect a folder of pictures; says how visible the change is and what of it JPEG and WebP leave."
     command("protect", "protected", Parser("protect", about), arguments)
 

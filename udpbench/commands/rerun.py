@@ -6,6 +6,7 @@ The settings are the record's, resolved as they were, whatever the defaults are 
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,8 @@ SHOWN = 40  # differences
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 the numbers agree, 1 they do not or the cell failed, 2 wrong input, 130 interrupted."""
+    """Exit status: 0 the numbers agree, 1 they do not or the cell failed, 2 wrong input, 130 interrupted, 128 + the
+    signal if asked to end by SIGTERM (143), SIGUSR1 or SIGUSR2."""
     about = "Run one cell again from its record, and say what differs and whether the numbers agree."
     parser = Parser("rerun", about, "Finished stages are found in runtime.store; elsewhere all is computed anew.")
     parser.add_argument("record", type=Path, metavar="RECORD", help="the JSON file")
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rerun(path: Path, words: Sequence[str], trust: bool) -> int:
     from udpbench.commands.executing import execute
+    from udpbench.commands.signals import heeded
     from udpbench.results.record import read, read_files
     from udpbench.tracking.console import Console
 
@@ -59,7 +62,8 @@ def _rerun(path: Path, words: Sequence[str], trust: bool) -> int:
     ready.tracker.check()
     console.say(f"record: {path}: {names_text(old['cell'])}")
     try:
-        new = execute(ready, cfg, "rerun", "rerun", show_table=False, choices=choices)
+        with heeded(ready.store):
+            new = execute(ready, cfg, "rerun", "rerun", show_table=False, choices=choices)
     except Exception as error:  # noqa: BLE001 - it was told
         return 2 if isinstance(error, ValueError) else 1
     return _tell(old, new, others) if new else 0
@@ -75,13 +79,13 @@ def _telling_what_moved(cfg: DictConfig) -> Iterator[None]:
         yield
     except ValueError as error:
         texts = {k: v for k, v in flat(OmegaConf.to_container(cfg)).items() if isinstance(v, str) and "/" in v}
-        gone = {value: key for key, value in reversed(texts.items()) if not Path(value).expanduser().exists()}
+        gone = {value: key for key, value in reversed(texts.items()) if not Path(os.path.expanduser(value)).exists()}
         raise ConfigError("\n".join(_with_hint(line, gone) for line in str(error).splitlines())) from error
 
 
 def _with_hint(line: str, gone: Mapping[str, str]) -> str:
     """``line``, and the setting of the longest path in it that is not here (``gone``: path -> setting)."""
-    named = [path for path in gone if str(Path(path).expanduser()) in line]
+    named = [path for path in gone if str(Path(os.path.expanduser(path))) in line]
     return f"{line}; if it was moved, say {gone[max(named, key=len)]}=PATH" if named else line
 
 

@@ -23,11 +23,10 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from udpbench.commands.disk import disk_error
 from udpbench.commands.executing import as_recorded, execute, reason_of, record_path, tell_failure
-from udpbench.commands.preparing import prepare
+from udpbench.commands.preparing import PreparedCell, prepare
 from udpbench.commands.searchpath import check_names, with_folders
-from udpbench.commands.telling import RESUME, lines_of, one_line_errors, replace_unencodable, say
+from udpbench.commands.telling import RESUME, WRONG_WORDS, lines_of, one_line_errors, replace_unencodable, say
 from udpbench.core.errors import Busy
 from udpbench.core.memory import lost_gpu
 from udpbench.core.package import CONF
@@ -78,16 +77,8 @@ def attempt(
     if worker and cfg.runtime.device in ("auto", "cuda"):
         claim_gpu(gpus(), avoid)
     console = Console(worker=worker)
-    try:
-        ready = replace(prepare(cfg, console, HydraConfig.get().runtime.choices), beside=beside)
-        if _in_sweep():  # what its cells share is verified once
-            ready.store.trust(_verified.setdefault((group, ready.store.root.absolute()), set()))
-        ready.tracker.check()
-    except (ValueError, OSError) as error:
-        lines = lines_of(error) or [type(error).__name__]
-        for line in lines:
-            console.say(f"error: {line}")
-        _on_failure(error, 2, lines[0], console, again)
+    ready = _prepared(cfg, group, console, beside, again)
+    if ready is None:
         return None
     ready.store.patient = patient
     ready.store.computed.extend(before)
@@ -106,12 +97,35 @@ def attempt(
         console.say(RESUME)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the one place where anything may be caught: a sweep goes on
-        status, reason = 2 if isinstance(error, ValueError) else 1, disk_error(error, cfg.runtime) or reason_of(error)
-        _on_failure(error, status, reason, console, again)
+        status = 2 if isinstance(error, ValueError) else 1
+        _on_failure(error, status, reason_of(error, cfg.runtime), console, again)
     if heard and _in_sweep() and not worker:  # no further cell is begun, though this one could not be interrupted
         console.say(f"{heard[0].name}: {RESUME}")
         sys.exit(128 + heard[0])
     return left
+
+
+def _prepared(cfg: DictConfig, group: str, console: Console, beside: int, again: bool) -> PreparedCell | None:
+    """The cell, ready to be run, with what ``attempt`` was given; None if it cannot be: that is told, and noted."""
+    try:
+        ready = replace(prepare(cfg, console, HydraConfig.get().runtime.choices), beside=beside)
+        if _in_sweep():  # what its cells share is verified once
+            ready.store.trust(_verified.setdefault((group, ready.store.root.absolute()), set()))
+        ready.tracker.check()
+    except Exception as error:
+        if not (_in_sweep() or isinstance(error, ValueError | OSError)):
+            raise
+        lines = _why(error, cfg)
+        for line in lines:
+            console.say(f"error: {line}")
+        _on_failure(error, 2, lines[0], console, again)
+        return None
+    return ready
+
+
+def _why(error: Exception, cfg: DictConfig) -> list[str]:
+    """Why a cell cannot be prepared: what is wrong with its input, or what nobody foresaw, as in somebody's method."""
+    return lines_of(error) if isinstance(error, (*WRONG_WORDS, OSError)) else [reason_of(error, cfg.runtime)]
 
 
 def _names() -> tuple[str, str, str]:
@@ -165,8 +179,13 @@ def give_up(config: DictConfig, reason: str, recorded: bool = False) -> None:
         _note_or_exit(1, reason)
         return
     cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    ready = prepare(cfg, Console(worker=str(config.hydra.job.num)), config.hydra.runtime.choices)
-    tell_failure(ChildProcessError(reason), ready, as_recorded(ready, cfg), record_path(ready, cfg), False)
+    console = Console(worker=str(config.hydra.job.num))
+    try:
+        ready = prepare(cfg, console, config.hydra.runtime.choices)
+    except Exception as error:  # noqa: BLE001 - this machine may lack what the lost process had, such as a GPU
+        console.say(f"no record of the lost cell: {'; '.join(_why(error, cfg))}")
+    else:
+        tell_failure(ChildProcessError(reason), ready, as_recorded(ready, cfg), record_path(ready, cfg), False)
     _note_or_exit(1, reason)
 
 

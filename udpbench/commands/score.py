@@ -15,6 +15,7 @@ from udpbench.commands.common import Parser, show, table, write_json
 from udpbench.commands.preparing import composed, open_store
 from udpbench.commands.searchpath import SEARCHPATH, option_files, searched
 from udpbench.commands.telling import one_line_errors
+from udpbench.core.errors import first_line
 
 if TYPE_CHECKING:
     from udpbench.interfaces import Log, Metric, Run
@@ -74,8 +75,8 @@ def scores(
     found: dict[str, Any] = {"got": str(got), "ref": str(ref), "scores": {}, "absent": {}}
     with _of_equal_names(got, ref) as folders, run.log.bar("scores", len(names), "metric") as advance:
         for name in names:
-            advance(1)
             _add_scores(found, name, make_part(cfg.chosen[name], name, Metric).component, *folders, run)
+            advance(1)
         given = {metric: reason.replace(str(folders[1]), str(ref)) for metric, reason in found["absent"].items()}
         found["absent"] = given
     return found
@@ -88,7 +89,7 @@ def _add_scores(found: dict[str, Any], name: str, metric: Metric, got: Path, ref
             values = _computed(metric, got, ref, run)
             done(1)
     except ValueError as error:
-        found["absent"][name] = str(error).splitlines()[0].removeprefix(f"{name}: ")
+        found["absent"][name] = first_line(error).removeprefix(f"{name}: ")
         return
     for score, value in values.items():
         row = {"value": value, "better_protected": metric.scores[score], "metric": name}
@@ -99,7 +100,7 @@ def _add_scores(found: dict[str, Any], name: str, metric: Metric, got: Path, ref
 
 def _computed(metric: Metric, got: Path, ref: Path, run: Run) -> dict[str, float]:
     """The scores; ValueError with the reason if they cannot be computed."""
-    from udpbench.benchmark.stages import finite
+    from udpbench.benchmark.stages import scores_of
     from udpbench.models.weights import OR_GIVEN
 
     if metric.against in NEEDS_A_CELL:
@@ -108,7 +109,7 @@ def _computed(metric: Metric, got: Path, ref: Path, run: Run) -> dict[str, float
         metric.check()
     except ValueError as error:  # settings of metrics are a cell's
         raise ValueError(str(error).removesuffix(OR_GIVEN)) from error
-    return finite(metric(got, ref, run))
+    return scores_of(metric, got, ref, run)
 
 
 def _bundle(name: str) -> list[str]:

@@ -72,11 +72,13 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
 
 
 def lines_of(error: Exception) -> list[str]:
-    """What a person is told of an error: a line for each thing that is wrong, of Hydra's own errors one."""
+    """What a person is told of an error: a line for each thing that is wrong, of Hydra's own errors one; the name of
+    its class if it has no message."""
     message = str(error).partition("Config search path:")[0]
     if line := _of_a_file(error) or _of_a_word(error, message):
         return [line]
-    return [_of_hydra(error, message)] if isinstance(error, HydraException) else message.splitlines()
+    lines = [_of_hydra(error, message)] if isinstance(error, HydraException) else message.splitlines()
+    return lines if any(lines) else [type(error).__name__]
 
 
 def _of_a_file(error: Exception) -> str | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +30,9 @@ from udpbench.core.errors import class_and_line
 from udpbench.interfaces import Log
 from udpbench.tracking.track import Buffered, Start
 
+if TYPE_CHECKING:
+    from udpbench.models.pretrained import Pretrained
+
 
 def workers_for(wanted: int | str, ready: PreparedCell) -> int:
     """How many processes share the work: ``wanted``, or for ``auto`` with the embedded models one for each core, as far
@@ -42,15 +45,27 @@ def workers_for(wanted: int | str, ready: PreparedCell) -> int:
     return max(1, min(arms, room()))
 
 
-def threads_for(wanted: int | str, ready: PreparedCell, n: int) -> int:
+def threads_for(wanted: int | str, model: Pretrained, n: int = 1, beside: int = 1) -> int:
     """CPU threads of each of ``n`` processes: ``wanted``, or for ``auto`` one with the embedded models, which are too
-    small for more, so that a cell has the same digits on every number of cores; with others, the idle cores shared, or
-    all of them among cells that were begun together."""
+    small for more, so that a cell has the same digits on every number of cores; with another ``model``, the idle cores
+    shared, or all of them among the cells that were begun together (``beside``)."""
     if wanted != "auto":
         return int(wanted)
-    if ready.cell.victim.component.embedded:
+    if model.embedded:
         return 1
-    return max(1, (idle_cores() if ready.beside == 1 else cores() // ready.beside) // n)
+    return max(1, (idle_cores() if beside == 1 else cores() // beside) // n)
+
+
+@contextmanager
+def with_threads(n: int) -> Iterator[None]:
+    """Within the block torch computes with ``n`` threads of the CPU, then with as many as before: the process may be
+    somebody's own, such as a notebook's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -65,11 +80,18 @@ def shared(ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | No
     killed is done by the others.
     """
     n = 1 if choices is None else workers_for(cfg.runtime.workers, ready)
-    threads = threads_for(cfg.runtime.threads, ready, n)
-    torch.set_num_threads(threads)
-    if n == 1 or choices is None:
-        yield 1
-        return
+    threads = threads_for(cfg.runtime.threads, ready.cell.victim.component, n, ready.beside)
+    with with_threads(threads):
+        if n == 1 or choices is None:
+            yield 1
+        else:
+            with _further(n, threads, ready, cfg, choices):
+                yield n
+
+
+@contextmanager
+def _further(n: int, threads: int, ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any]) -> Iterator[None]:
+    """While the block runs, ``n`` - 1 further processes work, see ``shared``."""
     context = multiprocessing.get_context("spawn")
     whole = OmegaConf.to_container(cfg, resolve=False)
     workers: dict[Connection, SpawnProcess] = {}
@@ -86,7 +108,7 @@ def shared(ready: PreparedCell, cfg: DictConfig, choices: Mapping[str, Any] | No
             workers[ours] = process
             ready.store.leases.partners.add(process.pid or 0)
         listener.start()
-        yield n
+        yield
         listener.join()  # all is finished, and they find that out
         ended = True
     finally:

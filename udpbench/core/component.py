@@ -57,7 +57,8 @@ class Component:
     """Base of protections, attacks, tasks, metrics, data sets, budgets and models; every attribute has a default."""
 
     version: ClassVar[int] = 1  # part of the cache key: raise it whenever the numbers change
-    # Settings that say where a thing lies and not what it is. They are no part of the cache key: ``identity`` is.
+    # Settings that say where a thing lies and not what it is. They are no part of the cache key: ``identity`` is. Files
+    # of weights whose names hold a part of their checksum are no part of ``identity``: they can only be those.
     places: ClassVar[tuple[str, ...]] = ()
     # Settings that came later, each with the value that means what was before: at it they are no part of the key.
     later: ClassVar[Mapping[str, Any]] = {}

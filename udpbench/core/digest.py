@@ -19,8 +19,9 @@ SETTLED = 3 * 10**9  # nanoseconds: within them a file may change twice and bear
 
 
 def folder_digest(folder: Path) -> str:
-    """Of all files in ``folder``; where the folder lies does not matter."""
-    return _digest((str(path.relative_to(folder)), known_sha256(path)) for path in _files(folder))
+    """Of all files in ``folder`` but what a file manager leaves there; where the folder lies does not matter."""
+    files = (path for path in _files(folder) if not _is_litter(path))
+    return _digest((str(path.relative_to(folder)), known_sha256(path)) for path in files)
 
 
 def files_digest(paths: Iterable[Path]) -> str:
@@ -46,8 +47,8 @@ def difference(folder: Path, listing: Listing, skip: str, digests: bool = True) 
     """What of a folder is not as it was listed, in words that name one file; nothing: "".
 
     ``skip``: the name of files that were not listed. ``digests``: look at contents, too, not only at names and sizes.
-    What a file manager leaves in a folder (hidden files, ``LITTER``) is nothing. Raises OSError for what cannot
-    be read.
+    What a file manager leaves in a folder (hidden files, ``LITTER``) is nothing unless it was listed. Raises OSError
+    for what cannot be read.
     """
     there = {str(path.relative_to(folder)): path for path in _files(folder) if path.name != skip}
     for name, (size, digest) in listing.items():
@@ -60,8 +61,12 @@ def difference(folder: Path, listing: Listing, skip: str, digests: bool = True) 
                 return f"{name} is not what was written"
         except FileNotFoundError:
             return f"{name} is missing"
-    odd = sorted(name for name, path in there.items() if not path.name.startswith(".") and path.name not in LITTER)
+    odd = sorted(name for name, path in there.items() if not _is_litter(path))
     return f"{odd[0]} does not belong there" if odd else ""
+
+
+def _is_litter(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in LITTER
 
 
 def _files(folder: Path) -> Iterator[Path]:

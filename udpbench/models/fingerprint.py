@@ -44,7 +44,7 @@ class Fingerprint:
         """
         if changed := self.changed():
             discard()
-            for loaded in ("pipe", "alpha_bar"):
+            for loaded in ("pipe", "alpha_bar", "_alpha_bar_there"):
                 vars(self.model).pop(loaded, None)
             todo = f"put it back, or work on a copy: {argument}.trainable(...)"
             raise ValueError(f"{who}: changed its model ({changed}); {todo}")
