@@ -469,6 +469,7 @@ def test_data_models_and_what_is_matched_are_told_apart_but_not_subjects() -> No
         named("data", *({"data": {"path": p, "prompt": p, "reference": p + "2", "heldout": p + "3"}} for p in "ab"))
         == ["toyworld"] * 2
     )
+    assert named("data", *({"data": {"train": 6, "draw": draw}} for draw in (2, 3))) == ["toyworld"] * 2
     assert named("victim", {"model": {"path": "a"}}, {"model": {"path": "b"}}) == ["micro (path=a)", "micro (path=b)"]
     assert (
         named("purifier", {"model": {"path": "a"}}, {"model": {"path": "a"}, "purifier": {"path": "b"}})[1]

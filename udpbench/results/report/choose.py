@@ -24,7 +24,14 @@ from udpbench.results.words import budget_text
 
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
 _PARTS = ("protect", "attack", "task", "data", "budget", *ROLES)
-_OF_SUBJECT = ("subject", "style", "path", "prompt", "class_prompt")  # data settings that differ between subjects
+_OF_SUBJECT = (
+    "subject",
+    "style",
+    "draw",
+    "path",
+    "prompt",
+    "class_prompt",
+)  # data settings that differ between subjects
 _FURTHER = (
     "reference",
     "heldout",
