@@ -355,11 +355,11 @@ def test_a_bundle_s_metric_that_cannot_be_computed_is_absent_with_its_reason(cel
 @pytest.mark.parametrize(
     ("values", "there_are"),
     [
-        ({"data.reference": 20}, 20),
-        ({"data.heldout": 30}, 30),
+        ({"data.reference": 20}, "20"),
+        ({"data.heldout": 30}, "30 (data.heldout)"),
         ({"data.heldout": 30, "arms": ["clean"]}, None),
         ({"data.validation": 40}, None),
-        ({"data.validation": 40, "task.curve": [0.5, 1.0]}, 40),
+        ({"data.validation": 40, "task.curve": [0.5, 1.0]}, "40 (data.validation)"),
     ],
 )
 def test_the_smallest_set_that_would_be_compared_decides(changed, values, there_are):
@@ -376,7 +376,7 @@ def test_validation_pictures_count_only_for_scores_that_the_thief_chooses_by(cha
         "task.curve": [1.0, 2.0],
     }
     absent = changed(few).absent
-    assert absent["kernel_distance"] == "needs 50 pictures a side, there are 40"
+    assert absent["kernel_distance"] == "needs 50 pictures a side, there are 40 (data.validation)"
     assert "precision_recall" not in absent
 
 

@@ -234,18 +234,20 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
         return f"data {cell.data.name} has no reference pictures (data.reference)"
     if against == "reference" and not data.compares_sets:
         return f"data {cell.data.name} has references that overlap the training pictures"
-    if against == "reference" and (n := _smallest_set(cell, component)) < component.minimum:
-        return f"needs {component.minimum} pictures a side, there are {n}"
+    if against == "reference" and (smallest := _smallest_set(cell, component))[0] < component.minimum:
+        return f"needs {component.minimum} pictures a side, there are {smallest[0]}{smallest[1]}"
     return next(iter(errors_of(component.check)), None)
 
 
-def _smallest_set(cell: Cell, metric: Metric) -> int:
+def _smallest_set(cell: Cell, metric: Metric) -> tuple[int, str]:
     """How many pictures the smallest set would have that ``metric`` compares with another (the upper bound's counts,
-    too; validation pictures, if the thief chooses by it)."""
+    too; validation pictures, if the thief chooses by it), and the setting that says so, if it is one of these."""
     sizes, task = cell.data.component.sizes, cell.task.component
     chooses = len(task.curve) > 1 and bool(set(metric.scores) & set(cell.primary))
-    parts = ["reference", *(["heldout"] if "upper_bound" in cell.arms else []), *(["validation"] if chooses else [])]
-    return min(task.generated_count(sizes["train"]), *(sizes[part] for part in parts if sizes.get(part)))
+    counts = [(task.generated_count(sizes["train"]), ""), (sizes.get("reference"), "")]
+    counts += [(sizes.get("heldout"), " (data.heldout)")] if "upper_bound" in cell.arms else []
+    counts += [(sizes.get("validation"), " (data.validation)")] if chooses else []
+    return min((n, setting) for n, setting in counts if n)
 
 
 def _lacks(part: Part, place: str) -> list[str]:
