@@ -239,7 +239,9 @@ def test_sets_of_a_folder_that_are_compared_share_no_picture(tmp_path, pictures,
     for part in (one, other):
         images.write_png(tmp_path / part / f"{part}.png", torch.zeros(3, 8, 8))
     data = Folder(path=pictures, prompt=PROMPT, **{one: tmp_path / one, other: tmp_path / other})
-    with pytest.raises(ValueError, match=f"{other}.png is .*{one}.png; reference, heldout, validation must not over"):
+    with pytest.raises(
+        ValueError, match=f"{other} has .*{other}.png, which is .*{one}.png of {one}; they must not over"
+    ):
         data.check()
     same = Folder(path=pictures, prompt=PROMPT, **{one: tmp_path / one, other: tmp_path / one})
     with pytest.raises(ValueError, match="must not overlap"):

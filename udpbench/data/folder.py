@@ -134,8 +134,9 @@ class Folder(Dataset):
         for part in (part for part in COMPARED if part in self.folders):
             for path in self._pictures(self.folders[part]):
                 alike = seen.setdefault(path.stat().st_size, [])
-                if twice := [p for of, p in alike if of != part and filecmp.cmp(p, path, shallow=False)]:
-                    raise ValueError(f"data folder: {path} is {twice[0]}; {', '.join(COMPARED)} must not overlap")
+                if twice := [(of, p) for of, p in alike if of != part and filecmp.cmp(p, path, shallow=False)]:
+                    of, other = twice[0]
+                    raise ValueError(f"data folder: {part} has {path}, which is {other} of {of}; they must not overlap")
                 alike.append((part, path))
 
     def files(self) -> list[Path]:
