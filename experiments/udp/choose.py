@@ -55,7 +55,7 @@ RUNGS: dict[str, tuple[int, int, list[int], int]] = {
     "photos": (32, 500, [16, 32, 32], 800),
     "sixteen": (16, 200, [16, 32, 32], 400),
 }
-LEVELS = {"sixteen": 16}  # the budget's bound; of the other rungs 8
+EPS = {"sixteen": 16}  # the budget's bound; of the other rungs 8
 # What differs from a surrogate that trains as long as the victim, in five rounds; "clean" and "noise" are the controls.
 LONG: dict[str, Any] = {"rounds": 5, "image_steps": 10, "model_steps": 1 / 5, "surrogate_init": "random"}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -95,18 +95,16 @@ def pictures(part: str, n: int, size: int, draw: int, root: str | None) -> list[
     return [as_saved(x) for x in renderer.render(scenes, size)]
 
 
-def protect(
-    name: str, owner: Owner, levels: int, steps: int, surrogate: PixelDiffusion, run: Run
-) -> list[torch.Tensor]:
+def protect(name: str, owner: Owner, eps: int, steps: int, surrogate: PixelDiffusion, run: Run) -> list[torch.Tensor]:
     """The pictures as a setting leaves them, rounded to 8 bits; ``steps``: of the victim."""
     if name == "clean":
         return owner.images
     if name == "noise":
-        return [as_saved(x) for x in Noise().protect(owner, Linf(levels), None, run)]
+        return [as_saved(x) for x in Noise().protect(owner, Linf(eps), None, run)]
     settings = {"lr": 1e-3, "weight_decay": 0.0, "batch": 16, "samples": 1, **LONG, **SETTINGS[name]}
     for lengths in ("model_steps", "start_steps"):
         settings[lengths] = round(settings.get(lengths, 0) * steps)
-    return [as_saved(x) for x in UDP(**settings).protect(owner, Linf(levels), surrogate, run)]
+    return [as_saved(x) for x in UDP(**settings).protect(owner, Linf(eps), surrogate, run)]
 
 
 @torch.no_grad()
@@ -128,7 +126,7 @@ def tried(name: str, rung: str, seed: int, root: str | None) -> dict[str, Any]:
     names = [f"{i:05d}.png" for i in range(n)]
     owner = Owner(images=pictures("train", n, size, draw, root), names=names, prompts=[""] * n)
     start = time.process_time()
-    made = protect(name, owner, LEVELS.get(rung, 8), steps, model, run)
+    made = protect(name, owner, EPS.get(rung, 8), steps, model, run)
     spent = time.process_time() - start
     task = Ddpm(
         steps=steps,

@@ -13,7 +13,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from udpbench.benchmark.arms import ARMS, DEFAULT
 from udpbench.benchmark.cell import ROLES, Cell, Part
 from udpbench.benchmark.signatures import KINDS, parts_in, wrong_settings
-from udpbench.core.component import Component, check_choice, check_plain, inside, texts_in
+from udpbench.core.component import Component, check_choice, check_plain, held_in, inside, texts_in
 from udpbench.core.errors import ConfigError, Errors, check_whole, instead, unresolved
 from udpbench.core.text import CONTROL
 from udpbench.interfaces import AGAINST, NEEDS, Dataset, Method, Metric
@@ -226,7 +226,7 @@ def _implausible_numbers(settings: Any, held: Any, component: Component, *at: st
         yield f"{'.'.join(at)} must be > 0, given {settings!r}"
     if isinstance(settings, int | float) and not 0 <= settings <= MOST:
         yield f"{'.'.join(at)} must be a number from 0 to {MOST:g}, given {settings!r}"
-    parts = dict(inside(vars(held) if isinstance(held, Component) else held))
+    parts = dict(held_in(held))
     for name, value in inside(settings):
         if name not in component.unbounded:
             yield from _implausible_numbers(value, parts.get(name), component, *at, str(name))

@@ -230,13 +230,20 @@ def _obstacle(cell: Cell, metric: Part) -> str | None:
         return f"task {cell.task.name} {'makes no edits' if trains else 'only makes edits'}"
     if against == "clean_arm" and (side := cell.victim.component.known_size or least) < least:
         return f"needs pictures of at least {least} x {least} px, edits are of {side}"
-    if against == "reference" and not data.sizes.get("reference"):
-        return f"data {cell.data.name} has no reference pictures (data.reference)"
-    if against == "reference" and not data.compares_sets:
-        return f"data {cell.data.name} has references that overlap the training pictures"
-    if against == "reference" and (smallest := _smallest_set(cell, component))[0] < component.minimum:
-        return f"needs {component.minimum} pictures a side, there are {smallest[0]}{smallest[1]}"
+    if against == "reference" and (lacking := _lacking_sets(cell, component)):
+        return lacking
     return next(iter(errors_of(component.check)), None)
+
+
+def _lacking_sets(cell: Cell, metric: Metric) -> str | None:
+    """Why no set of pictures can be compared with references, if none can."""
+    data = cell.data.component
+    if not data.sizes.get("reference"):
+        return f"data {cell.data.name} has no reference pictures (data.reference)"
+    if not data.compares_sets:
+        return f"data {cell.data.name} has references that overlap the training pictures"
+    n, setting = _smallest_set(cell, metric)
+    return f"needs {metric.minimum} pictures a side, there are {n}{setting}" if n < metric.minimum else None
 
 
 def _smallest_set(cell: Cell, metric: Metric) -> tuple[int, str]:

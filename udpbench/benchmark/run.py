@@ -10,7 +10,7 @@ from udpbench.benchmark.graph import Graph, without_scores
 from udpbench.benchmark.stage import Stage, with_ancestors
 from udpbench.benchmark.stages import SCORE
 from udpbench.benchmark.store import Store
-from udpbench.core.component import Component, inside
+from udpbench.core.component import held_in
 from udpbench.core.errors import Errors
 from udpbench.models.diffusion import Diffusion
 
@@ -65,7 +65,7 @@ def models_in(held: Any) -> Iterator[Diffusion]:
     if isinstance(held, Diffusion):
         yield held
         return
-    for _, value in inside(vars(held) if isinstance(held, Component) else held):
+    for _, value in held_in(held):
         yield from models_in(value)
 
 

@@ -70,6 +70,7 @@ SURVIVES = [
     "format makes it larger); this promises nothing.",
 ]
 Rows = Mapping[str, Mapping[str, Any]]
+Work = Sequence[tuple[Stage, Sequence[Path]]]  # each stage with its pictures
 
 
 def change(
@@ -121,16 +122,17 @@ def change(
             store.log.say(f"! {line}")
         model = cell.methods[method][1]
         with within(store), with_threads(threads_for(cfg.runtime.threads, model.component)):
-            rows = _do(store, work, part.name, target, coupled)
+            rows = _do(store, work, {stage.key for stage, _ in todo}, part.name, target, coupled)
     for line in _objections(cell, part, model, method, rows):
         store.log.say(f"! {line}")
     return rows, _title(cell, part, model, method), below
 
 
-def _do(store: Store, work: Sequence[tuple[Stage, Sequence[Path]]], name: str, target: Path, coupled: bool) -> Rows:
-    """Do what is not done, unit by unit, and deliver each at once; returns what is known of each picture."""
+def _do(store: Store, work: Work, todo: Collection[str], name: str, target: Path, coupled: bool) -> Rows:
+    """Do what is not done (``todo``: keys), unit by unit, and deliver each at once; returns what is known of each
+    picture."""
     rows: dict[str, Mapping[str, Any]] = {}
-    console, todo = store.log, {stage.key for stage, _ in work if not store.finished(stage)}
+    console = store.log
     with (console if todo and not coupled else Log()).bar(name, len(todo), "img") as advance:
         for stage, unit in work:
             store.log = console if coupled else Titled(console, shown_name(unit[0].name))
@@ -204,9 +206,8 @@ def _check_target(target: Path, files: Sequence[Path], form: str, store: Store |
         return
     there = {path: file for path, file in finished.items() if path.exists() or path.is_symlink()}
     ours: dict[str, list[Path]] = {}
-    whole = (path.parent for path in (store.root / FINISHED).glob(f"*/{TABLE}")) if there else ()
-    for folder in (folder for folder in whole if folder.suffix != ".part"):
-        for made in folder.iterdir():
+    for known in (store.root / FINISHED).glob(f"*/{TABLE}") if there else ():
+        for made in known.parent.iterdir() if known.parent.suffix != ".part" else ():
             ours.setdefault(made.name, []).append(made)
     for path, file in there.items():
         same = (made for made in ours.get(path.name, ()) if path.is_file() and filecmp.cmp(path, made, shallow=False))

@@ -32,6 +32,11 @@ def inside(value: object) -> Iterable[tuple[Any, Any]]:
     return enumerate(value) if isinstance(value, list | tuple) else ()
 
 
+def held_in(value: object) -> Iterable[tuple[Any, Any]]:
+    """(attribute, key or index; item) of what a component, or a value as for ``inside``, holds."""
+    return inside(vars(value) if isinstance(value, Component) else value)
+
+
 def texts_in(value: object) -> Iterator[str]:
     """The texts in a value of plain types, at any depth."""
     if isinstance(value, str):

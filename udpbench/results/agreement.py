@@ -69,11 +69,8 @@ def _same_files(one: Record, other: Record, part: str) -> bool:
 
 def _counts(data: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of data that are numbers: how many pictures of what size. Texts say where they lie."""
-    return {
-        name: value
-        for name, value in data.items()
-        if isinstance(value, int | float) and name not in ("subject", "draw")
-    }
+    counts = {name: value for name, value in data.items() if isinstance(value, int | float)}
+    return {name: value for name, value in counts.items() if name not in ("subject", "draw")}
 
 
 def equal(a: float, b: float) -> bool:

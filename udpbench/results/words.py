@@ -34,13 +34,13 @@ def _places(x: float, digits: int) -> int:
     return digits - 1 - math.floor(math.log10(abs(round(x, places))))  # rounding may add a digit: 9.999 -> 10.0
 
 
-def together(*found: float, digits: int = 3, scale: float = 0.0) -> list[str]:
+def together(*found: float, scale: float = 0.0) -> list[str]:
     """Signed numbers that are read together, to the decimal place at which the largest of them, or ``scale``, has
-    ``digits`` significant ones: 0.0014, -1.75, 1.76 -> "+0.00", "-1.75", "+1.76"."""
+    three significant digits: 0.0014, -1.75, 1.76 -> "+0.00", "-1.75", "+1.76"."""
     largest = max(scale, *map(abs, found))
-    places = _places(largest, digits) if largest else 0
-    if not 0 <= places < digits + 4:  # more than is written out
-        return [significant(x, digits, signed=True) for x in found]
+    places = _places(largest, 3) if largest else 0
+    if not 0 <= places < 7:  # more than is written out
+        return [significant(x, signed=True) for x in found]
     return [f"{x:+.{places}f}" if x else "0" for x in found]
 
 

@@ -24,20 +24,9 @@ from udpbench.results.words import budget_text
 
 # Cell fields whose settings are told apart; config has a group of each name (models: or "model" for all of them).
 _PARTS = ("protect", "attack", "task", "data", "budget", *ROLES)
-_OF_SUBJECT = (
-    "subject",
-    "style",
-    "draw",
-    "path",
-    "prompt",
-    "class_prompt",
-)  # data settings that differ between subjects
-_FURTHER = (
-    "reference",
-    "heldout",
-    "validation",
-    "extra_clean",
-)  # data settings that are folders, or numbers of pictures
+# Data settings that differ between subjects; those that are folders, or of rendered data numbers of pictures.
+_OF_SUBJECT = ("subject", "style", "draw", "path", "prompt", "class_prompt")
+_FURTHER = ("reference", "heldout", "validation", "extra_clean")
 # Folders that an attack is given: pictures that were made, or leaked, for a protection or a subject.
 _FOLDERS = ("clean", "path", "protected")
 _OF_SPEED = ("gradient_checkpointing", "save_every")  # settings that change speed and memory only
