@@ -80,6 +80,8 @@ def test_what_is_wrong_is_one_error_with_all_lines(local):
     assert len(str(error.value).splitlines()) == 2
     with pytest.raises(ConfigError, match="no protect 'nosuch'"):
         udpbench.run(protect="nosuch")
+    with pytest.raises(ConfigError, match="run works in the process that calls it; allowed are auto and 1, given 2"):
+        udpbench.run("runtime.workers=2")
     with pytest.raises(ConfigError, match="there is no folder .*nowhere"):
         udpbench.protect("nowhere", None, *local, protect="noise")
     with pytest.raises(ConfigError, match="unknown psnrr"):

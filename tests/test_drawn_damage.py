@@ -154,6 +154,23 @@ def test_pictures_exchanged_after_the_start_are_told_and_nothing_is_kept_under_t
     assert not ready.store.finished(ready.graph.data)
 
 
+def test_pictures_by_exchanged_weights_are_not_gone_on_with_when_the_files_are_put_back(tiny, tmp_path):
+    model = shutil.copytree(tiny, tmp_path / "model")
+    ready = prepare(
+        composed(model, "arms=[pretrained]", "protect=none", f"runtime.out={tmp_path / 'out'}", "task.pictures=2")
+    )
+    store, made = ready.store, ready.graph.arms["pretrained"].final
+    exchanged = model / "unet" / "config.json"
+    store.do(ready.graph.data)
+    before = exchanged.read_bytes()
+    exchanged.write_bytes(before + b" ")
+    with pytest.raises(ValueError, match="the files that it reads changed meanwhile"):
+        store.do(made)
+    exchanged.write_bytes(before)
+    assert made.resumable
+    assert not [*store.path(made).parent.rglob("*.png")]
+
+
 class Exits(Protection):
     """Ends the process where it should keep numbers."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 from cells import Notes, measured, once
 from shared import composed
 
-from udpbench.commands import preparing
+from udpbench.benchmark.store import Store
+from udpbench.commands import executing, preparing
 from udpbench.core.errors import ConfigError
 from udpbench.results.record import read_records
 
@@ -29,9 +33,13 @@ def test_pictures_made_at_one_place_and_scored_at_another_make_the_record_of_one
     assert once(cell("two", "pictures")) is None
     assert not (tmp_path / "two" / "records").exists()
     assert not (tmp_path / "two" / "store" / "score").exists()
+    assert (store := Store(tmp_path / "two" / "store")).kept >= {
+        path.name for path in (store.root / "generate").iterdir()
+    }
     scored = once(cell("two", "scores"))
     assert {s["name"].split()[0] for s in scored["stages"] if not s["cached"]} == {"score"}
     assert measured(scored) == measured(whole)
+    assert not store.kept
     assert [r["status"] for r in read_records(tmp_path / "two" / "records")] == ["ok"]
 
 
@@ -54,3 +62,23 @@ def test_sweeps_that_start_in_the_same_second_share_no_folder():
         assert mine != other
         assert len(mine) == 8
     assert one.callbacks.sweep.id != two.callbacks.sweep.id
+
+
+def test_a_record_that_cannot_be_read_now_is_not_written_over(tiny, tmp_path, monkeypatch):
+    cfg = composed(tiny, *CELL, f"runtime.out={tmp_path}")
+    first = once(cfg)
+    (path,) = (tmp_path / "records").glob("*.json")
+    read = Path.read_text
+
+    def broken(self, *args, **kwargs):
+        if self == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", broken)
+    assert not executing._may_overwrite(path)
+    once(cfg)
+    monkeypatch.undo()
+    assert [measured(record) for record in read_records(tmp_path / "records")] == [measured(first)] * 2
+    path.write_text("{")
+    assert executing._may_overwrite(path)

@@ -590,7 +590,9 @@ def test_floating_point_pictures_are_called_so(here, tmp_path):
     [(protect.main, "attack=jpeg"), (protect.main, "task.steps=3"), (purify.main, "protect=eudp"), (purify.main, "budget.eps=4"),
      (protect.main, "runtime.workers=2"), (purify.main, "runtime.stages=pictures"), (protect.main, "+runtime.records=x"),
      (protect.main, "track=none"), (purify.main, "track.mode=online"),
-     (protect.main, "protected_fraction=0.5"), (protect.main, "model@victim=micro_b"), (purify.main, "model@surrogate=micro_b")],
+     (protect.main, "protected_fraction=0.5"), (protect.main, "model@victim=micro_b"), (purify.main, "model@surrogate=micro_b"),
+     (protect.main, "+metric@metrics.extra.fid=fid"), (purify.main, "data.reference=x"), (protect.main, "data.prompts=[a]"),
+     (protect.main, "noise_rms.sign=false"), (protect.main, "protect@noise=noise")],
 )  # fmt: skip
 def test_settings_of_what_is_not_done_are_refused(here, tmp_path, capsys, main, word):
     smooth(0).save(tmp_path / "in" / "a.png")

@@ -253,6 +253,16 @@ def test_the_noise_floor_and_the_noise_line_weigh_subjects_alike() -> None:
     assert (noise.changes["rms"], noise.left["distance"]["none"].mean) == pytest.approx((6.0, 7.0)), "on the line"
 
 
+def test_noise_as_strong_as_a_protection_is_a_point_of_the_noise_line_for_each() -> None:
+    made = []
+    for protect, (rms, distance) in {"eudp": (5.0, 48.0), "glaze": (3.0, 44.0)}.items():
+        record = make_record({**SCORES, "noise_rms": (distance, 0.7)}, protect=protect, attack="none")
+        record["perturbation"]["noise_rms"] = {"rms": rms}
+        made.append(record)
+    (board,) = boards(made)
+    assert Standings(board).noise_line("distance") == [(0.0, 0.0), (3.0, 4.0), (5.0, 8.0), (8.0, 2.0)]
+
+
 # -- a folder of records -----------------------------------------------------------------------------------------------
 
 
@@ -367,8 +377,9 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     folder = save(tmp_path / "r", world(3, 2))
     for out in ("a", "b"):
         assert main([str(folder), "--out", str(tmp_path / out), "--title", "t"]) == 0
-    for path in (tmp_path / "a").rglob("*.*"):
-        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+    a, b = ({p.relative_to(tmp_path / out): p.read_bytes() for p in (tmp_path / out).rglob("*.*")} for out in "ab")
+    assert a == b
+    assert len(a) > 5
 
 
 def test_a_hundred_records_take_under_three_seconds(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_key_is_that_of_what_the_stage_is_made_of():
 def test_a_key_does_not_depend_on_the_order_of_settings_but_on_their_types():
     assert make(settings={"a": 1, "b": 2}).key == make(settings={"b": 2, "a": 1}).key
     assert make(settings={"a": 1}).key != make(settings={"a": "1"}).key
-    assert hash_of({"a": 1}) == hash_of({"a": 1})
+    assert hash_of({"a": 1}) == "015abd7f5cc57a2d"  # another one would orphan every store
     with pytest.raises(TypeError):
         hash_of({"a": object()})
 

@@ -190,6 +190,10 @@ def test_flags_of_a_group() -> None:
     assert flags.no_seed_sd([None]) == flags.NO_SEED_SD
     assert flags.no_seed_sd([None], edits=True) == flags.NO_NOISE
     assert flags.few_subjects([make_record(), other]) == "few subjects: intervals rest on 1"
+    assert (
+        flags.few_subjects([make_record(subject="", seed=k) for k in (0, 1)])
+        == "one data set: intervals rest on its seeds"
+    )
     whole = [make_record(subject=str(s), seed=k) for s in range(3) for k in range(2)]
     assert flags.of_group(whole, {"distance": 0.5}) == []
     assert flags.of_group(whole, {"distance": None}) == [flags.NO_SEED_SD]

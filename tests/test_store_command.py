@@ -139,6 +139,14 @@ def test_what_no_record_names_and_nobody_used_lately_is_unneeded(store):
     assert unneeded(contents(store), {DATA.key, TRAINED.key, MADE.key}) == []
 
 
+def test_tidying_meets_a_removal_of_another_process(store):
+    moved = store.root / "removed" / "train-0123456789abcdef-00000000"
+    moved.mkdir(parents=True)
+    tidy(store)
+    assert not moved.exists()
+    assert moved.parent.is_dir(), "the other process is about to move a folder there"
+
+
 def test_a_folder_is_needed_under_any_of_its_names(store):
     twins = [stage("train", "weights" * 100, stage("data", "clean", way=i)) for i in range(2)]
     store.do(*twins)
@@ -202,7 +210,7 @@ def test_tidying_leaves_no_trace_of_what_is_gone(store):
     remove(store, kept)
     (store.root / "removed" / "left").mkdir()
     tidy(store)
-    assert not (store.root / "removed").exists()
+    assert not [*(store.root / "removed").iterdir()]
     assert len(list((store.root / "content").iterdir())) == 2
     Store(store.root).do(MADE)
     assert (store.path(MADE) / "text").read_text() == "pictures"
@@ -293,6 +301,15 @@ def test_gc_says_and_with_yes_removes_what_no_record_names(run, store, tmp_path)
     status, _, said = run("gc", "--days", "0", "--yes")
     assert (status, said.count("\n")) == (2, 1)
     assert all(map(store.finished, (DATA, TRAINED, MADE))), "without records everything would be unneeded"
+
+
+@pytest.mark.slow
+def test_gc_leaves_what_a_cell_without_a_record_keeps_for_its_scores(run, store):
+    store.do(alone := stage("generate", "alone", DATA))
+    store.keep("cell", [alone.key])
+    assert "nothing to remove" in run("gc", "--days", "0", "--yes")[1]
+    store.keep("cell", [])
+    assert "removed: 1 generate, 5 B" in run("gc", "--days", "0", "--yes")[1]
 
 
 @pytest.mark.slow

@@ -44,15 +44,19 @@ def run(*overrides: str, **choices: Any) -> Record | None:
     ``runtime.stages=pictures``, which makes none).
 
     ``udpbench.run("budget.eps=4", protect="eudp", attack="impress", task="dreambooth", seed=1)``. Finished stages are
-    not computed again. Raises ``udpbench.core.errors.ConfigError`` with a line for everything that is wrong.
+    not computed again. All is done in the process of the caller: ``runtime.workers`` is the command line's. Raises
+    ``udpbench.core.errors.ConfigError`` with a line for everything that is wrong.
     """
     from omegaconf import open_dict
 
     from udpbench.commands.executing import execute
     from udpbench.commands.preparing import composed, prepare
+    from udpbench.core.errors import ConfigError
     from udpbench.tracking.console import Console
 
     cfg = composed(_overrides(overrides, choices))
+    if (n := cfg.runtime.workers) not in ("auto", 1):
+        raise ConfigError(f"runtime.workers: run works in the process that calls it; allowed are auto and 1, given {n}")
     ready = prepare(cfg, Console())
     ready.tracker.check()
     with open_dict(cfg):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -41,9 +41,11 @@ class Part:
         found = {"settings": settings, "version": self.component.version, "identity": self.component.identity()}
         return found | ({"inside": inside} if inside else {}) | self.source
 
-    def check_unchanged(self) -> None:
-        """ValueError if what it reads from disk is no longer what ``key`` says: it was exchanged since."""
+    def check_unchanged(self, discard: Callable[[], object]) -> None:
+        """ValueError if what it reads from disk is no longer what ``key`` says: it was exchanged since; after
+        ``discard`` was called, for the files may be put back."""
         if self._now() != self.key:
+            discard()
             raise ValueError(f"{self.name}: the files that it reads changed meanwhile; run the same command again")
 
     @cached_property

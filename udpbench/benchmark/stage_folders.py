@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +21,12 @@ from filelock import Timeout
 
 from udpbench.benchmark import leases
 from udpbench.benchmark.facts import BEGUN, FACTS, bytes_of, read_facts
-from udpbench.benchmark.store import DAMAGED, DROPPED, RECORDS, Store
+from udpbench.benchmark.store import DAMAGED, DROPPED, KEPT, RECORDS, Store
 from udpbench.core.atomic import atomic_write
 from udpbench.core.digest import file_digest
 
 REMOVED = "removed"  # folder of a store: what is being removed
-NO_KINDS = ("locks", "content", RECORDS, DAMAGED, DROPPED, REMOVED)  # folders of a store that hold no stages
+NO_KINDS = ("locks", "content", RECORDS, KEPT, DAMAGED, DROPPED, REMOVED)  # folders of a store that hold no stages
 STATES = ("finished", "unfinished", DAMAGED, DROPPED)
 KEY = re.compile("[0-9a-f]{16}")
 SHORTEST = 4  # hex digits by which a stage may be called
@@ -213,7 +213,7 @@ def remove(store: Store, kept: StageFolder, keep_facts: bool = False) -> bool:
             for key in kept.keys:
                 with atomic_write(store.root / DROPPED / kept.kind / key / FACTS) as beside:
                     shutil.copyfile(kept.folder / FACTS, beside)
-        gone = store.root / REMOVED / f"{kept.kind}-{kept.folder.name}-{os.getpid()}"
+        gone = store.root / REMOVED / f"{kept.kind}-{kept.folder.name}-{secrets.token_hex(4)}"
         gone.parent.mkdir(exist_ok=True)
         kept.folder.rename(gone)  # at once: half a folder would be a damaged one
         for key in kept.also:
@@ -231,7 +231,8 @@ def put_aside(store: Store, kept: StageFolder) -> Path | None:
 
 def tidy(store: Store) -> None:
     """Remove what an interrupted removal left, and pointers to folders that are gone."""
-    shutil.rmtree(store.root / REMOVED, ignore_errors=True)
+    for gone in _folders(store.root / REMOVED):  # that folder stays: another process may be about to move one there
+        shutil.rmtree(gone, ignore_errors=True)
     for pointer in (store.root / "content").glob("[!.]*"):
         with suppress(OSError, ValueError):
             if not (store.root / pointer.read_text(encoding="utf-8")).exists():

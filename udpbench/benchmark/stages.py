@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -280,15 +281,16 @@ def _checked(
     used = [part for part in (*methods, model) if part]
 
     def checked(out: Path, parents: dict[str, Path], run: Run) -> None:
+        discard = partial(empty, out)  # what a resumable stage finds there it keeps
         before = Fingerprint(model.component.on(run)) if model else None
         generators = Generators() if any(map(is_own, used)) else None
         work(out, parents, run)
         if generators and (drawn := generators.moved()):
             run.log.say(f"drew from {drawn}: a rerun may differ; use run.rng")
         if before:
-            before.check(who, argument, lambda: empty(out))
+            before.check(who, argument, discard)
         for part in used:
-            part.check_unchanged()
+            part.check_unchanged(discard)
 
     return checked
 

@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -38,6 +38,7 @@ from udpbench.interfaces import Log, Run, Titled
 
 VERIFY = ("size", "digest")
 RECORDS = "records"  # folder of a store: where records of its cells are, a note for each folder
+KEPT = "kept"  # folder of a store: what a cell without a record needs, a note for each cell
 DAMAGED, DROPPED = "damaged", "dropped"  # folders of a store: what was put aside; facts of stages that were removed
 
 
@@ -89,6 +90,22 @@ class Store:
     def forget_records(self, folder: Path) -> None:
         """Take back what ``remember_records`` noted."""
         (self.root / RECORDS / hash_of(str(folder))).unlink(missing_ok=True)
+
+    def keep(self, cell: str, stages: Collection[str]) -> None:
+        """Note that a cell that has no record yet needs these ``stages``; both by their keys. None: it needs none."""
+        note = self.root / KEPT / cell
+        with suppress(OSError):  # the store is read-only
+            if stages:
+                atomic_text(note, json.dumps(sorted(stages)))
+            else:
+                note.unlink(missing_ok=True)
+
+    @property
+    def kept(self) -> set[str]:
+        """Keys of the stages that ``keep`` noted."""
+        return {
+            key for note in (self.root / KEPT).glob("[!.]*") for key in json.loads(note.read_text(encoding="utf-8"))
+        }
 
     def path(self, stage: Stage) -> Path:
         """Where the stage's folder is, once finished."""
@@ -221,7 +238,7 @@ class Store:
 
     def move_aside(self, folder: Path) -> Path:
         """Move a stage's folder, whose lock is held, to ``damaged/``, which nothing reads; returns where it is now."""
-        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
         target = self.root / DAMAGED / f"{folder.parent.name}-{folder.name}-{stamp}"
         target.parent.mkdir(exist_ok=True)
         folder.rename(target)

@@ -55,6 +55,7 @@ def execute(
         _finish_stages(ready, cfg, choices, prefix, todo)
         if not ready.scores:
             todo_next = "run the same command with runtime.stages=scores to compute them and write the record"
+            store.keep(graph.key, [stage.key for stage in graph.stages])
             console.say(f"everything but the scores is done; {todo_next}")
             tracker.finish("ok")
             return None
@@ -62,6 +63,7 @@ def execute(
         new, path = record_of(graph, store, config, computed), record_path(ready, cfg)
         record.write(path, new)
         store.remember_records(path.parent)
+        store.keep(graph.key, [])  # the record names them
         written = True  # what fails from here on is the showing
         _failed_path(path).unlink(missing_ok=True)  # of an attempt before this one
         _show(ready, new, path, folder, show_table, mirrored=todo > 0 or bool(computed))
@@ -104,18 +106,21 @@ def record_path(ready: PreparedCell, cfg: DictConfig) -> Path:
     """Where the record of the cell is, or will be.
 
     Cells that are made of the same stages but differ in what their records say (a surrogate that noise does not
-    use, the primary scores) have a file each.
+    use, the primary scores) have a file each. A file that cannot be read now is taken for another cell's.
     """
     from udpbench.benchmark.stage import hash_of
-    from udpbench.results.record import read
+    from udpbench.results.record import UnreadableError, read
 
     path, names = Path(cfg.runtime.records) / f"{slug(ready.cell)}-{ready.graph.key}.json", ready.cell.names
-    primary = list(ready.cell.primary)
-    with suppress(OSError, ValueError, KeyError):  # there is none, or it is not of a cell like this
+    primary, others = list(ready.cell.primary), False
+    try:
         there = read(path)
-        if there["config"]["metrics"]["primary"] != primary or names.items() - there["cell"].items():
-            return path.with_name(f"{path.stem}-{hash_of([names, primary])[:8]}.json")
-    return path
+        others = there["config"]["metrics"]["primary"] != primary or bool(names.items() - there["cell"].items())
+    except UnreadableError:
+        others = True
+    except (ValueError, KeyError):  # there is none, or it is not of a cell like this
+        pass
+    return path.with_name(f"{path.stem}-{hash_of([names, primary])[:8]}.json") if others else path
 
 
 def _failed_path(path: Path) -> Path:
@@ -152,6 +157,7 @@ def tell_failure(error: Exception, ready: PreparedCell, config: dict[str, Any], 
         beside = _failed_path(path) if path.exists() and not _may_overwrite(path) else path
         try:
             record.write(beside, failed_record(ready.graph, ready.store, config, error))
+            ready.store.remember_records(beside.parent)
             ready.store.log.say(f"the traceback is in {beside}")
         except OSError as further:
             ready.store.log.say(f"error: {reason_of(further, config['runtime'])}")
@@ -159,11 +165,12 @@ def tell_failure(error: Exception, ready: PreparedCell, config: dict[str, Any], 
 
 def _may_overwrite(path: Path) -> bool:
     """Whether a record may be overwritten by a failure: what once was finished is kept."""
-    from udpbench.results.record import read
+    from udpbench.results.record import UnreadableError, read
 
-    with suppress(ValueError):  # a broken one holds nothing
+    try:
         return read(path)["status"] == "failed"
-    return True
+    except ValueError as error:  # a broken one holds nothing
+        return not isinstance(error, UnreadableError)
 
 
 def reason_of(error: Exception, runtime: Mapping[str, Any]) -> str:

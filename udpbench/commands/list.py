@@ -16,6 +16,7 @@ from udpbench.benchmark.arms import ARMS
 from udpbench.commands.common import Parser
 from udpbench.commands.searchpath import option_files, searched
 from udpbench.commands.telling import no_option, one_line_errors
+from udpbench.core.atomic import atomic_text
 from udpbench.core.package import CONF
 
 GROUPS = {
@@ -222,4 +223,4 @@ def fill(path: Path) -> None:
     if BEGIN not in text or END not in text:
         raise ValueError(f"list: {path} has no {BEGIN} and {END}")
     before, rest = text.split(BEGIN, 1)
-    path.write_text(f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+    atomic_text(path, f"{before}{BEGIN}\n{tables()}\n{END}{rest.split(END, 1)[1]}")

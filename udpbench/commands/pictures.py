@@ -56,11 +56,13 @@ READING = {"text", "denoise"}  # needs of methods that are given captions
 FINISHED = "finished"  # the kind of stages that hold finished pictures
 SHOWN = 40  # rows of the table
 MANY = 50  # pictures whose reading has a line of progress
-OF_CELLS = r"(track|runtime\.(workers|stages|records))\b"  # what only a cell takes: arms to share, a record
+OF_CELLS = (  # what only a cell takes: arms to share, a record, scores and what they compare with
+    r"(track|runtime\.(workers|stages|records)|data\.(reference|heldout|validation|prompts)|metrics|perturbation)\b|metric@"
+)
 UNUSED = {  # what the other half of a cell takes: groups, and models mounted for it
-    "protect": r"(attack|purifier|task|victim|metrics|perturbation)\b|"
+    "protect": r"(attack|purifier|task|victim|(protect@)?noise|(protect@)?noise_rms)\b|"
     r"model@(purifier|victim)|(arms|protected_fraction)=",
-    "attack": r"(protect|budget|surrogate|task|victim|metrics|perturbation|like|inner|noise|noise_rms)\b|"
+    "attack": r"(protect|budget|surrogate|task|victim|like|inner|noise|noise_rms)\b|"
     r"model@(surrogate|victim)|(owner_prompt|arms|protected_fraction)=",
 }
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}

@@ -299,7 +299,7 @@ def gc(parser: Parser, words: Sequence[str]) -> int:
         raise ValueError(f"store gc: records were written to {told}, which is not there now; {todo}")
     for folder in lost if args.yes else ():
         opened.store.forget_records(folder)
-    needed = {stage["key"] for record in opened.records.values() for stage in record["stages"]}
+    needed = {stage["key"] for record in opened.records.values() for stage in record["stages"]} | opened.store.kept
     there = opened.chosen(names) if names else opened.there
     all_free = {kept.folder for kept in unneeded(opened.there, needed)}
     old = {kept.folder for kept in unneeded(opened.there, needed, time.time() - args.days * DAY)}

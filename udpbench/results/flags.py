@@ -10,9 +10,10 @@ from typing import Any
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.core.provenance import DIRTY
+from udpbench.results.intervals import subjects_in
 from udpbench.results.record import metrics_of, of_edits, score_of, versions
 from udpbench.results.schema import BudgetFacts, Record
-from udpbench.results.stats import sign
+from udpbench.results.stats import sign, victim
 from udpbench.results.words import percent_below
 
 WINDOW = ("pretrained", "clean", "upper_bound")  # no training, the clean victim, a perfect victim
@@ -158,12 +159,13 @@ def no_seed_sd(floors: Iterable[float | None], edits: bool = False) -> str | Non
 
 
 def few_subjects(records: Sequence[Record]) -> str | None:
-    """Two subjects cannot stand for a population.
+    """Two subjects cannot stand for a population, nor the seeds of a data set that has no subjects for others.
 
     ``records``: those of one condition.
     """
-    subjects = {record["cell"]["subject"] for record in records}
-    return f"few subjects: intervals rest on {len(subjects)}" if len(subjects) < 3 else None
+    if not (n := subjects_in(map(victim, records))):
+        return "one data set: intervals rest on its seeds"
+    return f"few subjects: intervals rest on {n}" if n < 3 else None
 
 
 OF_RECORD = (

@@ -23,6 +23,10 @@ class MetricInfo(TypedDict):
     primary: bool
 
 
+class UnreadableError(ValueError):
+    """A file that is there and cannot be read now: what it holds is not known."""
+
+
 def write(path: Path, record: Record) -> None:
     """Check ``record`` and write it whole (beside, then renamed), keys always in the same order.
 
@@ -37,7 +41,8 @@ def write(path: Path, record: Record) -> None:
 
 
 def read(path: Path) -> Record:
-    """The record in a file; ValueError naming the file if it is broken."""
+    """The record in a file; ValueError naming the file if it is broken or missing, UnreadableError if the system cannot
+    read it."""
     return check(_load(path), str(path))
 
 
@@ -96,8 +101,10 @@ def _load(path: Path) -> Any:
         return upgraded(loaded) if isinstance(loaded, dict) and loaded.get("schema") == 1 else loaded
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: record of schema 1 cannot be read ({error})") from error
-    except OSError as error:
+    except FileNotFoundError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from error
     except RecursionError as error:
         raise ValueError(f"{path}: cannot be read as JSON (it is nested too deeply)") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors

@@ -49,7 +49,7 @@ def attack_costs(board: Board) -> Section | None:
             rng = board.rng(metric, attack, kind="attacked")
             named = f"{metric} {ARROW[board.metrics[metric]['better_protected']]}"
             cheaper = {name: found[name] for name in found if seconds[name] < CHEAPER * seconds[attack]}
-            row[f"{named} left"] = interval_text(_interval(found[attack], rng))
+            row[f"{named} left"] = interval_text(_interval(found[attack], rng, board.sizes[metric]))
             damage = clean.left[metric].get(attack) if clean else None
             row[f"{named} damage"] = interval_text(damage) + (of_several(clean, attack) if clean and damage else "")
             row[f"{named} beaten by"] = _best(found[attack], cheaper, rng, board.sizes[metric])
@@ -103,9 +103,9 @@ def _by_victim(found: _Left) -> dict[Key, float]:
     return {victim: fmean(found[key] for key in keys) for victim, keys in by_victim.items()}
 
 
-def _interval(found: _Left, rng: np.random.Generator) -> Interval | None:
-    """The mean over victims with its interval."""
-    return paired_interval(_by_victim(found), rng) if found else None
+def _interval(found: _Left, rng: np.random.Generator, size: float) -> Interval | None:
+    """The mean over victims with its interval; ``size``: that of the scores."""
+    return paired_interval(_by_victim(found), rng, size=size) if found else None
 
 
 def _stages(records: Sequence[Record], kind: str) -> list[StageCost]:

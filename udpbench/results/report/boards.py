@@ -285,7 +285,7 @@ def protect_costs(protect: str, records: Sequence[Record]) -> dict[str, float]:
     where they were computed, if that is known; ``gradients``, the pictures that went forward and backward through the
     UNet or the autoencoder. Means of what is known.
 
-    Records count an attack's gradients with the protection's: the least of a victim's are the protection's.
+    Records of older code count a purifier's gradients with the protection's, whose are the least of a victim's.
     """
     stages = [stage for r in records for stage in r["stages"] if stage["name"] == f"protect {protect}"]
     computed = [stage for stage in stages if not stage["cached"]]

@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from statistics import fmean
+from typing import Any
 
 from pandas import DataFrame
 
-from udpbench.benchmark.arms import CONTROLS
+from udpbench.benchmark.arms import ARMS, CONTROLS
 from udpbench.results.intervals import Interval, Key, adjusted_means, paired_interval, subjects_mean
 from udpbench.results.record import grouped
 from udpbench.results.report.boards import SHARED, Board, protect_costs
@@ -111,15 +112,15 @@ class Standings:
 
     def noise_line(self, metric: str) -> list[tuple[float, float]]:
         """(visibility, effect) of the noise controls at every budget of the same data, task, victim and protected
-        fraction, from (0, 0): the clean pictures."""
+        fraction, from (0, 0): the clean pictures. One that takes after a protection has a point for each of these."""
         points = {(0.0, 0.0)}
         fraction = float(self.board.names["protected_fraction"])
         alike = [record for record in self.board.alike if record["facts"]["protected_fraction"] == fraction]
-        by_budget = grouped(alike, lambda record: record["cell"]["budget"])
-        for arm, part in product(CONTROLS, by_budget.values()):
-            effects = differences(part, arm, "clean", metric)
-            seen = _changes(arm, [record for record in part if arm in record["arms"]]).get(self.visible)
-            points |= {(seen, subjects_mean(effects))} if effects and seen is not None else set()
+        for arm in CONTROLS:
+            made = [record for record in alike if arm in record["arms"]]
+            for part in grouped(made, partial(_made_of, arm)).values():
+                effects, seen = differences(part, arm, "clean", metric), _changes(arm, part).get(self.visible)
+                points |= {(seen, subjects_mean(effects))} if effects and seen is not None else set()
         return sorted(points)
 
     # -- one row -------------------------------------------------------------------------------------------------------
@@ -177,6 +178,12 @@ def _damage(records: Sequence[Record], metric: str) -> dict[Key, dict[str, float
         for of, x in differences([record], "clean_attacked", "clean", metric).items():
             found.setdefault(of, {}).setdefault(record["arms"]["clean_attacked"]["key"], x)
     return found
+
+
+def _made_of(arm: str, record: Record) -> tuple[str, ...]:
+    """What the pictures of an arm depend on: the budget, and what the arm is made of."""
+    cell: Mapping[str, Any] = record["cell"]
+    return tuple(str(cell[name]) for name in ("budget", *ARMS[arm].depends))
 
 
 def _changes(arm: str, records: Sequence[Record]) -> dict[str, float]:
