@@ -220,3 +220,11 @@ def test_a_table_s_cells_cannot_break_it(board):
 @pytest.mark.parametrize("path", TEXTS, ids=[path.parent.name for path in TEXTS])
 def test_tables_are_those_of_the_records(path):
     assert filled(path) == path.read_text(), f"say: python -m udpbench report --fill {path.relative_to(ROOT)}"
+
+
+@pytest.mark.slow
+def test_the_figure_in_a_text_is_that_of_the_records(tmp_path):
+    folder = ROOT / "experiments/protections"
+    assert main([str(folder / "records"), "--out", str(tmp_path)]) == 0
+    made_now = (tmp_path / "figures" / "board1_kd_efflite0-visibility.svg").read_text()
+    assert (folder / "visibility.svg").read_text() == made_now, "copy it there"

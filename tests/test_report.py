@@ -336,7 +336,7 @@ def test_ranked_by_effect_with_controls_last_and_labels_apart(report: Path) -> N
         for line in text[text.index(f"## {LABEL}") :].split("#### Arms")[0].splitlines()
         if "|" in line
     ]
-    assert board[0][-2:] == ["protect (s)", "UNet images"]
+    assert board[0][-2:] == ["protect (s)", "protect (MB)"]
     assert [r[-2] for r in board[2:]] == ["24.0"] * 4 + ["-"]
     assert [(r[0], r[1]) for r in board[2:]] == [
         ("eudp", "impress"), ("eudp", "jpeg"), ("udp", "impress"), ("udp", "jpeg"), ("noise (control)", "none"),

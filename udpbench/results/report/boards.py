@@ -41,6 +41,7 @@ from udpbench.results.words import (
 )
 
 GRADIENTS = ("unet_image", "vae_image")  # counts of image gradients
+COSTS = {"gradients": "image gradients", "seconds": "protect (s)", "memory": "protect (MB)"}  # of a victim's pictures
 _ROW = ("protect", "attack", "subject", "seed")  # what may differ within a board
 _OF_EDITS = ("reseeded", "clean_attacked")  # how much edits differ for no reason, and by the attack alone
 NO_CLAIM = "†"
@@ -241,7 +242,7 @@ def _reading(board: Board) -> list[str]:
         f"{what}: {listed}.",
         f"Effect = s(protected) - s(clean), residual = s(purified) - s({base}), + is better protected; "
         "mean over victims [95 % interval], their number behind it where some lack the score; "
-        "recovery = 1 - residual/effect. Arrows: direction of better protection.",
+        "recovery = 1 - residual/effect. Arrows: direction of better protection. Costs: of a victim's pictures together.",
     ]
     if base == "clean":
         lines.append("What the attack does to edits by itself (clean_attacked) counts against the recovery.")
@@ -275,9 +276,9 @@ def _cells(row: Row, board: Board) -> dict[str, str]:
         cells[f"{named} residual"] = claim_text(s.residual, s.floor) + of_fewer(s.residual, len(victims))
         cells[f"{named} recovery"] = "-" if row.control else recovery_text(s.recovery)
     cells["rms (/255)"] = mean_text(record["perturbation"].get(row.arm, {}).get("rms") for record in row.records)
-    cells["protect (s)"] = mean_text([protect_costs(row.protect, row.records).get("seconds")])
-    cells["UNet images"] = "-" if row.control else mean_text(r["counts"].get("unet_image") for r in row.records)
-    return cells
+    same = [record for record in board.records if record["cell"]["protect"] == row.protect]
+    costs = {} if row.control else protect_costs(row.protect, same)
+    return cells | {named: mean_text([costs.get(name)]) for name, named in COSTS.items()}
 
 
 def protect_costs(protect: str, records: Sequence[Record]) -> dict[str, float]:
