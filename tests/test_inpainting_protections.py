@@ -15,8 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionInpaintPipeline
-from omegaconf import OmegaConf
-from shared import CONF, Watching, make_owner
+from shared import Watching, make_owner
 from skimage.measure import find_contours
 from tiny import TINY
 from torch import Tensor
@@ -68,23 +67,6 @@ def logged() -> tuple[Run, list[float]]:
     log = Log()
     log.scalar = lambda name, value, step: losses.append(float(value))  # type: ignore[method-assign]
     return Run(log=log), losses
-
-
-RELEASED = {
-    "diffusionguard": {"iterations": 800, "step_size": 0.5, "sample_steps": 4, "contour_strength": 1.1,
-                       "contour_smoothness": 0.1, "contour_iterations": 15},
-    "advpaint": {"iterations": 250, "step_size": 3.825, "sample_steps": 50, "same_noise": False, "enlarged": 1.2},
-    "promptflare": {"iterations": 400, "step_size": 2 / 2, "sample_steps": 4},
-    "dia": {"aim": "trajectory", "iterations": 20, "step_size": 1 / 2, "sample_steps": 10},
-    "diffvax": {"lr": 1e-5, "batch": 5, "alpha": 4, "guidance": 7.5, "sample_steps": 4, "class_images": 818},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_released_presets_have_the_released_numbers(name):
-    conf = OmegaConf.load(CONF / "protect" / f"{name}_released.yaml")
-    assert conf.preset == "released"
-    assert {key: conf[key] for key in RELEASED[name]} == RELEASED[name]
 
 
 # -- what the UNet is given --------------------------------------------------------------------------------------------
