@@ -86,8 +86,34 @@ def test_the_gradient_of_mist_is_that_of_finite_differences(model, pictures, mod
     assert float(slope) == pytest.approx(float((gradient * along).sum()), rel=0.02)
 
 
+def test_a_picture_moves_to_the_target_and_to_which(model, pictures, tmp_path):
+    write_png(tmp_path / "target.png", 1 - pictures[1])
+    own = Mist(steps=8, mode="textural", sample_latents=False, target=str(tmp_path / "target.png"))
+    assert own.identity() != Mist(steps=8).identity() == {"target": "checkerboard"}
+    goals = {"board": checkerboard(16, 16), "own": images.read(tmp_path / "target.png")[None]}
+    for name, method in (("own", own), ("board", replace(own, target=None))):
+        x = saved(made(method, pictures[:1], model)[0], tmp_path)
+        near = {k: float((model.encode(x[None]) - model.encode(g)).square().mean()) for k, g in goals.items()}
+        was = {
+            k: float((model.encode(pictures[:1][0][None]) - model.encode(g)).square().mean()) for k, g in goals.items()
+        }
+        assert near[name] < 0.97 * was[name]
+        assert near[name] / was[name] == min(near[k] / was[k] for k in goals)
+
+
+def test_the_checkerboard_has_eight_squares_along_the_shorter_side():
+    board = checkerboard(64, 128)
+    assert board.shape == (1, 3, 64, 128)
+    assert board.mean() == 0.5
+    assert board[0, 0, 0].unfold(0, 8, 8).unique(dim=1).flatten().tolist() == [0.0, 1.0] * 8
+    assert checkerboard(5, 5).shape == (1, 3, 5, 5)
+
+
+# -- gradients, written out --------------------------------------------------------------------------------------------
+
+
 def first_of_variables(method, x: Tensor, model, budget=None) -> Tensor:
-    """The gradient of the first step, of what the method moves, (1, 3, H, W) float64."""
+    """The gradient of the first step by what is moved: pictures, a mask, coefficients; (1, 3, H, W) float64."""
     seen: list[Tensor] = []
     made(method, [x], model, budget, gradient_hook=lambda gradient: seen.append(gradient) or gradient)
     return seen[0].double()
@@ -104,7 +130,7 @@ def assert_slopes(gradient: Tensor, raised: Callable[[Tensor], Tensor], at: Tens
     for along in (torch.randn(at.shape, generator=torch.Generator().manual_seed(0)), gradient.sign()):
         with torch.no_grad():
             slope = (raised(at + 1e-5 * along) - raised(at - 1e-5 * along)) / 2e-5
-        assert float(slope) == pytest.approx(float((gradient * along).sum()), rel=1e-3)
+        assert float(slope) == pytest.approx(float((gradient * along).sum()), rel=1e-4)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
@@ -113,10 +139,8 @@ def test_the_gradient_of_ace_plus_is_that_of_finite_differences(model, pictures,
     method = ACEPlus(**{**ROUND, "image_steps": 1}, samples=2, latent_weight=weight)
     gradient = first_of_variables(method, pictures[0], model)
     (posterior, unet), scale = in_double(model), model.pipe.vae.config.scaling_factor
-    hidden, target = (
-        model.embed(make_owner(pictures[:1]).prompts).hidden.double(),
-        posterior(checkerboard(16, 16).double()).mean * scale,
-    )
+    hidden = model.embed(make_owner(pictures[:1]).prompts).hidden.double()
+    target = posterior(checkerboard(16, 16).double()).mean * scale
     rng = Run().rng("ace_plus", 0, "0000.png")
     t, noise = torch.randint(600, 1000, (2,), generator=rng), torch.randn(2, 4, 8, 8, generator=rng)
 
@@ -172,29 +196,6 @@ def test_the_gradient_of_dct_shield_is_that_of_finite_differences_of_the_coeffic
         return -(posterior(decoded(c, steps, 16, 16)).mean * scale).norm()
 
     assert_slopes(gradient, raised, coefficients(x[None], steps).double())
-
-
-def test_a_picture_moves_to_the_target_and_to_which(model, pictures, tmp_path):
-    write_png(tmp_path / "target.png", 1 - pictures[1])
-    own = Mist(steps=8, mode="textural", sample_latents=False, target=str(tmp_path / "target.png"))
-    assert own.identity() != Mist(steps=8).identity() == {"target": "checkerboard"}
-    goals = {"board": checkerboard(16, 16), "own": images.read(tmp_path / "target.png")[None]}
-    for name, method in (("own", own), ("board", replace(own, target=None))):
-        x = saved(made(method, pictures[:1], model)[0], tmp_path)
-        near = {k: float((model.encode(x[None]) - model.encode(g)).square().mean()) for k, g in goals.items()}
-        was = {
-            k: float((model.encode(pictures[:1][0][None]) - model.encode(g)).square().mean()) for k, g in goals.items()
-        }
-        assert near[name] < 0.97 * was[name]
-        assert near[name] / was[name] == min(near[k] / was[k] for k in goals)
-
-
-def test_the_checkerboard_has_eight_squares_along_the_shorter_side():
-    board = checkerboard(64, 128)
-    assert board.shape == (1, 3, 64, 128)
-    assert board.mean() == 0.5
-    assert board[0, 0, 0].unfold(0, 8, 8).unique(dim=1).flatten().tolist() == [0.0, 1.0] * 8
-    assert checkerboard(5, 5).shape == (1, 3, 5, 5)
 
 
 # -- SDS ---------------------------------------------------------------------------------------------------------------
