@@ -53,6 +53,22 @@ def test_disdiff_without_its_terms_is_aspl(model, owner):
         assert not torch.equal(torch.stack(other), torch.stack(plain))
 
 
+def test_the_attention_erased_is_that_of_the_perturbed_picture_beside_the_feature_term_too(model, owner):
+    z = model.encode(owner.images[0][None]) + 0.1
+    cond, noise = model.embed(owner.prompts[:1]), torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+
+    def value(**weights: float) -> torch.Tensor:
+        settings = {**DISDIFF, "feature_weight": 0.0, "attention_weight": 0.0, **weights}
+        objective = DisDiff(**settings).objective(model, owner, Run())
+        assert objective is not None
+        return objective(z, cond, torch.tensor([100]), noise, [0])
+
+    plain = model.loss(z, cond, torch.tensor([100]), noise)
+    alone = [value(feature_weight=1.0) - plain, value(attention_weight=1.0) - plain]
+    assert value(feature_weight=1.0, attention_weight=1.0) - plain == pytest.approx(sum(alone), rel=1e-4)
+    assert min(alone) > 0
+
+
 def test_features_are_not_read_behind_a_compiled_network_either():
     method = DisDiff(**{**DISDIFF, "attention_weight": 0.0, "search_rounds": 1, "feature_weight": 1.0})
     compiled = SimpleNamespace(compile="unet", name="mine")

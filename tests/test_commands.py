@@ -147,6 +147,17 @@ def test_every_option_says_what_it_is():
             assert text, f"conf/{group}/{name}.yaml needs a comment at its top"
 
 
+def test_every_protection_that_needs_a_model_says_what_it_costs():
+    rows = [
+        row.split(" | ") for row in listing.tables().splitlines() if row.startswith(("| Protections", "| `protect="))
+    ]
+    assert rows[0][2:4] == ["needs", "cost"]
+    options_of_groups = [row for row in rows[1:] if " for family " not in row[0]]
+    costs = {name: cost for name, _, needs, cost, *_ in options_of_groups if needs != "-"}
+    assert len(costs) > 50
+    assert not [name for name, cost in costs.items() if cost == "-"]
+
+
 def test_a_file_without_marks_is_refused(tmp_path):
     file = tmp_path / "x.md"
     file.write_text("nothing")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from shared import composed
 
 from udpbench.benchmark.arms import ARMS
 from udpbench.benchmark.run import run
+from udpbench.commands.plan import plan_cells
 from udpbench.commands.preparing import prepare
 
 pytestmark = pytest.mark.slow  # every test composes a configuration or starts a process
@@ -84,6 +87,26 @@ def test_a_model_s_template_names_a_hub_repository(mine, tiny, tmp_path):
     folder = mine("models")
     cfg = composed(tiny, f"hydra.searchpath=[file://{folder / 'conf'}]", "model@surrogate=mine")
     assert prepare(cfg).cell.surrogate.component.identity()["hub"] == "owner/name"
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words behind ``python -m udpbench`` of every command of a page."""
+    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
+    return [shlex.split(block.replace("\\\n", " "))[3:] for block in blocks]
+
+
+@pytest.mark.parametrize("words", commands("published"), ids=["dreambooth", "inpaint"])
+def test_commands_beside_published_numbers_can_be_planned(words, tmp_path):
+    """With folders in place of DIR, DIR2 and MASKS, and some commit, on a machine that may lack the weights of metrics."""
+    names = {name: str(tmp_path / name) for name in ("DIR", "DIR2", "MASKS")}
+    for name, folder in names.items():
+        Path(folder).mkdir()
+        Image.new("L" if name == "MASKS" else "RGB", (512, 512), "white").save(Path(folder) / "a.png")
+    places = re.compile(rf"(?<==)(?:{'|'.join(names)}|COMMIT)$")
+    given = [places.sub(lambda found: names.get(found[0], "0" * 40), word) for word in words]
+    cells = plan_cells([word for word in given if word != "-m"], multirun="-m" in given)
+    assert len(cells) == (4 if "-m" in given else 1)
+    assert not [error for cell in cells for error in cell.errors if "weights are missing" not in error]
 
 
 def test_every_arm_is_explained():

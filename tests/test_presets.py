@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
-from shared import CONF, options
+from shared import CONF, every, options
 
 from udpbench.benchmark.build import build
 from udpbench.benchmark.check import checked_graph
 from udpbench.benchmark.run import run
 from udpbench.benchmark.store import Store
+from udpbench.commands.list import options as listed
 from udpbench.interfaces import Log
 from udpbench.results.gather import draw_sheet, record_of
 
@@ -61,23 +63,52 @@ IN_A_STEP = {
     "dia_r": 20,  # and back again
     "ensemble_aspl": 2,  # models
     "ensemble_fsmg": 2,
-    "metacloak": 5,  # snapshots
     "photoguard_diffusion": 4,  # steps of img2img
 }
-WORK = ("rounds", "image_steps", "iterations", "steps", "samples")
+WORK = ("rounds", "image_steps", "iterations", "steps", "samples", "snapshots", "trials")
+SAID = re.compile(r"([\d,]+) (?:UNet|autoencoder) (?:gradients|passes) a picture(?: and up to ([\d,]+) in the search)?")
+COSTS = {option: facts.get("Cost", "") for option, (_, facts) in listed("protect").items()}
 MATCHED = [
-    (family, path.stem)
-    for family, folder in (("micro", CONF / "protect"), ("sd", CONF / "family" / "sd" / "protect"))
-    for path in sorted(folder.glob("*.yaml"))
+    path.stem
+    for path in sorted((CONF / "family" / "sd" / "protect").glob("*.yaml"))
     if "matched: 100 image gradients" in path.read_text(encoding="utf-8").splitlines()[0]
 ]
 
 
-@pytest.mark.parametrize(("family", "option"), MATCHED)
-def test_a_matched_preset_takes_a_hundred_image_gradients(family, option):
-    """As its first line says, by its settings; what the methods count themselves is in every record."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = compose("config", overrides=[f"protect={option}", f"family={family}"]).protect
+def number(text: str | None) -> int:
+    """Of digits with commas; 0 for none."""
+    return int((text or "0").replace(",", ""))
+
+
+def gradients(option: str, found: DictConfig) -> int:
+    """Of a picture, by the settings of a protection."""
     searched = found.get("search_rounds", 0) * (found.get("candidates", 0) + 1)
-    of_ascent = math.prod(found.get(name, 1) for name in WORK) * IN_A_STEP.get(option, 1)
-    assert of_ascent + searched == 100
+    return math.prod(found.get(name, 1) for name in WORK) * IN_A_STEP.get(option.split("_released")[0], 1) + searched
+
+
+def trained(found: DictConfig) -> int:
+    """Steps of one surrogate, by the settings of a protection."""
+    clean, tuned, rounds = found.get("clean_steps", 0), found.get("model_steps", 0), found.get("rounds", 0)
+    if found._target_.endswith(("UDP", "EUDP")):  # which train before every ascent
+        return rounds * tuned
+    if "snapshots" in found:
+        return clean + found.snapshots * found.trials * (rounds - 1) * tuned
+    return (1 if not tuned else rounds) * clean + max(0, rounds - 1) * tuned
+
+
+@pytest.mark.parametrize("option", [option for option, cost in COSTS.items() if SAID.match(cost)])
+def test_a_protection_costs_what_it_says(option):
+    """By its settings; what the methods count themselves is in every record."""
+    found, (ascent, search) = every("micro", "protect")[option], SAID.match(COSTS[option]).groups()
+    assert gradients(option, found) == number(ascent) + number(search)
+    assert ascent == "100" or found.get("preset") == "released"
+    steps = re.search(r"([\d,]+) (?:steps )?of (?:a surrogate|each of two surrogates) a (?:set|picture)", COSTS[option])
+    assert trained(found) == number(steps and steps[1])
+
+
+@pytest.mark.parametrize("option", MATCHED)
+def test_a_matched_preset_takes_a_hundred_image_gradients(option):
+    """With Stable Diffusion, too, as the first line of its settings there says."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = compose("config", overrides=[f"protect={option}", "family=sd"]).protect
+    assert gradients(option, found) == 100

@@ -109,3 +109,17 @@ def test_a_released_preset_names_the_published_budget(option):
     published = re.search(r"Published budget: .*?(\d+(?:\.\d+)?)/255", comments(option.split("_released")[0])[1])
     assert (published is None) == (option in NO_BALL)
     assert published is None or float(published[1]) == near(float(eps))
+
+
+def named_settings() -> list[tuple[str, str]]:
+    """(option, setting) of all that the comments of protections' files tell to override, such as ``lr``."""
+    told = [
+        (path.stem, re.findall(r"\bprotect\.(\w+)=", path.read_text())) for path in (CONF / "protect").glob("*.yaml")
+    ]
+    return sorted({(option, setting) for option, settings in told for setting in settings})
+
+
+def test_a_setting_that_a_comment_names_is_one_of_the_option():
+    made = every("micro", "protect")
+    assert len(named_settings()) > 5
+    assert not [f"{option}.{setting}" for option, setting in named_settings() if setting not in made[option].keys()]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from udpbench.benchmark.cell import Cell, Part
 from udpbench.core.errors import Errors
 from udpbench.core.folders import Facts
 from udpbench.interfaces import Owner
 from udpbench.models.tokenizer import Tokenizer
+from udpbench.optim.several import Several
 
 Check = Callable[[Tokenizer], int]  # how many captions are cut; ValueError for a prompt that would be
 
@@ -81,13 +83,26 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Tokenizer]]:
         return check
 
     readers: list[tuple[str, Part, Part, Check]] = [
-        *(("surrogate", cell.surrogate, part, of_owner(part)) for part in (cell.protect, cell.like) if part),
+        *(
+            (*model, part, of_owner(part))
+            for part in (cell.protect, cell.like)
+            if part
+            for model in _owners(cell, part)
+        ),
         ("purifier", cell.purifier, cell.attack, lambda tokenizer: tokenizer.check(captions, purified)),
         ("victim", cell.victim, cell.task, of_task),
     ]
     for role, model, part, check in readers:
         if _reads_prompts(part, model) and (tokenizer := model.component.tokenizer):
             yield f"{role} {model.name}", part, check, tokenizer
+
+
+def _owners(cell: Cell, part: Part) -> Iterator[tuple[str, Part]]:
+    """The models that the owner's method ``part`` uses, each with its role."""
+    yield "surrogate", cell.surrogate
+    if isinstance(part.component, Several):
+        for name, model in part.component.further.items():
+            yield "further surrogate", replace(cell.surrogate, name=name, component=model)
 
 
 def _reads_prompts(part: Part, model: Part) -> bool:

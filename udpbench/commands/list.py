@@ -32,7 +32,7 @@ OTHERS = ("features", "metrics", "track", "runtime", "experiment")  # groups of 
 ALL = (*GROUPS, *OTHERS, "arm")
 BEGIN, END = "<!-- list:begin -->", "<!-- list:end -->"
 # What a line of the comment at the top of a YAML may begin with, and be a column of a table.
-LABELS = ("Needs", "Published budget", "Released code", "Verified with")
+LABELS = ("Needs", "Cost", "Published budget", "Released code", "Verified with")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

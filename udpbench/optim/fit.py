@@ -106,6 +106,7 @@ def fit(
     at_curve_step: Callable[[int], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     before: int = 0,
+    look: bool = True,
 ) -> None:
     """Train ``parameters`` in place for ``settings.steps`` steps of ``loss(step)``.
 
@@ -113,7 +114,8 @@ def fit(
     resumed from ``checkpoint`` ends in the same weights as one that was not. ``at_curve_step(k)`` is called after ``k``
     steps for every ``k`` in ``curve_steps`` (with the averaged weights in place if there is an EMA); those before a
     checkpoint are not called again. A given ``optimizer`` goes on with its moments (short, repeated trainings).
-    ``before``: steps of earlier trainings that the logged loss curve goes on from.
+    ``before``: steps of earlier trainings that the logged loss curve goes on from. ``look``: at the weights after the
+    last step; False where the next training goes on with them.
 
     Raises ValueError in one line if a loss, a gradient or a weight is not finite, before anything of it is saved: on a
     CPU at the step of the loss, elsewhere at the next checkpoint or point of the curve, for the device is not waited
@@ -145,7 +147,7 @@ def fit(
             advance(1)
             done = step + 1
             due = (settings.save_every > 0 and done % settings.save_every == 0) or run.stop.is_set()
-            kept = due or done in curve_steps or done == settings.steps
+            kept = due or done in curve_steps or (look and done == settings.steps)
             if kept or watch.due(done):
                 watch.check(weights=kept)
             if done in curve_steps and at_curve_step is not None:

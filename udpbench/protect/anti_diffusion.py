@@ -30,7 +30,8 @@ class AntiDiffusion(Ascent):
     A is a mean over heads and layers of one resolution, a quarter of the latents' (16 of 64), at all tokens. The
     embedding starts from that of the empty prompt; owner's prompts are not read. As in the released code, the prompt is
     tuned before the first and after every later ascent, the UNet before every ascent but the first, each time by a new
-    AdamW. Our choice: all heads (there: the second half of them, for the code is written for guidance).
+    AdamW. Our choices: all heads (there: the second half of them, for the code is written for guidance); latents drawn
+    anew in each step of the prompt's tuning (there: once); the model's own target (there: the noise).
 
     Args:
         rounds: ascents; one less than that of the UNet's trainings.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -60,6 +60,11 @@ class DisDiff(SimAC):
         if self.attention_weight:
             check_attention(self.name, model)
 
+    def identity(self) -> dict[str, Any]:
+        """Beside SimAC's term the attention was once that of both pictures: such perturbations have another key now."""
+        once = self.attention_weight and self.feature_weight
+        return super().identity() | ({"attention": "of the perturbed picture"} if once else {})
+
     def objective(self, model: LatentDiffusion, owner: Owner, run: Run) -> Objective | None:
         plain = super().objective(model, owner, run)
         if not self.attention_weight:
@@ -71,7 +76,8 @@ class DisDiff(SimAC):
         def loss(z: Tensor, cond: Cond, t: Tensor, noise: Tensor, which: list[int]) -> Tensor:
             with read_attention(model.pipe.unet) as read:
                 raised = plain(z, cond, t, noise, which) if plain else model.loss(z, cond, t, noise)
-            maps = mean_map(read, z.shape[-2] * z.shape[-1] // 16)
+            first = read[: len({layer.layer for layer in read})]  # SimAC's term runs the UNet on the clean picture, too
+            maps = mean_map(first, z.shape[-2] * z.shape[-1] // 16)
             fractions = [
                 energy_fraction(x[:, 1 : lengths[i]], [p - 1 for p in places[i]])
                 for x, i in zip(maps, which, strict=True)

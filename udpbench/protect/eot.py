@@ -81,7 +81,8 @@ class EOT(Wrapper):
 
             return expected
 
-        made = self.inner.protect(owner, budget, surrogate, replace(run, loss_hook=transformed))
+        most = max(1, run.grad_batch // self.views)  # the graphs of all views are there at once
+        made = self.inner.protect(owner, budget, surrogate, replace(run, loss_hook=transformed, grad_batch=most))
         self.refuse_unless(heeded)
         return made
 

@@ -242,7 +242,8 @@ def _reading(board: Board) -> list[str]:
         f"{what}: {listed}.",
         f"Effect = s(protected) - s(clean), residual = s(purified) - s({base}), + is better protected; "
         "mean over victims [95 % interval], their number behind it where some lack the score; "
-        "recovery = 1 - residual/effect. Arrows: direction of better protection. Costs: of a victim's pictures together.",
+        "recovery = 1 - residual/effect. Arrows: direction of better protection. "
+        "Costs: of a victim's pictures together.",
     ]
     if base == "clean":
         lines.append("What the attack does to edits by itself (clean_attacked) counts against the recovery.")
