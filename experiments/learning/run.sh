@@ -10,7 +10,9 @@ study task=style_finetune,style_lora $curve data.style=2,3,4 "$@"
 study task=ddpm task.dtype=bf16 'task.curve=[0.5,1.0]' seed=0,1 "$@"
 
 # Which DreamBooth preset: development subjects
-choose() { study task=dreambooth 'data.subject=range(10,22)' runtime.records=experiments/learning/development "$@"; }
+development="task=dreambooth data.subject=range(10,22)"
+choose() { study $development runtime.records=experiments/learning/development "$@"; }
 choose task.guidance=2.0,1.0 "$@"
 choose data.train=12 "$@"
 choose task.lr=5e-5 "$@"
+study $development $curve runtime.records=experiments/learning/length "$@"  # its length
