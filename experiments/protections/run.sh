@@ -4,12 +4,14 @@
 set -euf
 study() { "${PYTHON:-python}" -m udpbench -m experiment=protections "$@"; }
 
-noising=advdm,udp,eudp,fsmg,aspl,ensemble_fsmg,ensemble_aspl,simac,simac_paper,metacloak,caat,pap,disdiff,hf_adb,anti_diffusion,sds,uemask
-latent=photoguard,mist,mist_v2,ace,ace_plus,glaze,pid,dct_shield,blurguard
-editing=photoguard_diffusion,diffusionguard,advpaint,promptflare,dia,dia_r,diffvax
-methods=$noising,$latent,$editing
+noising=advdm,udp,eudp,fsmg,aspl,ensemble_fsmg,ensemble_aspl,simac,simac_paper,metacloak,caat,pap,disdiff,anti_diffusion,sds
+latent=photoguard,mist,mist_v2,ace,ace_plus,glaze,pid,blurguard
+editing=photoguard_diffusion,advpaint,dia
+other=uemask,dct_shield,hf_adb,dia_r,diffusionguard,promptflare,diffvax  # leave budget unused, or have bounds of their own
+methods=$noising,$latent,$editing,$other
 
-study protect=$methods "$@"                                        # at 8/255
+study protect=$noising,$latent,$editing "$@"                        # at 8/255
+study protect=$other 'arms=[pretrained,upper_bound,clean,noise,noise_rms,protected]' "$@"  # beside noise that is as strong, too
 study protect=noise budget.eps=2,4,6,12,16 "$@"                    # noise at other strengths: the line that a method has to leave
 study protect=none seed=1,2 'arms=[pretrained,upper_bound,clean]' "$@" # the seed SD
 study protect=$methods,noise attack=jpeg "$@"
