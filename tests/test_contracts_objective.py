@@ -19,18 +19,18 @@ from udpbench.core.budget import Linf
 from udpbench.interfaces import Run
 
 LONGER = {"diffusionguard": {"iterations": 100}, "metacloak": {"image_steps": 40}}  # to be seen
-DRAWS = 24  # of noise and time steps
+SAMPLES = 24  # of noise and time steps
 BUDGET = Linf(32)  # a random model's loss hardly pulls
 STEPS = SHORT | {"image_steps": 20, "iterations": 20, "steps": 20}
 # Noise has no objective; what is trained in diffvax is a network, on a loss of whole edits (its own test); wrappers have
 # the objective of another one and a term of their own.
-NO_ASCENT = {*COMPUTES_NOTHING, "noise", "noise_rms", "diffvax", "diffvax_released", "consistent", "ensemble", "eot"}
+NO_ASCENT = {*COMPUTES_NOTHING, "noise", "noise_rms", "diffvax", "consistent", "ensemble", "eot"}
 LOWERED = {"glaze"}  # what their own loop is given goes down
 OPTIONS = [option for option in options("protect") if option not in NO_ASCENT and "_released" not in option]
 
 
 class Recorded(Run):
-    """A run that keeps the generators which it gives, so that two losses can be given the same draws."""
+    """A run that keeps the generators which it gives, so that two losses can be given the same samples."""
 
     given: ClassVar[list[torch.Generator]] = []
 
@@ -39,7 +39,7 @@ class Recorded(Run):
         return rng
 
 
-def marked() -> Callable[[], None]:
+def rewinding() -> Callable[[], None]:
     """What sets all generators back to where they are now."""
     before = [(rng, rng.get_state()) for rng in Recorded.given]
 
@@ -78,7 +78,7 @@ def value(losses: list[Any], x: Tensor, i: int) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
-def test_what_is_raised_is_higher_of_the_saved_pictures_with_fresh_draws(
+def test_what_is_raised_is_higher_of_the_saved_pictures_with_other_noise(
     node, elsewhere, steep, pictures, recorded, tmp_path, option
 ):
     def hook(loss: Any, before: int) -> Any:
@@ -93,10 +93,10 @@ def test_what_is_raised_is_higher_of_the_saved_pictures_with_fresh_draws(
     for i, (clean, x) in enumerate(zip(pictures, made, strict=True)):
         images.write_png(tmp_path / f"{i}.png", x)
         saved = images.read(tmp_path / f"{i}.png")
-        for _ in range(DRAWS):
-            back = marked()
+        for _ in range(SAMPLES):
+            back = rewinding()
             of_clean = value(recorded, clean, i)
-            back()  # for the saved one; after it the draws are others
+            back()  # for the saved one; after it the samples are others
             higher.append((value(recorded, saved, i) - of_clean) * (-1 if option in LOWERED else 1))
     assert fmean(higher) > 0
 

@@ -92,7 +92,7 @@ class Store:
         (self.root / RECORDS / hash_of(str(folder))).unlink(missing_ok=True)
 
     def keep(self, cell: str, stages: Collection[str]) -> None:
-        """Note that a cell that has no record yet needs these ``stages``; both by their keys. None: it needs none."""
+        """Note that a cell that has no record yet needs these ``stages``, both by their keys; empty: it needs none."""
         note = self.root / KEPT / cell
         with suppress(OSError):  # the store is read-only
             if stages:

@@ -83,12 +83,7 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Tokenizer]]:
         return check
 
     readers: list[tuple[str, Part, Part, Check]] = [
-        *(
-            (*model, part, of_owner(part))
-            for part in (cell.protect, cell.like)
-            if part
-            for model in _owners(cell, part)
-        ),
+        *((role, model, part, of_owner(part)) for role, model, part in _of_owner(cell)),
         ("purifier", cell.purifier, cell.attack, lambda tokenizer: tokenizer.check(captions, purified)),
         ("victim", cell.victim, cell.task, of_task),
     ]
@@ -97,12 +92,13 @@ def _readers(cell: Cell) -> Iterator[tuple[str, Part, Check, Tokenizer]]:
             yield f"{role} {model.name}", part, check, tokenizer
 
 
-def _owners(cell: Cell, part: Part) -> Iterator[tuple[str, Part]]:
-    """The models that the owner's method ``part`` uses, each with its role."""
-    yield "surrogate", cell.surrogate
-    if isinstance(part.component, Several):
-        for name, model in part.component.further.items():
-            yield "further surrogate", replace(cell.surrogate, name=name, component=model)
+def _of_owner(cell: Cell) -> Iterator[tuple[str, Part, Part]]:
+    """(role, model, method) of every model that a method of the owner uses."""
+    for part in filter(None, (cell.protect, cell.like)):
+        yield "surrogate", cell.surrogate, part
+        if isinstance(part.component, Several):
+            for name, model in part.component.further.items():
+                yield "further surrogate", replace(cell.surrogate, name=name, component=model), part
 
 
 def _reads_prompts(part: Part, model: Part) -> bool:

@@ -112,15 +112,13 @@ def record_path(ready: PreparedCell, cfg: DictConfig) -> Path:
     from udpbench.results.record import UnreadableError, read
 
     path, names = Path(cfg.runtime.records) / f"{slug(ready.cell)}-{ready.graph.key}.json", ready.cell.names
-    primary, others = list(ready.cell.primary), False
+    primary = list(ready.cell.primary)
     try:
         there = read(path)
-        others = there["config"]["metrics"]["primary"] != primary or bool(names.items() - there["cell"].items())
-    except UnreadableError:
-        others = True
-    except (ValueError, KeyError):  # there is none, or it is not of a cell like this
-        pass
-    return path.with_name(f"{path.stem}-{hash_of([names, primary])[:8]}.json") if others else path
+        same = there["config"]["metrics"]["primary"] == primary and names.items() <= there["cell"].items()
+    except (ValueError, KeyError) as error:  # there is none, or it is not of a cell like this
+        same = not isinstance(error, UnreadableError)
+    return path if same else path.with_name(f"{path.stem}-{hash_of([names, primary])[:8]}.json")
 
 
 def _failed_path(path: Path) -> Path:

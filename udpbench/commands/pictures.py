@@ -60,9 +60,9 @@ OF_CELLS = (  # what only a cell takes: arms to share, a record, scores and what
     r"(track|runtime\.(workers|stages|records)|data\.(reference|heldout|validation|prompts)|metrics|perturbation)\b|metric@"
 )
 UNUSED = {  # what the other half of a cell takes: groups, and models mounted for it
-    "protect": r"(attack|purifier|task|victim|(protect@)?noise|(protect@)?noise_rms)\b|"
+    "protect": r"(attack|purifier|task|victim|(protect@)?noise(_rms)?)\b|"
     r"model@(purifier|victim)|(arms|protected_fraction)=",
-    "attack": r"(protect|budget|surrogate|task|victim|like|inner|noise|noise_rms)\b|"
+    "attack": r"(protect|budget|surrogate|task|victim|like|inner|noise(_rms)?)\b|"
     r"model@(surrogate|victim)|(owner_prompt|arms|protected_fraction)=",
 }
 COLUMNS = {"largest change": "linf", "RMS": "rms", "PSNR dB": "psnr", "SSIM": "ssim"}

@@ -81,8 +81,11 @@ class CAAT(Protection):
                     trainable.train(True)
                     one = loss(replace(run, count={}))  # counted by ``lowered``, as training
                     lowered = partial(_mean, one, self.samples, images, trainable.parameters, most, run)
-                    tune = partial(fit, title="tune", optimizer=optimizer, before=k, look=k + 1 == self.image_steps)
-                    tune(trainable.parameters, lowered, self.training, run)
+                    last = k + 1 == self.image_steps
+                    fit(
+                        trainable.parameters, lowered, self.training, run,
+                        title="tune", optimizer=optimizer, before=k, look=last,
+                    )  # fmt: skip
                 images = moved
         return images
 

@@ -62,8 +62,8 @@ class DisDiff(SimAC):
 
     def identity(self) -> dict[str, Any]:
         """Beside SimAC's term the attention was once that of both pictures: such perturbations have another key now."""
-        once = self.attention_weight and self.feature_weight
-        return super().identity() | ({"attention": "of the perturbed picture"} if once else {})
+        both = self.attention_weight and self.feature_weight
+        return super().identity() | ({"attention": "of the perturbed picture"} if both else {})
 
     def objective(self, model: LatentDiffusion, owner: Owner, run: Run) -> Objective | None:
         plain = super().objective(model, owner, run)

@@ -101,10 +101,9 @@ def _load(path: Path) -> Any:
         return upgraded(loaded) if isinstance(loaded, dict) and loaded.get("schema") == 1 else loaded
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: record of schema 1 cannot be read ({error})") from error
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
     except OSError as error:
-        raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from error
+        kind = ValueError if isinstance(error, FileNotFoundError) else UnreadableError
+        raise kind(f"{path}: cannot be read ({error.strerror})") from error
     except RecursionError as error:
         raise ValueError(f"{path}: cannot be read as JSON (it is nested too deeply)") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from udpbench.results.intervals import Interval, subjects_in
 from udpbench.results.record import of_edits
-from udpbench.results.report.boards import NO_CLAIM, Board
+from udpbench.results.report.boards import COSTS, NO_CLAIM, Board
 from udpbench.results.report.figures import figures
 from udpbench.results.report.pictures import Shown
 from udpbench.results.report.render import Figure, Section, table
-from udpbench.results.report.standings import COSTS, SEVERAL, WORST, Standing, Standings, of_several
+from udpbench.results.report.standings import SEVERAL, WORST, Standing, Standings, of_several
 from udpbench.results.report.worst import NONE
 from udpbench.results.stats import victim
 from udpbench.results.words import ARROW, ends_of, interval_text, mean_of, significant, victims_text

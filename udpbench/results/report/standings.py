@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import product
 from statistics import fmean
-from typing import Any
 
 from pandas import DataFrame
 
-from udpbench.benchmark.arms import ARMS, CONTROLS
+from udpbench.benchmark.arms import CONTROLS
 from udpbench.results.intervals import Interval, Key, adjusted_means, paired_interval, subjects_mean
 from udpbench.results.record import grouped
-from udpbench.results.report.boards import SHARED, Board, protect_costs
+from udpbench.results.report.arms import arm_name
+from udpbench.results.report.boards import COSTS, SHARED, Board, protect_costs
 from udpbench.results.report.choose import is_control
 from udpbench.results.report.worst import NONE, left_by_attack, most_met, worst
 from udpbench.results.schema import Record
@@ -27,7 +27,6 @@ SEVERAL = "(mean of n): over n clean_attacked arms of a victim: the attack is gi
 NO_PROTECTION = "no protection"  # the attacks on clean pictures
 VISIBLE = ("lpips_alex", "lpips_vgg", "lpips_squeeze", "dist_lite1", "rms")  # what visibility is measured by: the first
 MEASURES = (*VISIBLE, "linf", "psnr", "ssim")
-COSTS = ("gradients", "seconds", "memory")
 COLUMNS = [*SHARED, "protect", "control", *MEASURES, *COSTS, "metric", "attack", "difference", "low", "high", "victims"]
 
 
@@ -118,7 +117,7 @@ class Standings:
         alike = [record for record in self.board.alike if record["facts"]["protected_fraction"] == fraction]
         for arm in CONTROLS:
             made = [record for record in alike if arm in record["arms"]]
-            for part in grouped(made, partial(_made_of, arm)).values():
+            for part in grouped(made, partial(_budget_and_name, arm)).values():
                 effects, seen = differences(part, arm, "clean", metric), _changes(arm, part).get(self.visible)
                 points |= {(seen, subjects_mean(effects))} if effects and seen is not None else set()
         return sorted(points)
@@ -180,10 +179,8 @@ def _damage(records: Sequence[Record], metric: str) -> dict[Key, dict[str, float
     return found
 
 
-def _made_of(arm: str, record: Record) -> tuple[str, ...]:
-    """What the pictures of an arm depend on: the budget, and what the arm is made of."""
-    cell: Mapping[str, Any] = record["cell"]
-    return tuple(str(cell[name]) for name in ("budget", *ARMS[arm].depends))
+def _budget_and_name(arm: str, record: Record) -> tuple[str, str]:
+    return record["cell"]["budget"], arm_name(arm, **record["cell"])
 
 
 def _changes(arm: str, records: Sequence[Record]) -> dict[str, float]:
